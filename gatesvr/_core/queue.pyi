@@ -1,0 +1,56 @@
+"""The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6)."""
+
+from collections.abc import Sequence
+from typing import final
+
+KEEP: int
+"""Flag of an answer, or of a part of a bundle: never expires, is never dropped."""
+BULK: int
+"""Flag of a broadcast or multicast: the first to be dropped."""
+
+# (msg_id, body), (msg_id, body, flags) or (msg_id, body, flags, expires_at); expires_at in the
+# caller's seconds, 0 for never.
+type Message = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
+
+@final
+class OrderedQueue:
+    session_id: str
+    max_queue_size: int
+    max_queue_bytes: int
+    reserved: int
+    """Places kept free for answers to come; append without force leaves them free."""
+    can_skip: bool
+    """Whether the peer knows SKIP; where not, marks are passed over in silence."""
+
+    def __init__(
+        self, session_id: str = "", max_queue_size: int = 1024, max_queue_bytes: int = 4 << 20
+    ) -> None: ...
+    @property
+    def next_expected_seq(self) -> int: ...  # the seq that the next released message gets
+    @property
+    def last_sent_seq(self) -> int: ...  # highest seq that take() has given out
+    @property
+    def last_acked_seq(self) -> int: ...
+    @property
+    def stopped(self) -> bool: ...
+    @property
+    def waiting_slots(self) -> int: ...  # slots filled before their turn
+    @property
+    def open_slots(self) -> int: ...  # slots reserved and not yet released
+    @property
+    def unsent(self) -> int: ...  # messages released and not yet taken (marks included)
+    @property
+    def queued_bytes(self) -> int: ...  # bodies in the ring and in waiting slots
+    def __len__(self) -> int: ...  # messages in the ring (not acked; marks not counted)
+    def reserve(self) -> int: ...
+    def fill(self, slot: int, messages: Sequence[Message]) -> int: ...
+    def append(self, messages: Sequence[Message], force: bool = False) -> int: ...
+    def take(self, max_bytes: int) -> bytes: ...
+    def ack_up_to(self, seq: int) -> int: ...
+    def rewind(self, seq: int) -> int: ...
+    def expire(self, now: float) -> int: ...
+    def next_expiry(self) -> float: ...
+    def drop_oldest(self, messages: int, max_bytes: int) -> int: ...
+    def stop(self) -> None: ...
+    def counters(self) -> dict[str, int]: ...
+    def _check(self) -> None: ...

@@ -1,0 +1,197 @@
+"""Every exception, wire error code and close code of GateSvr.
+
+::
+
+    GatesvrError
+    ├── ConfigError       a wrong setting: names the file, the field and the value
+    ├── ProtocolError     a peer broke the wire protocol: carries the close code
+    ├── SessionError      a session refused something: carries the wire error code
+    │   ├── RequestFailed    a request was answered by an ERROR (client)
+    │   └── SessionLost      the session ended or could not be resumed (client)
+    ├── QueueFull         a bounded queue is at a cap; nothing was added
+    ├── UpstreamError     an upstream call failed: says whether a retry may help
+    └── ConnectionFailed  no connection to the gateway (client)
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = [
+    "CloseCode",
+    "ConfigError",
+    "ConnectionFailed",
+    "ErrorCode",
+    "GatesvrError",
+    "ProtocolError",
+    "QueueFull",
+    "RequestFailed",
+    "SessionError",
+    "SessionLost",
+    "UpstreamError",
+]
+
+
+class CloseCode(IntEnum):
+    """Why a QUIC connection was closed: its application error code (PROTOCOL 6)."""
+
+    NORMAL = 0
+    PROTOCOL_ERROR = 4400
+    AUTH_FAILED = 4401
+    RESUME_DENIED = 4403
+    TIMEOUT = 4408
+    SUPERSEDED = 4409
+    KICKED = 4410
+    OPENID_BUSY = 4411
+    SLOW_CONSUMER = 4413
+    VERSION_NOT_SERVED = 4426
+    RATE_LIMITED = 4429
+    INTERNAL_ERROR = 4500
+    OVERLOADED = 4503
+
+
+class ErrorCode(IntEnum):
+    """The error_code of an ERROR push or of a refused START (PROTOCOL 6)."""
+
+    BAD_REQUEST = 400
+    NOT_LOGGED_IN = 401
+    FORBIDDEN = 403
+    NO_ROUTE = 404
+    STALE_ATTEMPT = 409
+    ANSWER_TOO_LARGE = 413
+    RATE_LIMITED = 429
+    INTERNAL = 500
+    UNKNOWN_TYPE = 501
+    UPSTREAM_UNREACHABLE = 502
+    BUSY = 503
+    DEADLINE = 504
+    ANSWER_NOT_KEPT = 507
+
+
+class GatesvrError(Exception):
+    """Base of everything that GateSvr raises on purpose."""
+
+
+class ConfigError(GatesvrError):
+    """A setting is wrong.
+
+    Args:
+        message: What is wrong, naming the value.
+        source: The file, flag or environment variable that it came from.
+        field: The dotted name of the field, for example ``dispatch.workers``.
+    """
+
+    def __init__(self, message: str, *, source: str = "", field: str = "") -> None:
+        self.source = source
+        self.field = field
+        super().__init__(": ".join(part for part in (source, field, message) if part))
+
+
+class ProtocolError(GatesvrError):
+    """A peer broke the wire protocol; its connection closes with close_code (PROTOCOL 1.4)."""
+
+    def __init__(
+        self, message: str, close_code: CloseCode = CloseCode.PROTOCOL_ERROR
+    ) -> None:
+        self.close_code = close_code
+        super().__init__(message)
+
+
+class SessionError(GatesvrError):
+    """A session refused something.
+
+    Args:
+        message: Why, in one line.
+        code: The wire error code.
+        retry_after_ms: When trying again may help; 0 where it does not.
+    """
+
+    def __init__(self, message: str, code: int = 0, *, retry_after_ms: int = 0) -> None:
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+        super().__init__(message)
+
+
+class RequestFailed(SessionError):
+    """A request was answered by an ERROR push.
+
+    Args:
+        message: The gateway's error_message.
+        code: The wire error code.
+        retry_after_ms: When trying again may help; 0 where it does not.
+        outcome: 0 unknown, 1 not started, 2 done but its answer was not kept.
+        detail: A request id to quote to the operator.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: int = 0,
+        *,
+        retry_after_ms: int = 0,
+        outcome: int = 0,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message, code, retry_after_ms=retry_after_ms)
+        self.outcome = outcome
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {super().__str__()}"
+
+
+class SessionLost(SessionError):
+    """The client's session ended, or could not be resumed.
+
+    Args:
+        message: Why, in one line.
+        code: The close code or wire error code that ended it, 0 for none.
+        lost_from: First server seq that was never delivered, 0 for none.
+        lost_to: Last server seq that was never delivered, 0 for none or unknown.
+    """
+
+    def __init__(self, message: str, code: int = 0, *, lost_from: int = 0, lost_to: int = 0) -> None:
+        super().__init__(message, code)
+        self.lost_from = lost_from
+        self.lost_to = lost_to
+
+
+class QueueFull(GatesvrError):
+    """A bounded queue is at a cap; nothing was added."""
+
+
+class UpstreamError(GatesvrError):
+    """An upstream call failed.
+
+    Args:
+        message: Why, in one line, for logs only: it may name an address.
+        code: The wire error code for the client.
+        is_started: Whether the upstream may have run the request.
+        retry_after_ms: When trying again may help; 0 where it does not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: ErrorCode = ErrorCode.UPSTREAM_UNREACHABLE,
+        *,
+        is_started: bool = False,
+        retry_after_ms: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.is_started = is_started
+        self.retry_after_ms = retry_after_ms
+
+
+class ConnectionFailed(GatesvrError):
+    """No connection to the gateway: refused, timed out, or its certificate was not accepted.
+
+    Args:
+        message: Why, in one line.
+        code: The close code or QUIC error code, 0 for none.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        self.code = code
+        super().__init__(message)

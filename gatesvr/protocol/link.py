@@ -1,0 +1,112 @@
+"""What the layers know of each other: the only upward calls there are.
+
+A connection (transport) is a Link to the session that uses it; what handles a connection's stream
+(dispatch) is a ConnectionHandler to the transport. Neither imports the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = ["ConnectionHandler", "Disconnect", "HandlerFactory", "Link"]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """How a connection ended.
+
+    Attributes:
+        kind: ``peer`` an application close by the peer, ``peer_transport`` a QUIC error from the
+            peer, ``local`` we closed it, ``idle`` the QUIC idle time-out, ``reset`` a stateless
+            reset, ``handshake`` it never came up.
+        code: Application or QUIC error code, 0 for none.
+        reason: The reason text that came with it; text from outside, escape before printing.
+    """
+
+    kind: Literal["peer", "peer_transport", "local", "idle", "reset", "handshake"]
+    code: int = 0
+    reason: str = ""
+
+
+class Link(Protocol):
+    """What a session and a handler know of one client's connection."""
+
+    peer: tuple[str, int]
+    """The client's address: ip without a scope or v4-mapping, UDP port."""
+    connection_id: int
+    """A number of this process's own, for logs."""
+
+    def write(self, data: bytes) -> None:
+        """Hand whole frames to the stream; does nothing once the link is closing."""
+
+    def unsent_bytes(self) -> int:
+        """Return the stream bytes never yet transmitted."""
+
+    def request_flush(self) -> None:
+        """Have handler.write_ready() called, and datagrams sent, at the end of this loop turn."""
+
+    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
+        """Close the connection with an application code.
+
+        Args:
+            code: See errors.CloseCode.
+            reason: Text for the peer, cut at 64 bytes.
+            last: Frames to flush by themselves, with FIN, first: the close follows when they are
+                acknowledged, after 3 PTO or 1 s. Without it the close is immediate (what was
+                written before is flushed first). From this call on nothing of the peer's is
+                handled any more.
+        """
+
+    def wake(self) -> None:
+        """Have handler.work() called by the connection task."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether close() was called, here or by the peer."""
+
+    @property
+    def idle_timeout(self) -> float:
+        """The effective QUIC idle time-out in seconds: the smaller of both sides'."""
+
+    @property
+    def last_heard(self) -> float:
+        """Loop time of the last stream byte or acknowledgement from the peer."""
+
+
+class ConnectionHandler(Protocol):
+    """What a connection calls for its stream. All calls come from the loop's thread."""
+
+    def connection_made(self, now: float) -> None:
+        """The QUIC handshake is complete."""
+
+    def data_received(self, data: bytes, now: float) -> None:
+        """Take stream bytes in: decode, apply at once what never waits, hold the rest.
+
+        Raises:
+            ProtocolError: The connection is closed with its close_code.
+        """
+
+    async def work(self) -> None:
+        """Do what is held. Called by the connection task, once for any number of wake() calls."""
+
+    def write_ready(self, now: float) -> None:
+        """Unsent bytes are below low water: write what waits, up to high water."""
+
+    def get_timer(self) -> float | None:
+        """Return the loop time at which handle_timer is due, or None."""
+
+    def handle_timer(self, now: float) -> None:
+        """Look at the deadlines. May be called early."""
+
+    def stream_ended(self, now: float) -> None:
+        """The peer sent FIN, RESET_STREAM or STOP_SENDING on the stream."""
+
+    def connection_lost(self, how: Disconnect, now: float) -> None:
+        """The connection has ended; called exactly once, after connection_made or without it."""
+
+
+class HandlerFactory(Protocol):
+    """Makes the handler of a new connection."""
+
+    def __call__(self, link: Link) -> ConnectionHandler: ...
