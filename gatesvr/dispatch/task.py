@@ -1,0 +1,94 @@
+"""AsyncTask: one accepted request on its way through an upstream; and the layer's counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..observe.metrics import Counters
+
+if TYPE_CHECKING:
+    from .._core.codec import ClientRequest
+    from ..session.session import Session
+
+__all__ = ["AsyncTask", "DispatchCounters"]
+
+
+@dataclass(slots=True, eq=False)
+class AsyncTask:
+    """One accepted request.
+
+    Attributes:
+        task_id: Number of the call in this process; the request_id that the upstream sees.
+        session: The session that asked; it gets the answer, whatever connection it has by then.
+        request: The client's message.
+        service_type: Name of the upstream service that answers.
+        context: Loop time of the deadline: acceptance + ``dispatch.task_timeout``.
+        is_login: Whether it is a hello, which runs outside the pool.
+        is_serial: Whether the route runs one of a session's requests at a time.
+        upstream_req: The serialized UpstreamRequest, once a worker has made it.
+    """
+
+    task_id: int
+    session: Session
+    request: ClientRequest
+    service_type: str
+    context: float
+    is_login: bool = False
+    is_serial: bool = False
+    upstream_req: bytes = b""
+
+    @property
+    def session_id(self) -> str:
+        """The id of the session that asked."""
+        return self.session.session_id
+
+    @property
+    def business_req(self) -> bytes:
+        """The serialized BusinessRequest, as the client sent it."""
+        return self.request.payload
+
+    @property
+    def client_seq(self) -> int:
+        """The request's number in its session."""
+        return self.request.seq_id
+
+
+@dataclass(slots=True)
+class DispatchCounters(Counters):
+    """What dispatch counts; every refusal has its own."""
+
+    starts: int = 0
+    refused_starts: int = 0
+    stops: int = 0
+    heartbeats: int = 0
+    logins: int = 0
+    refused_logins: int = 0
+    protocol_errors: int = 0
+    start_timeouts: int = 0
+    login_timeouts: int = 0
+    frame_timeouts: int = 0
+    heartbeat_timeouts: int = 0
+    held_overflows: int = 0
+    fenced: int = 0
+    """Messages read on a connection that its session had already left."""
+    bad_payloads: int = 0
+    not_logged_in: int = 0
+    no_route: int = 0
+    tasks: int = 0
+    answers: int = 0
+    refused_full: int = 0
+    refused_draining: int = 0
+    closed_499: int = 0
+    deadlines: int = 0
+    upstream_errors: int = 0
+    internal_errors: int = 0
+    workers: int = 0
+    """Workers now (a gauge)."""
+    idle_workers: int = 0
+    """Workers without a task now (a gauge)."""
+    peak_workers: int = 0
+    queued: int = 0
+    """Tasks waiting now (a gauge)."""
+    running: int = 0
+    """Tasks begun and not ended now (a gauge)."""

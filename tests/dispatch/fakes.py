@@ -1,0 +1,116 @@
+"""Stand-ins for what dispatch works with: a session, an upstream, requests and answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class FakeRequest:
+    """A decoded BUSINESS request."""
+
+    seq_id: int
+    action: str = "echo"
+    payload: bytes = b""
+    error: str = ""
+    msg_id: int = 1
+    size: int = 10
+
+    def upstream_request(
+        self, identity: bytes, client_seq_id: int, request_id: int, timeout_ms: int, peer: bytes
+    ) -> bytes:
+        return b"%d:%d" % (client_seq_id, timeout_ms)
+
+
+@dataclass(eq=False)
+class FakeAnswer:
+    """A decoded UpstreamResponse."""
+
+    code: int = 200
+    client_seq_id: int = 0
+    error: str = ""
+    zone: str | None = None
+    before: list[bytes] = field(default_factory=list)
+    after: list[bytes] = field(default_factory=list)
+
+    def body(self, client_seq_id: int) -> bytes:
+        return b"answer %d" % client_seq_id
+
+    def notifies(self) -> tuple[list[bytes], list[bytes]]:
+        return self.before, self.after
+
+
+@dataclass(eq=False)
+class FakeSession:
+    """Keeps how each request ended: its answer's parts, or its ERROR's fields."""
+
+    session_id: str = "s1"
+    openid: str = "alice"
+    zone: str = "001"
+    identity: bytes = b""
+    peer_info: bytes = b""
+    is_valid: bool = True
+    ended: dict[int, Any] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+
+    def answer(
+        self, client_seq: int, body: bytes, before: Any = (), after: Any = (), now: float = 0.0
+    ) -> bool:
+        return self._end(client_seq, (*before, body, *after))
+
+    def fail(
+        self,
+        client_seq: int,
+        code: int,
+        message: str,
+        *,
+        outcome: int = 0,
+        retry_after_ms: int = 0,
+        detail: str = "",
+        now: float,
+    ) -> bool:
+        return self._end(client_seq, {"code": int(code), "outcome": int(outcome)})
+
+    def _end(self, client_seq: int, how: Any) -> bool:
+        if not self.is_valid:
+            return False
+        assert client_seq not in self.ended, "a request ends once"
+        self.ended[client_seq] = how
+        self.order.append(client_seq)
+        return True
+
+
+class FakeUpstream:
+    """Calls stay open until the test answers them, or answer themselves with is_instant."""
+
+    def __init__(self, *, is_instant: bool = False) -> None:
+        self.is_instant = is_instant
+        self.calls: list[tuple[str, bytes]] = []
+        self.open: dict[int, asyncio.Future[Any]] = {}
+        self.error: Exception | None = None
+
+    def call(
+        self,
+        service: str,
+        openid: str,
+        zone: str,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+    ) -> asyncio.Future[Any]:
+        self.calls.append((service, request))
+        if self.error is not None:
+            raise self.error
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.is_instant:
+            future.set_result(FakeAnswer())
+        self.open[request_id] = future
+        return future
+
+
+async def settle(turns: int = 5) -> None:
+    """Let everything that is ready run."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

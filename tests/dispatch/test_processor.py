@@ -1,0 +1,311 @@
+"""The pool: its bounds, its growth, its order, and that every request ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gatesvr.config import DispatchConfig
+from gatesvr.dispatch.processor import AsyncProcessor
+from gatesvr.dispatch.task import AsyncTask
+from gatesvr.errors import ErrorCode, UpstreamError
+
+from .fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+NOT_STARTED = 1
+UNKNOWN = 0
+
+
+class Clock:
+    """Loop time that moves when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def running(
+    upstream: FakeUpstream, **settings: Any
+) -> AsyncIterator[tuple[AsyncProcessor, Clock]]:
+    clock = Clock()
+    config = DispatchConfig(**{"workers": 2, "idle_worker_timeout": 3600, **settings})
+    processor = AsyncProcessor(config, upstream, clock=clock)  # type: ignore[arg-type]
+    processor.start()
+    try:
+        yield processor, clock
+    finally:
+        await processor.stop()
+
+
+def task(session: FakeSession, seq: int, **fields: Any) -> AsyncTask:
+    fields = {"task_id": seq, "service_type": "zone", "context": 130.0, **fields}
+    return AsyncTask(session=session, request=FakeRequest(seq), **fields)  # type: ignore[arg-type]
+
+
+async def test_start_twice_raises_and_stop_is_idempotent() -> None:
+    processor = AsyncProcessor(DispatchConfig(), FakeUpstream())  # type: ignore[arg-type]
+    processor.start()
+    with pytest.raises(RuntimeError):
+        processor.start()
+    await processor.stop()
+    await processor.stop()
+    assert processor.counters.workers == 0
+    with pytest.raises(RuntimeError):
+        processor.start()
+
+
+async def test_stop_without_start() -> None:
+    processor = AsyncProcessor(DispatchConfig(), FakeUpstream())  # type: ignore[arg-type]
+    await processor.stop()
+    assert not processor.submit(task(FakeSession(), 1))
+    assert processor.counters.refused_draining == 1
+
+
+async def test_answer_carries_its_notifies_as_one() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream) as (processor, _):
+        assert processor.submit(task(session, 1))
+        await settle()
+        assert upstream.calls == [("zone", b"1:30000")]
+        upstream.open[1].set_result(FakeAnswer(before=[b"b"], after=[b"a"]))
+        await settle()
+        assert session.ended == {1: (b"b", b"answer 1", b"a")}
+        assert processor.counters.answers == 1
+        assert processor.counters.running == 0
+
+
+async def test_requests_reach_the_upstream_in_order_and_answers_come_as_they_are_ready() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream) as (processor, _):
+        for seq in range(1, 41):
+            assert processor.submit(task(session, seq))
+        await settle()
+        assert [request for _, request in upstream.calls] == [
+            b"%d:30000" % seq for seq in range(1, 41)
+        ]
+        for seq in (40, 1, 20):
+            upstream.open[seq].set_result(FakeAnswer())
+            await settle()
+        assert session.order == [40, 1, 20]
+
+
+async def test_order_holds_while_workers_finish_and_start() -> None:
+    upstream, session = FakeUpstream(is_instant=True), FakeSession()
+    async with running(upstream, max_workers=3) as (processor, _):
+        for seq in range(1, 301):
+            assert processor.submit(task(session, seq))
+            if seq % 7 == 0:
+                await asyncio.sleep(0)
+        await settle()
+        assert len(session.ended) == 300
+        assert [request for _, request in upstream.calls] == [
+            b"%d:30000" % seq for seq in range(1, 301)
+        ]
+
+
+async def test_pool_grows_to_its_maximum_and_shrinks_when_idle() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, max_workers=5, idle_worker_timeout=60) as (processor, clock):
+        counters = processor.counters
+        assert counters.workers == 2
+        for seq in range(1, 11):
+            assert processor.submit(task(session, seq))
+        await settle()
+        assert (counters.workers, len(upstream.calls), len(processor)) == (5, 5, 5)
+        for seq in range(1, 11):
+            upstream.open[seq].set_result(FakeAnswer())
+            await settle()
+        assert len(session.ended) == 10
+        clock.now += 59
+        processor.tick(clock.now)
+        await settle()
+        assert counters.workers == 5
+        clock.now += 2
+        processor.tick(clock.now)
+        await settle()
+        assert (counters.workers, counters.peak_workers) == (2, 5)
+        assert processor.submit(task(session, 11, context=1000.0))
+        await settle()
+        assert len(upstream.calls) == 11
+
+
+async def test_full_queue_refuses_and_says_when_to_come_back() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, workers=1, max_workers=1, max_queue_size=4) as (processor, clock):
+        assert processor.submit(task(session, 1))
+        await settle()
+        for seq in range(2, 6):
+            assert processor.submit(task(session, seq))
+        assert not processor.submit(task(session, 6))
+        assert processor.counters.refused_full == 1
+        assert processor.retry_after_ms() == 5000  # nothing was answered yet
+        clock.now += 1.0
+        upstream.open[1].set_result(FakeAnswer())
+        await settle()
+        assert processor.retry_after_ms() == 3000  # three wait, one a second
+        processor.counters.answers += 99
+        assert processor.retry_after_ms() == 50
+
+
+async def test_late_task_is_504_without_a_call() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        for seq in (1, 2):
+            assert processor.submit(task(session, seq))
+        await settle()
+        clock.now = 130.0
+        upstream.open[1].set_result(FakeAnswer())
+        await settle()
+        assert session.ended[2] == {"code": 504, "outcome": NOT_STARTED}
+        assert len(upstream.calls) == 1
+        assert processor.counters.deadlines == 1
+
+
+async def test_closed_session_is_499_before_and_after_the_call() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream) as (processor, _):
+        assert processor.submit(task(session, 1))
+        await settle()
+        assert processor.submit(task(session, 2))
+        session.is_valid = False
+        await settle()
+        assert (len(upstream.calls), processor.counters.closed_499) == (1, 1)
+        upstream.open[1].set_result(FakeAnswer())
+        await settle()
+        assert processor.counters.closed_499 == 2
+        assert session.ended == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "outcome"),
+    [
+        (UpstreamError("down"), 502, NOT_STARTED),
+        (UpstreamError("broken off", is_started=True), 502, UNKNOWN),
+        (UpstreamError("full", ErrorCode.BUSY), 503, NOT_STARTED),
+        (UpstreamError("late", ErrorCode.DEADLINE, is_started=True), 504, UNKNOWN),
+        (UpstreamError("unknown", ErrorCode.NO_ROUTE), 404, NOT_STARTED),
+        (ValueError("a bug"), 500, UNKNOWN),
+    ],
+)
+async def test_failed_call_is_an_error_with_its_outcome(
+    error: Exception, code: int, outcome: int
+) -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream) as (processor, _):
+        assert processor.submit(task(session, 1))
+        await settle()
+        upstream.open[1].set_exception(error)
+        await settle()
+        assert session.ended == {1: {"code": code, "outcome": outcome}}
+        assert processor.counters.internal_errors == (code == 500)
+        assert processor.counters.deadlines == (code == 504)
+        assert processor.submit(task(session, 2))  # the worker lives
+        await settle()
+        assert len(upstream.calls) == 2
+
+
+async def test_call_that_raises_at_once_is_an_error_too() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    upstream.error = UpstreamError("no such service", ErrorCode.NO_ROUTE)
+    async with running(upstream) as (processor, _):
+        assert processor.submit(task(session, 1))
+        await settle()
+        assert session.ended == {1: {"code": 404, "outcome": NOT_STARTED}}
+
+
+@pytest.mark.parametrize("answer", [FakeAnswer(error="bad UTF-8"), FakeAnswer(client_seq_id=9)])
+async def test_answer_that_cannot_be_passed_on_is_502(answer: FakeAnswer) -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream) as (processor, _):
+        assert processor.submit(task(session, 1))
+        await settle()
+        upstream.open[1].set_result(answer)
+        await settle()
+        assert session.ended == {1: {"code": 502, "outcome": UNKNOWN}}
+
+
+async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
+    upstream, session, other = FakeUpstream(), FakeSession(), FakeSession("s2")
+    async with running(upstream, max_queue_size=4) as (processor, _):
+        for seq in (1, 2, 3):
+            assert processor.submit(task(session, seq, is_serial=True))
+        assert processor.submit(task(other, 4, is_serial=True))
+        assert not processor.submit(task(session, 5, is_serial=True))  # chained tasks count too
+        await settle()
+        assert [request for _, request in upstream.calls] == [b"1:30000", b"4:30000"]
+        upstream.open[1].set_result(FakeAnswer())
+        await settle()
+        upstream.open[2].set_exception(UpstreamError("down"))
+        await settle()
+        upstream.open[3].set_result(FakeAnswer())
+        await settle()
+        assert session.order == [1, 2, 3]
+        assert len(processor) == 0
+        assert processor.submit(task(session, 6, is_serial=True))
+        await settle()
+        assert len(upstream.calls) == 5
+
+
+async def test_stop_lets_running_tasks_finish() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, max_workers=2) as (processor, _):
+        for seq in (1, 2, 3):
+            assert processor.submit(task(session, seq))
+        await settle()
+        stopping = asyncio.create_task(processor.stop(drain_timeout=60))
+        await settle()
+        assert not processor.submit(task(session, 4))
+        for seq in (1, 2, 3):
+            upstream.open[seq].set_result(FakeAnswer())
+            await settle()
+        await stopping
+        assert session.order == [1, 2, 3]
+        assert processor.counters.workers == 0
+
+
+async def test_stop_ends_every_task_that_did_not_finish() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, max_workers=2) as (processor, _):
+        for seq in (1, 2, 3):
+            assert processor.submit(task(session, seq))
+        assert processor.submit(task(session, 4, is_serial=True))
+        assert processor.submit(task(session, 5, is_serial=True))
+        await settle()
+        await processor.stop(drain_timeout=0.001)
+        assert session.ended == {
+            1: {"code": 503, "outcome": UNKNOWN},
+            2: {"code": 503, "outcome": UNKNOWN},
+            3: {"code": 503, "outcome": NOT_STARTED},
+            4: {"code": 503, "outcome": NOT_STARTED},
+            5: {"code": 503, "outcome": NOT_STARTED},
+        }
+
+
+async def test_login_waits_for_no_worker() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    seen: list[tuple[str, int]] = []
+    async with running(upstream, workers=1, max_workers=1) as (processor, _):
+        processor.on_login = lambda task, answer, now: seen.append(("login", answer.code))
+        processor.on_login_ended = lambda task: seen.append(("ended", task.client_seq))
+        assert processor.submit(task(session, 1))
+        await settle()
+        processor.login(task(session, 2, is_login=True))
+        await settle()
+        upstream.open[2].set_result(FakeAnswer())
+        await settle()
+        assert seen == [("login", 200), ("ended", 2)]
+        processor.login(task(session, 3, is_login=True))
+        await settle()
+        upstream.open[3].set_exception(UpstreamError("down"))
+        await settle()
+        assert seen[2:] == [("ended", 3)]
+        assert session.ended == {3: {"code": 502, "outcome": NOT_STARTED}}
