@@ -1,0 +1,84 @@
+"""GateSvr: a session gateway with QUIC clients in front and gRPC services behind.
+
+The public names load on first use, so that ``import gatesvr`` costs nothing that is not needed:
+a client never imports gRPC, an upstream never imports QUIC.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import pb as pb
+    from .client import Answer as Answer
+    from .client import Client as Client
+    from .client import Notify as Notify
+    from .config import Config as Config
+    from .errors import CloseCode as CloseCode
+    from .errors import ConfigError as ConfigError
+    from .errors import ConnectionFailed as ConnectionFailed
+    from .errors import ErrorCode as ErrorCode
+    from .errors import GatesvrError as GatesvrError
+    from .errors import ProtocolError as ProtocolError
+    from .errors import QueueFull as QueueFull
+    from .errors import RequestFailed as RequestFailed
+    from .errors import SessionError as SessionError
+    from .errors import SessionLost as SessionLost
+    from .errors import UpstreamError as UpstreamError
+    from .gateway import Gateway as Gateway
+    from .upstream.service import Reply as Reply
+    from .upstream.service import Request as Request
+    from .upstream.service import UpstreamService as UpstreamService
+
+    __version__: str
+
+_MODULES = {
+    "Answer": ".client",
+    "Client": ".client",
+    "CloseCode": ".errors",
+    "Config": ".config",
+    "ConfigError": ".errors",
+    "ConnectionFailed": ".errors",
+    "ErrorCode": ".errors",
+    "GatesvrError": ".errors",
+    "Gateway": ".gateway",
+    "Notify": ".client",
+    "ProtocolError": ".errors",
+    "QueueFull": ".errors",
+    "Reply": ".upstream.service",
+    "Request": ".upstream.service",
+    "RequestFailed": ".errors",
+    "SessionError": ".errors",
+    "SessionLost": ".errors",
+    "UpstreamError": ".errors",
+    "UpstreamService": ".upstream.service",
+}
+
+__all__ = [*_MODULES, "__version__", "pb"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "pb":
+        return importlib.import_module(".pb", __name__)
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name], __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+checkout"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
