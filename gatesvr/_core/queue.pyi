@@ -1,7 +1,7 @@
 """The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6)."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import TypeAlias, final
 
 KEEP: int
 """Flag of an answer, or of a part of a bundle: never expires, is never dropped."""
@@ -10,7 +10,7 @@ BULK: int
 
 # (msg_id, body), (msg_id, body, flags) or (msg_id, body, flags, expires_at); expires_at in the
 # caller's seconds, 0 for never.
-type Message = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
+Message: TypeAlias = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
 
 @final
 class OrderedQueue:

@@ -1,0 +1,69 @@
+# GateSvr. `make help` lists the targets; ARGS="..." is handed to the command behind one.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
+BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
+PYTHON_CODE := gatesvr tests bench docs examples setup.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install serve test bench lint format types docs pb wheel clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
+	  | while IFS='|' read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
+
+install: $(STAMP) ## Build .venv with the package, its extras and its compiled core
+
+serve: install ## Run a gateway with demo services behind it
+	@exec $(BIN)/gatesvr serve --demo $(ARGS)
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: install ## Measure; prints ratios to a yardstick taken in the same run
+	$(BIN)/python -m bench $(ARGS)
+
+lint: install ## Check style: Python, Cython, spelling, workflows
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/cython-lint gatesvr/_core
+	$(BIN)/codespell $(PYTHON_CODE) protos .ci .github Makefile *.md
+	$(BIN)/actionlint
+
+format: install ## Rewrite the Python code in the house style
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+
+types: install ## Check types, and the compiled modules against their stubs
+	$(BIN)/mypy --strict gatesvr
+	$(BIN)/python -m mypy.stubtest gatesvr._core.queue gatesvr._core.codec
+
+docs: install ## Write docs/configuration.md and the example bytes of docs/protocol.md again
+	$(BIN)/python docs/generate.py
+
+pb: install ## Generate gatesvr/_pb again from protos/
+	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --python_out=. --pyi_out=. protos/*.proto
+	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --grpc_python_out=. protos/upstream.proto
+
+wheel: install ## Build the sdist and the wheel into dist/
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -f gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
+
+$(STAMP): $(BUILD_INPUTS)
+	@for python in $(PYTHONS); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: no Python 3.11 or later with venv found; name one: make install PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,dev]'
+	@touch $@

@@ -1,0 +1,36 @@
+"""Shared by all tests: which QUIC backends they run on."""
+
+from __future__ import annotations
+
+import pytest
+
+BACKENDS = ("aioquic", "qh3")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=BACKENDS,
+        help="leave out the tests that are parametrized with another QUIC backend",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--backend")
+    if wanted is None:
+        return
+    left_out = [item for item in items if _backend(item) not in (None, wanted)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _backend(item: pytest.Item) -> object:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("backend") if callspec is not None else None
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Run the test once on each QUIC backend."""
+    backend: str = request.param
+    return backend
