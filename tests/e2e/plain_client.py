@@ -1,0 +1,170 @@
+"""A GateSvr client written with aioquic and protobuf alone, as somebody else would write one.
+
+It imports nothing of gatesvr but the generated messages, shares no code with the gateway, and so
+tells whether the gateway speaks the published protocol and not just its own dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import struct
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+
+from gatesvr._pb import message_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+DEADLINE_S = 20.0
+
+
+class PlainClient(QuicConnectionProtocol):
+    """One connection: frames out, ServerPush messages in."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.pushes: deque[pb.ServerPush] = deque()
+        self.events: list[QuicEvent] = []
+        self.terminated: ConnectionTerminated | None = None
+        self._buffer = b""
+        self._changed = asyncio.Event()
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, StreamDataReceived):
+            self._buffer += event.data
+            while len(self._buffer) >= 4:
+                (length,) = struct.unpack_from(">I", self._buffer)
+                if len(self._buffer) < 4 + length:
+                    break
+                self.pushes.append(pb.ServerPush.FromString(self._buffer[4 : 4 + length]))
+                self._buffer = self._buffer[4 + length :]
+        elif isinstance(event, ConnectionTerminated):
+            self.terminated = event
+        elif isinstance(event, StreamReset | StopSendingReceived):
+            self.events.append(event)
+        self._changed.set()
+
+    async def until(self, found: Callable[[], Any]) -> Any:
+        """Wait until found() is true and return it; TimeoutError after DEADLINE_S."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not (value := found()):
+                self._changed.clear()
+                await self._changed.wait()
+            return value
+
+    async def receive(self) -> pb.ServerPush:
+        """Return the next push."""
+        await self.until(lambda: self.pushes or self.terminated)
+        assert self.pushes, f"closed: {self.terminated}"
+        return self.pushes.popleft()
+
+    async def closed(self) -> int:
+        """Wait for the gateway's close and return its code."""
+        await self.until(lambda: self.terminated)
+        assert self.terminated is not None
+        return self.terminated.error_code
+
+    def send_bytes(self, data: bytes, *, fin: bool = False, stream_id: int = 0) -> None:
+        self._quic.send_stream_data(stream_id, data, fin)
+        self.transmit()
+
+    def send(self, *requests: pb.ClientRequest) -> None:
+        self.send_bytes(b"".join(frame(request.SerializeToString()) for request in requests))
+
+    async def start(self, openid: str, **fields: object) -> pb.StartResponse:
+        """Send START and return the answer."""
+        start = pb.StartRequest(openid=openid, **{"protocol": 1, "capabilities": 1, **fields})
+        self.send(
+            pb.ClientRequest(
+                msg_id=1, type=pb.REQUEST_START, payload=start.SerializeToString()
+            )
+        )
+        push = await self.receive()
+        assert push.type == pb.PUSH_START_RESP
+        assert push.seq_id == 0
+        return pb.StartResponse.FromString(push.payload)
+
+    async def login(self, openid: str, **fields: object) -> pb.StartResponse:
+        """START, then hello; its answer is server seq 1."""
+        response = await self.start(openid, **fields)
+        assert response.success, response
+        self.send(business(1, "hello"))
+        push = await self.receive()
+        assert (push.type, push.seq_id, push.client_seq_id) == (pb.PUSH_BUSINESS_DATA, 1, 1), push
+        assert answer(push).code == 200
+        return response
+
+
+@asynccontextmanager
+async def plain_client(address: tuple[str, int]) -> AsyncIterator[PlainClient]:
+    """Connect to the gateway without checking its certificate."""
+    configuration = QuicConfiguration(
+        is_client=True, alpn_protocols=["gatesvr"], verify_mode=ssl.CERT_NONE
+    )
+    async with connect(
+        *address, configuration=configuration, create_protocol=PlainClient
+    ) as client:
+        assert isinstance(client, PlainClient)
+        yield client
+
+
+def frame(message: bytes) -> bytes:
+    return struct.pack(">I", len(message)) + message
+
+
+def business(
+    seq: int, action: str, data: bytes = b"", *, ack: int = 0, **params: str
+) -> pb.ClientRequest:
+    """A BUSINESS request whose msg_id is 1000 + seq."""
+    return pb.ClientRequest(
+        msg_id=1000 + seq,
+        seq_id=seq,
+        type=pb.REQUEST_BUSINESS,
+        payload=pb.BusinessRequest(action=action, data=data, params=params).SerializeToString(),
+        ack_seq_id=ack,
+    )
+
+
+def ack(seq: int) -> pb.ClientRequest:
+    return pb.ClientRequest(
+        type=pb.REQUEST_ACK, payload=pb.ClientAck(acked_seq_id=seq).SerializeToString()
+    )
+
+
+def heartbeat(msg_id: int) -> pb.ClientRequest:
+    return pb.ClientRequest(
+        msg_id=msg_id,
+        type=pb.REQUEST_HEARTBEAT,
+        payload=pb.HeartbeatRequest(client_timestamp=msg_id).SerializeToString(),
+    )
+
+
+def stop() -> pb.ClientRequest:
+    return pb.ClientRequest(
+        type=pb.REQUEST_STOP,
+        payload=pb.StopRequest(reason=pb.STOP_USER_LOGOUT).SerializeToString(),
+    )
+
+
+def answer(push: pb.ServerPush) -> pb.BusinessResponse:
+    assert push.type == pb.PUSH_BUSINESS_DATA, push
+    return pb.BusinessResponse.FromString(push.payload)
+
+
+def error(push: pb.ServerPush) -> pb.ErrorMessage:
+    assert push.type == pb.PUSH_ERROR, push
+    return pb.ErrorMessage.FromString(push.payload)
