@@ -1,7 +1,7 @@
 """The whole configuration: one struct a layer, checked once, then frozen.
 
 Sources, later ones win: the defaults below, a TOML file, environment variables
-(``GATESVR_DISPATCH_WORKERS=8``), ``--set dispatch.workers=8``, the named flags of ``gatesvr serve``.
+(``GATESVR_DISPATCH_WORKERS=8``), ``--set dispatch.workers=8``, the flags of ``gatesvr serve``.
 Durations are seconds as a number or text such as ``500ms``, ``1s``, ``2m``, ``1h``; sizes are bytes
 as a number or text such as ``64KiB``, ``4MiB``.
 """
@@ -130,7 +130,7 @@ class TransportConfig(_Section, frozen=True, kw_only=True):
     send_buffer: Size = Size(4 << 20)
     """SO_SNDBUF asked of the system, bytes."""
     close_linger: Duration = Duration(1.0)
-    """Longest wait for a last push (KICK, GOAWAY, a refusal) to be acknowledged before the close."""
+    """Longest wait for a last push (KICK, GOAWAY, a refusal) to be acknowledged."""
 
 
 class SessionConfig(_Section, frozen=True, kw_only=True):
@@ -205,7 +205,7 @@ class Endpoint(_Section, frozen=True, kw_only=True):
 
 
 class RouteRule(_Section, frozen=True, kw_only=True):
-    """Which service answers an action; the first rule that matches wins, ``*`` at the end matches any rest."""
+    """Which service answers an action; ``*`` at the end matches any rest, the first match wins."""
 
     action: str
     """An action, or the start of one and ``*``."""
@@ -375,10 +375,11 @@ def load(
         config = msgspec.convert(tree, Config, dec_hook=_decode_hook)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
-        field = where.strip("`").lstrip(".")
-        got = _get(tree, field)
-        source = sources.get(field, str(path or ""))
-        raise ConfigError(f"{message}, got {got!r}", source=source, field=field) from None
+        field = _name_service(tree, where.strip("`").lstrip("."))
+        source = _source_of(field, sources, str(path or ""))
+        raise ConfigError(
+            f"{message}, got {_get(tree, field)!r}", source=source, field=field
+        ) from None
     _check(config, sources, str(path or ""))
     return config
 
@@ -403,9 +404,12 @@ def _check(config: Config, sources: Mapping[str, str], path: str) -> None:
     """Refuse values that are each well-formed and do not fit together."""
 
     def bad(field: str, message: str) -> ConfigError:
-        return ConfigError(message, source=sources.get(field, path), field=field)
+        return ConfigError(message, source=_source_of(field, sources, path), field=field)
 
-    for field, address in (("transport.bind", config.transport.bind), ("push.bind", config.push.bind)):
+    for field, address in (
+        ("transport.bind", config.transport.bind),
+        ("push.bind", config.push.bind),
+    ):
         try:
             parse_address(address)
         except ValueError as error:
@@ -419,7 +423,9 @@ def _check(config: Config, sources: Mapping[str, str], path: str) -> None:
     if bool(config.transport.cert) != bool(config.transport.key):
         raise bad("transport.cert", "cert and key go together, one of them is missing")
     if config.transport.low_water > config.transport.high_water:
-        raise bad("transport.low_water", f"{config.transport.low_water} is above transport.high_water")
+        raise bad(
+            "transport.low_water", f"{config.transport.low_water} is above transport.high_water"
+        )
     if config.session.max_queue_bytes < 2 * config.session.max_message_bytes:
         raise bad(
             "session.max_queue_bytes",
@@ -463,6 +469,25 @@ def _get(tree: Any, name: str) -> Any:
         except (KeyError, IndexError, TypeError, ValueError):
             return None
     return tree
+
+
+def _name_service(tree: Any, field: str) -> str:
+    """Return field with the service's name in it, which msgspec writes as ``[...]``."""
+    if "[...]" in field:
+        for name, endpoints in tree["upstream"]["services"].items():
+            try:
+                msgspec.convert(endpoints, list[Endpoint])
+            except msgspec.ValidationError:
+                return field.replace("[...]", f".{name}", 1)
+    return field
+
+
+def _source_of(field: str, sources: Mapping[str, str], path: str) -> str:
+    """Return what set field, or set the whole that it is a part of."""
+    for name, source in sources.items():
+        if field == name or field.startswith((f"{name}.", f"{name}[")):
+            return source
+    return path
 
 
 def _refuse_unknown(struct: type[msgspec.Struct], tree: Any, prefix: str, source: str) -> None:
