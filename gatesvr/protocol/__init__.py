@@ -1,0 +1,1 @@
+"""The session protocol without I/O, both roles (PROTOCOL)."""

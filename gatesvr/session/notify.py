@@ -1,0 +1,103 @@
+"""NotifyOrderingManager: notifies that wait for the answer to the request they are bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._core.queue import KEEP
+
+__all__ = ["BundleMessage", "NotifyOrderingManager"]
+
+BundleMessage = tuple[int, bytes, int]
+"""(msg_id, body, flags), as OrderedQueue takes it."""
+
+
+class NotifyOrderingManager:
+    """One session's bound notifies, by the client seq of their request (PROTOCOL 7.7).
+
+    Args:
+        max_notifies: Notifies bound to one request at most, those that its answer carries included.
+        max_bytes: Bytes of the bodies held at most.
+
+    Attributes:
+        held_bytes: Bytes of the bodies held.
+    """
+
+    __slots__ = ("_after", "_before", "_max_bytes", "_max_notifies", "held_bytes")
+
+    def __init__(self, max_notifies: int = 64, max_bytes: int = 256 << 10) -> None:
+        self._before: dict[int, list[bytes]] = {}
+        self._after: dict[int, list[bytes]] = {}
+        self._max_notifies = max_notifies
+        self._max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        """Return the notifies held."""
+        return sum(map(len, self._before.values())) + sum(map(len, self._after.values()))
+
+    def add(self, client_seq: int, body: bytes, is_before: bool) -> bool:
+        """Hold a notify for the answer to client_seq; return False where a bound forbids it."""
+        held = len(self._before.get(client_seq, ())) + len(self._after.get(client_seq, ()))
+        if held >= self._max_notifies or self.held_bytes + len(body) > self._max_bytes:
+            return False
+        side = self._before if is_before else self._after
+        side.setdefault(client_seq, []).append(body)
+        self.held_bytes += len(body)
+        return True
+
+    def bundle(
+        self,
+        client_seq: int,
+        msg_id: int,
+        body: bytes,
+        before: Sequence[bytes] = (),
+        after: Sequence[bytes] = (),
+        max_body_bytes: int = 1 << 30,
+    ) -> tuple[list[BundleMessage], int]:
+        """Return an answer amid its notifies, and how many carried ones found no room.
+
+        The order is [before pushed, before carried, answer, after pushed, after carried]. What was
+        pushed was accepted and is always kept; what the answer carries takes the room that is left.
+
+        Args:
+            client_seq: The request's client seq; what is held for it is given out and forgotten.
+            msg_id: The request's msg_id.
+            body: The answer's.
+            before: Bodies that the answer carries, to go before it.
+            after: Bodies that it carries, to go behind it.
+            max_body_bytes: The largest body that the client takes.
+        """
+        pushed_before = self._before.pop(client_seq, None) or []
+        pushed_after = self._after.pop(client_seq, None) or []
+        size = sum(map(len, pushed_before)) + sum(map(len, pushed_after))
+        room = self._max_notifies - len(pushed_before) - len(pushed_after)
+        room_bytes = self._max_bytes - self.held_bytes
+        self.held_bytes -= size
+        messages = [(0, notify, KEEP) for notify in pushed_before]
+        dropped = 0
+        for notify in before:
+            if room > 0 and len(notify) <= room_bytes and len(notify) <= max_body_bytes:
+                messages.append((0, notify, KEEP))
+                room -= 1
+                room_bytes -= len(notify)
+            else:
+                dropped += 1
+        messages.append((msg_id, body, KEEP))
+        messages.extend((0, notify, KEEP) for notify in pushed_after)
+        for notify in after:
+            if room > 0 and len(notify) <= room_bytes and len(notify) <= max_body_bytes:
+                messages.append((0, notify, KEEP))
+                room -= 1
+                room_bytes -= len(notify)
+            else:
+                dropped += 1
+        return messages, dropped
+
+    def clear(self) -> int:
+        """Forget everything; return how many notifies that were."""
+        count = len(self)
+        self._before.clear()
+        self._after.clear()
+        self.held_bytes = 0
+        return count

@@ -1,0 +1,87 @@
+"""OrderedSender: gives a session's outgoing messages their place, and feeds its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .._core.queue import KEEP, OrderedQueue
+
+if TYPE_CHECKING:
+    from ..protocol.link import Link
+    from .notify import BundleMessage
+
+__all__ = ["OrderedSender"]
+
+
+class OrderedSender:
+    """One session's way out: its queue, and the connection that drains it (DESIGN D6).
+
+    Args:
+        queue: The session's queue, the only outgoing buffer.
+        high_water: Bytes not yet transmitted at which feed() stops.
+
+    Attributes:
+        queue: As given.
+        link: The connection fed now, None for none.
+    """
+
+    __slots__ = ("_high_water", "link", "queue")
+
+    def __init__(self, queue: OrderedQueue, high_water: int = 64 << 10) -> None:
+        self.queue = queue
+        self.link: Link | None = None
+        self._high_water = high_water
+
+    def answer(self, msg_id: int, slot: int, body: bytes) -> None:
+        """Send an answer: in its slot, or at once where slot is 0."""
+        if slot:
+            self.queue.fill(slot, ((msg_id, body, KEEP),))
+        else:
+            self.queue.append_one(msg_id, body, KEEP, 0.0, True)
+        if self.link is not None:
+            self.link.request_flush()
+
+    def bundle(self, slot: int, messages: Sequence[BundleMessage]) -> None:
+        """Send messages with consecutive seqs: in their slot, or at once where slot is 0."""
+        if slot:
+            self.queue.fill(slot, messages)
+        else:
+            self.queue.append(messages, True)
+        if self.link is not None:
+            self.link.request_flush()
+
+    def notify(self, body: bytes, flags: int = 0, expires_at: float = 0.0) -> None:
+        """Send a notify at once.
+
+        Raises:
+            QueueFull: The queue is at a cap.
+        """
+        self.queue.append_one(0, body, flags, expires_at)
+        if self.link is not None:
+            self.link.request_flush()
+
+    def flush(self) -> None:
+        """Have the connection fed at the end of this loop turn."""
+        if self.link is not None:
+            self.link.request_flush()
+
+    def feed(self, now: float, high_water: int | None = None) -> None:
+        """Fill the connection up to high water from the queue.
+
+        Args:
+            now: Loop time.
+            high_water: Bytes not yet transmitted to stop at, instead of the sender's own.
+        """
+        link = self.link
+        queue = self.queue
+        if link is None or not queue.unsent:
+            return
+        room = (self._high_water if high_water is None else high_water) - link.unsent_bytes()
+        while room > 0 and queue.unsent:
+            data = queue.take(room)
+            if not data:
+                # Only marks were left, and the client knows no SKIP.
+                return
+            link.write(data)
+            room -= len(data)

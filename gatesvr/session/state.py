@@ -1,0 +1,74 @@
+"""The states of a session, and every transition between them, in one table.
+
+::
+
+    INITED ──LOGIN──▶ NORMAL ──DETACH──▶ SUSPENDED ──RESUME──▶ NORMAL
+       │                │                    │
+       └────CLOSE───────┴───────CLOSE────────┴──▶ CLOSED
+
+Rules (PROTOCOL 3):
+
+- A session is INITED from START on, NORMAL from a hello answered 200 on.
+- A connection that goes takes an INITED session along, unless its hello is unanswered or the answer
+  not acked; such a session stays INITED without a connection.
+- A hello of a session that is logged in refreshes the zone and changes no state.
+- A resume of a session that still has a connection takes that away first (DETACH), then gives it the
+  new one (RESUME).
+- CLOSED is final. Everything that is not in the table raises.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from ..errors import SessionError
+
+__all__ = ["TRANSITIONS", "Event", "State", "next_state"]
+
+
+class State(IntEnum):
+    """Where a session stands."""
+
+    INITED = 1
+    NORMAL = 2
+    SUSPENDED = 3
+    CLOSED = 4
+
+
+class Event(IntEnum):
+    """What moves a session."""
+
+    LOGIN = 1
+    """A hello was answered 200."""
+    DETACH = 2
+    """Its connection is gone, or no longer its own."""
+    RESUME = 3
+    """Another connection took it over."""
+    CLOSE = 4
+    """STOP, kick, replacement, expiry, 4400 or 4401."""
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.INITED, Event.LOGIN): State.NORMAL,
+    (State.INITED, Event.DETACH): State.INITED,
+    (State.INITED, Event.RESUME): State.INITED,
+    (State.INITED, Event.CLOSE): State.CLOSED,
+    (State.NORMAL, Event.LOGIN): State.NORMAL,
+    (State.NORMAL, Event.DETACH): State.SUSPENDED,
+    (State.NORMAL, Event.CLOSE): State.CLOSED,
+    (State.SUSPENDED, Event.LOGIN): State.SUSPENDED,
+    (State.SUSPENDED, Event.RESUME): State.NORMAL,
+    (State.SUSPENDED, Event.CLOSE): State.CLOSED,
+}
+
+
+def next_state(state: State, event: Event) -> State:
+    """Return the state that event leads to.
+
+    Raises:
+        SessionError: The table has no such transition.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise SessionError(f"{event.name} is illegal in state {state.name}") from None
