@@ -1,0 +1,1 @@
+"""Compiled core: queue and codec; imports only errors."""

@@ -1,6 +1,6 @@
 """The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypeAlias, final
 
 KEEP: int
@@ -8,9 +8,8 @@ KEEP: int
 BULK: int
 """Flag of a broadcast or multicast: the first to be dropped."""
 
-# (msg_id, body), (msg_id, body, flags) or (msg_id, body, flags, expires_at); expires_at in the
-# caller's seconds, 0 for never.
-Message: TypeAlias = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
+# msg_id, body, flags, expires_at; expires_at in the caller's seconds, 0 for never.
+_Message: TypeAlias = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
 
 @final
 class OrderedQueue:
@@ -28,7 +27,7 @@ class OrderedQueue:
     @property
     def next_expected_seq(self) -> int: ...  # the seq that the next released message gets
     @property
-    def last_sent_seq(self) -> int: ...  # highest seq that take() has given out
+    def last_sent_seq(self) -> int: ...  # highest seq that take() ever gave out
     @property
     def last_acked_seq(self) -> int: ...
     @property
@@ -38,19 +37,23 @@ class OrderedQueue:
     @property
     def open_slots(self) -> int: ...  # slots reserved and not yet released
     @property
-    def unsent(self) -> int: ...  # messages released and not yet taken (marks included)
+    def unsent(self) -> int: ...  # seqs released and not yet taken (marks included)
     @property
     def queued_bytes(self) -> int: ...  # bodies in the ring and in waiting slots
     def __len__(self) -> int: ...  # messages in the ring (not acked; marks not counted)
-    def reserve(self) -> int: ...
-    def fill(self, slot: int, messages: Sequence[Message]) -> int: ...
-    def append(self, messages: Sequence[Message], force: bool = False) -> int: ...
+    def __sizeof__(self) -> int: ...  # with its own C memory, without the bodies
+    def reserve(self) -> int: ...  # the slot, from 1
+    def fill(self, slot: int, messages: Iterable[_Message]) -> int: ...  # messages released
+    def append(self, messages: Iterable[_Message], force: bool = False) -> int: ...  # last seq
+    def append_one(
+        self, msg_id: int, body: bytes, flags: int = 0, expires_at: float = 0.0, force: bool = False
+    ) -> int: ...  # its seq
     def take(self, max_bytes: int) -> bytes: ...
-    def ack_up_to(self, seq: int) -> int: ...
-    def rewind(self, seq: int) -> int: ...
-    def expire(self, now: float) -> int: ...
-    def next_expiry(self) -> float: ...
-    def drop_oldest(self, messages: int, max_bytes: int) -> int: ...
+    def ack_up_to(self, seq: int) -> int: ...  # seqs newly acked
+    def rewind(self, seq: int) -> int: ...  # seqs to be given out again
+    def expire(self, now: float) -> int: ...  # messages that expired
+    def next_expiry(self) -> float: ...  # a lower bound, inf for never
+    def drop_oldest(self, messages: int, max_bytes: int) -> int: ...  # messages dropped
     def stop(self) -> None: ...
     def counters(self) -> dict[str, int]: ...
     def _check(self) -> None: ...
