@@ -9,6 +9,7 @@
     │   ├── RequestFailed    a request was answered by an ERROR (client)
     │   └── SessionLost      the session ended or could not be resumed (client)
     ├── QueueFull         a bounded queue is at a cap; nothing was added
+    │   └── NotifyOverflow   notifies were dropped because nobody read them (client)
     ├── UpstreamError     an upstream call failed: says whether a retry may help
     └── ConnectionFailed  no connection to the gateway (client)
 """
@@ -23,6 +24,7 @@ __all__ = [
     "ConnectionFailed",
     "ErrorCode",
     "GatesvrError",
+    "NotifyOverflow",
     "ProtocolError",
     "QueueFull",
     "RequestFailed",
@@ -158,6 +160,24 @@ class SessionLost(SessionError):
 
 class QueueFull(GatesvrError):
     """A bounded queue is at a cap; nothing was added."""
+
+
+class NotifyOverflow(QueueFull):
+    """Notifies came faster than the application read them, and these were dropped.
+
+    Args:
+        count: How many.
+        first_seq: The server seq of the first.
+        last_seq: The server seq of the last.
+    """
+
+    def __init__(self, count: int, first_seq: int, last_seq: int) -> None:
+        self.count = count
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        super().__init__(
+            f"{count} notifies were dropped (seq {first_seq} to {last_seq}): nobody read them in time"
+        )
 
 
 class UpstreamError(GatesvrError):
