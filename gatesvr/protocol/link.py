@@ -36,6 +36,9 @@ class Link(Protocol):
     """The client's address: ip without a scope or v4-mapping, UDP port."""
     connection_id: int
     """A number of this process's own, for logs."""
+    keep_alive: bool
+    """Whether the transport PINGs after half the idle time-out of silence; the handler switches it
+    off at the first HEARTBEAT, from which on silence counts (PROTOCOL 3.8)."""
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the stream; does nothing once the link is closing."""
@@ -102,8 +105,14 @@ class ConnectionHandler(Protocol):
     def stream_ended(self, now: float) -> None:
         """The peer sent FIN, RESET_STREAM or STOP_SENDING on the stream."""
 
+    def path_limit_near(self, now: float) -> None:
+        """The connection follows the client to no further address: ask it to come back (GOAWAY)."""
+
     def connection_lost(self, how: Disconnect, now: float) -> None:
-        """The connection has ended; called exactly once, after connection_made or without it."""
+        """The connection has ended; called exactly once, and at once.
+
+        A work() that is under way goes on: what it waits for may belong to the session.
+        """
 
 
 class HandlerFactory(Protocol):

@@ -70,9 +70,7 @@ class ServerProtocol:
         "unknown_types",
     )
 
-    def __init__(
-        self, max_login_bytes: int = 64 << 10, max_message_bytes: int = 1 << 20
-    ) -> None:
+    def __init__(self, max_login_bytes: int = 64 << 10, max_message_bytes: int = 1 << 20) -> None:
         self._decoder = RequestDecoder(min(max_login_bytes, max_message_bytes))
         self._max_message_bytes = max_message_bytes
         self._output: list[bytes] = []
@@ -216,9 +214,7 @@ class ServerProtocol:
     ) -> None:
         """Answer a request by ERROR, and keep the ack that it carries."""
         client_seq = request.seq_id if request.type == _BUSINESS else 0
-        self._output.append(
-            error_frame(request.msg_id, code, message, client_seq_id=client_seq)
-        )
+        self._output.append(error_frame(request.msg_id, code, message, client_seq_id=client_seq))
         if request.ack_seq_id and request.type != _START:
             frame = encode_request(0, 0, _ACK, b"", None, request.ack_seq_id)
             kept.extend(RequestDecoder(64).feed(frame))

@@ -1,0 +1,529 @@
+"""SessionManager: makes, finds, logs in, resumes and ends sessions (PROTOCOL 3-5).
+
+What a connection's end, a START or a login may do to a session is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._core.queue import BULK
+from .._pb import message_pb2 as pb
+from ..config import PushConfig, SessionConfig, TransportConfig
+from ..errors import CloseCode, ErrorCode
+from ..observe.log import keys
+from ..protocol.messages import (
+    CAPABILITIES,
+    LATEST_PROTOCOL,
+    MAX_CLIENT_ID_BYTES,
+    MAX_OPENID_BYTES,
+    LostReason,
+    SessionState,
+    StopReason,
+    is_valid_text,
+    kick_frame,
+)
+from .resume import ResumeToken
+from .session import Session, SessionContext, SessionCounters
+from .state import Event, State
+
+if TYPE_CHECKING:
+    from ..protocol.link import Disconnect, Link
+
+__all__ = ["LoginVerdict", "SessionManager", "StartOutcome"]
+
+logger = logging.getLogger("gatesvr.session")
+
+HEARTBEATS_PER_IDLE = 4
+"""Heartbeat intervals in an idle time-out (PROTOCOL 3.8)."""
+SESSIONS_PER_CONNECTION = 2
+"""Sessions at most, for each connection allowed (PROTOCOL 5.5)."""
+SIGN_OF_LIFE_S = 5.0
+"""on_duplicate = "reject" counts a session whose connection showed life within this (3.3)."""
+RETRY_MS = 1_000
+"""What a client is told to wait where a limit stands in its way."""
+OPERATOR_CODES = range(4600, 4700)
+
+# The closes after which there is no session to come back to (PROTOCOL 6).
+_FATAL_CODES = frozenset(
+    (CloseCode.PROTOCOL_ERROR, CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY)
+)
+
+
+@dataclass(slots=True)
+class StartOutcome:
+    """What a START came to.
+
+    Attributes:
+        session: The session, None where START is refused.
+        response: The START_RESP to write, refused or not.
+        close_code: Where refused: what the connection closes with, behind START_RESP.
+        reason: Where refused: the close's reason text.
+    """
+
+    session: Session | None
+    response: pb.StartResponse
+    close_code: CloseCode = CloseCode.NORMAL
+    reason: str = ""
+
+
+class LoginVerdict(NamedTuple):
+    """What a login came to.
+
+    Attributes:
+        close_code: None where the session is logged in; else it is to get an ERROR instead of the
+            hello's answer, and to be closed with this.
+        error_code: Of that ERROR.
+        reason: Text for the ERROR.
+        retry_after_ms: When trying again may help, 0 where it does not.
+    """
+
+    close_code: CloseCode | None = None
+    error_code: int = 0
+    reason: str = ""
+    retry_after_ms: int = 0
+
+
+_LOGGED_IN = LoginVerdict()
+
+
+class SessionManager:
+    """All sessions of one gateway.
+
+    Args:
+        config: Sessions' settings.
+        transport: For the bound on sessions and the high water.
+        push: For the bounds on push ids and bound notifies.
+        random_bytes: Where session ids and tokens come from.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig | None = None,
+        transport: TransportConfig | None = None,
+        push: PushConfig | None = None,
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._config = config = config or SessionConfig()
+        transport = transport or TransportConfig()
+        self._random_bytes = random_bytes
+        self._max_sessions = SESSIONS_PER_CONNECTION * transport.max_connections
+        self._context = SessionContext(
+            config, push or PushConfig(), int(transport.high_water), self._close_full
+        )
+        self._by_id: dict[str, Session] = {}
+        # Logged-in sessions, in the order of their logins.
+        self._by_openid: dict[str, tuple[Session, ...]] = {}
+        # Not logged in, in the order of their STARTs; and how many of them an address has.
+        self._inited: dict[Session, str] = {}
+        self._inited_by_ip: dict[str, int] = {}
+        # Without a connection, in the order in which they lost it.
+        self._detached: dict[Session, None] = {}
+        # Ended by others, for the clients that come back: why, and until when (PROTOCOL 4.7).
+        self._tombstones: dict[str, tuple[LostReason, float]] = {}
+
+    def __len__(self) -> int:
+        """Return the sessions that are not Closed."""
+        return len(self._by_id)
+
+    @property
+    def counters(self) -> SessionCounters:
+        """The layer's counters, gauges brought up to date."""
+        counters = self._context.counters
+        counters.sessions = len(self._by_id)
+        counters.inited = len(self._inited)
+        counters.suspended = sum(session.is_logged_in for session in self._detached)
+        counters.tombstones = len(self._tombstones)
+        return counters
+
+    # Finding.
+
+    def by_id(self, session_id: str) -> Session | None:
+        """Return the session of that id, None for none."""
+        return self._by_id.get(session_id)
+
+    def by_openid(self, openid: str) -> tuple[Session, ...]:
+        """Return the logged-in sessions of a user, in the order of their logins."""
+        return self._by_openid.get(openid, ())
+
+    def find(self, target_type: str, target_id: str) -> list[Session]:
+        """Return the sessions that a push names.
+
+        Args:
+            target_type: ``session`` (logged in or not) or ``openid`` (logged in).
+            target_id: A session id or an openid.
+        """
+        if target_type == "session":
+            session = self._by_id.get(target_id)
+            return [] if session is None else [session]
+        if target_type == "openid":
+            return list(self._by_openid.get(target_id, ()))
+        return []
+
+    # START.
+
+    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        """Make the session that a START asks for (PROTOCOL 3.1).
+
+        Write the response at once, before anything else is written to link.
+
+        Args:
+            start: The START's payload.
+            link: The connection it came on.
+            now: Loop time.
+        """
+        if not is_valid_text(start.openid, MAX_OPENID_BYTES) or not is_valid_text(
+            start.client_id, MAX_CLIENT_ID_BYTES
+        ):
+            return self._refuse_bad("openid or client_id is no valid text")
+        if not start.openid:
+            return self._refuse_bad("openid is empty")
+        return self._create(start, link, now)
+
+    def _create(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        """Make a new session."""
+        config = self._config
+        counters = self._context.counters
+        ip = link.peer[0]
+        if len(self._by_id) >= self._max_sessions:
+            counters.refused_full += 1
+            return self._refuse(
+                ErrorCode.BUSY, CloseCode.OVERLOADED, "too many sessions", retry_after_ms=RETRY_MS
+            )
+        if self._inited_by_ip.get(ip, 0) >= config.max_inited_per_address:
+            counters.refused_address += 1
+            return self._refuse(
+                ErrorCode.RATE_LIMITED,
+                CloseCode.RATE_LIMITED,
+                "too many sessions of this address are not logged in",
+                retry_after_ms=RETRY_MS,
+            )
+        protocol = min(start.protocol, LATEST_PROTOCOL)
+        session = Session(
+            self._context,
+            self._random_bytes(16).hex(),
+            start.openid,
+            now,
+            client_id=start.client_id,
+            protocol=protocol,
+            capabilities=start.capabilities & CAPABILITIES if protocol else 0,
+            max_message_bytes=min(
+                start.max_message_bytes or config.max_message_bytes, config.max_message_bytes
+            ),
+        )
+        session.token = ResumeToken()
+        token = session.token.issue(self._random_bytes)
+        session.attach(link, now)
+        self._by_id[session.session_id] = session
+        self._inited[session] = ip
+        self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
+        counters.created += 1
+        logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
+        return StartOutcome(session, self._response(session, token, link))
+
+    def _response(self, session: Session, token: bytes, link: Link) -> pb.StartResponse:
+        """Return a successful START_RESP."""
+        config = self._config
+        heartbeat_s = min(config.heartbeat_interval, link.idle_timeout / HEARTBEATS_PER_IDLE)
+        return pb.StartResponse(
+            success=True,
+            heartbeat_interval=max(1, int(heartbeat_s)),
+            connection_id=session.session_id,
+            session_id=session.session_id,
+            resume_token=token,
+            max_client_seq=session.max_client_seq,
+            generation=session.generation,
+            max_message_bytes=config.max_message_bytes,
+            max_in_flight=config.max_in_flight,
+            protocol=session.protocol,
+            capabilities=session.capabilities,
+            state=SessionState.NORMAL if session.is_logged_in else SessionState.INITED,
+            resume_window_ms=int(config.resume_window * 1000),
+            max_unacked_messages=config.max_queue_size,
+            max_unacked_bytes=config.max_queue_bytes,
+        )
+
+    def _refuse_bad(self, message: str) -> StartOutcome:
+        return self._refuse(ErrorCode.BAD_REQUEST, CloseCode.PROTOCOL_ERROR, message)
+
+    def _refuse(
+        self,
+        error_code: ErrorCode,
+        close_code: CloseCode,
+        message: str,
+        *,
+        retry_after_ms: int = 0,
+        lost_reason: LostReason = LostReason.NONE,
+        attempt: int = 0,
+    ) -> StartOutcome:
+        """Return a START_RESP with success = false."""
+        self._context.counters.refused_starts += 1
+        response = pb.StartResponse(
+            error=pb.ErrorMessage(
+                error_code=error_code,
+                error_message=message,
+                retry_after_ms=retry_after_ms,
+                outcome=pb.OUTCOME_NOT_STARTED,
+            ),
+            lost_reason=lost_reason.value,  # type: ignore[arg-type]
+            attempt=attempt,
+        )
+        reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else message
+        return StartOutcome(None, response, close_code, reason)
+
+    # Login.
+
+    def logged_in(self, session: Session, zone: str, now: float) -> LoginVerdict:
+        """Log a session in, its hello was answered 200; or refresh its zone (PROTOCOL 3.2, 3.3).
+
+        Call it before session.answer(). Where the verdict has a close code, end the hello by
+        fail() and close the session with that code instead.
+
+        Args:
+            session: The session.
+            zone: The answer's header ``zone``, empty for none.
+            now: Loop time.
+        """
+        if session.state is State.CLOSED:
+            return LoginVerdict(CloseCode.NORMAL, ErrorCode.FORBIDDEN, "session is closed")
+        if not session.is_logged_in:
+            verdict = self._settle_duplicates(session, now)
+            if verdict.close_code is not None:
+                self._context.counters.refused_logins += 1
+                return verdict
+            self._leave_inited(session)
+            openid = session.openid
+            self._by_openid[openid] = (*self._by_openid.get(openid, ()), session)
+            session.move(Event.LOGIN)
+            if session.link is None:
+                session.move(Event.DETACH)
+            self._context.counters.logins += 1
+            logger.info("session_logged_in", extra=keys(session=session.session_id, zone=zone))
+        if zone or not session.zone:
+            session.set_zone(zone)
+        return _LOGGED_IN
+
+    def _settle_duplicates(self, session: Session, now: float) -> LoginVerdict:
+        """Apply on_duplicate to the other logged-in sessions of session's openid."""
+        others = self._by_openid.get(session.openid, ())
+        if not others:
+            return _LOGGED_IN
+        policy = self._config.on_duplicate
+        if policy != "allow" and session.is_after_failed_resume:
+            # PROTOCOL 3.3: it never replaces.
+            return LoginVerdict(CloseCode.KICKED, ErrorCode.FORBIDDEN, "logged in elsewhere")
+        if policy == "reject" and any(
+            other.link is not None and now - other.link.last_heard <= SIGN_OF_LIFE_S
+            for other in others
+        ):
+            return LoginVerdict(
+                CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, "logged in elsewhere", RETRY_MS
+            )
+        if policy == "allow":
+            if len(others) < self._config.max_logged_in:
+                return _LOGGED_IN
+            others = tuple(other for other in others if other.link is None)[:1]
+            if not others:
+                return LoginVerdict(
+                    CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, "too many logins", RETRY_MS
+                )
+        for other in others:
+            self._context.counters.replaced += 1
+            self._bury(other, LostReason.REPLACED, now)
+            self._end_by_kick(other, CloseCode.KICKED, "replaced", now)
+        return _LOGGED_IN
+
+    # Ends.
+
+    def detach(self, session: Session, link: Link, how: Disconnect, now: float) -> None:
+        """Take note of a connection's end; nothing happens where it is not the session's own.
+
+        Args:
+            session: The session that the connection had.
+            link: The connection.
+            how: How it ended.
+            now: Loop time.
+        """
+        if session.link is not link:
+            return
+        if how.kind == "local" and how.code in _FATAL_CODES:
+            self.close(session, how.code, how.reason, now)
+            return
+        session.detach(now)
+        is_login_open = session.hello_pending or session.has_unacked
+        if session.state is State.INITED and not is_login_open:
+            # PROTOCOL 3.9: it outlives its connection only for the sake of its hello.
+            self.close(session, how.code, "connection lost before login", now)
+            return
+        session.move(Event.DETACH)
+        self._detached[session] = None
+        logger.debug("session_suspended", extra=keys(session=session.session_id, how=how.kind))
+
+    def stop(self, session: Session, reason: StopReason, now: float) -> None:
+        """Close a session because its client said STOP (PROTOCOL 3.9)."""
+        self._context.counters.stopped += 1
+        self.close(session, CloseCode.NORMAL, StopReason(reason).name.lower(), now)
+
+    def kick(self, session: Session, reason: str, now: float, code: int = CloseCode.KICKED) -> None:
+        """Close a session because an upstream said so.
+
+        Args:
+            session: The session.
+            reason: Text for the client.
+            now: Loop time.
+            code: What KICK says; the connection closes with it where it is an operator's own
+                (46xx), else 4410.
+        """
+        if session.state is State.CLOSED:
+            return
+        self._context.counters.kicked += 1
+        self._bury(session, LostReason.KICKED, now)
+        self._end_by_kick(session, code, reason, now)
+
+    def close(
+        self, session: Session, code: int, reason: str, now: float, *, last: bytes = b""
+    ) -> None:
+        """Close a session for good, and its connection with code.
+
+        Args:
+            session: The session; nothing happens where it is Closed already.
+            code: The close code.
+            reason: The close's reason text.
+            now: Loop time.
+            last: Frames to flush by themselves first; see Link.close.
+        """
+        if session.state is State.CLOSED:
+            return
+        if session.state is State.INITED:
+            self._leave_inited(session)
+        else:
+            self._forget_login(session)
+        session.move(Event.CLOSE)
+        link = session.link
+        session.detach(now)
+        session.clear()
+        del self._by_id[session.session_id]
+        self._detached.pop(session, None)
+        self._context.watched.discard(session)
+        self._context.counters.closed += 1
+        logger.debug(
+            "session_closed", extra=keys(session=session.session_id, code=int(code), reason=reason)
+        )
+        if link is not None:
+            link.close(code, reason, last=last)
+
+    def _end_by_kick(self, session: Session, code: int, reason: str, now: float) -> None:
+        close_code = code if code in OPERATOR_CODES else CloseCode.KICKED
+        self.close(session, close_code, reason, now, last=kick_frame(code, reason))
+
+    def _close_full(self, session: Session, reason: str, now: float) -> None:
+        """Close a suspended session whose queue is full, by the policy ``close``."""
+        self.close(session, CloseCode.SLOW_CONSUMER, reason, now)
+
+    def _leave_inited(self, session: Session) -> None:
+        ip = self._inited.pop(session)
+        count = self._inited_by_ip[ip] - 1
+        if count:
+            self._inited_by_ip[ip] = count
+        else:
+            del self._inited_by_ip[ip]
+
+    def _forget_login(self, session: Session) -> None:
+        left = tuple(s for s in self._by_openid.get(session.openid, ()) if s is not session)
+        if left:
+            self._by_openid[session.openid] = left
+        else:
+            self._by_openid.pop(session.openid, None)
+
+    def _bury(self, session: Session, reason: LostReason, now: float) -> None:
+        """Remember why a session was ended, for the resume window."""
+        tombstones = self._tombstones
+        while len(tombstones) >= self._config.max_tombstones:
+            del tombstones[next(iter(tombstones))]
+        tombstones[session.session_id] = (reason, now + self._config.resume_window)
+
+    # Pushes to many.
+
+    def broadcast(self, body: bytes, now: float, suspended: bool = False, ttl: float = 0.0) -> int:
+        """Push to every logged-in session; return the queues that took it (PROTOCOL 5.6).
+
+        Args:
+            body: Fields 3-5 of the push; all recipients share it.
+            now: Loop time.
+            suspended: Whether suspended sessions get it too.
+            ttl: Seconds it is worth keeping, 0 for ever.
+        """
+        count = 0
+        for sessions in list(self._by_openid.values()):
+            for session in sessions:
+                if suspended or session.state is State.NORMAL:
+                    count += session.push(body, now=now, flags=BULK, ttl=ttl).is_ok
+        return count
+
+    # Time.
+
+    def sweep(self, now: float) -> None:
+        """Look at what can expire: sessions, logins, messages, tombstones; call it once a second."""
+        self._sweep_logins(now)
+        self._sweep_detached(now)
+        self._sweep_watched(now)
+        while self._tombstones:
+            session_id, (_, until) = next(iter(self._tombstones.items()))
+            if until > now:
+                break
+            del self._tombstones[session_id]
+
+    def _sweep_logins(self, now: float) -> None:
+        deadline = now - self._config.login_timeout
+        while self._inited:
+            session = next(iter(self._inited))
+            if session.create_time > deadline:
+                break
+            # PROTOCOL 3.1: "login within 30 s of START (4408, Closed)".
+            self._context.counters.login_timeouts += 1
+            self.close(session, CloseCode.TIMEOUT, "no login", now)
+
+    def _sweep_detached(self, now: float) -> None:
+        deadline = now - self._config.resume_window
+        while self._detached:
+            session = next(iter(self._detached))
+            if session.detached_at > deadline:
+                break
+            self._context.counters.expired += 1
+            self.close(session, CloseCode.NORMAL, "expired", now)
+
+    def _sweep_watched(self, now: float) -> None:
+        counters = self._context.counters
+        watched = self._context.watched
+        for session in list(watched):
+            queue = session.queue
+            expired = queue.expire(now)
+            if expired:
+                counters.notifies_expired += expired
+                session.sender.flush()
+            if session.full_since and session.link is not None:
+                if session.full_since < 0:
+                    session.full_since = now
+                elif now - session.full_since >= self._config.slow_consumer_timeout:
+                    self._cut_slow(session, now)
+            if not session.full_since and queue.next_expiry() == float("inf"):
+                watched.discard(session)
+
+    def _cut_slow(self, session: Session, now: float) -> None:
+        """Part with a connection on which no ack moved while the queue was at a cap (5.3)."""
+        if not session.has_unacked:
+            session.full_since = 0.0
+            return
+        link = session.link
+        assert link is not None
+        self._context.counters.slow_consumers += 1
+        logger.info("slow_consumer", extra=keys(session=session.session_id, peer=session.user_ip))
+        session.detach(now)
+        session.move(Event.DETACH)
+        self._detached[session] = None
+        link.close(CloseCode.SLOW_CONSUMER, f"retry_after_ms={RETRY_MS}")

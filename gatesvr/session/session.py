@@ -1,0 +1,758 @@
+"""Session: one client's identity, sequence numbers and outgoing order (PROTOCOL 2, 3, 5).
+
+A session outlives its connections: ``link`` is the one it has now. It knows no clock and no loop;
+what arrives, arrives by calls with ``now``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._core.codec import encode_identity, error_body
+from .._core.queue import BULK, KEEP, OrderedQueue
+from .._pb import upstream_pb2 as pb
+from ..errors import ErrorCode, QueueFull
+from ..observe.metrics import Counters
+from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
+from .notify import NotifyOrderingManager
+from .sender import OrderedSender
+from .state import Event, State, next_state
+
+if TYPE_CHECKING:
+    from .._core.codec import ClientRequest
+    from ..config import PushConfig, SessionConfig
+    from ..protocol.link import Link
+    from .resume import RateBucket, ResumeToken
+
+__all__ = [
+    "PushResult",
+    "Session",
+    "SessionContext",
+    "SessionCounters",
+    "Verdict",
+    "normalize_zone",
+]
+
+BUSY_RETRY_MS = 200
+"""What a pusher is told to wait for a client that is there: a few round trips."""
+SUSPENDED_RETRY_MS = 1_000
+"""The same for one that is away."""
+MAX_HELD_NOTIFIES = 64
+MAX_HELD_BYTES = 64 << 10
+"""What is kept for a session that has not logged in (PROTOCOL 5.4)."""
+BULK_SHARE = 4
+"""Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
+
+
+class Verdict(IntEnum):
+    """What a request's seq_id makes of it (PROTOCOL 3.5)."""
+
+    NEXT = 0
+    """The session's next one: accept it when there is room."""
+    DUPLICATE = 1
+    """Accepted before: drop it."""
+    GAP = 2
+    """ERROR 400, seq 0; nothing is consumed."""
+
+
+class PushResult(NamedTuple):
+    """What became of a push.
+
+    Attributes:
+        error_code: Empty where it was taken, else NOT_FOUND, BUSY, TOO_LARGE, TOO_LATE or
+            NO_SUCH_REQUEST (PROTOCOL 7.5).
+        retry_after_ms: When trying again may help, with BUSY.
+    """
+
+    error_code: str = ""
+    retry_after_ms: int = 0
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it was taken (or is the repeat of one that was)."""
+        return not self.error_code
+
+
+_OK = PushResult()
+_NOT_FOUND = PushResult("NOT_FOUND")
+_TOO_LARGE = PushResult("TOO_LARGE")
+_TOO_LATE = PushResult("TOO_LATE")
+_NO_SUCH_REQUEST = PushResult("NO_SUCH_REQUEST")
+_BUSY = PushResult("BUSY", BUSY_RETRY_MS)
+_BUSY_SUSPENDED = PushResult("BUSY", SUSPENDED_RETRY_MS)
+
+
+@dataclass(slots=True)
+class SessionCounters(Counters):
+    """What the session layer counts; every refusal has its own."""
+
+    sessions: int = 0
+    """Sessions now (a gauge)."""
+    inited: int = 0
+    """Sessions that have not logged in (a gauge)."""
+    suspended: int = 0
+    """Logged-in sessions without a connection (a gauge)."""
+    queued_bytes: int = 0
+    """Bytes in all queues at the last sweep (a gauge)."""
+    tombstones: int = 0
+    """Ended sessions remembered (a gauge)."""
+    created: int = 0
+    logins: int = 0
+    closed: int = 0
+    stopped: int = 0
+    expired: int = 0
+    login_timeouts: int = 0
+    replaced: int = 0
+    kicked: int = 0
+    refused_starts: int = 0
+    refused_full: int = 0
+    refused_address: int = 0
+    refused_logins: int = 0
+    resumes: int = 0
+    steals: int = 0
+    base_resumes: int = 0
+    resumes_unknown: int = 0
+    resumes_denied: int = 0
+    resumes_stale: int = 0
+    resumes_limited: int = 0
+    resumes_tombstoned: int = 0
+    token_reused: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    gaps: int = 0
+    answers: int = 0
+    answers_too_large: int = 0
+    answers_not_kept: int = 0
+    pushes: int = 0
+    pushes_held: int = 0
+    pushes_bound: int = 0
+    pushes_busy: int = 0
+    pushes_too_large: int = 0
+    pushes_too_late: int = 0
+    push_repeats: int = 0
+    notifies_expired: int = 0
+    notifies_dropped: int = 0
+    slow_consumers: int = 0
+    memory_closed: int = 0
+
+
+class SessionContext:
+    """What all sessions of a manager share: settings as plain numbers, counters, the watch list.
+
+    Attributes:
+        watched: Sessions that a sweep has something to look at in: TTLs, a queue at a cap.
+        is_memory_full: Whether all queues together are above their bound; notifies get BUSY.
+        close: Closes a session whose queue is full and whose policy says so.
+    """
+
+    __slots__ = (
+        "close",
+        "counters",
+        "high_water",
+        "is_memory_full",
+        "max_bound_bytes",
+        "max_bound_notifies",
+        "max_bulk",
+        "max_bulk_bytes",
+        "max_in_flight",
+        "max_push_ids",
+        "max_queue_bytes",
+        "max_queue_size",
+        "watched",
+        "when_full",
+    )
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        push: PushConfig,
+        high_water: int,
+        close: Callable[[Session, str, float], None],
+    ) -> None:
+        self.counters = SessionCounters()
+        self.max_in_flight = int(config.max_in_flight)
+        self.max_queue_size = int(config.max_queue_size)
+        self.max_queue_bytes = int(config.max_queue_bytes)
+        self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
+        self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE
+        self.max_push_ids = int(push.max_push_ids)
+        self.max_bound_notifies = int(push.max_bound_notifies)
+        self.max_bound_bytes = int(push.max_bound_bytes)
+        self.when_full = config.when_full
+        self.high_water = high_water
+        self.is_memory_full = False
+        self.watched: set[Session] = set()
+        self.close = close
+
+
+class Session:
+    """One client's session. SessionManager makes, logs in, resumes and closes it.
+
+    Attributes:
+        session_id: Unguessable name; connection_id on the wire is the same.
+        openid: The user.
+        client_id: The client's own name, may be empty.
+        zone: The user's zone, three digits, empty for none; set at login.
+        user_ip: The client's address.
+        link: Its connection now, None while it has none.
+        state: See state.py.
+        protocol: 0 for base clients, 1 else.
+        capabilities: What both ends have.
+        max_message_bytes: The largest frame that the client takes.
+        generation: Rises with every connection.
+        max_client_seq: The highest client seq accepted.
+        pending: Requests accepted and not answered: client seq to msg_id, and above bit 32 the slot
+            of its answer where the route keeps the order of asking.
+        hello_pending: Whether a hello is unanswered; BUSINESS of every connection waits for it.
+        refused_logins: Hellos refused.
+        is_after_failed_resume: Whether it was made because a resume found no session; it then
+            never replaces another one (PROTOCOL 3.3).
+        identity: encode_identity() of it.
+        queue: What is not acked.
+        sender: Feeds the connection from the queue.
+        notifies: Bound notifies, None until the first.
+        token: The resume tokens.
+        create_time: Loop time of START.
+        last_activity: Loop time of the last request or ack.
+        detached_at: Loop time since which it has no connection.
+        full_since: 0 while the queue has room; below 0 when it was found at a cap; from the sweep
+            that saw it on, the loop time of that. An ack that moves clears it.
+    """
+
+    __slots__ = (
+        "_context",
+        "_held",
+        "_is_stalled",
+        "_peer_info",
+        "_push_ids",
+        "capabilities",
+        "client_id",
+        "create_time",
+        "detached_at",
+        "full_since",
+        "generation",
+        "hello_pending",
+        "identity",
+        "is_after_failed_resume",
+        "last_activity",
+        "link",
+        "max_client_seq",
+        "max_message_bytes",
+        "notifies",
+        "openid",
+        "pending",
+        "protocol",
+        "queue",
+        "refused_logins",
+        "resume_rate",
+        "sender",
+        "session_id",
+        "state",
+        "token",
+        "user_ip",
+        "zone",
+    )
+
+    def __init__(
+        self,
+        context: SessionContext,
+        session_id: str,
+        openid: str,
+        now: float,
+        *,
+        client_id: str = "",
+        protocol: int = 1,
+        capabilities: int = 0,
+        max_message_bytes: int = 1 << 20,
+        user_ip: str = "",
+    ) -> None:
+        self._context = context
+        self.session_id = session_id
+        self.openid = openid
+        self.client_id = client_id
+        self.zone = ""
+        self.user_ip = user_ip
+        self.link: Link | None = None
+        self.state = State.INITED
+        self.protocol = protocol
+        self.capabilities = capabilities
+        self.max_message_bytes = max_message_bytes
+        self.generation = 1
+        self.max_client_seq = 0
+        self.pending: dict[int, int] = {}
+        self.hello_pending = False
+        self.refused_logins = 0
+        self.is_after_failed_resume = False
+        self.identity = encode_identity(session_id, openid)
+        self.queue = OrderedQueue(session_id, context.max_queue_size, context.max_queue_bytes)
+        self.queue.can_skip = bool(capabilities & CAPABILITY_SKIP)
+        self.sender = OrderedSender(self.queue, context.high_water)
+        self.notifies: NotifyOrderingManager | None = None
+        self.token: ResumeToken | None = None
+        self.resume_rate: RateBucket | None = None
+        self.create_time = now
+        self.last_activity = now
+        self.detached_at = 0.0
+        self.full_since = 0.0
+        self._held: list[tuple[bytes, int, float]] | None = None
+        self._push_ids: dict[str, None] | None = None
+        self._is_stalled = False
+        self._peer_info: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.session_id} {State(self.state).name} generation={self.generation}>"
+
+    # What it is.
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is not Closed."""
+        return self.state is not State.CLOSED
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether a hello was answered 200 and it is not Closed."""
+        return self.state is State.NORMAL or self.state is State.SUSPENDED
+
+    @property
+    def in_flight(self) -> int:
+        """Requests accepted and not answered."""
+        return len(self.pending)
+
+    @property
+    def next_server_seq(self) -> int:
+        """The server seq that the next message gets."""
+        return self.queue.next_expected_seq
+
+    @property
+    def client_ack_server_seq(self) -> int:
+        """The highest server seq that the client has acked."""
+        return self.queue.last_acked_seq
+
+    @property
+    def has_unacked(self) -> bool:
+        """Whether something was sequenced and is not acked."""
+        return self.queue.next_expected_seq - 1 > self.queue.last_acked_seq
+
+    @property
+    def peer_info(self) -> bytes:
+        """The serialized PeerInfo that goes to upstreams."""
+        info = self._peer_info
+        if info is None:
+            port = self.link.peer[1] if self.link is not None else 0
+            info = self._peer_info = pb.PeerInfo(
+                ip=self.user_ip,
+                port=port,
+                client_id=self.client_id,
+                zone=self.zone,
+                generation=self.generation,
+            ).SerializeToString()
+        return info
+
+    # Requests in.
+
+    def check(self, seq_id: int) -> Verdict:
+        """Say whether a BUSINESS frame is the session's next request (PROTOCOL 3.5)."""
+        if seq_id == self.max_client_seq + 1 and seq_id <= MAX_CLIENT_SEQ:
+            return Verdict.NEXT
+        counters = self._context.counters
+        if self.protocol == 0:
+            # PROTOCOL 9: the first one sets the counter; a duplicate is answered like a gap.
+            if not self.max_client_seq and 0 < seq_id <= MAX_CLIENT_SEQ:
+                return Verdict.NEXT
+            if 0 < seq_id <= self.max_client_seq:
+                counters.duplicates += 1
+                return Verdict.GAP
+        elif 0 < seq_id <= self.max_client_seq:
+            counters.duplicates += 1
+            return Verdict.DUPLICATE
+        counters.gaps += 1
+        return Verdict.GAP
+
+    def has_room(self) -> bool:
+        """Say whether another request may be accepted (PROTOCOL 3.4, the hello gate left out).
+
+        Where it may not, the connection is woken as soon as an answer made room.
+        """
+        context = self._context
+        in_flight = len(self.pending)
+        if in_flight < context.max_in_flight:
+            if in_flight + self.queue.kept < context.max_queue_size:
+                return True
+            self._found_full()
+        self._is_stalled = True
+        return False
+
+    def accept(self, request: ClientRequest, order: str, now: float) -> None:
+        """Accept the next request: from here on it gets exactly one answer or ERROR.
+
+        Args:
+            request: One that check() called NEXT.
+            order: ``request`` where its answer keeps the order of asking, else ``completion``.
+            now: Loop time.
+        """
+        seq = request.seq_id
+        pending = self.pending
+        queue = self.queue
+        pending[seq] = (
+            request.msg_id | queue.reserve() << 32 if order == "request" else request.msg_id
+        )
+        self.max_client_seq = seq
+        queue.reserved = len(pending)
+        self.last_activity = now
+        self._context.counters.accepted += 1
+
+    # Answers out: answer() is the one place that ends a request.
+
+    def answer(
+        self,
+        client_seq: int,
+        body: bytes,
+        before: Sequence[bytes] = (),
+        after: Sequence[bytes] = (),
+        now: float = 0.0,
+    ) -> bool:
+        """End a request by its answer, the notifies around it included (PROTOCOL 7.7).
+
+        Args:
+            client_seq: The request's number.
+            body: Fields 3-5 and 10 of the answer's push.
+            before: Bodies of the notifies that the answer carries, to go before it.
+            after: Bodies of those to go behind it.
+            now: Loop time.
+
+        Returns:
+            Whether the request was waiting for it; False too when the session is Closed.
+        """
+        entry = self.pending.pop(client_seq, -1)
+        if entry < 0:
+            return False
+        queue = self.queue
+        queue.reserved = len(self.pending)
+        context = self._context
+        context.counters.answers += 1
+        if (
+            self.notifies is not None
+            or before
+            or after
+            or len(body) + MAX_HEAD_BYTES > self.max_message_bytes
+            or queue.queued_bytes + len(body) > context.max_queue_bytes
+        ):
+            self._answer_with_care(client_seq, entry, body, before, after)
+        else:
+            self.sender.answer(entry & 0xFFFF_FFFF, entry >> 32, body)
+        if self._held is not None and self.state is not State.INITED:
+            self._release_held(now)
+        if self._is_stalled:
+            self._is_stalled = False
+            if self.link is not None:
+                self.link.wake()
+        return True
+
+    def fail(
+        self,
+        client_seq: int,
+        code: int,
+        message: str,
+        *,
+        outcome: int = Outcome.UNKNOWN,
+        retry_after_ms: int = 0,
+        detail: str = "",
+        now: float = 0.0,
+    ) -> bool:
+        """End a request by an ERROR that consumed its number; else as answer()."""
+        body = error_body(code, message, detail, retry_after_ms, outcome, client_seq)
+        return self.answer(client_seq, body, (), (), now)
+
+    def _answer_with_care(
+        self,
+        client_seq: int,
+        entry: int,
+        body: bytes,
+        before: Sequence[bytes],
+        after: Sequence[bytes],
+    ) -> None:
+        """Answer where notifies go around it, or where it may be too large (PROTOCOL 5.2)."""
+        context = self._context
+        counters = context.counters
+        max_body_bytes = self.max_message_bytes - MAX_HEAD_BYTES
+        if len(body) > max_body_bytes:
+            counters.answers_too_large += 1
+            body = error_body(
+                ErrorCode.ANSWER_TOO_LARGE, "answer too large", "", 0, Outcome.DONE, client_seq
+            )
+        notifies = self.notifies
+        if notifies is None:
+            notifies = NotifyOrderingManager(context.max_bound_notifies, context.max_bound_bytes)
+        messages, dropped = notifies.bundle(
+            client_seq, entry & 0xFFFF_FFFF, body, before, after, max_body_bytes
+        )
+        if self.notifies is not None and not len(notifies):
+            self.notifies = None
+        size = sum(len(message[1]) for message in messages)
+        if self.queue.queued_bytes + size > context.max_queue_bytes:
+            counters.answers_not_kept += 1
+            dropped += len(messages) - 1
+            self._found_full()
+            body = error_body(
+                ErrorCode.ANSWER_NOT_KEPT, "answer not kept", "", 0, Outcome.DONE, client_seq
+            )
+            messages = [(entry & 0xFFFF_FFFF, body, KEEP)]
+        counters.notifies_dropped += dropped
+        self.sender.bundle(entry >> 32, messages)
+
+    # Acks in.
+
+    def ack(self, seq: int, now: float) -> None:
+        """Take an acknowledgement of everything up to seq (PROTOCOL 2.5).
+
+        Raises:
+            ProtocolError: Seq was never given out.
+        """
+        if self.queue.ack_up_to(seq):
+            self.full_since = 0.0
+            self.last_activity = now
+
+    # Notifies out.
+
+    def push(
+        self,
+        body: bytes,
+        *,
+        now: float,
+        flags: int = 0,
+        ttl: float = 0.0,
+        push_id: str = "",
+    ) -> PushResult:
+        """Send a notify (PROTOCOL 5.3, 5.4, 5.6).
+
+        Args:
+            body: Fields 3-5 of its push.
+            now: Loop time.
+            flags: BULK for a broadcast.
+            ttl: Seconds it is worth keeping, 0 for ever.
+            push_id: The pusher's name for it, against repeats; may be empty.
+        """
+        context = self._context
+        counters = context.counters
+        if self.state is State.CLOSED:
+            return _NOT_FOUND
+        if push_id and self._push_ids is not None and push_id in self._push_ids:
+            counters.push_repeats += 1
+            return _OK
+        if len(body) + MAX_HEAD_BYTES > self.max_message_bytes:
+            counters.pushes_too_large += 1
+            return _TOO_LARGE
+        expires_at = now + ttl if ttl else 0.0
+        if self.state is State.INITED or self._held is not None:
+            result = self._hold(body, flags, expires_at)
+        else:
+            result = self._queue_notify(body, flags, expires_at, now)
+        if result is _OK:
+            counters.pushes += 1
+            if push_id:
+                self._remember(push_id)
+        elif result.error_code == "BUSY":
+            counters.pushes_busy += 1
+        return result
+
+    def bind(
+        self,
+        body: bytes,
+        client_seq: int,
+        before: bool,
+        *,
+        now: float,
+        ttl: float = 0.0,
+        push_id: str = "",
+    ) -> PushResult:
+        """Hold a notify for the answer to client_seq (PROTOCOL 7.7).
+
+        Args:
+            body: Fields 3-5 of its push.
+            client_seq: The request it belongs to.
+            before: Whether it goes before the answer; else behind.
+            now: Loop time.
+            ttl: Seconds it is worth keeping where the request was answered already.
+            push_id: The pusher's name for it, against repeats; may be empty.
+        """
+        context = self._context
+        counters = context.counters
+        if self.state is State.CLOSED:
+            return _NOT_FOUND
+        if client_seq not in self.pending:
+            if not 0 < client_seq <= self.max_client_seq:
+                return _NO_SUCH_REQUEST
+            if before:
+                counters.pushes_too_late += 1
+                return _TOO_LATE
+            return self.push(body, now=now, ttl=ttl, push_id=push_id)
+        if push_id and self._push_ids is not None and push_id in self._push_ids:
+            counters.push_repeats += 1
+            return _OK
+        if len(body) + MAX_HEAD_BYTES > self.max_message_bytes:
+            counters.pushes_too_large += 1
+            return _TOO_LARGE
+        notifies = self.notifies
+        if notifies is None:
+            notifies = self.notifies = NotifyOrderingManager(
+                context.max_bound_notifies, context.max_bound_bytes
+            )
+        if context.is_memory_full or not notifies.add(client_seq, body, before):
+            counters.pushes_busy += 1
+            return _BUSY
+        counters.pushes_bound += 1
+        if push_id:
+            self._remember(push_id)
+        return _OK
+
+    def _queue_notify(self, body: bytes, flags: int, expires_at: float, now: float) -> PushResult:
+        context = self._context
+        queue = self.queue
+        if context.is_memory_full:
+            return _BUSY if self.link is not None else _BUSY_SUSPENDED
+        if flags & BULK and (
+            queue.bulk >= context.max_bulk
+            or queue.queued_bytes + len(body) > context.max_bulk_bytes
+        ):
+            return _BUSY if self.link is not None else _BUSY_SUSPENDED
+        try:
+            self.sender.notify(body, flags, expires_at)
+        except QueueFull:
+            if self.link is not None:
+                self._found_full()
+                return _BUSY
+            if flags & BULK or context.when_full == "refuse":
+                return _BUSY_SUSPENDED
+            if context.when_full == "close":
+                context.close(self, "queue is full", now)
+                return _NOT_FOUND
+            dropped = queue.drop_oldest(1, len(body))
+            if not dropped:
+                return _BUSY_SUSPENDED
+            context.counters.notifies_dropped += dropped
+            self.sender.notify(body, flags, expires_at)
+        if expires_at:
+            context.watched.add(self)
+        return _OK
+
+    def _hold(self, body: bytes, flags: int, expires_at: float) -> PushResult:
+        """Keep a notify outside the queue until the session has logged in (PROTOCOL 5.4)."""
+        held = self._held
+        if held is None:
+            held = self._held = []
+        if (
+            len(held) >= MAX_HELD_NOTIFIES
+            or sum(len(entry[0]) for entry in held) + len(body) > MAX_HELD_BYTES
+        ):
+            return _BUSY
+        held.append((body, flags, expires_at))
+        self._context.counters.pushes_held += 1
+        return _OK
+
+    def _release_held(self, now: float) -> None:
+        """Send what was held, right behind the answer of the hello."""
+        held, self._held = self._held, None
+        for body, flags, expires_at in held or ():
+            if expires_at and expires_at <= now:
+                self._context.counters.notifies_expired += 1
+            elif self._queue_notify(body, flags, expires_at, now) is not _OK:
+                self._context.counters.notifies_dropped += 1
+
+    def _remember(self, push_id: str) -> None:
+        push_ids = self._push_ids
+        if push_ids is None:
+            push_ids = self._push_ids = {}
+        elif len(push_ids) >= self._context.max_push_ids:
+            del push_ids[next(iter(push_ids))]
+        push_ids[push_id] = None
+
+    def _found_full(self) -> None:
+        """Have the next sweeps see whether acks still move (PROTOCOL 5.3)."""
+        if not self.full_since:
+            self.full_since = -1.0
+            self._context.watched.add(self)
+
+    # What the manager calls.
+
+    def move(self, event: Event) -> None:
+        """Go to the next state.
+
+        Raises:
+            SessionError: The transition is illegal.
+        """
+        self.state = next_state(self.state, event)
+
+    def attach(self, link: Link, now: float) -> None:
+        """Make link its connection."""
+        self.link = self.sender.link = link
+        self.user_ip = link.peer[0]
+        self.detached_at = 0.0
+        self.full_since = 0.0
+        self.last_activity = now
+        self._peer_info = None
+
+    def detach(self, now: float) -> None:
+        """Part with its connection."""
+        self.link = self.sender.link = None
+        self.detached_at = now
+        self.full_since = 0.0
+
+    def set_zone(self, zone: str) -> None:
+        """Set the zone that the hello's answer named."""
+        self.zone = normalize_zone(zone)
+        self._peer_info = None
+
+    def clear(self) -> None:
+        """Drop everything that waits: the session is Closed."""
+        self.queue.stop()
+        self.pending.clear()
+        self.notifies = None
+        self._held = None
+        self._push_ids = None
+
+    def info(self, now: float, wall_ms: int) -> pb.SessionInfo:
+        """Return every field of the session and its queue.
+
+        Args:
+            now: Loop time.
+            wall_ms: The same moment in ms since the epoch.
+        """
+        queue = self.queue
+        link = self.link
+        return pb.SessionInfo(
+            found=True,
+            session_id=self.session_id,
+            connection=f"{link.peer[0]}:{link.peer[1]}" if link is not None else "",
+            stream_id=0,
+            state=State(self.state).name.capitalize(),
+            client_id=self.client_id,
+            openid=self.openid,
+            zone=self.zone,
+            user_ip=self.user_ip,
+            next_server_seq=queue.next_expected_seq,
+            max_client_seq=self.max_client_seq,
+            client_ack_server_seq=queue.last_acked_seq,
+            create_time_ms=wall_ms - int((now - self.create_time) * 1000),
+            last_activity_ms=wall_ms - int((now - self.last_activity) * 1000),
+            generation=self.generation,
+            in_flight=len(self.pending),
+            protocol=self.protocol,
+            max_queue_size=queue.max_queue_size,
+            max_queue_bytes=queue.max_queue_bytes,
+            next_expected_seq=queue.next_expected_seq,
+            last_sent_seq=queue.last_sent_seq,
+            last_acked_seq=queue.last_acked_seq,
+            waiting_slots=queue.waiting_slots,
+            queued_messages=len(queue),
+            queued_bytes=queue.queued_bytes,
+            stopped=queue.stopped,
+        )
+
+
+def normalize_zone(zone: str) -> str:
+    """Return a zone as three digits where it is a number: "1" and "001" are the same."""
+    return zone.zfill(3) if zone.isascii() and zone.isdigit() else zone
