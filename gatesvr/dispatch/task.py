@@ -65,6 +65,7 @@ class DispatchCounters(Counters):
     logins: int = 0
     refused_logins: int = 0
     protocol_errors: int = 0
+    acks: int = 0
     start_timeouts: int = 0
     login_timeouts: int = 0
     frame_timeouts: int = 0

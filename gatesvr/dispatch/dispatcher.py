@@ -1,0 +1,231 @@
+"""Dispatcher: what becomes of an accepted request, and of a hello's answer.
+
+All connections share one. It makes the handler of each new connection and knows those that live,
+so that a login can lift its connection's frame limit and a stop can tell every client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import CloseCode, ErrorCode
+from ..protocol.messages import Outcome
+from .handlers import ClientHandler
+from .task import AsyncTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._core.codec import ClientRequest, UpstreamAnswer
+    from ..config import Config
+    from ..protocol.link import Link
+    from ..session.manager import LoginVerdict, SessionManager
+    from ..session.session import Session
+    from ..upstream.manager import UpstreamManager
+    from ..upstream.router import Route, UpstreamRouter
+    from .processor import AsyncProcessor
+
+__all__ = ["Dispatcher"]
+
+LOGIN_ACTION = "hello"
+OK = 200
+
+
+class Dispatcher:
+    """Routes accepted requests to the task queue and settles logins.
+
+    Args:
+        config: The whole configuration: sessions' limits and the tasks' deadline are read.
+        sessions: Makes, resumes and ends sessions.
+        router: Says which service answers an action.
+        upstream: Numbers the calls.
+        processor: Runs the tasks; its login hooks are taken over.
+        clock: Loop time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sessions: SessionManager,
+        router: UpstreamRouter,
+        upstream: UpstreamManager,
+        processor: AsyncProcessor,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config.session
+        self.sessions = sessions
+        self.clock = clock
+        self.counters = processor.counters
+        self._router = router
+        self._next_request_id = upstream.next_request_id
+        self._processor = processor
+        self._task_timeout = float(config.dispatch.task_timeout)
+        self._handlers: dict[int, ClientHandler] = {}
+        processor.on_login = self._login_answered
+        processor.on_login_ended = self._login_ended
+
+    def __len__(self) -> int:
+        """Return the connections handled now."""
+        return len(self._handlers)
+
+    def handler(self, link: Link) -> ClientHandler:
+        """Return the handler of a new connection."""
+        handler = ClientHandler(link, self)
+        self._handlers[link.connection_id] = handler
+        return handler
+
+    def forget(self, link: Link) -> None:
+        """Drop the handler of a connection that has ended."""
+        self._handlers.pop(link.connection_id, None)
+
+    def go_away(self, reason: str, reconnect_after_ms: int = 0) -> None:
+        """Tell every client that this gateway is about to stop."""
+        for handler in list(self._handlers.values()):
+            handler.go_away(reason, reconnect_after_ms)
+
+    def close_all(self, code: CloseCode, reason: str) -> None:
+        """Close every connection."""
+        for handler in list(self._handlers.values()):
+            handler.close(code, reason)
+
+    def accept(self, session: Session, request: ClientRequest, now: float) -> None:
+        """Accept a session's next request: it gets exactly one answer or ERROR from here on."""
+        action = request.action
+        if request.error or action is None:
+            self.counters.bad_payloads += 1
+            session.accept(request, "completion", now)
+            self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
+            return
+        if len(action) == len(LOGIN_ACTION) and action.lower() == LOGIN_ACTION:
+            self._accept_login(session, request, now)
+            return
+        route = self._router.route(action)
+        session.accept(request, "completion" if route is None else route.order, now)
+        if not session.is_logged_in:
+            self.counters.not_logged_in += 1
+            self._refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
+            return
+        if route is None:
+            self._refuse_unrouted(session, request, now)
+            return
+        if not self._processor.submit(self._task(session, request, route, now)):
+            self._refuse_busy(session, request, now)
+
+    def _task(
+        self, session: Session, request: ClientRequest, route: Route, now: float
+    ) -> AsyncTask:
+        return AsyncTask(
+            self._next_request_id(),
+            session,
+            request,
+            route.service,
+            now + self._task_timeout,
+            False,
+            route.serial,
+        )
+
+    def _accept_login(self, session: Session, request: ClientRequest, now: float) -> None:
+        session.accept(request, "completion", now)
+        route = self._router.route(LOGIN_ACTION)
+        if route is None:
+            self._refuse_unrouted(session, request, now)
+        elif not self._processor.is_accepting:
+            self.counters.refused_draining += 1
+            self._refuse_busy(session, request, now)
+        else:
+            task = self._task(session, request, route, now)
+            task.is_login = True
+            task.is_serial = False
+            session.hello_pending = True
+            self._processor.login(task)
+
+    def _login_answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
+        """Settle a hello: log the session in, or count the refusal; then answer it."""
+        session = task.session
+        sessions = self.sessions
+        if not session.is_valid:
+            self.counters.closed_499 += 1
+            return
+        if answer.code == OK:
+            verdict = sessions.logged_in(session, answer.zone or "", now)
+            if verdict.close_code is not None:
+                self._refuse_login(task, verdict, now)
+                return
+            self.counters.logins += 1
+            self._lift_limit(session)
+            self._reply(task, answer, now)
+            return
+        self._reply(task, answer, now)
+        self.counters.refused_logins += 1
+        session.refused_logins += 1
+        if not session.is_logged_in and session.refused_logins >= self.config.max_refused_logins:
+            self._end(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
+
+    def _refuse_login(self, task: AsyncTask, verdict: LoginVerdict, now: float) -> None:
+        """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
+        session = task.session
+        retry_after_ms = verdict.retry_after_ms
+        self.counters.refused_logins += 1
+        session.fail(
+            task.client_seq,
+            verdict.error_code,
+            verdict.reason,
+            outcome=Outcome.DONE,
+            retry_after_ms=retry_after_ms,
+            now=now,
+        )
+        reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason
+        self._end(session, verdict.close_code or CloseCode.NORMAL, reason, now)
+
+    def _login_ended(self, task: AsyncTask) -> None:
+        """Open the gate that the hello closed: what waited behind it moves."""
+        session = task.session
+        session.hello_pending = False
+        if session.link is not None:
+            session.link.wake()
+
+    def _lift_limit(self, session: Session) -> None:
+        link = session.link
+        handler = self._handlers.get(link.connection_id) if link is not None else None
+        if handler is not None:
+            handler.lift_limit()
+
+    def _reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
+        client_seq = task.client_seq
+        before, after = answer.notifies()
+        if task.session.answer(client_seq, answer.body(client_seq), before, after, now):
+            self.counters.answers += 1
+        else:
+            self.counters.closed_499 += 1
+
+    def _end(self, session: Session, code: int, reason: str, now: float) -> None:
+        """Close a session behind what it was just answered."""
+        session.sender.feed(now)
+        self.sessions.close(session, code, reason, now)
+
+    def _refuse(
+        self,
+        session: Session,
+        request: ClientRequest,
+        code: ErrorCode,
+        message: str,
+        now: float,
+        retry_after_ms: int = 0,
+    ) -> None:
+        """Answer an accepted request by an ERROR that consumed its number."""
+        session.fail(
+            request.seq_id,
+            code,
+            message,
+            outcome=Outcome.NOT_STARTED,
+            retry_after_ms=retry_after_ms,
+            now=now,
+        )
+
+    def _refuse_unrouted(self, session: Session, request: ClientRequest, now: float) -> None:
+        self.counters.no_route += 1
+        self._refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
+
+    def _refuse_busy(self, session: Session, request: ClientRequest, now: float) -> None:
+        retry_after_ms = self._processor.retry_after_ms()
+        self._refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)

@@ -1,0 +1,318 @@
+"""ClientHandler: what one connection's messages do, and the deadlines of its life.
+
+Every message is decoded as it arrives. START, ACK, HEARTBEAT and STOP act at once; BUSINESS waits in
+*held* (PROTOCOL 3.4) until the connection task comes round to move it. The session outlives the
+handler: once another connection has taken the session over, nothing of this one is handled.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import CloseCode, ErrorCode, ProtocolError
+from ..protocol.messages import RequestType, parse_ack, parse_start, parse_stop
+from ..protocol.server import ServerProtocol
+from ..session.session import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .._core.codec import ClientRequest
+    from ..protocol.link import Disconnect, Link
+    from ..session.session import Session
+    from .dispatcher import Dispatcher
+
+__all__ = ["ClientHandler"]
+
+SILENT_INTERVALS = 3
+HELD_MESSAGES = 2  # held may take this many messages of the largest size
+OVERFLOW_RETRY_MS = 1_000
+
+
+class ClientHandler:
+    """The ConnectionHandler of one client's connection.
+
+    Args:
+        link: The connection.
+        dispatcher: What all connections share.
+    """
+
+    def __init__(self, link: Link, dispatcher: Dispatcher) -> None:
+        config = dispatcher.config
+        self._link = link
+        self._dispatcher = dispatcher
+        self._sessions = dispatcher.sessions
+        self._config = config
+        self._counters = dispatcher.counters
+        self._protocol = ServerProtocol(config.max_login_bytes, config.max_message_bytes)
+
+        self.session: Session | None = None
+        """The session that START made or resumed; it may have moved to another connection since."""
+        self._start: ClientRequest | None = None
+        self._is_ended = False
+
+        self._held: deque[ClientRequest] = deque()
+        self._held_bytes = 0
+        self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
+        # Read before START was answered: acted on, in order, right behind it.
+        self._early: list[ClientRequest] = []
+
+        self._start_deadline: float | None = None
+        self._login_deadline: float | None = None
+        self._silence_s = 0.0
+
+    def __repr__(self) -> str:
+        session = self.session.session_id if self.session is not None else None
+        return f"<ClientHandler {self._link.connection_id} session={session}>"
+
+    # What the connection calls.
+
+    def connection_made(self, now: float) -> None:
+        """Expect START within its deadline."""
+        self._start_deadline = now + self._config.start_timeout
+
+    def data_received(self, data: bytes, now: float) -> None:
+        """Decode; act on what never waits; hold the rest and wake the connection task once.
+
+        Raises:
+            ProtocolError: The peer broke the protocol; what came before was handled.
+        """
+        if self._is_ended:
+            return
+        protocol = self._protocol
+        try:
+            requests = protocol.receive_data(data, time.time_ns() // 1_000_000, now)
+            if self.session is not None and self.session.link is not self._link:
+                self._counters.fenced += len(requests)
+                return
+            for request in requests:
+                self._handle(request, now)
+                if self._is_ended:
+                    return
+            out = protocol.data_to_send()
+            if out:
+                self._link.write(out)
+                self._link.request_flush()
+            if protocol.error is not None:
+                raise protocol.error
+        except ProtocolError:
+            self._counters.protocol_errors += 1
+            self._is_ended = True
+            self._drop_held()
+            raise
+        if self._held or self._start is not None:
+            self._link.wake()
+
+    async def work(self) -> None:
+        """Answer START, then move held for as long as the session has room."""
+        now = self._dispatcher.clock()
+        if self._start is not None:
+            start, self._start = self._start, None
+            try:
+                self._begin(start, now)
+            except ProtocolError:
+                self._counters.protocol_errors += 1
+                self._is_ended = True
+                raise
+        session = self.session
+        held = self._held
+        if session is None or not held:
+            return
+        accept = self._dispatcher.accept
+        while held and not self._is_ended:
+            if session.link is not self._link:
+                self._counters.fenced += len(held)
+                self._drop_held()
+                return
+            if session.hello_pending or not session.has_room():
+                return
+            request = held.popleft()
+            self._held_bytes -= request.size
+            verdict = session.check(request.seq_id)
+            if verdict is Verdict.NEXT:
+                accept(session, request, now)
+            elif verdict is Verdict.GAP:
+                self._write_error(request.msg_id, ErrorCode.BAD_REQUEST, "gap in seq_id")
+
+    def write_ready(self, now: float) -> None:
+        """Feed the stream from the session's queue."""
+        session = self.session
+        if session is not None and session.link is self._link:
+            session.sender.feed(now)
+
+    def get_timer(self) -> float | None:
+        """Return the nearest of the deadlines for START, login, a begun frame and a sign of life."""
+        if self._is_ended:
+            return None
+        nearest = math.inf
+        if self._start_deadline is not None:
+            nearest = self._start_deadline
+        elif self._login_deadline is not None:
+            nearest = self._login_deadline
+        protocol = self._protocol
+        if protocol.frame_began_at is not None:
+            nearest = min(nearest, protocol.frame_began_at + self._config.frame_timeout)
+        if protocol.has_heartbeat and self._silence_s:
+            nearest = min(nearest, self._link.last_heard + self._silence_s)
+        return None if nearest is math.inf else nearest
+
+    def handle_timer(self, now: float) -> None:
+        """Close what is past a deadline."""
+        if self._is_ended:
+            return
+        counters = self._counters
+        began_at = self._protocol.frame_began_at
+        if self._start_deadline is not None and now >= self._start_deadline:
+            counters.start_timeouts += 1
+            self.close(CloseCode.TIMEOUT, "no START")
+        elif self._login_deadline is not None and now >= self._login_deadline:
+            self._login_deadline = None
+            session = self.session
+            if session is not None and session.is_valid and not session.is_logged_in:
+                counters.login_timeouts += 1
+                self._is_ended = True
+                self._sessions.close(session, CloseCode.TIMEOUT, "no login", now)
+        elif began_at is not None and now >= began_at + self._config.frame_timeout:
+            counters.frame_timeouts += 1
+            self.close(CloseCode.PROTOCOL_ERROR, "frame begun and not ended")
+        elif (
+            self._protocol.has_heartbeat
+            and self._silence_s
+            and now >= self._link.last_heard + self._silence_s
+        ):
+            counters.heartbeat_timeouts += 1
+            self.close(CloseCode.TIMEOUT, "silent")
+
+    def stream_ended(self, now: float) -> None:
+        """The client takes or sends no more: the connection ends, its session is suspended."""
+        self.close(CloseCode.NORMAL, "stream ended")
+
+    def path_limit_near(self, now: float) -> None:
+        """Ask the client to come back on a fresh connection: this one cannot follow it further."""
+        self.go_away("address changes", 0)
+
+    def connection_lost(self, how: Disconnect, now: float) -> None:
+        """Part the session from its connection."""
+        self._is_ended = True
+        self._drop_held()
+        self._dispatcher.forget(self._link)
+        session = self.session
+        if session is not None:
+            self._sessions.detach(session, self._link, how, now)
+
+    # What the dispatcher calls.
+
+    def lift_limit(self) -> None:
+        """Allow frames of the full size: the session has logged in."""
+        self._login_deadline = None
+        self._protocol.logged_in()
+
+    def go_away(self, reason: str, reconnect_after_ms: int) -> None:
+        """Tell the client that the gateway is about to stop."""
+        if self.session is not None and not self._is_ended:
+            self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
+            self._link.request_flush()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Close the connection and handle nothing more of it."""
+        if not self._is_ended:
+            self._is_ended = True
+            self._drop_held()
+            self._link.close(code, reason)
+
+    # One method a message type.
+
+    def _handle(self, request: ClientRequest, now: float) -> None:
+        if self.session is None and request.type != RequestType.START:
+            if request.type != RequestType.HEARTBEAT or request.ack_seq_id:
+                self._hold_early(request)
+            return
+        if request.ack_seq_id and self.session is not None:
+            self.session.ack(request.ack_seq_id, now)
+        _HANDLERS[request.type](self, request, now)
+
+    def _handle_start(self, request: ClientRequest, now: float) -> None:
+        self._start = request
+
+    def _handle_business(self, request: ClientRequest, now: float) -> None:
+        self._held.append(request)
+        self._held_bytes += request.size
+        if self._held_bytes > self._max_held_bytes:
+            self._overflow()
+
+    def _handle_ack(self, request: ClientRequest, now: float) -> None:
+        assert self.session is not None
+        self._counters.acks += 1
+        self.session.ack(parse_ack(request.payload), now)
+
+    def _handle_heartbeat(self, request: ClientRequest, now: float) -> None:
+        self._counters.heartbeats += 1
+
+    def _handle_stop(self, request: ClientRequest, now: float) -> None:
+        assert self.session is not None
+        self._counters.stops += 1
+        self._is_ended = True
+        self._drop_held()
+        self._sessions.stop(self.session, parse_stop(request.payload), now)
+
+    # START.
+
+    def _begin(self, request: ClientRequest, now: float) -> None:
+        """Make or resume the session and answer START."""
+        outcome = self._sessions.start(parse_start(request.payload), self._link, now)
+        response = self._protocol.start_response(outcome.response)
+        session = outcome.session
+        if session is None:
+            self._counters.refused_starts += 1
+            self._is_ended = True
+            self._drop_held()
+            self._link.close(outcome.close_code, outcome.reason, last=response)
+            return
+        self._counters.starts += 1
+        self.session = session
+        self._start_deadline = None
+        self._silence_s = SILENT_INTERVALS * outcome.response.heartbeat_interval
+        self._link.write(response)
+        self._link.request_flush()
+        if session.is_logged_in:
+            self._protocol.logged_in()
+        else:
+            self._login_deadline = now + self._config.login_timeout
+        early, self._early = self._early, []
+        self._held_bytes = 0
+        for request in early:
+            if self._is_ended:
+                return
+            self._handle(request, now)
+
+    def _hold_early(self, request: ClientRequest) -> None:
+        self._early.append(request)
+        self._held_bytes += request.size
+        if self._held_bytes > self._max_held_bytes:
+            self._overflow()
+
+    def _overflow(self) -> None:
+        """More is held than a client may have sent ahead."""
+        self._counters.held_overflows += 1
+        self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={OVERFLOW_RETRY_MS}")
+
+    def _drop_held(self) -> None:
+        self._held.clear()
+        self._early.clear()
+        self._held_bytes = 0
+
+    def _write_error(self, msg_id: int, code: ErrorCode, message: str) -> None:
+        self._link.write(self._protocol.error_push(msg_id, code, message))
+        self._link.request_flush()
+
+
+_HANDLERS: Mapping[int, Callable[[ClientHandler, ClientRequest, float], None]] = {
+    RequestType.START: ClientHandler._handle_start,
+    RequestType.BUSINESS: ClientHandler._handle_business,
+    RequestType.ACK: ClientHandler._handle_ack,
+    RequestType.HEARTBEAT: ClientHandler._handle_heartbeat,
+    RequestType.STOP: ClientHandler._handle_stop,
+}
