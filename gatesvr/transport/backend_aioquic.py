@@ -1,0 +1,232 @@
+"""aioquic as a QuicTransport. What it reads of aioquic's private parts is pinned by a test."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from typing import Literal
+
+from aioquic import tls as aiotls
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
+
+from ..errors import ConfigError
+from ..protocol.link import Disconnect
+from .quic import (
+    ALPN,
+    CONNECTION_ID_LENGTH,
+    QUIC_V1,
+    RECEIVE_WINDOW,
+    STREAM_ID,
+    STREAM_REFUSED,
+    Address,
+    Closed,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    Datagram,
+    HandshakeCompleted,
+    QuicEvent,
+    QuicTransport,
+    ServerFactory,
+    StopSending,
+    StreamData,
+    StreamReset,
+)
+from .tls import ClientTls, ServerTls
+
+__all__ = ["AioquicBackend", "AioquicConnection"]
+
+
+class AioquicBackend:
+    """The library that is always there."""
+
+    name: Literal["aioquic", "qh3"] = "aioquic"
+    needs_retry = False
+
+    def server(self, tls: ServerTls, idle_timeout: float) -> ServerFactory:
+        """Return what makes server connections."""
+        configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
+        try:
+            chain = aiotls.load_pem_x509_certificates(tls.cert_pem)
+            configuration.private_key = aiotls.load_pem_private_key(tls.key_pem)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"aioquic cannot use it: {error}", source=tls.path, field="transport.cert"
+            ) from None
+        configuration.certificate, configuration.certificate_chain = chain[0], chain[1:]
+        return partial(_accept, configuration)
+
+    def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
+        """Return a client connection."""
+        configuration = _configuration(is_client=True, idle_timeout=idle_timeout)
+        configuration.server_name = server_name
+        if tls.is_insecure:
+            configuration.verify_mode = ssl.CERT_NONE
+        configuration.cadata = tls.ca_pem
+        return AioquicConnection(QuicConnection(configuration=configuration))
+
+
+def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        connection_id_length=CONNECTION_ID_LENGTH,
+        idle_timeout=idle_timeout,
+        max_data=RECEIVE_WINDOW,
+        max_stream_data=RECEIVE_WINDOW,
+        supported_versions=[QUIC_V1],
+    )
+
+
+def _accept(
+    configuration: QuicConfiguration, original_id: bytes, retry_id: bytes | None
+) -> QuicTransport:
+    return AioquicConnection(
+        QuicConnection(
+            configuration=configuration,
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_id,
+        )
+    )
+
+
+class AioquicConnection:
+    """One aioquic connection."""
+
+    __slots__ = ("_is_closing", "_is_reported", "_quic", "connection_id")
+
+    def __init__(self, quic: QuicConnection) -> None:
+        self._quic = quic
+        self._is_closing = False  # we called close()
+        self._is_reported = False  # Closed was handed out
+        self.connection_id: bytes = quic.host_cid
+
+    def connect(self, address: Address, now: float) -> None:
+        """Begin the handshake."""
+        self._quic.connect(address, now)
+
+    def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
+        """Take a datagram in."""
+        self._quic.receive_datagram(data, address, now)
+
+    def next_event(self) -> QuicEvent | None:
+        """Return what happened next."""
+        quic = self._quic
+        while (event := quic.next_event()) is not None:
+            if isinstance(event, events.StreamDataReceived):
+                return StreamData(event.stream_id, event.data, event.end_stream)
+            if isinstance(event, events.ConnectionIdIssued):
+                return ConnectionIdIssued(event.connection_id)
+            if isinstance(event, events.ConnectionIdRetired):
+                return ConnectionIdRetired(event.connection_id)
+            if isinstance(event, events.StreamReset):
+                return StreamReset(event.stream_id, event.error_code)
+            if isinstance(event, events.StopSendingReceived):
+                return StopSending(event.stream_id, event.error_code)
+            if isinstance(event, events.HandshakeCompleted):
+                return HandshakeCompleted()
+        if quic._close_event is not None and not self._is_closing and not self._is_reported:
+            self._is_reported = True
+            return Closed(self._how())
+        return None
+
+    def _how(self) -> Disconnect:
+        """Return how the connection ended: aioquic has one event for all ways."""
+        quic = self._quic
+        event = quic._close_event
+        assert event is not None
+        state = quic._state
+        if state is QuicConnectionState.DRAINING:
+            kind: Literal["peer", "peer_transport"] = (
+                "peer" if event.frame_type is None else "peer_transport"
+            )
+            return Disconnect(kind, event.error_code, event.reason_phrase)
+        if state is QuicConnectionState.TERMINATED and event.reason_phrase == "Idle timeout":
+            return Disconnect("idle")
+        # A broken rule of QUIC that aioquic found, or no path left.
+        return Disconnect("local", event.error_code, event.reason_phrase)
+
+    def datagrams_to_send(self, now: float) -> list[Datagram]:
+        """Return the datagrams to send now."""
+        return self._quic.datagrams_to_send(now)
+
+    def get_timer(self) -> float | None:
+        """Return when handle_timer is due."""
+        return self._quic.get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        self._quic.handle_timer(now)
+
+    def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
+        """Write to the stream."""
+        self._quic.send_stream_data(STREAM_ID, data, end)
+
+    def unsent_bytes(self) -> int:
+        """Return the stream's bytes never yet transmitted."""
+        stream = self._quic._streams.get(STREAM_ID)
+        if stream is None:
+            return 0
+        sender = stream.sender
+        return sender._buffer_stop - sender.highest_offset
+
+    def is_stream_open(self) -> bool:
+        """Return whether send_stream_data may be called."""
+        stream = self._quic._streams.get(STREAM_ID)
+        if stream is None:
+            return self._quic._is_client and not self._quic._stream_is_discarded(STREAM_ID)
+        sender = stream.sender
+        return sender._buffer_fin is None and sender._reset_error_code is None
+
+    def is_acknowledged(self) -> bool:
+        """Return whether everything written was acknowledged."""
+        stream = self._quic._streams.get(STREAM_ID)
+        if stream is None or stream.sender.is_finished:
+            return True
+        sender = stream.sender
+        return sender._buffer_fin is None and sender._buffer_start == sender._buffer_stop
+
+    def refuse_stream(self, stream_id: int) -> None:
+        """Refuse a stream of the peer's."""
+        quic = self._quic
+        if stream_id not in quic._streams:
+            return  # already done with, nothing to refuse
+        quic.stop_stream(stream_id, STREAM_REFUSED)
+        if not stream_id & 2:
+            quic.reset_stream(stream_id, STREAM_REFUSED)
+
+    def ping(self) -> None:
+        """Have the peer acknowledge something."""
+        self._quic.send_ping(0)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with an application code."""
+        self._is_closing = True
+        self._quic.close(code, None, reason)
+
+    def is_authenticated(self) -> bool:
+        """Return whether any packet of the peer's could be decrypted."""
+        return self._quic._state is not QuicConnectionState.FIRSTFLIGHT
+
+    def ack_mark(self) -> object:
+        """Return a value that changes when the peer acknowledges something new."""
+        return self._quic._loss.spaces[-1].largest_acked_packet
+
+    def peer_address(self) -> Address:
+        """Return the address that datagrams go to now."""
+        return self._quic.get_peer_address()
+
+    def is_path_limit_near(self) -> bool:
+        """Return False: aioquic follows any number of moves."""
+        return False
+
+    def idle_timeout(self) -> float:
+        """Return the effective idle time-out."""
+        own = self._quic.configuration.idle_timeout
+        peer = self._quic._remote_max_idle_timeout
+        return min(own, peer) if peer else own
+
+    def probe_timeout(self) -> float:
+        """Return the probe time-out."""
+        return self._quic._loss.get_probe_timeout()

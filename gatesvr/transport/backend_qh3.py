@@ -1,0 +1,331 @@
+"""qh3 as a QuicTransport. What it reads of qh3's private parts is pinned by a test.
+
+qh3 2.1 has faults as a server that are dealt with here (DESIGN D3): see datagrams_to_send() and
+is_path_limit_near(); the listener does the Retry.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from functools import partial
+from typing import Any, Literal
+
+from qh3 import tls as qh3tls
+from qh3._hazmat import CryptoError
+from qh3.quic import events
+from qh3.quic.configuration import QuicConfiguration
+from qh3.quic.connection import QuicConnection
+from qh3.quic.tls_bridge import QuicTlsBridgeError
+
+from ..errors import ConfigError
+from ..protocol.link import Disconnect
+from .quic import (
+    ALPN,
+    CONNECTION_ID_LENGTH,
+    QUIC_V1,
+    RECEIVE_WINDOW,
+    STREAM_ID,
+    STREAM_REFUSED,
+    Address,
+    Closed,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    Datagram,
+    HandshakeCompleted,
+    QuicEvent,
+    QuicTransport,
+    ServerFactory,
+    StopSending,
+    StreamData,
+    StreamReset,
+)
+from .tls import ClientTls, ServerTls
+
+__all__ = ["Qh3Backend", "Qh3Connection"]
+
+LAST_SAFE_PATH = 3
+"""Index of a client's fourth address; qh3 never accepts a fifth."""
+ASSUMED_ACK_DELAY = 0.025
+
+
+class Qh3Backend:
+    """The library with the Rust core."""
+
+    name: Literal["aioquic", "qh3"] = "qh3"
+    needs_retry = True
+
+    def server(self, tls: ServerTls, idle_timeout: float) -> ServerFactory:
+        """Return what makes server connections."""
+        configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
+        try:
+            configuration.load_cert_chain(tls.cert_pem, tls.key_pem)
+        except (ValueError, TypeError, ssl.SSLError, CryptoError) as error:
+            raise ConfigError(
+                f"qh3 cannot use it: {error}", source=tls.path, field="transport.cert"
+            ) from None
+        return partial(_accept, configuration)
+
+    def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
+        """Return a client connection."""
+        configuration = _configuration(is_client=True, idle_timeout=idle_timeout)
+        configuration.server_name = server_name
+        if tls.is_insecure:
+            configuration.verify_mode = ssl.CERT_NONE
+        configuration.cadata = tls.ca_pem
+        return Qh3Connection(_Core(configuration=configuration))
+
+
+def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        connection_id_length=CONNECTION_ID_LENGTH,
+        idle_timeout=idle_timeout,
+        max_data=RECEIVE_WINDOW,
+        max_stream_data=RECEIVE_WINDOW,
+        supported_versions=[QUIC_V1],
+    )
+
+
+def _accept(
+    configuration: QuicConfiguration, original_id: bytes, retry_id: bytes | None
+) -> QuicTransport:
+    return Qh3Connection(
+        _Core(
+            configuration=configuration,
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_id,
+        )
+    )
+
+
+class _Core(QuicConnection):
+    """qh3's connection, its events turned into ours where they arise.
+
+    Attributes:
+        found: Our events.
+        is_closing: close() was called.
+        closed: How it ended, once it has.
+    """
+
+    _core: (
+        Any  # qh3's own hint says None until the first datagram; here it is asked where it may be
+    )
+    _tls: Any
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.found: deque[QuicEvent] = deque()
+        self.is_closing = False
+        self.closed: Disconnect | None = None
+
+    def _drain_core(self) -> None:
+        """Turn the core's events into ours.
+
+        Overrides qh3's method of the same name, which reports a close only after draining, and
+        then all kinds of close alike.
+        """
+        core = self._core
+        found = self.found
+        while (native := core.next_event()) is not None:
+            kind = native[0]
+            if kind == "stream_data":
+                found.append(StreamData(native[1], native[2], native[3]))
+            elif kind == "crypto_data":
+                self._receive_crypto(native)
+            elif kind == "stream_reset":
+                found.append(StreamReset(native[1], native[2]))
+            elif kind == "stop_sending":
+                found.append(StopSending(native[1], native[2]))
+            elif kind == "connection_id_issued":
+                found.append(ConnectionIdIssued(native[1]))
+            elif kind == "connection_id_retired":
+                found.append(ConnectionIdRetired(native[1]))
+            elif kind == "stream_finished":
+                self._created_local_stream_ids.discard(native[1])
+            elif kind == "handshake_done":
+                self._handshake_confirmed = True
+                core.handshake_confirmed()
+            elif kind == "new_token":
+                self._peer_token = native[1]
+            elif kind == "peer_closed":
+                reason = native[4].decode("utf8", "replace")
+                self._end(Disconnect("peer" if native[1] else "peer_transport", native[2], reason))
+            elif kind == "protocol_error":
+                self._end(Disconnect("local", native[1], str(native[3])))
+            elif kind == "connection_terminated":
+                if native[3] == b"Idle timeout":
+                    self._end(Disconnect("idle"))
+                else:
+                    # Nobody closed before: only a stateless reset ends a connection like this.
+                    self._end(Disconnect("reset", native[1]))
+
+    def _receive_crypto(self, native: tuple[Any, ...]) -> None:
+        try:
+            self._tls.receive_crypto(
+                qh3tls.Epoch(native[1]), native[3], native[2], version=self._core.version
+            )
+            self._drain_tls()
+        except QuicTlsBridgeError as error:
+            self._core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
+            self._end(Disconnect("local", error.error_code, error.reason_phrase))
+
+    def _end(self, how: Disconnect) -> None:
+        if self.closed is None and not self.is_closing:
+            self.closed = how
+            self.found.append(Closed(how))
+
+    def drain_facade(self) -> None:
+        """Turn the events that qh3's TLS half put into its own queue into ours."""
+        while (event := self.next_event()) is not None:
+            if type(event) is events.HandshakeCompleted:
+                self.found.append(HandshakeCompleted())
+            elif type(event) is events.ConnectionTerminated:
+                # The client's version negotiation found nothing in common.
+                self._end(Disconnect("local", event.error_code, event.reason_phrase))
+
+
+class Qh3Connection:
+    """One qh3 connection."""
+
+    __slots__ = ("_is_complete", "_quic", "_recv_many", "connection_id")
+
+    def __init__(self, quic: _Core) -> None:
+        self._quic = quic
+        self._is_complete = False
+        self._recv_many: Any = None
+        self.connection_id: bytes = quic.host_cid
+
+    def connect(self, address: Address, now: float) -> None:
+        """Begin the handshake."""
+        self._quic.connect(address, now)
+
+    def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
+        """Take a datagram in."""
+        quic = self._quic
+        if self._is_complete:
+            # Straight to the core: the facade's bookkeeping is for the handshake.
+            self._recv_many([data], address, now)
+            quic._drain_core()
+            return
+        quic.receive_datagram(data, address, now)
+        quic.drain_facade()
+        if quic._handshake_complete:
+            self._is_complete = True
+            self._recv_many = quic._core.receive_many_datagrams
+
+    def next_event(self) -> QuicEvent | None:
+        """Return what happened next."""
+        found = self._quic.found
+        return found.popleft() if found else None
+
+    def datagrams_to_send(self, now: float) -> list[Datagram]:
+        """Return the datagrams to send now.
+
+        qh3's own method raises when an amplification budget is used up, and what it had built in
+        that call is lost; one at a time, all that was built is kept.
+        """
+        core = self._quic._core
+        if core is None:
+            return []
+        poll = core.poll_transmit
+        datagrams: list[Datagram] = []
+        try:
+            while (transmit := poll(now)) is not None:
+                datagrams.append((transmit[0], transmit[1]))
+        except RuntimeError as error:
+            if "capacity exhausted" not in str(error):
+                raise
+        if core.has_events:
+            self._quic._drain_core()
+        return datagrams
+
+    def get_timer(self) -> float | None:
+        """Return when handle_timer is due."""
+        core = self._quic._core
+        timer = None if core is None else core.get_timer()
+        return None if timer is None else timer[1]
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        self._quic.handle_timer(now)
+
+    def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
+        """Write to the stream."""
+        if self._is_complete and not self._quic._is_client:
+            self._quic._core.send_stream(STREAM_ID, data, end)
+        else:
+            self._quic.send_stream_data(STREAM_ID, data, end)
+
+    def unsent_bytes(self) -> int:
+        """Return the stream's bytes never yet transmitted."""
+        if self._is_complete:
+            unsent: int = self._quic._core.get_send_buffer_size(STREAM_ID)
+        else:
+            unsent = self._quic.get_send_buffer_size(STREAM_ID)
+        return unsent
+
+    def is_stream_open(self) -> bool:
+        """Return whether send_stream_data may be called."""
+        can: bool = self._quic._stream_can_send(STREAM_ID)
+        return can or (self._quic._is_client and not self._quic._created_local_stream_ids)
+
+    def is_acknowledged(self) -> bool:
+        """Return whether everything written was acknowledged."""
+        return self.unsent_bytes() == 0 and self._quic._core.bytes_in_flight == 0
+
+    def refuse_stream(self, stream_id: int) -> None:
+        """Refuse a stream of the peer's."""
+        core = self._quic._core
+        try:
+            core.stop_sending(stream_id, STREAM_REFUSED)
+            if not stream_id & 2:
+                core.reset_stream(stream_id, STREAM_REFUSED)
+        except ValueError:
+            return  # already done with, nothing to refuse
+
+    def ping(self) -> None:
+        """Have the peer acknowledge something."""
+        self._quic._core.send_ping(0)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close with an application code."""
+        self._quic.is_closing = True
+        self._quic.close(code, None, reason)
+
+    def is_authenticated(self) -> bool:
+        """Return whether any packet of the peer's could be decrypted."""
+        core = self._quic._core
+        return core is not None and bool(core.received_authenticated_packet)
+
+    def ack_mark(self) -> object:
+        """Return a value that changes when the peer acknowledges something new.
+
+        The core tells no packet numbers; the latest round trip changes with each one measured.
+        """
+        core = self._quic._core
+        return (core.latest_rtt, core.bytes_in_flight)
+
+    def peer_address(self) -> Address:
+        """Return the address that datagrams go to now."""
+        core = self._quic._core
+        return self._quic._remote_addr if core is None else core.active_path[2]
+
+    def is_path_limit_near(self) -> bool:
+        """Return whether the peer is at the last address that qh3 follows it to."""
+        return bool(self._quic._core.active_path[0] >= LAST_SAFE_PATH)
+
+    def idle_timeout(self) -> float:
+        """Return the effective idle time-out."""
+        own: float = self._quic.configuration.idle_timeout
+        parameters = self._quic._applied_transport_parameters
+        peer = None if parameters is None else parameters.max_idle_timeout
+        return min(own, peer / 1000) if peer else own
+
+    def probe_timeout(self) -> float:
+        """Return the probe time-out, from the smoothed round trip alone: the core tells no more."""
+        rtt = self._quic._core.smoothed_rtt
+        return (
+            3 * (self._quic.configuration.initial_rtt if rtt is None else rtt) + ASSUMED_ACK_DELAY
+        )

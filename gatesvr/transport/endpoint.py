@@ -1,0 +1,423 @@
+"""Datagram I/O, timers and the one flush a loop turn.
+
+``Driver`` is one loop's worth of connections: a timer heap for all of them and a set of those with
+something to send, flushed once at the end of the turn. ``Endpoint`` is one UDP socket on a driver;
+the gateway has one for all its connections, a client one of its own (many clients may share a
+driver). Reading and writing go through ``receive_batch`` and ``send_batch``, where system calls
+for many datagrams at once take the place of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import heapq
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+from ..observe.metrics import Counters
+from .quic import Address, Datagram
+
+__all__ = [
+    "Driver",
+    "Endpoint",
+    "EndpointCounters",
+    "Flushable",
+    "Timer",
+    "TimerHeap",
+    "open_socket",
+]
+
+GRANULARITY = 0.001
+"""Timers less than this apart are one; none fires sooner than this from now, seconds."""
+MAX_DATAGRAM = 65535
+MAX_BATCH = 64
+"""Datagrams read in one wake-up, so that sending and tasks get their turn."""
+MAX_BACKLOG = 4096
+"""Datagrams kept while the socket takes none; beyond it the newest are dropped (QUIC resends)."""
+MIN_COMPACT = 64
+
+# Errors of sendto that concern one datagram: QUIC takes it for lost.
+_SEND_LOST = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.EMSGSIZE,
+    errno.EINVAL,
+    errno.ENOBUFS,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.EHOSTUNREACH,
+    errno.EADDRNOTAVAIL,
+    errno.ECONNREFUSED,
+    errno.EAFNOSUPPORT,
+}
+
+
+@dataclass(slots=True)
+class EndpointCounters(Counters):
+    """What a socket did."""
+
+    datagrams_received: int = 0
+    bytes_received: int = 0
+    datagrams_sent: int = 0
+    bytes_sent: int = 0
+    read_wakeups: int = 0
+    receive_errors: int = 0
+    """Errors of the network reported by a read, for example that a port is closed."""
+    send_errors: int = 0
+    """Datagrams that the system refused to send."""
+    send_blocked: int = 0
+    """Times that the socket took no more."""
+    send_dropped: int = 0
+    """Datagrams dropped because the backlog was full."""
+    send_backlog: int = 0
+    """Gauge: datagrams waiting for the socket."""
+    receive_buffer_bytes: int = 0
+    """Gauge: SO_RCVBUF as the system granted it."""
+    send_buffer_bytes: int = 0
+    """Gauge: SO_SNDBUF as the system granted it."""
+
+
+class Flushable(Protocol):
+    """What a driver asks to send."""
+
+    def flush(self, now: float) -> None:
+        """Hand what there is to send to the endpoint, and schedule the timer."""
+
+
+class Timer:
+    """One owner's place in a TimerHeap.
+
+    Attributes:
+        callback: Called with the time when the timer is due, perhaps earlier; None once cancelled.
+        due: Times of its entries in the heap, falling: the last one fires first.
+    """
+
+    __slots__ = ("callback", "due")
+
+    def __init__(self, callback: Callable[[float], None]) -> None:
+        self.callback: Callable[[float], None] | None = callback
+        self.due: list[float] = []
+
+
+class TimerHeap:
+    """Deadlines of many owners, lazily kept.
+
+    A deadline that moves later costs nothing: the entry stays, fires early, and the owner
+    schedules again. One that moves earlier adds an entry; the later one stays and saves the push
+    when the near one has fired. So timers fire early sometimes, late never (by GRANULARITY).
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._order = count()
+        self._cancelled = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._cancelled
+
+    def schedule(self, timer: Timer, when: float) -> None:
+        """Have timer fire at when or a little earlier.
+
+        Complexity: O(1) when it is due by then anyway, else O(log n).
+        """
+        due = timer.due
+        if due and due[-1] - GRANULARITY <= when:
+            return
+        due.append(when)
+        heapq.heappush(self._heap, (when, next(self._order), timer))
+
+    def cancel(self, timer: Timer) -> None:
+        """Forget timer and its owner. Complexity: O(1) amortized."""
+        if timer.callback is None:
+            return
+        timer.callback = None
+        self._cancelled += len(timer.due)
+        if self._cancelled > MIN_COMPACT and self._cancelled * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].callback is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
+    def get_timer(self) -> float | None:
+        """Return when run() is due."""
+        heap = self._heap
+        while heap and heap[0][2].callback is None:
+            heapq.heappop(heap)
+            self._cancelled -= 1
+        return heap[0][0] if heap else None
+
+    def run(self, now: float) -> None:
+        """Call the timers that are due, each once."""
+        heap = self._heap
+        fired: dict[Timer, None] = {}
+        while heap and heap[0][0] <= now:
+            timer = heapq.heappop(heap)[2]
+            if timer.callback is None:
+                self._cancelled -= 1
+                continue
+            timer.due.pop()
+            fired[timer] = None
+        for timer in fired:
+            if timer.callback is not None:  # another's callback may have cancelled it
+                timer.callback(now)
+
+
+class Driver:
+    """One loop's timers and the flush at the end of each turn.
+
+    Attributes:
+        loop: The event loop.
+        timers: Of all connections.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.get_running_loop()
+        # Loop time is monotonic time; uvloop's own loop.time() stands still within a turn and
+        # counts whole milliseconds, too coarse for round trips.
+        self.clock: Callable[[], float] = time.monotonic
+        self.timers = TimerHeap()
+        self._dirty: dict[Flushable, None] = {}
+        self._sending: dict[Endpoint, None] = {}
+        self._is_flush_due = False
+        self._handle: asyncio.TimerHandle | None = None
+        self._handle_at = 0.0
+
+    def mark_dirty(self, connection: Flushable) -> None:
+        """Have connection.flush() called once at the end of this turn."""
+        self._dirty[connection] = None
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def mark_sending(self, endpoint: Endpoint) -> None:
+        """Have what endpoint gathered sent at the end of this turn."""
+        self._sending[endpoint] = None
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def forget(self, connection: Flushable) -> None:
+        """Drop connection from what is to be flushed."""
+        self._dirty.pop(connection, None)
+
+    def schedule(self, timer: Timer, when: float) -> None:
+        """Have timer fire at when."""
+        self.timers.schedule(timer, when)
+        if self._handle is None or when < self._handle_at - GRANULARITY:
+            self._arm()
+
+    def close(self) -> None:
+        """Stop the clock: no timer fires any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def flush(self) -> None:
+        """Flush now instead of at the end of the turn."""
+        now = self.clock()
+        # A connection that is marked while another flushes is flushed in the next turn.
+        dirty, self._dirty = self._dirty, {}
+        for connection in dirty:
+            connection.flush(now)
+        sending, self._sending = self._sending, {}
+        for endpoint in sending:
+            endpoint.transmit()
+
+    def _flush(self) -> None:
+        # Still due meanwhile, or every datagram gathered here would ask for another flush.
+        try:
+            self.flush()
+        finally:
+            self._is_flush_due = False
+            if self._dirty or self._sending:
+                self._is_flush_due = True
+                self.loop.call_soon(self._flush)
+
+    def _arm(self) -> None:
+        when = self.timers.get_timer()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if when is not None:
+            # Not at once, or a deadline that cannot be met would keep the loop from waiting.
+            self._handle_at = max(when, self.clock() + GRANULARITY)
+            self._handle = self.loop.call_at(self._handle_at, self._run_timers)
+
+    def _run_timers(self) -> None:
+        self._handle = None
+        self.timers.run(self.clock())
+        self._arm()
+
+
+class Endpoint:
+    """A UDP socket on a driver.
+
+    Args:
+        driver: Its loop's driver.
+        sock: A bound or connected non-blocking UDP socket; the endpoint owns it.
+        receiver: Called with each batch of datagrams and the time.
+        on_error: Called with errors of the network that a read reports, where they matter.
+        counters: Where to count, for an owner that counts more in the same place.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        sock: socket.socket,
+        receiver: Callable[[list[Datagram], float], None],
+        on_error: Callable[[OSError], None] | None = None,
+        counters: EndpointCounters | None = None,
+    ) -> None:
+        self.counters = counters or EndpointCounters()
+        self.counters.receive_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.counters.send_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._driver = driver
+        self._sock = sock
+        self._receiver = receiver
+        self._on_error = on_error
+        try:
+            sock.getpeername()
+            self._is_connected = True
+        except OSError:
+            self._is_connected = False
+        self._out: list[Datagram] = []
+        self._backlog: deque[Datagram] = deque()
+        self._is_closed = False
+        self.address: Address = sock.getsockname()
+        driver.loop.add_reader(sock.fileno(), self._readable)
+
+    def send(self, datagrams: list[Datagram]) -> None:
+        """Have datagrams sent at the end of this turn, in the order given."""
+        if self._is_closed or not datagrams:
+            return
+        if not self._out:
+            self._driver.mark_sending(self)
+        self._out += datagrams
+
+    def transmit(self) -> None:
+        """Send what was gathered; what the socket does not take waits, up to MAX_BACKLOG."""
+        if self._is_closed:
+            return
+        out, self._out = self._out, []
+        if not self._backlog:
+            sent = self.send_batch(out)
+            if sent == len(out):
+                return
+            self.counters.send_blocked += 1
+            self._driver.loop.add_writer(self._sock.fileno(), self._writable)
+            out = out[sent:]
+        room = MAX_BACKLOG - len(self._backlog)
+        self._backlog.extend(out[:room])
+        self.counters.send_dropped += max(0, len(out) - room)
+        self.counters.send_backlog = len(self._backlog)
+
+    def receive_batch(self) -> list[Datagram]:
+        """Return the datagrams that are there, at most MAX_BATCH."""
+        batch: list[Datagram] = []
+        receive = self._sock.recvfrom
+        try:
+            while len(batch) < MAX_BATCH:
+                batch.append(receive(MAX_DATAGRAM))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self.counters.receive_errors += 1
+            if self._on_error is not None:
+                self._on_error(error)
+        return batch
+
+    def send_batch(self, datagrams: list[Datagram]) -> int:
+        """Send datagrams; return how many were taken before the socket would block."""
+        counters = self.counters
+        sock, is_connected = self._sock, self._is_connected
+        done = 0
+        for data, address in datagrams:
+            try:
+                if is_connected:
+                    sock.send(data)
+                else:
+                    sock.sendto(data, address)
+                counters.datagrams_sent += 1
+                counters.bytes_sent += len(data)
+            except (BlockingIOError, InterruptedError):
+                return done
+            except OSError as error:
+                if error.errno not in _SEND_LOST:
+                    raise
+                counters.send_errors += 1
+            done += 1
+        return done
+
+    def close(self) -> None:
+        """Send what waits if the socket takes it, and close the socket."""
+        if self._is_closed:
+            return
+        self.transmit()
+        self._is_closed = True
+        self._driver.loop.remove_reader(self._sock.fileno())
+        self._driver.loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._backlog.clear()
+
+    def _readable(self) -> None:
+        batch = self.receive_batch()
+        if not batch:
+            return
+        counters = self.counters
+        counters.read_wakeups += 1
+        counters.datagrams_received += len(batch)
+        counters.bytes_received += sum(len(data) for data, _ in batch)
+        self._receiver(batch, self._driver.clock())
+
+    def _writable(self) -> None:
+        backlog = self._backlog
+        sent = self.send_batch(list(backlog))
+        for _ in range(sent):
+            backlog.popleft()
+        self.counters.send_backlog = len(backlog)
+        if not backlog:
+            self._driver.loop.remove_writer(self._sock.fileno())
+
+
+def open_socket(
+    address: Address,
+    family: socket.AddressFamily,
+    *,
+    is_server: bool,
+    receive_buffer: int = 0,
+    send_buffer: int = 0,
+) -> socket.socket:
+    """Return a non-blocking UDP socket, bound to address (server) or connected to it (client).
+
+    Args:
+        address: Socket address of the family.
+        family: AF_INET or AF_INET6; a server on the IPv6 wildcard takes IPv4 too.
+        is_server: Bind instead of connect.
+        receive_buffer: SO_RCVBUF to ask for, bytes; the system grants what it allows.
+        send_buffer: SO_SNDBUF to ask for, bytes.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if send_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if is_server:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(address)
+        else:
+            sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,294 @@
+"""Certificates: what the gateway shows, what a client accepts.
+
+Without ``--cert`` the gateway shows a self-signed *development certificate* that it keeps in the
+user's state folder, and clients of a loopback server verify against the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import ipaddress
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from ..errors import ConfigError
+
+__all__ = [
+    "ClientTls",
+    "ServerTls",
+    "client_tls",
+    "development_path",
+    "generate_certificate",
+    "is_loopback",
+    "load_server_tls",
+]
+
+DEVELOPMENT_NAMES = ("localhost", "127.0.0.1", "::1")
+VALID_DAYS = 365
+RENEW_DAYS = 30
+"""A development certificate with fewer days left is replaced at the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """The certificate and key that a server shows.
+
+    Attributes:
+        cert_pem: The chain, leaf first, PEM.
+        key_pem: Its private key, PEM, not encrypted.
+        path: The file that a client may be told to trust: the chain's.
+        is_development: Whether it is the development certificate.
+    """
+
+    cert_pem: bytes
+    key_pem: bytes
+    path: str
+    is_development: bool = False
+
+    def __repr__(self) -> str:
+        return f"ServerTls({self.path!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """What a client accepts as the server's certificate.
+
+    Attributes:
+        ca_pem: Certificates to trust, PEM: roots, or one self-signed leaf.
+        is_insecure: Accept any certificate.
+        source: Where ca_pem came from, for messages.
+    """
+
+    ca_pem: bytes = b""
+    is_insecure: bool = False
+    source: str = ""
+
+
+def load_server_tls(cert: str = "", key: str = "") -> ServerTls:
+    """Load a certificate chain and its key, or the development certificate without either.
+
+    Args:
+        cert: PEM file with the chain, leaf first; it may hold the key too.
+        key: PEM file with the private key; empty if cert holds it.
+
+    Raises:
+        ConfigError: A file cannot be read or used; it names the file and says why.
+    """
+    if not cert:
+        return _development_tls()
+    cert_pem = _read(cert, "transport.cert")
+    key_pem = _read(key, "transport.key") if key else cert_pem
+    return _check_pair(cert_pem, key_pem, cert, key or cert)
+
+
+def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
+    """Return what to accept from the server at host.
+
+    Args:
+        host: Name or address of the server.
+        ca: PEM file with certificates to trust; empty for the default: the development
+            certificate for a loopback server, the system's CAs for any other.
+        insecure: Accept any certificate.
+
+    Raises:
+        ConfigError: The file cannot be read or holds no certificate.
+    """
+    if insecure:
+        return ClientTls(is_insecure=True)
+    if ca:
+        return ClientTls(_certificates_of(_read(ca, "ca"), ca), source=ca)
+    path = development_path()
+    if is_loopback(host) and path.exists():
+        return ClientTls(_certificates_of(_read(str(path), "ca"), str(path)), source=str(path))
+    return ClientTls(_system_cas(), source="the system's CAs")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether host is this machine by name or by address."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def development_path() -> Path:
+    """Return the file that holds the development certificate and its key."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # A relative XDG path is to be ignored (XDG base directory specification).
+    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return folder / "gatesvr" / "development.pem"
+
+
+def generate_certificate(
+    names: Sequence[str] = DEVELOPMENT_NAMES, *, days: int = VALID_DAYS
+) -> tuple[bytes, bytes]:
+    """Make a self-signed ECDSA P-256 leaf certificate.
+
+    It is its own trust anchor, so it has neither CA:TRUE nor an extended key usage: qh3 accepts
+    no leaf with the first, and no trust anchor with the second.
+
+    Args:
+        names: DNS names and IP addresses for its subjectAltName, the first is its common name.
+        days: How long it is valid.
+
+    Returns:
+        The certificate and its private key, both PEM.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _development_tls() -> ServerTls:
+    """Return the development certificate, made or renewed under a lock where it has to be."""
+    path = development_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            pem = path.read_bytes() if path.exists() else b""
+            if not _is_fresh(pem):
+                pem = b"".join(generate_certificate())
+                _write_private(path, pem)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot keep the development certificate: {error.strerror or error}",
+            source=str(path),
+            field="transport.cert",
+        ) from None
+    return ServerTls(_certificates_of(pem, str(path)), _key_of(pem), str(path), True)
+
+
+def _is_fresh(pem: bytes) -> bool:
+    """Return whether pem is a development certificate that can be shown for a while yet."""
+    try:
+        leaf = x509.load_pem_x509_certificate(pem)
+        key = serialization.load_pem_private_key(_key_of(pem), None)
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, x509.ExtensionNotFound):
+        return False
+    left = leaf.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    return (
+        left > datetime.timedelta(days=RENEW_DAYS)
+        and key.public_key() == leaf.public_key()
+        and all(_name(name) in names for name in DEVELOPMENT_NAMES)
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of the state folder for the moment of a look and a write."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Replace path by data at one stroke, readable by its owner alone."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _read(path: str, field: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), source=path, field=field) from None
+
+
+def _certificates_of(pem: bytes, path: str, field: str = "ca") -> bytes:
+    """Return the certificates of pem, one after the other in the form both backends read."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"no usable certificate: {error}", source=path, field=field) from None
+    return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in certificates)
+
+
+def _key_of(pem: bytes) -> bytes:
+    start = pem.find(b"-----BEGIN", pem.rfind(b"-----END CERTIFICATE-----"))
+    return pem[start:] if b"PRIVATE KEY-----" in pem[start:] else pem
+
+
+def _check_pair(cert_pem: bytes, key_pem: bytes, cert: str, key: str) -> ServerTls:
+    chain = _certificates_of(cert_pem, cert, "transport.cert")
+    leaf = x509.load_pem_x509_certificate(chain)
+    try:
+        private = serialization.load_pem_private_key(key_pem, None)
+    except TypeError:
+        raise ConfigError("the key is encrypted", source=key, field="transport.key") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"no usable private key: {error}", source=key, field="transport.key"
+        ) from None
+    if private.public_key() != leaf.public_key():
+        raise ConfigError(
+            f"this is not the key of the certificate in {cert}", source=key, field="transport.key"
+        )
+    if leaf.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        raise ConfigError(
+            f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}",
+            source=cert,
+            field="transport.cert",
+        )
+    # PKCS#8 is the one form that both backends read for every kind of key.
+    plain = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return ServerTls(chain, plain, cert)
+
+
+def _system_cas() -> bytes:
+    """Return the system's CA certificates, PEM; empty where it has none."""
+    context = ssl.create_default_context()
+    return "".join(
+        ssl.DER_cert_to_PEM_cert(der) for der in context.get_ca_certs(binary_form=True)
+    ).encode()
