@@ -1,37 +1,52 @@
 """Frames and envelopes to bytes and back, and the transcoding between client and upstream messages.
 
 All times, seqs and ids are the caller's; nothing here knows a clock, a socket or a loop.
+
+What comes in gets upb's verdict: what protobuf accepts is accepted, what it rejects is rejected.
+Stricter are only the limits of PROTOCOL 1.6: unknown groups nest at most 4 deep (corrupt above it);
+an action has at most 64 bytes and no control character, params at most 64 entries, headers at most
+32 entries and 8 KiB of keys and values (error above it). Integers above a C type's range raise
+OverflowError, a str that UTF-8 cannot encode raises UnicodeEncodeError, which is a ValueError.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
-# RequestType, PushType, Outcome and LostReason as on the wire.
-
 @final
 class ClientRequest:
-    """One decoded ClientRequest. Every field has protobuf's last-wins value."""
+    """One decoded ClientRequest; every field has protobuf's last-wins value."""
 
-    msg_id: int
-    seq_id: int
-    type: int
-    ack_seq_id: int
-    payload: bytes
+    def __init__(self) -> None: ...
     @property
-    def headers(self) -> dict[str, str]: ...  # decoded on demand
+    def msg_id(self) -> int: ...
     @property
-    def action(self) -> str | None: ...  # of a BUSINESS payload; None where it does not decode
+    def seq_id(self) -> int: ...
     @property
-    def error(self) -> str: ...  # why a BUSINESS payload is refused (ERROR 400), "" where it is good
+    def type(self) -> int: ...  # as on the wire, unknown and negative values too
+    @property
+    def ack_seq_id(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...  # copied at each call
+    @property
+    def headers(self) -> dict[str, str]: ...  # decoded at each call
+    @property
+    def action(self) -> str | None: ...  # of a BUSINESS payload; None where it is refused
+    @property
+    def error(self) -> str: ...  # why a BUSINESS request is refused (ERROR 400), "" where it is good
     @property
     def size(self) -> int: ...  # bytes of the frame, the length's 4 included
     def upstream_request(
-        self, identity: bytes, client_seq_id: int, request_id: int, timeout_ms: int, peer: bytes
-    ) -> bytes: ...
+        self,
+        identity: bytes,
+        client_seq_id: int,
+        request_id: int,
+        timeout_ms: int,
+        peer: bytes,
+        trust_trace: bool = False,
+    ) -> bytes: ...  # PROTOCOL 7.1, 7.2; ValueError where refused or not BUSINESS
 
-@final
-class RequestDecoder:
-    """The gateway's receiving side of one connection's stream."""
+class FrameDecoder:
+    """Splits a stream into frames, whatever the chunks; use one of its two classes below."""
 
     def __init__(self, max_message_bytes: int) -> None: ...
     max_message_bytes: int
@@ -39,54 +54,72 @@ class RequestDecoder:
     def buffered_bytes(self) -> int: ...  # of a frame begun and not ended
     @property
     def error(self) -> str: ...  # why the stream is broken, "" while it is not; set once
-    def feed(self, data: bytes) -> list[ClientRequest]: ...
+
+@final
+class RequestDecoder(FrameDecoder):
+    """The gateway's receiving side of one connection's stream."""
+
+    def feed(self, data: bytes) -> list[ClientRequest]: ...  # the good ones before a bad frame
 
 @final
 class ServerPush:
-    """One decoded ServerPush (the client's side)."""
+    """One decoded ServerPush (the client's side); keeps its chunk alive."""
 
-    msg_id: int
-    seq_id: int
-    type: int
-    client_seq_id: int
-    payload: bytes
+    def __init__(self) -> None: ...
+    @property
+    def msg_id(self) -> int: ...
+    @property
+    def seq_id(self) -> int: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def client_seq_id(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
     @property
     def headers(self) -> dict[str, str]: ...
     @property
     def size(self) -> int: ...
-    def business(self) -> tuple[int, str, bytes]: ...  # code, message, data of BUSINESS_DATA
+    def business(self) -> tuple[int, str, bytes]: ...  # code, message, data; ProtocolError
 
 @final
-class PushDecoder:
+class PushDecoder(FrameDecoder):
     """The client's receiving side of its stream."""
 
-    def __init__(self, max_message_bytes: int) -> None: ...
-    max_message_bytes: int
-    @property
-    def buffered_bytes(self) -> int: ...
-    @property
-    def error(self) -> str: ...
     def feed(self, data: bytes) -> list[ServerPush]: ...
 
 @final
 class UpstreamAnswer:
     """One decoded UpstreamResponse, ready to become pushes."""
 
-    code: int
-    client_seq_id: int
-    request_id: int
-    status: int
+    def __init__(self) -> None: ...
+    @property
+    def code(self) -> int: ...
+    @property
+    def client_seq_id(self) -> int: ...
+    @property
+    def request_id(self) -> int: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def notify_count(self) -> int: ...
+    @property
+    def message(self) -> str: ...  # decoded at each call, as are data and headers
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
     @property
     def zone(self) -> str | None: ...  # its header "zone", None where absent
     @property
     def error(self) -> str: ...  # why it cannot be passed on (ERROR 502), "" where it is good
-    def body(self, client_seq_id: int) -> bytes: ...  # fields 3-5 and 10 of a BUSINESS_DATA ServerPush
+    def body(self, client_seq_id: int) -> bytes: ...  # fields 3-5 and 10 of a BUSINESS_DATA push
     def notifies(self) -> tuple[list[bytes], list[bytes]]: ...  # bodies (before, after)
 
-def decode_answer(data: bytes) -> UpstreamAnswer: ...
-def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # an UpstreamResponseBatch
+def decode_answer(data: bytes) -> UpstreamAnswer: ...  # raises nothing: see error
+def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: the batch is corrupt
 def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
-def split_batch(batch: bytes) -> list[bytes]: ...  # the inverse: the serialized messages of a batch
+def split_batch(batch: bytes) -> list[bytes]: ...  # its messages; ValueError: it is corrupt
 def encode_identity(session_id: str, openid: str) -> bytes: ...  # fields 1-2 of UpstreamRequest
 def push_body(
     type: int,

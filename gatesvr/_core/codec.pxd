@@ -1,0 +1,117 @@
+"""The map of the codec: what a decoded message keeps, and who owns it (DESIGN D6, D7).
+
+A decoded message keeps the bytes object it stands in and where its parts are; no part is copied
+before it is asked for. Places are counted from the start of the message.
+"""
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+from gatesvr._core.reader cimport Map, Span
+
+cdef enum:  # limits of PROTOCOL 1.6
+    MAX_ACTION_BYTES = 64
+    MAX_PARAMS = 64
+    MAX_HEADERS = 32
+    MAX_HEADER_BYTES = 8192  # keys and values
+
+cdef enum:
+    MAX_SHARED_BYTES = 16384  # a longer chunk is kept alive only by a frame that is most of it
+    MIN_BUFFER_BYTES = 512  # of a frame that has begun
+
+cdef enum:
+    TYPE_BUSINESS = 4  # RequestType
+    TYPE_BUSINESS_DATA = 3  # PushType
+    TYPE_ERROR = 4  # PushType
+
+cdef struct Envelope:  # a ClientRequest or a ServerPush: the same fields, but for openid
+    uint64_t seq_id
+    uint64_t number  # field 10: ack_seq_id or client_seq_id
+    uint32_t msg_id
+    int32_t type
+    Span payload
+    Map headers
+
+cdef struct Notify:  # a BoundNotify, or what notify_body was given; the bytes are someone else's
+    const unsigned char *msg_type
+    const unsigned char *title
+    const unsigned char *content
+    const unsigned char *data
+    uint32_t msg_type_size
+    uint32_t title_size
+    uint32_t content_size
+    uint32_t data_size
+    int32_t sync_hint
+    Map metadata
+
+
+cdef class ClientRequest:
+    # the frame
+    cdef bytes source  # holds the message; the chunk it came in, or a copy
+    cdef Py_ssize_t start  # of the message in source
+    cdef uint32_t length  # bytes of the message
+    cdef Envelope envelope
+    # its BUSINESS payload, places counted from the payload's start
+    cdef bint is_parsed
+    cdef str refusal  # why it is refused; None while it is not
+    cdef str action_text  # None until asked for
+    cdef Span action_at
+    cdef Span data_at
+    cdef Map params
+
+    cdef const unsigned char *message(self) noexcept
+    cdef int read(self, bytes source, Py_ssize_t start, uint32_t length) noexcept
+    cdef int own(self) except -1
+    cdef int parse(self) except -1
+    cdef int read_payload(self) noexcept
+
+
+cdef class ServerPush:
+    cdef bytes source
+    cdef Py_ssize_t start
+    cdef uint32_t length
+    cdef Envelope envelope
+
+    cdef const unsigned char *message(self) noexcept
+    cdef int read(self, bytes source, Py_ssize_t start, uint32_t length) noexcept
+
+
+cdef class FrameDecoder:
+    cdef bint is_gateway  # reads requests, not pushes
+    cdef public uint32_t max_message_bytes  # longest frame, its length's 4 bytes not included
+    cdef str broken  # why the stream is broken; None while it is not
+    cdef unsigned char *buffer  # owned; the frame begun, its length's 4 bytes included; or NULL
+    cdef Py_ssize_t have  # bytes in buffer
+    cdef Py_ssize_t capacity  # of buffer
+
+    cdef int keep(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t need) except -1
+    cdef Py_ssize_t resume(self, bytes chunk, list messages) except -1
+    cdef bint is_legal(self, uint32_t length) except -1
+    cdef void end(self, str reason) noexcept
+    cdef void drop_buffer(self) noexcept
+    cdef object decode(self, bytes source, Py_ssize_t start, uint32_t length)
+
+
+cdef class RequestDecoder(FrameDecoder):
+    pass
+
+
+cdef class PushDecoder(FrameDecoder):
+    pass
+
+
+cdef class UpstreamAnswer:
+    cdef bytes source  # holds the message
+    cdef Py_ssize_t start  # of the message in source
+    cdef uint32_t length  # bytes of the message
+    cdef readonly int32_t code
+    cdef readonly int32_t status
+    cdef readonly uint64_t client_seq_id
+    cdef readonly uint64_t request_id
+    cdef Span message_at
+    cdef Span data_at
+    cdef Map headers_at
+    cdef Span notifies_at  # from the first notify's tag to behind the last one
+    cdef readonly uint32_t notify_count
+    cdef str refusal  # why it cannot be passed on; None where it is good
+
+    cdef const unsigned char *message_start(self) noexcept
+    cdef int read(self) noexcept
