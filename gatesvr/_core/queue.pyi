@@ -1,12 +1,10 @@
-"""The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6)."""
+# The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6).
 
 from collections.abc import Iterable
 from typing import TypeAlias, final
 
-KEEP: int
-"""Flag of an answer, or of a part of a bundle: never expires, is never dropped."""
-BULK: int
-"""Flag of a broadcast or multicast: the first to be dropped."""
+KEEP: int  # flag of an answer, or of a part of a bundle: never expires, is never dropped
+BULK: int  # flag of a broadcast or multicast: the first to be dropped
 
 # msg_id, body, flags, expires_at; expires_at in the caller's seconds, 0 for never.
 _Message: TypeAlias = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
@@ -16,13 +14,11 @@ class OrderedQueue:
     session_id: str
     max_queue_size: int
     max_queue_bytes: int
-    reserved: int
-    """Places kept free for answers to come; append without force leaves them free."""
-    can_skip: bool
-    """Whether the peer knows SKIP; where not, marks are passed over in silence."""
+    reserved: int  # places kept free for answers to come; append without force leaves them free
+    can_skip: bool  # whether the peer knows SKIP; where not, marks are passed over in silence
 
     def __init__(
-        self, session_id: str = "", max_queue_size: int = 1024, max_queue_bytes: int = 4 << 20
+        self, session_id: str = "", max_queue_size: int = 1024, max_queue_bytes: int = 4194304
     ) -> None: ...
     @property
     def next_expected_seq(self) -> int: ...  # the seq that the next released message gets
@@ -40,6 +36,10 @@ class OrderedQueue:
     def unsent(self) -> int: ...  # seqs released and not yet taken (marks included)
     @property
     def queued_bytes(self) -> int: ...  # bodies in the ring and in waiting slots
+    @property
+    def kept(self) -> int: ...  # messages with KEEP in the ring, and those in waiting slots
+    @property
+    def bulk(self) -> int: ...  # plain messages with BULK in the ring
     def __len__(self) -> int: ...  # messages in the ring (not acked; marks not counted)
     def __sizeof__(self) -> int: ...  # with its own C memory, without the bodies
     def reserve(self) -> int: ...  # the slot, from 1

@@ -1,8 +1,8 @@
 """The gateway's side of one connection: framing, decoding, START first, unsequenced answers.
 
 A caller feeds what it read to receive_data(), handles the requests that come back, writes
-data_to_send(), and then looks at ``error``: where it is set, the frames before the bad one have been
-handed out and the connection is to be closed with the error's close code (PROTOCOL 1.4)::
+data_to_send(), and then looks at ``error``: where it is set, the frames before the bad one have
+been handed out and the connection is to be closed with the error's close code (PROTOCOL 1.4)::
 
     requests = protocol.receive_data(data, server_ms, now)
     for request in requests: ...

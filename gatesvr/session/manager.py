@@ -468,7 +468,7 @@ class SessionManager:
     # Time.
 
     def sweep(self, now: float) -> None:
-        """Look at what can expire: sessions, logins, messages, tombstones; call it once a second."""
+        """End what has expired: sessions, logins, messages, tombstones. Call it once a second."""
         self._sweep_logins(now)
         self._sweep_detached(now)
         self._sweep_watched(now)

@@ -12,8 +12,8 @@ Rules (PROTOCOL 3):
 - A connection that goes takes an INITED session along, unless its hello is unanswered or the answer
   not acked; such a session stays INITED without a connection.
 - A hello of a session that is logged in refreshes the zone and changes no state.
-- A resume of a session that still has a connection takes that away first (DETACH), then gives it the
-  new one (RESUME).
+- A resume of a session that still has a connection takes that away first (DETACH), then gives it
+  the new one (RESUME).
 - CLOSED is final. Everything that is not in the table raises.
 """
 

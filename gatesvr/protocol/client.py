@@ -1,0 +1,860 @@
+"""The client's side of the session protocol, without I/O.
+
+One ClientProtocol is one session seen by its client, over any number of connections::
+
+    protocol.connect(now)                   # a connection is up: START is queued
+    write(protocol.data_to_send())
+    for event in protocol.receive_data(data, now): ...
+    protocol.acknowledge(event.seq)         # once the application has it
+    write(protocol.data_to_send())          # after every call above
+    if protocol.error is not None: ...      # close the connection and resume on a new one
+
+After a connection is gone, call connect() for the next one: the session is resumed from the position
+that the application has reached, and what the gateway has not accepted is sent again (PROTOCOL 4.6).
+A client that survives restarts keeps state() after connect(), after a Started event (before it writes
+data_to_send()) and before an acknowledgement leaves.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from .._core.codec import PushDecoder, encode_business, encode_request
+from .._pb import message_pb2 as pb
+from ..errors import CloseCode, ErrorCode, ProtocolError
+from .messages import (
+    CAPABILITIES,
+    LATEST_PROTOCOL,
+    LostReason,
+    Outcome,
+    PushType,
+    RequestType,
+    SessionState,
+    StopReason,
+)
+
+if TYPE_CHECKING:
+    from .._core.codec import ServerPush
+
+__all__ = [
+    "Answered",
+    "ClientEvent",
+    "ClientProtocol",
+    "Failed",
+    "GoAwayReceived",
+    "HeartbeatAnswered",
+    "Ignored",
+    "Kicked",
+    "Lost",
+    "Notify",
+    "SessionReset",
+    "StartRefused",
+    "Started",
+]
+
+ACK_MESSAGES = 16
+ACK_DELAY_S = 0.020
+"""The client acks after so many messages or so long (PROTOCOL 2.5)."""
+UNACKED_SHARE = 4
+"""... and never later than at one part in this many of what the gateway keeps."""
+START_TIMEOUT_S = 10.0
+"""How long START_RESP is waited for (PROTOCOL 3.8)."""
+SILENT_INTERVALS = 2
+"""Heartbeat intervals without a byte after which the connection is given up."""
+LOGIN_ACTION = "hello"
+OK = 200
+
+
+@dataclass(slots=True)
+class Started:
+    """START_RESP: the session is there. What was not accepted is queued to be sent again.
+
+    Attributes:
+        session_id: The session.
+        is_resumed: Whether it is the one there was before.
+        is_logged_in: Whether a hello of it was answered 200; where not, log in.
+        response: The whole message.
+    """
+
+    session_id: str
+    is_resumed: bool
+    is_logged_in: bool
+    response: pb.StartResponse
+
+
+@dataclass(slots=True)
+class StartRefused:
+    """START_RESP with success = false; the gateway closes the connection.
+
+    Attributes:
+        code: Wire error code.
+        message: Why, in one line; text from outside.
+        retry_after_ms: When trying again may help.
+        lost_reason: Why the session is gone, NONE where it is not.
+    """
+
+    code: int
+    message: str
+    retry_after_ms: int
+    lost_reason: LostReason
+
+
+@dataclass(slots=True)
+class SessionReset:
+    """The session there was is gone: its requests have failed, positions start again at 0.
+
+    Attributes:
+        session_id: The session that is gone.
+        reason: Why.
+        position: The last server seq that the application had of it.
+    """
+
+    session_id: str
+    reason: LostReason
+    position: int
+
+
+@dataclass(slots=True)
+class Answered:
+    """A request's answer.
+
+    Attributes:
+        client_seq: The request's number.
+        seq: The server seq; acknowledge() it.
+        code: The upstream's code.
+        message: The upstream's message.
+        data: The upstream's data.
+        headers: The upstream's headers.
+    """
+
+    client_seq: int
+    seq: int
+    code: int
+    message: str
+    data: bytes
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Failed:
+    """A request's ERROR, or that it has no answer any more.
+
+    Attributes:
+        client_seq: The request's number, 0 where the ERROR names none.
+        seq: The server seq, 0 where it has none; else acknowledge() it.
+        code: Wire error code, 0 where the session is gone.
+        message: Why, in one line; text from outside.
+        detail: A request id to quote to the operator.
+        retry_after_ms: When trying again may help.
+        outcome: Whether an upstream may have run it.
+    """
+
+    client_seq: int
+    seq: int
+    code: int
+    message: str
+    detail: str
+    retry_after_ms: int
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Notify:
+    """A notify.
+
+    Attributes:
+        seq: The server seq; acknowledge() it.
+        code: 200.
+        message: ``[msg_type] title``.
+        data: Its data, or its content.
+        headers: Metadata, msg_type, title and content.
+    """
+
+    seq: int
+    code: int
+    message: str
+    data: bytes
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Lost:
+    """Messages that the gateway could not keep: reported once.
+
+    Attributes:
+        from_seq: The first of them.
+        to_seq: The last of them; acknowledge() it.
+        reason: Why.
+    """
+
+    from_seq: int
+    to_seq: int
+    reason: LostReason
+
+    @property
+    def seq(self) -> int:
+        """The server seq to acknowledge."""
+        return self.to_seq
+
+
+@dataclass(slots=True)
+class Ignored:
+    """A sequenced push without meaning here: acknowledge() it.
+
+    Attributes:
+        seq: The server seq.
+        type: Its push type.
+    """
+
+    seq: int
+    type: int
+
+
+@dataclass(slots=True)
+class HeartbeatAnswered:
+    """HEARTBEAT_RESP.
+
+    Attributes:
+        round_trip_s: Seconds since the heartbeat was queued.
+        server_ms: The gateway's wall-clock, ms.
+    """
+
+    round_trip_s: float
+    server_ms: int
+
+
+@dataclass(slots=True)
+class GoAwayReceived:
+    """GOAWAY: come back on a fresh connection.
+
+    Attributes:
+        reason: Text from outside.
+        reconnect_after_ms: How long to wait.
+        address: Where to, empty for the same.
+    """
+
+    reason: str
+    reconnect_after_ms: int
+    address: str
+
+
+@dataclass(slots=True)
+class Kicked:
+    """KICK: the session is over.
+
+    Attributes:
+        code: Why.
+        reason: Text from outside.
+    """
+
+    code: int
+    reason: str
+
+
+ClientEvent: TypeAlias = (
+    Started
+    | StartRefused
+    | SessionReset
+    | Answered
+    | Failed
+    | Notify
+    | Lost
+    | Ignored
+    | HeartbeatAnswered
+    | GoAwayReceived
+    | Kicked
+)
+
+
+class _Pending:
+    """A request without an answer."""
+
+    __slots__ = ("headers", "is_login", "is_sent", "msg_id", "payload")
+
+    def __init__(
+        self, msg_id: int, payload: bytes, headers: Mapping[str, str] | None, is_login: bool
+    ) -> None:
+        self.msg_id = msg_id
+        self.payload = payload
+        self.headers = headers
+        self.is_login = is_login
+        self.is_sent = False
+
+
+class ClientProtocol:
+    """A client's session: what outlives its connections, and the connection it has now.
+
+    Args:
+        openid: The user.
+        client_id: The client's own name.
+        auth_token: Sent on every START.
+        max_message_bytes: The largest frame taken.
+        protocol: 0 to speak base.
+        capabilities: See messages.
+
+    Attributes:
+        session_id: Empty before the first START_RESP.
+        resume_token: Of that session; never log it.
+        attempt: Tries with that token.
+        position: The highest server seq that the application has.
+        seen: The highest server seq received.
+        next_client_seq: The number of the next request.
+        pending: Requests without an answer, by number.
+        is_live: Whether this connection's START was answered well.
+        is_logged_in: Whether the session is logged in, as far as is known here.
+        is_stopped: Whether stop() was called.
+        is_silent: Whether the gateway kept still for so long that the connection is to be given up.
+        heartbeat_interval: Seconds.
+        max_in_flight: Requests without an answer that the gateway takes at a time.
+        generation: The connection's number in the session.
+        error: What the gateway did wrong on this connection, or None.
+        duplicates: Pushes dropped because they had been received before.
+    """
+
+    def __init__(
+        self,
+        openid: str,
+        *,
+        client_id: str = "",
+        auth_token: str = "",
+        max_message_bytes: int = 1 << 20,
+        protocol: int = LATEST_PROTOCOL,
+        capabilities: int = CAPABILITIES,
+    ) -> None:
+        self.openid = openid
+        self.client_id = client_id
+        self._auth_token = auth_token
+        self._max_message_bytes = max_message_bytes
+        self._protocol = protocol
+        self._capabilities = capabilities
+
+        # What outlives a connection.
+        self.session_id = ""
+        self.resume_token = b""
+        self.attempt = 0
+        self.position = 0
+        self.seen = 0
+        self.next_client_seq = 1
+        self.pending: dict[int, _Pending] = {}
+        self.is_logged_in = False
+        self.generation = 0
+        self.duplicates = 0
+        self._next_msg_id = 1
+
+        # What the gateway said of itself.
+        self.protocol = protocol
+        self.heartbeat_interval = 15.0
+        self.max_in_flight = 128
+        self._ack_messages = ACK_MESSAGES
+        self._ack_bytes = 1 << 20
+
+        # The connection now.
+        self._reset_connection()
+
+    def _reset_connection(self) -> None:
+        self._decoder = PushDecoder(self._max_message_bytes)
+        self._output: list[bytes] = []
+        self.error: ProtocolError | None = None
+        self.is_live = False
+        self.is_stopped = False
+        self.is_silent = False
+        self._start_msg_id = 0
+        self._now = 0.0
+        self._acked = 0
+        self._unacked_bytes = 0
+        self._ack_at: float | None = None
+        self._start_deadline: float | None = None
+        self._heartbeat_at: float | None = None
+        self._heartbeat_sent_at: float | None = None
+        self._heartbeat_msg_id = 0
+        self._heard_at = 0.0
+
+    # What is kept on disk.
+
+    def state(self) -> bytes:
+        """Return what a restarted client needs to go on: give it to from_state(). Keep it secret."""
+        return json.dumps(
+            {
+                "version": 1,
+                "openid": self.openid,
+                "client_id": self.client_id,
+                "session_id": self.session_id,
+                "resume_token": base64.b64encode(self.resume_token).decode(),
+                "attempt": self.attempt,
+                "position": self.position,
+            }
+        ).encode()
+
+    @classmethod
+    def from_state(
+        cls,
+        state: bytes,
+        *,
+        auth_token: str = "",
+        max_message_bytes: int = 1 << 20,
+    ) -> ClientProtocol:
+        """Return the protocol that state() described; connect() resumes its session.
+
+        Raises:
+            ValueError: State is none of ours.
+        """
+        try:
+            fields = json.loads(state)
+            if fields["version"] != 1:
+                raise ValueError("its version is unknown")
+            protocol = cls(
+                str(fields["openid"]),
+                client_id=str(fields["client_id"]),
+                auth_token=auth_token,
+                max_message_bytes=max_message_bytes,
+            )
+            protocol.session_id = str(fields["session_id"])
+            protocol.resume_token = base64.b64decode(fields["resume_token"], validate=True)
+            protocol.attempt = int(fields["attempt"])
+            protocol.position = protocol.seen = int(fields["position"])
+        except (ValueError, TypeError, KeyError, binascii.Error) as error:
+            raise ValueError(f"no client state: {error}") from None
+        return protocol
+
+    # Calls.
+
+    def connect(self, now: float | None = None) -> None:
+        """Begin on a fresh connection: queue START, and forget what belonged to the last one.
+
+        Args:
+            now: Loop time; starts the deadline for START_RESP where given.
+        """
+        self._reset_connection()
+        start = pb.StartRequest(
+            openid=self.openid,
+            client_id=self.client_id,
+            auth_token=self._auth_token,
+            last_acked_seq_id=self.position,
+            protocol=self._protocol,
+            capabilities=self._capabilities,
+            max_message_bytes=self._max_message_bytes,
+        )
+        if self.session_id:
+            # PROTOCOL 4.3: "attempt counts the client's tries with one token, from 1."
+            self.attempt += 1
+            start.session_id = self.session_id
+            start.resume_token = self.resume_token
+            start.attempt = self.attempt
+        if now is not None:
+            self._now = now
+            self._start_deadline = now + START_TIMEOUT_S
+        self._start_msg_id = self._take_msg_id()
+        self._output.append(
+            encode_request(self._start_msg_id, 0, RequestType.START, start.SerializeToString())
+        )
+
+    def login(
+        self,
+        data: bytes = b"",
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        now: float | None = None,
+    ) -> int:
+        """Send a hello; return its client seq."""
+        return self.send_request(LOGIN_ACTION, data, params, headers, now)
+
+    def send_request(
+        self,
+        action: str,
+        data: bytes = b"",
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        now: float | None = None,
+    ) -> int:
+        """Send a request, or keep it until the connection is started; return its client seq."""
+        if now is not None:
+            self._now = now
+        seq = self.next_client_seq
+        request = _Pending(
+            self._take_msg_id(),
+            encode_business(action, params, data),
+            dict(headers) if headers else None,
+            action.lower() == LOGIN_ACTION,
+        )
+        self.next_client_seq = seq + 1
+        self.pending[seq] = request
+        if self.is_live:
+            self._send(seq, request)
+        return seq
+
+    def acknowledge(self, seq: int, now: float | None = None) -> None:
+        """Take note that the application has everything up to seq; lower ones than before do nothing.
+
+        Args:
+            seq: Of an event's.
+            now: Loop time; that of the last other call where absent.
+        """
+        if now is not None:
+            self._now = now
+        if seq <= self.position:
+            return
+        self.position = seq
+        if not self.is_live:
+            return
+        if seq - self._acked >= self._ack_messages or self._unacked_bytes >= self._ack_bytes:
+            self._send_ack()
+        elif self._ack_at is None:
+            self._ack_at = self._now + ACK_DELAY_S
+
+    def stop(self, reason: StopReason = StopReason.APP_CLOSE) -> None:
+        """End the session: queue STOP. The gateway closes; wait up to 1 s for it (PROTOCOL 3.9)."""
+        self.is_stopped = True
+        payload = pb.StopRequest(reason=reason.value).SerializeToString()  # type: ignore[arg-type]
+        self._output.append(encode_request(self._take_msg_id(), 0, RequestType.STOP, payload))
+
+    def data_to_send(self) -> bytes:
+        """Return the stream bytes to write now, b"" for none."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    # Time.
+
+    def get_timer(self) -> float | None:
+        """Return the loop time at which handle_timer() is due, or None."""
+        timers = [
+            at
+            for at in (
+                self._ack_at,
+                self._start_deadline,
+                self._heartbeat_at,
+                self._silence_deadline(),
+            )
+            if at is not None
+        ]
+        return min(timers, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Ack, send a heartbeat, or see that the gateway is silent. May be called early."""
+        self._now = now
+        if self._ack_at is not None and now >= self._ack_at:
+            self._send_ack()
+        if self._start_deadline is not None and now >= self._start_deadline:
+            self._start_deadline = None
+            self.is_silent = True
+        silence = self._silence_deadline()
+        if silence is not None and now >= silence:
+            self._heartbeat_at = self._heartbeat_sent_at = None
+            self.is_silent = True
+        if self._heartbeat_at is not None and now >= self._heartbeat_at:
+            self._heartbeat_at = now + self.heartbeat_interval
+            if self._heartbeat_sent_at is None:
+                self._heartbeat_sent_at = now
+            self._heartbeat_msg_id = self._take_msg_id()
+            payload = pb.HeartbeatRequest(client_timestamp=int(now * 1000)).SerializeToString()
+            self._output.append(
+                encode_request(
+                    self._heartbeat_msg_id,
+                    0,
+                    RequestType.HEARTBEAT,
+                    payload,
+                    None,
+                    self._ack_to_carry(),
+                )
+            )
+
+    def _silence_deadline(self) -> float | None:
+        # PROTOCOL 3.8: "a heartbeat unanswered and no byte for 2 intervals".
+        if self._heartbeat_sent_at is None:
+            return None
+        return self._heard_at + SILENT_INTERVALS * self.heartbeat_interval
+
+    # Pushes in.
+
+    def receive_data(self, data: bytes, now: float) -> list[ClientEvent]:
+        """Take stream bytes in; return what they say, in order.
+
+        Look at ``error`` when the events are handled: where it is set, close the connection and
+        resume on a new one.
+        """
+        self._now = now
+        events: list[ClientEvent] = []
+        if self.error is not None:
+            return events
+        self._heard_at = now
+        decoder = self._decoder
+        try:
+            for push in decoder.feed(data):
+                if push.seq_id:
+                    self._handle_sequenced(push, events)
+                else:
+                    self._handle_unsequenced(push, events)
+            if decoder.error:
+                raise ProtocolError(decoder.error)
+        except ProtocolError as error:
+            self.error = error
+        except DecodeError:
+            self.error = ProtocolError("a push's payload does not decode")
+        return events
+
+    def _handle_sequenced(self, push: ServerPush, events: list[ClientEvent]) -> None:
+        """Handle what has a server seq: a message, a SKIP, or a repeat of either."""
+        seq = push.seq_id
+        kind = push.type
+        if not self.is_live:
+            raise ProtocolError("a sequenced push before START_RESP")
+        if seq <= self.seen:
+            self.duplicates += 1
+            return
+        if kind == PushType.SKIP:
+            self._handle_skip(push, events)
+            return
+        if seq != self.seen + 1:
+            # PROTOCOL 2.3: "anything else is a gap: close and resume".
+            raise ProtocolError(f"gap: {self.seen} then {seq}")
+        self.seen = seq
+        self._unacked_bytes += push.size
+        if kind == PushType.BUSINESS_DATA:
+            client_seq = self._answered_seq(push)
+            code, message, data = push.business()
+            if not client_seq:
+                events.append(Notify(seq, code, message, data, push.headers))
+                return
+            request = self.pending.pop(client_seq, None)
+            if request is None:
+                events.append(Ignored(seq, kind))
+                return
+            if request.is_login and code == OK:
+                self.is_logged_in = True
+            events.append(Answered(client_seq, seq, code, message, data, push.headers))
+        elif kind == PushType.ERROR:
+            client_seq = self._answered_seq(push)
+            if self.pending.pop(client_seq, None) is None:
+                events.append(Ignored(seq, kind))
+            else:
+                events.append(_failed(push, client_seq))
+        else:
+            # PROTOCOL 1.5: "moves the client's position and is acked, its content ignored".
+            events.append(Ignored(seq, kind))
+
+    def _handle_skip(self, push: ServerPush, events: list[ClientEvent]) -> None:
+        skip = pb.Skip.FromString(push.payload)
+        if skip.from_seq > self.seen + 1:
+            raise ProtocolError(f"gap: {self.seen} then a SKIP from {skip.from_seq}")
+        events.append(Lost(self.seen + 1, push.seq_id, _lost_reason(skip.reason)))
+        self.seen = push.seq_id
+
+    def _answered_seq(self, push: ServerPush) -> int:
+        """Return the client seq of the request that a push answers, 0 for none."""
+        seq: int = push.client_seq_id
+        if seq or self.protocol or not push.msg_id:
+            return seq
+        # A base gateway names only the msg_id.
+        for client_seq, request in self.pending.items():
+            if request.msg_id == push.msg_id:
+                return client_seq
+        return 0
+
+    def _handle_unsequenced(self, push: ServerPush, events: list[ClientEvent]) -> None:
+        kind = push.type
+        if kind == PushType.START_RESP:
+            self._handle_start_response(pb.StartResponse.FromString(push.payload), events)
+        elif kind == PushType.HEARTBEAT_RESP:
+            answer = pb.HeartbeatResponse.FromString(push.payload)
+            if push.msg_id == self._heartbeat_msg_id:
+                self._heartbeat_sent_at = None
+            round_trip_s = max(0.0, self._now - answer.client_timestamp / 1000)
+            events.append(HeartbeatAnswered(round_trip_s, answer.server_timestamp))
+        elif kind == PushType.ERROR:
+            self._handle_unsequenced_error(push, events)
+        elif kind == PushType.GOAWAY:
+            goaway = pb.GoAway.FromString(push.payload)
+            events.append(GoAwayReceived(goaway.reason, goaway.reconnect_after_ms, goaway.address))
+        elif kind == PushType.KICK:
+            kick = pb.Kick.FromString(push.payload)
+            events.append(Kicked(kick.code, kick.reason))
+
+    def _handle_unsequenced_error(self, push: ServerPush, events: list[ClientEvent]) -> None:
+        """An ERROR that consumed no number: it names its request by msg_id."""
+        client_seq = push.client_seq_id
+        if client_seq not in self.pending:
+            client_seq = next(
+                (seq for seq, request in self.pending.items() if request.msg_id == push.msg_id), 0
+            )
+        self.pending.pop(client_seq, None)
+        events.append(_failed(push, client_seq))
+
+    # START_RESP.
+
+    def _handle_start_response(self, response: pb.StartResponse, events: list[ClientEvent]) -> None:
+        if self.is_live or not self._start_msg_id:
+            raise ProtocolError("a START_RESP without a START")
+        self._start_deadline = None
+        if not response.success:
+            self._handle_refused(response, events)
+            return
+        if self.session_id and not response.resumed:
+            self._lose_session(
+                _lost_reason(response.lost_reason) or LostReason.UNKNOWN_SESSION, events
+            )
+        self.is_live = True
+        self.session_id = response.session_id or response.connection_id
+        self.resume_token = response.resume_token
+        self.attempt = 0
+        self.protocol = response.protocol
+        self.generation = response.generation
+        self.heartbeat_interval = float(max(1, response.heartbeat_interval))
+        self.max_in_flight = response.max_in_flight or self.max_in_flight
+        if response.max_unacked_messages:
+            quarter = response.max_unacked_messages // UNACKED_SHARE
+            self._ack_messages = max(1, min(ACK_MESSAGES, quarter))
+        if response.max_unacked_bytes:
+            self._ack_bytes = max(1, response.max_unacked_bytes // UNACKED_SHARE)
+        self._acked = self.position
+        self._heartbeat_at = self._now + self.heartbeat_interval
+        self.is_logged_in = response.state == SessionState.NORMAL
+        events.append(Started(self.session_id, response.resumed, self.is_logged_in, response))
+        if response.replay_from > self.seen + 1:
+            # The state this client came from is older than what it had acked.
+            events.append(Lost(self.seen + 1, response.replay_from - 1, LostReason.NONE))
+            self.seen = response.replay_from - 1
+        self._send_again(response.max_client_seq, events)
+
+    def _send_again(self, max_client_seq: int, events: list[ClientEvent]) -> None:
+        """Send what the gateway has not accepted, and go on counting behind it (PROTOCOL 4.6)."""
+        following = max_client_seq + 1
+        for seq in sorted(self.pending):
+            if seq <= max_client_seq:
+                continue
+            if seq == following:
+                following += 1
+                self._send(seq, self.pending[seq])
+            else:
+                # What lay between is no longer held: nothing behind it can be accepted.
+                del self.pending[seq]
+                events.append(
+                    Failed(seq, 0, 0, "its number was skipped", "", 0, Outcome.NOT_STARTED)
+                )
+        self.next_client_seq = following
+
+    def _handle_refused(self, response: pb.StartResponse, events: list[ClientEvent]) -> None:
+        error = response.error
+        lost = _lost_reason(response.lost_reason)
+        if error.error_code == ErrorCode.STALE_ATTEMPT:
+            # PROTOCOL 4.3: try again above what the gateway has seen.
+            self.attempt = max(self.attempt, response.attempt)
+        elif lost and self.session_id:
+            self._lose_session(lost, events)
+        events.append(
+            StartRefused(error.error_code, error.error_message, error.retry_after_ms, lost)
+        )
+
+    def _lose_session(self, reason: LostReason, events: list[ClientEvent]) -> None:
+        """Fail what was asked, and forget the session (PROTOCOL 4.7)."""
+        events.append(SessionReset(self.session_id, reason, self.position))
+        for seq, request in self.pending.items():
+            outcome = Outcome.UNKNOWN if request.is_sent else Outcome.NOT_STARTED
+            events.append(Failed(seq, 0, 0, "session lost", "", 0, outcome))
+        self.forget_session()
+
+    def forget_session(self) -> None:
+        """Have the next connect() start a new session; what is pending is dropped unanswered."""
+        self.pending.clear()
+        self.session_id = ""
+        self.resume_token = b""
+        self.attempt = 0
+        self.position = 0
+        self.seen = 0
+        self.next_client_seq = 1
+        self.is_logged_in = False
+
+    def closed(self, code: int) -> list[ClientEvent]:
+        """Take note of the connection's close code; return what it means for the session.
+
+        Codes that end the session or deny its resume fail what is pending (PROTOCOL 6).
+        """
+        self.is_live = False
+        events: list[ClientEvent] = []
+        reason = _ENDS.get(code)
+        if reason is not None and self.session_id:
+            self._lose_session(reason, events)
+        return events
+
+    # Frames out.
+
+    def _send(self, seq: int, request: _Pending) -> None:
+        request.is_sent = True
+        self._output.append(
+            encode_request(
+                request.msg_id,
+                seq,
+                RequestType.BUSINESS,
+                request.payload,
+                request.headers,
+                self._ack_to_carry(),
+            )
+        )
+
+    def _ack_to_carry(self) -> int:
+        """Return the position where the gateway does not know it, else 0; it then counts as acked."""
+        if self.position <= self._acked or self.protocol == 0:
+            return 0
+        self._note_acked()
+        return self.position
+
+    def _send_ack(self) -> None:
+        self._ack_at = None
+        if self.position <= self._acked:
+            return
+        self._note_acked()
+        payload = pb.ClientAck(acked_seq_id=self.position).SerializeToString()
+        self._output.append(encode_request(0, 0, RequestType.ACK, payload))
+
+    def _note_acked(self) -> None:
+        self._acked = self.position
+        self._ack_at = None
+        self._unacked_bytes = 0
+
+    def _take_msg_id(self) -> int:
+        msg_id = self._next_msg_id
+        self._next_msg_id = msg_id + 1 if msg_id < 0xFFFF_FFFF else 1
+        return msg_id
+
+
+# What a close code says of the session; the codes that are not here leave it alone.
+_ENDS: dict[int, LostReason] = {
+    CloseCode.PROTOCOL_ERROR: LostReason.UNKNOWN_SESSION,
+    CloseCode.AUTH_FAILED: LostReason.DENIED,
+    CloseCode.RESUME_DENIED: LostReason.DENIED,
+    CloseCode.KICKED: LostReason.KICKED,
+    CloseCode.OPENID_BUSY: LostReason.DENIED,
+}
+
+
+def _failed(push: ServerPush, client_seq: int) -> Failed:
+    error = pb.ErrorMessage.FromString(push.payload)
+    try:
+        outcome = Outcome(error.outcome)
+    except ValueError:
+        outcome = Outcome.UNKNOWN
+    return Failed(
+        client_seq,
+        push.seq_id,
+        error.error_code,
+        error.error_message,
+        error.detail,
+        error.retry_after_ms,
+        outcome,
+    )
+
+
+def _lost_reason(value: int) -> LostReason:
+    try:
+        return LostReason(value)
+    except ValueError:
+        return LostReason.NONE
