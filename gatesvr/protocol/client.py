@@ -9,10 +9,10 @@ One ClientProtocol is one session seen by its client, over any number of connect
     write(protocol.data_to_send())          # after every call above
     if protocol.error is not None: ...      # close the connection and resume on a new one
 
-After a connection is gone, call connect() for the next one: the session is resumed from the position
-that the application has reached, and what the gateway has not accepted is sent again (PROTOCOL 4.6).
-A client that survives restarts keeps state() after connect(), after a Started event (before it writes
-data_to_send()) and before an acknowledgement leaves.
+After a connection is gone, call connect() for the next one: the session is resumed from the
+position that the application has reached, and what the gateway has not accepted is sent again
+(PROTOCOL 4.6). A client that survives restarts keeps state() after connect(), after a Started event
+(before it writes data_to_send()) and before an acknowledgement leaves.
 """
 
 from __future__ import annotations
@@ -21,14 +21,27 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from .._core.codec import PushDecoder, encode_business, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import CloseCode, ErrorCode, ProtocolError
+from .events import (
+    Answered,
+    ClientEvent,
+    Failed,
+    GoAwayReceived,
+    HeartbeatAnswered,
+    Ignored,
+    Kicked,
+    Lost,
+    Notify,
+    SessionReset,
+    Started,
+    StartRefused,
+)
 from .messages import (
     CAPABILITIES,
     LATEST_PROTOCOL,
@@ -36,7 +49,6 @@ from .messages import (
     Outcome,
     PushType,
     RequestType,
-    SessionState,
     StopReason,
 )
 
@@ -70,207 +82,6 @@ SILENT_INTERVALS = 2
 """Heartbeat intervals without a byte after which the connection is given up."""
 LOGIN_ACTION = "hello"
 OK = 200
-
-
-@dataclass(slots=True)
-class Started:
-    """START_RESP: the session is there. What was not accepted is queued to be sent again.
-
-    Attributes:
-        session_id: The session.
-        is_resumed: Whether it is the one there was before.
-        is_logged_in: Whether a hello of it was answered 200; where not, log in.
-        response: The whole message.
-    """
-
-    session_id: str
-    is_resumed: bool
-    is_logged_in: bool
-    response: pb.StartResponse
-
-
-@dataclass(slots=True)
-class StartRefused:
-    """START_RESP with success = false; the gateway closes the connection.
-
-    Attributes:
-        code: Wire error code.
-        message: Why, in one line; text from outside.
-        retry_after_ms: When trying again may help.
-        lost_reason: Why the session is gone, NONE where it is not.
-    """
-
-    code: int
-    message: str
-    retry_after_ms: int
-    lost_reason: LostReason
-
-
-@dataclass(slots=True)
-class SessionReset:
-    """The session there was is gone: its requests have failed, positions start again at 0.
-
-    Attributes:
-        session_id: The session that is gone.
-        reason: Why.
-        position: The last server seq that the application had of it.
-    """
-
-    session_id: str
-    reason: LostReason
-    position: int
-
-
-@dataclass(slots=True)
-class Answered:
-    """A request's answer.
-
-    Attributes:
-        client_seq: The request's number.
-        seq: The server seq; acknowledge() it.
-        code: The upstream's code.
-        message: The upstream's message.
-        data: The upstream's data.
-        headers: The upstream's headers.
-    """
-
-    client_seq: int
-    seq: int
-    code: int
-    message: str
-    data: bytes
-    headers: dict[str, str]
-
-
-@dataclass(slots=True)
-class Failed:
-    """A request's ERROR, or that it has no answer any more.
-
-    Attributes:
-        client_seq: The request's number, 0 where the ERROR names none.
-        seq: The server seq, 0 where it has none; else acknowledge() it.
-        code: Wire error code, 0 where the session is gone.
-        message: Why, in one line; text from outside.
-        detail: A request id to quote to the operator.
-        retry_after_ms: When trying again may help.
-        outcome: Whether an upstream may have run it.
-    """
-
-    client_seq: int
-    seq: int
-    code: int
-    message: str
-    detail: str
-    retry_after_ms: int
-    outcome: Outcome
-
-
-@dataclass(slots=True)
-class Notify:
-    """A notify.
-
-    Attributes:
-        seq: The server seq; acknowledge() it.
-        code: 200.
-        message: ``[msg_type] title``.
-        data: Its data, or its content.
-        headers: Metadata, msg_type, title and content.
-    """
-
-    seq: int
-    code: int
-    message: str
-    data: bytes
-    headers: dict[str, str]
-
-
-@dataclass(slots=True)
-class Lost:
-    """Messages that the gateway could not keep: reported once.
-
-    Attributes:
-        from_seq: The first of them.
-        to_seq: The last of them; acknowledge() it.
-        reason: Why.
-    """
-
-    from_seq: int
-    to_seq: int
-    reason: LostReason
-
-    @property
-    def seq(self) -> int:
-        """The server seq to acknowledge."""
-        return self.to_seq
-
-
-@dataclass(slots=True)
-class Ignored:
-    """A sequenced push without meaning here: acknowledge() it.
-
-    Attributes:
-        seq: The server seq.
-        type: Its push type.
-    """
-
-    seq: int
-    type: int
-
-
-@dataclass(slots=True)
-class HeartbeatAnswered:
-    """HEARTBEAT_RESP.
-
-    Attributes:
-        round_trip_s: Seconds since the heartbeat was queued.
-        server_ms: The gateway's wall-clock, ms.
-    """
-
-    round_trip_s: float
-    server_ms: int
-
-
-@dataclass(slots=True)
-class GoAwayReceived:
-    """GOAWAY: come back on a fresh connection.
-
-    Attributes:
-        reason: Text from outside.
-        reconnect_after_ms: How long to wait.
-        address: Where to, empty for the same.
-    """
-
-    reason: str
-    reconnect_after_ms: int
-    address: str
-
-
-@dataclass(slots=True)
-class Kicked:
-    """KICK: the session is over.
-
-    Attributes:
-        code: Why.
-        reason: Text from outside.
-    """
-
-    code: int
-    reason: str
-
-
-ClientEvent: TypeAlias = (
-    Started
-    | StartRefused
-    | SessionReset
-    | Answered
-    | Failed
-    | Notify
-    | Lost
-    | Ignored
-    | HeartbeatAnswered
-    | GoAwayReceived
-    | Kicked
-)
 
 
 class _Pending:
@@ -379,7 +190,7 @@ class ClientProtocol:
     # What is kept on disk.
 
     def state(self) -> bytes:
-        """Return what a restarted client needs to go on: give it to from_state(). Keep it secret."""
+        """Return what a restarted client goes on from, for from_state(). It holds a secret."""
         return json.dumps(
             {
                 "version": 1,
@@ -490,7 +301,7 @@ class ClientProtocol:
         return seq
 
     def acknowledge(self, seq: int, now: float | None = None) -> None:
-        """Take note that the application has everything up to seq; lower ones than before do nothing.
+        """Take note that the application has everything up to seq; an older seq does nothing.
 
         Args:
             seq: Of an event's.
@@ -717,7 +528,7 @@ class ClientProtocol:
             self._ack_bytes = max(1, response.max_unacked_bytes // UNACKED_SHARE)
         self._acked = self.position
         self._heartbeat_at = self._now + self.heartbeat_interval
-        self.is_logged_in = response.state == SessionState.NORMAL
+        self.is_logged_in = response.state == pb.SESSION_STATE_NORMAL
         events.append(Started(self.session_id, response.resumed, self.is_logged_in, response))
         if response.replay_from > self.seen + 1:
             # The state this client came from is older than what it had acked.
@@ -801,7 +612,7 @@ class ClientProtocol:
         )
 
     def _ack_to_carry(self) -> int:
-        """Return the position where the gateway does not know it, else 0; it then counts as acked."""
+        """Return the position to ack along with a request, 0 where the gateway knows it."""
         if self.position <= self._acked or self.protocol == 0:
             return 0
         self._note_acked()

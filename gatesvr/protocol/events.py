@@ -1,0 +1,225 @@
+"""What a ClientProtocol tells its owner: one small class an event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .._pb import message_pb2 as pb
+from .messages import LostReason, Outcome
+
+__all__ = [
+    "Answered",
+    "ClientEvent",
+    "Failed",
+    "GoAwayReceived",
+    "HeartbeatAnswered",
+    "Ignored",
+    "Kicked",
+    "Lost",
+    "Notify",
+    "SessionReset",
+    "StartRefused",
+    "Started",
+]
+
+
+@dataclass(slots=True)
+class Started:
+    """START_RESP: the session is there. What was not accepted is queued to be sent again.
+
+    Attributes:
+        session_id: The session.
+        is_resumed: Whether it is the one there was before.
+        is_logged_in: Whether a hello of it was answered 200; where not, log in.
+        response: The whole message.
+    """
+
+    session_id: str
+    is_resumed: bool
+    is_logged_in: bool
+    response: pb.StartResponse
+
+
+@dataclass(slots=True)
+class StartRefused:
+    """START_RESP with success = false; the gateway closes the connection.
+
+    Attributes:
+        code: Wire error code.
+        message: Why, in one line; text from outside.
+        retry_after_ms: When trying again may help.
+        lost_reason: Why the session is gone, NONE where it is not.
+    """
+
+    code: int
+    message: str
+    retry_after_ms: int
+    lost_reason: LostReason
+
+
+@dataclass(slots=True)
+class SessionReset:
+    """The session there was is gone: its requests have failed, positions start again at 0.
+
+    Attributes:
+        session_id: The session that is gone.
+        reason: Why.
+        position: The last server seq that the application had of it.
+    """
+
+    session_id: str
+    reason: LostReason
+    position: int
+
+
+@dataclass(slots=True)
+class Answered:
+    """A request's answer.
+
+    Attributes:
+        client_seq: The request's number.
+        seq: The server seq; acknowledge() it.
+        code: The upstream's code.
+        message: The upstream's message.
+        data: The upstream's data.
+        headers: The upstream's headers.
+    """
+
+    client_seq: int
+    seq: int
+    code: int
+    message: str
+    data: bytes
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Failed:
+    """A request's ERROR, or that it has no answer any more.
+
+    Attributes:
+        client_seq: The request's number, 0 where the ERROR names none.
+        seq: The server seq, 0 where it has none; else acknowledge() it.
+        code: Wire error code, 0 where the session is gone.
+        message: Why, in one line; text from outside.
+        detail: A request id to quote to the operator.
+        retry_after_ms: When trying again may help.
+        outcome: Whether an upstream may have run it.
+    """
+
+    client_seq: int
+    seq: int
+    code: int
+    message: str
+    detail: str
+    retry_after_ms: int
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Notify:
+    """A notify.
+
+    Attributes:
+        seq: The server seq; acknowledge() it.
+        code: 200.
+        message: ``[msg_type] title``.
+        data: Its data, or its content.
+        headers: Metadata, msg_type, title and content.
+    """
+
+    seq: int
+    code: int
+    message: str
+    data: bytes
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Lost:
+    """Messages that the gateway could not keep: reported once.
+
+    Attributes:
+        from_seq: The first of them.
+        to_seq: The last of them; acknowledge() it.
+        reason: Why.
+    """
+
+    from_seq: int
+    to_seq: int
+    reason: LostReason
+
+    @property
+    def seq(self) -> int:
+        """The server seq to acknowledge."""
+        return self.to_seq
+
+
+@dataclass(slots=True)
+class Ignored:
+    """A sequenced push without meaning here: acknowledge() it.
+
+    Attributes:
+        seq: The server seq.
+        type: Its push type.
+    """
+
+    seq: int
+    type: int
+
+
+@dataclass(slots=True)
+class HeartbeatAnswered:
+    """HEARTBEAT_RESP.
+
+    Attributes:
+        round_trip_s: Seconds since the heartbeat was queued.
+        server_ms: The gateway's wall-clock, ms.
+    """
+
+    round_trip_s: float
+    server_ms: int
+
+
+@dataclass(slots=True)
+class GoAwayReceived:
+    """GOAWAY: come back on a fresh connection.
+
+    Attributes:
+        reason: Text from outside.
+        reconnect_after_ms: How long to wait.
+        address: Where to, empty for the same.
+    """
+
+    reason: str
+    reconnect_after_ms: int
+    address: str
+
+
+@dataclass(slots=True)
+class Kicked:
+    """KICK: the session is over.
+
+    Attributes:
+        code: Why.
+        reason: Text from outside.
+    """
+
+    code: int
+    reason: str
+
+
+ClientEvent: TypeAlias = (
+    Started
+    | StartRefused
+    | SessionReset
+    | Answered
+    | Failed
+    | Notify
+    | Lost
+    | Ignored
+    | HeartbeatAnswered
+    | GoAwayReceived
+    | Kicked
+)
