@@ -1,0 +1,297 @@
+"""Write what the documentation takes from the code: the settings, and the example bytes.
+
+``make docs`` runs it; a test fails when the result is not what is committed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gatesvr import config
+from gatesvr._core import codec
+from gatesvr._pb import message_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DOCS = Path(__file__).parent
+BYTES_A_LINE = 16
+
+_EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```text\n.*?```\n", re.DOTALL)
+
+
+# Settings ----------------------------------------------------------------------------------------
+
+CONFIGURATION_HEAD = """\
+# Configuration
+
+<!-- Written by docs/generate.py from the docstrings in gatesvr/config.py: change those. -->
+
+A gateway without any configuration listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
+looks for its services on ports 8081 to 8083. What to change comes from these sources, later ones win:
+
+1. a TOML file: `gatesvr serve --config gate.toml`, with a table for each section;
+2. the environment: `GATESVR_DISPATCH_WORKERS=8`;
+3. `--set dispatch.workers=8`, as often as you like; lists and tables are written as in TOML;
+4. the flags of `gatesvr serve`: `--bind`, `--grpc-bind`, `--transport`, `--upstream`, `--cert`,
+   `--key`.
+
+A *duration* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`. A *size* is a number
+of bytes or text such as `64KiB`, `4MiB`. A key that does not exist or a value that does not fit ends
+the start with one line that names the source, the field and the value, and exit code 2.
+
+```toml
+[transport]
+bind = "0.0.0.0:8453"
+cert = "/etc/gatesvr/cert.pem"
+key = "/etc/gatesvr/key.pem"
+
+[dispatch]
+task_timeout = "10s"
+
+[[upstream.services.chat]]
+address = "10.0.0.5:9000"
+
+[[upstream.services.chat]]
+address = "10.0.0.6:9000"
+weight = 2
+
+[[route]]
+action = "hello"
+service = "chat"
+
+[[route]]
+action = "chat_*"
+service = "chat"
+serial = true
+```
+"""
+
+PARTS = {
+    "services": ("Endpoint", "`[[upstream.services.NAME]]`: one address of a service"),
+    "route": ("RouteRule", "`[[route]]`: which service answers an action"),
+}
+
+
+def configuration() -> str:
+    """Return docs/configuration.md."""
+    comments = field_comments()
+    out = [CONFIGURATION_HEAD]
+    for name in config.Config.__struct_fields__:
+        section = getattr(config.Config(), name)
+        if isinstance(section, msgspec.Struct):
+            struct = type(section)
+            out.append(f"\n## [{name}]\n\n{comments['Config', name]}\n\n")
+            out.extend(table(struct, section, f"{name}.", comments))
+        for part in (name, *getattr(section, "__struct_fields__", ())):
+            if part in PARTS:
+                struct_name, title = PARTS[part]
+                out.append(f"\n## {title}\n\n")
+                out.extend(table(getattr(config, struct_name), None, "", comments))
+    out.append("\nWithout a `[[route]]` of your own these are the routes:\n\n")
+    out.append("| action | service |\n| --- | --- |\n")
+    out.extend(f"| `{rule.action}` | {rule.service} |\n" for rule in config.Config().route)
+    return "".join(out)
+
+
+def table(
+    struct: type[msgspec.Struct],
+    values: msgspec.Struct | None,
+    prefix: str,
+    comments: dict[tuple[str, str], str],
+) -> Iterator[str]:
+    """Yield the rows of one struct's fields."""
+    hints = inspect.get_annotations(struct)
+    yield "| field | type | default | |\n| --- | --- | --- | --- |\n"
+    for field in msgspec.structs.fields(struct):
+        if values is None:
+            default = "" if field.required else spell(field.default)
+        else:
+            default = spell(getattr(values, field.name))
+        kind = spell_type(str(hints[field.name]), field.name)
+        comment = comments[struct.__name__, field.name]
+        yield f"| `{prefix}{field.name}` | {kind} | {default} | {comment} |\n"
+
+
+def spell_type(annotation: str, name: str) -> str:
+    if annotation.startswith("Literal["):
+        choices = ast.literal_eval(f"({annotation[8:-1]},)")
+        return " or ".join(f"`{choice}`" if choice else "empty" for choice in choices)
+    if annotation.startswith(("dict[", "list[")):
+        return "see below" if name in PARTS else "list of texts"
+    return {
+        "Count": "number ≥ 1",
+        "CountOrNone": "number ≥ 0",
+        "Duration": "duration",
+        "Size": "size",
+        "bool": "`true` or `false`",
+        "str": "text",
+    }[annotation]
+
+
+def spell(value: Any) -> str:
+    """Return a default as one writes it in a file."""
+    if isinstance(value, config.Duration):
+        return f"`{value * 1000:g}ms`" if 0 < value < 1 else f"`{value:g}s`"
+    if isinstance(value, config.Size):
+        for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value and value % size == 0:
+                return f"`{value // size}{unit}`"
+        return f"`{value}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: `{ends[0].address}`" for name, ends in value.items())
+    if value in ("", []):
+        return "empty"
+    return f"`{value}`"
+
+
+def field_comments() -> dict[tuple[str, str], str]:
+    """Return the docstring under every field of config.py, by struct and field."""
+    comments = {}
+    for node in ast.parse(inspect.getsource(config)).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, comment in zip(node.body, node.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                if not (isinstance(comment, ast.Expr) and isinstance(comment.value, ast.Constant)):
+                    raise SystemExit(f"config.py: {node.name}.{field.target.id} has no docstring")
+                text = inspect.cleandoc(str(comment.value.value)).replace("\n", " ")
+                comments[node.name, field.target.id] = text.replace("``", "`").replace("|", "\\|")
+    return comments
+
+
+# Example bytes -----------------------------------------------------------------------------------
+
+TOKEN = bytes(range(0x10, 0x20))
+
+
+def start_request() -> bytes:
+    message = pb.StartRequest(
+        openid="alice", client_id="phone", protocol=1, capabilities=1, attempt=1
+    )
+    return codec.encode_request(1, 0, pb.REQUEST_START, message.SerializeToString())
+
+
+def start_response() -> bytes:
+    message = pb.StartResponse(
+        success=True,
+        heartbeat_interval=15,
+        connection_id="s-1",
+        session_id="s-1",
+        resume_token=TOKEN,
+        generation=1,
+        max_message_bytes=1 << 20,
+        max_in_flight=128,
+        attempt=1,
+        protocol=1,
+        capabilities=1,
+        state=pb.SESSION_STATE_INITED,
+        resume_window_ms=60_000,
+        max_unacked_messages=1_024,
+        max_unacked_bytes=4 << 20,
+    )
+    body = codec.push_body(pb.PUSH_START_RESP, message.SerializeToString())
+    return codec.push_frame(1, 0, body)
+
+
+def hello_request() -> bytes:
+    return codec.encode_request(2, 1, pb.REQUEST_BUSINESS, codec.encode_business("hello", {}, b""))
+
+
+def hello_answer() -> bytes:
+    answer = pb.BusinessResponse(code=200, message="welcome")
+    body = codec.push_body(pb.PUSH_BUSINESS_DATA, answer.SerializeToString(), {"zone": "001"}, 1)
+    return codec.push_frame(2, 1, body)
+
+
+def echo_request() -> bytes:
+    business = codec.encode_business("echo", {}, b"hi")
+    return codec.encode_request(3, 2, pb.REQUEST_BUSINESS, business, None, 1)
+
+
+def echo_answer() -> bytes:
+    answer = pb.BusinessResponse(code=200, data=b"hi")
+    body = codec.push_body(pb.PUSH_BUSINESS_DATA, answer.SerializeToString(), {}, 2)
+    return codec.push_frame(3, 2, body)
+
+
+def notify() -> bytes:
+    return codec.push_frame(0, 3, codec.notify_body("chat", "bob", "", b"good morning", []))
+
+
+def ack() -> bytes:
+    return codec.encode_request(
+        0, 0, pb.REQUEST_ACK, pb.ClientAck(acked_seq_id=3).SerializeToString()
+    )
+
+
+def heartbeat() -> bytes:
+    message = pb.HeartbeatRequest(client_timestamp=1_700_000_000_000)
+    return codec.encode_request(4, 0, pb.REQUEST_HEARTBEAT, message.SerializeToString())
+
+
+def error() -> bytes:
+    return codec.push_frame(5, 4, codec.error_body(503, "busy", "", 120, pb.OUTCOME_NOT_STARTED, 3))
+
+
+def skip() -> bytes:
+    message = pb.Skip(from_seq=5, messages=3, reason=pb.LOST_EXPIRED)
+    return codec.push_frame(0, 7, codec.push_body(pb.PUSH_SKIP, message.SerializeToString()))
+
+
+def stop() -> bytes:
+    message = pb.StopRequest(reason=pb.STOP_USER_LOGOUT)
+    return codec.encode_request(6, 0, pb.REQUEST_STOP, message.SerializeToString())
+
+
+EXAMPLES: dict[str, Callable[[], bytes]] = {
+    example.__name__.replace("_", "-"): example
+    for example in (
+        start_request,
+        start_response,
+        hello_request,
+        hello_answer,
+        echo_request,
+        echo_answer,
+        notify,
+        ack,
+        heartbeat,
+        error,
+        skip,
+        stop,
+    )
+}
+
+
+def protocol(text: str) -> str:
+    """Return docs/protocol.md with the bytes of every example written again."""
+    return _EXAMPLE.sub(lambda m: f"<!-- example: {m[1]} -->\n{block(EXAMPLES[m[1]]())}", text)
+
+
+def block(frame: bytes) -> str:
+    """Return a frame as a hex dump, its text beside it."""
+    lines = []
+    for start in range(0, len(frame), BYTES_A_LINE):
+        part = frame[start : start + BYTES_A_LINE]
+        text = "".join(chr(b) if 0x20 <= b < 0x7F else "." for b in part)
+        lines.append(f"{part.hex(' '):<{3 * BYTES_A_LINE}} {text}\n")
+    return f"```text\n{''.join(lines)}```\n"
+
+
+def main() -> None:
+    (DOCS / "configuration.md").write_text(configuration(), "utf-8")
+    path = DOCS / "protocol.md"
+    path.write_text(protocol(path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""PushService: the gRPC server of GatewayService and its life (PROTOCOL 7.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from .._pb import upstream_pb2_grpc as pb_grpc
+from ..config import parse_address
+from ..errors import ConfigError
+from ..observe.log import keys
+from .servicer import GatewayServicer, PushCounters
+
+if TYPE_CHECKING:
+    from ..config import PushConfig
+    from ..session.manager import SessionManager
+    from ..upstream.registry import UpstreamRegistry
+
+__all__ = ["PushService"]
+
+SERVICE_NAME = "gatesvr.proto.GatewayService"
+MAX_STREAMS = 1_024
+"""rpcs at a time, a caller's connection."""
+STOP_GRACE_S = 1.0
+
+logger = logging.getLogger("gatesvr.push")
+
+
+class PushService:
+    """The gRPC server of GatewayService, with the standard health service beside it.
+
+    Args:
+        config: Where to listen, and whether that needs ``insecure``.
+        manager: Where the sessions are.
+        registry: Where upstreams register.
+        max_message_bytes: The largest frame that any client takes; gRPC's own limits follow.
+    """
+
+    def __init__(
+        self,
+        config: PushConfig,
+        manager: SessionManager,
+        registry: UpstreamRegistry,
+        *,
+        max_message_bytes: int = 1 << 20,
+    ) -> None:
+        self.counters = PushCounters()
+        self._config = config
+        self._manager = manager
+        self._registry = registry
+        self._max_message_bytes = max_message_bytes
+        self._server: grpc.aio.Server | None = None
+        self._health: health.aio.HealthServicer | None = None
+        self._address = ""
+
+    @property
+    def address(self) -> str:
+        """The bound ``HOST:PORT``, empty while it does not run."""
+        return self._address
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: The address is taken or no address of this machine, or it is not loopback
+                and ``push.insecure`` is not set.
+            RuntimeError: It runs already.
+        """
+        if self._server is not None:
+            raise RuntimeError("the push service runs already")
+        host, port = parse_address(self._config.bind)
+        await asyncio.get_running_loop().run_in_executor(None, self._probe, host, port)
+        limit = 2 * self._max_message_bytes + (1 << 20)
+        server = grpc.aio.server(
+            options=[
+                # Without it a second gateway on a busy port starts, and gets half of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ]
+        )
+        servicer = GatewayServicer(
+            self._manager,
+            self._registry,
+            self.counters,
+            self._max_message_bytes,
+            asyncio.get_running_loop().time,
+        )
+        pb_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        name = f"[{host}]" if ":" in host else host or "[::]"
+        try:
+            port = server.add_insecure_port(f"{name}:{port}")
+        except RuntimeError:
+            raise self._bad("cannot listen on it") from None
+        await server.start()
+        for service in ("", SERVICE_NAME):
+            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._server, self._health = server, checks
+        self._address = f"{name}:{port}"
+        logger.info("push_listening", extra=keys(address=self._address))
+
+    async def stop(self) -> None:
+        """Refuse new calls and give running ones a second; does nothing when it is stopped."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        if self._health is not None:
+            await self._health.enter_graceful_shutdown()
+        await server.stop(STOP_GRACE_S)
+        self._address = ""
+
+    def _probe(self, host: str, port: int) -> None:
+        """Refuse an address that cannot be bound, in words that gRPC does not have.
+
+        Raises:
+            ConfigError: With the system's own reason.
+        """
+        try:
+            found = socket.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as error:
+            raise self._bad(error.strerror or str(error)) from None
+        if not self._config.insecure and not all(
+            ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
+        ):
+            raise self._bad(
+                "not loopback: whoever reaches it can push to every client; "
+                "set push.insecure = true where only upstreams do"
+            )
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+                probe.listen(1)
+            except OSError as error:
+                raise self._bad(error.strerror or str(error)) from None
+
+    def _bad(self, why: str) -> ConfigError:
+        return ConfigError(f"{self._config.bind}: {why}", field="push.bind")
