@@ -150,10 +150,20 @@ class SessionLost(SessionError):
         code: The close code or wire error code that ended it, 0 for none.
         lost_from: First server seq that was never delivered, 0 for none.
         lost_to: Last server seq that was never delivered, 0 for none or unknown.
+        outcome: Of a request that the end left without an answer: 0 unknown, 1 not started.
     """
 
-    def __init__(self, message: str, code: int = 0, *, lost_from: int = 0, lost_to: int = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        code: int = 0,
+        *,
+        lost_from: int = 0,
+        lost_to: int = 0,
+        outcome: int = 0,
+    ) -> None:
         super().__init__(message, code)
+        self.outcome = outcome
         self.lost_from = lost_from
         self.lost_to = lost_to
 
@@ -176,7 +186,7 @@ class NotifyOverflow(QueueFull):
         self.first_seq = first_seq
         self.last_seq = last_seq
         super().__init__(
-            f"{count} notifies were dropped (seq {first_seq} to {last_seq}): nobody read them in time"
+            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: nobody read them in time"
         )
 
 

@@ -1,0 +1,6 @@
+"""The asyncio client."""
+
+from .client import Client, ClientCounters
+from .messages import Answer, Lost, Notify
+
+__all__ = ["Answer", "Client", "ClientCounters", "Lost", "Notify"]

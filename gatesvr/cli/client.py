@@ -1,0 +1,172 @@
+"""``gatesvr client``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import threading
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import NotifyOverflow, RequestFailed
+from .loop import run, stop_event
+from .options import DURATION, Target, target_options
+from .terminal import escape_control, prompt, style
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+__all__ = ["command"]
+
+HELP = """\
+ACTION [KEY=VALUE ...] [-- DATA]   send a request, for example: calculate op=add a=1 b=2
+                                   or: echo -- hello
+help                               this text
+quit                               log out (also the end of the input)\
+"""
+_MAX_LINES = 64
+"""Lines read ahead of the one that waits for its answer."""
+
+
+@click.command()
+@click.option(
+    "--linger",
+    type=DURATION,
+    default="200ms",
+    show_default=True,
+    help="How long to stay for pushes once a piped input has ended.",
+)
+@target_options
+def command(target: Target, linger: float) -> int:
+    """Talk to a gateway line by line and see its pushes as they come.
+
+    A line is ACTION [KEY=VALUE ...] [-- DATA]; `help` says more. Ends with 1 where a piped request
+    was not answered with code 200.
+    """
+    return run(_talk(target, linger))
+
+
+def parse_line(line: str) -> tuple[str, dict[str, str], bytes]:
+    """Return (action, params, data) of a line ``action key=value ... [-- data]``.
+
+    Raises:
+        ValueError: It is no such line.
+    """
+    head, dashes, data = f" {line} ".partition(" -- ")
+    words = shlex.split(head)
+    if not words:
+        raise ValueError("an action comes first")
+    params = {}
+    for word in words[1:]:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{word!r} is not KEY=VALUE (data comes after --)")
+        params[key] = value
+    return words[0], params, data[:-1].encode() if dashes else b""
+
+
+async def _talk(target: Target, linger: float) -> int:
+    is_terminal = sys.stdin.isatty()
+    stop = stop_event()
+    failed = 0
+    async with target.client() as client:
+        if is_terminal:
+            click.echo(f"logged in to {target.server} as {target.openid}; `help` for help")
+        pushes = asyncio.create_task(_show_pushes(client))
+        lines = _read_lines()
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while True:
+                prompt("> ")
+                line = asyncio.create_task(lines.get())
+                done, _ = await asyncio.wait(
+                    {line, stopped, pushes}, return_when=asyncio.FIRST_COMPLETED
+                )
+                if line not in done:
+                    line.cancel()
+                    if pushes in done:
+                        await pushes  # the session is over: says why
+                    break
+                text = line.result()
+                if text is None or text.strip() in ("quit", "exit"):
+                    break
+                failed += not await _do(client, text.strip())
+            if not is_terminal and not stop.is_set():
+                await asyncio.wait({stopped, pushes}, timeout=linger)
+        finally:
+            for task in (pushes, stopped):
+                task.cancel()
+            await asyncio.gather(pushes, stopped, return_exceptions=True)
+    return 1 if failed and not is_terminal else 0
+
+
+async def _do(client: Client, line: str) -> bool:
+    """Do what a line says; return whether it worked."""
+    if not line or line.startswith("#"):
+        return True
+    if line in ("help", "?"):
+        click.echo(HELP)
+        return True
+    try:
+        action, params, data = parse_line(line)
+        answer = await client.request(action, data, params)
+    except (ValueError, RequestFailed) as error:
+        click.echo(style(escape_control(str(error)), fg="red"))
+        return False
+    color = "green" if answer.code == 200 else "red"
+    text = f"{style(str(answer.code), fg=color)} {escape_control(answer.message)}".rstrip()
+    if answer.data:
+        text += f"\n{_readable(answer.data)}"
+    click.echo(text)
+    return answer.code == 200
+
+
+async def _show_pushes(client: Client) -> None:
+    while True:
+        try:
+            async for notify in client:
+                head = style(f"[{escape_control(notify.msg_type)}]", fg="cyan")
+                click.echo(
+                    f"{head} {escape_control(notify.title)} {_readable(notify.data)}".rstrip()
+                )
+            return
+        except NotifyOverflow as error:
+            click.echo(style(str(error), fg="yellow"))
+
+
+def _readable(data: bytes) -> str:
+    return escape_control(data.decode("utf-8", "backslashreplace"))
+
+
+def _read_lines() -> asyncio.Queue[str | None]:
+    """Return a queue that gets the lines of standard input, None at its end.
+
+    A thread reads them: an event loop cannot wait for a regular file, and would make the terminal
+    that standard output shares with it non-blocking.
+    """
+    lines: asyncio.Queue[str | None] = asyncio.Queue(_MAX_LINES)
+    loop = asyncio.get_running_loop()
+
+    def put(line: str | None) -> None:
+        asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
+
+    def read() -> None:
+        # Not sys.stdin: the interpreter cannot end while a thread waits inside its buffer.
+        rest = b""
+        try:
+            while data := os.read(0, 65536):
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    put(line.decode("utf-8", "replace"))
+            if rest:
+                put(rest.decode("utf-8", "replace"))
+            put(None)
+        except (RuntimeError, CancelledError):
+            return  # the loop is closed: nobody waits for lines any more
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    return lines

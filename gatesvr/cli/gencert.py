@@ -1,0 +1,71 @@
+"""``gatesvr gencert``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from ..errors import ConfigError
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option(
+    "--cert",
+    type=click.Path(dir_okay=False),
+    default="cert.pem",
+    show_default=True,
+    help="File for the certificate.",
+)
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False),
+    default="key.pem",
+    show_default=True,
+    help="File for the private key, readable by its owner alone.",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="A DNS name or IP address that it is for; repeatable."
+    "  [default: localhost, 127.0.0.1, ::1]",
+)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Valid for."
+)
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool) -> None:
+    """Write a self-signed certificate (ECDSA P-256) and its key.
+
+    Serve it with `gatesvr serve --cert cert.pem --key key.pem`; clients trust it with
+    `--ca cert.pem`.
+    """
+    from ..transport.tls import DEVELOPMENT_NAMES, generate_certificate
+
+    if cert == key:
+        raise click.UsageError("--cert and --key must be two files")
+    if not force:
+        for path in (cert, key):
+            if Path(path).exists():
+                raise ConfigError("the file is there already (--force replaces it)", source=path)
+    try:
+        cert_pem, key_pem = generate_certificate(names or DEVELOPMENT_NAMES, days=days)
+    except ValueError as error:
+        raise ConfigError(str(error), field="--name") from None
+    _write(key, key_pem, 0o600)
+    _write(cert, cert_pem, 0o644)
+    click.echo(f"certificate  {cert}\nkey          {key}")
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    try:
+        Path(path).unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), source=path) from None

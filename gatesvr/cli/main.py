@@ -1,0 +1,87 @@
+"""The ``gatesvr`` command itself: finds the command's module, turns errors into exit codes.
+
+Exit codes: 0 done; 1 it did not work (no gateway, an answer that is not 200); 2 it was asked for
+wrongly (usage, configuration, a busy port, an unreadable certificate).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from ..errors import ConfigError, GatesvrError
+from .terminal import escape_control
+
+__all__ = ["commands", "main"]
+
+_COMMANDS = {
+    "serve": "Run the gateway.",
+    "client": "Talk to a gateway line by line and see its pushes as they come.",
+    "call": "Log in, send one request, print its answer.",
+    "upstream": "Run demo upstream services.",
+    "gencert": "Write a self-signed certificate and its key.",
+    "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",
+}
+"""Every command and its line in the help: the module behind it is imported when it is run."""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are modules beside this one, imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="See `gatesvr COMMAND --help`. Try it: gatesvr serve --demo",
+)
+def commands() -> None:
+    """A session gateway: QUIC clients in front, gRPC services behind."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that args (the process's own by default) name, and exit."""
+    sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        code = commands.main(args=args, prog_name="gatesvr", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 1
+    except ConfigError as error:
+        _say(error)
+        return 2
+    except GatesvrError as error:
+        _say(error)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): nobody is left to tell.
+        sys.stderr.close()
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _say(error: GatesvrError) -> None:
+    text = str(error) or type(error).__name__
+    click.echo(f"gatesvr: {escape_control(' '.join(text.splitlines()))}", err=True)

@@ -1,0 +1,173 @@
+"""Options that several commands share, and the kinds of value they take."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..config import Duration, parse_address
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+    _AddressBase = click.ParamType[str]
+    _DurationBase = click.ParamType[float]
+    _PairBase = click.ParamType[tuple[str, str]]
+else:
+    # Generic since click 8.2 at the earliest.
+    _AddressBase = _DurationBase = _PairBase = click.ParamType
+
+__all__ = ["ADDRESS", "DURATION", "PAIR", "Target", "target_options", "transport_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Address(_AddressBase):
+    """HOST:PORT, handed on as text once it is known to be one."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            parse_address(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class _Duration(_DurationBase):
+    """500ms, 1s, 2m, 1h or a number of seconds, as seconds."""
+
+    name = "DURATION"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return Duration.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Pair(_PairBase):
+    """KEY=VALUE, as a tuple of both."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, rest = str(value).partition("=")
+        if not equals or not key:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, rest
+
+
+ADDRESS = _Address()
+DURATION = _Duration()
+PAIR = _Pair()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The gateway that a client command talks to, and who it says it is."""
+
+    server: str
+    openid: str
+    token: str
+    zone: str
+    ca: str | None
+    insecure: bool
+    transport: str
+    timeout: float
+
+    def client(self) -> Client:
+        """Return a client of the gateway, not connected yet."""
+        from ..client import Client
+
+        return Client(
+            self.server,
+            openid=self.openid,
+            client_id=f"cli-{os.getpid()}",
+            auth_token=self.token,
+            zone=self.zone,
+            ca=self.ca,
+            insecure=self.insecure,
+            transport=self.transport,
+            connect_timeout=min(self.timeout, 10.0),
+            request_timeout=self.timeout,
+        )
+
+
+def transport_option(function: F) -> F:
+    """Add ``--transport``."""
+    return click.option(
+        "--transport",
+        type=click.Choice(["auto", "aioquic", "qh3"]),
+        default="auto",
+        show_default=True,
+        help="QUIC backend; auto takes qh3 where it is installed.",
+    )(function)
+
+
+def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which gateway and who, handed on as one Target."""
+
+    @functools.wraps(function)
+    def wrapper(**values: Any) -> Any:
+        names = Target.__dataclass_fields__
+        target = Target(**{name: values.pop(name) for name in names})
+        return function(target=target, **values)
+
+    for option in reversed(
+        (
+            click.option(
+                "--server",
+                type=ADDRESS,
+                default="localhost:8453",
+                show_default=True,
+                help="The gateway.",
+            ),
+            click.option(
+                "--openid",
+                default=_default_openid,
+                help="Who logs in.  [default: a name of this call's own]",
+            ),
+            click.option("--token", default="", help="Sent as auth_token."),
+            click.option("--zone", default="", help="Zone to log in to."),
+            click.option(
+                "--ca",
+                type=click.Path(dir_okay=False),
+                help="PEM file with the certificates to trust. Without it: the development"
+                " certificate for a loopback server, the system's CAs for any other.",
+            ),
+            click.option("--insecure", is_flag=True, help="Accept any certificate."),
+            transport_option,
+            click.option(
+                "--timeout",
+                type=DURATION,
+                default="30s",
+                show_default=True,
+                help="Longest wait for an answer.",
+            ),
+        )
+    ):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+def _default_openid() -> str:
+    # One of its own each time: a second login of the same openid would end the first one's session.
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "nobody"
+    return f"{user}-{os.urandom(3).hex()}"

@@ -1,0 +1,37 @@
+"""What is written to a terminal: text from outside made harmless, colours only where they show."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+__all__ = ["escape_control", "prompt", "show_data", "style"]
+
+
+def escape_control(text: str) -> str:
+    """Return text with control characters escaped, line ends and tabs kept.
+
+    A terminal obeys escape sequences, so text from a peer must not bring its own.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def show_data(data: bytes) -> None:
+    """Write an answer's data to standard output: unchanged, or printable on a terminal."""
+    if sys.stdout.isatty():
+        click.echo(escape_control(data.decode("utf-8", "backslashreplace")))
+    else:
+        click.echo(data)
+
+
+def style(text: str, *, err: bool = False, **how: object) -> str:
+    """Return text styled as click.style() does, or unchanged where no terminal shows it."""
+    stream = sys.stderr if err else sys.stdout
+    return click.style(text, **how) if stream.isatty() else text  # type: ignore[arg-type]
+
+
+def prompt(text: str) -> None:
+    """Write a prompt where a person sits at both ends."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        click.echo(text, nl=False)

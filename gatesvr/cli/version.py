@@ -1,0 +1,46 @@
+"""``gatesvr version``."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from importlib import metadata
+
+import click
+
+__all__ = ["command", "core", "version_of"]
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, ``not installed`` without it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def core() -> str:
+    """Say which modules of the compiled core there are."""
+    found = [
+        name
+        for name in ("queue", "codec", "udp")
+        if importlib.util.find_spec(f"gatesvr._core.{name}") is not None
+    ]
+    return f"compiled ({', '.join(found)})" if found else "missing"
+
+
+@click.command()
+def command() -> None:
+    """Print the versions of GateSvr, Python, the QUIC backends and the core."""
+    lines = {
+        "gatesvr": version_of("gatesvr"),
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "aioquic": version_of("aioquic"),
+        "qh3": version_of("qh3"),
+        "grpcio": version_of("grpcio"),
+        "uvloop": version_of("uvloop"),
+        "core": core(),
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        click.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,108 @@
+"""What a client does when its connection has ended: the close-code table, and the pauses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from ..errors import CloseCode
+from ..protocol.link import Disconnect
+
+__all__ = ["Action", "Backoff", "Verdict", "verdict_of"]
+
+MAX_RETRY_HINT_S = 60.0
+"""Longest retry_after_ms that is believed (PROTOCOL 3.8)."""
+MAX_RECONNECT_HINT_S = 300.0
+"""Longest reconnect_after_ms that is believed (PROTOCOL 3.8)."""
+
+_HINT = re.compile(r"retry_after_ms=(\d{1,9})")
+
+
+class Action(Enum):
+    """What comes after the end of a connection."""
+
+    RESUME = "resume"  # a new connection for the same session
+    FRESH = "fresh"  # a new connection and a new session
+    STOP = "stop"  # nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What comes after the end of a connection, and not before when.
+
+    Attributes:
+        action: What to do.
+        delay: Seconds that the gateway asks to wait; 0 for none, the back-off applies anyhow.
+    """
+
+    action: Action
+    delay: float = 0.0
+
+
+_STOP = Verdict(Action.STOP)
+_ACTIONS = {
+    CloseCode.NORMAL: Action.STOP,
+    CloseCode.PROTOCOL_ERROR: Action.STOP,
+    CloseCode.AUTH_FAILED: Action.STOP,
+    CloseCode.RESUME_DENIED: Action.FRESH,
+    CloseCode.TIMEOUT: Action.RESUME,
+    CloseCode.SUPERSEDED: Action.RESUME,
+    CloseCode.KICKED: Action.STOP,
+    CloseCode.OPENID_BUSY: Action.FRESH,
+    CloseCode.SLOW_CONSUMER: Action.RESUME,
+    CloseCode.VERSION_NOT_SERVED: Action.STOP,
+    CloseCode.RATE_LIMITED: Action.RESUME,
+    CloseCode.INTERNAL_ERROR: Action.RESUME,
+    CloseCode.OVERLOADED: Action.RESUME,
+}
+
+
+def verdict_of(how: Disconnect) -> Verdict:
+    """Return what the close-code table says of the end of a connection.
+
+    Source: PROTOCOL 6. A client has one connection at a time, so 4409 always reached its newest.
+    """
+    if how.kind != "peer":
+        # Lost, or closed by us because it was silent or broken: the session is still there.
+        return Verdict(Action.RESUME)
+    try:
+        action = _ACTIONS[CloseCode(how.code)]
+    except ValueError:
+        # Unknown 45xx may pass; unknown 44xx, the operator's own 46xx and the rest are final.
+        action = Action.RESUME if how.code // 100 == 45 else Action.STOP
+    return Verdict(action, _hint(how.reason)) if action is not Action.STOP else _STOP
+
+
+def _hint(reason: str) -> float:
+    match = _HINT.search(reason)
+    return min(int(match[1]) / 1000, MAX_RETRY_HINT_S) if match else 0.0
+
+
+class Backoff:
+    """Pauses between tries: full jitter, 0 ... min(30 s, 0.5 s x 2^n) (PROTOCOL 3.8).
+
+    Args:
+        base: Longest first pause, seconds.
+        longest: Longest pause, seconds.
+    """
+
+    def __init__(self, base: float = 0.5, longest: float = 30.0) -> None:
+        self.base = base
+        self.longest = longest
+        self.tries = 0
+
+    def next(self, random: float) -> float:
+        """Return the next pause, seconds.
+
+        Args:
+            random: A random number, 0 to 1.
+        """
+        # The exponent is bounded too: 2.0**1100 would overflow after a long night offline.
+        longest = min(self.longest, self.base * 2.0 ** min(self.tries, 32))
+        self.tries += 1
+        return longest * random
+
+    def reset(self) -> None:
+        """Begin again: a connection came up."""
+        self.tries = 0
