@@ -1,8 +1,8 @@
 """ClientHandler: what one connection's messages do, and the deadlines of its life.
 
-Every message is decoded as it arrives. START, ACK, HEARTBEAT and STOP act at once; BUSINESS waits in
-*held* (PROTOCOL 3.4) until the connection task comes round to move it. The session outlives the
-handler: once another connection has taken the session over, nothing of this one is handled.
+Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once; START and BUSINESS, that
+waits in *held* (PROTOCOL 3.4), are the connection task's. The session outlives the handler: once
+another connection has taken it over, nothing of this one is handled.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class ClientHandler:
             session.sender.feed(now)
 
     def get_timer(self) -> float | None:
-        """Return the nearest of the deadlines for START, login, a begun frame and a sign of life."""
+        """Return the nearest deadline: of START, login, a begun frame, a sign of life."""
         if self._is_ended:
             return None
         nearest = math.inf
