@@ -1,0 +1,109 @@
+"""Call: one request on its way to an upstream; and the layer's counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ErrorCode, UpstreamError
+from ..observe.metrics import Counters
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .._core.codec import UpstreamAnswer
+
+__all__ = ["Call", "UpstreamCounters"]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request, from the manager's call() to its answer.
+
+    Attributes:
+        future: What the caller awaits; a plain Future, so cancelling it never reaches gRPC.
+        request: The serialized UpstreamRequest.
+        request_id: What the answer is matched by.
+        deadline: Loop time.
+        service: The service that shall answer.
+        openid: For consistent hashing and the default zone.
+        zone: The session's zone, empty for none.
+        is_refused: Whether one endpoint has refused it.
+    """
+
+    future: asyncio.Future[UpstreamAnswer]
+    request: bytes
+    request_id: int
+    deadline: float
+    service: str = ""
+    openid: str = ""
+    zone: str = ""
+    is_refused: bool = False
+
+    def fail(
+        self,
+        message: str,
+        code: ErrorCode = ErrorCode.UPSTREAM_UNREACHABLE,
+        *,
+        is_started: bool = False,
+        retry_after_ms: int = 0,
+    ) -> None:
+        """End the call with an UpstreamError, unless its caller has given it up."""
+        if not self.future.done():
+            self.future.set_exception(
+                UpstreamError(message, code, is_started=is_started, retry_after_ms=retry_after_ms)
+            )
+
+
+@dataclass(slots=True)
+class UpstreamCounters(Counters):
+    """What the upstream layer counts; every refusal has its own."""
+
+    calls: int = 0
+    answers: int = 0
+    batches: int = 0
+    """Lane messages written."""
+    batched_requests: int = 0
+    """Requests written in lane messages; by batches it is the mean batch."""
+    unary_calls: int = 0
+    late_answers: int = 0
+    """Answers whose deadline had passed or whose caller was gone; dropped."""
+    unknown_answers: int = 0
+    """Answers whose request_id is unknown or repeated; dropped."""
+    bad_batches: int = 0
+    """Lane messages that did not decode; each breaks its lane."""
+    deadlines: int = 0
+    """Calls ended 504."""
+    broken_calls: int = 0
+    """Calls ended 502 that were written, or may have been."""
+    unsent_calls: int = 0
+    """Calls ended 502 that were not written."""
+    moved_calls: int = 0
+    """Calls handed to another endpoint, not written to the first."""
+    refused_calls: int = 0
+    """Times an upstream answered REFUSED."""
+    not_started: int = 0
+    """Calls ended 503 because every endpoint tried has refused."""
+    overflows: int = 0
+    """Calls ended 503 because a lane's waiting line was full."""
+    no_service: int = 0
+    """Calls ended 404."""
+    connects: int = 0
+    """Attempts to reach an upstream."""
+    ups: int = 0
+    """Times an upstream became reachable."""
+    downs: int = 0
+    """Times an upstream became unreachable."""
+    registered: int = 0
+    register_refused: int = 0
+    leases_expired: int = 0
+    endpoints: int = 0
+    """Endpoints now (a gauge)."""
+    lanes: int = 0
+    """Lanes now (a gauge)."""
+    lanes_up: int = 0
+    """Lanes whose upstream is reachable now (a gauge)."""
+    open: int = 0
+    """Calls written and not ended now (a gauge)."""
+    waiting: int = 0
+    """Calls not yet written now (a gauge)."""

@@ -1,0 +1,631 @@
+"""Lane: everything between this process and one upstream address (PROTOCOL 7.1-7.3).
+
+A lane keeps one ProcessStream open. Calls wait in a line; the writer task sends whatever has
+gathered while its last write was under way, so a lone request waits for nothing and a burst shares
+one message. Until the server's initial metadata has arrived, and where the server has no
+ProcessStream, each call is a ProcessRequest of its own.
+
+Only the lane's own tasks await gRPC objects, and nobody cancels them there while the lane lives:
+callers await plain Futures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from .._core.codec import decode_answer, decode_answers, encode_batch
+from ..errors import ErrorCode
+from ..observe.log import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._core.codec import UpstreamAnswer
+    from ..config import UpstreamConfig
+    from .call import Call, UpstreamCounters
+
+__all__ = ["Lane", "LaneState", "channel_options"]
+
+logger = logging.getLogger("gatesvr.upstream")
+
+SERVICE = "/gatesvr.proto.UpstreamService/"
+HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
+REFUSED = 1  # UpstreamStatus.UPSTREAM_REFUSED
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+MAX_LATE = 4_096
+"""Expired request ids remembered, to tell a late answer from an unknown one."""
+LATE_S = 5.0
+"""How long a unary call goes on past its deadline, so that its late answer is seen."""
+TIMER_STEP_S = 0.01
+"""Deadlines this close together share one pass."""
+CLOSE_S = 2.0
+"""Longest wait for the tasks of a closed channel."""
+RETRY_MS = 100
+"""Told to the client of a call that found the line full."""
+
+# What grpc.aio raises into a task that reads or writes a call which has ended.
+_CALL_ENDED = (
+    grpc.RpcError,
+    asyncio.InvalidStateError,
+    grpc.aio.UsageError,
+    grpc.aio.InternalError,
+)
+
+
+class LaneState(Enum):
+    """What is known of the upstream."""
+
+    CONNECTING = "connecting"  # a first attempt is under way; calls wait for its outcome
+    UNARY = "unary"
+    STREAM = "stream"
+    DOWN = "down"
+    STOPPED = "stopped"
+
+
+def channel_options(config: UpstreamConfig, max_message_bytes: int) -> list[tuple[str, int]]:
+    """Return the options of a channel to an upstream."""
+    max_grpc_bytes = min(2 * max_message_bytes + (1 << 20), 2**31 - 1)
+    pause_ms = max(int(config.reconnect_min * 1000), 100)
+    return [
+        ("grpc.max_send_message_length", max_grpc_bytes),
+        ("grpc.max_receive_message_length", max_grpc_bytes),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        # A request that was written is never sent again by itself.
+        ("grpc.enable_retries", 0),
+        ("grpc.keepalive_time_ms", max(int(config.keepalive * 1000), 1000)),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # The lane paces its attempts itself; gRPC's own pauses only must not be longer.
+        ("grpc.initial_reconnect_backoff_ms", pause_ms),
+        ("grpc.max_reconnect_backoff_ms", pause_ms),
+        # Also the longest attempt to connect.
+        ("grpc.min_reconnect_backoff_ms", max(int(config.connect_timeout * 1000), 100)),
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    ]
+
+
+class Lane:
+    """The calls to one address, whatever services and zones it serves.
+
+    Args:
+        address: HOST:PORT.
+        config: Limits and times.
+        max_message_bytes: The gateway's message limit.
+        counters: The layer's counters.
+        on_change: Called when is_up or is_connecting may have changed.
+        on_stranded: Takes calls that were not written; returns those no other lane takes.
+        on_refused: Takes a call that the upstream has refused.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        config: UpstreamConfig,
+        max_message_bytes: int,
+        counters: UpstreamCounters,
+        *,
+        on_change: Callable[[], None],
+        on_stranded: Callable[[Lane, list[Call]], list[Call]],
+        on_refused: Callable[[Lane, Call], None],
+    ) -> None:
+        self.address = address
+        self.users = 0
+        """Endpoints that use it; kept by the manager."""
+        self._config = config
+        self._max_batch = config.max_batch
+        self._max_batch_bytes = int(config.max_batch_bytes)
+        self._max_open = config.max_open
+        self._max_waiting = config.max_waiting
+        self._counters = counters
+        self._on_change = on_change
+        self._on_stranded = on_stranded
+        self._on_refused = on_refused
+
+        self._loop = asyncio.get_running_loop()
+        self._channel = grpc.aio.insecure_channel(
+            address, options=channel_options(config, max_message_bytes)
+        )
+        # No serializers: bytes go out and come in as they are.
+        self._process_stream: Any = self._channel.stream_stream(SERVICE + "ProcessStream")
+        self._process_request: Any = self._channel.unary_unary(SERVICE + "ProcessRequest")
+        self._watch: Any = self._channel.unary_stream(HEALTH_WATCH)
+
+        self._state = LaneState.CONNECTING
+        self._is_serving = True
+        self._was_up: bool | None = None  # as last logged
+        self._is_unary_told = False
+        self._waiting: deque[Call] = deque()
+        self._open: dict[int, Call] = {}  # written to the stream
+        self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
+        self._late: dict[int, None] = {}
+        self._writer_waker: asyncio.Future[None] | None = None
+        self._pause_waker: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = inf
+
+        self._is_stopping = False
+        self._runner: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._unary_tasks: set[asyncio.Task[None]] = set()
+
+    # What the manager asks.
+
+    @property
+    def state(self) -> LaneState:
+        """What is known of the upstream."""
+        return self._state
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the upstream is reached and does not report that it is not serving."""
+        return (
+            self._state in (LaneState.STREAM, LaneState.UNARY)
+            and self._is_serving
+            and not self._is_stopping
+        )
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether a first attempt is under way, whose outcome calls may wait for."""
+        return self._state is LaneState.CONNECTING and not self._is_stopping
+
+    @property
+    def open_calls(self) -> int:
+        """Calls written and not ended."""
+        return len(self._open) + len(self._unary)
+
+    @property
+    def waiting_calls(self) -> int:
+        """Calls not yet written."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._runner = self._loop.create_task(self._run(), name=f"gatesvr-lane-{self.address}")
+
+    def submit(self, call: Call) -> None:
+        """Take a call; it always ends by its future."""
+        if len(self._waiting) >= self._max_waiting:
+            self._counters.overflows += 1
+            call.fail(
+                f"{self.address}: {self._max_waiting} calls wait",
+                ErrorCode.BUSY,
+                retry_after_ms=RETRY_MS,
+            )
+            return
+        self._waiting.append(call)
+        if call.deadline < self._timer_due:
+            self._arm_timer(call.deadline)
+        waker = self._writer_waker
+        if waker is not None:
+            self._writer_waker = None
+            waker.set_result(None)
+        elif self._state is not LaneState.STREAM:
+            self._pump()
+
+    def retry_now(self) -> None:
+        """End the pause between two attempts, if one is under way."""
+        if self._state is LaneState.DOWN:
+            self._end_pause()
+
+    async def stop(self, grace: float) -> None:
+        """Close the stream for writing, wait for the open calls' answers, close the channel.
+
+        Args:
+            grace: Longest wait for the answers, seconds.
+        """
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._on_change()
+        self._strand("stopped")
+        self._wake_writer()
+        self._end_pause()
+        tasks = set(self._unary_tasks)
+        if self._runner is not None and (self._open or self._state is LaneState.STREAM):
+            tasks.add(self._runner)
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        self._state = LaneState.STOPPED
+        await self._channel.close()
+        rest = {task for task in (self._runner, self._watcher, *self._unary_tasks) if task}
+        if rest:
+            _, rest = await asyncio.wait(rest, timeout=CLOSE_S)
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest)
+        self._strand("stopped")
+        self._break("stopped")
+        for call in self._unary.values():
+            self._counters.broken_calls += 1
+            call.fail(f"{self.address}: stopped", is_started=True)
+        self._unary.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._on_change()
+
+    # The life of the connection.
+
+    async def _run(self) -> None:
+        """Keep a ProcessStream open; pace the attempts."""
+        config = self._config
+        pause = 0.0
+        while not self._is_stopping:
+            began = self._loop.time()
+            self._counters.connects += 1
+            code, details = await self._serve_stream()
+            if self._is_stopping:
+                break
+            reason = f"{code.name}: {details}"
+            self._break(reason)
+            was_connected = self._state in (LaneState.UNARY, LaneState.STREAM)
+            if was_connected and self._loop.time() - began > config.reconnect_min:
+                pause = 0.0
+            if was_connected and code is grpc.StatusCode.UNIMPLEMENTED:
+                pause = 0.0
+                if not self._is_unary_told:
+                    self._is_unary_told = True
+                    logger.info("upstream_without_stream", extra=keys(address=self.address))
+                await self._pause(float(config.unary_retry))
+                continue
+            if was_connected and not pause:
+                # The first loss after a good time: try again at once, the line waits for it.
+                self._enter(LaneState.CONNECTING, reason)
+                self._strand(reason, keep=True)
+            elif was_connected and code is not grpc.StatusCode.UNAVAILABLE:
+                # The upstream is there, but its stream ends again and again.
+                self._enter(LaneState.UNARY, reason)
+                await self._pause(self._jitter(pause))
+            else:
+                self._enter(LaneState.DOWN, reason)
+                self._strand(reason)
+                await self._pause(self._jitter(pause or float(config.reconnect_min)))
+            pause = min(2 * pause or float(config.reconnect_min), float(config.reconnect_max))
+
+    async def _serve_stream(self) -> tuple[grpc.StatusCode, str]:
+        """Open the stream and read it to its end; return its status."""
+        call = self._process_stream()
+        writer: asyncio.Task[None] | None = None
+        try:
+            await call.wait_for_connection()
+            self._watch_health()
+            self._enter(LaneState.UNARY, "")
+            # Written to before this, a server without ProcessStream would seem to fail INTERNAL.
+            await call.initial_metadata()
+            if not call.done() and not self._is_stopping:
+                self._enter(LaneState.STREAM, "")
+                writer = self._loop.create_task(self._write(call), name="gatesvr-lane-writer")
+                while (batch := await call.read()) is not grpc.aio.EOF:
+                    self._take_answers(batch)
+            return await call.code(), (await call.details()) or ""
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details() or ""
+        except ValueError as error:
+            self._counters.bad_batches += 1
+            call.cancel()
+            return grpc.StatusCode.INTERNAL, f"undecodable answers: {error}"
+        except asyncio.CancelledError:
+            _raise_if_cancelled()
+            return grpc.StatusCode.CANCELLED, "channel closed"
+        finally:
+            if writer is not None:
+                await self._end_writer(writer)
+
+    async def _write(self, call: Any) -> None:
+        """Write what has gathered, again and again, until the stream ends or the lane stops."""
+        counters = self._counters
+        open_calls = self._open
+        try:
+            while not call.done():
+                if self._waiting and len(open_calls) < self._max_open:
+                    if batch := self._gather():
+                        counters.batches += 1
+                        counters.batched_requests += len(batch)
+                        await call.write(encode_batch(batch))
+                elif self._is_stopping:
+                    await call.done_writing()
+                    return
+                else:
+                    self._writer_waker = self._loop.create_future()
+                    await self._writer_waker
+        except _CALL_ENDED as error:
+            # The reader gets the stream's status and ends the calls.
+            logger.debug("write_failed", extra=keys(address=self.address, error=error))
+        except asyncio.CancelledError:
+            _raise_if_cancelled()
+        finally:
+            self._writer_waker = None
+
+    def _gather(self) -> list[bytes]:
+        """Move the next batch from the line to the open calls."""
+        waiting, open_calls = self._waiting, self._open
+        room = min(self._max_batch, self._max_open - len(open_calls))
+        size = 0
+        batch: list[bytes] = []
+        while waiting and len(batch) < room:
+            call = waiting[0]
+            if call.future.done():
+                waiting.popleft()
+                continue
+            size += len(call.request)
+            if size > self._max_batch_bytes and batch:
+                break
+            waiting.popleft()
+            open_calls[call.request_id] = call
+            batch.append(call.request)
+        return batch
+
+    async def _end_writer(self, writer: asyncio.Task[None]) -> None:
+        self._wake_writer()
+        _, pending = await asyncio.wait({writer}, timeout=CLOSE_S)
+        if pending:
+            writer.cancel()
+            await asyncio.wait({writer})
+        if not writer.cancelled() and (error := writer.exception()) is not None:
+            logger.error("lane_writer_failed", extra=keys(address=self.address), exc_info=error)
+
+    def _take_answers(self, batch: bytes) -> None:
+        """End the calls whose answers are in a lane message."""
+        open_calls = self._open
+        for answer in decode_answers(batch):
+            call = open_calls.pop(answer.request_id, None)
+            if call is None:
+                self._drop(answer.request_id)
+            else:
+                self._finish(call, answer)
+        if self._waiting:
+            self._wake_writer()
+
+    def _finish(self, call: Call, answer: UpstreamAnswer) -> None:
+        if call.future.done():
+            self._counters.late_answers += 1
+        elif answer.status == REFUSED:
+            self._counters.refused_calls += 1
+            self._on_refused(self, call)
+        else:
+            self._counters.answers += 1
+            call.future.set_result(answer)
+
+    def _drop(self, request_id: int) -> None:
+        if request_id in self._late:
+            del self._late[request_id]
+            self._counters.late_answers += 1
+        else:
+            self._counters.unknown_answers += 1
+
+    # Calls without a stream.
+
+    def _pump(self) -> None:
+        """Start the waiting calls as unary calls, where that is how this upstream is asked."""
+        if self._state is LaneState.DOWN:
+            self._strand("down")
+        if self._state is not LaneState.UNARY or not self._waiting or not self._is_serving:
+            return
+        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+            # The connection went while nothing was under way. Find out whether it comes back
+            # before anything is written: what was not written can still go elsewhere.
+            if self._end_pause():
+                self._enter(LaneState.CONNECTING, "connection lost")
+            return
+        while self._waiting and len(self._unary_tasks) < self._max_open:
+            call = self._waiting.popleft()
+            if call.future.done():
+                continue
+            self._counters.unary_calls += 1
+            self._unary[call.request_id] = call
+            task = self._loop.create_task(self._call_unary(call), name="gatesvr-lane-unary")
+            self._unary_tasks.add(task)
+            task.add_done_callback(self._unary_done)
+
+    def _unary_done(self, task: asyncio.Task[None]) -> None:
+        self._unary_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("lane_unary_failed", extra=keys(address=self.address), exc_info=error)
+        self._pump()
+
+    async def _call_unary(self, call: Call) -> None:
+        timeout = max(call.deadline - self._loop.time(), 0.0) + LATE_S
+        code, details = grpc.StatusCode.CANCELLED, "channel closed"
+        answer: UpstreamAnswer | None = None
+        try:
+            answer = decode_answer(await self._process_request(call.request, timeout=timeout))
+        except grpc.aio.AioRpcError as error:
+            code, details = error.code(), error.details() or ""
+        except asyncio.CancelledError:
+            _raise_if_cancelled()
+        is_open = self._unary.pop(call.request_id, None) is not None
+        if answer is not None:
+            if is_open:
+                self._finish(call, answer)
+            else:
+                self._drop(call.request_id)
+            return
+        self._late.pop(call.request_id, None)
+        if is_open:
+            self._counters.broken_calls += 1
+            call.fail(f"{self.address}: {code.name}: {details}", is_started=True)
+        if code is grpc.StatusCode.UNAVAILABLE and self._state is LaneState.UNARY:
+            # Without a stream nothing else would notice that the upstream has gone.
+            self._end_pause()
+
+    # Health.
+
+    def _watch_health(self) -> None:
+        if self._watcher is None or self._watcher.done():
+            self._is_serving = True  # until it says otherwise
+            self._watcher = self._loop.create_task(
+                self._follow_health(), name="gatesvr-lane-health"
+            )
+
+    async def _follow_health(self) -> None:
+        """Read the upstream's health, where it has that, until the connection ends."""
+        began = self._loop.time()
+        call = self._watch(health_pb2.HealthCheckRequest().SerializeToString())
+        try:
+            while (data := await call.read()) is not grpc.aio.EOF:
+                status = health_pb2.HealthCheckResponse.FromString(data).status
+                self._set_serving(status != NOT_SERVING)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return
+        except asyncio.CancelledError:
+            _raise_if_cancelled()
+        if (
+            self._state is LaneState.UNARY
+            and self._loop.time() - began > self._config.reconnect_min
+        ):
+            # Most likely the connection has ended, and without a stream nothing else tells.
+            self._end_pause()
+
+    def _set_serving(self, is_serving: bool) -> None:
+        if is_serving is self._is_serving:
+            return
+        self._is_serving = is_serving
+        self._changed("" if is_serving else "not serving")
+        if is_serving:
+            self._pump()
+        else:
+            self._strand("not serving")
+
+    # States, breaks and deadlines.
+
+    def _enter(self, state: LaneState, reason: str) -> None:
+        if state is self._state:
+            return
+        self._state = state
+        self._changed(reason)
+        if state is LaneState.UNARY:
+            self._pump()
+
+    def _changed(self, reason: str) -> None:
+        """Log once a change, and tell the manager."""
+        is_up = self.is_up
+        if not self._is_stopping:
+            is_news = is_up if self._was_up is None else is_up is not self._was_up
+            if is_news or (self._was_up is None and self._state is LaneState.DOWN):
+                self._was_up = is_up
+                if is_up:
+                    self._counters.ups += 1
+                    logger.info("upstream_up", extra=keys(address=self.address))
+                else:
+                    self._counters.downs += 1
+                    logger.warning("upstream_down", extra=keys(address=self.address, why=reason))
+        self._on_change()
+
+    def _break(self, reason: str) -> None:
+        """End the calls that were written to a stream that has ended."""
+        if not self._open:
+            return
+        broken = list(self._open.values())
+        self._open.clear()
+        self._counters.broken_calls += len(broken)
+        for call in broken:
+            call.fail(f"{self.address}: {reason}", is_started=True)
+
+    def _strand(self, reason: str, *, keep: bool = False) -> None:
+        """Hand the calls that were not written to other lanes; end, or keep, what none takes."""
+        if not self._waiting:
+            return
+        stranded = [call for call in self._waiting if not call.future.done()]
+        self._waiting.clear()
+        left = self._on_stranded(self, stranded)
+        if keep:
+            self._waiting.extend(left)
+            return
+        self._counters.unsent_calls += len(left)
+        for call in left:
+            call.fail(f"{self.address}: {reason}")
+
+    def _arm_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        """End the calls whose deadline has passed; one timer serves them all."""
+        now = self._loop.time()
+        self._timer_due = inf
+        self._timer = None
+        due = inf
+        for table in (self._open, self._unary):
+            for call in list(table.values()):
+                if call.deadline <= now:
+                    del table[call.request_id]
+                    self._remember_late(call.request_id)
+                    self._fail_late(call, is_started=True)
+                elif call.deadline < due:
+                    due = call.deadline
+        for call in self._waiting:
+            if call.deadline <= now:
+                self._fail_late(call, is_started=False)
+            elif call.deadline < due:
+                due = call.deadline
+        if due < inf:
+            self._arm_timer(max(due, now + TIMER_STEP_S))
+        if self._waiting:
+            self._waiting = deque(call for call in self._waiting if not call.future.done())
+            self._wake_writer()
+
+    def _fail_late(self, call: Call, *, is_started: bool) -> None:
+        if not call.future.done():
+            self._counters.deadlines += 1
+            call.fail(f"{self.address}: no answer", ErrorCode.DEADLINE, is_started=is_started)
+
+    def _remember_late(self, request_id: int) -> None:
+        if len(self._late) >= MAX_LATE:
+            del self._late[next(iter(self._late))]
+        self._late[request_id] = None
+
+    # Wake-ups.
+
+    def _wake_writer(self) -> None:
+        if self._writer_waker is not None:
+            waker, self._writer_waker = self._writer_waker, None
+            waker.set_result(None)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next attempt; _end_pause() ends it early."""
+        if self._is_stopping:
+            return
+        self._pause_waker = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._end_pause)
+        try:
+            await self._pause_waker
+        finally:
+            timer.cancel()
+            self._pause_waker = None
+
+    def _end_pause(self) -> bool:
+        waker = self._pause_waker
+        if waker is None or waker.done():
+            return False
+        waker.set_result(None)
+        return True
+
+    @staticmethod
+    def _jitter(pause: float) -> float:
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets
+
+
+def _raise_if_cancelled() -> None:
+    """Raise CancelledError where this task is cancelled; not where only its gRPC call was.
+
+    gRPC raises the same into a task whose call ends because the channel is closed.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

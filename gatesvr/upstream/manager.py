@@ -1,0 +1,324 @@
+"""UpstreamManager: the endpoints, the lanes to them, and which lane gets a call."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+from ..config import PushConfig
+from ..errors import ErrorCode, UpstreamError
+from .call import Call, UpstreamCounters
+from .lane import RETRY_MS, Lane
+from .pool import Member, Pool
+from .registry import ANY_SERVICE, Registration, RegistryResult, UpstreamRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .._core.codec import UpstreamAnswer
+    from ..config import RouteRule, UpstreamConfig
+
+__all__ = ["EndpointStatus", "UpstreamManager"]
+
+STOP_S = 5.0
+"""Longest wait for open answers when the manager stops."""
+REMOVED_LANE_S = 30.0
+"""Longest wait for the open answers of an endpoint that was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """What is known of one endpoint now.
+
+    Attributes:
+        service: The service it serves, ``*`` for all.
+        zone: The zone it serves, empty for all.
+        address: HOST:PORT.
+        state: ``connecting``, ``unary``, ``stream``, ``down`` or ``stopped``.
+        is_up: Whether it gets calls.
+        is_registered: Whether it registered, against being configured.
+        weight: Its share of the calls.
+        open_calls: Calls written and not ended, of all endpoints at this address.
+        waiting_calls: Calls not yet written, of all endpoints at this address.
+    """
+
+    service: str
+    zone: str
+    address: str
+    state: str
+    is_up: bool
+    is_registered: bool
+    weight: int
+    open_calls: int
+    waiting_calls: int
+
+
+class UpstreamManager:
+    """Calls upstream services.
+
+    Endpoints with the same address share one lane, so their calls share its messages.
+
+    Args:
+        config: Services, limits and times.
+        max_message_bytes: The gateway's message limit.
+        push: What upstreams may register.
+        rules: The routes; the services that they name may be registered.
+        counters: The layer's counters.
+    """
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        max_message_bytes: int,
+        *,
+        push: PushConfig | None = None,
+        rules: Iterable[RouteRule] = (),
+        counters: UpstreamCounters | None = None,
+    ) -> None:
+        self._config = config
+        self._max_message_bytes = max_message_bytes
+        self._push = push or PushConfig()
+        self._rules = list(rules)
+        self._counters = UpstreamCounters() if counters is None else counters
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._registry: UpstreamRegistry | None = None
+        self._lanes: dict[str, Lane] = {}  # by address
+        self._members: dict[Registration, Member] = {}
+        self._pools: dict[str, Pool] = {}  # by service; made when first asked for
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+        self.next_request_id = count(1).__next__
+        """Return a number that no other call of this process has."""
+
+    # Life.
+
+    async def start(self) -> None:
+        """Begin to connect to the configured endpoints; waits for none of them.
+
+        Raises:
+            RuntimeError: It was started before.
+        """
+        if self._loop is not None:
+            raise RuntimeError("UpstreamManager was started before")
+        self._loop = asyncio.get_running_loop()
+        self._registry = UpstreamRegistry(
+            self._config.services,
+            self._push,
+            (rule.service for rule in self._rules),
+            self._counters,
+            self._loop.time,
+            on_added=self._add,
+            on_removed=self._remove,
+            is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
+        )
+        for endpoint in self._registry.endpoints:
+            self._add(endpoint)
+
+    async def stop(self, grace: float = STOP_S) -> None:
+        """Stop every lane; calls that are not answered within grace end 502. Idempotent."""
+        self._is_stopped = True
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        stops = [asyncio.ensure_future(lane.stop(grace)) for lane in self._lanes.values()]
+        self._lanes.clear()
+        self._members.clear()
+        self._pools.clear()
+        if stops := [*stops, *self._stopping]:
+            await asyncio.wait(stops)
+            for stop in stops:
+                stop.result()
+
+    @property
+    def counters(self) -> UpstreamCounters:
+        """The layer's counters, gauges brought up to date."""
+        counters = self._counters
+        lanes = self._lanes.values()
+        counters.endpoints = len(self._members)
+        counters.lanes = len(self._lanes)
+        counters.lanes_up = sum(lane.is_up for lane in lanes)
+        counters.open = sum(lane.open_calls for lane in lanes)
+        counters.waiting = sum(lane.waiting_calls for lane in lanes)
+        return counters
+
+    def endpoints(self) -> list[EndpointStatus]:
+        """Return what is known of every endpoint."""
+        return [
+            EndpointStatus(
+                endpoint.service,
+                endpoint.zone,
+                endpoint.address,
+                member.lane.state.value,
+                member.lane.is_up,
+                bool(endpoint.lease_id),
+                endpoint.weight,
+                member.lane.open_calls,
+                member.lane.waiting_calls,
+            )
+            for endpoint, member in self._members.items()
+        ]
+
+    # Calls.
+
+    def has_service(self, service: str) -> bool:
+        """Whether a service is configured or has an endpoint now."""
+        return self._registry is not None and self._registry.has_service(service)
+
+    def call(
+        self, service: str, openid: str, zone: str, request: bytes, request_id: int, deadline: float
+    ) -> asyncio.Future[UpstreamAnswer]:
+        """Send a request to an endpoint of a service.
+
+        Whether the answer's client_seq_id is the request's is for the caller to check.
+
+        Args:
+            service: The service's name.
+            openid: The session's, for consistent hashing and the default zone.
+            zone: The session's, empty for none.
+            request: The serialized UpstreamRequest.
+            request_id: The one in request, from next_request_id().
+            deadline: Loop time at which the call ends 504.
+
+        Returns:
+            A future of the answer, which may be cancelled freely. It fails with UpstreamError:
+            404 no such service, 502 unreachable or broken off, 503 refused or overloaded, 504.
+        """
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError("UpstreamManager is not started")
+        future: asyncio.Future[UpstreamAnswer] = loop.create_future()
+        call = Call(future, request, request_id, deadline, service, openid, zone)
+        self._counters.calls += 1
+        pool = self._pools.get(service)
+        if pool is None and (pool := self._pool(service)) is None:
+            self._counters.no_service += 1
+            call.fail(f"no service {service}", ErrorCode.NO_ROUTE)
+            return future
+        lane = pool.pick(openid, zone)
+        if lane is None:
+            self._counters.unsent_calls += 1
+            call.fail(f"no endpoint of {service} can be reached")
+            return future
+        lane.submit(call)
+        return future
+
+    def _pool(self, service: str) -> Pool | None:
+        if self._is_stopped or not self.has_service(service):
+            return None
+        pool = self._pools[service] = Pool(
+            [
+                member
+                for endpoint, member in self._members.items()
+                if endpoint.service in (service, ANY_SERVICE)
+            ],
+            self._config.balance,
+        )
+        return pool
+
+    def _place_elsewhere(self, lane: Lane, call: Call) -> bool:
+        pool = self._pools.get(call.service) or self._pool(call.service)
+        other = pool.pick(call.openid, call.zone, lane) if pool is not None else None
+        if other is None:
+            return False
+        other.submit(call)
+        return True
+
+    def _stranded(self, lane: Lane, calls: list[Call]) -> list[Call]:
+        """Hand calls that a lane has not written to other lanes; return those none takes."""
+        left = [call for call in calls if not self._place_elsewhere(lane, call)]
+        self._counters.moved_calls += len(calls) - len(left)
+        return left
+
+    def _refused(self, lane: Lane, call: Call) -> None:
+        """Try a refused call once more elsewhere."""
+        if not call.is_refused:
+            call.is_refused = True
+            if self._place_elsewhere(lane, call):
+                return
+        self._counters.not_started += 1
+        call.fail(f"{lane.address}: refused", ErrorCode.BUSY, retry_after_ms=RETRY_MS)
+
+    # Endpoints.
+
+    def register(
+        self,
+        address: str,
+        zone_id: str,
+        service_name: str,
+        lease_seconds: int,
+        weight: int,
+        caller_ip: str,
+    ) -> RegistryResult:
+        """Add an endpoint (see UpstreamRegistry.register)."""
+        return self._running_registry().register(
+            address, zone_id, service_name, lease_seconds, weight, caller_ip
+        )
+
+    def keep_alive(self, lease_id: str) -> RegistryResult:
+        """Start an endpoint's lease anew."""
+        return self._running_registry().keep_alive(lease_id)
+
+    def deregister(self, lease_id: str) -> RegistryResult:
+        """Remove an endpoint."""
+        return self._running_registry().deregister(lease_id)
+
+    def _running_registry(self) -> UpstreamRegistry:
+        if self._registry is None or self._is_stopped:
+            raise UpstreamError("the gateway is not running", ErrorCode.BUSY)
+        return self._registry
+
+    def _add(self, endpoint: Registration) -> None:
+        self._set_lease_timer()
+        if member := self._members.get(endpoint):
+            member.lane.retry_now()
+            return
+        lane = self._lanes.get(endpoint.address)
+        if lane is None:
+            lane = self._lanes[endpoint.address] = Lane(
+                endpoint.address,
+                self._config,
+                self._max_message_bytes,
+                self._counters,
+                on_change=self._lanes_changed,
+                on_stranded=self._stranded,
+                on_refused=self._refused,
+            )
+            lane.start()
+        else:
+            lane.retry_now()
+        lane.users += 1
+        self._members[endpoint] = Member(endpoint, lane)
+        self._pools.clear()
+
+    def _remove(self, endpoint: Registration) -> None:
+        lane = self._members.pop(endpoint).lane
+        self._pools.clear()
+        self._set_lease_timer()
+        lane.users -= 1
+        if not lane.users:
+            del self._lanes[lane.address]
+            stop = asyncio.ensure_future(lane.stop(REMOVED_LANE_S))
+            self._stopping.add(stop)
+            stop.add_done_callback(self._stopping.discard)
+
+    def _lanes_changed(self) -> None:
+        for pool in self._pools.values():
+            pool.lanes_changed()
+
+    def _set_lease_timer(self) -> None:
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+            self._lease_timer = None
+        if self._loop is None or self._registry is None or self._is_stopped:
+            return
+        due = self._registry.get_timer()
+        if due is not None:
+            self._lease_timer = self._loop.call_at(due, self._handle_leases)
+
+    def _handle_leases(self) -> None:
+        if self._loop is not None and self._registry is not None:
+            self._lease_timer = None
+            self._registry.handle_timer(self._loop.time())
+            self._set_lease_timer()

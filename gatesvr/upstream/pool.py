@@ -1,0 +1,133 @@
+"""Pool: one service's endpoints, and which of them gets a call (PROTOCOL 7.9)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .lane import Lane
+    from .registry import Registration
+
+__all__ = ["BASE_ZONES", "Member", "Pool", "default_zone"]
+
+BASE_ZONES = frozenset(f"{i:03d}" for i in range(1, 7))
+"""The zones that sessions without one are spread over, where endpoints have them."""
+
+_MASK = (1 << 64) - 1
+
+
+def default_zone(openid: str) -> str:
+    """Return the zone of an openid whose session has none."""
+    digest = hashlib.md5(openid.encode(), usedforsecurity=False).digest()
+    return f"{int.from_bytes(digest[:4], 'big') % 6 + 1:03d}"
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One endpoint of a pool, and the lane that reaches it."""
+
+    endpoint: Registration
+    lane: Lane
+    seed: int = field(init=False)
+    credit: int = 0
+
+    def __post_init__(self) -> None:
+        digest = hashlib.blake2b(self.endpoint.address.encode(), digest_size=8).digest()
+        self.seed = int.from_bytes(digest, "big")
+
+
+class Pool:
+    """Chooses among a service's endpoints.
+
+    A session's calls go to the endpoints of its zone, or to those without a zone where its own
+    has none that is up. An endpoint that is down gets nothing; one that was never reached yet
+    gets calls only where no other is up.
+
+    Args:
+        members: The endpoints.
+        balance: ``round_robin`` (smooth, weighted) or ``consistent_hash`` (rendezvous, weighted).
+    """
+
+    def __init__(
+        self, members: Iterable[Member], balance: Literal["round_robin", "consistent_hash"]
+    ) -> None:
+        self.members = list(members)
+        self._is_hashed = balance == "consistent_hash"
+        self._zones = {member.endpoint.zone for member in self.members} - {""}
+        self._has_base_zones = not self._zones.isdisjoint(BASE_ZONES)
+        self._usable: dict[str, list[Member]] = {}  # at most the endpoints' zones, "" and "?"
+
+    def lanes_changed(self) -> None:
+        """Look at the lanes' states again before the next pick."""
+        self._usable.clear()
+
+    def pick(self, openid: str, zone: str, avoid: Lane | None = None) -> Lane | None:
+        """Return the lane for a call, or None where no endpoint can be reached.
+
+        Args:
+            openid: The session's.
+            zone: The session's, empty for none.
+            avoid: A lane that has failed or refused the call.
+        """
+        if not zone and self._has_base_zones:
+            zone = default_zone(openid)
+        key = zone if not zone or zone in self._zones else "?"
+        usable = self._usable.get(key)
+        if usable is None:
+            usable = self._usable[key] = self._find_usable(zone)
+        if avoid is not None:
+            usable = [member for member in usable if member.lane is not avoid] or self._find_usable(
+                zone, avoid
+            )
+        if len(usable) < 2:
+            return usable[0].lane if usable else None
+        return (self._hash(usable, openid) if self._is_hashed else self._next(usable)).lane
+
+    def _find_usable(self, zone: str, avoid: Lane | None = None) -> list[Member]:
+        everywhere = [member for member in self.members if not member.endpoint.zone]
+        if zone:
+            tiers = [[m for m in self.members if m.endpoint.zone == zone], everywhere]
+        else:
+            # Nothing says where a session without a zone belongs: any endpoint will do.
+            tiers = [everywhere, self.members]
+        for tier in tiers:
+            if found := [m for m in tier if m.lane.is_up and m.lane is not avoid]:
+                return found
+        for tier in tiers:
+            if found := [m for m in tier if m.lane.is_connecting and m.lane is not avoid]:
+                return found
+        return []
+
+    @staticmethod
+    def _next(usable: list[Member]) -> Member:
+        """Smooth weighted round robin: everyone earns its weight, the richest pays the total."""
+        total = 0
+        best = usable[0]
+        for member in usable:
+            weight = member.endpoint.weight
+            total += weight
+            member.credit += weight
+            if member.credit > best.credit:
+                best = member
+        best.credit -= total
+        return best
+
+    @staticmethod
+    def _hash(usable: list[Member], openid: str) -> Member:
+        """Rendezvous hashing: an openid moves only when its own endpoint goes or a better comes."""
+        digest = hashlib.blake2b(openid.encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "big")
+        best, best_score = usable[0], -math.inf
+        for member in usable:
+            mixed = (key ^ member.seed) * 0xBF58476D1CE4E5B9 & _MASK
+            mixed = (mixed ^ mixed >> 31) * 0x94D049BB133111EB & _MASK
+            unit = ((mixed ^ mixed >> 29) >> 11) + 0.5
+            score = member.endpoint.weight / -math.log(unit / (1 << 53))
+            if score > best_score:
+                best, best_score = member, score
+        return best

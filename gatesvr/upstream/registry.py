@@ -1,0 +1,283 @@
+"""UpstreamRegistry: which endpoints there are: the configured ones and those that registered.
+
+Registered endpoints come by RegisterUpstream and go by DeregisterUpstream, by the end of their
+lease, or when another takes their place (PROTOCOL 7.8).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..config import Endpoint, PushConfig, parse_address
+from ..observe.log import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .call import UpstreamCounters
+
+__all__ = ["ANY_SERVICE", "Registration", "RegistryResult", "UpstreamRegistry"]
+
+logger = logging.getLogger("gatesvr.upstream")
+
+ANY_SERVICE = "*"
+"""The service of an endpoint that serves every service of its zone."""
+
+MAX_REGISTERED = 1_024
+MAX_WEIGHT = 1_000
+MAX_NAME = 128
+
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+_ZONED_NAME = re.compile(r"upstream-zone-([A-Za-z0-9_.]{1,32})")
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(slots=True, eq=False)
+class Registration:
+    """One endpoint of one service.
+
+    Attributes:
+        service: The service it serves, or ANY_SERVICE.
+        address: HOST:PORT.
+        zone: The zone it serves, empty for all.
+        weight: Its share of the calls.
+        lease_id: What it is kept alive and deregistered by; empty for a configured one.
+        expires: Loop time at which its lease ends, None without a lease.
+        lease: Length of its lease, seconds.
+        caller_ip: Who registered it.
+    """
+
+    service: str
+    address: str
+    zone: str = ""
+    weight: int = 1
+    lease_id: str = ""
+    expires: float | None = None
+    lease: float = 0.0
+    caller_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryResult:
+    """What a registration came to: the fields of UpstreamRegisterResponse."""
+
+    success: bool
+    message: str = ""
+    error_code: str = ""
+    lease_id: str = ""
+
+
+class UpstreamRegistry:
+    """The table of endpoints, its rules and its leases.
+
+    Args:
+        services: The configured endpoints.
+        push: What may be registered: ``register`` and ``register_cidrs``.
+        known: Services that routes name besides the configured ones.
+        counters: The layer's counters.
+        clock: Loop time.
+        on_added: Called with an endpoint that has come.
+        on_removed: Called with an endpoint that has gone.
+        is_down: Whether an endpoint cannot be reached now.
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, Sequence[Endpoint]],
+        push: PushConfig,
+        known: Iterable[str],
+        counters: UpstreamCounters,
+        clock: Callable[[], float],
+        *,
+        on_added: Callable[[Registration], None],
+        on_removed: Callable[[Registration], None],
+        is_down: Callable[[Registration], bool],
+    ) -> None:
+        self.endpoints: list[Registration] = [
+            Registration(service, endpoint.address, endpoint.zone, endpoint.weight)
+            for service, endpoints in services.items()
+            for endpoint in endpoints
+        ]
+        self._configured = frozenset(services)
+        self._known = self._configured.union(known)
+        self._mode = push.register
+        self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
+        self._counters = counters
+        self._clock = clock
+        self._on_added = on_added
+        self._on_removed = on_removed
+        self._is_down = is_down
+        self._leases: dict[str, Registration] = {}
+
+    def register(
+        self,
+        address: str,
+        zone_id: str,
+        service_name: str,
+        lease_seconds: int,
+        weight: int,
+        caller_ip: str,
+    ) -> RegistryResult:
+        """Add an endpoint, or renew it where it is there. Nothing is dialled here.
+
+        Args:
+            address: HOST:PORT, or ``:PORT`` for the caller's ip.
+            zone_id: The zone it serves, empty for all.
+            service_name: A service; one that no rule knows serves every service of its zone.
+            lease_seconds: How long without KeepUpstreamAlive; 0 for no lease.
+            weight: Its share of the calls; 0 counts as 1.
+            caller_ip: Where the call came from.
+        """
+        try:
+            service, zone = self._place(service_name, zone_id)
+            address = self._resolve(address, caller_ip)
+        except ValueError as error:
+            self._counters.register_refused += 1
+            logger.warning(
+                "register_refused",
+                extra=keys(service=service_name, address=address, caller=caller_ip, why=error),
+            )
+            return RegistryResult(False, str(error), "INVALID")
+        weight = min(max(weight, 1), MAX_WEIGHT)
+        same = next(
+            (
+                endpoint
+                for endpoint in self._leases.values()
+                if (endpoint.service, endpoint.zone, endpoint.address) == (service, zone, address)
+            ),
+            None,
+        )
+        if same is None and len(self._leases) >= MAX_REGISTERED:
+            self._counters.register_refused += 1
+            return RegistryResult(False, f"{MAX_REGISTERED} endpoints are registered", "BUSY")
+        for other in list(self._leases.values()):
+            if (
+                other is not same
+                and (other.service, other.zone) == (service, zone)
+                and (other.caller_ip == caller_ip or self._is_down(other))
+            ):
+                self._remove(other, "replaced")
+        endpoint = same or Registration(
+            service, address, zone, weight, secrets.token_hex(16), caller_ip=caller_ip
+        )
+        endpoint.caller_ip = caller_ip
+        endpoint.weight = weight
+        endpoint.lease = float(lease_seconds)
+        endpoint.expires = self._clock() + lease_seconds if lease_seconds else None
+        self._counters.registered += 1
+        if same is None:
+            self._leases[endpoint.lease_id] = endpoint
+            self.endpoints.append(endpoint)
+            logger.info(
+                "upstream_registered",
+                extra=keys(service=service, zone=zone, address=address, lease_s=lease_seconds),
+            )
+        # Also for one that was there: it asks because it is back, so it is tried at once.
+        self._on_added(endpoint)
+        return RegistryResult(True, "registered", lease_id=endpoint.lease_id)
+
+    def keep_alive(self, lease_id: str) -> RegistryResult:
+        """Start an endpoint's lease anew."""
+        endpoint = self._leases.get(lease_id)
+        if endpoint is None:
+            return RegistryResult(False, "no such lease", "NOT_FOUND")
+        if endpoint.expires is not None:
+            endpoint.expires = self._clock() + endpoint.lease
+        return RegistryResult(True, "kept", lease_id=lease_id)
+
+    def deregister(self, lease_id: str) -> RegistryResult:
+        """Remove an endpoint."""
+        endpoint = self._leases.get(lease_id)
+        if endpoint is None:
+            return RegistryResult(False, "no such lease", "NOT_FOUND")
+        self._remove(endpoint, "deregistered")
+        return RegistryResult(True, "deregistered", lease_id=lease_id)
+
+    def get_timer(self) -> float | None:
+        """Return the loop time at which the next lease ends, or None."""
+        return min(
+            (e.expires for e in self._leases.values() if e.expires is not None), default=None
+        )
+
+    def handle_timer(self, now: float) -> None:
+        """Remove the endpoints whose lease has ended. May be called early."""
+        for endpoint in list(self._leases.values()):
+            if endpoint.expires is not None and endpoint.expires <= now:
+                self._counters.leases_expired += 1
+                self._remove(endpoint, "expired")
+
+    def has_service(self, service: str) -> bool:
+        """Whether a service is configured or has an endpoint now."""
+        return service in self._configured or any(
+            endpoint.service in (service, ANY_SERVICE) for endpoint in self.endpoints
+        )
+
+    def _remove(self, endpoint: Registration, why: str) -> None:
+        del self._leases[endpoint.lease_id]
+        self.endpoints.remove(endpoint)
+        logger.info(
+            "upstream_removed",
+            extra=keys(
+                service=endpoint.service, zone=endpoint.zone, address=endpoint.address, why=why
+            ),
+        )
+        self._on_removed(endpoint)
+
+    def _place(self, service: str, zone: str) -> tuple[str, str]:
+        """Return the service and the zone that an endpoint shall serve."""
+        if self._mode == "off":
+            raise ValueError("registration is off (push.register)")
+        if len(service) > MAX_NAME:
+            raise ValueError("service_name is too long")
+        if zone and not _ZONE.fullmatch(zone):
+            raise ValueError(f"{zone[:MAX_NAME]!r} is no zone")
+        if service in self._known:
+            if self._mode == "new" and service in self._configured:
+                raise ValueError(
+                    f"{service} is configured; push.register = 'add' lets endpoints join it"
+                )
+            return service, zone
+        if not zone and (match := _ZONED_NAME.fullmatch(service)):
+            zone = match[1]
+        if not zone:
+            # Without a zone it would take calls of every service and every session.
+            raise ValueError(f"no route names the service {service!r}, and it has no zone")
+        return ANY_SERVICE, zone
+
+    def _resolve(self, address: str, caller_ip: str) -> str:
+        """Return HOST:PORT of a registered address, which the rules allow."""
+        host, port = parse_address(address)
+        if not port:
+            raise ValueError(f"{address[:MAX_NAME]!r} has no port")
+        caller = _ip(caller_ip)
+        if not host:
+            ip = caller
+        elif host == "localhost":
+            ip = ipaddress.IPv4Address("127.0.0.1")
+        else:
+            try:
+                ip = _ip(host)
+            except ValueError:
+                # A name can be pointed anywhere later on, so the rules could not hold.
+                raise ValueError(f"{host[:MAX_NAME]!r} is no ip address") from None
+        if ip.is_link_local or ip.is_multicast or ip.is_unspecified or int(ip) == 0xFFFFFFFF:
+            raise ValueError(f"{ip} cannot be registered")
+        if not (ip == caller or ip.is_loopback or any(ip in net for net in self._networks)):
+            raise ValueError(f"{ip} is outside push.register_cidrs")
+        return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+def _ip(text: str) -> _Address:
+    ip = ipaddress.ip_address(text)
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return ip.ipv4_mapped
+        if ip.scope_id is not None:
+            raise ValueError(f"{text!r} has a scope")
+    return ip
