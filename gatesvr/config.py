@@ -152,6 +152,8 @@ class SessionConfig(_Section, frozen=True, kw_only=True):
     """Messages not acked in a session's queue (max_unacked_messages on the wire)."""
     max_queue_bytes: Size = Size(4 << 20)
     """Bytes not acked in a session's queue; at least 2 x max_message_bytes."""
+    max_queues_bytes: Size = Size(0)
+    """Bytes not acked in all queues together; 0 for a quarter of the memory there is."""
     max_in_flight: Count = 128
     """Requests of a session accepted and not answered."""
     max_message_bytes: Size = Size(1 << 20)

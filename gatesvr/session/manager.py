@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.queue import BULK
@@ -26,19 +25,19 @@ from ..protocol.messages import (
     is_valid_text,
     kick_frame,
 )
-from .resume import ResumeToken
-from .session import Session, SessionContext, SessionCounters
+from .context import SessionContext, SessionCounters
+from .resume import ResumeJudge, ResumeToken
+from .session import Session
+from .start import StartOutcome, accept_start, refuse_start
 from .state import Event, State
 
 if TYPE_CHECKING:
     from ..protocol.link import Disconnect, Link
 
-__all__ = ["LoginVerdict", "SessionManager", "StartOutcome"]
+__all__ = ["LoginVerdict", "SessionManager"]
 
 logger = logging.getLogger("gatesvr.session")
 
-HEARTBEATS_PER_IDLE = 4
-"""Heartbeat intervals in an idle time-out (PROTOCOL 3.8)."""
 SESSIONS_PER_CONNECTION = 2
 """Sessions at most, for each connection allowed (PROTOCOL 5.5)."""
 SIGN_OF_LIFE_S = 5.0
@@ -51,23 +50,6 @@ OPERATOR_CODES = range(4600, 4700)
 _FATAL_CODES = frozenset(
     (CloseCode.PROTOCOL_ERROR, CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY)
 )
-
-
-@dataclass(slots=True)
-class StartOutcome:
-    """What a START came to.
-
-    Attributes:
-        session: The session, None where START is refused.
-        response: The START_RESP to write, refused or not.
-        close_code: Where refused: what the connection closes with, behind START_RESP.
-        reason: Where refused: the close's reason text.
-    """
-
-    session: Session | None
-    response: pb.StartResponse
-    close_code: CloseCode = CloseCode.NORMAL
-    reason: str = ""
 
 
 class LoginVerdict(NamedTuple):
@@ -115,6 +97,7 @@ class SessionManager:
         self._context = SessionContext(
             config, push or PushConfig(), int(transport.high_water), self._close_full
         )
+        self._judge = ResumeJudge(self._context.counters)
         self._by_id: dict[str, Session] = {}
         # Logged-in sessions, in the order of their logins.
         self._by_openid: dict[str, tuple[Session, ...]] = {}
@@ -167,7 +150,7 @@ class SessionManager:
     # START.
 
     def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
-        """Make the session that a START asks for (PROTOCOL 3.1).
+        """Make or resume the session that a START asks for (PROTOCOL 3.1, 4).
 
         Write the response at once, before anything else is written to link.
 
@@ -176,13 +159,112 @@ class SessionManager:
             link: The connection it came on.
             now: Loop time.
         """
+        outcome = self._start(start, link, now)
+        if outcome.session is None:
+            self._context.counters.refused_starts += 1
+        return outcome
+
+    def _start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
         if not is_valid_text(start.openid, MAX_OPENID_BYTES) or not is_valid_text(
             start.client_id, MAX_CLIENT_ID_BYTES
         ):
-            return self._refuse_bad("openid or client_id is no valid text")
+            return _refuse_bad("openid or client_id is no valid text")
+        if start.session_id:
+            session = self._by_id.get(start.session_id)
+            if session is None:
+                return self._resume_nothing(start, link, now)
+            match = self._judge.judge(session, start, link.peer[0], now)
+            if isinstance(match, StartOutcome):
+                return match
+            assert session.token is not None
+            token = session.token.accept(match, start.attempt, self._random_bytes)
+            self._context.counters.resumes += 1
+            return self._take_over(session, token, start.last_acked_seq_id, link, now)
         if not start.openid:
-            return self._refuse_bad("openid is empty")
+            return _refuse_bad("openid is empty")
+        if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
+            session = self._find_base(start)
+            if session is not None:
+                self._context.counters.base_resumes += 1
+                return self._take_over(session, b"", start.last_acked_seq_id, link, now)
         return self._create(start, link, now)
+
+    def _resume_nothing(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        """Answer the resume of a session that there is no more (PROTOCOL 3.3, 4.7)."""
+        counters = self._context.counters
+        reason, until = self._tombstones.get(start.session_id, (LostReason.NONE, 0.0))
+        if until > now:
+            counters.resumes_tombstoned += 1
+            return refuse_start(
+                ErrorCode.FORBIDDEN,
+                CloseCode.KICKED,
+                reason.name.lower(),
+                lost_reason=reason,
+            )
+        counters.resumes_unknown += 1
+        if not start.openid:
+            # Nobody to make a new session for: let it come back with a START of its own.
+            return refuse_start(
+                ErrorCode.FORBIDDEN,
+                CloseCode.RESUME_DENIED,
+                "unknown session",
+                lost_reason=LostReason.UNKNOWN_SESSION,
+            )
+        if self._config.on_duplicate != "allow" and start.openid in self._by_openid:
+            # PROTOCOL 3.3: "if the openid has another logged-in session, it is refused".
+            return refuse_start(
+                ErrorCode.FORBIDDEN,
+                CloseCode.KICKED,
+                "logged in elsewhere",
+                lost_reason=LostReason.UNKNOWN_SESSION,
+            )
+        outcome = self._create(start, link, now)
+        if outcome.session is not None:
+            outcome.session.is_after_failed_resume = True
+            outcome.response.lost_reason = pb.LOST_UNKNOWN_SESSION
+        return outcome
+
+    def _find_base(self, start: pb.StartRequest) -> Session | None:
+        """Return the session that a base client comes back to (PROTOCOL 9), None for none."""
+        for session in reversed(self._by_openid.get(start.openid, ())):
+            if session.protocol == 0:
+                is_known = start.last_acked_seq_id < session.queue.next_expected_seq
+                return session if is_known else None
+        return None
+
+    def _take_over(
+        self, session: Session, token: bytes, last_acked: int, link: Link, now: float
+    ) -> StartOutcome:
+        """Give a session to the connection that a good resume came on (PROTOCOL 4.4).
+
+        Generation fences connections, never content: what is in flight goes on as it is (4.5).
+        """
+        old = session.link
+        if old is not None:
+            self._context.counters.steals += 1
+            session.detach(now)
+            session.move(Event.DETACH)
+            old.close(CloseCode.SUPERSEDED, "newer connection")
+        else:
+            self._detached.pop(session, None)
+        session.move(Event.RESUME)
+        session.generation += 1
+        session.ack(last_acked, now)
+        queue = session.queue
+        queue.rewind(last_acked + 1)
+        session.attach(link, now)
+        outcome = accept_start(session, token, link, self._config)
+        response = outcome.response
+        response.resumed = True
+        if queue.unsent:
+            response.replay_from = queue.last_acked_seq + 1
+            response.replay_to = queue.next_expected_seq - 1
+        session.sender.flush()
+        logger.debug(
+            "session_resumed",
+            extra=keys(session=session.session_id, generation=session.generation),
+        )
+        return outcome
 
     def _create(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
         """Make a new session."""
@@ -191,12 +273,12 @@ class SessionManager:
         ip = link.peer[0]
         if len(self._by_id) >= self._max_sessions:
             counters.refused_full += 1
-            return self._refuse(
+            return refuse_start(
                 ErrorCode.BUSY, CloseCode.OVERLOADED, "too many sessions", retry_after_ms=RETRY_MS
             )
         if self._inited_by_ip.get(ip, 0) >= config.max_inited_per_address:
             counters.refused_address += 1
-            return self._refuse(
+            return refuse_start(
                 ErrorCode.RATE_LIMITED,
                 CloseCode.RATE_LIMITED,
                 "too many sessions of this address are not logged in",
@@ -223,57 +305,7 @@ class SessionManager:
         self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
         counters.created += 1
         logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
-        return StartOutcome(session, self._response(session, token, link))
-
-    def _response(self, session: Session, token: bytes, link: Link) -> pb.StartResponse:
-        """Return a successful START_RESP."""
-        config = self._config
-        heartbeat_s = min(config.heartbeat_interval, link.idle_timeout / HEARTBEATS_PER_IDLE)
-        return pb.StartResponse(
-            success=True,
-            heartbeat_interval=max(1, int(heartbeat_s)),
-            connection_id=session.session_id,
-            session_id=session.session_id,
-            resume_token=token,
-            max_client_seq=session.max_client_seq,
-            generation=session.generation,
-            max_message_bytes=config.max_message_bytes,
-            max_in_flight=config.max_in_flight,
-            protocol=session.protocol,
-            capabilities=session.capabilities,
-            state=pb.SESSION_STATE_NORMAL if session.is_logged_in else pb.SESSION_STATE_INITED,
-            resume_window_ms=int(config.resume_window * 1000),
-            max_unacked_messages=config.max_queue_size,
-            max_unacked_bytes=config.max_queue_bytes,
-        )
-
-    def _refuse_bad(self, message: str) -> StartOutcome:
-        return self._refuse(ErrorCode.BAD_REQUEST, CloseCode.PROTOCOL_ERROR, message)
-
-    def _refuse(
-        self,
-        error_code: ErrorCode,
-        close_code: CloseCode,
-        message: str,
-        *,
-        retry_after_ms: int = 0,
-        lost_reason: LostReason = LostReason.NONE,
-        attempt: int = 0,
-    ) -> StartOutcome:
-        """Return a START_RESP with success = false."""
-        self._context.counters.refused_starts += 1
-        response = pb.StartResponse(
-            error=pb.ErrorMessage(
-                error_code=error_code,
-                error_message=message,
-                retry_after_ms=retry_after_ms,
-                outcome=pb.OUTCOME_NOT_STARTED,
-            ),
-            lost_reason=lost_reason.value,  # type: ignore[arg-type]
-            attempt=attempt,
-        )
-        reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else message
-        return StartOutcome(None, response, close_code, reason)
+        return accept_start(session, token, link, config)
 
     # Login.
 
@@ -471,6 +503,8 @@ class SessionManager:
         self._sweep_logins(now)
         self._sweep_detached(now)
         self._sweep_watched(now)
+        self._sweep_memory(now)
+        self._judge.sweep(now)
         while self._tombstones:
             session_id, (_, until) = next(iter(self._tombstones.items()))
             if until > now:
@@ -513,6 +547,23 @@ class SessionManager:
             if not session.full_since and queue.next_expiry() == float("inf"):
                 watched.discard(session)
 
+    def _sweep_memory(self, now: float) -> None:
+        """Keep all queues together under their bound (PROTOCOL 5.5)."""
+        context = self._context
+        queued = sum(session.queue.queued_bytes for session in self._by_id.values())
+        if queued > context.max_queues_bytes:
+            # The longest-suspended first; unacked answers were promised.
+            for session in list(self._detached):
+                if session.queue.kept or session.pending:
+                    continue
+                queued -= session.queue.queued_bytes
+                context.counters.memory_closed += 1
+                self.close(session, CloseCode.OVERLOADED, "memory", now)
+                if queued <= context.max_queues_bytes:
+                    break
+        context.counters.queued_bytes = queued
+        context.is_memory_full = queued > context.max_queues_bytes
+
     def _cut_slow(self, session: Session, now: float) -> None:
         """Part with a connection on which no ack moved while the queue was at a cap (5.3)."""
         if not session.has_unacked:
@@ -526,3 +577,7 @@ class SessionManager:
         session.move(Event.DETACH)
         self._detached[session] = None
         link.close(CloseCode.SLOW_CONSUMER, f"retry_after_ms={RETRY_MS}")
+
+
+def _refuse_bad(message: str) -> StartOutcome:
+    return refuse_start(ErrorCode.BAD_REQUEST, CloseCode.PROTOCOL_ERROR, message)

@@ -1,15 +1,59 @@
-"""NotifyOrderingManager: notifies that wait for the answer to the request they are bound to."""
+"""What becomes of a push, and NotifyOrderingManager: notifies bound to a request's answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from .._core.queue import KEEP
 
-__all__ = ["BundleMessage", "NotifyOrderingManager"]
+__all__ = [
+    "BUSY",
+    "BUSY_SUSPENDED",
+    "NOT_FOUND",
+    "NO_SUCH_REQUEST",
+    "OK",
+    "TOO_LARGE",
+    "TOO_LATE",
+    "BundleMessage",
+    "NotifyOrderingManager",
+    "PushResult",
+]
+
+BUSY_RETRY_MS = 200
+"""What a pusher is told to wait for a client that is there: a few round trips."""
+SUSPENDED_RETRY_MS = 1_000
+"""The same for one that is away."""
 
 BundleMessage = tuple[int, bytes, int]
 """(msg_id, body, flags), as OrderedQueue takes it."""
+
+
+class PushResult(NamedTuple):
+    """What became of a push.
+
+    Attributes:
+        error_code: Empty where it was taken, else NOT_FOUND, BUSY, TOO_LARGE, TOO_LATE or
+            NO_SUCH_REQUEST (PROTOCOL 7.5).
+        retry_after_ms: When trying again may help, with BUSY.
+    """
+
+    error_code: str = ""
+    retry_after_ms: int = 0
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it was taken (or is the repeat of one that was)."""
+        return not self.error_code
+
+
+OK = PushResult()
+NOT_FOUND = PushResult("NOT_FOUND")
+TOO_LARGE = PushResult("TOO_LARGE")
+TOO_LATE = PushResult("TOO_LATE")
+NO_SUCH_REQUEST = PushResult("NO_SUCH_REQUEST")
+BUSY = PushResult("BUSY", BUSY_RETRY_MS)
+BUSY_SUSPENDED = PushResult("BUSY", SUSPENDED_RETRY_MS)
 
 
 class NotifyOrderingManager:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Callable
 from enum import IntEnum
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-__all__ = ["TOKEN_BYTES", "RateBucket", "ResumeToken", "TokenMatch"]
+from ..errors import CloseCode, ErrorCode
+from ..observe.log import keys
+from ..protocol.messages import LostReason
+from .start import StartOutcome, refuse_start
+
+if TYPE_CHECKING:
+    from .._pb import message_pb2 as pb
+    from .context import SessionCounters
+    from .session import Session
+
+__all__ = ["TOKEN_BYTES", "RateBucket", "ResumeJudge", "ResumeToken", "TokenMatch"]
+
+logger = logging.getLogger("gatesvr.session")
 
 TOKEN_BYTES = 16
+RESUME_RATE = 1.0
+RESUME_BURST = 5
+"""Resumes of one session, and wrong tokens of one address, a second and at once (PROTOCOL 4.8)."""
+MAX_ADDRESSES = 10_000
+"""Addresses whose wrong tokens are remembered."""
 
 
 class TokenMatch(IntEnum):
@@ -130,3 +149,95 @@ class RateBucket:
     def retry_after_ms(self) -> int:
         """Return when the next event will be there."""
         return max(1, int((1.0 - self._left) / self._rate * 1000))
+
+
+class ResumeJudge:
+    """Says whether a START may resume the session that it names.
+
+    Args:
+        counters: Where refusals are counted.
+    """
+
+    def __init__(self, counters: SessionCounters) -> None:
+        self._counters = counters
+        # By address, the one that was wrong last at the end.
+        self._wrong_tokens: dict[str, RateBucket] = {}
+
+    def judge(
+        self, session: Session, start: pb.StartRequest, ip: str, now: float
+    ) -> TokenMatch | StartOutcome:
+        """Return what the START's token is, or how the START is refused; the session is untouched.
+
+        Args:
+            session: The session named.
+            start: The START.
+            ip: Where it came from.
+            now: Loop time.
+        """
+        counters = self._counters
+        token = session.token
+        match = token.match(start.resume_token) if token is not None else TokenMatch.WRONG
+        if token is None or match is TokenMatch.WRONG or match is TokenMatch.REUSED:
+            if match is TokenMatch.REUSED:
+                counters.token_reused += 1
+                logger.warning("token_reused", extra=keys(session=session.session_id, peer=ip))
+            return self._deny_token(ip, now)
+        if match is TokenMatch.PREVIOUS and not start.attempt:
+            # PROTOCOL 4.3: "attempt 0 (absent): only the current token is good."
+            return self._deny("resume denied")
+        if token.is_stale(match, start.attempt):
+            counters.resumes_stale += 1
+            return refuse_start(
+                ErrorCode.STALE_ATTEMPT,
+                CloseCode.SUPERSEDED,
+                "stale attempt",
+                attempt=token.attempt,
+            )
+        if start.openid and start.openid != session.openid:
+            return self._deny("resume denied")
+        if start.last_acked_seq_id >= session.queue.next_expected_seq:
+            # PROTOCOL 2.5: above the highest seq ever given out.
+            return refuse_start(
+                ErrorCode.BAD_REQUEST,
+                CloseCode.PROTOCOL_ERROR,
+                "last_acked_seq_id was never given out",
+            )
+        if session.resume_rate is None:
+            session.resume_rate = RateBucket(RESUME_RATE, RESUME_BURST, now)
+        if not session.resume_rate.take(now):
+            return self._limit(session.resume_rate)
+        return match
+
+    def sweep(self, now: float) -> None:
+        """Forget the addresses that have been good for long enough."""
+        for ip in [ip for ip, bucket in self._wrong_tokens.items() if bucket.is_full(now)]:
+            del self._wrong_tokens[ip]
+
+    def _deny_token(self, ip: str, now: float) -> StartOutcome:
+        """Refuse a wrong token: they are limited by address, never by session (PROTOCOL 4.8)."""
+        buckets = self._wrong_tokens
+        bucket = buckets.pop(ip, None)
+        if bucket is None:
+            if len(buckets) >= MAX_ADDRESSES:
+                del buckets[next(iter(buckets))]
+            bucket = RateBucket(RESUME_RATE, RESUME_BURST, now)
+        buckets[ip] = bucket
+        return self._deny("resume denied") if bucket.take(now) else self._limit(bucket)
+
+    def _deny(self, message: str) -> StartOutcome:
+        self._counters.resumes_denied += 1
+        return refuse_start(
+            ErrorCode.FORBIDDEN,
+            CloseCode.RESUME_DENIED,
+            message,
+            lost_reason=LostReason.DENIED,
+        )
+
+    def _limit(self, bucket: RateBucket) -> StartOutcome:
+        self._counters.resumes_limited += 1
+        return refuse_start(
+            ErrorCode.RATE_LIMITED,
+            CloseCode.RATE_LIMITED,
+            "too many resumes",
+            retry_after_ms=bucket.retry_after_ms(),
+        )

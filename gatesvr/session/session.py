@@ -6,45 +6,45 @@ what arrives, arrives by calls with ``now``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .._core.codec import encode_identity, error_body
 from .._core.queue import BULK, KEEP, OrderedQueue
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, QueueFull
-from ..observe.metrics import Counters
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
-from .notify import NotifyOrderingManager
+from .notify import (
+    BUSY,
+    BUSY_SUSPENDED,
+    NO_SUCH_REQUEST,
+    NOT_FOUND,
+    OK,
+    TOO_LARGE,
+    TOO_LATE,
+    NotifyOrderingManager,
+    PushResult,
+)
 from .sender import OrderedSender
 from .state import Event, State, next_state
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest
-    from ..config import PushConfig, SessionConfig
     from ..protocol.link import Link
+    from .context import SessionContext
     from .resume import RateBucket, ResumeToken
 
 __all__ = [
     "PushResult",
     "Session",
-    "SessionContext",
-    "SessionCounters",
     "Verdict",
     "normalize_zone",
 ]
 
-BUSY_RETRY_MS = 200
-"""What a pusher is told to wait for a client that is there: a few round trips."""
-SUSPENDED_RETRY_MS = 1_000
-"""The same for one that is away."""
 MAX_HELD_NOTIFIES = 64
 MAX_HELD_BYTES = 64 << 10
 """What is kept for a session that has not logged in (PROTOCOL 5.4)."""
-BULK_SHARE = 4
-"""Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
 
 
 class Verdict(IntEnum):
@@ -56,136 +56,6 @@ class Verdict(IntEnum):
     """Accepted before: drop it."""
     GAP = 2
     """ERROR 400, seq 0; nothing is consumed."""
-
-
-class PushResult(NamedTuple):
-    """What became of a push.
-
-    Attributes:
-        error_code: Empty where it was taken, else NOT_FOUND, BUSY, TOO_LARGE, TOO_LATE or
-            NO_SUCH_REQUEST (PROTOCOL 7.5).
-        retry_after_ms: When trying again may help, with BUSY.
-    """
-
-    error_code: str = ""
-    retry_after_ms: int = 0
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether it was taken (or is the repeat of one that was)."""
-        return not self.error_code
-
-
-_OK = PushResult()
-_NOT_FOUND = PushResult("NOT_FOUND")
-_TOO_LARGE = PushResult("TOO_LARGE")
-_TOO_LATE = PushResult("TOO_LATE")
-_NO_SUCH_REQUEST = PushResult("NO_SUCH_REQUEST")
-_BUSY = PushResult("BUSY", BUSY_RETRY_MS)
-_BUSY_SUSPENDED = PushResult("BUSY", SUSPENDED_RETRY_MS)
-
-
-@dataclass(slots=True)
-class SessionCounters(Counters):
-    """What the session layer counts; every refusal has its own."""
-
-    sessions: int = 0
-    """Sessions now (a gauge)."""
-    inited: int = 0
-    """Sessions that have not logged in (a gauge)."""
-    suspended: int = 0
-    """Logged-in sessions without a connection (a gauge)."""
-    queued_bytes: int = 0
-    """Bytes in all queues at the last sweep (a gauge)."""
-    tombstones: int = 0
-    """Ended sessions remembered (a gauge)."""
-    created: int = 0
-    logins: int = 0
-    closed: int = 0
-    stopped: int = 0
-    expired: int = 0
-    login_timeouts: int = 0
-    replaced: int = 0
-    kicked: int = 0
-    refused_starts: int = 0
-    refused_full: int = 0
-    refused_address: int = 0
-    refused_logins: int = 0
-    resumes: int = 0
-    steals: int = 0
-    base_resumes: int = 0
-    resumes_unknown: int = 0
-    resumes_denied: int = 0
-    resumes_stale: int = 0
-    resumes_limited: int = 0
-    resumes_tombstoned: int = 0
-    token_reused: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    gaps: int = 0
-    answers: int = 0
-    answers_too_large: int = 0
-    answers_not_kept: int = 0
-    pushes: int = 0
-    pushes_held: int = 0
-    pushes_bound: int = 0
-    pushes_busy: int = 0
-    pushes_too_large: int = 0
-    pushes_too_late: int = 0
-    push_repeats: int = 0
-    notifies_expired: int = 0
-    notifies_dropped: int = 0
-    slow_consumers: int = 0
-    memory_closed: int = 0
-
-
-class SessionContext:
-    """What all sessions of a manager share: settings as plain numbers, counters, the watch list.
-
-    Attributes:
-        watched: Sessions that a sweep has something to look at in: TTLs, a queue at a cap.
-        is_memory_full: Whether all queues together are above their bound; notifies get BUSY.
-        close: Closes a session whose queue is full and whose policy says so.
-    """
-
-    __slots__ = (
-        "close",
-        "counters",
-        "high_water",
-        "is_memory_full",
-        "max_bound_bytes",
-        "max_bound_notifies",
-        "max_bulk",
-        "max_bulk_bytes",
-        "max_in_flight",
-        "max_push_ids",
-        "max_queue_bytes",
-        "max_queue_size",
-        "watched",
-        "when_full",
-    )
-
-    def __init__(
-        self,
-        config: SessionConfig,
-        push: PushConfig,
-        high_water: int,
-        close: Callable[[Session, str, float], None],
-    ) -> None:
-        self.counters = SessionCounters()
-        self.max_in_flight = int(config.max_in_flight)
-        self.max_queue_size = int(config.max_queue_size)
-        self.max_queue_bytes = int(config.max_queue_bytes)
-        self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
-        self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE
-        self.max_push_ids = int(push.max_push_ids)
-        self.max_bound_notifies = int(push.max_bound_notifies)
-        self.max_bound_bytes = int(push.max_bound_bytes)
-        self.when_full = config.when_full
-        self.high_water = high_water
-        self.is_memory_full = False
-        self.watched: set[Session] = set()
-        self.close = close
 
 
 class Session:
@@ -215,6 +85,7 @@ class Session:
         sender: Feeds the connection from the queue.
         notifies: Bound notifies, None until the first.
         token: The resume tokens.
+        resume_rate: Bounds its resumes, None until the first.
         create_time: Loop time of START.
         last_activity: Loop time of the last request or ack.
         detached_at: Loop time since which it has no connection.
@@ -506,6 +377,15 @@ class Session:
 
     # Acks in.
 
+    def prove_token(self) -> None:
+        """Take note of a frame read after START_RESP was written: the client has its token.
+
+        Source: PROTOCOL 4.2. What was read before START_RESP proves nothing.
+        """
+        token = self.token
+        if token is not None and token.is_unproved:
+            token.prove()
+
     def ack(self, seq: int, now: float) -> None:
         """Take an acknowledgement of everything up to seq (PROTOCOL 2.5).
 
@@ -539,19 +419,19 @@ class Session:
         context = self._context
         counters = context.counters
         if self.state is State.CLOSED:
-            return _NOT_FOUND
+            return NOT_FOUND
         if push_id and self._push_ids is not None and push_id in self._push_ids:
             counters.push_repeats += 1
-            return _OK
+            return OK
         if len(body) + MAX_HEAD_BYTES > self.max_message_bytes:
             counters.pushes_too_large += 1
-            return _TOO_LARGE
+            return TOO_LARGE
         expires_at = now + ttl if ttl else 0.0
         if self.state is State.INITED or self._held is not None:
             result = self._hold(body, flags, expires_at)
         else:
             result = self._queue_notify(body, flags, expires_at, now)
-        if result is _OK:
+        if result is OK:
             counters.pushes += 1
             if push_id:
                 self._remember(push_id)
@@ -582,20 +462,20 @@ class Session:
         context = self._context
         counters = context.counters
         if self.state is State.CLOSED:
-            return _NOT_FOUND
+            return NOT_FOUND
         if client_seq not in self.pending:
             if not 0 < client_seq <= self.max_client_seq:
-                return _NO_SUCH_REQUEST
+                return NO_SUCH_REQUEST
             if before:
                 counters.pushes_too_late += 1
-                return _TOO_LATE
+                return TOO_LATE
             return self.push(body, now=now, ttl=ttl, push_id=push_id)
         if push_id and self._push_ids is not None and push_id in self._push_ids:
             counters.push_repeats += 1
-            return _OK
+            return OK
         if len(body) + MAX_HEAD_BYTES > self.max_message_bytes:
             counters.pushes_too_large += 1
-            return _TOO_LARGE
+            return TOO_LARGE
         notifies = self.notifies
         if notifies is None:
             notifies = self.notifies = NotifyOrderingManager(
@@ -603,41 +483,41 @@ class Session:
             )
         if context.is_memory_full or not notifies.add(client_seq, body, before):
             counters.pushes_busy += 1
-            return _BUSY
+            return BUSY
         counters.pushes_bound += 1
         if push_id:
             self._remember(push_id)
-        return _OK
+        return OK
 
     def _queue_notify(self, body: bytes, flags: int, expires_at: float, now: float) -> PushResult:
         context = self._context
         queue = self.queue
         if context.is_memory_full:
-            return _BUSY if self.link is not None else _BUSY_SUSPENDED
+            return BUSY if self.link is not None else BUSY_SUSPENDED
         if flags & BULK and (
             queue.bulk >= context.max_bulk
             or queue.queued_bytes + len(body) > context.max_bulk_bytes
         ):
-            return _BUSY if self.link is not None else _BUSY_SUSPENDED
+            return BUSY if self.link is not None else BUSY_SUSPENDED
         try:
             self.sender.notify(body, flags, expires_at)
         except QueueFull:
             if self.link is not None:
                 self._found_full()
-                return _BUSY
+                return BUSY
             if flags & BULK or context.when_full == "refuse":
-                return _BUSY_SUSPENDED
+                return BUSY_SUSPENDED
             if context.when_full == "close":
                 context.close(self, "queue is full", now)
-                return _NOT_FOUND
+                return NOT_FOUND
             dropped = queue.drop_oldest(1, len(body))
             if not dropped:
-                return _BUSY_SUSPENDED
+                return BUSY_SUSPENDED
             context.counters.notifies_dropped += dropped
             self.sender.notify(body, flags, expires_at)
         if expires_at:
             context.watched.add(self)
-        return _OK
+        return OK
 
     def _hold(self, body: bytes, flags: int, expires_at: float) -> PushResult:
         """Keep a notify outside the queue until the session has logged in (PROTOCOL 5.4)."""
@@ -648,10 +528,10 @@ class Session:
             len(held) >= MAX_HELD_NOTIFIES
             or sum(len(entry[0]) for entry in held) + len(body) > MAX_HELD_BYTES
         ):
-            return _BUSY
+            return BUSY
         held.append((body, flags, expires_at))
         self._context.counters.pushes_held += 1
-        return _OK
+        return OK
 
     def _release_held(self, now: float) -> None:
         """Send what was held, right behind the answer of the hello."""
@@ -659,7 +539,7 @@ class Session:
         for body, flags, expires_at in held or ():
             if expires_at and expires_at <= now:
                 self._context.counters.notifies_expired += 1
-            elif self._queue_notify(body, flags, expires_at, now) is not _OK:
+            elif self._queue_notify(body, flags, expires_at, now) is not OK:
                 self._context.counters.notifies_dropped += 1
 
     def _remember(self, push_id: str) -> None:
