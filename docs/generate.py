@@ -35,7 +35,7 @@ CONFIGURATION_HEAD = """\
 <!-- Written by docs/generate.py from the docstrings in gatesvr/config.py: change those. -->
 
 A gateway without any configuration listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
-looks for its services on ports 8081 to 8083. What to change comes from these sources, later ones win:
+looks for its services on ports 8081 to 8083. Changes come from these sources, later ones win:
 
 1. a TOML file: `gatesvr serve --config gate.toml`, with a table for each section;
 2. the environment: `GATESVR_DISPATCH_WORKERS=8`;
@@ -44,8 +44,8 @@ looks for its services on ports 8081 to 8083. What to change comes from these so
    `--key`.
 
 A *duration* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`. A *size* is a number
-of bytes or text such as `64KiB`, `4MiB`. A key that does not exist or a value that does not fit ends
-the start with one line that names the source, the field and the value, and exit code 2.
+of bytes or text such as `64KiB`, `4MiB`. A key that does not exist or a value that does not fit
+ends the start with one line that names the source, the field and the value, and exit code 2.
 
 ```toml
 [transport]
