@@ -8,11 +8,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ..config import PushConfig
-from ..errors import ErrorCode, UpstreamError
+from ..errors import ErrorCode
 from .call import Call, UpstreamCounters
 from .lane import RETRY_MS, Lane
 from .pool import Member, Pool
-from .registry import ANY_SERVICE, Registration, RegistryResult, UpstreamRegistry
+from .registry import ANY_SERVICE, Registration, UpstreamRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,17 +79,25 @@ class UpstreamManager:
     ) -> None:
         self._config = config
         self._max_message_bytes = max_message_bytes
-        self._push = push or PushConfig()
-        self._rules = list(rules)
         self._counters = UpstreamCounters() if counters is None else counters
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._registry: UpstreamRegistry | None = None
         self._lanes: dict[str, Lane] = {}  # by address
         self._members: dict[Registration, Member] = {}
         self._pools: dict[str, Pool] = {}  # by service; made when first asked for
         self._lease_timer: asyncio.TimerHandle | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
+        self.registry = UpstreamRegistry(
+            config.services,
+            push or PushConfig(),
+            (rule.service for rule in rules),
+            self._counters,
+            self._now,
+            on_added=self._add,
+            on_removed=self._remove,
+            is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
+        )
+        """Where upstreams register, once the manager is started."""
         self.next_request_id = count(1).__next__
         """Return a number that no other call of this process has."""
 
@@ -104,17 +112,7 @@ class UpstreamManager:
         if self._loop is not None:
             raise RuntimeError("UpstreamManager was started before")
         self._loop = asyncio.get_running_loop()
-        self._registry = UpstreamRegistry(
-            self._config.services,
-            self._push,
-            (rule.service for rule in self._rules),
-            self._counters,
-            self._loop.time,
-            on_added=self._add,
-            on_removed=self._remove,
-            is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
-        )
-        for endpoint in self._registry.endpoints:
+        for endpoint in self.registry.endpoints:
             self._add(endpoint)
 
     async def stop(self, grace: float = STOP_S) -> None:
@@ -164,7 +162,7 @@ class UpstreamManager:
 
     def has_service(self, service: str) -> bool:
         """Whether a service is configured or has an endpoint now."""
-        return self._registry is not None and self._registry.has_service(service)
+        return self.registry.has_service(service)
 
     def call(
         self, service: str, openid: str, zone: str, request: bytes, request_id: int, deadline: float
@@ -242,33 +240,6 @@ class UpstreamManager:
 
     # Endpoints.
 
-    def register(
-        self,
-        address: str,
-        zone_id: str,
-        service_name: str,
-        lease_seconds: int,
-        weight: int,
-        caller_ip: str,
-    ) -> RegistryResult:
-        """Add an endpoint (see UpstreamRegistry.register)."""
-        return self._running_registry().register(
-            address, zone_id, service_name, lease_seconds, weight, caller_ip
-        )
-
-    def keep_alive(self, lease_id: str) -> RegistryResult:
-        """Start an endpoint's lease anew."""
-        return self._running_registry().keep_alive(lease_id)
-
-    def deregister(self, lease_id: str) -> RegistryResult:
-        """Remove an endpoint."""
-        return self._running_registry().deregister(lease_id)
-
-    def _running_registry(self) -> UpstreamRegistry:
-        if self._registry is None or self._is_stopped:
-            raise UpstreamError("the gateway is not running", ErrorCode.BUSY)
-        return self._registry
-
     def _add(self, endpoint: Registration) -> None:
         self._set_lease_timer()
         if member := self._members.get(endpoint):
@@ -311,14 +282,16 @@ class UpstreamManager:
         if self._lease_timer is not None:
             self._lease_timer.cancel()
             self._lease_timer = None
-        if self._loop is None or self._registry is None or self._is_stopped:
-            return
-        due = self._registry.get_timer()
-        if due is not None:
+        due = self.registry.get_timer()
+        if due is not None and self._loop is not None and not self._is_stopped:
             self._lease_timer = self._loop.call_at(due, self._handle_leases)
 
     def _handle_leases(self) -> None:
-        if self._loop is not None and self._registry is not None:
-            self._lease_timer = None
-            self._registry.handle_timer(self._loop.time())
-            self._set_lease_timer()
+        self._lease_timer = None
+        self.registry.handle_timer(self._now())
+        self._set_lease_timer()
+
+    def _now(self) -> float:
+        if self._loop is None or self._is_stopped:
+            raise RuntimeError("UpstreamManager is not running")
+        return self._loop.time()
