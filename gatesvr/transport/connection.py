@@ -203,6 +203,7 @@ class Connection:
         self._quic_timer = math.inf
         self._handler_timer = math.inf
         self._how: Disconnect | None = None
+        self._closed: Disconnect | None = None  # QUIC has ended, its last data is being handled
         self._is_reported = False
         self._is_awake = False
         self._waiter: asyncio.Future[None] | None = None
@@ -228,7 +229,8 @@ class Connection:
         if self._state != _OPEN:
             return
         if not self._is_stream_open:
-            self._counters.writes_dropped += 1
+            if self._closed is None:
+                self._counters.writes_dropped += 1
             return
         self._quic.send_stream_data(data)
         self._written += len(data)
@@ -252,7 +254,7 @@ class Connection:
 
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close the connection with an application code; see Link.close()."""
-        if self.is_closing:
+        if self.is_closing or self._closed is not None:
             return
         reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
         self._how = Disconnect("local", int(code), reason)
@@ -294,7 +296,12 @@ class Connection:
             return
         self._last_received = now
         try:
-            self._handle_events(now)
+            if not self._handle_events(now) and self._state == _OPEN:
+                # No stream byte: was it an acknowledgement of something new?
+                mark = self._quic.ack_mark()
+                if mark != self._ack_mark:
+                    self._ack_mark = mark
+                    self.last_heard = now
             if self._is_moving:
                 self._handle_move(now)
         except BaseException as error:
@@ -329,28 +336,29 @@ class Connection:
 
     # Events.
 
-    def _handle_events(self, now: float) -> None:
+    def _handle_events(self, now: float) -> bool:
+        """Handle what QUIC has to tell; return whether the stream was heard of."""
         if self._state == _ENDED:
-            return
+            return False
         quic = self._quic
+        event = quic.next_event()
+        if event is None:
+            return False
         data = b""
         chunks: list[bytes] | None = None
         is_end = False
-        closed: Disconnect | None = None
-        while (event := quic.next_event()) is not None:
-            kind = type(event)
-            if kind is StreamData:
-                assert isinstance(event, StreamData)
+        while event is not None:
+            if isinstance(event, StreamData):
                 if event.stream_id != STREAM_ID:
                     self._refuse(event.stream_id, is_end=event.is_end)
-                    continue
-                is_end = is_end or event.is_end
-                if not data:
-                    data = event.data
-                elif chunks is None:
-                    chunks = [data, event.data]
                 else:
-                    chunks.append(event.data)
+                    is_end = is_end or event.is_end
+                    if not data:
+                        data = event.data
+                    elif chunks is None:
+                        chunks = [data, event.data]
+                    else:
+                        chunks.append(event.data)
             elif isinstance(event, ConnectionIdIssued):
                 self._owner.connection_id_issued(self, event.connection_id)
             elif isinstance(event, ConnectionIdRetired):
@@ -358,23 +366,24 @@ class Connection:
             elif isinstance(event, HandshakeCompleted):
                 self._handle_handshake(now)
                 if self._state == _ENDED:
-                    return
+                    return False
             elif isinstance(event, StreamReset | StopSending):
                 if event.stream_id != STREAM_ID:
                     self._refuse(event.stream_id, is_end=isinstance(event, StreamReset))
-                    continue
-                is_end = True
-                if isinstance(event, StopSending):
-                    self._is_stream_open = False
+                else:
+                    is_end = True
+                    if isinstance(event, StopSending):
+                        self._is_stream_open = False
             elif isinstance(event, Closed):
-                closed = event.how
-        if data or is_end:
+                self._closed = event.how
+                self._is_stream_open = False
+            event = quic.next_event()
+        is_heard = bool(data) or is_end
+        if is_heard:
             self._handle_stream(data if chunks is None else b"".join(chunks), is_end, now)
-        elif self._handler is not None and (mark := quic.ack_mark()) != self._ack_mark:
-            self._ack_mark = mark
-            self.last_heard = now
-        if closed is not None and self._state != _ENDED:
-            self._handle_closed(closed, now)
+        if self._closed is not None and self._state != _ENDED:
+            self._handle_closed(self._closed, now)
+        return is_heard
 
     def _handle_handshake(self, now: float) -> None:
         self._state = _OPEN
@@ -393,7 +402,7 @@ class Connection:
         handler = self._handler
         if handler is None or self._state != _OPEN:
             return  # closing: nothing of the peer's is handled any more
-        if not self._is_stream_ended and not self._is_stream_open:
+        if not self._is_stream_open and not self._is_stream_ended and self._closed is None:
             self._is_stream_open = self._quic.is_stream_open()
         try:
             if data:
@@ -499,16 +508,23 @@ class Connection:
     def _schedule(self, now: float) -> None:
         """Schedule the timer for the nearest of the deadlines."""
         when = self._quic.get_timer()
-        self._quic_timer = nearest = math.inf if when is None else when
+        nearest = math.inf if when is None else when
+        self._quic_timer = nearest
         if self._state != _OPEN:
             nearest = min(nearest, self._deadline)
         elif self._handler is not None:
             when = self._handler.get_timer()
-            self._handler_timer = math.inf if when is None else when
-            nearest = min(nearest, self._handler_timer)
+            if when is None:
+                self._handler_timer = math.inf
+            else:
+                self._handler_timer = when
+                if when < nearest:
+                    nearest = when
             if self.keep_alive:
-                nearest = min(nearest, self._last_received + self._idle_timeout / 2)
-        if nearest is not math.inf:
+                when = self._last_received + self._idle_timeout / 2
+                if when < nearest:
+                    nearest = when
+        if nearest != math.inf:
             self._driver.schedule(self._timer, nearest)
 
     def _on_timer(self, now: float) -> None:
