@@ -88,6 +88,8 @@ class ClientHandler:
             if self.session is not None and self.session.link is not self._link:
                 self._counters.fenced += len(requests)
                 return
+            if requests and self.session is not None:
+                self.session.prove_token()
             for request in requests:
                 self._handle(request, now)
                 if self._is_ended:

@@ -15,6 +15,7 @@ from .._core.queue import BULK, KEEP, OrderedQueue
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, QueueFull
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
+from .info import session_info
 from .notify import (
     BUSY,
     BUSY_SUSPENDED,
@@ -601,36 +602,7 @@ class Session:
             now: Loop time.
             wall_ms: The same moment in ms since the epoch.
         """
-        queue = self.queue
-        link = self.link
-        return pb.SessionInfo(
-            found=True,
-            session_id=self.session_id,
-            connection=f"{link.peer[0]}:{link.peer[1]}" if link is not None else "",
-            stream_id=0,
-            state=State(self.state).name.capitalize(),
-            client_id=self.client_id,
-            openid=self.openid,
-            zone=self.zone,
-            user_ip=self.user_ip,
-            next_server_seq=queue.next_expected_seq,
-            max_client_seq=self.max_client_seq,
-            client_ack_server_seq=queue.last_acked_seq,
-            create_time_ms=wall_ms - int((now - self.create_time) * 1000),
-            last_activity_ms=wall_ms - int((now - self.last_activity) * 1000),
-            generation=self.generation,
-            in_flight=len(self.pending),
-            protocol=self.protocol,
-            max_queue_size=queue.max_queue_size,
-            max_queue_bytes=queue.max_queue_bytes,
-            next_expected_seq=queue.next_expected_seq,
-            last_sent_seq=queue.last_sent_seq,
-            last_acked_seq=queue.last_acked_seq,
-            waiting_slots=queue.waiting_slots,
-            queued_messages=len(queue),
-            queued_bytes=queue.queued_bytes,
-            stopped=queue.stopped,
-        )
+        return session_info(self, now, wall_ms)
 
 
 def normalize_zone(zone: str) -> str:
