@@ -20,7 +20,7 @@ from .servicer import GatewayServicer, PushCounters
 if TYPE_CHECKING:
     from ..config import PushConfig
     from ..session.manager import SessionManager
-    from ..upstream.registry import UpstreamRegistry
+    from ..upstream.manager import UpstreamManager
 
 __all__ = ["PushService"]
 
@@ -46,7 +46,7 @@ class PushService:
         self,
         config: PushConfig,
         manager: SessionManager,
-        registry: UpstreamRegistry,
+        registry: UpstreamManager,
         *,
         max_message_bytes: int = 1 << 20,
     ) -> None:

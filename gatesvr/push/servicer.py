@@ -36,7 +36,8 @@ from ..session.state import State
 if TYPE_CHECKING:
     from ..session.manager import SessionManager
     from ..session.session import PushResult, Session
-    from ..upstream.registry import RegistryResult, UpstreamRegistry
+    from ..upstream.manager import UpstreamManager
+    from ..upstream.registry import RegistryResult
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -128,7 +129,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     def __init__(
         self,
         manager: SessionManager,
-        registry: UpstreamRegistry,
+        registry: UpstreamManager,
         counters: PushCounters,
         max_message_bytes: int,
         clock: Callable[[], float],
