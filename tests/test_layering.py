@@ -108,11 +108,10 @@ def violations(root: Path) -> list[str]:
 
 
 def _is_allowed(module: str, layer: str, target: str) -> bool:
-    rules = ALLOWED.get(module)
-    if rules is None:
-        rules = ALLOWED[layer]
-        if target == layer or target.startswith(f"{layer}."):
-            return True
+    own = ALLOWED.get(module) if module != layer else None
+    if own is None and (target == layer or target.startswith(f"{layer}.")):
+        return True
+    rules = ALLOWED[layer] if own is None else own
     return any(target == rule or (rule and target.startswith(f"{rule}.")) for rule in rules)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,6 +19,8 @@ from ..observe.log import keys
 from .servicer import GatewayServicer, PushCounters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import PushConfig
     from ..session.manager import SessionManager
     from ..upstream.manager import UpstreamManager
@@ -40,6 +43,7 @@ class PushService:
         manager: Where the sessions are.
         registry: Where upstreams register.
         max_message_bytes: The largest frame that any client takes; gRPC's own limits follow.
+        clock: Loop time.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class PushService:
         registry: UpstreamManager,
         *,
         max_message_bytes: int = 1 << 20,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = PushCounters()
         self._config = config
         self._manager = manager
         self._registry = registry
         self._max_message_bytes = max_message_bytes
+        self._clock = clock
         self._server: grpc.aio.Server | None = None
         self._health: health.aio.HealthServicer | None = None
         self._address = ""
@@ -91,7 +97,7 @@ class PushService:
             self._registry,
             self.counters,
             self._max_message_bytes,
-            asyncio.get_running_loop().time,
+            self._clock,
         )
         pb_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         checks = health.aio.HealthServicer()
