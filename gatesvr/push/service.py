@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..config import PushConfig
     from ..session.manager import SessionManager
-    from ..upstream.manager import UpstreamManager
+    from ..upstream.registry import UpstreamRegistry
 
 __all__ = ["PushService"]
 
@@ -50,7 +50,7 @@ class PushService:
         self,
         config: PushConfig,
         manager: SessionManager,
-        registry: UpstreamManager,
+        registry: UpstreamRegistry,
         *,
         max_message_bytes: int = 1 << 20,
         clock: Callable[[], float] = time.monotonic,

@@ -36,8 +36,7 @@ from ..session.state import State
 if TYPE_CHECKING:
     from ..session.manager import SessionManager
     from ..session.session import PushResult, Session
-    from ..upstream.manager import UpstreamManager
-    from ..upstream.registry import RegistryResult
+    from ..upstream.registry import RegistryResult, UpstreamRegistry
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -129,7 +128,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     def __init__(
         self,
         manager: SessionManager,
-        registry: UpstreamManager,
+        registry: UpstreamRegistry,
         counters: PushCounters,
         max_message_bytes: int,
         clock: Callable[[], float],

@@ -1,0 +1,181 @@
+"""Gateway: builds the layers, starts them in order and stops them in order; nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from .config import Config
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.processor import AsyncProcessor
+from .errors import CloseCode
+from .observe.log import keys
+from .push.service import PushService
+from .session.manager import SessionManager
+from .transport.listener import ConnectionListener
+from .upstream.manager import UpstreamManager
+from .upstream.router import UpstreamRouter
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from .observe.metrics import Counters
+
+__all__ = ["Gateway"]
+
+logger = logging.getLogger("gatesvr.gateway")
+
+RECONNECT_AFTER_MS = 1_000
+STOP_REASON = "gateway stops"
+
+
+class Gateway:
+    """A whole gateway: QUIC in front, gRPC behind::
+
+        async with Gateway(Config()) as gateway:
+            print(gateway.address, gateway.grpc_address)
+            await forever
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ConfigError: The certificate cannot be read, or the QUIC library is not installed.
+    """
+
+    core = "compiled"
+    """How the core runs."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config = config or Config()
+        # One clock for all layers: the loop's own is this one too, but uvloop's is up to a loop
+        # turn late.
+        clock = time.monotonic
+        max_message_bytes = int(config.session.max_message_bytes)
+        self.sessions = SessionManager(config.session, config.transport, config.push)
+        self.router = UpstreamRouter(config.route, config.upstream.order)
+        self.upstream = UpstreamManager(
+            config.upstream, max_message_bytes, push=config.push, rules=config.route
+        )
+        self.processor = AsyncProcessor(config.dispatch, self.upstream, clock=clock)
+        self.dispatcher = Dispatcher(
+            config, self.sessions, self.router, self.upstream, self.processor, clock
+        )
+        self.push = PushService(
+            config.push,
+            self.sessions,
+            self.upstream.registry,
+            max_message_bytes=max_message_bytes,
+            clock=clock,
+        )
+        self.listener = ConnectionListener(config.transport, self.dispatcher.handler)
+        self._clock = clock
+        self._sweeper: asyncio.Task[None] | None = None
+        self._is_started = False
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The UDP address that clients connect to: host, port."""
+        return self.listener.address
+
+    @property
+    def grpc_address(self) -> str:
+        """The TCP address, HOST:PORT, that upstreams push to."""
+        return self.push.address
+
+    @property
+    def backend(self) -> str:
+        """Name of the QUIC library."""
+        return self.listener.backend
+
+    @property
+    def certificate(self) -> str:
+        """The file with the certificate that clients see."""
+        return self.listener.tls.path
+
+    def stats(self) -> dict[str, dict[str, int | float]]:
+        """Return every counter, by layer and name."""
+        layers: dict[str, Counters] = {
+            "transport": self.listener.counters,
+            "session": self.sessions.counters,
+            "dispatch": self.processor.counters,
+            "upstream": self.upstream.counters,
+            "push": self.push.counters,
+        }
+        return {name: counters.snapshot() for name, counters in layers.items()}
+
+    async def start(self) -> None:
+        """Start the layers, from the upstreams to the clients.
+
+        Raises:
+            ConfigError: An address cannot be used.
+            RuntimeError: It was started before.
+        """
+        if self._is_started:
+            raise RuntimeError("the gateway was started before")
+        self._is_started = True
+        try:
+            await self.upstream.start()
+            self.processor.start()
+            await self.push.start()
+            await self.listener.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
+        logger.info(
+            "gateway_started",
+            extra=keys(
+                udp="{}:{}".format(*self.address), grpc=self.grpc_address, backend=self.backend
+            ),
+        )
+
+    async def stop(self) -> None:
+        """Stop in order; may be called any number of times.
+
+        Clients are told by GOAWAY, new requests get ERROR 503, running ones go on for
+        ``dispatch.drain_timeout``, then connections close 4503.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        self.listener.stop_accepting()
+        self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS)
+        await self.processor.stop(self.config.dispatch.drain_timeout)
+        # The last answers leave at the end of this turn.
+        await asyncio.sleep(0)
+        self.listener.close_all(CloseCode.OVERLOADED, f"reconnect_after_ms={RECONNECT_AFTER_MS}")
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.upstream.stop()
+        await self.push.stop()
+        await self.listener.stop()
+        logger.info("gateway_stopped")
+
+    async def _sweep(self) -> None:
+        """Look at what can expire, for as long as the gateway runs."""
+        while True:
+            await asyncio.sleep(self.config.session.sweep_interval)
+            try:
+                self.sessions.sweep(self._clock())
+            except Exception:
+                self.processor.counters.internal_errors += 1
+                logger.exception("sweep_failed")

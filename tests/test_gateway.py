@@ -1,0 +1,121 @@
+"""The whole gateway in one process: it starts, serves, tells what it does, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from gatesvr import ConfigError, Gateway
+from gatesvr._pb import message_pb2 as pb
+from gatesvr.config import Config, load
+
+from .e2e.harness import counter, running_gateway, until
+from .e2e.plain_client import answer, business, error, plain_client
+from .e2e.plain_upstream import plain_upstream
+
+
+def free_ports(*sets: str) -> Config:
+    return load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0", *sets])
+
+
+@pytest.mark.parametrize("backend", ["aioquic", "qh3"])
+async def test_request_goes_through(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        assert (gateway.backend, gateway.core) == (backend, "compiled")
+        await client.login("alice", client_id="phone")
+        client.send(*(business(seq, "echo", b"%d" % seq) for seq in range(2, 102)))
+        pushes = [await client.receive() for _ in range(100)]
+        assert [push.seq_id for push in pushes] == [*range(2, 102)]
+        assert {push.client_seq_id: answer(push).data for push in pushes} == {
+            seq: b"%d" % seq for seq in range(2, 102)
+        }
+        assert set(gateway.stats()) == {"transport", "session", "dispatch", "upstream", "push"}
+        assert counter(gateway, "dispatch.answers") == 101
+        assert counter(gateway, "dispatch.running") == 0
+        assert counter(gateway, "session.sessions") == 1
+
+
+async def test_stop_says_goaway_and_lets_running_requests_finish() -> None:
+    async with plain_upstream() as upstream:
+        gateway = Gateway(
+            free_ports(
+                "transport.backend=aioquic",
+                *(
+                    f'upstream.services.{name}=[{{address="{upstream.address}"}}]'
+                    for name in ("hello", "business", "zone")
+                ),
+            )
+        )
+        await gateway.start()
+        async with plain_client(gateway.address) as client:
+            await client.login("alice")
+            client.send(business(2, "gate", b"x"))
+            await upstream.until_asked("gate")
+            stopping = asyncio.create_task(gateway.stop())
+            push = await client.receive()
+            assert push.type == pb.PUSH_GOAWAY
+            assert pb.GoAway.FromString(push.payload).reconnect_after_ms > 0
+            client.send(business(3, "gate"))
+            push = await client.receive()
+            assert (error(push).error_code, push.client_seq_id) == (503, 3)
+            upstream.gate.set()
+            push = await client.receive()
+            assert (answer(push).data, push.client_seq_id) == (b"x", 2)
+            assert await client.closed() == 4503
+            await stopping
+        await gateway.stop()
+
+
+async def test_stop_ends_what_does_not_finish() -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway("aioquic", upstream.address, "dispatch.drain_timeout=50ms") as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("alice")
+        client.send(business(2, "silent"))
+        await upstream.until_asked("silent")
+        await gateway.stop()
+        assert (await client.receive()).type == pb.PUSH_GOAWAY
+        push = await client.receive()
+        assert (error(push).error_code, error(push).outcome) == (503, pb.OUTCOME_UNKNOWN)
+        assert await client.closed() == 4503
+
+
+async def test_start_twice_raises() -> None:
+    async with Gateway(free_ports()) as gateway:
+        with pytest.raises(RuntimeError):
+            await gateway.start()
+
+
+async def test_busy_port_is_a_config_error_that_names_the_field() -> None:
+    async with Gateway(free_ports()) as gateway:
+        host, port = gateway.address
+        with pytest.raises(ConfigError) as caught:
+            await Gateway(free_ports(f"transport.bind={host}:{port}")).start()
+        assert caught.value.field == "transport.bind"
+        with pytest.raises(ConfigError) as caught:
+            await Gateway(free_ports(f"push.bind={gateway.grpc_address}")).start()
+        assert caught.value.field == "push.bind"
+
+
+async def test_nothing_is_left_after_stop() -> None:
+    before = asyncio.all_tasks()
+    async with (
+        plain_upstream() as upstream,
+        running_gateway("aioquic", upstream.address) as gateway,
+    ):
+        async with plain_client(gateway.address) as client:
+            await client.login("alice")
+        await until(lambda: counter(gateway, "transport.connections") == 0)
+        assert len(gateway.dispatcher) == 0
+        await gateway.stop()
+        gc.collect()
+        names = {task.get_name() for task in asyncio.all_tasks() - before}
+        assert not [name for name in names if name.startswith("gatesvr-")]
