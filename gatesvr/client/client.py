@@ -12,7 +12,8 @@ from typing import Self
 from ..config import parse_address
 from ..errors import ConfigError, ErrorCode, QueueFull, RequestFailed, SessionLost
 from ..observe.metrics import Counters
-from ..protocol import client as wire
+from ..protocol import events
+from ..protocol.client import ClientProtocol
 from ..protocol.messages import Outcome, StopReason
 from ..transport.tls import client_tls
 from .connector import Connector
@@ -116,7 +117,7 @@ class Client:
         self._insecure = insecure
         self._transport = transport
         self._is_auto_login = login
-        self._protocol = wire.ClientProtocol(openid, client_id=client_id, auth_token=auth_token)
+        self._protocol = ClientProtocol(openid, client_id=client_id, auth_token=auth_token)
         self._connector: Connector | None = None
         self._notifies = NotifyBuffer(max_notifies, on_lost)
         self._pending: dict[int, asyncio.Future[Answer]] = {}
@@ -309,24 +310,26 @@ class Client:
         try:
             async with asyncio.timeout_at(deadline):
                 await waiter
-        except TimeoutError:
+        except BaseException as error:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            else:
+                self._granted -= 1
+                self._grant()  # it was told to go and does not: another one may
+            if not isinstance(error, TimeoutError):
+                raise
             self.counters.timeouts += 1
             raise RequestFailed(
                 "not sent in time", ErrorCode.DEADLINE, outcome=Outcome.NOT_STARTED
             ) from None
-        finally:
-            if waiter.done() and not waiter.cancelled():
-                self._granted -= 1
-            else:
-                self._waiters.remove(waiter)
-            self._grant()
+        self._granted -= 1  # from here to the protocol nothing else runs
 
     def _grant(self) -> None:
         """Let go as many waiting requests as there is room for."""
         while self._waiters and (self._end is not None or self._has_room()):
             waiter = self._waiters.popleft()
+            self._granted += 1
             if not waiter.done():
-                self._granted += 1
                 waiter.set_result(None)
 
     def _open(self) -> None:
@@ -335,10 +338,10 @@ class Client:
 
     # ConnectorOwner.
 
-    def handle_event(self, event: wire.ClientEvent, now: float) -> None:
+    def handle_event(self, event: events.ClientEvent, now: float) -> None:
         """Take in what the gateway said."""
         # The commonest first. What is handed to a future or to the buffer is the application's.
-        if isinstance(event, wire.Answered):
+        if isinstance(event, events.Answered):
             self.counters.answers += 1
             self._protocol.acknowledge(event.seq, now)
             future = self._take(event.client_seq)
@@ -354,7 +357,7 @@ class Client:
                     )
                 )
             self._grant()
-        elif isinstance(event, wire.Notify):
+        elif isinstance(event, events.Notify):
             self.counters.notifies += 1
             self._protocol.acknowledge(event.seq, now)
             get = event.headers.get
@@ -368,19 +371,19 @@ class Client:
                     event.seq,
                 )
             )
-        elif isinstance(event, wire.Failed):
+        elif isinstance(event, events.Failed):
             self._handle_failed(event, now)
-        elif isinstance(event, wire.Lost):
+        elif isinstance(event, events.Lost):
             self.counters.lost += event.to_seq - event.from_seq + 1
             self._protocol.acknowledge(event.seq, now)
             self._notifies.put_lost(Lost(event.from_seq, event.to_seq, event.reason))
-        elif isinstance(event, wire.Ignored):
+        elif isinstance(event, events.Ignored):
             self._protocol.acknowledge(event.seq, now)
-        elif isinstance(event, wire.SessionReset):
+        elif isinstance(event, events.SessionReset):
             self.counters.session_losses += 1
             self._is_open = not self._is_auto_login
             self._reset = SessionLost(f"the session is lost: {event.reason.name.lower()}")
-        elif isinstance(event, wire.Started):
+        elif isinstance(event, events.Started):
             if self._reset is not None:
                 self._notifies.put_error(self._reset)
                 self._reset = None
@@ -388,7 +391,7 @@ class Client:
                 self._is_open = True
             self._grant()
 
-    def _handle_failed(self, event: wire.Failed, now: float) -> None:
+    def _handle_failed(self, event: events.Failed, now: float) -> None:
         self.counters.failures += 1
         if event.seq:
             self._protocol.acknowledge(event.seq, now)

@@ -17,14 +17,8 @@ from ..errors import (
     SessionLost,
 )
 from ..observe.log import keys
-from ..protocol.client import (
-    ClientEvent,
-    ClientProtocol,
-    GoAwayReceived,
-    Kicked,
-    Started,
-    StartRefused,
-)
+from ..protocol.client import ClientProtocol
+from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
 from ..protocol.link import Disconnect, Link
 from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import ClientTls

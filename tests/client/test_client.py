@@ -1,0 +1,353 @@
+"""The client over real QUIC, against a gateway that does what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gatesvr.client import Client, Notify
+from gatesvr.client import client as client_module
+from gatesvr.errors import (
+    ConfigError,
+    ConnectionFailed,
+    NotifyOverflow,
+    QueueFull,
+    RequestFailed,
+    SessionLost,
+)
+
+from .fake_gateway import FakeGateway, fake_gateway
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+DEADLINE_S = 20.0
+
+
+async def until(found: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not found():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def both(backend: str, **options: Any) -> AsyncIterator[tuple[FakeGateway, Client]]:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        fake_gateway(backend) as gateway,
+        Client(gateway.server, openid="ann", transport=backend, **options) as client,
+    ):
+        yield gateway, client
+
+
+async def read(client: Client, count: int) -> list[Notify]:
+    return [await anext(client) for _ in range(count)]
+
+
+async def test_login_request_close(backend: str) -> None:
+    async with both(backend, client_id="device", auth_token="t0p", zone="001") as (gateway, client):
+        assert client.is_connected
+        assert client.session_id == gateway.session.session_id
+        start = gateway.starts[0]
+        assert (start.openid, start.client_id, start.auth_token) == ("ann", "device", "t0p")
+        answer = await client.request("echo", b"hello")
+        assert (answer.code, answer.message, answer.data) == (200, "ok", b"hello")
+        assert (answer.client_seq, answer.server_seq, answer.headers) == (2, 2, {"h": "v"})
+        assert answer.is_ok
+    assert gateway.requests == [("hello", 1), ("echo", 2)]
+    assert gateway.stops == 1
+    assert not client.is_connected
+    with pytest.raises(SessionLost):
+        await client.request("echo")
+    assert [notify async for notify in client] == []
+
+
+async def test_answer_of_another_code_is_an_answer(backend: str) -> None:
+    async with both(backend) as (_, client):
+        answer = await client.request("nothing-like-it")
+        assert answer.code == 404
+        assert not answer.is_ok
+
+
+async def test_error_raises(backend: str) -> None:
+    async with both(backend) as (_, client):
+        with pytest.raises(RequestFailed) as caught:
+            await client.request("fail")
+        error = caught.value
+        assert (error.code, error.retry_after_ms, error.outcome) == (503, 250, 1)
+        assert (error.detail, str(error)) == ("id-1", "503: busy")
+        assert (await client.request("echo", b"on")).data == b"on"
+
+
+async def test_many_in_flight_at_once(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        answers = await asyncio.gather(
+            *(client.request("echo", str(number).encode()) for number in range(1_000))
+        )
+        assert [int(answer.data) for answer in answers] == list(range(1_000))
+        assert [seq for _, seq in gateway.requests] == list(range(1, 1_002))
+        assert client.in_flight == 0
+
+
+async def test_in_flight_limit_is_waited_for(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        gateway.max_in_flight = 4
+        async with Client(gateway.server, openid="ann", transport=backend) as client:
+            held = [asyncio.create_task(client.request("hold")) for _ in range(10)]
+            await until(lambda: len(gateway.session.held) == 4)
+            await client_turns(client)
+            assert len(gateway.session.held) == 4
+            held[0].cancel()  # what was sent stays in flight
+            held[9].cancel()  # what waits is never sent
+            await client_turns(client)
+            assert client.in_flight == 4
+            for size in (4, 4, 1):
+                await until(lambda size=size: len(gateway.session.held) == size)
+                gateway.session.release()
+            done = await asyncio.gather(*held, return_exceptions=True)
+            assert [type(each).__name__ for each in done] == [
+                "CancelledError",
+                *["Answer"] * 8,
+                "CancelledError",
+            ]
+            assert client.counters.late == 1
+
+
+async def client_turns(client: Client) -> None:
+    """Let what is ready happen: a few turns of the loop that they share."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_too_many_waiting_are_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_WAITING", 2)
+    async with fake_gateway(backend) as gateway:
+        gateway.max_in_flight = 1
+        async with Client(gateway.server, openid="ann", transport=backend) as client:
+            tasks = [asyncio.create_task(client.request("hold")) for _ in range(3)]
+            await until(lambda: gateway.session.held)
+            with pytest.raises(QueueFull):
+                await client.request("echo")
+            assert client.counters.refused == 1
+        for task in tasks:
+            with pytest.raises(SessionLost):
+                await task
+
+
+async def test_timeout_is_504_and_its_answer_is_dropped(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        with pytest.raises(RequestFailed) as caught:
+            await client.request("hold", timeout=0.02)
+        assert caught.value.code == 504
+        gateway.session.release()
+        assert (await client.request("echo", b"on")).data == b"on"
+        assert client.counters.timeouts == 1
+        assert client.counters.late == 1
+
+
+async def test_timeout_while_waiting_for_room(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        gateway.max_in_flight = 1
+        async with Client(gateway.server, openid="ann", transport=backend) as client:
+            first = asyncio.create_task(client.request("hold"))
+            await until(lambda: gateway.session.held)
+            with pytest.raises(RequestFailed) as caught:
+                await client.request("echo", timeout=0.02)
+            assert (caught.value.code, caught.value.outcome) == (504, 1)
+            gateway.session.release()
+            await first
+            assert (await client.request("echo", b"on")).data == b"on"
+
+
+async def test_notifies_come_in_order(backend: str) -> None:
+    async with both(backend) as (_, client):
+        await client.request("push", b"50")
+        notifies = await read(client, 50)
+        assert [int(notify.data) for notify in notifies] == list(range(50))
+        assert [notify.server_seq for notify in notifies] == list(range(2, 52))
+        assert (notifies[0].msg_type, notifies[0].title) == ("news", "title")
+
+
+async def test_reader_that_never_reads_gets_an_error_and_answers_never_wait(backend: str) -> None:
+    async with both(backend, max_notifies=10) as (gateway, client):
+        assert (await client.request("push", b"25")).data == b"pushed"
+        assert client.waiting_notifies == 11  # ten, and word of the others
+        assert [int(notify.data) for notify in await read(client, 10)] == list(range(10))
+        with pytest.raises(NotifyOverflow) as caught:
+            await anext(client)
+        assert (caught.value.count, caught.value.first_seq, caught.value.last_seq) == (15, 12, 26)
+        gateway.session.notify(b"later")
+        assert (await anext(client)).data == b"later"
+
+
+async def test_losses_are_told_once_in_their_place(backend: str) -> None:
+    lost: list[tuple[int, int]] = []
+    async with both(backend, on_lost=lambda each: lost.append((each.first_seq, each.last_seq))) as (
+        gateway,
+        client,
+    ):
+        gateway.session.notify(b"1")
+        gateway.session.skip(3)
+        gateway.session.notify(b"2")
+        assert (await anext(client)).data == b"1"
+        assert lost == []
+        assert (await anext(client)).data == b"2"
+        assert lost == [(3, 5)]
+        assert client.counters.lost == 3
+
+
+async def test_everything_is_acknowledged(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        await client.request("push", b"20")
+        await until(lambda: gateway.session.acked == gateway.session.last_seq)
+
+
+async def test_heartbeats_and_silence(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        gateway.heartbeat_interval = 1
+        async with Client(gateway.server, openid="ann", transport=backend) as client:
+            await until(lambda: gateway.heartbeats)
+            gateway.is_mute = True
+            await until(lambda: not client.is_connected)
+            gateway.is_mute = False
+            await until(lambda: client.is_connected)
+            assert gateway.starts[-1].session_id == client.session_id
+
+
+@pytest.mark.parametrize("hello_code", [401, 500])
+async def test_refused_login_raises(backend: str, hello_code: int) -> None:
+    async with fake_gateway(backend) as gateway:
+        gateway.hello_code = hello_code
+        client = Client(gateway.server, openid="ann", transport=backend)
+        with pytest.raises(RequestFailed) as caught:
+            await client.connect()
+        assert caught.value.code == hello_code
+        await client.close()
+
+
+async def test_login_later(backend: str) -> None:
+    async with both(backend, login=False) as (gateway, client):
+        assert gateway.requests == []
+        answer = await client.login(b"", {"k": "v"})
+        assert answer.is_ok
+        assert gateway.requests == [("hello", 1)]
+
+
+async def test_refused_start_says_why(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        gateway.refuse_start = (401, 4401, "bad token")
+        client = Client(gateway.server, openid="ann", transport=backend)
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.connect()
+        assert caught.value.code == 4401
+        assert "not you" in str(caught.value)
+        await client.close()
+
+
+async def test_nobody_there(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        server = gateway.server
+    client = Client(server, openid="ann", transport=backend, connect_timeout=0.5)
+    with pytest.raises(ConnectionFailed):
+        await client.connect()
+
+
+async def test_certificate_of_another_is_refused(backend: str, tmp_path: Path) -> None:
+    from gatesvr.transport.tls import generate_certificate
+
+    other = tmp_path / "other.pem"
+    other.write_bytes(generate_certificate()[0])
+    async with fake_gateway(backend) as gateway:
+        client = Client(gateway.server, openid="ann", transport=backend, ca=str(other))
+        with pytest.raises(ConnectionFailed, match="certificate"):
+            await client.connect()
+        insecure = Client(gateway.server, openid="ann", transport=backend, insecure=True)
+        async with insecure:
+            assert (await insecure.request("echo", b"x")).data == b"x"
+
+
+def test_bad_server_and_ca(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Client("localhost", openid="ann")
+
+
+async def test_missing_ca_file(tmp_path: Path) -> None:
+    client = Client("localhost:1", openid="ann", ca=str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match=r"none\.pem"):
+        await client.connect()
+
+
+async def test_final_close_ends_requests_and_iteration(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        request = asyncio.create_task(client.request("hold"))
+        await until(lambda: gateway.session.held)
+        gateway.session.notify(b"last")
+        assert gateway.session.link is not None
+        gateway.session.link.close(4410, "elsewhere")
+        with pytest.raises(SessionLost):
+            await request
+        assert (await anext(client)).data == b"last"
+        with pytest.raises(SessionLost) as caught:
+            await anext(client)
+        assert caught.value.code == 4410
+        assert "elsewhere" in str(caught.value)
+        with pytest.raises(StopAsyncIteration):
+            await anext(client)
+
+
+async def test_session_survives_its_connection(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        session = gateway.session
+        held = asyncio.create_task(client.request("hold"))
+        await until(lambda: session.held)
+        assert session.link is not None
+        session.link.close(4500, "oops")
+        await until(lambda: session.link is None)
+        session.notify(b"while away")
+        session.release()
+        assert (await client.request("echo", b"sent while away")).data == b"sent while away"
+        assert (await held).data == b"released"
+        assert (await anext(client)).data == b"while away"
+        assert client.session_id == session.session_id
+        assert gateway.starts[-1].attempt == 1
+        assert [seq for _, seq in gateway.requests] == [1, 2, 3]
+
+
+async def test_session_that_is_gone_is_told_and_begun_again(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        first = gateway.session
+        held = asyncio.create_task(client.request("hold"))
+        await until(lambda: first.held)
+        gateway.sessions.clear()
+        assert first.link is not None
+        first.link.close(4503, "retry_after_ms=1")
+        with pytest.raises(SessionLost):
+            await held
+        with pytest.raises(SessionLost):
+            await anext(client)
+        assert (await client.request("echo", b"again")).data == b"again"
+        assert client.session_id == gateway.session.session_id != first.session_id
+        assert client.counters.session_losses == 1
+
+
+async def test_no_reconnect_where_none_is_wanted(backend: str) -> None:
+    async with both(backend, reconnect_timeout=0) as (gateway, client):
+        assert gateway.session.link is not None
+        gateway.session.link.close(4500)
+        with pytest.raises(SessionLost):
+            await anext(client)
+
+
+async def test_gap_is_resumed_from(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        session = gateway.session
+        link, session.link = session.link, None
+        session.notify(b"first")
+        session.link = link
+        session.notify(b"second")  # comes without the first: the client resumes
+        assert [notify.data for notify in await read(client, 2)] == [b"first", b"second"]
+        assert len(gateway.starts) == 2
