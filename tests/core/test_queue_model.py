@@ -1,0 +1,226 @@
+"""OrderedQueue against its model: a state machine, and seeded stress."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from gatesvr._core.queue import BULK, KEEP, OrderedQueue
+from gatesvr.errors import GatesvrError
+from tests.core.queue_model import OrderedQueueModel
+
+BODIES = (b"", b"x", b"body of a push", bytes(130), bytes(range(200)))
+SEEN = (
+    "next_expected_seq",
+    "last_sent_seq",
+    "last_acked_seq",
+    "stopped",
+    "waiting_slots",
+    "open_slots",
+    "unsent",
+    "queued_bytes",
+    "kept",
+    "bulk",
+)
+
+Message = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
+
+
+class Pair:
+    """The queue and its model, which get the same calls and must give the same answers."""
+
+    def __init__(self, max_queue_size: int, max_queue_bytes: int) -> None:
+        self.core = OrderedQueue("", max_queue_size, max_queue_bytes)
+        self.model = OrderedQueueModel(max_queue_size, max_queue_bytes)
+        self.now = 1.0
+
+    def set(self, name: str, value: int) -> None:
+        setattr(self.core, name, value)
+        setattr(self.model, name, value)
+
+    def call(self, name: str, *args: Any) -> Any:
+        answers = []
+        for queue in (self.core, self.model):
+            try:
+                answers.append(getattr(queue, name)(*args))
+            except (GatesvrError, ValueError) as error:
+                answers.append(type(error))
+        assert answers[0] == answers[1], (name, args)
+        return answers[0]
+
+    def check(self) -> None:
+        self.core._check()
+        assert len(self.core) == len(self.model)
+        for name in SEEN:
+            assert getattr(self.core, name) == getattr(self.model, name), name
+        assert self.core.counters() == self.model.counters()
+        assert self.core.next_expiry() <= self.model.next_expiry()
+
+    def drain(self) -> None:
+        """Replay everything, and compare."""
+        self.call("rewind", 0)
+        self.call("take", 1 << 30)
+        self.check()
+
+
+times = st.floats(min_value=0, max_value=20)
+flags = st.sampled_from((0, 0, 0, KEEP, BULK, BULK | KEEP))
+bodies = st.sampled_from(BODIES)
+msg_ids = st.sampled_from((0, 1, 127, 128, 2**31, 2**32 - 1))
+messages = st.one_of(
+    st.tuples(msg_ids, bodies),
+    st.tuples(msg_ids, bodies, flags),
+    st.tuples(msg_ids, bodies, flags, times),
+)
+batches = st.lists(messages, max_size=6)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    pair: Pair
+
+    @initialize(size=st.sampled_from((1, 4, 16, 64)), max_bytes=st.sampled_from((1, 300, 5000)))
+    def start(self, size: int, max_bytes: int) -> None:
+        self.pair = Pair(size, max_bytes)
+
+    @rule()
+    def reserve(self) -> None:
+        self.pair.call("reserve")
+
+    @rule(count=st.integers(2, 9))
+    def reserve_many(self, count: int) -> None:
+        for _ in range(count):
+            self.pair.call("reserve")
+
+    @rule(behind=st.integers(0, 8), batch=batches)
+    def fill(self, behind: int, batch: list[Message]) -> None:
+        self.pair.call("fill", self.pair.model.first_slot + behind, batch)
+
+    @rule(batch=batches, force=st.booleans())
+    def append(self, batch: list[Message], force: bool) -> None:
+        self.pair.call("append", batch, force)
+
+    @rule(message=messages, force=st.booleans())
+    def append_one(self, message: Message, force: bool) -> None:
+        self.pair.call("append_one", *message, *(0, 0.0)[len(message) - 2 :], force)
+
+    @rule(count=st.integers(10, 60), flag=flags, expires_at=times)
+    def burst(self, count: int, flag: int, expires_at: float) -> None:
+        self.pair.call("append", [(0, b"b", flag, expires_at)] * count, True)
+
+    @rule(max_bytes=st.sampled_from((-1, 0, 20, 50, 400, 1 << 20)))
+    def take(self, max_bytes: int) -> None:
+        self.pair.call("take", max_bytes)
+
+    @rule(ahead=st.integers(-1, 40))
+    def ack(self, ahead: int) -> None:
+        self.pair.call("ack_up_to", max(0, self.pair.model.last_acked_seq + ahead))
+
+    @rule(back=st.integers(-2, 40))
+    def rewind(self, back: int) -> None:
+        self.pair.call("rewind", max(0, self.pair.model.next_expected_seq - back))
+
+    @rule(step=st.floats(min_value=0, max_value=6))
+    def expire(self, step: float) -> None:
+        self.pair.now += step
+        self.pair.call("expire", self.pair.now)
+
+    @rule(count=st.integers(0, 20), max_bytes=st.sampled_from((0, 1, 200, 4000)))
+    def drop_oldest(self, count: int, max_bytes: int) -> None:
+        self.pair.call("drop_oldest", count, max_bytes)
+
+    @rule(reserved=st.integers(0, 5))
+    def set_reserved(self, reserved: int) -> None:
+        self.pair.set("reserved", reserved)
+
+    @rule(can_skip=st.booleans())
+    def set_can_skip(self, can_skip: bool) -> None:
+        self.pair.set("can_skip", can_skip)
+
+    @rule(chance=st.integers(0, 30))
+    def stop(self, chance: int) -> None:
+        if chance == 30:
+            self.pair.call("stop")
+
+    @invariant()
+    def agree(self) -> None:
+        if hasattr(self, "pair"):
+            self.pair.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "pair"):
+            self.pair.drain()
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(
+    max_examples=500,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_stress(seed: int) -> None:
+    """A long life of one queue: bursts that grow and shrink it, slots filled out of order."""
+    choose = random.Random(seed)
+    pair = Pair(choose.choice((32, 300)), choose.choice((4000, 100_000)))
+    open_slots: list[int] = []
+
+    def message() -> Message:
+        flag = choose.choice((0, 0, KEEP, BULK))
+        expires_at = choose.choice((0.0, pair.now + choose.random() * 5))
+        return choose.randrange(2**32), choose.choice(BODIES), flag, expires_at
+
+    def batch() -> list[Message]:
+        return [message() for _ in range(choose.choice((0, 1, 1, 2, 5, 40)))]
+
+    def reserve() -> None:
+        open_slots.append(pair.call("reserve"))
+
+    def fill() -> None:
+        if open_slots:
+            slot = open_slots.pop(choose.randrange(min(len(open_slots), 30)))
+            pair.call("fill", slot, batch())
+
+    def ack() -> None:
+        model = pair.model
+        pair.call("ack_up_to", choose.randint(model.last_acked_seq, model.next_expected_seq))
+
+    def rewind() -> None:
+        model = pair.model
+        pair.call("rewind", choose.randint(model.last_acked_seq, model.next_expected_seq + 1))
+
+    def expire() -> None:
+        pair.now += choose.random()
+        pair.call("expire", pair.now)
+
+    actions: list[tuple[int, Callable[[], object]]] = [
+        (8, reserve),
+        (8, fill),
+        (6, lambda: pair.call("append", batch(), choose.random() < 0.1)),
+        (6, lambda: pair.call("append_one", *message())),
+        (8, lambda: pair.call("take", choose.choice((0, 100, 2000, 60_000)))),
+        (2, ack),
+        (1, rewind),
+        (2, expire),
+        (2, lambda: pair.call("drop_oldest", choose.randrange(40), choose.randrange(1000))),
+        (1, lambda: pair.set("can_skip", choose.random() < 0.8)),
+        (1, lambda: pair.set("reserved", choose.randrange(8))),
+    ]
+    weights = [weight for weight, _ in actions]
+    for step in range(4000):
+        choose.choices(actions, weights)[0][1]()
+        if step % 10 == 0:
+            pair.check()
+    while open_slots:
+        fill()
+    pair.drain()
+    pair.call("stop")
+    pair.check()
