@@ -29,6 +29,8 @@ __all__ = ["Gateway"]
 logger = logging.getLogger("gatesvr.gateway")
 
 RECONNECT_AFTER_MS = 1_000
+UPSTREAM_GRACE_S = 0.5
+"""What lanes get to close in order; whoever waited for an answer has gone by then."""
 STOP_REASON = "gateway stops"
 
 
@@ -165,7 +167,7 @@ class Gateway:
         self.listener.close_all(CloseCode.OVERLOADED, f"reconnect_after_ms={RECONNECT_AFTER_MS}")
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await self.upstream.stop()
+        await self.upstream.stop(UPSTREAM_GRACE_S)
         await self.push.stop()
         await self.listener.stop()
         logger.info("gateway_stopped")

@@ -156,7 +156,7 @@ async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -
     sets = (
         "session.max_queue_size=64",
         "session.max_in_flight=16",
-        "session.slow_consumer_timeout=200ms",
+        "session.slow_consumer_timeout=3s",
         "session.sweep_interval=100ms",
     )
     async with (
