@@ -1,0 +1,314 @@
+"""A link in memory, and a gateway without a loop for whatever hangs on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gatesvr._core.codec import (
+    ClientRequest,
+    PushDecoder,
+    RequestDecoder,
+    ServerPush,
+    encode_business,
+    encode_request,
+    push_body,
+)
+from gatesvr._pb import message_pb2 as pb
+from gatesvr.config import PushConfig, SessionConfig, TransportConfig
+from gatesvr.errors import CloseCode, ErrorCode, ProtocolError
+from gatesvr.protocol.link import Disconnect
+from gatesvr.protocol.messages import RequestType, parse_ack, parse_start, parse_stop
+from gatesvr.protocol.server import ServerProtocol
+from gatesvr.session.manager import SessionManager
+from gatesvr.session.session import Session, Verdict
+
+CUT = Disconnect("idle")
+BUSINESS_DATA = 3
+ERROR = 4
+SKIP = 7
+
+
+@dataclass(eq=False)
+class FakeLink:
+    """A Link that keeps what it was told."""
+
+    peer: tuple[str, int] = ("192.0.2.1", 50_000)
+    connection_id: int = 1
+    idle_timeout: float = 60.0
+    last_heard: float = 0.0
+    unsent: int = 0
+    written: bytearray = field(default_factory=bytearray)
+    closed: tuple[int, str, bytes] | None = None
+    flushes: int = 0
+    wakes: int = 0
+
+    @property
+    def is_closing(self) -> bool:
+        return self.closed is not None
+
+    def write(self, data: bytes) -> None:
+        if self.closed is None:
+            self.written += data
+
+    def unsent_bytes(self) -> int:
+        return self.unsent
+
+    def request_flush(self) -> None:
+        self.flushes += 1
+
+    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
+        if self.closed is None:
+            self.closed = (int(code), reason, last)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def take(self) -> bytes:
+        data = bytes(self.written)
+        self.written.clear()
+        return data
+
+
+def pushes(data: bytes) -> list[ServerPush]:
+    """Decode whole frames of the gateway's."""
+    decoder = PushDecoder(64 << 20)
+    found = decoder.feed(data)
+    assert not decoder.error
+    assert not decoder.buffered_bytes
+    return found
+
+
+def decode(frame: bytes) -> ClientRequest:
+    """Decode one frame of a client's."""
+    (request,) = RequestDecoder(64 << 20).feed(frame)
+    return request
+
+
+def business(seq: int, action: str = "echo", data: bytes = b"", msg_id: int = 0) -> ClientRequest:
+    """Return a decoded BUSINESS request."""
+    payload = encode_business(action, None, data)
+    return decode(encode_request(msg_id or seq, seq, RequestType.BUSINESS, payload))
+
+
+def answer_body(client_seq: int, data: bytes = b"", code: int = 200) -> bytes:
+    """Return the body of an answer."""
+    payload = pb.BusinessResponse(code=code, data=data).SerializeToString()
+    return push_body(BUSINESS_DATA, payload, None, client_seq)
+
+
+def notify(data: bytes) -> bytes:
+    """Return the body of a notify."""
+    return push_body(BUSINESS_DATA, pb.BusinessResponse(code=200, data=data).SerializeToString())
+
+
+def start_request(openid: str = "alice", **fields: object) -> pb.StartRequest:
+    """Return a START of version 1."""
+    values = {"protocol": 1, "capabilities": 1, **fields}
+    return pb.StartRequest(openid=openid, **values)  # type: ignore[arg-type]
+
+
+def sent_data(data: bytes) -> list[bytes]:
+    """Return the data of the BUSINESS_DATA among frames, b"!code" for an ERROR, b"~" for a SKIP."""
+    found = []
+    for push in pushes(data):
+        if push.type == BUSINESS_DATA:
+            found.append(push.business()[2])
+        elif push.type == ERROR:
+            found.append(b"!%d" % pb.ErrorMessage.FromString(push.payload).error_code)
+        elif push.type == SKIP:
+            found.append(b"~")
+    return found
+
+
+class Sessions:
+    """A manager, and what a test does to it."""
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 10_000,
+        push: PushConfig | None = None,
+        **settings: object,
+    ) -> None:
+        self.now = 100.0
+        self._random = 0
+        self.manager = SessionManager(
+            SessionConfig(**settings),  # type: ignore[arg-type]
+            TransportConfig(max_connections=max_connections),
+            push,
+            random_bytes=self._random_bytes,
+        )
+
+    def _random_bytes(self, count: int) -> bytes:
+        self._random += 1
+        return self._random.to_bytes(count, "big")
+
+    @property
+    def counters(self) -> dict[str, int | float]:
+        return self.manager.counters.snapshot()
+
+    def link(self, ip: str = "192.0.2.1") -> FakeLink:
+        return FakeLink(peer=(ip, 50_000), last_heard=self.now)
+
+    def start(
+        self, openid: str = "alice", link: FakeLink | None = None, **fields: object
+    ) -> tuple[Session, FakeLink, pb.StartResponse]:
+        """Start a session that is expected to start."""
+        link = link or self.link()
+        outcome = self.manager.start(start_request(openid, **fields), link, self.now)
+        assert outcome.session is not None, outcome
+        return outcome.session, link, outcome.response
+
+    def login(
+        self, openid: str = "alice", link: FakeLink | None = None, **fields: object
+    ) -> tuple[Session, FakeLink, pb.StartResponse]:
+        """Start a session and log it in; its first answer is acked."""
+        session, link, response = self.start(openid, link, **fields)
+        self.hello(session)
+        session.sender.feed(self.now)
+        session.ack(1, self.now)
+        link.take()
+        return session, link, response
+
+    def hello(self, session: Session) -> bool:
+        """Have a session's hello answered 200; return whether it was allowed in."""
+        seq = session.max_client_seq + 1
+        session.accept(business(seq, "hello"), "completion", self.now)
+        session.hello_pending = True
+        verdict = self.manager.logged_in(session, "1", self.now)
+        session.hello_pending = False
+        if verdict.close_code is not None:
+            session.fail(seq, verdict.error_code, verdict.reason, now=self.now)
+            self.manager.close(session, verdict.close_code, verdict.reason, self.now)
+            return False
+        session.answer(seq, answer_body(seq, b"welcome"), now=self.now)
+        return True
+
+    def ask(self, session: Session, order: str = "completion") -> int:
+        """Accept the session's next request."""
+        seq = session.max_client_seq + 1
+        assert session.check(seq) is Verdict.NEXT
+        session.accept(business(seq), order, self.now)
+        return seq
+
+    def feed(self, session: Session) -> list[bytes]:
+        """Feed the session's connection; return what it got."""
+        link = session.link
+        assert isinstance(link, FakeLink)
+        session.sender.feed(self.now)
+        return sent_data(link.take())
+
+
+class Connection:
+    """The gateway's end of one connection, as dispatch builds it, without a loop.
+
+    hello is answered at once; other requests wait in ``asked`` until answer_all().
+    """
+
+    def __init__(self, sessions: Sessions, ip: str = "192.0.2.1") -> None:
+        self.sessions = sessions
+        self.link = sessions.link(ip)
+        self.protocol = ServerProtocol()
+        self.session: Session | None = None
+        self.held: list[ClientRequest] = []
+
+    def receive(self, data: bytes) -> None:
+        """Take a client's bytes in."""
+        if self.link.is_closing:
+            return
+        now = self.sessions.now
+        self.link.last_heard = now
+        requests = self.protocol.receive_data(data, 1, now)
+        if self.session is not None:
+            if self.session.link is not self.link:
+                return
+            if requests:
+                self.session.prove_token()
+        try:
+            for request in requests:
+                self._handle(request)
+                if self.link.is_closing:
+                    return
+            self.link.write(self.protocol.data_to_send())
+            if self.protocol.error is not None:
+                raise self.protocol.error
+        except ProtocolError as error:
+            self.close(error.close_code)
+            return
+        self.work()
+
+    def _handle(self, request: ClientRequest) -> None:
+        now = self.sessions.now
+        session = self.session
+        if request.type == RequestType.START:
+            outcome = self.sessions.manager.start(parse_start(request.payload), self.link, now)
+            frame = self.protocol.start_response(outcome.response)
+            if outcome.session is None:
+                self.link.close(outcome.close_code, outcome.reason, last=frame)
+            else:
+                self.session = outcome.session
+                self.link.write(frame)
+            return
+        assert session is not None
+        if request.ack_seq_id:
+            session.ack(request.ack_seq_id, now)
+        if request.type == RequestType.ACK:
+            session.ack(parse_ack(request.payload), now)
+        elif request.type == RequestType.STOP:
+            self.sessions.manager.stop(session, parse_stop(request.payload), now)
+        elif request.type == RequestType.BUSINESS:
+            self.held.append(request)
+
+    def work(self) -> None:
+        """Move held for as long as the session has room."""
+        session = self.session
+        while self.held and session is not None and session.link is self.link:
+            if session.hello_pending or not session.has_room():
+                return
+            self._take(session, self.held.pop(0))
+
+    def _take(self, session: Session, request: ClientRequest) -> None:
+        now = self.sessions.now
+        verdict = session.check(request.seq_id)
+        if verdict is Verdict.GAP:
+            frame = self.protocol.error_push(request.msg_id, ErrorCode.BAD_REQUEST, "gap")
+            self.link.write(frame)
+        elif verdict is Verdict.NEXT:
+            session.accept(request, "completion", now)
+            if request.action == "hello":
+                self.sessions.manager.logged_in(session, "1", now)
+                self.protocol.logged_in()
+                body = answer_body(request.seq_id, b"welcome")
+                session.answer(request.seq_id, body, now=now)
+            elif not session.is_logged_in:
+                session.fail(request.seq_id, ErrorCode.NOT_LOGGED_IN, "login first", now=now)
+
+    def answer_all(self) -> None:
+        """Answer every request that waits, by its number."""
+        session = self.session
+        assert session is not None
+        for seq in list(session.pending):
+            session.answer(seq, answer_body(seq, b"answer %d" % seq), now=self.sessions.now)
+        self.work()
+
+    def send(self) -> bytes:
+        """Return the bytes for the client."""
+        session = self.session
+        if session is not None and session.link is self.link:
+            session.sender.feed(self.sessions.now)
+        data = self.link.take()
+        if self.link.closed is not None:
+            data += self.link.closed[2]
+            self.link.closed = (*self.link.closed[:2], b"")
+        return data
+
+    def close(self, code: CloseCode) -> None:
+        """Close from this end."""
+        self.link.close(code)
+        self.lost(Disconnect("local", int(code)))
+
+    def lost(self, how: Disconnect = CUT) -> None:
+        """The connection has ended."""
+        self.link.close(0)
+        if self.session is not None:
+            self.sessions.manager.detach(self.session, self.link, how, self.sessions.now)
