@@ -1,0 +1,10 @@
+"""`python -m bench [pytest options]`: run the suites and print their ratios."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+if __name__ == "__main__":
+    folder = Path(__file__).parent
+    sys.exit(pytest.main([str(folder), "--benchmark-quiet", *sys.argv[1:]]))
