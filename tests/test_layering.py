@@ -22,6 +22,9 @@ BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 MIDDLE = BOTTOM | {"transport", "session", "upstream"}
 BELOW_GATEWAY = MIDDLE | {"dispatch", "push"}
 
+SDK = frozenset({"service", "servicer", "request", "gateway_client"})
+"""Modules of upstream that run in a service's process: they know nothing of a gateway's inside."""
+
 ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
@@ -32,7 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "transport": BOTTOM,
     "session": BOTTOM,
     "upstream": BOTTOM,
-    "upstream.service": LEAVES,
+    **{f"upstream.{module}": LEAVES | {f"upstream.{m}" for m in SDK} for module in SDK},
     "dispatch": MIDDLE,
     "push": MIDDLE,
     "client": frozenset({"transport", "protocol"}) | LEAVES,
