@@ -55,8 +55,9 @@ async def _call(
     target: Target, action: str, data: bytes, params: tuple[tuple[str, str], ...]
 ) -> tuple[Answer, dict[str, float]]:
     """Return the answer and how long, in ms, the login and the request took."""
+    client = target.client()
     began = time.perf_counter()
-    async with target.client() as client:
+    async with client:
         logged_in = time.perf_counter()
         answer = await client.request(action, data, dict(params))
         answered = time.perf_counter()

@@ -12,11 +12,11 @@ __all__ = ["command", "core", "version_of"]
 
 
 def version_of(package: str) -> str:
-    """Return the version of an installed package, ``not installed`` without it."""
+    """Return the version of an installed package, words to that effect without it."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return "not installed" if package != "gatesvr" else "(from a source tree)"
 
 
 def core() -> str:

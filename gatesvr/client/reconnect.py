@@ -16,7 +16,7 @@ MAX_RETRY_HINT_S = 60.0
 MAX_RECONNECT_HINT_S = 300.0
 """Longest reconnect_after_ms that is believed (PROTOCOL 3.8)."""
 
-_HINT = re.compile(r"retry_after_ms=(\d{1,9})")
+_HINT = re.compile(r"re(?:try|connect)_after_ms=(\d{1,9})")
 
 
 class Action(Enum):

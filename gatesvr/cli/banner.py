@@ -1,0 +1,107 @@
+"""What ``gatesvr serve`` prints once it serves."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .terminal import style
+from .version import core, version_of
+
+if TYPE_CHECKING:
+    from ..gateway import Gateway
+    from ..transport.tls import ServerTls
+
+__all__ = ["banner", "call_line", "invocation"]
+
+
+def banner(gateway: Gateway, loop: str, services: Mapping[str, str]) -> str:
+    """Return the banner of a gateway that serves.
+
+    Args:
+        gateway: The gateway, started.
+        loop: Name of the event loop.
+        services: Service name to address, as the gateway reaches them.
+    """
+    tls = gateway.listener.tls
+    certificate = tls.path + (" (development)" if tls.is_development else "")
+    backend = f"{gateway.backend} {version_of(gateway.backend)}"
+    lines = {
+        "clients": f"{_join(*gateway.address)} (UDP, QUIC by {backend})",
+        "push": f"{gateway.grpc_address} (TCP, gRPC)",
+        "services": ", ".join(f"{name} {address}" for name, address in services.items()),
+        "core": f"{core()}, {loop} loop",
+        "certificate": certificate,
+    }
+    width = max(map(len, lines))
+    text = [style(f"GateSvr {version_of('gatesvr')}", bold=True)]
+    text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
+    text += ["", "Try it from another shell:", ""]
+    text += [f"  {style(call_line(gateway.address, tls), fg='green')}", ""]
+    return "\n".join(text)
+
+
+def call_line(address: tuple[str, int], tls: ServerTls) -> str:
+    """Return a command that calls the gateway at address and needs nothing added to it."""
+    host, port = address
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    trust: list[str] = []
+    name = _certified_name(host, tls.cert_pem)
+    if name is None:
+        trust = ["--insecure"]
+    else:
+        host = name
+        if not (tls.is_development and _is_loopback(host)):
+            trust = ["--ca", tls.path]
+    words = ["call", "echo", "--server", _join(host, port), "--data", "hello", *trust]
+    return f"{invocation()} {shlex.join(words)}"
+
+
+def invocation() -> str:
+    """Return how this command was called, in words that call it again from the same folder."""
+    program = sys.argv[0]
+    if os.path.basename(program) == "__main__.py":
+        return shlex.join([sys.orig_argv[0] or sys.executable, "-m", "gatesvr"])
+    found = shutil.which("gatesvr")
+    if found is not None and os.path.realpath(found) == os.path.realpath(program):
+        return "gatesvr"
+    return shlex.quote(program)
+
+
+def _certified_name(host: str, cert_pem: bytes) -> str | None:
+    """Return host, or another name of the same machine, that the certificate is for."""
+    import ipaddress
+
+    from cryptography import x509
+
+    leaf = x509.load_pem_x509_certificate(cert_pem)
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    dns = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
+    addresses = set(names.get_values_for_type(x509.IPAddress))
+    candidates = [host, "localhost", "127.0.0.1"] if _is_loopback(host) else [host]
+    for candidate in candidates:
+        try:
+            if ipaddress.ip_address(candidate) in addresses:
+                return candidate
+        except ValueError:
+            if candidate.lower() in dns:
+                return candidate
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    from ..transport.tls import is_loopback
+
+    return is_loopback(host)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,171 @@
+"""``gatesvr serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .loop import run, stop_event
+from .options import ADDRESS, DURATION, PAIR
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..gateway import Gateway
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="Run demo services inside, on free ports.")
+@click.option("--config", "file", type=click.Path(dir_okay=False), help="Configuration file, TOML.")
+@click.option(
+    "--set",
+    "sets",
+    metavar="SECTION.KEY=VALUE",
+    multiple=True,
+    help="A setting, for example dispatch.workers=8 or session.resume_window=2m; repeatable.",
+)
+@click.option(
+    "--bind", type=ADDRESS, help="UDP address for clients; port 0: a free one. [0.0.0.0:8453]"
+)
+@click.option(
+    "--grpc-bind",
+    type=ADDRESS,
+    help="TCP address for pushes of upstreams; port 0: a free one. [127.0.0.1:8092]",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "aioquic", "qh3"]),
+    help="QUIC backend; auto takes qh3 where it is installed. [auto]",
+)
+@click.option(
+    "--upstream",
+    "upstreams",
+    type=PAIR,
+    metavar="SERVICE=HOST:PORT",
+    multiple=True,
+    help="An endpoint of a service, in the place of those it has; repeatable.",
+)
+@click.option("--cert", type=click.Path(dir_okay=False), help="Certificate chain, PEM.")
+@click.option("--key", type=click.Path(dir_okay=False), help="Its private key, PEM.")
+@click.option("--stats", type=DURATION, help="Print a line of counters this often, as 5s.")
+@click.option(
+    "--loop",
+    type=click.Choice(["uvloop", "asyncio"]),
+    default="uvloop",
+    show_default=True,
+    help="Event loop.",
+)
+def command(
+    demo: bool,
+    file: str | None,
+    sets: tuple[str, ...],
+    stats: float | None,
+    loop: str,
+    **flags: Any,
+) -> None:
+    """Run the gateway.
+
+    Settings come from the defaults, the file, the environment (GATESVR_DISPATCH_WORKERS=8), --set,
+    and the flags above; later ones win. Ctrl-C stops in order, a second one at once.
+    """
+    overrides = _overrides(flags)
+    upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
+    if demo:
+        sets = ("session.base_resume=true", *sets)
+    run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
+
+
+async def _serve(
+    file: str | None,
+    sets: tuple[str, ...],
+    overrides: dict[str, Any],
+    upstreams: tuple[tuple[str, str], ...],
+    *,
+    demo: bool,
+    stats: float | None,
+) -> None:
+    from ..config import load
+    from ..gateway import Gateway
+    from ..observe.log import configure
+    from .banner import banner
+
+    def configured(**services: str) -> Config:
+        named: dict[str, list[dict[str, str]]] = {}
+        for name, address in upstreams:
+            named.setdefault(name, []).append({"address": address})
+        for name, address in services.items():
+            named.setdefault(name, [{"address": address}])
+        values = dict(overrides)
+        if named:
+            # A service that no flag names keeps the endpoints that it has.
+            kept = load(file, sets=sets, environ=os.environ).upstream.services
+            values["upstream.services"] = {**_plain(kept), **named}
+        return load(file, sets=sets, environ=os.environ, overrides=values)
+
+    config = configured()
+    configure(config.log.level, config.log.format)
+    stop = stop_event()
+    async with contextlib.AsyncExitStack() as stack:
+        pushes_to: list[str] = []
+        if demo:
+            # The services come first, for the gateway to know their ports; they ask for its own
+            # when they first push.
+            from .upstream import serving
+
+            addresses = await stack.enter_async_context(serving(lambda: pushes_to[0]))
+            config = configured(**addresses)
+        gateway = await stack.enter_async_context(Gateway(config))
+        pushes_to.append(gateway.grpc_address)
+        endpoints = {
+            name: ", ".join(endpoint.address for endpoint in group)
+            for name, group in config.upstream.services.items()
+        }
+        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        click.echo(banner(gateway, loop, endpoints))
+        if stats:
+            await _print_stats(gateway, stop, stats)
+        await stop.wait()
+        click.echo("stopping (once more Ctrl-C: at once)", err=True)
+
+
+async def _print_stats(gateway: Gateway, stop: asyncio.Event, interval: float) -> None:
+    """Print the counters that are not 0 until stop is set, one line each time."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), interval)
+            return
+        counters = [
+            f"{layer}.{name}={value:g}" if isinstance(value, float) else f"{layer}.{name}={value}"
+            for layer, group in gateway.stats().items()
+            for name, value in group.items()
+            if value
+        ]
+        click.echo(" ".join([time.strftime("%H:%M:%S"), *counters]))
+
+
+def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
+    names = {
+        "bind": "transport.bind",
+        "grpc_bind": "push.bind",
+        "transport": "transport.backend",
+        "cert": "transport.cert",
+        "key": "transport.key",
+    }
+    return {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
+
+
+def _plain(services: Mapping[str, Any]) -> dict[str, Any]:
+    """Return configured services as a file would spell them."""
+    import msgspec
+
+    return {
+        name: [msgspec.structs.asdict(endpoint) for endpoint in group]
+        for name, group in services.items()
+    }
