@@ -26,6 +26,7 @@ from grpc_health.v1 import health_pb2
 from .._core.codec import decode_answer, decode_answers, encode_batch
 from ..errors import ErrorCode
 from ..observe.log import keys
+from .channel import CALL_ENDED, channel_options, raise_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..config import UpstreamConfig
     from .call import Call, UpstreamCounters
 
-__all__ = ["Lane", "LaneState", "channel_options"]
+__all__ = ["Lane", "LaneState"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
@@ -54,14 +55,6 @@ CLOSE_S = 2.0
 RETRY_MS = 100
 """Told to the client of a call that found the line full."""
 
-# What grpc.aio raises into a task that reads or writes a call which has ended.
-_CALL_ENDED = (
-    grpc.RpcError,
-    asyncio.InvalidStateError,
-    grpc.aio.UsageError,
-    grpc.aio.InternalError,
-)
-
 
 class LaneState(Enum):
     """What is known of the upstream."""
@@ -71,29 +64,6 @@ class LaneState(Enum):
     STREAM = "stream"
     DOWN = "down"
     STOPPED = "stopped"
-
-
-def channel_options(config: UpstreamConfig, max_message_bytes: int) -> list[tuple[str, int]]:
-    """Return the options of a channel to an upstream."""
-    max_grpc_bytes = min(2 * max_message_bytes + (1 << 20), 2**31 - 1)
-    pause_ms = max(int(config.reconnect_min * 1000), 100)
-    return [
-        ("grpc.max_send_message_length", max_grpc_bytes),
-        ("grpc.max_receive_message_length", max_grpc_bytes),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_http_proxy", 0),
-        # A request that was written is never sent again by itself.
-        ("grpc.enable_retries", 0),
-        ("grpc.keepalive_time_ms", max(int(config.keepalive * 1000), 1000)),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.max_pings_without_data", 0),
-        # The lane paces its attempts itself; gRPC's own pauses only must not be longer.
-        ("grpc.initial_reconnect_backoff_ms", pause_ms),
-        ("grpc.max_reconnect_backoff_ms", pause_ms),
-        # Also the longest attempt to connect.
-        ("grpc.min_reconnect_backoff_ms", max(int(config.connect_timeout * 1000), 100)),
-        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    ]
 
 
 class Lane:
@@ -318,7 +288,7 @@ class Lane:
             call.cancel()
             return grpc.StatusCode.INTERNAL, f"undecodable answers: {error}"
         except asyncio.CancelledError:
-            _raise_if_cancelled()
+            raise_if_cancelled()
             return grpc.StatusCode.CANCELLED, "channel closed"
         finally:
             if writer is not None:
@@ -341,11 +311,11 @@ class Lane:
                 else:
                     self._writer_waker = self._loop.create_future()
                     await self._writer_waker
-        except _CALL_ENDED as error:
+        except CALL_ENDED as error:
             # The reader gets the stream's status and ends the calls.
             logger.debug("write_failed", extra=keys(address=self.address, error=error))
         except asyncio.CancelledError:
-            _raise_if_cancelled()
+            raise_if_cancelled()
         finally:
             self._writer_waker = None
 
@@ -445,7 +415,7 @@ class Lane:
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
         except asyncio.CancelledError:
-            _raise_if_cancelled()
+            raise_if_cancelled()
         is_open = self._unary.pop(call.request_id, None) is not None
         if answer is not None:
             if is_open:
@@ -482,7 +452,7 @@ class Lane:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 return
         except asyncio.CancelledError:
-            _raise_if_cancelled()
+            raise_if_cancelled()
         if (
             self._state is LaneState.UNARY
             and self._loop.time() - began > self._config.reconnect_min
@@ -619,13 +589,3 @@ class Lane:
     @staticmethod
     def _jitter(pause: float) -> float:
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets
-
-
-def _raise_if_cancelled() -> None:
-    """Raise CancelledError where this task is cancelled; not where only its gRPC call was.
-
-    gRPC raises the same into a task whose call ends because the channel is closed.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

@@ -1,0 +1,195 @@
+"""The gRPC side of an UpstreamService: its rpcs, its lanes and the standard health service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .._pb import upstream_pb2 as pb
+from .._pb import upstream_pb2_grpc as rpc
+from ..observe.log import keys
+
+if TYPE_CHECKING:
+    from .request import Reply
+    from .service import UpstreamService
+
+__all__ = ["Health", "Servicer", "Stream"]
+
+logger = logging.getLogger("gatesvr.service")
+
+SERVICE_NAME = "gatesvr.proto.UpstreamService"
+MAX_BATCH_BYTES = 1 << 20
+"""Size of a lane message, unless it is one answer."""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Servicer(rpc.UpstreamServiceServicer):
+    """The three rpcs."""
+
+    def __init__(self, service: UpstreamService) -> None:
+        self._service = service
+
+    async def ProcessRequest(  # noqa: N802
+        self, request: pb.UpstreamRequest, context: Any
+    ) -> pb.UpstreamResponse:
+        self._service.counters.unary_requests += 1
+        single = _Single(self._service)
+        self._service.accept(request, single)
+        return await single.response
+
+    async def ProcessStream(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        if self._service.is_stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
+        await Stream(self._service, context).serve()
+
+    async def GetStatus(  # noqa: N802
+        self, request: pb.StatusRequest, context: Any
+    ) -> pb.StatusResponse:
+        service = self._service
+        return pb.StatusResponse(
+            status="STOPPING" if service.is_stopping else "SERVING",
+            uptime=int(time.monotonic() - service.began),
+            active_connections=service.counters.streams,
+            metadata={name: str(value) for name, value in service.counters.snapshot().items()},
+        )
+
+
+class _Single:
+    """The sink of a ProcessRequest."""
+
+    def __init__(self, service: UpstreamService) -> None:
+        self._service = service
+        self.response: asyncio.Future[pb.UpstreamResponse] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def answer(
+        self, message: pb.UpstreamRequest, reply: Reply, notifies: list[pb.BoundNotify]
+    ) -> None:
+        if not self.response.done():
+            response = pb.UpstreamResponse()
+            self._service.fill(response, message, reply, notifies)
+            self.response.set_result(response)
+
+
+class Stream:
+    """One lane: reads batches, and writes the answers that gathered during the last write."""
+
+    def __init__(self, service: UpstreamService, context: Any) -> None:
+        self._service = service
+        self._context = context
+        self._open = 0  # requests not answered
+        self._batches: deque[pb.UpstreamResponseBatch] = deque()
+        self._size = 0  # of the last batch, bytes
+        self._is_ended = False
+        self._is_closed = False
+        self._waker: asyncio.Future[None] | None = None
+
+    async def serve(self) -> None:
+        """Serve the stream to its end; the caller is its writer."""
+        # At once: until then the gateway sends its calls one by one.
+        await self._context.send_initial_metadata(())
+        loop = asyncio.get_running_loop()
+        self._service.streams.add(self)
+        self._service.counters.streams += 1
+        reader = loop.create_task(self._read(), name="gatesvr-service-reader")
+        try:
+            while True:
+                if self._batches:
+                    batch = self._batches.popleft()
+                    self._service.counters.answer_batches += 1
+                    await self._context.write(batch)
+                elif self._is_ended and not self._open:
+                    return
+                else:
+                    self._waker = loop.create_future()
+                    await self._waker
+        finally:
+            self._is_closed = True
+            self._batches.clear()
+            self._service.streams.discard(self)
+            self._service.counters.streams -= 1
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+    async def _read(self) -> None:
+        counters = self._service.counters
+        accept = self._service.accept
+        try:
+            while (batch := await self._context.read()) is not grpc.aio.EOF:
+                requests = batch.requests
+                counters.batches += 1
+                counters.batched_requests += len(requests)
+                self._open += len(requests)
+                for message in requests:
+                    accept(message, self)
+        except (grpc.RpcError, grpc.aio.BaseError) as error:
+            logger.debug("lane_ended", extra=keys(service=self._service.name, error=error))
+        finally:
+            self.end()
+
+    def answer(
+        self, message: pb.UpstreamRequest, reply: Reply, notifies: list[pb.BoundNotify]
+    ) -> None:
+        self._open -= 1
+        if self._is_closed:
+            return
+        try:
+            size = reply.size(notifies)
+        except (TypeError, AttributeError):
+            size = 0  # a bad reply; fill() makes it a small one
+        if not self._batches or self._size + size > MAX_BATCH_BYTES:
+            self._batches.append(pb.UpstreamResponseBatch())
+            self._size = 0
+        self._size += size
+        self._service.fill(self._batches[-1].responses.add(), message, reply, notifies)
+        self._wake()
+
+    def end(self) -> None:
+        """Write what is still to come and end the stream."""
+        self._is_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waker = self._waker
+        if waker is not None:
+            self._waker = None
+            if not waker.done():
+                waker.set_result(None)
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """The standard health service; unlike grpc_health's own, its watches end with the service."""
+
+    def __init__(self) -> None:
+        self.stopped = asyncio.Event()
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in ("", SERVICE_NAME):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        status = _NOT_SERVING if self.stopped.is_set() else _SERVING
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> None:
+        is_known = request.service in ("", SERVICE_NAME)
+        if not self.stopped.is_set():
+            status = _SERVING if is_known else _SERVICE_UNKNOWN
+            await context.write(health_pb2.HealthCheckResponse(status=status))
+        await self.stopped.wait()
+        await context.write(health_pb2.HealthCheckResponse(status=_NOT_SERVING))
