@@ -428,30 +428,33 @@ class ClientProtocol:
         if seq != self.seen + 1:
             # PROTOCOL 2.3: "anything else is a gap: close and resume".
             raise ProtocolError(f"gap: {self.seen} then {seq}")
+        # Decoded first: what does not decode has not been seen.
+        event = self._event(push)
         self.seen = seq
         self._unacked_bytes += push.size
+        events.append(event)
+
+    def _event(self, push: ServerPush) -> ClientEvent:
+        """Return what a sequenced push other than SKIP says."""
+        seq = push.seq_id
+        kind = push.type
         if kind == PushType.BUSINESS_DATA:
             client_seq = self._answered_seq(push)
             code, message, data = push.business()
             if not client_seq:
-                events.append(Notify(seq, code, message, data, push.headers))
-                return
+                return Notify(seq, code, message, data, push.headers)
             request = self.pending.pop(client_seq, None)
             if request is None:
-                events.append(Ignored(seq, kind))
-                return
+                return Ignored(seq, kind)
             if request.is_login and code == OK:
                 self.is_logged_in = True
-            events.append(Answered(client_seq, seq, code, message, data, push.headers))
-        elif kind == PushType.ERROR:
+            return Answered(client_seq, seq, code, message, data, push.headers)
+        if kind == PushType.ERROR:
             client_seq = self._answered_seq(push)
-            if self.pending.pop(client_seq, None) is None:
-                events.append(Ignored(seq, kind))
-            else:
-                events.append(_failed(push, client_seq))
-        else:
-            # PROTOCOL 1.5: "moves the client's position and is acked, its content ignored".
-            events.append(Ignored(seq, kind))
+            failed = _failed(push, client_seq)
+            return failed if self.pending.pop(client_seq, None) else Ignored(seq, kind)
+        # PROTOCOL 1.5: "moves the client's position and is acked, its content ignored".
+        return Ignored(seq, kind)
 
     def _handle_skip(self, push: ServerPush, events: list[ClientEvent]) -> None:
         skip = pb.Skip.FromString(push.payload)

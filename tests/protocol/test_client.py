@@ -1,0 +1,469 @@
+"""ClientProtocol against frames written by hand: positions, acks, heartbeats, START_RESP."""
+
+from __future__ import annotations
+
+import pytest
+
+from gatesvr._core.codec import RequestDecoder, error_body, push_body, push_frame
+from gatesvr._pb import message_pb2 as pb
+from gatesvr.protocol import events
+from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.messages import (
+    LostReason,
+    Outcome,
+    PushType,
+    RequestType,
+    StopReason,
+    goaway_frame,
+    heartbeat_response_frame,
+    kick_frame,
+    parse_ack,
+    parse_start,
+    start_response_frame,
+)
+from tests.session.rig import answer_body, notify
+
+
+def sent(protocol: ClientProtocol):
+    decoder = RequestDecoder(1 << 20)
+    found = decoder.feed(protocol.data_to_send())
+    assert not decoder.error
+    assert not decoder.buffered_bytes
+    return found
+
+
+def started_response(**fields) -> bytes:
+    values = {
+        "success": True,
+        "session_id": "s1",
+        "resume_token": b"t" * 16,
+        "heartbeat_interval": 10,
+        "generation": 1,
+        "protocol": 1,
+        "max_in_flight": 128,
+        "max_unacked_messages": 1024,
+        "max_unacked_bytes": 4 << 20,
+        **fields,
+    }
+    return start_response_frame(1, pb.StartResponse(**values))
+
+
+def live(**fields) -> ClientProtocol:
+    protocol = ClientProtocol("alice", client_id="c", auth_token="a")
+    protocol.connect(0.0)
+    sent(protocol)
+    (started,) = protocol.receive_data(started_response(**fields), 0.0)
+    assert isinstance(started, events.Started)
+    return protocol
+
+
+def skip(from_seq: int, seq: int) -> bytes:
+    payload = pb.Skip(from_seq=from_seq, messages=seq - from_seq + 1, reason=pb.LOST_EXPIRED)
+    return push_frame(0, seq, push_body(PushType.SKIP, payload.SerializeToString()))
+
+
+def test_start_says_who_we_are():
+    protocol = ClientProtocol("alice", client_id="c", auth_token="a", max_message_bytes=5000)
+    protocol.connect()
+    (request,) = sent(protocol)
+    start = parse_start(request.payload)
+    assert request.msg_id
+    assert (start.openid, start.client_id, start.auth_token) == ("alice", "c", "a")
+    assert (start.session_id, start.attempt, start.last_acked_seq_id) == ("", 0, 0)
+    assert (start.protocol, start.capabilities, start.max_message_bytes) == (1, 1, 5000)
+
+
+def test_requests_wait_for_start_response():
+    protocol = ClientProtocol("alice")
+    first = protocol.login()
+    protocol.connect()
+    second = protocol.send_request("echo", b"x", {"k": "v"}, {"h": "w"})
+    assert (first, second) == (1, 2)
+    assert [r.type for r in sent(protocol)] == [RequestType.START]
+    protocol.receive_data(started_response(), 0.0)
+    hello, echo = sent(protocol)
+    assert (hello.seq_id, hello.action, echo.seq_id, echo.action) == (1, "hello", 2, "echo")
+    assert echo.headers == {"h": "w"}
+    assert pb.BusinessRequest.FromString(echo.payload).params == {"k": "v"}
+    assert hello.msg_id != echo.msg_id
+
+
+def test_answers_errors_and_notifies_are_told_apart():
+    protocol = live()
+    hello = protocol.login()
+    other = protocol.send_request("x")
+    data = (
+        push_frame(2, 1, answer_body(hello, b"hi"))
+        + push_frame(0, 2, notify(b"news"))
+        + push_frame(3, 3, error_body(503, "busy", "7", 50, 1, other))
+    )
+    assert protocol.receive_data(data, 1.0) == [
+        events.Answered(1, 1, 200, "", b"hi", {}),
+        events.Notify(2, 200, "", b"news", {}),
+        events.Failed(2, 3, 503, "busy", "7", 50, Outcome.NOT_STARTED),
+    ]
+    assert protocol.is_logged_in
+    assert protocol.pending == {}
+    assert (protocol.seen, protocol.position) == (3, 0)
+
+
+def test_every_split_point_gives_the_same():
+    stream = (
+        started_response()
+        + push_frame(0, 1, notify(b"a"))
+        + skip(2, 4)
+        + push_frame(0, 5, notify(b"b"))
+        + kick_frame(4410, "x")
+    )
+    whole = None
+    for at in range(len(stream) + 1):
+        protocol = ClientProtocol("alice")
+        protocol.connect()
+        found = protocol.receive_data(stream[:at], 0.0) + protocol.receive_data(stream[at:], 0.0)
+        assert protocol.error is None
+        whole = whole or found
+        assert found == whole
+    assert [type(e).__name__ for e in whole] == ["Started", "Notify", "Lost", "Notify", "Kicked"]
+
+
+def test_old_pushes_are_dropped():
+    protocol = live()
+    one = push_frame(0, 1, notify(b"a"))
+    assert len(protocol.receive_data(one, 0.0)) == 1
+    assert protocol.receive_data(one, 0.0) == []
+    assert protocol.duplicates == 1
+    assert protocol.error is None
+
+
+def test_a_gap_is_an_error_behind_what_came_before():
+    protocol = live()
+    found = protocol.receive_data(
+        push_frame(0, 1, notify(b"a")) + push_frame(0, 3, notify(b"c")), 0.0
+    )
+    assert [e.seq for e in found] == [1]
+    assert protocol.error is not None
+    assert protocol.receive_data(push_frame(0, 2, notify(b"b")), 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("from_seq", "to_seq", "lost"),
+    [(1, 1, None), (1, 3, (3, 3)), (3, 5, (3, 5)), (4, 5, "gap"), (2, 2, None)],
+)
+def test_skip_moves_the_position_and_is_reported_once(from_seq, to_seq, lost):
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"a")) + push_frame(0, 2, notify(b"b")), 0.0)
+    found = protocol.receive_data(skip(from_seq, to_seq), 0.0)
+    if lost == "gap":
+        assert protocol.error is not None
+        return
+    assert protocol.error is None
+    if lost is None:
+        assert found == []
+    else:
+        assert found == [events.Lost(*lost, LostReason.EXPIRED)]
+        assert protocol.receive_data(skip(from_seq, to_seq), 0.0) == []
+
+
+def test_unknown_pushes_move_the_position_or_are_ignored():
+    protocol = live()
+    assert protocol.receive_data(push_frame(0, 1, push_body(99, b"")), 0.0) == [
+        events.Ignored(1, 99)
+    ]
+    assert protocol.receive_data(push_frame(0, 0, push_body(99, b"")), 0.0) == []
+    assert protocol.receive_data(push_frame(9, 2, answer_body(77)), 0.0) == [events.Ignored(2, 3)]
+
+
+def test_a_sequenced_push_before_start_response_is_an_error():
+    protocol = ClientProtocol("alice")
+    protocol.connect()
+    assert protocol.receive_data(push_frame(0, 1, notify(b"a")), 0.0) == []
+    assert protocol.error is not None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        push_frame(0, 0, push_body(PushType.GOAWAY, b"\x0a\xff")),
+        push_frame(0, 1, push_body(PushType.SKIP, b"\x08")),
+        push_frame(0, 1, push_body(PushType.ERROR, b"\x08")),
+        push_frame(0, 1, push_body(PushType.BUSINESS_DATA, b"\x08")),
+        b"\0\0\0\0",
+    ],
+)
+def test_what_does_not_decode_is_an_error(frame):
+    protocol = live()
+    protocol.receive_data(frame, 0.0)
+    assert protocol.error is not None
+
+
+def test_an_ack_leaves_after_16_messages():
+    protocol = live()
+    for seq in range(1, 17):
+        protocol.receive_data(push_frame(0, seq, notify(b"x")), 1.0)
+        assert protocol.data_to_send() == b""
+        protocol.acknowledge(seq)
+    (ack,) = sent(protocol)
+    assert parse_ack(ack.payload) == 16
+    assert protocol.get_timer() == 10.0  # only the heartbeat
+
+
+def test_an_ack_leaves_after_20_ms():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"x")), 1.0)
+    protocol.acknowledge(1)
+    protocol.acknowledge(1)
+    assert protocol.get_timer() == pytest.approx(1.02)
+    protocol.handle_timer(1.01)
+    assert protocol.data_to_send() == b""
+    protocol.handle_timer(1.03)
+    (ack,) = sent(protocol)
+    assert parse_ack(ack.payload) == 1
+
+
+def test_an_ack_leaves_after_a_quarter_of_the_gateways_bytes():
+    protocol = live(max_unacked_bytes=4000)
+    protocol.receive_data(push_frame(0, 1, notify(bytes(1000))), 1.0)
+    protocol.acknowledge(1)
+    assert len(sent(protocol)) == 1
+
+
+def test_an_ack_leaves_after_a_quarter_of_the_gateways_messages():
+    protocol = live(max_unacked_messages=4)
+    protocol.receive_data(push_frame(0, 1, notify(b"")), 1.0)
+    protocol.acknowledge(1)
+    assert len(sent(protocol)) == 1
+
+
+def test_a_request_carries_the_ack():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"x")), 1.0)
+    protocol.acknowledge(1)
+    protocol.send_request("x")
+    (request,) = sent(protocol)
+    assert request.ack_seq_id == 1
+    protocol.handle_timer(2.0)
+    assert protocol.data_to_send() == b""
+
+
+def test_heartbeats_and_silence():
+    protocol = live()
+    assert protocol.get_timer() == 10.0
+    protocol.handle_timer(10.0)
+    (beat,) = sent(protocol)
+    assert beat.type == RequestType.HEARTBEAT
+    client_ms = pb.HeartbeatRequest.FromString(beat.payload).client_timestamp
+    answer = heartbeat_response_frame(beat.msg_id, client_ms, 5)
+    (answered,) = protocol.receive_data(answer, 10.5)
+    assert answered == events.HeartbeatAnswered(0.5, 5)
+    assert protocol.get_timer() == 20.0
+    protocol.handle_timer(20.0)
+    protocol.handle_timer(30.0)
+    assert not protocol.is_silent
+    assert len(sent(protocol)) == 2
+    assert protocol.get_timer() == 30.5
+    protocol.handle_timer(30.5)
+    assert protocol.is_silent
+    assert protocol.get_timer() is None
+
+
+def test_start_response_is_waited_for_10_s():
+    protocol = ClientProtocol("alice")
+    protocol.connect(5.0)
+    assert protocol.get_timer() == 15.0
+    protocol.handle_timer(15.0)
+    assert protocol.is_silent
+    protocol.connect(20.0)
+    assert not protocol.is_silent
+
+
+def test_goaway_and_stop():
+    protocol = live()
+    assert protocol.receive_data(goaway_frame("drain", 50, "h:1"), 0.0) == [
+        events.GoAwayReceived("drain", 50, "h:1")
+    ]
+    protocol.stop(StopReason.USER_LOGOUT)
+    (stop,) = sent(protocol)
+    assert stop.type == RequestType.STOP
+    assert pb.StopRequest.FromString(stop.payload).reason == 1
+
+
+def test_an_error_without_seq_names_its_request_by_msg_id():
+    protocol = live()
+    seq = protocol.send_request("x")
+    (request,) = sent(protocol)
+    (failed,) = protocol.receive_data(push_frame(request.msg_id, 0, error_body(400, "gap")), 0.0)
+    assert (failed.client_seq, failed.seq, failed.code) == (seq, 0, 400)
+    (failed,) = protocol.receive_data(push_frame(99, 0, error_body(501, "type")), 0.0)
+    assert failed.client_seq == 0
+
+
+def test_a_base_gateway_answers_by_msg_id():
+    protocol = live(protocol=0, session_id="", connection_id="s0")
+    assert protocol.session_id == "s0"
+    seq = protocol.send_request("x")
+    (request,) = sent(protocol)
+    (answered,) = protocol.receive_data(push_frame(request.msg_id, 1, answer_body(0, b"y")), 0.0)
+    assert (answered.client_seq, answered.data) == (seq, b"y")
+
+
+# Resume.
+
+
+def test_a_resume_names_session_token_attempt_and_position():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"a")) + push_frame(0, 2, notify(b"b")), 0.0)
+    protocol.acknowledge(1)
+    for attempt in (1, 2):
+        protocol.connect()
+        (request,) = sent(protocol)
+        start = parse_start(request.payload)
+        assert (start.session_id, start.resume_token) == ("s1", b"t" * 16)
+        assert (start.attempt, start.last_acked_seq_id) == (attempt, 1)
+    (started,) = protocol.receive_data(
+        started_response(resumed=True, resume_token=b"u" * 16, state=2), 0.0
+    )
+    assert started.is_resumed
+    assert started.is_logged_in
+    assert (protocol.attempt, protocol.resume_token) == (0, b"u" * 16)
+    # 2 was received and not handed out when the connection broke: it is not reported twice.
+    data = push_frame(0, 2, notify(b"b")) + push_frame(0, 3, notify(b"c"))
+    assert [e.seq for e in protocol.receive_data(data, 0.0)] == [3]
+
+
+def test_only_what_was_not_accepted_is_sent_again():
+    protocol = live()
+    for _ in range(4):
+        protocol.send_request("x")
+    first = sent(protocol)
+    protocol.connect()
+    protocol.send_request("x")
+    sent(protocol)
+    protocol.receive_data(started_response(resumed=True, max_client_seq=2), 0.0)
+    again = sent(protocol)
+    assert [r.seq_id for r in again] == [3, 4, 5]
+    assert [r.msg_id for r in again[:2]] == [r.msg_id for r in first[2:]]
+    assert protocol.next_client_seq == 6
+    assert sorted(protocol.pending) == [1, 2, 3, 4, 5]
+
+
+def test_a_restarted_client_goes_on_behind_what_the_gateway_accepted():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"a")), 0.0)
+    protocol.acknowledge(1)
+    protocol.send_request("x")
+    protocol.connect()
+    again = ClientProtocol.from_state(protocol.state(), auth_token="a")
+    again.connect()
+    (request,) = sent(again)
+    start = parse_start(request.payload)
+    assert (start.openid, start.client_id, start.session_id) == ("alice", "c", "s1")
+    assert (start.attempt, start.last_acked_seq_id, start.auth_token) == (2, 1, "a")
+    again.receive_data(started_response(resumed=True, max_client_seq=7), 0.0)
+    assert again.send_request("y") == 8
+    assert [e.seq for e in again.receive_data(push_frame(0, 2, notify(b"b")), 0.0)] == [2]
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b"\xff", b'{"version": 2}'])
+def test_a_state_that_is_none_is_refused(state):
+    with pytest.raises(ValueError, match="no client state"):
+        ClientProtocol.from_state(state)
+
+
+def test_a_number_that_is_no_longer_held_leaves_no_hole():
+    protocol = live()
+    for _ in range(3):
+        protocol.send_request("x")
+    del protocol.pending[1]
+    protocol.connect()
+    sent(protocol)
+    found = protocol.receive_data(started_response(resumed=True, max_client_seq=0), 0.0)
+    assert [(e.client_seq, e.outcome) for e in found[1:]] == [(2, 1), (3, 1)]
+    assert sent(protocol) == []
+    assert protocol.send_request("y") == 1
+
+
+def test_a_new_session_after_an_unknown_one_starts_again():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"a")), 0.0)
+    protocol.acknowledge(1)
+    sent_one = protocol.send_request("x")
+    protocol.connect()
+    unsent = protocol.send_request("y")
+    sent(protocol)
+    found = protocol.receive_data(
+        started_response(session_id="s2", lost_reason=pb.LOST_UNKNOWN_SESSION), 0.0
+    )
+    reset, failed, not_started, started = found
+    assert reset == events.SessionReset("s1", LostReason.UNKNOWN_SESSION, 1)
+    assert (failed.client_seq, failed.outcome) == (sent_one, Outcome.UNKNOWN)
+    assert (not_started.client_seq, not_started.outcome) == (unsent, Outcome.NOT_STARTED)
+    assert isinstance(started, events.Started)
+    assert not started.is_resumed
+    assert sent(protocol) == []
+    assert (protocol.position, protocol.seen, protocol.next_client_seq) == (0, 0, 1)
+    assert [e.seq for e in protocol.receive_data(push_frame(0, 1, notify(b"n")), 0.0)] == [1]
+
+
+def refused(code: int, **fields) -> bytes:
+    response = pb.StartResponse(error=pb.ErrorMessage(error_code=code), **fields)
+    return start_response_frame(1, response)
+
+
+def test_a_stale_attempt_tries_again_above():
+    protocol = live()
+    protocol.send_request("x")
+    protocol.connect()
+    (event,) = protocol.receive_data(refused(409, attempt=7), 0.0)
+    assert (event.code, event.lost_reason) == (409, LostReason.NONE)
+    protocol.connect()
+    assert protocol.attempt == 8
+    assert len(protocol.pending) == 1
+
+
+def test_a_denied_resume_forgets_the_session():
+    protocol = live()
+    protocol.send_request("x")
+    protocol.connect()
+    found = protocol.receive_data(refused(403, lost_reason=pb.LOST_DENIED), 0.0)
+    assert [type(e) for e in found] == [events.SessionReset, events.Failed, events.StartRefused]
+    assert protocol.closed(4403) == []
+    protocol.connect()
+    assert protocol.session_id == ""
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_refusal_for_now_keeps_the_session(code):
+    protocol = live()
+    protocol.send_request("x")
+    protocol.connect()
+    found = protocol.receive_data(refused(code), 0.0)
+    assert [type(e) for e in found] == [events.StartRefused]
+    assert protocol.session_id == "s1"
+    assert len(protocol.pending) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "is_over"),
+    [(0, False), (4408, False), (4409, False), (4413, False), (4503, False), (4601, False)]
+    + [(4400, True), (4401, True), (4403, True), (4410, True), (4411, True)],
+)
+def test_close_codes_say_whether_the_session_is_over(code, is_over):
+    protocol = live()
+    protocol.send_request("x")
+    found = protocol.closed(code)
+    assert bool(found) is is_over
+    assert bool(protocol.session_id) is not is_over
+
+
+def test_a_second_start_response_is_an_error():
+    protocol = live()
+    protocol.receive_data(started_response(), 0.0)
+    assert protocol.error is not None
+
+
+def test_replay_behind_the_position_is_reported_as_lost():
+    protocol = live()
+    protocol.connect()
+    found = protocol.receive_data(started_response(resumed=True, replay_from=4, replay_to=5), 0.0)
+    assert found[1] == events.Lost(1, 3, LostReason.NONE)
+    assert [e.seq for e in protocol.receive_data(push_frame(0, 4, notify(b"")), 0.0)] == [4]
