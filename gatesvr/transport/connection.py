@@ -187,6 +187,7 @@ class Connection:
         self._config = config
         self._counters = counters
         self._address = address
+        self._is_client = is_client
         self._is_moving = False
         self._state = _HANDSHAKE
         self._deadline: float = deadline  # of the handshake, later of a last push
@@ -438,6 +439,8 @@ class Connection:
 
     def _refuse(self, stream_id: int, *, is_end: bool) -> None:
         """Refuse a stream that is not the one (PROTOCOL 1.2); the connection lives on."""
+        if (stream_id & 1) != self._is_client:
+            return  # of our own making: nothing to refuse
         if stream_id not in self._refused:
             self._counters.streams_refused += 1
             self._quic.refuse_stream(stream_id)
