@@ -1,0 +1,114 @@
+"""The examples, and the README's, run against a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import re
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gatesvr import Client, Gateway, UpstreamService
+from gatesvr.config import load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the development certificate of the one who runs the tests out of it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def readme(name: str) -> ModuleType:
+    text = (ROOT / "README.md").read_text("utf-8")
+    match = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert match is not None
+    module = ModuleType(f"readme_{name}")
+    exec(compile(match[1], f"README.md ({name})", "exec"), module.__dict__)
+    return module
+
+
+@asynccontextmanager
+async def running(
+    service: UpstreamService, *names: str, config: Path | None = None
+) -> AsyncIterator[str]:
+    """Run a gateway in front of service; the context is the gateway's address."""
+    address = await service.serve("127.0.0.1:0")
+    endpoints = {name: [{"address": address}] for name in names}
+    overrides = {
+        "transport.bind": "127.0.0.1:0",
+        "push.bind": "127.0.0.1:0",
+        "upstream.services": endpoints,
+    }
+    try:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            Gateway(load(config, overrides=overrides)) as gateway,
+        ):
+            service.gateway.address = gateway.grpc_address
+            host, port = gateway.address
+            yield f"{host}:{port}"
+    finally:
+        await service.stop()
+
+
+async def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    async with running(readme("service").service, "hello", "business") as server:
+        await readme("client").main(server)
+    assert capsys.readouterr().out == "200 b'GOOD MORNING'\nmood that was loud\n"
+
+
+async def test_echo() -> None:
+    async with (
+        running(example("echo_service").service, "hello", "business") as server,
+        Client(server, openid="ann") as client,
+    ):
+        assert (await client.request("anything", b"data")).data == b"data"
+
+
+async def test_chat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chat clients hear each other; a line that is too long is refused."""
+    room = example("chat_service").service
+    program = example("chat_client")
+    async with (
+        running(room, "chat", config=ROOT / "examples/gate.toml") as server,
+        Client(server, openid="bob") as bob,
+    ):
+        lines: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        class Keyboard:
+            def readline(self) -> str:
+                return asyncio.run_coroutine_threadsafe(lines.get(), loop).result()
+
+        monkeypatch.setattr(program.sys, "stdin", Keyboard())
+        ann = asyncio.create_task(program.main("ann", server))
+        lines.put_nowait("hello bob\n")
+        heard = await anext(aiter(bob))
+        assert (heard.title, heard.content) == ("ann", "hello bob")
+        lines.put_nowait("x" * 501 + "\n")
+        assert (await bob.request("chat_say", b"hello ann")).is_ok
+        out = ""
+        while "bob: hello ann" not in out or "400" not in out:
+            await asyncio.sleep(0.001)
+            out += capsys.readouterr().out
+        lines.put_nowait("\n")
+        await ann
