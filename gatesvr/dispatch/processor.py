@@ -324,6 +324,10 @@ class AsyncProcessor:
             self._answer(task, await call, now())
         except UpstreamError as error:
             counters.upstream_errors += error.code != ErrorCode.DEADLINE
+            logger.debug(
+                "call_failed",
+                extra=keys(task=task.task_id, service=task.service_type, reason=str(error)),
+            )
             outcome = Outcome.UNKNOWN if error.is_started else Outcome.NOT_STARTED
             self._fail(task, error.code, outcome, now(), error.retry_after_ms)
         except asyncio.CancelledError:

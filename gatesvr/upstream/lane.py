@@ -46,6 +46,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
+MAX_UNARY = 512
+"""Unary calls at a time: a gRPC server of Google's refuses at random, by CANCELLED, above 1,000."""
 LATE_S = 5.0
 """How long a unary call goes on past its deadline, so that its late answer is seen."""
 TIMER_STEP_S = 0.01
@@ -390,7 +392,7 @@ class Lane:
             if self._end_pause():
                 self._enter(LaneState.CONNECTING, "connection lost")
             return
-        while self._waiting and len(self._unary_tasks) < self._max_open:
+        while self._waiting and len(self._unary_tasks) < min(self._max_open, MAX_UNARY):
             call = self._waiting.popleft()
             if call.future.done():
                 continue

@@ -85,4 +85,4 @@ async def test_another_stream_is_refused_and_the_connection_lives(backend: str) 
         assert {e.error_code for e in client.events} == {4}
         client.send(business(2, "echo", b"alive"))
         assert answer(await client.receive()).data == b"alive"
-        assert counter(gateway, "transport.refused_streams") == 2
+        assert counter(gateway, "transport.streams_refused") == 2

@@ -18,7 +18,9 @@ REQUESTS = 50
 
 async def test_two_hundred_clients_leave_nothing_behind(backend: str) -> None:
     async with plain_upstream() as upstream:
-        async with running_gateway(backend, upstream.address) as gateway:
+        # All come from one address.
+        sets = f"session.max_inited_per_address={CLIENTS}"
+        async with running_gateway(backend, upstream.address, sets) as gateway:
             tasks_before = len(asyncio.all_tasks())
             await asyncio.gather(*(one_client(gateway.address, i) for i in range(CLIENTS)))
             await until(lambda: counter(gateway, "transport.connections") == 0)
