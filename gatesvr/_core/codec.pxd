@@ -3,7 +3,7 @@
 A decoded message keeps the bytes object it stands in and where its parts are; no part is copied
 before it is asked for. Places are counted from the start of the message.
 """
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from gatesvr._core.reader cimport Map, Span
 

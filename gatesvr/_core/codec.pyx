@@ -5,15 +5,17 @@ allocated before its length was checked. What goes out is measured, allocated on
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Next
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT32_MAX, UINT32_MAX, int32_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from gatesvr._core.reader cimport (
     BAD_TEXT, END, FIELD, PASSED, TRACE, Cursor, Entry, Map, Span, entry_size, header_fate,
     is_plain_text, is_utf8, next_field, note_entry, open_cursor, read_entry, text_size)
-from gatesvr._core.wire cimport MAX_HEAD_BYTES, head_size, put_head, put_varint, varint_size
+from gatesvr._core.wire cimport head_size, put_head, put_varint, varint_size
 
 cdef object ProtocolError
 
@@ -115,10 +117,11 @@ cdef dict read_map(const unsigned char *message, Map *entries, uint32_t wire_tag
     return result
 
 
-# Maps of the caller.
+# Maps of the caller. They are measured, then written, and no code of the caller's runs in between:
+# what is held is an exact dict, or a list of exact tuples made here.
 
 cdef list pairs_of(pairs):
-    """Return an iterable of pairs as exact tuples in a list: what is measured is what is written."""
+    """Return an iterable of pairs as a list of exact tuples."""
     cdef object key, value
     cdef list result = []
     for key, value in pairs:
@@ -126,39 +129,59 @@ cdef list pairs_of(pairs):
     return result
 
 
-cdef list items_of(headers):
-    """Return the items of a Mapping or None, as pairs_of."""
-    if headers is None:
-        return []
-    if type(headers) is dict:
-        return list((<dict>headers).items())
+cdef object items_of(headers):
+    """Return a Mapping as what items_size and put_items take; None where it is empty."""
+    if headers is None or type(headers) is dict:
+        return headers or None
     return pairs_of(headers.items())
 
 
-cdef uint64_t items_size(list items) except? 0:
-    """Return the bytes of put_items; ValueError for a str that is not encodable."""
+cdef inline uint64_t pair_size(object key, object value) except 0:
     cdef Py_ssize_t key_size = 0
     cdef Py_ssize_t value_size = 0
+    PyUnicode_AsUTF8AndSize(key, &key_size)
+    PyUnicode_AsUTF8AndSize(value, &value_size)
+    return entry_size(key_size, value_size)
+
+
+cdef inline unsigned char *put_pair(
+    unsigned char *out, unsigned char tag, object key, object value
+) except NULL:
+    cdef Py_ssize_t key_size = 0
+    cdef Py_ssize_t value_size = 0
+    cdef const char *key_data = PyUnicode_AsUTF8AndSize(key, &key_size)
+    cdef const char *value_data = PyUnicode_AsUTF8AndSize(value, &value_size)
+    return put_entry(out, tag, key_data, key_size, value_data, value_size)
+
+
+cdef uint64_t items_size(object items) except? 0:
+    """Return the bytes of put_items; ValueError for a str that is not encodable."""
+    cdef PyObject *key = NULL
+    cdef PyObject *value = NULL
+    cdef Py_ssize_t at = 0
     cdef uint64_t size = 0
-    cdef object key, value
-    for key, value in items:
-        PyUnicode_AsUTF8AndSize(key, &key_size)
-        PyUnicode_AsUTF8AndSize(value, &value_size)
-        size += entry_size(key_size, value_size)
+    cdef tuple pair
+    if type(items) is dict:
+        while PyDict_Next(items, &at, &key, &value):
+            size += pair_size(<object>key, <object>value)
+    elif items is not None:
+        for pair in <list>items:
+            size += pair_size(pair[0], pair[1])
     return size
 
 
-cdef unsigned char *put_items(unsigned char *out, unsigned char tag, list items) except NULL:
+cdef unsigned char *put_items(unsigned char *out, unsigned char tag, object items) except NULL:
     """Write map entries in the order given."""
-    cdef Py_ssize_t key_size = 0
-    cdef Py_ssize_t value_size = 0
-    cdef const char *key_data
-    cdef const char *value_data
-    cdef object key, value
-    for key, value in items:
-        key_data = PyUnicode_AsUTF8AndSize(key, &key_size)
-        value_data = PyUnicode_AsUTF8AndSize(value, &value_size)
-        out = put_entry(out, tag, key_data, key_size, value_data, value_size)
+    cdef PyObject *key = NULL
+    cdef PyObject *value = NULL
+    cdef Py_ssize_t at = 0
+    cdef tuple pair
+    if type(items) is dict:
+        while PyDict_Next(items, &at, &key, &value):
+            out = put_pair(out, tag, <object>key, <object>value)
+    elif items is not None:
+        for pair in <list>items:
+            out = put_pair(out, tag, pair[0], pair[1])
     return out
 
 
@@ -714,7 +737,7 @@ cdef int read_notify(Notify *notify, const unsigned char *data, uint32_t size) n
                 return found
 
 
-cdef bytes write_notify(Notify *notify, const unsigned char *message, list items):
+cdef bytes write_notify(Notify *notify, const unsigned char *message, object items):
     """Return a notify's body (PROTOCOL 7.6); its metadata stands in message, or is items."""
     cdef const unsigned char *data = notify.data if notify.data_size else notify.content
     cdef uint32_t data_size = notify.data_size if notify.data_size else notify.content_size
@@ -1018,7 +1041,7 @@ def encode_identity(str session_id not None, str openid not None):
 
 def push_body(int32_t type, bytes payload not None, headers=None, uint64_t client_seq_id=0):
     """Return a ServerPush's fields 3-5 and 10: what follows the head that the queue writes."""
-    cdef list items = items_of(headers)
+    cdef object items = items_of(headers)
     cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
     cdef bytes result = new_bytes(
         number_size(code_bits(type)) + optional_size(payload_size) + items_size(items)
@@ -1114,7 +1137,7 @@ def encode_request(
     uint64_t ack_seq_id=0
 ):
     """Return the whole frame of a ClientRequest."""
-    cdef list items = items_of(headers)
+    cdef object items = items_of(headers)
     cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
     cdef uint64_t body_size = (
         number_size(code_bits(type)) + optional_size(payload_size) + items_size(items)
@@ -1132,7 +1155,7 @@ def encode_request(
 
 def encode_business(str action not None, params, bytes data not None):
     """Return a serialized BusinessRequest."""
-    cdef list items = items_of(params)
+    cdef object items = items_of(params)
     cdef Py_ssize_t data_size = PyBytes_GET_SIZE(data)
     cdef Py_ssize_t action_size = 0
     cdef const char *action_data = PyUnicode_AsUTF8AndSize(action, &action_size)
