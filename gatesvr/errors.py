@@ -92,9 +92,7 @@ class ConfigError(GatesvrError):
 class ProtocolError(GatesvrError):
     """A peer broke the wire protocol; its connection closes with close_code (PROTOCOL 1.4)."""
 
-    def __init__(
-        self, message: str, close_code: CloseCode = CloseCode.PROTOCOL_ERROR
-    ) -> None:
+    def __init__(self, message: str, close_code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
         self.close_code = close_code
         super().__init__(message)
 
@@ -186,7 +184,7 @@ class NotifyOverflow(QueueFull):
         self.first_seq = first_seq
         self.last_seq = last_seq
         super().__init__(
-            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: nobody read them in time"
+            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: nobody read them"
         )
 
 

@@ -10,7 +10,9 @@ OverflowError, a str that UTF-8 cannot encode raises UnicodeEncodeError, which i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import final
+from typing import Any, final
+
+from typing_extensions import disjoint_base
 
 @final
 class ClientRequest:
@@ -32,7 +34,7 @@ class ClientRequest:
     @property
     def action(self) -> str | None: ...  # of a BUSINESS payload; None where it is refused
     @property
-    def error(self) -> str: ...  # why a BUSINESS request is refused (ERROR 400), "" where it is good
+    def error(self) -> str: ...  # why a BUSINESS request is refused (ERROR 400), "" if it is good
     @property
     def size(self) -> int: ...  # bytes of the frame, the length's 4 included
     def upstream_request(
@@ -45,6 +47,7 @@ class ClientRequest:
         trust_trace: bool = False,
     ) -> bytes: ...  # PROTOCOL 7.1, 7.2; ValueError where refused or not BUSINESS
 
+@disjoint_base
 class FrameDecoder:
     """Splits a stream into frames, whatever the chunks; use one of its two classes below."""
 
@@ -54,6 +57,7 @@ class FrameDecoder:
     def buffered_bytes(self) -> int: ...  # of a frame begun and not ended
     @property
     def error(self) -> str: ...  # why the stream is broken, "" while it is not; set once
+    def feed(self, data: bytes) -> list[Any]: ...
 
 @final
 class RequestDecoder(FrameDecoder):

@@ -1,7 +1,7 @@
 """Varints and the head of a ServerPush frame, shared by the queue and the codec.
 
-A frame is a 4-byte big-endian length and that many bytes of protobuf (PROTOCOL 1.3). The protobuf of
-a ServerPush is its *head* (fields 1 and 2: msg_id and seq_id, each left out when 0) and its *body*
+A frame is a 4-byte big-endian length and that many bytes of protobuf (PROTOCOL 1.3). The protobuf
+of a ServerPush is its *head* (fields 1 and 2: msg_id and seq_id, each left out when 0) and its *body*
 (the other fields), so one body can be shared by the frames of many sessions.
 """
 from libc.stdint cimport uint32_t, uint64_t
@@ -42,7 +42,7 @@ cdef inline int head_size(uint32_t msg_id, uint64_t seq_id) noexcept nogil:
 cdef inline unsigned char *put_head(
     unsigned char *out, uint32_t msg_id, uint64_t seq_id, uint32_t body_bytes
 ) noexcept nogil:
-    """Write a frame's length, msg_id and seq_id at out (MAX_HEAD_BYTES must fit); return the end."""
+    """Write a frame's length, msg_id and seq_id at out (room: MAX_HEAD_BYTES); return the end."""
     cdef uint32_t length = head_size(msg_id, seq_id) - 4 + body_bytes
     out[0] = <unsigned char>(length >> 24)
     out[1] = <unsigned char>(length >> 16)

@@ -1,8 +1,8 @@
 """ClientHandler: what one connection's messages do, and the deadlines of its life.
 
-Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once; START and BUSINESS, that
-waits in *held* (PROTOCOL 3.4), are the connection task's. The session outlives the handler: once
-another connection has taken it over, nothing of this one is handled.
+Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once; START and BUSINESS,
+that waits in *held* (PROTOCOL 3.4), are the connection task's. The session outlives the handler:
+once another connection has taken it over, nothing of this one is handled.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counter structs: each layer owns one, the gateway registers them, ``Gateway.stats()`` reads them."""
+"""Counter structs: each layer owns one, the gateway registers them, ``stats()`` reads them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ DEADLINE_S = 20.0
 
 async def until(found: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not found():  # noqa: ASYNC110
+        while not found():
             await asyncio.sleep(0.001)
 
 
