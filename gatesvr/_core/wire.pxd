@@ -1,8 +1,8 @@
 """Varints and the head of a ServerPush frame, shared by the queue and the codec.
 
-A frame is a 4-byte big-endian length and that many bytes of protobuf (PROTOCOL 1.3). The protobuf
-of a ServerPush is its *head* (fields 1 and 2: msg_id and seq_id, each left out when 0) and its *body*
-(the other fields), so one body can be shared by the frames of many sessions.
+A frame is a 4-byte big-endian length and that many bytes of protobuf (PROTOCOL 1.3). The
+protobuf of a ServerPush is its *head* (fields 1 and 2: msg_id and seq_id, each left out when 0)
+and its *body* (the other fields), so one body can be shared by the frames of many sessions.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
