@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import NotifyOverflow, RequestFailed
+from ..observe.log import configure
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
 from .terminal import escape_control, prompt, style
@@ -28,6 +29,7 @@ ACTION [KEY=VALUE ...] [-- DATA]   send a request, for example: calculate op=add
 help                               this text
 quit                               log out (also the end of the input)\
 """
+_RECONNECT_TIMEOUT_S = 300.0
 _MAX_LINES = 64
 """Lines read ahead of the one that waits for its answer."""
 
@@ -73,7 +75,8 @@ async def _talk(target: Target, linger: float) -> int:
     is_terminal = sys.stdin.isatty()
     stop = stop_event()
     failed = 0
-    async with target.client() as client:
+    configure()  # the client's logger tells of lost connections
+    async with target.client(reconnect_timeout=_RECONNECT_TIMEOUT_S) as client:
         if is_terminal:
             click.echo(f"logged in to {target.server} as {target.openid}; `help` for help")
         pushes = asyncio.create_task(_show_pushes(client))

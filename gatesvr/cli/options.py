@@ -89,7 +89,7 @@ class Target:
     transport: str
     timeout: float
 
-    def client(self) -> Client:
+    def client(self, *, reconnect_timeout: float = 0.0) -> Client:
         """Return a client of the gateway, not connected yet."""
         from ..client import Client
 
@@ -104,6 +104,7 @@ class Target:
             transport=self.transport,
             connect_timeout=min(self.timeout, 10.0),
             request_timeout=self.timeout,
+            reconnect_timeout=reconnect_timeout,
         )
 
 

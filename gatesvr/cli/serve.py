@@ -110,7 +110,8 @@ async def _serve(
         return load(file, sets=sets, environ=os.environ, overrides=values)
 
     config = configured()
-    configure(config.log.level, config.log.format)
+    # Until it serves, what goes wrong is one line of its own.
+    configure("warning", config.log.format)
     stop = stop_event()
     async with contextlib.AsyncExitStack() as stack:
         pushes_to: list[str] = []
@@ -123,6 +124,7 @@ async def _serve(
             config = configured(**addresses)
         gateway = await stack.enter_async_context(Gateway(config))
         pushes_to.append(gateway.grpc_address)
+        configure(config.log.level, config.log.format)
         endpoints = {
             name: ", ".join(endpoint.address for endpoint in group)
             for name, group in config.upstream.services.items()

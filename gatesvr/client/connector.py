@@ -184,7 +184,7 @@ class Connector:
                     or self._loop.time() + pause >= lost_at + self._reconnect_timeout
                 ):
                     return self._lost(how)
-                logger.info("reconnecting", extra=keys(code=how.code, kind=how.kind, pause_s=pause))
+                logger.info("reconnecting", extra=keys(why=_why(how), pause_s=round(pause, 3)))
                 await asyncio.sleep(pause)
                 try:
                     how = await self._serve()
@@ -214,7 +214,9 @@ class Connector:
                 await self._log_in(self._login, connection)
             self.connects += 1
             self.resumes += started.is_resumed
-            if not self._ready.done():
+            if self._ready.done():
+                logger.info("reconnected", extra=keys(is_resumed=started.is_resumed))
+            else:
                 self._ready.set_result(None)
             return await connection.wait_ended()
         finally:

@@ -1,0 +1,140 @@
+"""``serve --demo`` and the commands that talk to it, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .process import FREE_PORTS, gatesvr, serving, start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_call_line_of_the_banner_echoes(backend: str, tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", "--transport", backend, *FREE_PORTS) as server:
+        for client in ("aioquic", "qh3"):
+            result = await gatesvr(tmp_path, *server.call, "--transport", client)
+            assert (result.code, result.out, result.err) == (0, "hello\n", "")
+        assert f"QUIC by {backend}" in server.banner
+        result = await server.stop()
+        assert result.code == 0
+        assert "Traceback" not in result.err
+
+
+async def test_call_says_all_and_ends_as_it_went(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        target = ("--server", server.address("clients"))
+        result = await gatesvr(tmp_path, "call", "echo", *target, "--data", "☃", "--json")
+        assert result.code == 0
+        answer = json.loads(result.out)
+        assert (answer["code"], answer["data"]) == (200, "☃")
+        assert answer["client_seq"] == 2
+        assert answer["request_ms"] > 0
+
+        result = await gatesvr(tmp_path, "call", "no-such-action", *target)
+        assert result.code == 1
+        assert result.out == ""
+        assert "404" in result.err
+        assert result.err.count("\n") == 1
+
+
+async def test_client_reads_a_pipe(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        target = ("--server", server.address("clients"))
+        lines = "echo -- one\n\n# nothing\nhelp\necho -- two"
+        result = await gatesvr(tmp_path, "client", *target, stdin=lines)
+        assert result.code == 0
+        assert result.out.startswith("200\none\n")
+        assert result.out.endswith("200\ntwo\n")
+        result = await gatesvr(tmp_path, "client", *target, stdin="echo nonsense\necho -- on\n")
+        assert result.code == 1
+        assert "nonsense" in result.out
+        assert result.out.endswith("200\non\n")
+
+
+async def test_busy_ports_are_one_line(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        free = "127.0.0.1:0"
+        for flags, field in (
+            (("--bind", server.address("clients"), "--grpc-bind", free), "transport.bind"),
+            (("--bind", free, "--grpc-bind", server.address("push")), "push.bind"),
+        ):
+            result = await gatesvr(tmp_path, "serve", "--demo", *flags)
+            assert result.code == 2
+            assert result.err.startswith(f"gatesvr: {field}: ")
+            assert result.err.count("\n") == 1
+            assert flags[flags.index(free) ^ 2] in result.err
+
+
+async def test_no_gateway_is_one_line(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        address = server.address("clients")
+    result = await gatesvr(tmp_path, "call", "echo", "--server", address, "--timeout", "1s")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("gatesvr: ")
+    assert result.err.count("\n") == 1
+
+
+async def test_own_certificate(tmp_path: Path) -> None:
+    cert, key = str(tmp_path / "c.pem"), str(tmp_path / "k.pem")
+    assert (await gatesvr(tmp_path, "gencert", "--cert", cert, "--key", key)).code == 0
+    flags = ("--cert", cert, "--key", key)
+    async with serving(tmp_path, "serve", "--demo", *flags, *FREE_PORTS) as server:
+        assert server.call[-2:] == ["--ca", cert]
+        for client in ("aioquic", "qh3"):
+            result = await gatesvr(tmp_path, *server.call, "--transport", client)
+            assert (result.code, result.out) == (0, "hello\n")
+            call = [*server.call[:-2], "--transport", client]
+            result = await gatesvr(tmp_path, *call, "--insecure")
+            assert result.code == 0
+            result = await gatesvr(tmp_path, *call)
+            assert result.code == 1
+            assert "certificate" in result.err
+
+
+async def test_services_of_their_own_process(tmp_path: Path) -> None:
+    async with serving(
+        tmp_path, "upstream", "all", "--bind", "127.0.0.1:0", until="zone"
+    ) as upstreams:
+        flags = []
+        for name in ("hello", "business", "zone"):
+            flags += ["--upstream", f"{name}={upstreams.address(name)}"]
+        async with serving(tmp_path, "serve", *flags, *FREE_PORTS) as server:
+            result = await gatesvr(tmp_path, *server.call)
+            assert (result.code, result.out) == (0, "hello\n")
+        assert (await upstreams.stop()).code == 0
+
+
+async def test_stats_and_sigterm(tmp_path: Path) -> None:
+    flags = ("--stats", "50ms", "--loop", "asyncio")
+    async with serving(tmp_path, "serve", "--demo", *flags, *FREE_PORTS) as server:
+        assert "asyncio loop" in server.banner
+        assert (await gatesvr(tmp_path, *server.call)).code == 0
+        assert "upstream.calls=2" in await server.read_until("session.logins=1")
+        assert (await server.stop(signal.SIGTERM)).code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        # A request that runs keeps an orderly stop waiting for it.
+        call = await start(tmp_path, "client", "--server", server.address("clients"))
+        try:
+            assert call.stdin is not None
+            assert call.stdout is not None
+            call.stdin.write(b"echo -- in\nslow ms=20000\n")
+            await call.stdin.drain()
+            assert await call.stdout.readline() == b"200\n"
+            server.process.send_signal(number)
+            assert server.process.stderr is not None
+            while b"stopping" not in await server.process.stderr.readline():
+                pass
+            server.process.send_signal(number)
+            assert (await server.stop(0)).code == 1
+        finally:
+            call.kill()
+            await call.communicate()
