@@ -1,0 +1,341 @@
+"""Session: what a seq_id is, room, answers and their limits, pushes, acks."""
+
+from __future__ import annotations
+
+import pytest
+
+from gatesvr._core.queue import BULK
+from gatesvr._pb import message_pb2 as pb
+from gatesvr._pb import upstream_pb2 as upb
+from gatesvr.errors import ProtocolError
+from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
+from gatesvr.session.session import Verdict, normalize_zone
+
+from .rig import CUT, Sessions, answer_body, business, notify, pushes, sent_data
+
+
+@pytest.mark.parametrize(
+    ("seq", "verdict"),
+    [(0, "GAP"), (1, "DUPLICATE"), (3, "DUPLICATE"), (4, "NEXT"), (5, "GAP"), (2**60, "GAP")],
+)
+def test_a_seq_is_the_next_a_duplicate_or_a_gap(seq, verdict):
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    sessions.ask(session)
+    sessions.ask(session)
+    assert session.check(seq) is Verdict[verdict]
+    assert sessions.counters["duplicates"] == (verdict == "DUPLICATE")
+    assert sessions.counters["gaps"] == (verdict == "GAP")
+    assert session.max_client_seq == 3
+
+
+def test_seqs_end_below_2_to_the_53():
+    session, _, _ = Sessions().start()
+    session.max_client_seq = MAX_CLIENT_SEQ
+    assert session.check(MAX_CLIENT_SEQ + 1) is Verdict.GAP
+
+
+def test_a_base_client_sets_the_counter_and_its_duplicates_are_errors():
+    sessions = Sessions()
+    session, _, response = sessions.start(protocol=0)
+    assert response.protocol == response.capabilities == 0
+    assert session.check(0) is Verdict.GAP
+    assert session.check(41) is Verdict.NEXT
+    session.accept(business(41), "completion", 0.0)
+    assert session.check(41) is Verdict.GAP
+    assert session.check(7) is Verdict.GAP
+    assert session.check(42) is Verdict.NEXT
+    assert sessions.counters["duplicates"] == 2
+    assert not session.queue.can_skip
+
+
+def test_room_ends_at_max_in_flight_and_comes_back_with_a_wake():
+    sessions = Sessions(max_in_flight=2)
+    session, link, _ = sessions.login()
+    sessions.ask(session)
+    assert session.has_room()
+    sessions.ask(session)
+    assert session.in_flight == session.queue.reserved == 2
+    link.wakes = 0
+    session.answer(2, answer_body(2))
+    assert link.wakes == 0
+    sessions.ask(session)
+    assert not session.has_room()
+    session.answer(3, answer_body(3))
+    assert link.wakes == 1
+    assert session.has_room()
+
+
+def test_room_ends_at_the_unacked_answers_but_not_at_notifies():
+    sessions = Sessions(max_queue_size=4)
+    session, _, _ = sessions.login()
+    assert session.push(notify(b""), now=0.0).is_ok
+    assert session.push(notify(b""), now=0.0).is_ok
+    for _ in range(4):
+        assert session.has_room()
+        seq = sessions.ask(session)
+        session.answer(seq, answer_body(seq))
+    assert not session.has_room()
+    assert session.push(notify(b""), now=0.0).error_code == "BUSY"
+    sessions.feed(session)
+    session.ack(4, 0.0)
+    assert session.has_room()
+
+
+def test_a_request_ends_once():
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    seq = sessions.ask(session)
+    assert not session.answer(seq + 1, answer_body(seq + 1))
+    assert session.fail(seq, 504, "late", outcome=Outcome.UNKNOWN, detail="9")
+    assert not session.answer(seq, answer_body(seq))
+    assert session.in_flight == session.queue.reserved == 0
+    session.sender.feed(0.0)
+    (push,) = pushes(session.link.take())
+    assert (push.msg_id, push.seq_id, push.client_seq_id, push.type) == (2, 2, 2, 4)
+    error = pb.ErrorMessage.FromString(push.payload)
+    assert (error.error_code, error.error_message, error.detail) == (504, "late", "9")
+
+
+def test_a_closed_session_takes_no_answer():
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    seq = sessions.ask(session)
+    sessions.manager.close(session, 0, "", 0.0)
+    assert not session.is_valid
+    assert not session.answer(seq, answer_body(seq))
+    assert not session.fail(seq, 504, "late")
+
+
+def test_request_order_is_the_order_of_asking():
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    a, b, c = (sessions.ask(session, "request") for _ in range(3))
+    d = sessions.ask(session)
+    session.answer(c, answer_body(c, b"c"))
+    session.answer(d, answer_body(d, b"d"))
+    session.fail(b, 504, "late")
+    session.push(notify(b"push"), now=0.0)
+    assert sessions.feed(session) == [b"d", b"push"]
+    session.answer(a, answer_body(a, b"a"))
+    assert sessions.feed(session) == [b"a", b"!504", b"c"]
+
+
+def test_an_answer_above_the_clients_limit_becomes_413():
+    sessions = Sessions()
+    session, link, _ = sessions.start(max_message_bytes=1000)
+    sessions.hello(session)
+    link.take()
+    sessions.feed(session)
+    seq = sessions.ask(session)
+    session.bind(notify(b"before"), seq, True, now=0.0)
+    session.answer(seq, answer_body(seq, bytes(1000)), [notify(bytes(1000))], ())
+    session.sender.feed(0.0)
+    before, error = pushes(link.take())
+    assert before.business()[2] == b"before"
+    failed = pb.ErrorMessage.FromString(error.payload)
+    assert (failed.error_code, failed.outcome, error.client_seq_id) == (413, Outcome.DONE, seq)
+    assert sessions.counters["answers_too_large"] == 1
+    assert sessions.counters["notifies_dropped"] == 1
+    seq = sessions.ask(session)
+    session.answer(seq, answer_body(seq, bytes(950)))
+    assert sessions.feed(session) == [bytes(950)]
+
+
+def test_an_answer_past_the_byte_cap_becomes_507_without_its_notifies():
+    sessions = Sessions(max_message_bytes=1 << 10, max_queue_bytes=2 << 10, max_login_bytes=1 << 10)
+    session, _, _ = sessions.login()
+    first, second = sessions.ask(session), sessions.ask(session)
+    session.answer(first, answer_body(first, bytes(900)))
+    session.bind(notify(bytes(300)), second, True, now=0.0)
+    session.answer(second, answer_body(second, bytes(900)), [notify(b"x")], ())
+    session.sender.feed(0.0)
+    _, error = pushes(session.link.take())
+    failed = pb.ErrorMessage.FromString(error.payload)
+    assert (failed.error_code, failed.outcome) == (507, Outcome.DONE)
+    assert sessions.counters["answers_not_kept"] == 1
+    assert sessions.counters["notifies_dropped"] == 2
+    assert session.notifies is None
+
+
+def test_acks_free_the_queue_and_one_too_high_is_a_protocol_error():
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    for _ in range(3):
+        session.push(notify(b""), now=0.0)
+    sessions.feed(session)
+    session.ack(3, 5.0)
+    assert (len(session.queue), session.client_ack_server_seq, session.last_activity) == (1, 3, 5.0)
+    session.ack(2, 6.0)
+    session.ack(0, 6.0)
+    assert session.client_ack_server_seq == 3
+    with pytest.raises(ProtocolError):
+        session.ack(5, 6.0)
+    session.ack(4, 6.0)
+    assert not session.has_unacked
+
+
+# Pushes.
+
+
+def test_a_push_id_is_remembered_for_256_pushes():
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    for number in range(257):
+        assert session.push(notify(b""), now=0.0, push_id=f"p{number}").is_ok
+    assert len(session.queue) == 257
+    assert session.push(notify(b""), now=0.0, push_id="p1").is_ok
+    assert len(session.queue) == 257
+    assert session.push(notify(b""), now=0.0, push_id="p0").is_ok
+    assert len(session.queue) == 258
+    assert sessions.counters["push_repeats"] == 1
+
+
+def test_a_push_that_was_refused_may_come_again():
+    sessions = Sessions(max_queue_size=1)
+    session, _, _ = sessions.login()
+    assert session.push(notify(b""), now=0.0).is_ok
+    assert session.push(notify(b""), now=0.0, push_id="p").error_code == "BUSY"
+    sessions.feed(session)
+    session.ack(2, 0.0)
+    assert session.push(notify(b"x"), now=0.0, push_id="p").is_ok
+    assert sessions.feed(session) == [b"x"]
+
+
+def test_a_push_above_the_clients_limit_is_too_large():
+    sessions = Sessions()
+    session, _, _ = sessions.start(max_message_bytes=100)
+    assert session.push(notify(bytes(100)), now=0.0).error_code == "TOO_LARGE"
+    assert sessions.counters["pushes_too_large"] == 1
+
+
+def test_places_of_answers_to_come_are_kept_free():
+    sessions = Sessions(max_queue_size=4)
+    session, _, _ = sessions.login()
+    sessions.ask(session)
+    sessions.ask(session)
+    results = [session.push(notify(b""), now=0.0).error_code for _ in range(3)]
+    assert results == ["", "", "BUSY"]
+
+
+def test_a_suspended_full_queue_drops_its_oldest_notifies():
+    sessions = Sessions(max_queue_size=3)
+    session, link, _ = sessions.login()
+    seq = sessions.ask(session)
+    session.answer(seq, answer_body(seq, b"kept"))
+    sessions.manager.detach(session, link, CUT, 0.0)
+    for number in range(5):
+        assert session.push(notify(b"%d" % number), now=0.0).is_ok
+    session.attach(link, 0.0)
+    assert sessions.feed(session) == [b"kept", b"~", b"3", b"4"]
+    assert sessions.counters["notifies_dropped"] == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "is_valid"), [("refuse", "BUSY", True), ("close", "NOT_FOUND", False)]
+)
+def test_a_suspended_full_queue_may_refuse_or_close(policy, code, is_valid):
+    sessions = Sessions(max_queue_size=1, when_full=policy)
+    session, link, _ = sessions.login()
+    sessions.manager.detach(session, link, CUT, 0.0)
+    assert session.push(notify(b""), now=0.0).is_ok
+    assert session.push(notify(b""), now=0.0).error_code == code
+    assert session.is_valid is is_valid
+
+
+def test_nothing_is_dropped_for_what_finds_no_room_anyway():
+    sessions = Sessions(max_queue_size=2)
+    session, link, _ = sessions.login()
+    for _ in range(2):
+        seq = sessions.ask(session)
+        session.answer(seq, answer_body(seq))
+    sessions.manager.detach(session, link, CUT, 0.0)
+    result = session.push(notify(b""), now=0.0)
+    assert (result.error_code, result.retry_after_ms) == ("BUSY", 1000)
+
+
+def test_broadcasts_take_a_quarter_of_a_queue_and_drop_nobody():
+    sessions = Sessions(max_queue_size=8)
+    session, link, _ = sessions.login()
+    results = [session.push(notify(b""), now=0.0, flags=BULK).error_code for _ in range(3)]
+    assert results == ["", "", "BUSY"]
+    sessions.manager.detach(session, link, CUT, 0.0)
+    for number in range(8):
+        assert session.push(notify(b"%d" % number), now=0.0).is_ok
+    session.attach(link, 0.0)
+    assert sessions.feed(session) == [b"~"] + [b"%d" % number for number in range(8)]
+    assert session.push(notify(b""), now=0.0, flags=BULK).error_code == "BUSY"
+
+
+def test_notifies_for_a_session_without_login_follow_its_hello():
+    sessions = Sessions()
+    session, _, _ = sessions.start()
+    assert session.push(notify(b"early"), now=0.0).is_ok
+    assert session.push(notify(b"gone"), now=0.0, ttl=1.0).is_ok
+    assert session.push(notify(b"late"), now=0.0, ttl=500.0).is_ok
+    assert len(session.queue) == 0
+    seq = sessions.ask(session)
+    session.bind(notify(b"bound"), seq, False, now=0.0)
+    session.fail(seq, 401, "no")
+    assert sessions.feed(session) == [b"!401", b"bound"]
+    sessions.hello(session)
+    session.push(notify(b"then"), now=sessions.now)
+    assert sessions.feed(session) == [b"welcome", b"early", b"late", b"then"]
+    assert sessions.counters["pushes_held"] == 3
+    assert sessions.counters["notifies_expired"] == 1
+
+
+def test_notifies_for_a_session_without_login_are_bounded():
+    session, _, _ = Sessions().start()
+    results = [session.push(notify(b""), now=0.0).error_code for _ in range(65)]
+    assert results == [""] * 64 + ["BUSY"]
+    session, _, _ = Sessions().start()
+    results = [session.push(notify(bytes(30_000)), now=0.0).error_code for _ in range(3)]
+    assert results == ["", "", "BUSY"]
+
+
+# What it tells of itself.
+
+
+def test_peer_info_follows_zone_generation_and_address():
+    sessions = Sessions()
+    session, link, _ = sessions.login(client_id="phone")
+    info = upb.PeerInfo.FromString(session.peer_info)
+    assert (info.ip, info.port, info.client_id) == ("192.0.2.1", 50_000, "phone")
+    assert (info.zone, info.generation) == ("001", 1)
+    assert session.peer_info is session.peer_info
+    other = sessions.link("192.0.2.9")
+    session.generation = 2
+    session.attach(other, 0.0)
+    info = upb.PeerInfo.FromString(session.peer_info)
+    assert (info.ip, info.generation) == ("192.0.2.9", 2)
+    session.set_zone("17")
+    assert upb.PeerInfo.FromString(session.peer_info).zone == "017"
+    assert link.closed is None
+
+
+def test_info_has_every_field():
+    sessions = Sessions()
+    session, _, _ = sessions.login(client_id="phone")
+    sessions.ask(session)
+    session.push(notify(b"abc"), now=sessions.now)
+    info = session.info(sessions.now + 2, 10_000)
+    assert info.found
+    assert (info.openid, info.client_id, info.zone) == ("alice", "phone", "001")
+    assert (info.state, info.connection) == ("Normal", "192.0.2.1:50000")
+    assert (info.next_server_seq, info.max_client_seq, info.client_ack_server_seq) == (3, 2, 1)
+    assert (info.create_time_ms, info.last_activity_ms) == (8_000, 8_000)
+    assert (info.generation, info.in_flight, info.protocol) == (1, 1, 1)
+    assert (info.max_queue_size, info.queued_messages) == (1024, 1)
+    assert info.queued_bytes == len(notify(b"abc"))
+    sessions.manager.close(session, 0, "", 0.0)
+    info = session.info(sessions.now, 0)
+    assert (info.state, info.stopped, info.connection) == ("Closed", True, "")
+
+
+@pytest.mark.parametrize(
+    ("zone", "normal"),
+    [("", ""), ("1", "001"), ("001", "001"), ("12", "012"), ("east", "east"), ("١", "١")],
+)
+def test_zones_that_are_numbers_have_three_digits(zone, normal):
+    assert normalize_zone(zone) == normal
