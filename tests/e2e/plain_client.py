@@ -29,7 +29,7 @@ from gatesvr._pb import message_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class PlainClient(QuicConnectionProtocol):

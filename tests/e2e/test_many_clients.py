@@ -17,6 +17,8 @@ REQUESTS = 50
 
 
 async def test_two_hundred_clients_leave_nothing_behind(backend: str) -> None:
+    # A traceback for each of a hundred thousand futures takes longer than all the rest.
+    asyncio.get_running_loop().set_debug(False)
     async with plain_upstream() as upstream:
         # All come from one address.
         sets = f"session.max_inited_per_address={CLIENTS}"
