@@ -173,7 +173,8 @@ class ClientHandler:
         elif self._login_deadline is not None and now >= self._login_deadline:
             self._login_deadline = None
             session = self.session
-            if session is not None and session.is_valid and not session.is_logged_in:
+            # The session may have moved to another connection, and live on there.
+            if session is not None and session.link is self._link and not session.is_logged_in:
                 counters.login_timeouts += 1
                 self._is_ended = True
                 self._sessions.close(session, CloseCode.TIMEOUT, "no login", now)

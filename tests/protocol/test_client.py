@@ -444,8 +444,10 @@ def test_a_refusal_for_now_keeps_the_session(code):
 
 @pytest.mark.parametrize(
     ("code", "is_over"),
-    [(0, False), (4408, False), (4409, False), (4413, False), (4503, False), (4601, False)]
-    + [(4400, True), (4401, True), (4403, True), (4410, True), (4411, True)],
+    [
+        *((code, False) for code in (0, 4408, 4409, 4413, 4503, 4601)),
+        *((code, True) for code in (4400, 4401, 4403, 4410, 4411)),
+    ],
 )
 def test_close_codes_say_whether_the_session_is_over(code, is_over):
     protocol = live()

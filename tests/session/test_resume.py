@@ -1,4 +1,4 @@
-"""Resume: tokens, attempts, take-over, refusals, rates, tombstones, base clients (PROTOCOL 4, 9)."""
+"""Resume: tokens, attempts, take-over, refusals, rates, tombstones, base clients."""
 
 from __future__ import annotations
 

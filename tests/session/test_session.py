@@ -11,7 +11,7 @@ from gatesvr.errors import ProtocolError
 from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
 from gatesvr.session.session import Verdict, normalize_zone
 
-from .rig import CUT, Sessions, answer_body, business, notify, pushes, sent_data
+from .rig import CUT, Sessions, answer_body, business, notify, pushes
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_info_has_every_field():
 
 @pytest.mark.parametrize(
     ("zone", "normal"),
-    [("", ""), ("1", "001"), ("001", "001"), ("12", "012"), ("east", "east"), ("١", "١")],
+    [("", ""), ("1", "001"), ("001", "001"), ("12", "012"), ("east", "east"), ("\u0661", "\u0661")],
 )
 def test_zones_that_are_numbers_have_three_digits(zone, normal):
     assert normalize_zone(zone) == normal
