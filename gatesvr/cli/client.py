@@ -16,7 +16,7 @@ from ..errors import NotifyOverflow, RequestFailed
 from ..observe.log import configure
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
-from .terminal import escape_control, prompt, style
+from .terminal import escape_control, style
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -71,20 +71,63 @@ def parse_line(line: str) -> tuple[str, dict[str, str], bytes]:
     return words[0], params, data[:-1].encode() if dashes else b""
 
 
+class _Screen:
+    """Prints answers and notifies in the session's order.
+
+    What one datagram brings wakes the task that waits for the answer and the one that waits for
+    notifies, in whatever order: so a line is printed one loop turn later, sorted by its server seq.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, str]] = []
+        self._is_due = False
+        self._is_prompting = False
+
+    def prompt(self) -> None:
+        """Ask for a line, where a person sits at both ends."""
+        self._is_prompting = sys.stdin.isatty() and sys.stdout.isatty()
+        if self._is_prompting:
+            click.echo("> ", nl=False)
+
+    def end_prompt(self) -> None:
+        """Take note that the line is there."""
+        self._is_prompting = False
+
+    def show(self, server_seq: int, text: str) -> None:
+        """Print text in its place."""
+        self._lines.append((server_seq, text))
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Print what waits."""
+        self._is_due = False
+        lines, self._lines = self._lines, []
+        was_prompting = self._is_prompting and bool(lines)
+        if was_prompting:
+            click.echo("\r", nl=False)
+        for _, text in sorted(lines, key=lambda line: line[0]):
+            click.echo(text)
+        if was_prompting:
+            self.prompt()
+
+
 async def _talk(target: Target, linger: float) -> int:
     is_terminal = sys.stdin.isatty()
     stop = stop_event()
     failed = 0
+    screen = _Screen()
     configure()  # the client's logger tells of lost connections
     async with target.client(reconnect_timeout=_RECONNECT_TIMEOUT_S) as client:
         if is_terminal:
             click.echo(f"logged in to {target.server} as {target.openid}; `help` for help")
-        pushes = asyncio.create_task(_show_pushes(client))
+        pushes = asyncio.create_task(_show_pushes(client, screen))
         lines = _read_lines()
         stopped = asyncio.create_task(stop.wait())
         try:
             while True:
-                prompt("> ")
+                screen.prompt()
                 line = asyncio.create_task(lines.get())
                 done, _ = await asyncio.wait(
                     {line, stopped, pushes}, return_when=asyncio.FIRST_COMPLETED
@@ -94,20 +137,28 @@ async def _talk(target: Target, linger: float) -> int:
                     if pushes in done:
                         await pushes  # the session is over: says why
                     break
+                screen.end_prompt()
                 text = line.result()
                 if text is None or text.strip() in ("quit", "exit"):
                     break
-                failed += not await _do(client, text.strip())
+                doing = asyncio.create_task(_do(client, text.strip(), screen))
+                await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not doing.done():
+                    doing.cancel()
+                    break
+                failed += not doing.result()
+                await asyncio.sleep(0)  # the screen's turn comes before the next prompt
             if not is_terminal and not stop.is_set():
                 await asyncio.wait({stopped, pushes}, timeout=linger)
         finally:
             for task in (pushes, stopped):
                 task.cancel()
             await asyncio.gather(pushes, stopped, return_exceptions=True)
+            screen.flush()
     return 1 if failed and not is_terminal else 0
 
 
-async def _do(client: Client, line: str) -> bool:
+async def _do(client: Client, line: str, screen: _Screen) -> bool:
     """Do what a line says; return whether it worked."""
     if not line or line.startswith("#"):
         return True
@@ -124,18 +175,17 @@ async def _do(client: Client, line: str) -> bool:
     text = f"{style(str(answer.code), fg=color)} {escape_control(answer.message)}".rstrip()
     if answer.data:
         text += f"\n{_readable(answer.data)}"
-    click.echo(text)
+    screen.show(answer.server_seq, text)
     return answer.code == 200
 
 
-async def _show_pushes(client: Client) -> None:
+async def _show_pushes(client: Client, screen: _Screen) -> None:
     while True:
         try:
             async for notify in client:
                 head = style(f"[{escape_control(notify.msg_type)}]", fg="cyan")
-                click.echo(
-                    f"{head} {escape_control(notify.title)} {_readable(notify.data)}".rstrip()
-                )
+                text = f"{head} {escape_control(notify.title)} {_readable(notify.data)}"
+                screen.show(notify.server_seq, text.rstrip())
             return
         except NotifyOverflow as error:
             click.echo(style(str(error), fg="yellow"))

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-__all__ = ["escape_control", "prompt", "show_data", "style"]
+__all__ = ["escape_control", "show_data", "style"]
 
 
 def escape_control(text: str) -> str:
@@ -29,9 +29,3 @@ def style(text: str, *, err: bool = False, **how: object) -> str:
     """Return text styled as click.style() does, or unchanged where no terminal shows it."""
     stream = sys.stderr if err else sys.stdout
     return click.style(text, **how) if stream.isatty() else text  # type: ignore[arg-type]
-
-
-def prompt(text: str) -> None:
-    """Write a prompt where a person sits at both ends."""
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        click.echo(text, nl=False)

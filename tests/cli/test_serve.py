@@ -55,6 +55,15 @@ async def test_client_reads_a_pipe(tmp_path: Path) -> None:
         assert "nonsense" in result.out
         assert result.out.endswith("200\non\n")
 
+        result = await gatesvr(tmp_path, "client", *target, stdin="notify_demo before=2 -- x\n")
+        assert result.out.splitlines() == [
+            "[demo] before before 1",
+            "[demo] before before 2",
+            "200",
+            "x",
+            "[demo] after after 1",
+        ]
+
 
 async def test_busy_ports_are_one_line(tmp_path: Path) -> None:
     async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
