@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import pb as pb
     from .client import Answer as Answer
     from .client import Client as Client
+    from .client import Lost as Lost
     from .client import Notify as Notify
     from .config import Config as Config
     from .errors import CloseCode as CloseCode
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import ConnectionFailed as ConnectionFailed
     from .errors import ErrorCode as ErrorCode
     from .errors import GatesvrError as GatesvrError
+    from .errors import NotifyOverflow as NotifyOverflow
     from .errors import ProtocolError as ProtocolError
     from .errors import QueueFull as QueueFull
     from .errors import RequestFailed as RequestFailed
@@ -43,7 +45,9 @@ _MODULES = {
     "ErrorCode": ".errors",
     "GatesvrError": ".errors",
     "Gateway": ".gateway",
+    "Lost": ".client",
     "Notify": ".client",
+    "NotifyOverflow": ".errors",
     "ProtocolError": ".errors",
     "QueueFull": ".errors",
     "Reply": ".upstream.service",
