@@ -1,7 +1,8 @@
 """QUIC connections: the listener, the client's side, the two backends."""
 
 from .client import ClientConnection, open_connection
-from .connection import Connection, TransportCounters
+from .connection import Connection
+from .counters import TransportCounters
 from .endpoint import Driver
 from .listener import ConnectionListener
 from .quic import backends, pick_backend

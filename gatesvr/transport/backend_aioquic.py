@@ -63,7 +63,12 @@ class AioquicBackend:
         configuration.server_name = server_name
         if tls.is_insecure:
             configuration.verify_mode = ssl.CERT_NONE
-        configuration.cadata = tls.ca_pem
+        if tls.ca_pem:
+            configuration.cadata = tls.ca_pem
+        else:
+            # Without these aioquic takes the roots of the certifi package.
+            system = ssl.get_default_verify_paths()
+            configuration.cafile, configuration.capath = system.cafile, system.capath
         return AioquicConnection(QuicConnection(configuration=configuration))
 
 

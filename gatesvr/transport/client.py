@@ -8,7 +8,8 @@ import socket
 from ..config import TransportConfig
 from ..errors import ConnectionFailed
 from ..protocol.link import Disconnect, HandlerFactory
-from .connection import Connection, TransportCounters
+from .connection import Connection
+from .counters import TransportCounters
 from .endpoint import Driver, Endpoint, open_socket
 from .quic import Address, Datagram, pick_backend
 from .tls import ClientTls, client_tls

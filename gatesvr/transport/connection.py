@@ -15,14 +15,14 @@ import asyncio
 import itertools
 import logging
 import math
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
 from ..protocol.link import ConnectionHandler, Disconnect, HandlerFactory
-from .endpoint import Driver, Endpoint, EndpointCounters, Timer
+from .counters import TransportCounters
+from .endpoint import Driver, Endpoint, Timer
 from .quic import (
     STREAM_ID,
     Address,
@@ -37,7 +37,7 @@ from .quic import (
     StreamReset,
 )
 
-__all__ = ["Connection", "ConnectionOwner", "TransportCounters"]
+__all__ = ["Connection", "ConnectionOwner"]
 
 logger = logging.getLogger("gatesvr.transport")
 
@@ -48,69 +48,6 @@ MAX_FEEDS = 16
 LINGER_PTOS = 3
 
 _numbers = itertools.count(1)
-
-
-@dataclass(slots=True)
-class TransportCounters(EndpointCounters):
-    """What the transport did: the socket's counters and the connections'."""
-
-    connections: int = 0
-    """Gauge: connections whose handshake is complete."""
-    handshakes: int = 0
-    """Gauge: connections whose handshake is not complete."""
-    drained: int = 0
-    """Gauge: closed connections whose ids are still known."""
-    tasks: int = 0
-    """Gauge: connection tasks."""
-    timers: int = 0
-    """Gauge: entries in the timer heap."""
-    accepted: int = 0
-    """Handshakes completed."""
-    handshakes_failed: int = 0
-    """Handshakes that an alert, a close or an idle time-out ended."""
-    handshakes_timed_out: int = 0
-    handshakes_dropped: int = 0
-    """Initials dropped because max_handshakes were under way."""
-    connections_refused: int = 0
-    """Connections closed 4503 because there were max_connections."""
-    connections_dropped: int = 0
-    """Initials dropped because there were 5 % more than max_connections, or at shutdown."""
-    retries_sent: int = 0
-    retries_validated: int = 0
-    """Initials that came back with a good Retry token."""
-    retries_refused: int = 0
-    """Initials with a token that is not ours, too old, or another address's."""
-    versions_negotiated: int = 0
-    datagrams_malformed: int = 0
-    """Datagrams that are no QUIC."""
-    datagrams_unknown: int = 0
-    """Datagrams for no connection that is known here."""
-    initials_undecryptable: int = 0
-    datagrams_after_close: int = 0
-    """Datagrams for a connection that is closed."""
-    streams_refused: int = 0
-    closed_local: int = 0
-    closed_peer: int = 0
-    closed_transport: int = 0
-    """Connections that a QUIC error of either side ended."""
-    closed_idle: int = 0
-    closed_reset: int = 0
-    protocol_errors: int = 0
-    """Connections closed because the handler found a protocol error."""
-    connection_errors: int = 0
-    """Connections closed 4500 by an exception."""
-    lost_errors: int = 0
-    """Exceptions of handlers that were told of an end."""
-    last_pushes: int = 0
-    """Closes with a last push that was acknowledged."""
-    last_pushes_expired: int = 0
-    """Closes with a last push that was not acknowledged in time."""
-    writes_dropped: int = 0
-    """Writes to a stream that the client has not begun, or has stopped."""
-    pings_sent: int = 0
-    address_changes: int = 0
-    path_limits: int = 0
-    """Clients asked to come back because their connection cannot follow them further."""
 
 
 class ConnectionOwner(Protocol):

@@ -16,22 +16,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
-from ..observe.metrics import Counters
+from .counters import EndpointCounters
 from .quic import Address, Datagram
 
-__all__ = [
-    "Driver",
-    "Endpoint",
-    "EndpointCounters",
-    "Flushable",
-    "Timer",
-    "TimerHeap",
-    "open_socket",
-]
+__all__ = ["Driver", "Endpoint", "Flushable", "Timer", "TimerHeap", "open_socket"]
 
 GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
@@ -56,31 +47,6 @@ _SEND_LOST = {
     errno.ECONNREFUSED,
     errno.EAFNOSUPPORT,
 }
-
-
-@dataclass(slots=True)
-class EndpointCounters(Counters):
-    """What a socket did."""
-
-    datagrams_received: int = 0
-    bytes_received: int = 0
-    datagrams_sent: int = 0
-    bytes_sent: int = 0
-    read_wakeups: int = 0
-    receive_errors: int = 0
-    """Errors of the network reported by a read, for example that a port is closed."""
-    send_errors: int = 0
-    """Datagrams that the system refused to send."""
-    send_blocked: int = 0
-    """Times that the socket took no more."""
-    send_dropped: int = 0
-    """Datagrams dropped because the backlog was full."""
-    send_backlog: int = 0
-    """Gauge: datagrams waiting for the socket."""
-    receive_buffer_bytes: int = 0
-    """Gauge: SO_RCVBUF as the system granted it."""
-    send_buffer_bytes: int = 0
-    """Gauge: SO_SNDBUF as the system granted it."""
 
 
 class Flushable(Protocol):
@@ -261,7 +227,7 @@ class Endpoint:
         driver: Its loop's driver.
         sock: A bound or connected non-blocking UDP socket; the endpoint owns it.
         receiver: Called with each batch of datagrams and the time.
-        on_error: Called with errors of the network that a read reports, where they matter.
+        on_error: Called with errors of the network that a read or a write reports.
         counters: Where to count, for an owner that counts more in the same place.
     """
 
@@ -350,6 +316,8 @@ class Endpoint:
                 if error.errno not in _SEND_LOST:
                     raise
                 counters.send_errors += 1
+                if self._on_error is not None:
+                    self._on_error(error)
             done += 1
         return done
 

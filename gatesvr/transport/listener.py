@@ -25,7 +25,8 @@ from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
 from ..observe.log import keys
 from ..protocol.link import Disconnect, HandlerFactory
-from .connection import Connection, TransportCounters
+from .connection import Connection
+from .counters import TransportCounters
 from .endpoint import Driver, Endpoint, Timer, open_socket
 from .quic import (
     CONNECTION_ID_LENGTH,

@@ -11,7 +11,6 @@ import datetime
 import fcntl
 import ipaddress
 import os
-import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class ClientTls:
     """What a client accepts as the server's certificate.
 
     Attributes:
-        ca_pem: Certificates to trust, PEM: roots, or one self-signed leaf.
+        ca_pem: Certificates to trust, PEM: roots, or one self-signed leaf; empty for the system's.
         is_insecure: Accept any certificate.
         source: Where ca_pem came from, for messages.
     """
@@ -111,7 +110,7 @@ def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
     path = development_path()
     if is_loopback(host) and path.exists():
         return ClientTls(_certificates_of(_read(str(path), "ca"), str(path)), source=str(path))
-    return ClientTls(_system_cas(), source="the system's CAs")
+    return ClientTls(source="the system's CAs")
 
 
 def is_loopback(host: str) -> bool:
@@ -284,11 +283,3 @@ def _check_pair(cert_pem: bytes, key_pem: bytes, cert: str, key: str) -> ServerT
         serialization.NoEncryption(),
     )
     return ServerTls(chain, plain, cert)
-
-
-def _system_cas() -> bytes:
-    """Return the system's CA certificates, PEM; empty where it has none."""
-    context = ssl.create_default_context()
-    return "".join(
-        ssl.DER_cert_to_PEM_cert(der) for der in context.get_ca_certs(binary_form=True)
-    ).encode()

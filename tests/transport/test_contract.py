@@ -92,9 +92,7 @@ async def test_the_client_closes(client: str, server: str) -> None:
         await connection.wait_ended()
 
 
-async def test_the_server_closes_and_what_was_written_is_not_lost(
-    client: str, server: str
-) -> None:
+async def test_the_server_closes_and_what_was_written_is_not_lost(client: str, server: str) -> None:
     async with serving(server, Recorder) as gateway:
         handler, _ = await gateway.connect(client)
         handler.send(b"hello")

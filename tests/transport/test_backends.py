@@ -1,0 +1,305 @@
+"""The two backends without sockets: one behaviour, and the private parts that it rests on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import random
+from importlib.metadata import version
+
+import pytest
+from aioquic.quic import connection as aio
+from aioquic.quic import stream as aiostream
+from qh3._hazmat import QuicConnectionCore
+from qh3.quic import connection as qh3connection
+from qh3.quic import tls_bridge as qh3bridge
+
+from gatesvr.errors import ConfigError
+from gatesvr.protocol.link import Disconnect
+from gatesvr.transport.quic import (
+    Closed,
+    HandshakeCompleted,
+    QuicEvent,
+    StreamData,
+    backends,
+    pick_backend,
+)
+
+from .harness import BACKENDS, PAIRS, Pair
+
+
+def stream_bytes(events: list[QuicEvent]) -> bytes:
+    return b"".join(e.data for e in events if isinstance(e, StreamData))
+
+
+def ends(events: list[QuicEvent]) -> list[Disconnect]:
+    return [e.how for e in events if isinstance(e, Closed)]
+
+
+def connected(client: str, server: str, *, idle_timeout: float = 10.0) -> Pair:
+    pair = Pair(client, server, idle_timeout=idle_timeout)
+    # Without a listener there is no Retry: qh3 needs a probe after a time-out or two for aioquic.
+    pair.run(1.5 if (client, server) == ("aioquic", "qh3") else 0.1)
+    pair.client.send_stream_data(b"hello")
+    pair.run(0.1)
+    assert HandshakeCompleted() in pair.client_events
+    assert HandshakeCompleted() in pair.server_events
+    assert stream_bytes(pair.server_events) == b"hello"
+    pair.client_events.clear()
+    pair.server_events.clear()
+    return pair
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_unsent_bytes_and_acknowledgement(client: str, server: str) -> None:
+    pair = connected(client, server)
+    for near, far in ((pair.client, pair.server), (pair.server, pair.client)):
+        assert near.is_stream_open()
+        assert near.unsent_bytes() == 0
+        assert near.is_acknowledged()
+        near.send_stream_data(bytes(60_000))
+        near.send_stream_data(bytes(40_000))
+        assert near.unsent_bytes() == 100_000
+        sent = near.datagrams_to_send(pair.now)
+        assert sent
+        # The congestion window holds the rest back; what is in flight is not unsent any more.
+        assert 100_000 - sum(len(d) for d, _ in sent) <= near.unsent_bytes() < 100_000
+        assert not near.is_acknowledged()
+        address = pair.client_address if near is pair.client else pair.SERVER
+        for data, _ in sent:
+            far.receive_datagram(data, address, pair.now)
+        pair.run(1.0)
+        assert near.unsent_bytes() == 0
+        assert near.is_acknowledged()
+    assert len(stream_bytes(pair.server_events)) == 100_000
+    assert len(stream_bytes(pair.client_events)) == 100_000
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_fin_is_acknowledged(client: str, server: str) -> None:
+    pair = connected(client, server)
+    pair.server.send_stream_data(b"last", end=True)
+    assert not pair.server.is_acknowledged()
+    pair.run(0.1)
+    assert pair.client_events == [StreamData(0, b"last", True)]
+    assert pair.server.is_acknowledged()
+    assert not pair.server.is_stream_open()
+    assert pair.server.unsent_bytes() == 0
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_ack_mark_moves_with_acknowledgements_alone(client: str, server: str) -> None:
+    pair = connected(client, server)
+    pair.run(1.0)
+    mark = pair.server.ack_mark()
+    for _ in range(3):
+        pair.client.ping()
+        pair.run(0.5)
+    assert pair.server.ack_mark() == mark
+    pair.server.send_stream_data(b"x")
+    pair.run(0.5)
+    assert pair.server.ack_mark() != mark
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_a_close_is_told_with_the_datagram_that_brings_it(client: str, server: str) -> None:
+    pair = connected(client, server)
+    pair.client.close(4408, "ümlaut")
+    pair.run()
+    assert ends(pair.server_events) == [Disconnect("peer", 4408, "ümlaut")]
+    assert pair.server.datagrams_to_send(pair.now) == []
+    pair.run(5.0)
+    assert len(ends(pair.server_events)) == 1
+    assert ends(pair.client_events) == []  # who closes needs no telling
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_code_zero_is_a_close_of_the_application(client: str, server: str) -> None:
+    pair = connected(client, server)
+    pair.server.close(0, "")
+    pair.run()
+    assert ends(pair.client_events) == [Disconnect("peer", 0, "")]
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_a_transport_close(client: str, server: str) -> None:
+    pair = connected(client, server)
+    pair.client._quic.close(7, 6, "broken")  # type: ignore[attr-defined]
+    pair.run()
+    assert ends(pair.server_events) == [Disconnect("peer_transport", 7, "broken")]
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_idle(client: str, server: str) -> None:
+    pair = connected(client, server, idle_timeout=3.0)
+    assert pair.server.idle_timeout() == pytest.approx(3.0)
+    assert pair.client.idle_timeout() == pytest.approx(3.0)
+    pair.run(10.0)
+    assert ends(pair.server_events) == [Disconnect("idle")]
+    assert ends(pair.client_events) == [Disconnect("idle")]
+
+
+@pytest.mark.parametrize("server", BACKENDS)
+def test_a_broken_rule_closes_with_its_code(server: str) -> None:
+    pair = connected("aioquic", server)
+    quic = pair.client._quic  # type: ignore[attr-defined]
+    quic._retire_connection_ids.append(99)
+    pair.run()
+    protocol_violation = 10
+    (how,) = ends(pair.server_events)
+    assert (how.kind, how.code) == ("local", protocol_violation)
+    (how,) = ends(pair.client_events)
+    assert (how.kind, how.code) == ("peer_transport", protocol_violation)
+
+
+@pytest.mark.parametrize("server", BACKENDS)
+def test_qh3_tells_a_stateless_reset_from_a_close(server: str) -> None:
+    pair = connected("qh3", server)
+    quic = pair.server._quic  # type: ignore[attr-defined]
+    token = (
+        quic._host_cids[0].stateless_reset_token
+        if server == "aioquic"
+        else quic._tls.stateless_reset_token
+    )
+    reset = b"\x41" + random.Random(1).randbytes(40) + token
+    pair.client.receive_datagram(reset, pair.SERVER, pair.now)
+    pair.run()
+    assert [how.kind for how in ends(pair.client_events)] == ["reset"]
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_mutated_datagrams_raise_nothing(client: str, server: str) -> None:
+    rng = random.Random(8453)
+    pair = connected(client, server)
+    for _ in range(300):
+        pair.client.send_stream_data(rng.randbytes(50))
+        for data, _ in pair.client.datagrams_to_send(pair.now):
+            mutated = bytearray(data)
+            for _ in range(rng.randrange(1, 4)):
+                mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
+            cut = bytes(mutated[: rng.randrange(1, len(mutated) + 1)])
+            pair.server.receive_datagram(cut, pair.client_address, pair.now)
+            pair.server.receive_datagram(data, pair.client_address, pair.now)
+        pair.run(0.05)
+    assert ends(pair.server_events) == []
+    assert len(stream_bytes(pair.server_events)) == 300 * 50
+
+
+def test_qh3_keeps_what_it_built_before_the_budget_ended() -> None:
+    pair = connected("qh3", "qh3")
+    pair.server.send_stream_data(bytes(50_000))
+    pair.client.send_stream_data(b"from elsewhere")
+    elsewhere = ("127.0.0.1", 40002)
+    for data, _ in pair.client.datagrams_to_send(pair.now):
+        pair.server.receive_datagram(data, elsewhere, pair.now)
+    assert pair.server.datagrams_to_send(pair.now)  # and no exception
+    pair.client_address = elsewhere
+    pair.run(2.0)
+    assert len(stream_bytes(pair.client_events)) == 50_000
+    assert pair.server.peer_address() == elsewhere
+    assert not pair.server.is_path_limit_near()
+
+
+def test_backends_by_name() -> None:
+    assert backends() == ["qh3", "aioquic"]
+    assert pick_backend("auto").name == "qh3"
+    assert pick_backend("aioquic").name == "aioquic"
+    with pytest.raises(ConfigError, match=r"transport\.backend: 'quiche' is no backend"):
+        pick_backend("quiche")
+
+
+def test_qh3_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert pick_backend("auto").name == "aioquic"
+    with pytest.raises(ConfigError, match=r"gatesvr\[fast\]"):
+        pick_backend("qh3")
+
+
+# What the adapters read of the libraries' private parts. A new release that changes one of these
+# has to be read before it is allowed.
+
+AIOQUIC_ATTRIBUTES = (
+    "_close_event",
+    "_is_client",
+    "_loss",
+    "_remote_max_idle_timeout",
+    "_state",
+    "_streams",
+)
+AIOQUIC_SENDER = (
+    "_buffer_fin",
+    "_buffer_start",
+    "_buffer_stop",
+    "_reset_error_code",
+    "highest_offset",
+    "is_finished",
+)
+QH3_ATTRIBUTES = (
+    "_applied_transport_parameters",
+    "_core",
+    "_created_local_stream_ids",
+    "_handshake_complete",
+    "_handshake_confirmed",
+    "_is_client",
+    "_peer_token",
+    "_remote_addr",
+    "_tls",
+)
+QH3_CORE = (
+    "active_path",
+    "bytes_in_flight",
+    "close",
+    "get_send_buffer_size",
+    "get_timer",
+    "has_events",
+    "handshake_confirmed",
+    "next_event",
+    "poll_transmit",
+    "receive_many_datagrams",
+    "received_authenticated_packet",
+    "reset_stream",
+    "send_ping",
+    "send_stream",
+    "smoothed_rtt",
+    "stop_sending",
+    "version",
+)
+SOURCES = {
+    aio.QuicConnection._handle_connection_close_frame: "66f05d8258d1",
+    aio.QuicConnection.handle_timer: "8ebd76a179bf",
+    aio.QuicConnection._stream_is_discarded: "d4812b696802",
+    aiostream.QuicStreamSender.get_frame: "c9d68a424b94",
+    aiostream.QuicStreamSender.write: "77d188425093",
+    aiostream.QuicStreamSender.on_data_delivery: "675e1c2812ea",
+    qh3connection.QuicConnection._drain_core: "f96968918e83",
+    qh3connection.QuicConnection._drain_tls: "682ffc60e1d6",
+    qh3connection.QuicConnection.receive_datagram: "0c890ef019b2",
+    qh3connection.QuicConnection.datagrams_to_send: "e4e01b99afcb",
+    qh3connection.QuicConnection.send_stream_data: "05b8862775d1",
+    qh3connection.QuicConnection._stream_can_send: "6a5ce7b0f887",
+    qh3bridge.QuicTlsBridge.receive_crypto: "219aedab09b1",
+}
+
+
+def test_private_parts_are_what_they_were() -> None:
+    pair = connected("aioquic", "aioquic")
+    quic = pair.server._quic  # type: ignore[attr-defined]
+    assert [a for a in AIOQUIC_ATTRIBUTES if not hasattr(quic, a)] == []
+    assert [a for a in AIOQUIC_SENDER if not hasattr(quic._streams[0].sender, a)] == []
+    assert hasattr(quic._loss.spaces[-1], "largest_acked_packet")
+    assert quic._loss.get_probe_timeout() > 0
+    pair = connected("qh3", "qh3")
+    quic = pair.server._quic  # type: ignore[attr-defined]
+    assert [a for a in QH3_ATTRIBUTES if not hasattr(quic, a)] == []
+    assert [a for a in QH3_CORE if not hasattr(QuicConnectionCore, a)] == []
+    changed = {
+        method.__qualname__: found
+        for method, known in SOURCES.items()
+        if (found := _digest(method)) != known
+    }
+    assert changed == {}, f"aioquic {version('aioquic')}, qh3 {version('qh3')}"
+
+
+def _digest(method: object) -> str:
+    source = inspect.getsource(method)  # type: ignore[arg-type]
+    return hashlib.sha256(source.encode()).hexdigest()[:12]

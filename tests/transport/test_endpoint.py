@@ -1,0 +1,184 @@
+"""Timers, and a socket that takes no more."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from typing import TYPE_CHECKING
+
+from gatesvr.transport.endpoint import (
+    GRANULARITY,
+    MAX_BACKLOG,
+    Driver,
+    Endpoint,
+    Timer,
+    TimerHeap,
+    open_socket,
+)
+
+if TYPE_CHECKING:
+    from gatesvr.transport.quic import Datagram
+
+
+def test_timers_fire_in_time_under_random_changes() -> None:
+    rng = random.Random(8453)
+    heap = TimerHeap()
+    now = 0.0
+    wanted: dict[int, float] = {}
+    timers: dict[int, Timer] = {}
+    fired: list[int] = []
+
+    def make(name: int) -> Timer:
+        return Timer(lambda _: fired.append(name))
+
+    for step in range(20_000):
+        name = rng.randrange(40)
+        action = rng.random()
+        if action < 0.6:
+            if name not in timers:
+                timers[name] = make(name)
+            wanted[name] = now + rng.choice((0.001, 0.02, 0.3, 60.0)) * rng.random()
+            heap.schedule(timers[name], wanted[name])
+        elif action < 0.63 and name in timers:
+            heap.cancel(timers.pop(name))
+            wanted.pop(name, None)
+        else:
+            now += rng.random() * 0.01
+            fired.clear()
+            heap.run(now)
+            late = {n for n, when in wanted.items() if when + GRANULARITY < now}
+            assert late <= set(fired), step
+            assert len(fired) == len(set(fired))
+            for name in fired:  # what an owner does: look, and schedule again
+                if wanted.get(name, now + 1) <= now + GRANULARITY:
+                    del wanted[name]
+                elif name in wanted:
+                    heap.schedule(timers[name], wanted[name])
+        due = heap.get_timer()
+        if wanted:
+            assert due is not None
+            assert due <= min(wanted.values()) + GRANULARITY
+    for timer in timers.values():
+        heap.cancel(timer)
+    assert len(heap) == 0
+    assert heap.get_timer() is None
+
+
+def test_a_deadline_that_only_moves_later_costs_one_entry() -> None:
+    heap = TimerHeap()
+    timer = Timer(lambda _: None)
+    for step in range(1000):
+        heap.schedule(timer, 60.0 + step)
+    assert len(heap) == 1
+
+
+def test_near_deadlines_before_a_far_one_leave_no_trail() -> None:
+    heap = TimerHeap()
+    timer = Timer(lambda _: None)
+    for step in range(1000):
+        now = step * 0.03
+        heap.schedule(timer, now + 0.025)
+        heap.schedule(timer, now + 60.0)
+        heap.run(now + 0.026)
+        heap.schedule(timer, now + 60.0)
+        assert len(heap) <= 2
+
+
+def test_cancelled_timers_do_not_pile_up() -> None:
+    heap = TimerHeap()
+    for _ in range(10_000):
+        timer = Timer(lambda _: None)
+        heap.schedule(timer, 60.0)
+        heap.cancel(timer)
+        heap.cancel(timer)
+    assert len(heap) == 0
+    assert len(heap._heap) < 200
+
+
+def test_a_timer_cancelled_by_another_does_not_fire() -> None:
+    heap = TimerHeap()
+    fired: list[str] = []
+    second = Timer(lambda _: fired.append("second"))
+
+    def first(_: float) -> None:
+        fired.append("first")
+        heap.cancel(second)
+
+    heap.schedule(Timer(first), 1.0)
+    heap.schedule(second, 1.5)
+    heap.run(2.0)
+    assert fired == ["first"]
+
+
+class _Narrow(Endpoint):
+    """An endpoint whose socket takes only so many datagrams."""
+
+    takes = 0
+    taken: list[bytes]
+
+    def send_batch(self, datagrams: list[Datagram]) -> int:
+        count = min(self.takes, len(datagrams))
+        self.takes -= count
+        self.taken += [data for data, _ in datagrams[:count]]
+        return count
+
+
+async def test_a_socket_that_takes_no_more() -> None:
+    driver = Driver()
+    sock = open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True)
+    endpoint = _Narrow(driver, sock, lambda batch, now: None)
+    endpoint.taken = []
+    try:
+        endpoint.takes = 10
+        everything = [b"%d" % i for i in range(MAX_BACKLOG + 100)]
+        endpoint.send([(data, ("127.0.0.1", 9)) for data in everything])
+        endpoint.transmit()
+        assert endpoint.counters.send_blocked == 1
+        assert endpoint.counters.send_backlog == MAX_BACKLOG
+        assert endpoint.counters.send_dropped == 90
+        endpoint.send([(b"later", ("127.0.0.1", 9))])
+        endpoint.transmit()
+        assert endpoint.counters.send_dropped == 91
+        endpoint.takes = MAX_BACKLOG
+        async with asyncio.timeout(20):
+            while endpoint.counters.send_backlog:
+                await asyncio.sleep(0)
+        assert endpoint.taken == everything[: MAX_BACKLOG + 10]
+        endpoint.takes = 1
+        endpoint.send([(b"flows again", ("127.0.0.1", 9))])
+        endpoint.transmit()
+        assert endpoint.taken[-1] == b"flows again"
+    finally:
+        endpoint.close()
+        driver.close()
+
+
+async def test_an_error_of_one_datagram_does_not_stop_the_rest() -> None:
+    driver = Driver()
+    got: list[bytes] = []
+    reader = Endpoint(
+        driver,
+        open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True),
+        lambda batch, now: got.extend(data for data, _ in batch),
+    )
+    writer = Endpoint(
+        driver,
+        open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True),
+        lambda batch, now: None,
+    )
+    try:
+        writer.send(
+            [(b"a", reader.address), (bytes(70_000), reader.address), (b"b", reader.address)]
+        )
+        async with asyncio.timeout(20):
+            while got != [b"a", b"b"]:
+                await asyncio.sleep(0.001)
+        assert writer.counters.send_errors == 1
+        assert writer.counters.datagrams_sent == 2
+        assert reader.counters.receive_buffer_bytes > 0
+    finally:
+        reader.close()
+        writer.close()
+        writer.close()
+        driver.close()

@@ -1,0 +1,251 @@
+"""Certificates: the development one, files that cannot be used, what a client accepts."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gatesvr.config import TransportConfig
+from gatesvr.errors import ConfigError, ConnectionFailed
+from gatesvr.transport import tls
+from gatesvr.transport.client import open_connection
+from gatesvr.transport.listener import ConnectionListener
+from gatesvr.transport.quic import pick_backend
+from gatesvr.transport.tls import (
+    ClientTls,
+    client_tls,
+    development_path,
+    generate_certificate,
+    is_loopback,
+    load_server_tls,
+)
+
+from .harness import BACKENDS, PAIRS, Recorder, serving
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_development_certificate(home: Path) -> None:
+    made = load_server_tls()
+    assert made.is_development
+    assert made.path == str(home / "gatesvr" / "development.pem")
+    assert stat.S_IMODE(os.stat(made.path).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(home / "gatesvr").st_mode) == 0o700
+    assert load_server_tls() == made
+    assert sorted(p.name for p in (home / "gatesvr").iterdir()) == [
+        "development.lock",
+        "development.pem",
+    ]
+    leaf = x509.load_pem_x509_certificate(made.cert_pem)
+    assert isinstance(leaf.public_key(), ec.EllipticCurvePublicKey)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    with pytest.raises(x509.ExtensionNotFound):
+        leaf.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert leaf.not_valid_after_utc - datetime.datetime.now(datetime.UTC) > datetime.timedelta(90)
+    assert b"PRIVATE" not in made.cert_pem
+    assert b"PRIVATE" not in client_tls("localhost").ca_pem
+    assert "PRIVATE" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        b"",
+        b"rubbish",
+        b"".join(generate_certificate(days=20)),
+        b"".join(generate_certificate(["localhost"])),
+        generate_certificate()[0] + generate_certificate()[1],
+        generate_certificate()[0],
+    ],
+    ids=["empty", "rubbish", "near its end", "other names", "another's key", "no key"],
+)
+def test_the_development_certificate_is_renewed(home: Path, old: bytes) -> None:
+    path = development_path()
+    path.parent.mkdir()
+    path.write_bytes(old)
+    made = load_server_tls()
+    assert old not in (path.read_bytes(), made.cert_pem + made.key_pem)
+    assert load_server_tls() == made
+
+
+def test_a_state_folder_that_cannot_be_used(home: Path) -> None:
+    (home / "gatesvr").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"development\.pem: transport\.cert: cannot keep"):
+        load_server_tls()
+
+
+def test_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = tmp_path / ".local" / "state" / "gatesvr" / "development.pem"
+    for relative in ("", "relative/path"):
+        monkeypatch.setenv("XDG_STATE_HOME", relative)
+        assert development_path() == expected
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    cert, key = generate_certificate()
+    _, other_key = generate_certificate()
+    private = serialization.load_pem_private_key(key, None)
+    encrypted = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    expired, expired_key = _expired()
+    files = {
+        "cert": cert,
+        "key": key,
+        "other": other_key,
+        "encrypted": encrypted,
+        "rubbish": b"rubbish",
+        "expired": expired,
+        "expired_key": expired_key,
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+
+    def refused(cert: str, key: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load_server_tls(str(tmp_path / cert), str(tmp_path / key))
+        return str(caught.value)
+
+    assert refused("none", "key") == f"{tmp_path}/none: transport.cert: No such file or directory"
+    assert refused("cert", "none") == f"{tmp_path}/none: transport.key: No such file or directory"
+    assert f"{tmp_path}/rubbish: transport.cert: no usable certificate" in refused("rubbish", "key")
+    assert f"{tmp_path}/rubbish: transport.key: no usable private key" in refused("cert", "rubbish")
+    assert f"{tmp_path}/other: transport.key: this is not the key" in refused("cert", "other")
+    assert f"{tmp_path}/encrypted: transport.key: the key is encrypted" == refused(
+        "cert", "encrypted"
+    )
+    assert "expired: transport.cert: the certificate expired on" in refused(
+        "expired", "expired_key"
+    )
+
+
+def _expired() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(past)
+        .not_valid_after(past + datetime.timedelta(days=1))
+        .sign(key, tls.hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL]
+)
+async def test_files_of_the_users_own(
+    tmp_path: Path, backend: str, form: serialization.PrivateFormat
+) -> None:
+    cert, key = generate_certificate(["gate.example", "127.0.0.1"])
+    private = serialization.load_pem_private_key(key, None)
+    (tmp_path / "cert.pem").write_bytes(cert)
+    (tmp_path / "key.pem").write_bytes(
+        private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    )
+    files = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
+    async with serving(backend, **files) as gateway:
+        assert not gateway.listener.tls.is_development
+        for client in BACKENDS:
+            trusted = client_tls("127.0.0.1", ca=files["cert"])
+            _, connection = await gateway.connect(client, tls=trusted)
+            await connection.close()
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+async def test_what_a_client_accepts(client: str, server: str) -> None:
+    strange, _ = generate_certificate()
+    async with serving(server) as gateway:
+        with pytest.raises(ConnectionFailed, match=r"certificate of 127\.0\.0\.1 .* not accepted"):
+            await gateway.connect(client, tls=ClientTls(strange, source="strange.pem"))
+        with pytest.raises(ConnectionFailed, match="trusting the system's CAs"):
+            await gateway.connect(client, tls=ClientTls(source="the system's CAs"))
+        counters = gateway.listener.counters
+        await gateway.until(lambda: counters.handshakes_failed == 2)
+        assert counters.connections == 0
+        _, connection = await gateway.connect(client, tls=client_tls("x", insecure=True))
+        await connection.close()
+        made = Recorder
+        _, port = gateway.listener.address
+        connection = await open_connection("localhost", port, made, backend=client)
+        await connection.close()
+
+
+@pytest.mark.parametrize("client", BACKENDS)
+async def test_a_name_that_is_not_the_servers(client: str, tmp_path: Path) -> None:
+    cert, key = generate_certificate(["gate.example"])
+    (tmp_path / "pair.pem").write_bytes(cert + key)
+    path = str(tmp_path / "pair.pem")
+    async with serving("aioquic", cert=path, key=path) as gateway:
+        with pytest.raises(ConnectionFailed, match="not accepted"):
+            await gateway.connect(client, tls=client_tls("127.0.0.1", ca=path))
+
+
+@pytest.mark.parametrize("client", BACKENDS)
+async def test_nobody_listens(client: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        with pytest.raises(ConnectionFailed, match=f"no answer from 127.0.0.1 port {port}"):
+            await open_connection("127.0.0.1", port, Recorder, backend=client, connect_timeout=0.2)
+    with pytest.raises(ConnectionFailed, match=f"nobody listens on UDP 127.0.0.1 port {port}"):
+        await open_connection("127.0.0.1", port, Recorder, backend=client)
+    with pytest.raises(ConnectionFailed, match=r"cannot reach no\.such\.host\.invalid"):
+        await open_connection("no.such.host.invalid", port, Recorder, backend=client)
+
+
+def test_what_is_accepted_by_default(home: Path, tmp_path: Path) -> None:
+    assert client_tls("localhost").ca_pem == b""
+    made = load_server_tls()
+    for host in ("localhost", "LOCALHOST.", "127.0.0.1", "127.1.2.3", "::1"):
+        assert is_loopback(host)
+        assert client_tls(host) == ClientTls(made.cert_pem, source=made.path)
+    for host in ("gate.example", "192.0.2.1", "localhost.example"):
+        assert not is_loopback(host)
+        assert client_tls(host) == ClientTls(source="the system's CAs")
+    with pytest.raises(ConfigError, match="none: ca: No such file"):
+        client_tls("localhost", ca=str(tmp_path / "none"))
+    (tmp_path / "rubbish").write_bytes(b"rubbish")
+    with pytest.raises(ConfigError, match="rubbish: ca: no usable certificate"):
+        client_tls("localhost", ca=str(tmp_path / "rubbish"))
+
+
+def test_a_listener_names_the_file(tmp_path: Path) -> None:
+    config = TransportConfig(cert=str(tmp_path / "c"), key=str(tmp_path / "k"))
+    with pytest.raises(ConfigError, match=r"c: transport\.cert: No such file"):
+        ConnectionListener(config, Recorder)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_key_that_a_library_cannot_use(backend: str) -> None:
+    cert, key = generate_certificate()
+    rubbish = tls.ServerTls(cert, key.replace(b"M", b"N", 2), "some.pem")
+    with pytest.raises(ConfigError, match=r"some\.pem: transport\.cert: .*cannot use it"):
+        pick_backend(backend).server(rubbish, 60.0)
