@@ -408,7 +408,8 @@ class Client:
                     )
                 )
             else:
-                future.set_exception(SessionLost(event.message, outcome=event.outcome))
+                why = event.message if self._reset is None else str(self._reset)
+                future.set_exception(SessionLost(why, outcome=event.outcome))
         self._grant()
 
     def _take(self, client_seq: int) -> asyncio.Future[Answer] | None:

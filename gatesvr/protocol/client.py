@@ -80,7 +80,24 @@ START_TIMEOUT_S = 10.0
 """How long START_RESP is waited for (PROTOCOL 3.8)."""
 SILENT_INTERVALS = 2
 """Heartbeat intervals without a byte after which the connection is given up."""
+MAX_LOGIN_BYTES = 64 << 10
+"""Largest frame before login (PROTOCOL 1.3)."""
+MAX_ENVELOPE_BYTES = 64
+"""What a ClientRequest takes at most beside its payload and headers."""
+MAX_ENTRY_BYTES = 16
+"""What a header takes at most beside its two texts."""
 LOGIN_ACTION = "hello"
+
+# Plain ints: looking a member up in its enum costs as much as a whole call on Python 3.11.
+_BUSINESS_DATA = int(PushType.BUSINESS_DATA)
+_ERROR = int(PushType.ERROR)
+_GOAWAY = int(PushType.GOAWAY)
+_HEARTBEAT_RESP = int(PushType.HEARTBEAT_RESP)
+_KICK = int(PushType.KICK)
+_SKIP = int(PushType.SKIP)
+_START_RESP = int(PushType.START_RESP)
+_BUSINESS = int(RequestType.BUSINESS)
+
 OK = 200
 
 
@@ -124,6 +141,7 @@ class ClientProtocol:
         is_silent: Whether the gateway kept still for so long that the connection is to be given up.
         heartbeat_interval: Seconds.
         max_in_flight: Requests without an answer that the gateway takes at a time.
+        max_request_bytes: The largest frame that the gateway takes, once logged in.
         generation: The connection's number in the session.
         error: What the gateway did wrong on this connection, or None.
         duplicates: Pushes dropped because they had been received before.
@@ -163,6 +181,7 @@ class ClientProtocol:
         self.protocol = protocol
         self.heartbeat_interval = 15.0
         self.max_in_flight = 128
+        self.max_request_bytes = 1 << 20
         self._ack_messages = ACK_MESSAGES
         self._ack_bytes = 1 << 20
 
@@ -284,13 +303,26 @@ class ClientProtocol:
         headers: Mapping[str, str] | None = None,
         now: float | None = None,
     ) -> int:
-        """Send a request, or keep it until the connection is started; return its client seq."""
+        """Send a request, or keep it until the connection is started; return its client seq.
+
+        Raises:
+            ValueError: It is larger than what the gateway takes, which would end the session.
+        """
         if now is not None:
             self._now = now
+        payload = encode_business(action, params, data)
+        size = len(payload) + MAX_ENVELOPE_BYTES
+        for name, value in (headers or {}).items():
+            size += len(name.encode()) + len(value.encode()) + MAX_ENTRY_BYTES
+        limit = self.max_request_bytes
+        if not self.is_logged_in:
+            limit = min(limit, MAX_LOGIN_BYTES)
+        if size > limit:
+            raise ValueError(f"a request of {size} bytes is above the gateway's limit of {limit}")
         seq = self.next_client_seq
         request = _Pending(
             self._take_msg_id(),
-            encode_business(action, params, data),
+            payload,
             dict(headers) if headers else None,
             action.lower() == LOGIN_ACTION,
         )
@@ -422,7 +454,7 @@ class ClientProtocol:
         if seq <= self.seen:
             self.duplicates += 1
             return
-        if kind == PushType.SKIP:
+        if kind == _SKIP:
             self._handle_skip(push, events)
             return
         if seq != self.seen + 1:
@@ -438,7 +470,7 @@ class ClientProtocol:
         """Return what a sequenced push other than SKIP says."""
         seq = push.seq_id
         kind = push.type
-        if kind == PushType.BUSINESS_DATA:
+        if kind == _BUSINESS_DATA:
             client_seq = self._answered_seq(push)
             code, message, data = push.business()
             if not client_seq:
@@ -449,7 +481,7 @@ class ClientProtocol:
             if request.is_login and code == OK:
                 self.is_logged_in = True
             return Answered(client_seq, seq, code, message, data, push.headers)
-        if kind == PushType.ERROR:
+        if kind == _ERROR:
             client_seq = self._answered_seq(push)
             failed = _failed(push, client_seq)
             return failed if self.pending.pop(client_seq, None) else Ignored(seq, kind)
@@ -476,20 +508,20 @@ class ClientProtocol:
 
     def _handle_unsequenced(self, push: ServerPush, events: list[ClientEvent]) -> None:
         kind = push.type
-        if kind == PushType.START_RESP:
+        if kind == _START_RESP:
             self._handle_start_response(pb.StartResponse.FromString(push.payload), events)
-        elif kind == PushType.HEARTBEAT_RESP:
+        elif kind == _HEARTBEAT_RESP:
             answer = pb.HeartbeatResponse.FromString(push.payload)
             if push.msg_id == self._heartbeat_msg_id:
                 self._heartbeat_sent_at = None
             round_trip_s = max(0.0, self._now - answer.client_timestamp / 1000)
             events.append(HeartbeatAnswered(round_trip_s, answer.server_timestamp))
-        elif kind == PushType.ERROR:
+        elif kind == _ERROR:
             self._handle_unsequenced_error(push, events)
-        elif kind == PushType.GOAWAY:
+        elif kind == _GOAWAY:
             goaway = pb.GoAway.FromString(push.payload)
             events.append(GoAwayReceived(goaway.reason, goaway.reconnect_after_ms, goaway.address))
-        elif kind == PushType.KICK:
+        elif kind == _KICK:
             kick = pb.Kick.FromString(push.payload)
             events.append(Kicked(kick.code, kick.reason))
 
@@ -524,6 +556,7 @@ class ClientProtocol:
         self.generation = response.generation
         self.heartbeat_interval = float(max(1, response.heartbeat_interval))
         self.max_in_flight = response.max_in_flight or self.max_in_flight
+        self.max_request_bytes = response.max_message_bytes or self.max_request_bytes
         if response.max_unacked_messages:
             quarter = response.max_unacked_messages // UNACKED_SHARE
             self._ack_messages = max(1, min(ACK_MESSAGES, quarter))
@@ -607,7 +640,7 @@ class ClientProtocol:
             encode_request(
                 request.msg_id,
                 seq,
-                RequestType.BUSINESS,
+                _BUSINESS,
                 request.payload,
                 request.headers,
                 self._ack_to_carry(),

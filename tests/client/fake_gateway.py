@@ -191,6 +191,8 @@ class _Handler:
         self.session = session
         session.link = self.link
         self.link.write(self.protocol.start_response(response))
+        if session.is_logged_in:
+            self.protocol.logged_in()
         if is_resumed:
             for seq in replay:
                 self.link.write(session.sent[seq])
@@ -205,6 +207,7 @@ class _Handler:
         data = pb.BusinessRequest.FromString(request.payload).data
         if action == "hello":
             session.is_logged_in = self.gateway.hello_code == 200
+            self.protocol.logged_in()
             session.answer(request, b"", self.gateway.hello_code)
         elif action == "echo":
             session.answer(request, data)

@@ -83,6 +83,16 @@ async def test_error_raises(backend: str) -> None:
         assert (await client.request("echo", b"on")).data == b"on"
 
 
+async def test_request_that_would_end_the_session_is_refused_here(backend: str) -> None:
+    async with both(backend) as (_, client):
+        with pytest.raises(ValueError, match="limit of 1048576"):
+            await client.request("echo", bytes(1 << 20))
+        with pytest.raises(ValueError, match="limit"):
+            await client.request("echo", bytes((1 << 20) - 200), headers={"k": "v" * 200})
+        data = bytes((1 << 20) - 200)
+        assert (await client.request("echo", data)).data == data
+
+
 async def test_many_in_flight_at_once(backend: str) -> None:
     async with both(backend) as (gateway, client):
         answers = await asyncio.gather(
