@@ -7,9 +7,10 @@ import gc
 
 import pytest
 
-from gatesvr import ConfigError, Gateway
+from gatesvr import Client, ConfigError, Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import Config, load
+from gatesvr.demo.fleet import start_demo
 
 from .e2e.harness import counter, running_gateway, until
 from .e2e.plain_client import answer, business, error, plain_client
@@ -39,6 +40,30 @@ async def test_request_goes_through(backend: str) -> None:
         assert counter(gateway, "dispatch.answers") == 101
         assert counter(gateway, "dispatch.running") == 0
         assert counter(gateway, "session.sessions") == 1
+
+
+@pytest.mark.parametrize("backend", ["aioquic", "qh3"])
+async def test_own_client_and_services_work_together(backend: str) -> None:
+    async with start_demo() as services:
+        config = free_ports(
+            f"transport.backend={backend}",
+            *(
+                f'upstream.services.{name}=[{{address="{address}"}}]'
+                for name, address in services.items()
+            ),
+        )
+        async with (
+            Gateway(config) as gateway,
+            Client(
+                "{}:{}".format(*gateway.address), openid="alice", insecure=True, transport=backend
+            ) as client,
+        ):
+            answers = await asyncio.gather(
+                *(client.request("echo", b"%d" % number) for number in range(200))
+            )
+            assert [answer.data for answer in answers] == [b"%d" % n for n in range(200)]
+            stats = gateway.stats()["upstream"]
+            assert stats["batches"] < stats["batched_requests"]
 
 
 async def test_stop_says_goaway_and_lets_running_requests_finish() -> None:
