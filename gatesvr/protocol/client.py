@@ -87,6 +87,7 @@ MAX_ENVELOPE_BYTES = 64
 MAX_ENTRY_BYTES = 16
 """What a header takes at most beside its two texts."""
 LOGIN_ACTION = "hello"
+OK = 200
 
 # Plain ints: looking a member up in its enum costs as much as a whole call on Python 3.11.
 _BUSINESS_DATA = int(PushType.BUSINESS_DATA)
@@ -97,8 +98,6 @@ _KICK = int(PushType.KICK)
 _SKIP = int(PushType.SKIP)
 _START_RESP = int(PushType.START_RESP)
 _BUSINESS = int(RequestType.BUSINESS)
-
-OK = 200
 
 
 class _Pending:

@@ -57,10 +57,8 @@ class SessionCounters(Counters):
     resumes_limited: int = 0
     resumes_tombstoned: int = 0
     token_reused: int = 0
-    accepted: int = 0
     duplicates: int = 0
     gaps: int = 0
-    answers: int = 0
     answers_too_large: int = 0
     answers_not_kept: int = 0
     pushes: int = 0

@@ -88,6 +88,18 @@ def test_requests_wait_for_start_response():
     assert hello.msg_id != echo.msg_id
 
 
+@pytest.mark.parametrize(("is_logged_in", "limit"), [(False, 64 << 10), (True, 200_000)])
+def test_a_request_that_the_gateway_would_not_take_is_refused_here(is_logged_in, limit):
+    protocol = live(state=2 if is_logged_in else 1, max_message_bytes=200_000)
+    with pytest.raises(ValueError, match="above the gateway's limit"):
+        protocol.send_request("echo", bytes(limit))
+    with pytest.raises(ValueError, match="above the gateway's limit"):
+        protocol.send_request("echo", bytes(limit - 5000), None, {"h": "x" * 5000})
+    assert protocol.pending == {}
+    assert protocol.send_request("echo", bytes(limit - 200)) == 1
+    assert sent(protocol)[0].size <= limit + 4
+
+
 def test_answers_errors_and_notifies_are_told_apart():
     protocol = live()
     hello = protocol.login()
