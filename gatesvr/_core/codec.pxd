@@ -3,9 +3,10 @@
 A decoded message keeps the bytes object it stands in and where its parts are; no part is copied
 before it is asked for. Places are counted from the start of the message.
 """
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
-from gatesvr._core.reader cimport Map, Span
+from gatesvr._core.answer cimport Answer
+from gatesvr._core.envelope cimport Business, Envelope
 
 cdef enum:  # limits of PROTOCOL 1.6
     MAX_ACTION_BYTES = 64
@@ -19,29 +20,7 @@ cdef enum:
 
 cdef enum:
     TYPE_BUSINESS = 4  # RequestType
-    TYPE_BUSINESS_DATA = 3  # PushType
     TYPE_ERROR = 4  # PushType
-
-cdef struct Envelope:  # a ClientRequest or a ServerPush: the same fields, but for openid
-    uint64_t seq_id
-    uint64_t number  # field 10: ack_seq_id or client_seq_id
-    uint32_t msg_id
-    int32_t type
-    Span payload
-    Map headers
-
-cdef struct Notify:  # a BoundNotify, or what notify_body was given; the bytes are someone else's
-    const unsigned char *msg_type
-    const unsigned char *title
-    const unsigned char *content
-    const unsigned char *data
-    uint32_t msg_type_size
-    uint32_t title_size
-    uint32_t content_size
-    uint32_t data_size
-    int32_t sync_hint
-    Map metadata
-
 
 cdef class ClientRequest:
     # the frame
@@ -53,15 +32,12 @@ cdef class ClientRequest:
     cdef bint is_parsed
     cdef str refusal  # why it is refused; None while it is not
     cdef str action_text  # None until asked for
-    cdef Span action_at
-    cdef Span data_at
-    cdef Map params
+    cdef Business business
 
     cdef const unsigned char *message(self) noexcept
     cdef int read(self, bytes source, Py_ssize_t start, uint32_t length) noexcept
     cdef int own(self) except -1
     cdef int parse(self) except -1
-    cdef int read_payload(self) noexcept
 
 
 cdef class ServerPush:
@@ -102,16 +78,7 @@ cdef class UpstreamAnswer:
     cdef bytes source  # holds the message
     cdef Py_ssize_t start  # of the message in source
     cdef uint32_t length  # bytes of the message
-    cdef readonly int32_t code
-    cdef readonly int32_t status
-    cdef readonly uint64_t client_seq_id
-    cdef readonly uint64_t request_id
-    cdef Span message_at
-    cdef Span data_at
-    cdef Map headers_at
-    cdef Span notifies_at  # from the first notify's tag to behind the last one
-    cdef readonly uint32_t notify_count
+    cdef Answer answer
     cdef str refusal  # why it cannot be passed on; None where it is good
 
     cdef const unsigned char *message_start(self) noexcept
-    cdef int read(self) noexcept

@@ -4,225 +4,26 @@ What comes from the wire is read by the cursor of reader.pxd, which has upb's ve
 allocated before its length was checked. What goes out is measured, allocated once and written.
 """
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_Next
-from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport INT32_MAX, int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from gatesvr._core.answer cimport (
+    Answer, Notify, read_answer, write_body, write_notifies, write_notify)
+from gatesvr._core.envelope cimport (
+    Response, read_business, read_envelope, read_response, write_upstream)
 from gatesvr._core.reader cimport (
-    BAD_TEXT, END, FIELD, PASSED, TRACE, Cursor, Entry, Map, Span, entry_size, header_fate,
-    is_plain_text, is_utf8, next_field, note_entry, open_cursor, read_entry, text_size)
-from gatesvr._core.wire cimport head_size, put_head, put_varint, varint_size
+    END, FIELD, Cursor, Entry, is_plain_text, next_field, open_cursor, read_entry, text_size)
+from gatesvr._core.wire cimport head_size, put_head, put_varint
+from gatesvr._core.writer cimport (
+    PyUnicode_AsUTF8AndSize, checked_size, code_bits, items_of, items_size, new_bytes, number_size,
+    optional_size, pairs_of, part, put_items, put_number, put_text, read_map, start_of, text_part,
+    why)
 
 cdef object ProtocolError
 
 from gatesvr.errors import ProtocolError
-
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-
-
-# Writing. Each function writes at out, where its bytes fit, and returns the position behind them.
-
-cdef inline unsigned char *put_text(
-    unsigned char *out, unsigned char tag, const void *data, uint64_t size
-) noexcept nogil:
-    """Write a length-delimited field."""
-    out[0] = tag
-    out = put_varint(out + 1, size)
-    memcpy(out, data, size)
-    return out + size
-
-
-cdef inline unsigned char *put_number(
-    unsigned char *out, unsigned char tag, uint64_t value
-) noexcept nogil:
-    """Write a varint field, nothing where it is 0."""
-    if value:
-        out[0] = tag
-        out = put_varint(out + 1, value)
-    return out
-
-
-cdef inline uint64_t number_size(uint64_t value) noexcept nogil:
-    """Return the bytes that put_number would write."""
-    return 1 + varint_size(value) if value else 0
-
-
-cdef inline uint64_t optional_size(uint64_t size) noexcept nogil:
-    """Return the bytes of a length-delimited field that is left out when empty."""
-    return text_size(size) if size else 0
-
-
-cdef inline unsigned char *put_entry(
-    unsigned char *out, unsigned char tag, const void *key, uint64_t key_size,
-    const void *value, uint64_t value_size
-) noexcept nogil:
-    """Write a map entry; like upb, both its fields, also where they are empty."""
-    out[0] = tag
-    out = put_varint(out + 1, text_size(key_size) + text_size(value_size))
-    out = put_text(out, 0x0A, key, key_size)
-    return put_text(out, 0x12, value, value_size)
-
-
-cdef unsigned char *put_map(
-    unsigned char *out, unsigned char tag, const unsigned char *message, Map *entries,
-    uint32_t wire_tag, bint is_filtered, bint is_trace_passed
-) noexcept nogil:
-    """Write the entries of a message's map field (wire_tag) under another tag, in their order."""
-    cdef Cursor cursor
-    cdef Entry entry
-    cdef int fate
-    open_cursor(&cursor, message + entries.first, entries.end - entries.first)
-    while next_field(&cursor) == FIELD:
-        if cursor.tag != wire_tag or read_entry(&cursor, &entry, True) != FIELD:
-            continue
-        if is_filtered:
-            fate = header_fate(entry.key, entry.key_size)
-            if fate != PASSED and not (fate == TRACE and is_trace_passed):
-                continue
-        out = put_entry(out, tag, entry.key, entry.key_size, entry.value, entry.value_size)
-    return out
-
-
-cdef inline unsigned char *start_of(bytes data) noexcept:
-    return <unsigned char *>PyBytes_AS_STRING(data)
-
-
-cdef inline bytes new_bytes(uint64_t size):
-    """Return a bytes object of that size whose content is still to be written."""
-    return PyBytes_FromStringAndSize(NULL, size)
-
-
-cdef inline bytes part(const unsigned char *message, Span span):
-    return PyBytes_FromStringAndSize(<const char *>message + span.at, span.size)
-
-
-cdef inline str text_part(const unsigned char *data, Py_ssize_t size):
-    return PyUnicode_DecodeUTF8(<const char *>data, size, NULL)
-
-
-cdef dict read_map(const unsigned char *message, Map *entries, uint32_t wire_tag):
-    """Return a map field as a dict."""
-    cdef Cursor cursor
-    cdef Entry entry
-    cdef dict result = {}
-    open_cursor(&cursor, message + entries.first, entries.end - entries.first)
-    while next_field(&cursor) == FIELD:
-        if cursor.tag == wire_tag and read_entry(&cursor, &entry, True) == FIELD:
-            result[text_part(entry.key, entry.key_size)] = text_part(entry.value, entry.value_size)
-    return result
-
-
-# Maps of the caller. They are measured, then written, and no code of the caller's runs in between:
-# what is held is an exact dict, or a list of exact tuples made here.
-
-cdef list pairs_of(pairs):
-    """Return an iterable of pairs as a list of exact tuples."""
-    cdef object key, value
-    cdef list result = []
-    for key, value in pairs:
-        result.append((key, value))
-    return result
-
-
-cdef object items_of(headers):
-    """Return a Mapping as what items_size and put_items take; None where it is empty."""
-    if headers is None or type(headers) is dict:
-        return headers or None
-    return pairs_of(headers.items())
-
-
-cdef inline uint64_t pair_size(object key, object value) except 0:
-    cdef Py_ssize_t key_size = 0
-    cdef Py_ssize_t value_size = 0
-    PyUnicode_AsUTF8AndSize(key, &key_size)
-    PyUnicode_AsUTF8AndSize(value, &value_size)
-    return entry_size(key_size, value_size)
-
-
-cdef inline unsigned char *put_pair(
-    unsigned char *out, unsigned char tag, object key, object value
-) except NULL:
-    cdef Py_ssize_t key_size = 0
-    cdef Py_ssize_t value_size = 0
-    cdef const char *key_data = PyUnicode_AsUTF8AndSize(key, &key_size)
-    cdef const char *value_data = PyUnicode_AsUTF8AndSize(value, &value_size)
-    return put_entry(out, tag, key_data, key_size, value_data, value_size)
-
-
-cdef uint64_t items_size(object items) except? 0:
-    """Return the bytes of put_items; ValueError for a str that is not encodable."""
-    cdef PyObject *key = NULL
-    cdef PyObject *value = NULL
-    cdef Py_ssize_t at = 0
-    cdef uint64_t size = 0
-    cdef tuple pair
-    if type(items) is dict:
-        while PyDict_Next(items, &at, &key, &value):
-            size += pair_size(<object>key, <object>value)
-    elif items is not None:
-        for pair in <list>items:
-            size += pair_size(pair[0], pair[1])
-    return size
-
-
-cdef unsigned char *put_items(unsigned char *out, unsigned char tag, object items) except NULL:
-    """Write map entries in the order given."""
-    cdef PyObject *key = NULL
-    cdef PyObject *value = NULL
-    cdef Py_ssize_t at = 0
-    cdef tuple pair
-    if type(items) is dict:
-        while PyDict_Next(items, &at, &key, &value):
-            out = put_pair(out, tag, <object>key, <object>value)
-    elif items is not None:
-        for pair in <list>items:
-            out = put_pair(out, tag, pair[0], pair[1])
-    return out
-
-
-# Envelopes.
-
-cdef int read_envelope(
-    Envelope *envelope, const unsigned char *message, uint32_t length, bint is_request
-) noexcept nogil:
-    """Read a ClientRequest or a ServerPush into a zeroed envelope; END, CORRUPT or BAD_TEXT."""
-    cdef Cursor cursor
-    cdef int found
-    open_cursor(&cursor, message, length)
-    while True:
-        found = next_field(&cursor)
-        if found != FIELD:
-            return found
-        if cursor.tag == 0x08:
-            envelope.msg_id = <uint32_t>cursor.value
-        elif cursor.tag == 0x10:
-            envelope.seq_id = cursor.value
-        elif cursor.tag == 0x18:
-            envelope.type = <int32_t>cursor.value
-        elif cursor.tag == 0x22:
-            envelope.payload.at = <uint32_t>(cursor.data - message)
-            envelope.payload.size = cursor.size
-        elif cursor.tag == 0x2A:
-            found = note_entry(&envelope.headers, message, &cursor, is_request)
-            if found != END:
-                return found
-        elif cursor.tag == 0x32:
-            if is_request and not is_utf8(cursor.data, cursor.size):
-                return BAD_TEXT
-        elif cursor.tag == 0x50:
-            envelope.number = cursor.value
-
-
-cdef str why(str name, int found):
-    """Return the text of a message's refusal."""
-    if found == BAD_TEXT:
-        return f"undecodable {name}: a string is not UTF-8"
-    return f"undecodable {name}: corrupt wire format"
 
 
 @cython.final
@@ -292,12 +93,13 @@ cdef class ClientRequest:
     @property
     def action(self):
         """The action of a BUSINESS request; None where it is refused, and of other types."""
+        cdef Py_ssize_t at
         self.parse()
         if self.refusal is not None or self.envelope.type != TYPE_BUSINESS:
             return None
         if self.action_text is None:
-            self.action_text = text_part(
-                self.message() + self.envelope.payload.at + self.action_at.at, self.action_at.size)
+            at = self.envelope.payload.at + self.business.action.at
+            self.action_text = text_part(self.message() + at, self.business.action.size)
         return self.action_text
 
     @property
@@ -313,50 +115,27 @@ cdef class ClientRequest:
 
     cdef int parse(self) except -1:
         """Read a BUSINESS payload, once."""
-        cdef const unsigned char *action
+        cdef const unsigned char *payload
         cdef int found
         if self.is_parsed or self.envelope.type != TYPE_BUSINESS:
             return 0
         self.is_parsed = True
-        found = self.read_payload()
+        payload = self.message() + self.envelope.payload.at
+        found = read_business(&self.business, payload, self.envelope.payload.size)
         if found != END:
             self.refusal = why("BusinessRequest", found)
             return 0
-        action = self.message() + self.envelope.payload.at + self.action_at.at
-        if self.action_at.size > MAX_ACTION_BYTES:
+        if self.business.action.size > MAX_ACTION_BYTES:
             self.refusal = f"action above {MAX_ACTION_BYTES} bytes"
-        elif not is_plain_text(action, self.action_at.size):
+        elif not is_plain_text(payload + self.business.action.at, self.business.action.size):
             self.refusal = "control character in action"
-        elif self.params.count > MAX_PARAMS:
+        elif self.business.params.count > MAX_PARAMS:
             self.refusal = f"params above {MAX_PARAMS} entries"
         elif self.envelope.headers.count > MAX_HEADERS:
             self.refusal = f"headers above {MAX_HEADERS} entries"
         elif self.envelope.headers.text_bytes > MAX_HEADER_BYTES:
             self.refusal = f"headers above {MAX_HEADER_BYTES} bytes"
         return 0
-
-    cdef int read_payload(self) noexcept:
-        """Find the parts of a BusinessRequest; END, CORRUPT or BAD_TEXT."""
-        cdef const unsigned char *payload = self.message() + self.envelope.payload.at
-        cdef Cursor cursor
-        cdef int found
-        open_cursor(&cursor, payload, self.envelope.payload.size)
-        while True:
-            found = next_field(&cursor)
-            if found != FIELD:
-                return found
-            if cursor.tag == 0x0A:
-                if not is_utf8(cursor.data, cursor.size):
-                    return BAD_TEXT
-                self.action_at.at = <uint32_t>(cursor.data - payload)
-                self.action_at.size = cursor.size
-            elif cursor.tag == 0x12:
-                found = note_entry(&self.params, payload, &cursor, False)
-                if found != END:
-                    return found
-            elif cursor.tag == 0x1A:
-                self.data_at.at = <uint32_t>(cursor.data - payload)
-                self.data_at.size = cursor.size
 
     def upstream_request(
         self, bytes identity not None, uint64_t client_seq_id, uint64_t request_id,
@@ -378,41 +157,14 @@ cdef class ClientRequest:
         Raises:
             ValueError: The request is refused (see error), or is no BUSINESS request.
         """
-        cdef const unsigned char *message = self.message()
-        cdef const unsigned char *payload = message + self.envelope.payload.at
-        cdef uint64_t size
-        cdef unsigned char *out
-        cdef bytes result
         if self.envelope.type != TYPE_BUSINESS:
             raise ValueError("not a BUSINESS request")
         self.parse()
         if self.refusal is not None:
             raise ValueError(self.refusal)
-        size = (
-            optional_size(self.action_at.size) + self.params.encoded_bytes
-            + optional_size(self.data_at.size) + self.envelope.headers.encoded_bytes
-            + PyBytes_GET_SIZE(identity) + number_size(client_seq_id) + number_size(request_id)
-            + number_size(timeout_ms) + optional_size(PyBytes_GET_SIZE(peer)))
-        if trust_trace:
-            size += self.envelope.headers.trace_bytes
-        result = new_bytes(size)
-        out = start_of(result)
-        if self.action_at.size:
-            out = put_text(out, 0x1A, payload + self.action_at.at, self.action_at.size)
-        if self.params.count:
-            out = put_map(out, 0x22, payload, &self.params, 0x12, False, False)
-        if self.data_at.size:
-            out = put_text(out, 0x2A, payload + self.data_at.at, self.data_at.size)
-        if self.envelope.headers.count:
-            out = put_map(out, 0x32, message, &self.envelope.headers, 0x2A, True, trust_trace)
-        memcpy(out, start_of(identity), PyBytes_GET_SIZE(identity))
-        out += PyBytes_GET_SIZE(identity)
-        out = put_number(out, 0x38, client_seq_id)
-        out = put_number(out, 0x50, request_id)
-        out = put_number(out, 0x58, timeout_ms)
-        if PyBytes_GET_SIZE(peer):
-            put_text(out, 0x62, start_of(peer), PyBytes_GET_SIZE(peer))
-        return result
+        return write_upstream(
+            self.message(), &self.envelope, &self.business, identity, client_seq_id, request_id,
+            timeout_ms, peer, trust_trace)
 
 
 @cython.final
@@ -476,31 +228,17 @@ cdef class ServerPush:
             ProtocolError: Its payload is no BusinessResponse.
         """
         cdef const unsigned char *payload = self.message() + self.envelope.payload.at
-        cdef Cursor cursor
+        cdef Response response
         cdef int found
-        cdef int32_t code = 0
-        cdef Span message
-        cdef Span data
-        message.at = message.size = data.at = data.size = 0
-        open_cursor(&cursor, payload, self.envelope.payload.size)
-        while True:
-            found = next_field(&cursor)
-            if found != FIELD:
-                break
-            if cursor.tag == 0x08:
-                code = <int32_t>cursor.value
-            elif cursor.tag == 0x12:
-                if not is_utf8(cursor.data, cursor.size):
-                    found = BAD_TEXT
-                    break
-                message.at = <uint32_t>(cursor.data - payload)
-                message.size = cursor.size
-            elif cursor.tag == 0x1A:
-                data.at = <uint32_t>(cursor.data - payload)
-                data.size = cursor.size
+        memset(&response, 0, sizeof(Response))
+        found = read_response(&response, payload, self.envelope.payload.size)
         if found != END:
             raise ProtocolError(why("BusinessResponse", found))
-        return code, text_part(payload + message.at, message.size), part(payload, data)
+        return (
+            response.code,
+            text_part(payload + response.message.at, response.message.size),
+            part(payload, response.data),
+        )
 
 
 # Frames.
@@ -699,90 +437,6 @@ cdef class PushDecoder(FrameDecoder):
 
 # Answers of upstreams.
 
-cdef inline uint64_t code_bits(int32_t value) noexcept nogil:
-    """Return an int32 or enum as protobuf writes it: sign-extended to 64 bits."""
-    return <uint64_t><int64_t>value
-
-
-cdef int read_notify(Notify *notify, const unsigned char *data, uint32_t size) noexcept nogil:
-    """Read a BoundNotify; END, CORRUPT or BAD_TEXT."""
-    cdef Cursor cursor
-    cdef int found
-    memset(notify, 0, sizeof(Notify))
-    open_cursor(&cursor, data, size)
-    while True:
-        found = next_field(&cursor)
-        if found != FIELD:
-            return found
-        if cursor.tag == 0x08:
-            notify.sync_hint = <int32_t>cursor.value
-        elif cursor.tag == 0x12 or cursor.tag == 0x1A or cursor.tag == 0x22:
-            if not is_utf8(cursor.data, cursor.size):
-                return BAD_TEXT
-            if cursor.tag == 0x12:
-                notify.msg_type = cursor.data
-                notify.msg_type_size = cursor.size
-            elif cursor.tag == 0x1A:
-                notify.title = cursor.data
-                notify.title_size = cursor.size
-            else:
-                notify.content = cursor.data
-                notify.content_size = cursor.size
-        elif cursor.tag == 0x2A:
-            notify.data = cursor.data
-            notify.data_size = cursor.size
-        elif cursor.tag == 0x32:
-            found = note_entry(&notify.metadata, data, &cursor, False)
-            if found != END:
-                return found
-
-
-cdef bytes write_notify(Notify *notify, const unsigned char *message, object items):
-    """Return a notify's body (PROTOCOL 7.6); its metadata stands in message, or is items."""
-    cdef const unsigned char *data = notify.data if notify.data_size else notify.content
-    cdef uint32_t data_size = notify.data_size if notify.data_size else notify.content_size
-    cdef uint64_t text_bytes = 3 + <uint64_t>notify.msg_type_size + notify.title_size
-    cdef uint64_t payload_bytes = 3 + text_size(text_bytes) + optional_size(data_size)
-    cdef uint64_t size = 2 + text_size(payload_bytes) + notify.metadata.encoded_bytes
-    cdef unsigned char *out
-    cdef bytes result
-    if items is not None:
-        size += items_size(items)
-    if notify.msg_type_size:
-        size += entry_size(8, notify.msg_type_size)
-    if notify.title_size:
-        size += entry_size(5, notify.title_size)
-    if notify.content_size:
-        size += entry_size(7, notify.content_size)
-    result = new_bytes(size)
-    out = put_number(start_of(result), 0x18, TYPE_BUSINESS_DATA)
-    out[0] = 0x22
-    out = put_varint(out + 1, payload_bytes)
-    out = put_number(out, 0x08, 200)
-    out[0] = 0x12
-    out = put_varint(out + 1, text_bytes)
-    out[0] = 0x5B  # [
-    memcpy(out + 1, notify.msg_type, notify.msg_type_size)
-    out += 1 + notify.msg_type_size
-    out[0] = 0x5D  # ]
-    out[1] = 0x20
-    memcpy(out + 2, notify.title, notify.title_size)
-    out += 2 + notify.title_size
-    if data_size:
-        out = put_text(out, 0x1A, data, data_size)
-    if items is not None:
-        out = put_items(out, 0x2A, items)
-    elif notify.metadata.count:
-        out = put_map(out, 0x2A, message, &notify.metadata, 0x32, False, False)
-    if notify.msg_type_size:
-        out = put_entry(out, 0x2A, b"msg_type", 8, notify.msg_type, notify.msg_type_size)
-    if notify.title_size:
-        out = put_entry(out, 0x2A, b"title", 5, notify.title, notify.title_size)
-    if notify.content_size:
-        put_entry(out, 0x2A, b"content", 7, notify.content, notify.content_size)
-    return result
-
-
 @cython.final
 @cython.auto_pickle(False)
 @cython.freelist(256)
@@ -799,76 +453,59 @@ cdef class UpstreamAnswer:
     cdef const unsigned char *message_start(self) noexcept:
         return start_of(self.source) + self.start
 
-    cdef int read(self) noexcept:
-        """Find the parts; END, CORRUPT or BAD_TEXT. After a bad string it still seeks the ids."""
-        cdef const unsigned char *message = self.message_start()
-        cdef Cursor cursor
-        cdef Notify notify
-        cdef int found
-        cdef int result = END
-        open_cursor(&cursor, message, self.length)
-        while True:
-            found = next_field(&cursor)
-            if found != FIELD:
-                return result if found == END else found
-            if cursor.tag == 0x08:
-                self.code = <int32_t>cursor.value
-            elif cursor.tag == 0x12:
-                if not is_utf8(cursor.data, cursor.size):
-                    result = BAD_TEXT
-                self.message_at.at = <uint32_t>(cursor.data - message)
-                self.message_at.size = cursor.size
-            elif cursor.tag == 0x1A:
-                self.data_at.at = <uint32_t>(cursor.data - message)
-                self.data_at.size = cursor.size
-            elif cursor.tag == 0x22:
-                found = note_entry(&self.headers_at, message, &cursor, False)
-                if found != END:
-                    result = found
-            elif cursor.tag == 0x28:
-                self.client_seq_id = cursor.value
-            elif cursor.tag == 0x50:
-                self.request_id = cursor.value
-            elif cursor.tag == 0x5A:
-                found = read_notify(&notify, cursor.data, cursor.size)
-                if found != END:
-                    result = found
-                if not self.notify_count:
-                    self.notifies_at.at = <uint32_t>(cursor.start - message)
-                self.notifies_at.size = <uint32_t>(cursor.at - message) - self.notifies_at.at
-                self.notify_count += 1
-            elif cursor.tag == 0x60:
-                self.status = <int32_t>cursor.value
-
     @property
     def error(self):
         """Why it cannot be passed on (ERROR 502), "" where it is good."""
         return "" if self.refusal is None else self.refusal
 
     @property
+    def code(self):
+        """The upstream's code."""
+        return self.answer.code
+
+    @property
+    def status(self):
+        """The UpstreamStatus, also one that this version does not know."""
+        return self.answer.status
+
+    @property
+    def client_seq_id(self):
+        """The client sequence number that the upstream names, 0 where absent."""
+        return self.answer.client_seq_id
+
+    @property
+    def request_id(self):
+        """What the answer is matched by, 0 where absent."""
+        return self.answer.request_id
+
+    @property
+    def notify_count(self):
+        """How many notifies it carries."""
+        return self.answer.notify_count
+
+    @property
     def message(self):
         """The upstream's message, decoded at each call."""
-        return text_part(self.message_start() + self.message_at.at, self.message_at.size)
+        return text_part(self.message_start() + self.answer.message.at, self.answer.message.size)
 
     @property
     def data(self):
         """The upstream's data, copied at each call."""
-        return part(self.message_start(), self.data_at)
+        return part(self.message_start(), self.answer.data)
 
     @property
     def headers(self):
         """The upstream's headers, decoded at each call."""
-        return read_map(self.message_start(), &self.headers_at, 0x22)
+        return read_map(self.message_start(), &self.answer.headers, 0x22)
 
     @property
     def zone(self):
         """Its header ``zone``, None where absent."""
-        cdef const unsigned char *message = self.message_start()
+        cdef const unsigned char *entries = self.message_start() + self.answer.headers.first
         cdef Cursor cursor
         cdef Entry entry
         cdef str result = None
-        open_cursor(
-            &cursor, message + self.headers_at.first, self.headers_at.end - self.headers_at.first)
+        open_cursor(&cursor, entries, self.answer.headers.end - self.answer.headers.first)
         while next_field(&cursor) == FIELD:
             if cursor.tag != 0x22 or read_entry(&cursor, &entry, True) != FIELD:
                 continue
@@ -882,72 +519,35 @@ cdef class UpstreamAnswer:
         Raises:
             ValueError: The answer cannot be passed on (see error).
         """
-        cdef const unsigned char *message = self.message_start()
-        cdef uint64_t payload_bytes
-        cdef uint64_t size
-        cdef unsigned char *out
-        cdef bytes result
         if self.refusal is not None:
             raise ValueError(self.refusal)
-        payload_bytes = (
-            number_size(code_bits(self.code)) + optional_size(self.message_at.size)
-            + optional_size(self.data_at.size))
-        size = (
-            2 + optional_size(payload_bytes) + self.headers_at.encoded_bytes
-            + number_size(client_seq_id))
-        result = new_bytes(size)
-        out = put_number(start_of(result), 0x18, TYPE_BUSINESS_DATA)
-        if payload_bytes:
-            out[0] = 0x22
-            out = put_varint(out + 1, payload_bytes)
-            out = put_number(out, 0x08, code_bits(self.code))
-            if self.message_at.size:
-                out = put_text(out, 0x12, message + self.message_at.at, self.message_at.size)
-            if self.data_at.size:
-                out = put_text(out, 0x1A, message + self.data_at.at, self.data_at.size)
-        if self.headers_at.count:
-            out = put_map(out, 0x2A, message, &self.headers_at, 0x22, False, False)
-        put_number(out, 0x50, client_seq_id)
-        return result
+        return write_body(self.message_start(), &self.answer, client_seq_id)
 
     def notifies(self):
         """Return the bodies of its notifies: those before the answer and those after it.
 
         NSH_IMMEDIATELY and hints that this version does not know mean after (PROTOCOL 7.7).
         """
-        cdef list before = []
-        cdef list after = []
-        cdef Cursor cursor
-        cdef Notify notify
-        cdef bytes body
-        if self.notify_count and self.refusal is None:
-            open_cursor(
-                &cursor, self.message_start() + self.notifies_at.at, self.notifies_at.size)
-            while next_field(&cursor) == FIELD:
-                if cursor.tag != 0x5A:
-                    continue
-                read_notify(&notify, cursor.data, cursor.size)
-                body = write_notify(&notify, cursor.data, None)
-                if notify.sync_hint == 1:
-                    before.append(body)
-                else:
-                    after.append(body)
-        return before, after
+        if self.refusal is not None:
+            return [], []
+        return write_notifies(self.message_start(), &self.answer)
 
 
 cdef UpstreamAnswer new_answer(bytes source, Py_ssize_t start, uint32_t length):
     cdef UpstreamAnswer answer = UpstreamAnswer.__new__(UpstreamAnswer)
+    cdef uint64_t request_id, client_seq_id
     cdef int found
     answer.source = source
     answer.start = start
     answer.length = length
-    found = answer.read()
+    found = read_answer(&answer.answer, answer.message_start(), length)
     if found != END:
         answer.refusal = why("UpstreamResponse", found)
-        answer.code = answer.status = 0
-        answer.notify_count = 0
-        answer.message_at.size = answer.data_at.size = 0
-        memset(&answer.headers_at, 0, sizeof(Map))
+        request_id = answer.answer.request_id
+        client_seq_id = answer.answer.client_seq_id
+        memset(&answer.answer, 0, sizeof(Answer))
+        answer.answer.request_id = request_id
+        answer.answer.client_seq_id = client_seq_id
     return answer
 
 
@@ -1114,13 +714,6 @@ def notify_body(
     notify.data = start_of(data)
     notify.data_size = checked_size(PyBytes_GET_SIZE(data))
     return write_notify(&notify, NULL, items)
-
-
-cdef uint32_t checked_size(Py_ssize_t size) except? 0:
-    """Return a size that a message may have; ValueError above protobuf's limit of 2 GiB."""
-    if size > INT32_MAX:
-        raise ValueError("above protobuf's limit of 2 GiB")
-    return <uint32_t>size
 
 
 def push_frame(uint32_t msg_id, uint64_t seq_id, bytes body not None):

@@ -298,8 +298,10 @@ cdef inline uint64_t entry_size(uint64_t key_size, uint64_t value_size) noexcept
     return text_size(text_size(key_size) + text_size(value_size))
 
 
-cdef inline bint is_same(const unsigned char *key, uint32_t size, const char *name) noexcept nogil:
-    """Return whether the first size bytes of key are name, in any case; name is lower-case ASCII."""
+cdef inline bint is_same(
+    const unsigned char *key, uint32_t size, const char *name
+) noexcept nogil:
+    """Return whether key starts with name, size bytes of lower-case ASCII, in any case."""
     cdef uint32_t i
     cdef unsigned char byte
     for i in range(size):
