@@ -17,9 +17,6 @@ position that the application has reached, and what the gateway has not accepted
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -41,6 +38,8 @@ from .events import (
     SessionReset,
     Started,
     StartRefused,
+    read_error,
+    read_lost_reason,
 )
 from .messages import (
     CAPABILITIES,
@@ -51,6 +50,8 @@ from .messages import (
     RequestType,
     StopReason,
 )
+from .pacing import AckPacer, HeartbeatPacer
+from .saved import SavedState
 
 if TYPE_CHECKING:
     from .._core.codec import ServerPush
@@ -71,15 +72,8 @@ __all__ = [
     "Started",
 ]
 
-ACK_MESSAGES = 16
-ACK_DELAY_S = 0.020
-"""The client acks after so many messages or so long (PROTOCOL 2.5)."""
-UNACKED_SHARE = 4
-"""... and never later than at one part in this many of what the gateway keeps."""
 START_TIMEOUT_S = 10.0
 """How long START_RESP is waited for (PROTOCOL 3.8)."""
-SILENT_INTERVALS = 2
-"""Heartbeat intervals without a byte after which the connection is given up."""
 MAX_LOGIN_BYTES = 64 << 10
 """Largest frame before login (PROTOCOL 1.3)."""
 MAX_ENVELOPE_BYTES = 64
@@ -181,8 +175,6 @@ class ClientProtocol:
         self.heartbeat_interval = 15.0
         self.max_in_flight = 128
         self.max_request_bytes = 1 << 20
-        self._ack_messages = ACK_MESSAGES
-        self._ack_bytes = 1 << 20
 
         # The connection now.
         self._reset_connection()
@@ -196,29 +188,21 @@ class ClientProtocol:
         self.is_silent = False
         self._start_msg_id = 0
         self._now = 0.0
-        self._acked = 0
-        self._unacked_bytes = 0
-        self._ack_at: float | None = None
         self._start_deadline: float | None = None
-        self._heartbeat_at: float | None = None
-        self._heartbeat_sent_at: float | None = None
-        self._heartbeat_msg_id = 0
-        self._heard_at = 0.0
+        self._acks = AckPacer(self.position)
+        self._heartbeats: HeartbeatPacer | None = None
 
     # What is kept on disk.
 
     def state(self) -> bytes:
         """Return what a restarted client goes on from, for from_state(). It holds a secret."""
-        return json.dumps(
-            {
-                "version": 1,
-                "openid": self.openid,
-                "client_id": self.client_id,
-                "session_id": self.session_id,
-                "resume_token": base64.b64encode(self.resume_token).decode(),
-                "attempt": self.attempt,
-                "position": self.position,
-            }
+        return SavedState(
+            self.openid,
+            self.client_id,
+            self.session_id,
+            self.resume_token,
+            self.attempt,
+            self.position,
         ).encode()
 
     @classmethod
@@ -234,22 +218,17 @@ class ClientProtocol:
         Raises:
             ValueError: State is none of ours.
         """
-        try:
-            fields = json.loads(state)
-            if fields["version"] != 1:
-                raise ValueError("its version is unknown")
-            protocol = cls(
-                str(fields["openid"]),
-                client_id=str(fields["client_id"]),
-                auth_token=auth_token,
-                max_message_bytes=max_message_bytes,
-            )
-            protocol.session_id = str(fields["session_id"])
-            protocol.resume_token = base64.b64decode(fields["resume_token"], validate=True)
-            protocol.attempt = int(fields["attempt"])
-            protocol.position = protocol.seen = int(fields["position"])
-        except (ValueError, TypeError, KeyError, binascii.Error) as error:
-            raise ValueError(f"no client state: {error}") from None
+        saved = SavedState.decode(state)
+        protocol = cls(
+            saved.openid,
+            client_id=saved.client_id,
+            auth_token=auth_token,
+            max_message_bytes=max_message_bytes,
+        )
+        protocol.session_id = saved.session_id
+        protocol.resume_token = saved.resume_token
+        protocol.attempt = saved.attempt
+        protocol.position = protocol.seen = saved.position
         return protocol
 
     # Calls.
@@ -343,12 +322,8 @@ class ClientProtocol:
         if seq <= self.position:
             return
         self.position = seq
-        if not self.is_live:
-            return
-        if seq - self._acked >= self._ack_messages or self._unacked_bytes >= self._ack_bytes:
+        if self.is_live and self._acks.moved(seq, self._now):
             self._send_ack()
-        elif self._ack_at is None:
-            self._ack_at = self._now + ACK_DELAY_S
 
     def stop(self, reason: StopReason = StopReason.APP_CLOSE) -> None:
         """End the session: queue STOP. The gateway closes; wait up to 1 s for it (PROTOCOL 3.9)."""
@@ -369,39 +344,31 @@ class ClientProtocol:
 
     def get_timer(self) -> float | None:
         """Return the loop time at which handle_timer() is due, or None."""
-        timers = [
-            at
-            for at in (
-                self._ack_at,
-                self._start_deadline,
-                self._heartbeat_at,
-                self._silence_deadline(),
-            )
-            if at is not None
-        ]
-        return min(timers, default=None)
+        timers = [self._acks.due_at, self._start_deadline]
+        if self._heartbeats is not None:
+            timers += (self._heartbeats.due_at, self._heartbeats.silent_at)
+        return min((at for at in timers if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Ack, send a heartbeat, or see that the gateway is silent. May be called early."""
         self._now = now
-        if self._ack_at is not None and now >= self._ack_at:
+        if self._acks.due_at is not None and now >= self._acks.due_at:
             self._send_ack()
         if self._start_deadline is not None and now >= self._start_deadline:
             self._start_deadline = None
             self.is_silent = True
-        silence = self._silence_deadline()
-        if silence is not None and now >= silence:
-            self._heartbeat_at = self._heartbeat_sent_at = None
+        heartbeats = self._heartbeats
+        if heartbeats is None:
+            return
+        if heartbeats.silent_at is not None and now >= heartbeats.silent_at:
+            self._heartbeats = None
             self.is_silent = True
-        if self._heartbeat_at is not None and now >= self._heartbeat_at:
-            self._heartbeat_at = now + self.heartbeat_interval
-            if self._heartbeat_sent_at is None:
-                self._heartbeat_sent_at = now
-            self._heartbeat_msg_id = self._take_msg_id()
+        elif now >= heartbeats.due_at:
+            heartbeats.sent(self._take_msg_id(), now)
             payload = pb.HeartbeatRequest(client_timestamp=int(now * 1000)).SerializeToString()
             self._output.append(
                 encode_request(
-                    self._heartbeat_msg_id,
+                    heartbeats.msg_id,
                     0,
                     RequestType.HEARTBEAT,
                     payload,
@@ -409,12 +376,6 @@ class ClientProtocol:
                     self._ack_to_carry(),
                 )
             )
-
-    def _silence_deadline(self) -> float | None:
-        # PROTOCOL 3.8: "a heartbeat unanswered and no byte for 2 intervals".
-        if self._heartbeat_sent_at is None:
-            return None
-        return self._heard_at + SILENT_INTERVALS * self.heartbeat_interval
 
     # Pushes in.
 
@@ -428,7 +389,8 @@ class ClientProtocol:
         events: list[ClientEvent] = []
         if self.error is not None:
             return events
-        self._heard_at = now
+        if self._heartbeats is not None:
+            self._heartbeats.heard_at = now
         decoder = self._decoder
         try:
             for push in decoder.feed(data):
@@ -462,7 +424,7 @@ class ClientProtocol:
         # Decoded first: what does not decode has not been seen.
         event = self._event(push)
         self.seen = seq
-        self._unacked_bytes += push.size
+        self._acks.received_bytes += push.size
         events.append(event)
 
     def _event(self, push: ServerPush) -> ClientEvent:
@@ -482,7 +444,7 @@ class ClientProtocol:
             return Answered(client_seq, seq, code, message, data, push.headers)
         if kind == _ERROR:
             client_seq = self._answered_seq(push)
-            failed = _failed(push, client_seq)
+            failed = read_error(push, client_seq)
             return failed if self.pending.pop(client_seq, None) else Ignored(seq, kind)
         # PROTOCOL 1.5: "moves the client's position and is acked, its content ignored".
         return Ignored(seq, kind)
@@ -491,7 +453,7 @@ class ClientProtocol:
         skip = pb.Skip.FromString(push.payload)
         if skip.from_seq > self.seen + 1:
             raise ProtocolError(f"gap: {self.seen} then a SKIP from {skip.from_seq}")
-        events.append(Lost(self.seen + 1, push.seq_id, _lost_reason(skip.reason)))
+        events.append(Lost(self.seen + 1, push.seq_id, read_lost_reason(skip.reason)))
         self.seen = push.seq_id
 
     def _answered_seq(self, push: ServerPush) -> int:
@@ -511,8 +473,8 @@ class ClientProtocol:
             self._handle_start_response(pb.StartResponse.FromString(push.payload), events)
         elif kind == _HEARTBEAT_RESP:
             answer = pb.HeartbeatResponse.FromString(push.payload)
-            if push.msg_id == self._heartbeat_msg_id:
-                self._heartbeat_sent_at = None
+            if self._heartbeats is not None:
+                self._heartbeats.answered(push.msg_id)
             round_trip_s = max(0.0, self._now - answer.client_timestamp / 1000)
             events.append(HeartbeatAnswered(round_trip_s, answer.server_timestamp))
         elif kind == _ERROR:
@@ -532,7 +494,7 @@ class ClientProtocol:
                 (seq for seq, request in self.pending.items() if request.msg_id == push.msg_id), 0
             )
         self.pending.pop(client_seq, None)
-        events.append(_failed(push, client_seq))
+        events.append(read_error(push, client_seq))
 
     # START_RESP.
 
@@ -545,7 +507,7 @@ class ClientProtocol:
             return
         if self.session_id and not response.resumed:
             self._lose_session(
-                _lost_reason(response.lost_reason) or LostReason.UNKNOWN_SESSION, events
+                read_lost_reason(response.lost_reason) or LostReason.UNKNOWN_SESSION, events
             )
         self.is_live = True
         self.session_id = response.session_id or response.connection_id
@@ -556,13 +518,10 @@ class ClientProtocol:
         self.heartbeat_interval = float(max(1, response.heartbeat_interval))
         self.max_in_flight = response.max_in_flight or self.max_in_flight
         self.max_request_bytes = response.max_message_bytes or self.max_request_bytes
-        if response.max_unacked_messages:
-            quarter = response.max_unacked_messages // UNACKED_SHARE
-            self._ack_messages = max(1, min(ACK_MESSAGES, quarter))
-        if response.max_unacked_bytes:
-            self._ack_bytes = max(1, response.max_unacked_bytes // UNACKED_SHARE)
-        self._acked = self.position
-        self._heartbeat_at = self._now + self.heartbeat_interval
+        self._acks = AckPacer(
+            self.position, response.max_unacked_messages, response.max_unacked_bytes
+        )
+        self._heartbeats = HeartbeatPacer(self.heartbeat_interval, self._now)
         self.is_logged_in = response.state == pb.SESSION_STATE_NORMAL
         events.append(Started(self.session_id, response.resumed, self.is_logged_in, response))
         if response.replay_from > self.seen + 1:
@@ -590,7 +549,7 @@ class ClientProtocol:
 
     def _handle_refused(self, response: pb.StartResponse, events: list[ClientEvent]) -> None:
         error = response.error
-        lost = _lost_reason(response.lost_reason)
+        lost = read_lost_reason(response.lost_reason)
         if error.error_code == ErrorCode.STALE_ATTEMPT:
             # PROTOCOL 4.3: try again above what the gateway has seen.
             self.attempt = max(self.attempt, response.attempt)
@@ -648,23 +607,13 @@ class ClientProtocol:
 
     def _ack_to_carry(self) -> int:
         """Return the position to ack along with a request, 0 where the gateway knows it."""
-        if self.position <= self._acked or self.protocol == 0:
-            return 0
-        self._note_acked()
-        return self.position
+        return self._acks.take(self.position) if self.protocol else 0
 
     def _send_ack(self) -> None:
-        self._ack_at = None
-        if self.position <= self._acked:
-            return
-        self._note_acked()
-        payload = pb.ClientAck(acked_seq_id=self.position).SerializeToString()
-        self._output.append(encode_request(0, 0, RequestType.ACK, payload))
-
-    def _note_acked(self) -> None:
-        self._acked = self.position
-        self._ack_at = None
-        self._unacked_bytes = 0
+        seq = self._acks.take(self.position)
+        if seq:
+            payload = pb.ClientAck(acked_seq_id=seq).SerializeToString()
+            self._output.append(encode_request(0, 0, RequestType.ACK, payload))
 
     def _take_msg_id(self) -> int:
         msg_id = self._next_msg_id
@@ -680,27 +629,3 @@ _ENDS: dict[int, LostReason] = {
     CloseCode.KICKED: LostReason.KICKED,
     CloseCode.OPENID_BUSY: LostReason.DENIED,
 }
-
-
-def _failed(push: ServerPush, client_seq: int) -> Failed:
-    error = pb.ErrorMessage.FromString(push.payload)
-    try:
-        outcome = Outcome(error.outcome)
-    except ValueError:
-        outcome = Outcome.UNKNOWN
-    return Failed(
-        client_seq,
-        push.seq_id,
-        error.error_code,
-        error.error_message,
-        error.detail,
-        error.retry_after_ms,
-        outcome,
-    )
-
-
-def _lost_reason(value: int) -> LostReason:
-    try:
-        return LostReason(value)
-    except ValueError:
-        return LostReason.NONE

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import message_pb2 as pb
 from .messages import LostReason, Outcome
+
+if TYPE_CHECKING:
+    from .._core.codec import ServerPush
 
 __all__ = [
     "Answered",
@@ -21,6 +24,8 @@ __all__ = [
     "SessionReset",
     "StartRefused",
     "Started",
+    "read_error",
+    "read_lost_reason",
 ]
 
 
@@ -223,3 +228,29 @@ ClientEvent: TypeAlias = (
     | GoAwayReceived
     | Kicked
 )
+
+
+def read_error(push: ServerPush, client_seq: int) -> Failed:
+    """Return what an ERROR push says of the request client_seq."""
+    error = pb.ErrorMessage.FromString(push.payload)
+    try:
+        outcome = Outcome(error.outcome)
+    except ValueError:
+        outcome = Outcome.UNKNOWN
+    return Failed(
+        client_seq,
+        push.seq_id,
+        error.error_code,
+        error.error_message,
+        error.detail,
+        error.retry_after_ms,
+        outcome,
+    )
+
+
+def read_lost_reason(value: int) -> LostReason:
+    """Return the reason that a field spells; an unknown one counts as NONE (PROTOCOL 1.5)."""
+    try:
+        return LostReason(value)
+    except ValueError:
+        return LostReason.NONE

@@ -1,0 +1,96 @@
+"""When a client acks, when it sends a heartbeat, and when it gives a connection up."""
+
+from __future__ import annotations
+
+__all__ = ["AckPacer", "HeartbeatPacer"]
+
+ACK_MESSAGES = 16
+ACK_DELAY_S = 0.020
+"""The client acks after so many messages or so long (PROTOCOL 2.5)."""
+UNACKED_SHARE = 4
+"""... and never later than at one part in this many of what the gateway keeps."""
+UNACKED_BYTES = 4 << 20
+"""What a gateway that does not say keeps."""
+SILENT_INTERVALS = 2
+"""Heartbeat intervals without a byte after which a connection is given up (PROTOCOL 3.8)."""
+
+
+class AckPacer:
+    """Says when the position is to be acked on one connection.
+
+    Attributes:
+        acked: The position that the gateway knows.
+        received_bytes: Bytes received since the last ack.
+        due_at: Loop time of the next ack, None while everything is acked.
+    """
+
+    __slots__ = ("_max_bytes", "_max_messages", "acked", "due_at", "received_bytes")
+
+    def __init__(
+        self, acked: int = 0, max_unacked_messages: int = 0, max_unacked_bytes: int = 0
+    ) -> None:
+        self.acked = acked
+        self.received_bytes = 0
+        self.due_at: float | None = None
+        messages = max_unacked_messages // UNACKED_SHARE if max_unacked_messages else ACK_MESSAGES
+        self._max_messages = max(1, min(ACK_MESSAGES, messages))
+        self._max_bytes = (
+            max(1, max_unacked_bytes // UNACKED_SHARE) if max_unacked_bytes else 1 << 20
+        )
+
+    def moved(self, position: int, now: float) -> bool:
+        """Take note of a new position; return whether an ack is to leave at once."""
+        if position - self.acked >= self._max_messages or self.received_bytes >= self._max_bytes:
+            return True
+        if self.due_at is None:
+            self.due_at = now + ACK_DELAY_S
+        return False
+
+    def take(self, position: int) -> int:
+        """Return the seq to ack now, 0 for none; it then counts as acked."""
+        self.due_at = None
+        if position <= self.acked:
+            return 0
+        self.acked = position
+        self.received_bytes = 0
+        return position
+
+
+class HeartbeatPacer:
+    """Says when a heartbeat is due on one connection, and when the gateway is silent.
+
+    Args:
+        interval: Seconds between heartbeats.
+        now: Loop time.
+
+    Attributes:
+        due_at: Loop time of the next heartbeat.
+        heard_at: Loop time of the last byte from the gateway.
+        msg_id: Of the last heartbeat.
+    """
+
+    __slots__ = ("_interval", "_is_unanswered", "due_at", "heard_at", "msg_id")
+
+    def __init__(self, interval: float, now: float) -> None:
+        self._interval = interval
+        self._is_unanswered = False
+        self.due_at = now + interval
+        self.heard_at = now
+        self.msg_id = 0
+
+    @property
+    def silent_at(self) -> float | None:
+        """Loop time at which the gateway counts as silent, None while every beat is answered."""
+        # PROTOCOL 3.8: "a heartbeat unanswered and no byte for 2 intervals".
+        return self.heard_at + SILENT_INTERVALS * self._interval if self._is_unanswered else None
+
+    def sent(self, msg_id: int, now: float) -> None:
+        """Take note of a heartbeat that leaves now."""
+        self.due_at = now + self._interval
+        self._is_unanswered = True
+        self.msg_id = msg_id
+
+    def answered(self, msg_id: int) -> None:
+        """Take note of a HEARTBEAT_RESP."""
+        if msg_id == self.msg_id:
+            self._is_unanswered = False
