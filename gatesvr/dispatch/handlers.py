@@ -104,6 +104,9 @@ class ClientHandler:
             if out:
                 self._link.write(out)
                 self._link.request_flush()
+                if protocol.has_heartbeat:
+                    # An acknowledged PING would pass for a sign of life (PROTOCOL 3.8).
+                    self._link.keep_alive = False
             if protocol.error is not None:
                 raise protocol.error
         except ProtocolError:
