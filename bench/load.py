@@ -1,4 +1,4 @@
-"""What a request costs the gateway: CPU time of its process, beside a bare echo on the same endpoint.
+"""What a request costs the gateway: CPU of its process, beside a bare echo on the same endpoint.
 
 Starts, each in a process of its own, a demo upstream, the gateway (or, as the yardstick, a listener
 that only echoes bytes), and a load client without a task a request. Rounds of gateway and

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def running_gateway(backend: str, upstream: str, *sets: str) -> AsyncIterator[Gateway]:
-    """Run a gateway whose three services are one upstream at HOST:PORT; sets are ``--set`` texts."""
+    """Run a gateway whose services are all one upstream at HOST:PORT; sets are ``--set`` texts."""
     services = [f'upstream.services.{name}=[{{address="{upstream}"}}]' for name in SERVICES]
     config = load(
         sets=[

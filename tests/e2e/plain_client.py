@@ -89,9 +89,7 @@ class PlainClient(QuicConnectionProtocol):
         """Send START and return the answer."""
         start = pb.StartRequest(openid=openid, **{"protocol": 1, "capabilities": 1, **fields})
         self.send(
-            pb.ClientRequest(
-                msg_id=1, type=pb.REQUEST_START, payload=start.SerializeToString()
-            )
+            pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start.SerializeToString())
         )
         push = await self.receive()
         assert push.type == pb.PUSH_START_RESP

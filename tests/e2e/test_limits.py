@@ -185,7 +185,7 @@ async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -
 
 
 async def test_pool_grows_while_tasks_wait_and_shrinks_when_idle(backend: str) -> None:
-    sets = ("dispatch.workers=2", "dispatch.idle_worker_timeout=200ms", "session.sweep_interval=50ms")
+    sets = ("dispatch.workers=2", "dispatch.idle_worker_timeout=200ms")
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,
