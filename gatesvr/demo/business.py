@@ -38,7 +38,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("push_demo")
     async def push_demo(request: Request) -> Reply:
-        """Push to the caller's own session through the gateway, bound before and after the answer."""
+        """Push to the caller through the gateway, bound before and after this answer."""
         try:
             for is_before, word in ((True, "before"), (False, "after")):
                 pushed = await service.gateway.push_bound(

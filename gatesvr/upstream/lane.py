@@ -118,6 +118,7 @@ class Lane:
         self._is_serving = True
         self._was_up: bool | None = None  # as last logged
         self._is_unary_told = False
+        self._is_dialling = False
         self._waiting: deque[Call] = deque()
         self._open: dict[int, Call] = {}  # written to the stream
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
@@ -131,6 +132,7 @@ class Lane:
         self._runner: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._unary_tasks: set[asyncio.Task[None]] = set()
+        self._rpcs: set[Any] = set()  # gRPC calls under way
 
     # What the manager asks.
 
@@ -211,6 +213,12 @@ class Lane:
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
         self._state = LaneState.STOPPED
+        # What has not ended by now is cancelled: once a lane's life that may leak in gRPC.
+        for rpc in list(self._rpcs):
+            rpc.cancel()
+        if self._is_dialling and self._runner is not None:
+            # It awaits an Event, no gRPC object; one that is never set if the call was so young.
+            self._runner.cancel()
         await self._channel.close()
         rest = {task for task in (self._runner, self._watcher, *self._unary_tasks) if task}
         if rest:
@@ -270,9 +278,12 @@ class Lane:
     async def _serve_stream(self) -> tuple[grpc.StatusCode, str]:
         """Open the stream and read it to its end; return its status."""
         call = self._process_stream()
+        self._rpcs.add(call)
         writer: asyncio.Task[None] | None = None
         try:
+            self._is_dialling = True
             await call.wait_for_connection()
+            self._is_dialling = False
             self._watch_health()
             self._enter(LaneState.UNARY, "")
             # Written to before this, a server without ProcessStream would seem to fail INTERNAL.
@@ -293,6 +304,8 @@ class Lane:
             raise_if_cancelled()
             return grpc.StatusCode.CANCELLED, "channel closed"
         finally:
+            self._is_dialling = False
+            self._rpcs.discard(call)
             if writer is not None:
                 await self._end_writer(writer)
 
@@ -412,12 +425,16 @@ class Lane:
         timeout = max(call.deadline - self._loop.time(), 0.0) + LATE_S
         code, details = grpc.StatusCode.CANCELLED, "channel closed"
         answer: UpstreamAnswer | None = None
+        rpc = self._process_request(call.request, timeout=timeout)
+        self._rpcs.add(rpc)
         try:
-            answer = decode_answer(await self._process_request(call.request, timeout=timeout))
+            answer = decode_answer(await rpc)
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
         except asyncio.CancelledError:
             raise_if_cancelled()
+        finally:
+            self._rpcs.discard(rpc)
         is_open = self._unary.pop(call.request_id, None) is not None
         if answer is not None:
             if is_open:
@@ -446,6 +463,7 @@ class Lane:
         """Read the upstream's health, where it has that, until the connection ends."""
         began = self._loop.time()
         call = self._watch(health_pb2.HealthCheckRequest().SerializeToString())
+        self._rpcs.add(call)
         try:
             while (data := await call.read()) is not grpc.aio.EOF:
                 status = health_pb2.HealthCheckResponse.FromString(data).status
@@ -455,10 +473,10 @@ class Lane:
                 return
         except asyncio.CancelledError:
             raise_if_cancelled()
-        if (
-            self._state is LaneState.UNARY
-            and self._loop.time() - began > self._config.reconnect_min
-        ):
+        finally:
+            self._rpcs.discard(call)
+        lasted = self._loop.time() - began
+        if self._state is LaneState.UNARY and lasted > self._config.reconnect_min:
             # Most likely the connection has ended, and without a stream nothing else tells.
             self._end_pause()
 

@@ -1,0 +1,108 @@
+"""Which endpoint gets a call: zones, weights, hashing, what is down."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gatesvr.upstream.pool import BASE_ZONES, Member, Pool, default_zone
+from gatesvr.upstream.registry import Registration
+
+
+@dataclass(eq=False)
+class FakeLane:
+    name: str
+    is_up: bool = True
+    is_connecting: bool = False
+
+
+def pool(*members: tuple[str, str, int], balance: Any = "round_robin") -> tuple[Pool, Any]:
+    """Return a pool of (name, zone, weight) and its lanes by name."""
+    lanes: Any = {name: FakeLane(name) for name, _, _ in members}
+    return Pool(
+        [
+            Member(Registration("s", name, zone, weight), lanes[name])
+            for name, zone, weight in members
+        ],
+        balance,
+    ), lanes
+
+
+def picks(pool: Pool, times: int, openid: str = "alice", zone: str = "") -> list[str]:
+    picked: Any = [pool.pick(openid, zone) for _ in range(times)]
+    return [lane.name for lane in picked]
+
+
+def test_round_robin_is_smooth_and_weighted() -> None:
+    both, _ = pool(("a", "", 3), ("b", "", 1))
+    assert picks(both, 8) == ["a", "a", "b", "a"] * 2
+
+
+def test_what_is_down_gets_nothing_and_what_never_was_up_only_the_rest() -> None:
+    three, lanes = pool(("a", "", 1), ("b", "", 1), ("c", "", 1))
+    lanes["a"].is_up = False
+    lanes["b"].is_up, lanes["b"].is_connecting = False, True
+    assert picks(three, 2) == ["c", "c"]
+    lanes["c"].is_up = False
+    three.lanes_changed()
+    assert picks(three, 2) == ["b", "b"]
+    lanes["b"].is_connecting = False
+    three.lanes_changed()
+    assert three.pick("alice", "") is None
+
+
+def test_avoided_lane_is_not_picked() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1))
+    assert two.pick("alice", "", lanes["a"]) is lanes["b"]
+    lanes["b"].is_up = False
+    two.lanes_changed()
+    assert two.pick("alice", "", lanes["a"]) is None
+
+
+def test_hash_keeps_an_openid_and_spreads_by_weight() -> None:
+    three, lanes = pool(("a", "", 1), ("b", "", 2), ("c", "", 1), balance="consistent_hash")
+    openids = [f"user{i}" for i in range(4_000)]
+    first = {openid: picks(three, 1, openid)[0] for openid in openids}
+    assert {openid: picks(three, 1, openid)[0] for openid in openids} == first
+    shares = Counter(first.values())
+    assert 0.9 < shares["b"] / (shares["a"] + shares["c"]) < 1.1
+    lanes["a"].is_up = False
+    three.lanes_changed()
+    for openid in openids:
+        if first[openid] != "a":
+            assert picks(three, 1, openid)[0] == first[openid]
+
+
+def test_zone_then_endpoints_without_one() -> None:
+    zoned, lanes = pool(("a", "001", 1), ("b", "002", 1), ("all", "", 1))
+    assert picks(zoned, 2, zone="002") == ["b", "b"]
+    assert picks(zoned, 1, zone="009") == ["all"]
+    lanes["b"].is_up = False
+    zoned.lanes_changed()
+    assert picks(zoned, 1, zone="002") == ["all"]
+
+
+def test_zone_that_no_endpoint_serves() -> None:
+    zoned, _ = pool(("a", "001", 1))
+    assert zoned.pick("alice", "002") is None
+
+
+@pytest.mark.parametrize(
+    ("openid", "zone"), [("alice", "003"), ("bob", "001"), ("", "002"), ("用户", "003")]
+)
+def test_default_zone(openid: str, zone: str) -> None:
+    assert default_zone(openid) == zone
+
+
+def test_session_without_zone_goes_to_its_default_zone() -> None:
+    zoned, _ = pool(*((zone, zone, 1) for zone in sorted(BASE_ZONES)))
+    for openid in ("alice", "bob", "carol"):
+        assert picks(zoned, 1, openid) == [default_zone(openid)]
+
+
+def test_session_without_zone_where_zones_have_other_names() -> None:
+    zoned, _ = pool(("a", "eu", 1), ("b", "us", 1))
+    assert sorted(picks(zoned, 2)) == ["a", "b"]

@@ -1,0 +1,61 @@
+"""Which rule an action matches."""
+
+from __future__ import annotations
+
+import pytest
+
+from gatesvr.config import Config, RouteRule
+from gatesvr.upstream.router import Route, UpstreamRouter
+
+
+@pytest.mark.parametrize(
+    ("action", "service"),
+    [
+        ("hello", "hello"),
+        ("logout", "hello"),
+        ("data_sync", "hello"),
+        ("zone", "zone"),
+        ("zone_info", "zone"),
+        ("zone_", "zone"),
+        ("zones", "business"),
+        ("echo", "zone"),
+        ("echo2", "business"),
+        ("calculate", "zone"),
+        ("", "business"),
+    ],
+)
+def test_default_routes(action: str, service: str) -> None:
+    route = UpstreamRouter(Config().route).route(action)
+    assert route is not None
+    assert route.service == service
+
+
+def test_first_rule_that_matches_wins() -> None:
+    router = UpstreamRouter(
+        [
+            RouteRule(action="a_*", service="one"),
+            RouteRule(action="a_b", service="two"),
+            RouteRule(action="c", service="three"),
+            RouteRule(action="c", service="four"),
+            RouteRule(action="c*", service="five"),
+        ]
+    )
+    found = {action: router.route(action) for action in ("a_b", "c", "cc", "b")}
+    assert {action: route and route.service for action, route in found.items()} == {
+        "a_b": "one",
+        "c": "three",
+        "cc": "five",
+        "b": None,
+    }
+
+
+def test_order_and_serial() -> None:
+    router = UpstreamRouter(
+        [
+            RouteRule(action="a", service="s"),
+            RouteRule(action="b", service="s", order="completion", serial=True),
+        ],
+        "request",
+    )
+    assert router.route("a") == Route("s", "request", False)
+    assert router.route("b") == Route("s", "completion", True)
