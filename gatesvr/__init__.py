@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .errors import ErrorCode as ErrorCode
     from .errors import GatesvrError as GatesvrError
     from .errors import NotifyOverflow as NotifyOverflow
+    from .errors import NotifyOverflow as NotifyOverflow
     from .errors import ProtocolError as ProtocolError
     from .errors import QueueFull as QueueFull
     from .errors import RequestFailed as RequestFailed
@@ -46,7 +47,9 @@ _MODULES = {
     "GatesvrError": ".errors",
     "Gateway": ".gateway",
     "Lost": ".client",
+    "Lost": ".client",
     "Notify": ".client",
+    "NotifyOverflow": ".errors",
     "NotifyOverflow": ".errors",
     "ProtocolError": ".errors",
     "QueueFull": ".errors",

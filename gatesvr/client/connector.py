@@ -22,30 +22,12 @@ from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, Star
 from ..protocol.link import Disconnect, Link
 from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import ClientTls
-from .reconnect import MAX_RECONNECT_HINT_S, Action, Backoff, verdict_of
+from .reconnect import MAX_RECONNECT_HINT_S, Action, Backoff, describe, verdict_of
+from .stream import STOP_TIMEOUT_S, StreamHandler
 
 __all__ = ["Connector", "ConnectorOwner"]
 
 logger = logging.getLogger("gatesvr.client")
-
-STOP_TIMEOUT_S = 1.0
-"""Longest wait for the gateway's close behind STOP, and behind its last push (PROTOCOL 3.9)."""
-
-_MEANINGS = {
-    CloseCode.NORMAL: "closed",
-    CloseCode.PROTOCOL_ERROR: "protocol error",
-    CloseCode.AUTH_FAILED: "authentication or login failed",
-    CloseCode.RESUME_DENIED: "resume denied",
-    CloseCode.TIMEOUT: "time-out",
-    CloseCode.SUPERSEDED: "a newer connection took the session over",
-    CloseCode.KICKED: "kicked, or logged in elsewhere",
-    CloseCode.OPENID_BUSY: "the openid is logged in elsewhere",
-    CloseCode.SLOW_CONSUMER: "messages were not acknowledged in time",
-    CloseCode.VERSION_NOT_SERVED: "the gateway does not serve this protocol version",
-    CloseCode.RATE_LIMITED: "rate limited",
-    CloseCode.INTERNAL_ERROR: "internal error of the gateway",
-    CloseCode.OVERLOADED: "the gateway is overloaded or stopping",
-}
 
 
 class ConnectorOwner(Protocol):
@@ -130,7 +112,7 @@ class Connector:
             await asyncio.shield(self._ready)
         except BaseException:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.gather(self._task, self._ready, return_exceptions=True)
             raise
 
     async def stop(self) -> None:
@@ -160,6 +142,11 @@ class Connector:
             if not self._ready.done():
                 self._ready.set_exception(failure)
             error = SessionLost(str(failure))
+        except Exception as failure:
+            logger.exception("connector_error")
+            error = SessionLost(f"internal error of the client: {failure!r}")
+            if not self._ready.done():
+                self._ready.set_exception(error)
         finally:
             if not self._ready.done():
                 self._ready.cancel()
@@ -184,7 +171,7 @@ class Connector:
                     or self._loop.time() + pause >= lost_at + self._reconnect_timeout
                 ):
                     return self._lost(how)
-                logger.info("reconnecting", extra=keys(why=_why(how), pause_s=round(pause, 3)))
+                logger.info("reconnecting", extra=keys(why=describe(how), pause_s=round(pause, 3)))
                 await asyncio.sleep(pause)
                 try:
                     how = await self._serve()
@@ -233,7 +220,7 @@ class Connector:
             await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise ConnectionFailed(
-                    f"the connection ended during the login: {_why(ended.result())}",
+                    f"the connection ended during the login: {describe(ended.result())}",
                     ended.result().code,
                 )
             try:
@@ -248,9 +235,9 @@ class Connector:
                 each.cancel()
             await asyncio.gather(task, ended, return_exceptions=True)
 
-    def _make_handler(self, link: Link) -> _StreamHandler:
+    def _make_handler(self, link: Link) -> StreamHandler:
         self._link = link
-        return _StreamHandler(self, link, self._protocol)
+        return StreamHandler(self, link, self._protocol)
 
     # What the handler of the current connection calls.
 
@@ -283,89 +270,14 @@ class Connector:
         if outcome is not None and not outcome.done():
             refusal = self._refusal
             if refusal is not None:
-                text = f"the gateway refused the session: {_why(how, refusal.message)}"
+                text = f"the gateway refused the session: {describe(how, refusal.message)}"
             elif how.kind == "local":
                 text = "the gateway did not answer START"
             else:
-                text = f"the gateway ended the connection: {_why(how)}"
+                text = f"the gateway ended the connection: {describe(how)}"
             code = how.code or (refusal.code if refusal is not None else 0)
             outcome.set_exception(ConnectionFailed(text, code))
 
     def _lost(self, how: Disconnect) -> SessionLost:
         reason = self._kick.reason if self._kick is not None else ""
-        return SessionLost(f"the session is over: {_why(how, reason)}", how.code)
-
-
-class _StreamHandler:
-    """The ConnectionHandler of one of a client's connections: bytes to the protocol and back."""
-
-    def __init__(self, connector: Connector, link: Link, protocol: ClientProtocol) -> None:
-        self._connector = connector
-        self._link = link
-        self._protocol = protocol
-        self._close_at: float | None = None
-
-    def connection_made(self, now: float) -> None:
-        self._protocol.connect(now)
-        self._link.request_flush()
-
-    def data_received(self, data: bytes, now: float) -> None:
-        if self._connector.is_current(self._link):
-            protocol = self._protocol
-            self._connector.handle_events(protocol.receive_data(data, now), now)
-            self._link.request_flush()
-            if protocol.error is not None:
-                raise protocol.error
-
-    async def work(self) -> None:
-        """Nothing waits for a task on the client's side."""
-
-    def write_ready(self, now: float) -> None:
-        if self._connector.is_current(self._link) and (data := self._protocol.data_to_send()):
-            self._link.write(data)
-
-    def get_timer(self) -> float | None:
-        if self._close_at is not None:
-            return self._close_at
-        return self._protocol.get_timer()
-
-    def handle_timer(self, now: float) -> None:
-        if self._close_at is not None:
-            if now >= self._close_at:
-                self._link.close(CloseCode.NORMAL)
-            return
-        if self._connector.is_current(self._link):
-            self._protocol.handle_timer(now)
-            if self._protocol.is_silent:
-                self._link.close(CloseCode.TIMEOUT, "silent")
-            else:
-                self._link.request_flush()
-
-    def stream_ended(self, now: float) -> None:
-        # A FIN stands behind a last push; the close that follows says what it means.
-        self._close_at = now + 2 * STOP_TIMEOUT_S
-
-    def path_limit_near(self, now: float) -> None:
-        """A client's server does not move."""
-
-    def connection_lost(self, how: Disconnect, now: float) -> None:
-        if self._connector.is_current(self._link):
-            self._connector.connection_lost(how, now)
-
-
-def _why(how: Disconnect, message: str = "") -> str:
-    """Return the end of a connection in words."""
-    kinds = {
-        "peer_transport": "QUIC error of the gateway",
-        "local": "closed here",
-        "idle": "nothing was heard from the gateway",
-        "reset": "the gateway has lost the connection (restarted?)",
-        "handshake": "the handshake failed",
-    }
-    try:
-        meaning = _MEANINGS[CloseCode(how.code)] if how.kind in ("peer", "local") else ""
-    except ValueError:
-        meaning = ""
-    parts = [str(how.code) if how.code else "", meaning or kinds.get(how.kind, "closed")]
-    detail = message or how.reason
-    return " ".join(filter(None, parts)) + (f": {detail}" if detail else "")
+        return SessionLost(f"the session is over: {describe(how, reason)}", how.code)

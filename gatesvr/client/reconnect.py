@@ -9,7 +9,7 @@ from enum import Enum
 from ..errors import CloseCode
 from ..protocol.link import Disconnect
 
-__all__ = ["Action", "Backoff", "Verdict", "verdict_of"]
+__all__ = ["Action", "Backoff", "Verdict", "describe", "verdict_of"]
 
 MAX_RETRY_HINT_S = 60.0
 """Longest retry_after_ms that is believed (PROTOCOL 3.8)."""
@@ -17,6 +17,22 @@ MAX_RECONNECT_HINT_S = 300.0
 """Longest reconnect_after_ms that is believed (PROTOCOL 3.8)."""
 
 _HINT = re.compile(r"re(?:try|connect)_after_ms=(\d{1,9})")
+
+_MEANINGS = {
+    CloseCode.NORMAL: "closed",
+    CloseCode.PROTOCOL_ERROR: "protocol error",
+    CloseCode.AUTH_FAILED: "authentication or login failed",
+    CloseCode.RESUME_DENIED: "resume denied",
+    CloseCode.TIMEOUT: "time-out",
+    CloseCode.SUPERSEDED: "a newer connection took the session over",
+    CloseCode.KICKED: "kicked, or logged in elsewhere",
+    CloseCode.OPENID_BUSY: "the openid is logged in elsewhere",
+    CloseCode.SLOW_CONSUMER: "messages were not acknowledged in time",
+    CloseCode.VERSION_NOT_SERVED: "the gateway does not serve this protocol version",
+    CloseCode.RATE_LIMITED: "rate limited",
+    CloseCode.INTERNAL_ERROR: "internal error of the gateway",
+    CloseCode.OVERLOADED: "the gateway is overloaded or stopping",
+}
 
 
 class Action(Enum):
@@ -106,3 +122,21 @@ class Backoff:
     def reset(self) -> None:
         """Begin again: a connection came up."""
         self.tries = 0
+
+
+def describe(how: Disconnect, message: str = "") -> str:
+    """Return the end of a connection in words."""
+    kinds = {
+        "peer_transport": "QUIC error of the gateway",
+        "local": "closed here",
+        "idle": "nothing was heard from the gateway",
+        "reset": "the gateway has lost the connection (restarted?)",
+        "handshake": "the handshake failed",
+    }
+    try:
+        meaning = _MEANINGS[CloseCode(how.code)] if how.kind in ("peer", "local") else ""
+    except ValueError:
+        meaning = ""
+    parts = [str(how.code) if how.code else "", meaning or kinds.get(how.kind, "closed")]
+    detail = message or how.reason
+    return " ".join(filter(None, parts)) + (f": {detail}" if detail else "")
