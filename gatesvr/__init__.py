@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .errors import ErrorCode as ErrorCode
     from .errors import GatesvrError as GatesvrError
     from .errors import NotifyOverflow as NotifyOverflow
-    from .errors import NotifyOverflow as NotifyOverflow
     from .errors import ProtocolError as ProtocolError
     from .errors import QueueFull as QueueFull
     from .errors import RequestFailed as RequestFailed
@@ -47,9 +46,7 @@ _MODULES = {
     "GatesvrError": ".errors",
     "Gateway": ".gateway",
     "Lost": ".client",
-    "Lost": ".client",
     "Notify": ".client",
-    "NotifyOverflow": ".errors",
     "NotifyOverflow": ".errors",
     "ProtocolError": ".errors",
     "QueueFull": ".errors",
