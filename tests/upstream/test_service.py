@@ -1,0 +1,448 @@
+"""The SDK over real gRPC: handlers, lanes, refusals, stop, health, pushes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gatesvr._pb import upstream_pb2 as pb
+from gatesvr._pb import upstream_pb2_grpc as rpc
+from gatesvr.errors import ConfigError, UpstreamError
+from gatesvr.upstream.service import Reply, Request, UpstreamService
+
+from .servers import DEADLINE_S, until
+
+
+def make(**values: Any) -> UpstreamService:
+    """Return a service with one handler of each kind."""
+    service = UpstreamService("test", **values)
+    gate = asyncio.Event()
+
+    @service.action("plain")
+    def plain(request: Request) -> bytes:
+        return request.data
+
+    @service.action("text")
+    async def text(request: Request) -> str:
+        return f"{request.openid} {request.params['k']} {request.headers['h']} {request.timeout}"
+
+    @service.action("none")
+    async def none(_: Request) -> None:
+        return None
+
+    @service.action("reply")
+    async def reply(request: Request) -> Reply:
+        request.notify_before("b", data=b"1")
+        request.notify_after("a", title="t", content="c", metadata={"m": "v"})
+        return Reply(201, "made", request.peer.zone.encode(), {"zone": "007"})
+
+    @service.action("gate")
+    async def gated(request: Request) -> bytes:
+        await gate.wait()
+        return request.data
+
+    @service.action("raise")
+    def fail(_: Request) -> None:
+        raise ValueError("secret text")
+
+    @service.action("raise_later")
+    async def fail_later(_: Request) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("secret text")
+
+    @service.action("wrong")
+    def wrong(_: Request) -> Any:
+        return 5
+
+    @service.action("wrong_reply")
+    def wrong_reply(_: Request) -> Any:
+        return Reply(data="text")  # type: ignore[arg-type]
+
+    @service.action("wrong_code")
+    def wrong_code(_: Request) -> Any:
+        return Reply(2**40)
+
+    @service.action("huge")
+    def huge(_: Request) -> bytes:
+        return bytes(4 << 20)
+
+    @service.action("large")
+    def large(_: Request) -> bytes:
+        return bytes(1 << 20)
+
+    @service.action("some_*")
+    def some(request: Request) -> str:
+        return request.action
+
+    service.test_gate = gate  # type: ignore[attr-defined]
+    return service
+
+
+@asynccontextmanager
+async def served(service: UpstreamService) -> AsyncIterator[rpc.UpstreamServiceStub]:
+    """Serve a service; afterwards none of its tasks is left."""
+    before = asyncio.all_tasks()
+    address = await service.serve()
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            yield rpc.UpstreamServiceStub(channel)
+        finally:
+            await service.stop(0.1)
+    names = [task.get_name() for task in asyncio.all_tasks() - before]
+    assert not [name for name in names if name.startswith("gatesvr")]
+    assert service.counters.running == service.counters.streams == 0
+
+
+def request(action: str, number: int = 1, **values: Any) -> pb.UpstreamRequest:
+    return pb.UpstreamRequest(
+        action=action, client_seq_id=number + 100, request_id=number, **values
+    )
+
+
+class Lane:
+    """The gateway's end of a lane."""
+
+    def __init__(self, stub: Any) -> None:
+        self.call = stub.ProcessStream()
+
+    async def send(self, *requests: pb.UpstreamRequest) -> None:
+        await self.call.initial_metadata()  # as the gateway does: it comes before any answer
+        await self.call.write(pb.UpstreamRequestBatch(requests=requests))
+
+    async def read(self) -> list[pb.UpstreamResponse]:
+        batch = await asyncio.wait_for(self.call.read(), DEADLINE_S)
+        return [] if batch is grpc.aio.EOF else list(batch.responses)
+
+    async def take(self, number: int) -> dict[int, pb.UpstreamResponse]:
+        answers: dict[int, pb.UpstreamResponse] = {}
+        while len(answers) < number:
+            for answer in await self.read():
+                assert answer.request_id not in answers
+                answers[answer.request_id] = answer
+        return answers
+
+    async def end(self) -> None:
+        await self.call.done_writing()
+        assert await self.read() == []
+        assert await self.call.code() is grpc.StatusCode.OK
+
+
+async def test_unary_requests() -> None:
+    service = make()
+    async with served(service) as stub:
+        answer = await stub.ProcessRequest(
+            request(
+                "text", 7, openid="alice", params={"k": "v"}, headers={"h": "w"}, timeout_ms=1500
+            )
+        )
+        assert (answer.code, answer.data) == (200, b"alice v w 1.5")
+        assert (answer.client_seq_id, answer.request_id) == (107, 7)
+        answer = await stub.ProcessRequest(request("none"))
+        assert (answer.code, answer.data) == (200, b"")
+        answer = await stub.ProcessRequest(request("some_thing"))
+        assert answer.data == b"some_thing"
+        answer = await stub.ProcessRequest(request("PLAIN", data=b"any case"))
+        assert answer.data == b"any case"
+        assert service.counters.unary_requests == 4
+
+
+async def test_reply_with_everything() -> None:
+    async with served(make()) as stub:
+        answer = await stub.ProcessRequest(request("reply", peer=pb.PeerInfo(zone="003")))
+        assert answer == pb.UpstreamResponse(
+            code=201,
+            message="made",
+            data=b"003",
+            headers={"zone": "007"},
+            client_seq_id=101,
+            request_id=1,
+            notifies=[
+                pb.BoundNotify(sync_hint=pb.NSH_BEFORE_RESPONSE, msg_type="b", data=b"1"),
+                pb.BoundNotify(
+                    sync_hint=pb.NSH_AFTER_RESPONSE,
+                    msg_type="a",
+                    title="t",
+                    content="c",
+                    metadata={"m": "v"},
+                ),
+            ],
+        )
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "counter"),
+    [
+        ("nothing", 404, "unknown_actions"),
+        ("raise", 500, "failed"),
+        ("raise_later", 500, "failed"),
+        ("wrong", 500, "failed"),
+        ("wrong_reply", 500, "failed"),
+        ("wrong_code", 500, "failed"),
+        ("huge", 500, "failed"),
+    ],
+)
+async def test_bad_ends(
+    action: str, code: int, counter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(request(action, 1), request("plain", 2, data=b"x"))
+        answers = await lane.take(2)
+        assert (answers[1].code, answers[1].client_seq_id) == (code, 101)
+        assert "secret" not in answers[1].message
+        assert answers[2].data == b"x"
+        assert service.counters.snapshot()[counter] == 1
+        await lane.end()
+        assert (await stub.ProcessRequest(request(action))).code == code
+    assert ("secret text" in caplog.text) == action.startswith("raise")
+
+
+async def test_lane_answers_in_any_order_and_in_batches() -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(
+            request("gate", 1, data=b"late"),
+            *(request("plain", i, data=b"%d" % i) for i in range(2, 65)),
+        )
+        first = await lane.read()
+        assert [answer.data for answer in first] == [b"%d" % i for i in range(2, 65)]
+        service.test_gate.set()  # type: ignore[attr-defined]
+        assert [answer.data for answer in await lane.read()] == [b"late"]
+        await lane.end()
+        counters = service.counters
+        assert (counters.batches, counters.batched_requests, counters.mean_batch) == (1, 64, 64.0)
+        assert (counters.answer_batches, counters.answers) == (2, 64)
+
+
+async def test_half_closed_lane_still_answers() -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(request("gate"))
+        await lane.call.done_writing()
+        await until(lambda: service.counters.running == 1)
+        service.test_gate.set()  # type: ignore[attr-defined]
+        assert [answer.code for answer in await lane.read()] == [200]
+        assert await lane.read() == []
+
+
+async def test_large_answers_are_spread_over_messages() -> None:
+    async with served(make()) as stub:
+        lane = Lane(stub)
+        await lane.send(*(request("large", i) for i in range(1, 9)))
+        answers = await lane.take(8)
+        assert {len(answer.data) for answer in answers.values()} == {1 << 20}
+
+
+async def test_lane_that_breaks_leaves_the_service_well() -> None:
+    service = make()
+    async with served(service) as stub:
+        broken = Lane(stub)
+        await broken.send(request("gate"))
+        await until(lambda: service.counters.running == 1)
+        broken.call.cancel()
+        await until(lambda: service.counters.streams == 0)
+        service.test_gate.set()  # type: ignore[attr-defined]
+        await until(lambda: service.counters.running == 0)
+        assert (await stub.ProcessRequest(request("plain"))).code == 200
+
+
+async def test_handlers_at_once_are_bounded_and_the_rest_refused() -> None:
+    service = make(max_running=2, max_waiting=3)
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(*(request("gate", i) for i in range(1, 8)), request("plain", 8))
+        first = await lane.take(3)
+        assert {number: answer.status for number, answer in first.items()} == {
+            6: pb.UPSTREAM_REFUSED,
+            7: pb.UPSTREAM_REFUSED,
+            8: pb.UPSTREAM_OK,
+        }
+        service.test_gate.set()  # type: ignore[attr-defined]
+        assert set(await lane.take(5)) == {1, 2, 3, 4, 5}
+        assert (service.counters.refused, service.counters.peak_running) == (2, 2)
+
+
+async def test_request_past_its_deadline_in_the_queue_is_not_started() -> None:
+    service = make(max_running=1)
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(
+            request("gate", 1),
+            request("text", 2, timeout_ms=1),
+            request("none", 3, timeout_ms=60_000),
+            request("none", 4),
+        )
+        await until(lambda: service.counters.running == 1)
+        deadline = asyncio.get_running_loop().time() + 0.002
+        await until(lambda: asyncio.get_running_loop().time() > deadline)
+        service.test_gate.set()  # type: ignore[attr-defined]
+        answers = await lane.take(4)
+        assert {n: answer.status for n, answer in answers.items()} == {1: 0, 2: 1, 3: 0, 4: 0}
+        assert (service.counters.refused, service.counters.expired) == (1, 1)
+
+
+async def test_stop_refuses_finishes_and_ends() -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(request("gate", 1, data=b"x"))
+        await until(lambda: service.counters.running == 1)
+        stopping = asyncio.create_task(service.stop(DEADLINE_S))
+        await until(lambda: service.is_stopping)
+        await lane.send(request("plain", 2))
+        assert (await lane.take(1))[2].status == pb.UPSTREAM_REFUSED
+        service.test_gate.set()  # type: ignore[attr-defined]
+        assert (await lane.take(1))[1].data == b"x"
+        assert await lane.read() == []
+        await stopping
+        await service.stop()
+
+
+async def test_stop_gives_up_on_handlers_that_never_end() -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(request("gate"))
+        await until(lambda: service.counters.running == 1)
+        await service.stop(0.01)
+        assert [answer.code for answer in await lane.read()] == [500]
+
+
+async def test_status_and_health() -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        await lane.send(request("plain"))
+        await lane.take(1)
+        status = await stub.GetStatus(pb.StatusRequest(service_name="test"))
+        assert (status.status, status.active_connections) == ("SERVING", 1)
+        assert status.metadata["batched_requests"] == "1"
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health.Check(health_pb2.HealthCheckRequest(service="other"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            stopping = asyncio.create_task(service.stop())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+            await stopping
+
+
+async def test_busy_port_is_a_clear_error() -> None:
+    service, other = make(), make()
+    async with served(service):
+        with pytest.raises(ConfigError, match=service.address):
+            await other.serve(service.address)
+        with pytest.raises(RuntimeError):
+            await service.serve()
+    await other.stop()
+
+
+class Pushes(rpc.GatewayServiceServicer):
+    """Keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def PushToClient(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.append(request)
+        return pb.UnicastPushResponse(success=True, sessions=1)
+
+    async def BroadcastToClients(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.append(request)
+        return pb.BroadcastResponse(sent_count=3)
+
+    async def KickClient(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.UnicastPushResponse(success=True, message=f"{request.target_id} {request.code}")
+
+    async def GetSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await context.abort(grpc.StatusCode.INTERNAL, "broken")
+
+    async def RegisterUpstream(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.append(request)
+        return pb.UpstreamRegisterResponse(success=True, lease_id="L")
+
+    async def KeepUpstreamAlive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.UpstreamRegisterResponse(success=request.lease_id == "L")
+
+    async def DeregisterUpstream(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.UpstreamRegisterResponse(success=request.lease_id == "L")
+
+
+async def test_gateway_client() -> None:
+    pushes = Pushes()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    add: Any = rpc.add_GatewayServiceServicer_to_server
+    add(pushes, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    service = UpstreamService("test", gateway=lambda: address)
+    gateway = service.gateway
+    assert (await gateway.push("alice", msg_type="m", data=b"d", ttl=1.5)).sessions == 1
+    asking = Request(pb.UpstreamRequest(session_id="S", client_seq_id=9), service)
+    assert (await gateway.push_bound(asking, before=True, content="c")).success
+    assert await gateway.broadcast(title="t", suspended=True) == 3
+    assert (await gateway.kick("bob", code=1001)).message == "bob 1001"
+    registered = await gateway.register(":1", "zone", zone="001", lease=5)
+    assert (await gateway.keep_alive(registered.lease_id)).success
+    assert (await gateway.deregister(registered.lease_id)).success
+    with pytest.raises(UpstreamError, match="INTERNAL"):
+        await gateway.get_session("alice")
+    assert pushes.asked == [
+        pb.UnicastPushRequest(
+            target_type="openid", target_id="alice", msg_type="m", data=b"d", ttl_ms=1500
+        ),
+        pb.UnicastPushRequest(
+            target_type="session",
+            target_id="S",
+            content="c",
+            sync_hint=pb.NSH_BEFORE_RESPONSE,
+            bind_client_seq_id=9,
+            bind_session_id="S",
+        ),
+        pb.BroadcastRequest(title="t", suspended=True),
+        pb.UpstreamRegisterRequest(
+            address=":1", service_name="zone", zone_id="001", lease_seconds=5, weight=1
+        ),
+    ]
+    await gateway.close()
+    await server.stop(None)
+
+
+async def test_gateway_without_an_address() -> None:
+    with pytest.raises(ConfigError):
+        await UpstreamService("test").gateway.broadcast()
+
+
+def test_run_ends_with_a_signal(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gatesvr.service")
+    service = UpstreamService("test")
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "service_started":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = Handler()
+    logging.getLogger("gatesvr.service").addHandler(handler)
+    try:
+        service.run()
+    finally:
+        logging.getLogger("gatesvr.service").removeHandler(handler)
+    assert [r.message for r in caplog.records] == ["service_started", "service_stopped"]
