@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from .._core.codec import PushDecoder, encode_business, encode_request
+from .._core.codec import PushDecoder, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import CloseCode, ErrorCode, ProtocolError
 from .events import (
@@ -51,6 +51,7 @@ from .messages import (
     StopReason,
 )
 from .pacing import AckPacer, HeartbeatPacer
+from .pending import LOGIN_ACTION, PendingRequest
 from .saved import SavedState
 
 if TYPE_CHECKING:
@@ -76,11 +77,6 @@ START_TIMEOUT_S = 10.0
 """How long START_RESP is waited for (PROTOCOL 3.8)."""
 MAX_LOGIN_BYTES = 64 << 10
 """Largest frame before login (PROTOCOL 1.3)."""
-MAX_ENVELOPE_BYTES = 64
-"""What a ClientRequest takes at most beside its payload and headers."""
-MAX_ENTRY_BYTES = 16
-"""What a header takes at most beside its two texts."""
-LOGIN_ACTION = "hello"
 OK = 200
 
 # Plain ints: looking a member up in its enum costs as much as a whole call on Python 3.11.
@@ -91,22 +87,6 @@ _HEARTBEAT_RESP = int(PushType.HEARTBEAT_RESP)
 _KICK = int(PushType.KICK)
 _SKIP = int(PushType.SKIP)
 _START_RESP = int(PushType.START_RESP)
-_BUSINESS = int(RequestType.BUSINESS)
-
-
-class _Pending:
-    """A request without an answer."""
-
-    __slots__ = ("headers", "is_login", "is_sent", "msg_id", "payload")
-
-    def __init__(
-        self, msg_id: int, payload: bytes, headers: Mapping[str, str] | None, is_login: bool
-    ) -> None:
-        self.msg_id = msg_id
-        self.payload = payload
-        self.headers = headers
-        self.is_login = is_login
-        self.is_sent = False
 
 
 class ClientProtocol:
@@ -164,7 +144,7 @@ class ClientProtocol:
         self.position = 0
         self.seen = 0
         self.next_client_seq = 1
-        self.pending: dict[int, _Pending] = {}
+        self.pending: dict[int, PendingRequest] = {}
         self.is_logged_in = False
         self.generation = 0
         self.duplicates = 0
@@ -288,22 +268,14 @@ class ClientProtocol:
         """
         if now is not None:
             self._now = now
-        payload = encode_business(action, params, data)
-        size = len(payload) + MAX_ENVELOPE_BYTES
-        for name, value in (headers or {}).items():
-            size += len(name.encode()) + len(value.encode()) + MAX_ENTRY_BYTES
+        request = PendingRequest(self._take_msg_id(), action, data, params, headers)
         limit = self.max_request_bytes
         if not self.is_logged_in:
             limit = min(limit, MAX_LOGIN_BYTES)
+        size = request.max_size
         if size > limit:
             raise ValueError(f"a request of {size} bytes is above the gateway's limit of {limit}")
         seq = self.next_client_seq
-        request = _Pending(
-            self._take_msg_id(),
-            payload,
-            dict(headers) if headers else None,
-            action.lower() == LOGIN_ACTION,
-        )
         self.next_client_seq = seq + 1
         self.pending[seq] = request
         if self.is_live:
@@ -592,18 +564,8 @@ class ClientProtocol:
 
     # Frames out.
 
-    def _send(self, seq: int, request: _Pending) -> None:
-        request.is_sent = True
-        self._output.append(
-            encode_request(
-                request.msg_id,
-                seq,
-                _BUSINESS,
-                request.payload,
-                request.headers,
-                self._ack_to_carry(),
-            )
-        )
+    def _send(self, seq: int, request: PendingRequest) -> None:
+        self._output.append(request.frame(seq, self._ack_to_carry()))
 
     def _ack_to_carry(self) -> int:
         """Return the position to ack along with a request, 0 where the gateway knows it."""
