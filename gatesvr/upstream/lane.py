@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2
 
 from .._core.codec import decode_answer, decode_answers, encode_batch
 from ..errors import ErrorCode
 from ..observe.log import keys
 from .channel import CALL_ENDED, channel_options, raise_if_cancelled
+from .health import HealthWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +40,7 @@ __all__ = ["Lane", "LaneState"]
 logger = logging.getLogger("gatesvr.upstream")
 
 SERVICE = "/gatesvr.proto.UpstreamService/"
-HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 REFUSED = 1  # UpstreamStatus.UPSTREAM_REFUSED
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
@@ -112,7 +110,7 @@ class Lane:
         # No serializers: bytes go out and come in as they are.
         self._process_stream: Any = self._channel.stream_stream(SERVICE + "ProcessStream")
         self._process_request: Any = self._channel.unary_unary(SERVICE + "ProcessRequest")
-        self._watch: Any = self._channel.unary_stream(HEALTH_WATCH)
+        self._health = HealthWatch(self._channel, self._set_serving, self._health_ended)
 
         self._state = LaneState.CONNECTING
         self._is_serving = True
@@ -130,7 +128,6 @@ class Lane:
 
         self._is_stopping = False
         self._runner: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
         self._unary_tasks: set[asyncio.Task[None]] = set()
         self._rpcs: set[Any] = set()  # gRPC calls under way
 
@@ -219,8 +216,9 @@ class Lane:
         if self._is_dialling and self._runner is not None:
             # It awaits an Event, no gRPC object; one that is never set if the call was so young.
             self._runner.cancel()
+        self._health.cancel()
         await self._channel.close()
-        rest = {task for task in (self._runner, self._watcher, *self._unary_tasks) if task}
+        rest = {task for task in (self._runner, self._health.task, *self._unary_tasks) if task}
         if rest:
             _, rest = await asyncio.wait(rest, timeout=CLOSE_S)
         for task in rest:
@@ -284,7 +282,7 @@ class Lane:
             self._is_dialling = True
             await call.wait_for_connection()
             self._is_dialling = False
-            self._watch_health()
+            self._is_serving = self._health.start() or self._is_serving
             self._enter(LaneState.UNARY, "")
             # Written to before this, a server without ProcessStream would seem to fail INTERNAL.
             await call.initial_metadata()
@@ -452,30 +450,7 @@ class Lane:
 
     # Health.
 
-    def _watch_health(self) -> None:
-        if self._watcher is None or self._watcher.done():
-            self._is_serving = True  # until it says otherwise
-            self._watcher = self._loop.create_task(
-                self._follow_health(), name="gatesvr-lane-health"
-            )
-
-    async def _follow_health(self) -> None:
-        """Read the upstream's health, where it has that, until the connection ends."""
-        began = self._loop.time()
-        call = self._watch(health_pb2.HealthCheckRequest().SerializeToString())
-        self._rpcs.add(call)
-        try:
-            while (data := await call.read()) is not grpc.aio.EOF:
-                status = health_pb2.HealthCheckResponse.FromString(data).status
-                self._set_serving(status != NOT_SERVING)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return
-        except asyncio.CancelledError:
-            raise_if_cancelled()
-        finally:
-            self._rpcs.discard(call)
-        lasted = self._loop.time() - began
+    def _health_ended(self, lasted: float) -> None:
         if self._state is LaneState.UNARY and lasted > self._config.reconnect_min:
             # Most likely the connection has ended, and without a stream nothing else tells.
             self._end_pause()

@@ -1,0 +1,73 @@
+"""HealthWatch: what an upstream says of itself, where it has the standard health service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from .channel import raise_if_cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HealthWatch"]
+
+METHOD = "/grpc.health.v1.Health/Watch"
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class HealthWatch:
+    """Follows one Watch at a time, from start() until the connection ends.
+
+    Args:
+        channel: The lane's.
+        on_status: Called with whether the upstream serves, each time it says so.
+        on_end: Called when a watch has ended, with its length in seconds; not where the upstream
+            has no health service.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        on_status: Callable[[bool], None],
+        on_end: Callable[[float], None],
+    ) -> None:
+        self.task: asyncio.Task[None] | None = None
+        """The task that reads the watch."""
+        self._watch: Any = channel.unary_stream(METHOD)
+        self._call: Any = None
+        self._on_status = on_status
+        self._on_end = on_end
+
+    def start(self) -> bool:
+        """Begin a watch unless one is under way; return whether it was begun."""
+        if self.task is not None and not self.task.done():
+            return False
+        self.task = asyncio.create_task(self._follow(), name="gatesvr-lane-health")
+        return True
+
+    def cancel(self) -> None:
+        """Cancel the call: for the lane's end only, as cancelled calls leak in gRPC."""
+        if self._call is not None:
+            self._call.cancel()
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._call = self._watch(health_pb2.HealthCheckRequest().SerializeToString())
+        try:
+            while (data := await self._call.read()) is not grpc.aio.EOF:
+                status = health_pb2.HealthCheckResponse.FromString(data).status
+                self._on_status(status != NOT_SERVING)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+        finally:
+            self._call = None
+        self._on_end(loop.time() - began)
