@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from functools import partial
 from typing import Literal
@@ -43,6 +44,12 @@ class AioquicBackend:
 
     name: Literal["aioquic", "qh3"] = "aioquic"
     needs_retry = False
+
+    def __init__(self) -> None:
+        # aioquic warns of every peer that breaks a rule: a hostile one could fill the log.
+        quic_logger = logging.getLogger("quic")
+        if quic_logger.level == logging.NOTSET:
+            quic_logger.setLevel(logging.ERROR)
 
     def server(self, tls: ServerTls, idle_timeout: float) -> ServerFactory:
         """Return what makes server connections."""

@@ -251,6 +251,7 @@ class Endpoint:
             self._is_connected = True
         except OSError:
             self._is_connected = False
+        self._is_ipv6 = sock.family == socket.AF_INET6
         self._out: list[Datagram] = []
         self._backlog: deque[Datagram] = deque()
         self._is_closed = False
@@ -295,6 +296,8 @@ class Endpoint:
             self.counters.receive_errors += 1
             if self._on_error is not None:
                 self._on_error(error)
+        if self._is_ipv6:
+            return [(data, _unscoped(address)) for data, address in batch]
         return batch
 
     def send_batch(self, datagrams: list[Datagram]) -> int:
@@ -350,6 +353,12 @@ class Endpoint:
         self.counters.send_backlog = len(backlog)
         if not backlog:
             self._driver.loop.remove_writer(self._sock.fileno())
+
+
+def _unscoped(address: Address) -> Address:
+    """Return address without the scope's name: its number is in the tuple, qh3 takes no name."""
+    host = address[0]
+    return (host.partition("%")[0], *address[1:]) if "%" in host else address
 
 
 def open_socket(

@@ -232,7 +232,19 @@ class ConnectionListener:
             self._endpoint.send([(draining.farewell, address)])
 
     def _handle_unknown(self, data: bytes, address: Address, now: float) -> Connection | None:
-        """Admit a new client, or refuse it."""
+        """Admit a new client, or refuse it; whatever fails, the rest of the batch goes on."""
+        try:
+            return self._admit(data, address, now)
+        except Exception as error:
+            self.counters.connection_errors += 1
+            logger.error(
+                "connection_error",
+                extra=keys(peer=address[0], error=repr(error)),
+                exc_info=error,
+            )
+            return None
+
+    def _admit(self, data: bytes, address: Address, now: float) -> Connection | None:
         counters = self.counters
         if not data[0] & 0x80 or len(data) < MIN_INITIAL_BYTES:
             counters.datagrams_unknown += 1

@@ -110,7 +110,8 @@ class Server:
 
     def __init__(self, backend: str, kind: type[Recorder], retry: str, **settings: Any) -> None:
         self.handlers: list[Recorder] = []
-        self.config = TransportConfig(bind="127.0.0.1:0", backend=backend, **settings)  # type: ignore[arg-type]
+        settings.setdefault("bind", "127.0.0.1:0")
+        self.config = TransportConfig(backend=backend, **settings)  # type: ignore[arg-type]
         self.kind = kind
         self.listener = ConnectionListener(self.config, self._make, retry=retry)
 

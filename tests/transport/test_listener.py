@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from aioquic.buffer import Buffer
@@ -15,11 +15,14 @@ from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.protocol.link import Disconnect
-from gatesvr.transport.client import ClientConnection
+from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.endpoint import Endpoint, open_socket
 from gatesvr.transport.listener import ConnectionListener
 
 from .harness import BACKENDS, DEADLINE_S, PAIRS, Echo, Recorder, Server, serving
+
+if TYPE_CHECKING:
+    from gatesvr.protocol.link import Link
 
 
 def initial(token: bytes = b"") -> bytes:
@@ -345,3 +348,51 @@ async def test_a_broken_quic_connection_reaches_nobody_else(
         broken_connection.link.discard()
         await connection.close()
     assert [r.message for r in caplog.records if r.levelname == "ERROR"] == ["connection_error"]
+
+
+async def test_an_exception_while_a_client_is_admitted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("aioquic") as gateway:
+        healthy, connection = await gateway.connect("aioquic")
+
+        def fail(*_: object) -> None:
+            raise AssertionError("a bug of the library's")
+
+        monkeypatch.setattr(gateway.listener, "_server", fail)
+        with Stranger(gateway) as stranger:
+            stranger.send(initial())
+            await gateway.until(lambda: gateway.listener.counters.connection_errors == 1)
+        healthy.send(b"fine")
+        await healthy.until(lambda: healthy.data == b"fine")
+        await connection.close()
+    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == ["connection_error"]
+
+
+def _hosts() -> list[tuple[str, str]]:
+    """Return (bind, connect) hosts that this machine has."""
+    hosts = [("127.0.0.1", "127.0.0.1"), ("", "127.0.0.1"), ("localhost", "127.0.0.1")]
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return hosts
+    return [*hosts, ("[::1]", "::1"), ("[::]", "::1"), ("[::]", "127.0.0.1")]
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+@pytest.mark.parametrize(("bind", "host"), _hosts())
+async def test_addresses(client: str, server: str, bind: str, host: str) -> None:
+    async with serving(server, bind=f"{bind}:0") as gateway:
+        _, port = gateway.listener.address
+        made: list[Recorder] = []
+
+        def make(link: Link) -> Recorder:
+            made.append(Recorder(link))
+            return made[-1]
+
+        connection = await open_connection(host, port, make, backend=client)
+        made[0].send(b"x")
+        await made[0].until(lambda: made[0].data == b"x")
+        assert gateway.handlers[0].link.peer == (host, connection.address[1])
+        await connection.close()
