@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -267,3 +268,41 @@ def test_under_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())
+
+
+async def test_every_call_ends_while_upstreams_come_and_go() -> None:
+    """Seeded chaos: answers are right, errors are UpstreamErrors, and nothing is left over."""
+    chance = random.Random(7)
+    async with serving(Streaming()) as a, serving(UnaryOnly()) as b:
+        ports = [a.port, b.port]
+    kinds = [Streaming, UnaryOnly]
+    async with managing(
+        {"zone": endpoints(*(f"127.0.0.1:{port}" for port in ports))}, max_open=8
+    ) as manager:
+        calls: list[tuple[bytes, asyncio.Future[Any]]] = []
+        for i in range(16):
+            async with serving(kinds[i % 2](), ports[i % 2]):
+                await until(lambda: manager.counters.lanes_up)
+                for _ in range(chance.randrange(5, 40)):
+                    data = b"%d" % len(calls)
+                    call = ask(manager, data=data)
+                    calls.append((data, call))
+                    if chance.random() < 0.05:
+                        call.cancel()
+                    if chance.random() < 0.1:
+                        await asyncio.sleep(0)
+                if chance.random() < 0.5:
+                    await asyncio.wait([call for _, call in calls])
+        outcomes: Counter[str] = Counter()
+        for data, call in calls:
+            try:
+                assert parse(await call).data == data
+                outcomes["answered"] += 1
+            except UpstreamError as error:
+                outcomes[f"{error.code} {error.is_started}"] += 1
+            except asyncio.CancelledError:
+                outcomes["cancelled"] += 1
+        assert outcomes["answered"] > 50, outcomes
+        assert set(outcomes) <= {"answered", "cancelled", "502 True", "502 False"}
+        counters = manager.counters
+        assert (counters.open, counters.waiting, counters.unknown_answers) == (0, 0, 0)
