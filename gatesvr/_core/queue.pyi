@@ -51,6 +51,7 @@ class OrderedQueue:
     def take(self, max_bytes: int) -> bytes: ...
     def ack_up_to(self, seq: int) -> int: ...  # seqs newly acked
     def rewind(self, seq: int) -> int: ...  # seqs to be given out again
+    def lost_range(self) -> tuple[int, int]: ...  # of marks to be given out; 0, 0 for none
     def expire(self, now: float) -> int: ...  # messages that expired
     def next_expiry(self) -> float: ...  # a lower bound, inf for never
     def drop_oldest(self, messages: int, max_bytes: int) -> int: ...  # messages dropped

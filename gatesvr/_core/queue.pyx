@@ -447,6 +447,31 @@ cdef class OrderedQueue:
         self._send = find_seq(&self._ring, seq)
         return self._sent_seq - seq + 1 if self._sent_seq >= seq else 0
 
+    def lost_range(self):
+        """Return the first and the last seq that the marks to be given out stand for.
+
+        Returns:
+            Both 0 where there are none from the send position on.
+
+        Complexity: O(1) without marks, else O(messages).
+        """
+        cdef size_t index = self._send
+        cdef uint64_t seq = self._send_seq
+        cdef uint64_t first = 0
+        cdef uint64_t last = 0
+        cdef Entry *entry
+        if self._ring.marks == 0:
+            return 0, 0
+        while index != self._ring.tail:
+            entry = at(&self._ring, index)
+            if entry.body == NULL:
+                if first == 0:
+                    first = seq
+                last = entry.seq
+            seq = entry.seq + 1
+            index += 1
+        return first, last
+
     # --- what leaves without an ack
 
     def next_expiry(self):

@@ -259,6 +259,8 @@ class SessionManager:
         if queue.unsent:
             response.replay_from = queue.last_acked_seq + 1
             response.replay_to = queue.next_expected_seq - 1
+            if queue.can_skip:
+                response.lost_from, response.lost_to = queue.lost_range()
         session.sender.flush()
         logger.debug(
             "session_resumed",

@@ -159,6 +159,24 @@ def test_replay_starts_behind_an_earlier_ack():
     assert (outcome.response.replay_from, outcome.response.replay_to) == (5, 5)
 
 
+@pytest.mark.parametrize(
+    ("expiring", "lost"),
+    [((), (0, 0)), ((0,), (2, 2)), ((1, 2), (3, 4)), ((0, 3), (2, 5)), ((0, 1, 2, 3), (2, 5))],
+)
+def test_the_losses_to_come_are_summed_up(expiring, lost):
+    sessions = Sessions()
+    session, link, response = sessions.login()
+    sessions.manager.detach(session, link, CUT, sessions.now)
+    for number in range(4):
+        ttl = 5.0 if number in expiring else 0.0
+        session.push(notify(b"%d" % number), now=sessions.now, ttl=ttl)
+    sessions.now += 5
+    sessions.manager.sweep(sessions.now)
+    outcome, _ = resume(sessions, session, response.resume_token, last_acked_seq_id=1)
+    assert (outcome.response.lost_from, outcome.response.lost_to) == lost
+    assert (outcome.response.replay_from, outcome.response.replay_to) == (2, 5)
+
+
 def test_a_late_end_of_the_old_connection_touches_nothing():
     sessions = Sessions()
     session, old, response = sessions.login()
