@@ -76,9 +76,11 @@ class Echo(Idle):
 class Load:
     """All clients of a run: what they send, and how long each request took."""
 
-    def __init__(self, in_flight: int, payload: int) -> None:
-        self.in_flight = in_flight
-        self.data = os.urandom(payload)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.in_flight = options.in_flight
+        self.data = os.urandom(options.payload)
+        self.action = "slow" if options.slow_ms else "echo"
+        self.params = {"ms": str(options.slow_ms)} if options.slow_ms else None
         self.is_running = False
         self.latencies: list[float] = []
         self.errors = 0
@@ -118,7 +120,6 @@ class GatewayClient(Idle):
     """Logs in, then keeps in_flight echo requests under way."""
 
     load: Load
-    action = "echo"
     number = 0
 
     def connection_made(self, now: float) -> None:
@@ -164,7 +165,8 @@ class GatewayClient(Idle):
         self._flush()
 
     def _send(self, now: float) -> None:
-        seq = self._protocol.send_request(self.action, self.load.data, now=now)
+        load = self.load
+        seq = self._protocol.send_request(load.action, load.data, load.params, now=now)
         self._sent[seq] = time.perf_counter()
 
     def _flush(self) -> None:
@@ -175,11 +177,11 @@ class GatewayClient(Idle):
 
 
 async def serve_upstream(pipe: Pipe) -> None:
-    """Serve the demo's services until the pipe says stop; then send the zone service's counters."""
+    """Serve the demo's services until the pipe says stop; then send their counters."""
     found = services()
     pipe.send({name: await service.serve() for name, service in found.items()})
     await until_readable(pipe)
-    pipe.send(found["zone"].counters.snapshot())
+    pipe.send({name: service.counters.snapshot() for name, service in found.items()})
     for service in found.values():
         await service.stop()
 
@@ -261,7 +263,7 @@ async def run_load(
     address: tuple[str, int], kind: Any, server: Process, options: argparse.Namespace
 ) -> dict[str, float]:
     """Connect all clients, run them for a while, and return what it cost the server."""
-    load_ = kind.load = Load(options.in_flight, options.payload)
+    load_ = kind.load = Load(options)
     driver = Driver()
     tls = client_tls(address[0], insecure=True)
     rss_before = server.rss_bytes()
@@ -318,9 +320,11 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     figures = uvloop.run(run_load(tuple(server.hello), kind, server, options))
     stats = server.stop()
     transport = stats["transport"]
+    if "dispatch" in stats:
+        figures["workers"] = stats["dispatch"]["peak_workers"]
     figures["datagrams_in"] = transport["datagrams_received"] / max(1, transport["read_wakeups"])
     if upstream is not None:
-        counters = upstream.stop()
+        counters = upstream.stop()["business" if options.slow_ms else "zone"]
         figures["batch"] = counters["batched_requests"] / max(1, counters["batches"])
     return figures
 
@@ -332,6 +336,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--in-flight", type=int, default=1, help="requests a client")
     parser.add_argument("--payload", type=int, default=PAYLOAD_BYTES, help="bytes a request")
+    parser.add_argument("--slow-ms", type=int, default=0, help="time the upstream takes a request")
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, a round")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds not measured")
     parser.add_argument("--rounds", type=int, default=5)
