@@ -1,4 +1,4 @@
-"""What GetSession tells of a session."""
+"""What is told of a session, and the one spelling of a zone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .state import State
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["session_info"]
+__all__ = ["normalize_zone", "session_info"]
 
 
 def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
@@ -51,3 +51,8 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         queued_bytes=queue.queued_bytes,
         stopped=queue.stopped,
     )
+
+
+def normalize_zone(zone: str) -> str:
+    """Return a zone as three digits where it is a number: "1" and "001" are the same."""
+    return zone.zfill(3) if zone.isascii() and zone.isdigit() else zone

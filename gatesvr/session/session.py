@@ -7,7 +7,6 @@ what arrives, arrives by calls with ``now``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from .._core.codec import encode_identity, error_body
@@ -15,7 +14,7 @@ from .._core.queue import BULK, KEEP, OrderedQueue
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, QueueFull
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
-from .info import session_info
+from .info import normalize_zone, session_info
 from .notify import (
     BUSY,
     BUSY_SUSPENDED,
@@ -28,7 +27,7 @@ from .notify import (
     PushResult,
 )
 from .sender import OrderedSender
-from .state import Event, State, next_state
+from .state import Event, State, Verdict, next_state
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest
@@ -46,17 +45,6 @@ __all__ = [
 MAX_HELD_NOTIFIES = 64
 MAX_HELD_BYTES = 64 << 10
 """What is kept for a session that has not logged in (PROTOCOL 5.4)."""
-
-
-class Verdict(IntEnum):
-    """What a request's seq_id makes of it (PROTOCOL 3.5)."""
-
-    NEXT = 0
-    """The session's next one: accept it when there is room."""
-    DUPLICATE = 1
-    """Accepted before: drop it."""
-    GAP = 2
-    """ERROR 400, seq 0; nothing is consumed."""
 
 
 # Looking a member up in its enum costs as much as a whole call on Python 3.11.
@@ -611,8 +599,3 @@ class Session:
             wall_ms: The same moment in ms since the epoch.
         """
         return session_info(self, now, wall_ms)
-
-
-def normalize_zone(zone: str) -> str:
-    """Return a zone as three digits where it is a number: "1" and "001" are the same."""
-    return zone.zfill(3) if zone.isascii() and zone.isdigit() else zone

@@ -23,7 +23,7 @@ from enum import IntEnum
 
 from ..errors import SessionError
 
-__all__ = ["TRANSITIONS", "Event", "State", "next_state"]
+__all__ = ["TRANSITIONS", "Event", "State", "Verdict", "next_state"]
 
 
 class State(IntEnum):
@@ -72,3 +72,14 @@ def next_state(state: State, event: Event) -> State:
         return TRANSITIONS[state, event]
     except KeyError:
         raise SessionError(f"{event.name} is illegal in state {state.name}") from None
+
+
+class Verdict(IntEnum):
+    """What a request's seq_id makes of it (PROTOCOL 3.5)."""
+
+    NEXT = 0
+    """The session's next one: accept it when there is room."""
+    DUPLICATE = 1
+    """Accepted before: drop it."""
+    GAP = 2
+    """ERROR 400, seq 0; nothing is consumed."""

@@ -9,7 +9,8 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upb
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
-from gatesvr.session.session import Verdict, normalize_zone
+from gatesvr.session.info import normalize_zone
+from gatesvr.session.session import Verdict
 
 from .rig import CUT, Sessions, answer_body, business, notify, pushes
 
