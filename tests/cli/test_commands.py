@@ -53,7 +53,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "--transport", "tcp"], ["--transport", "'tcp'"]),
         (["serve", "--upstream", "zone"], ["--upstream", "'zone'"]),
         (["serve", "--upstream", "zone=here"], ["upstream.services.zone", "'here'"]),
-        (["serve", "--set", "dispatch.wrokers=1"], ["--set", "dispatch.wrokers", "workers"]),
+        (["serve", "--set", "dispatch.wrkers=1"], ["--set", "dispatch.wrkers", "workers"]),
         (["serve", "--set", "dispatch.workers=x"], ["--set", "dispatch.workers", "'x'"]),
         (["serve", "--config", "/none/g.toml"], ["/none/g.toml", "No such file"]),
         (["serve", "--cert", "/none/c.pem", "--key", "/none/k.pem"], ["/none/c.pem", "No such"]),

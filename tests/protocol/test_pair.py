@@ -41,7 +41,7 @@ class Pair:
         assert self.client.error is None
 
     def settle(self, chunk: int = 0) -> None:
-        """Pass bytes to and fro until nothing moves."""
+        """Pass bytes both ways until nothing moves."""
         for _ in range(50):
             assert self.connection is not None
             data = self.client.data_to_send()
