@@ -17,8 +17,8 @@ from gatesvr._core.entry cimport (
     clear_sums, entries_of, let_go, new_bundle, raise_wrong, read_messages, set_entry,
 )
 from gatesvr._core.ring cimport (
-    at, check_ring, commit, find_seq, free_ring, live, make_room, mark_expired, mark_oldest,
-    merge_marks, move_in, pop_up_to, run_end,
+    SPARE_MARKS, at, check_ring, commit, find_seq, free_ring, live, make_room, mark_expired,
+    mark_oldest, merge_marks, move_in, pop_up_to, run_end,
 )
 from gatesvr._core.slots cimport (
     check_slots, free_slots, is_filled, is_open, make_heap_room, pop_waiting, push_waiting,
@@ -412,7 +412,7 @@ cdef class OrderedQueue:
         Raises:
             ProtocolError: Seq was never given out.
 
-        Complexity: O(acked).
+        Complexity: O(acked); O(messages) at most once after marks were made.
         """
         cdef uint64_t moved
         if seq <= self._ring.acked_seq or self._stopped:
@@ -424,6 +424,10 @@ cdef class OrderedQueue:
         if self._send_seq <= seq:
             self._send_seq = seq + 1
             self._send = self._ring.head
+        if self._ring.marks > <size_t>live(&self._ring) + SPARE_MARKS:
+            # Messages went and marks stayed. Once merged, marks never outnumber what is left.
+            merge_marks(&self._ring)
+            self._send = find_seq(&self._ring, self._send_seq)
         return moved
 
     def rewind(self, uint64_t seq):

@@ -663,3 +663,19 @@ class TestStop:
             assert queue.drop_oldest(100, 10_000) == 0
             assert queue.next_expected_seq == 3
             queue.stop()
+
+
+def test_marks_do_not_outnumber_what_an_ack_leaves() -> None:
+    """Marks that wait for being merged are merged when the messages beside them are acked."""
+    queue = OrderedQueue("", 100, 10_000)
+    queue.append([(0, b"x")] * 17)
+    queue.append([(0, b"x", 0, 1.0)] * 25)
+    assert queue.expire(2.0) == 25
+    queue.take(12 * 7)
+    queue.ack_up_to(10)
+    queue._check()
+    queue.rewind(16)
+    assert queue.lost_range() == (18, 42)
+    *_, skip = parse(queue.take(ALL))
+    assert (skip.type, skip.seq_id) == (pb.PUSH_SKIP, 42)
+    assert pb.Skip.FromString(skip.payload).from_seq == 18
