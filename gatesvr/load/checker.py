@@ -1,0 +1,587 @@
+"""DeliveryChecker: reads what clients, gateway and upstreams saw; says what PROTOCOL 4.9 forbids.
+
+It is told of every event as it happens and forgets what is settled: what it holds for a session is
+what is on its way. Names of requests and pushes are the caller's own and are never used twice::
+
+    checker = DeliveryChecker()
+    checker.pushed("s1", "p1")                 # the pusher: the gateway took it
+    checker.delivered("s1", 1, push="p1")      # the client: the application was handed it
+    checker.settled("s1", dropped=0)           # everything has arrived that will
+    assert not checker.findings
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .findings import (
+    AnsweredTwice,
+    Broken,
+    ExecutedTwice,
+    FalseOutcome,
+    Finding,
+    Gap,
+    Lost,
+    NeedlessLoss,
+    NeedlessRefusal,
+    Reordered,
+    Repeated,
+    Replaced,
+    StaleResume,
+    Torn,
+    Unanswered,
+    Unasked,
+    Unexplained,
+    WrongAnswer,
+)
+
+__all__ = ["DeliveryChecker"]
+
+OK = 200
+BAD_REQUEST = 400
+NOT_LOGGED_IN = 401
+ANSWER_TOO_LARGE = 413
+ANSWER_NOT_KEPT = 507
+NOT_STARTED = 1
+LOSS_REASONS = frozenset({"EXPIRED", "OVERFLOW", "CONFLATED"})
+"""What a gateway may lose plain notifies for (PROTOCOL 2.6)."""
+
+
+class _SeqSet:
+    """A set of positive numbers, kept as ranges: small where they are dense."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def __contains__(self, number: int) -> bool:
+        index = bisect_right(self._starts, number) - 1
+        return index >= 0 and number <= self._ends[index]
+
+    def add(self, number: int) -> bool:
+        """Add number; return False where it was there."""
+        if number in self:
+            return False
+        starts, ends = self._starts, self._ends
+        index = bisect_right(starts, number)
+        joins_left = index > 0 and ends[index - 1] == number - 1
+        joins_right = index < len(starts) and starts[index] == number + 1
+        if joins_left and joins_right:
+            ends[index - 1] = ends.pop(index)
+            del starts[index]
+        elif joins_left:
+            ends[index - 1] = number
+        elif joins_right:
+            starts[index] = number
+        else:
+            starts.insert(index, number)
+            ends.insert(index, number)
+        return True
+
+    def discard(self, number: int) -> None:
+        """Take number out."""
+        index = bisect_right(self._starts, number) - 1
+        if index < 0 or number > self._ends[index]:
+            return
+        start, end = self._starts.pop(index), self._ends.pop(index)
+        if number < end:
+            self._starts.insert(index, number + 1)
+            self._ends.insert(index, end)
+        if start < number:
+            self._starts.insert(index, start)
+            self._ends.insert(index, number - 1)
+
+
+@dataclass(slots=True)
+class _Push:
+    """A plain notify on its way; number is its place among the session's."""
+
+    number: int
+    seq: int
+    is_sure: bool
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """What goes around the answer to a request: pushed and carried, before and after."""
+
+    pushed_before: list[str] = field(default_factory=list)
+    carried_before: list[str] = field(default_factory=list)
+    pushed_after: list[str] = field(default_factory=list)
+    carried_after: list[str] = field(default_factory=list)
+
+    def around(self, code: int) -> tuple[list[str], list[str]]:
+        """Return what goes before and after an answer (code 0) or an ERROR of that code."""
+        if code == ANSWER_NOT_KEPT:
+            return [], []  # its notifies are dropped with it
+        if code and code != ANSWER_TOO_LARGE:
+            return self.pushed_before, self.pushed_after  # what it would have carried never came
+        return (
+            self.pushed_before + self.carried_before,
+            self.pushed_after + self.carried_after,
+        )
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is known of a session and not settled."""
+
+    position: int = 0
+    pushes: dict[str, _Push] = field(default_factory=dict)
+    by_seq: dict[int, str] = field(default_factory=dict)
+    next_number: int = 0
+    last_number: int = -1
+    early: dict[str, int] = field(default_factory=dict)  # delivered before it was told of
+    bundles: dict[int, _Bundle] = field(default_factory=dict)
+    bundle_of: dict[str, int] = field(default_factory=dict)
+    open_bundle: int = 0  # whose messages are being delivered
+    open_before: list[str] = field(default_factory=list)
+    open_after: list[str] = field(default_factory=list)
+    answered: _SeqSet = field(default_factory=_SeqSet)
+    executed: _SeqSet = field(default_factory=_SeqSet)
+    refused: _SeqSet = field(default_factory=_SeqSet)
+    lanes: dict[str, int] = field(default_factory=dict)
+    orders: dict[str, int] = field(default_factory=dict)
+    lost: int = 0  # seqs announced as lost
+    connection: int = 0
+    is_ended: bool = False
+    login: int = 0
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request on its way."""
+
+    number: int
+    is_login: bool
+    is_executed: bool = False
+    is_refused: bool = False
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is known of a client's requests."""
+
+    session_id: str = ""
+    requests: dict[str, _Request] = field(default_factory=dict)
+    asked: int = 0
+    login: int | None = None  # the number of the first hello that was answered 200
+    refused: list[tuple[int, str]] = field(default_factory=list)  # by 401, before such a hello
+
+
+class DeliveryChecker:
+    """Collects findings over any number of clients and sessions.
+
+    Args:
+        knows_ends: Whether ended() is called for each session that ends; where it is not, a session
+            that a client has lost is taken to have ended.
+
+    Attributes:
+        findings: What was found, in the order of finding.
+        delivered_pushes: Pushes handed to applications.
+        delivered_answers: Answers and ERRORs handed to applications.
+        announced_losses: Server seqs that applications were told are lost.
+        executions: Requests handed to upstreams.
+    """
+
+    def __init__(self, *, knows_ends: bool = True) -> None:
+        self.findings: list[Finding] = []
+        self.delivered_pushes = 0
+        self.delivered_answers = 0
+        self.announced_losses = 0
+        self.executions = 0
+        self._knows_ends = knows_ends
+        self._sessions: dict[str, _Session] = {}
+        self._clients: dict[str, _Client] = {}
+        # Requests by name, for what upstreams tell of them.
+        self._requests: dict[str, _Request] = {}
+        self._logins = 0
+        self._last_login: dict[str, tuple[int, str]] = {}
+
+    def __len__(self) -> int:
+        """Return the requests and pushes that are not settled."""
+        return len(self._requests) + sum(len(s.pushes) for s in self._sessions.values())
+
+    # What a client tells.
+
+    def started(self, client: str, session_id: str, *, is_resumed: bool) -> None:
+        """START_RESP: the client has this session now."""
+        state = self._client(client)
+        if not is_resumed:
+            state.login = None
+            state.refused.clear()
+        state.session_id = session_id
+        self._session(session_id)
+
+    def asked(self, client: str, request: str, *, is_login: bool = False) -> None:
+        """The application asked for something."""
+        state = self._client(client)
+        state.asked += 1
+        entry = _Request(state.asked, is_login)
+        state.requests[request] = self._requests[request] = entry
+
+    def answered(self, client: str, request: str, answer: str, code: int = OK) -> None:
+        """The application got an answer; ``answer`` is the request that the answer names."""
+        state = self._client(client)
+        entry = self._resolve(state, request)
+        if answer != request:
+            self._find(WrongAnswer(state.session_id, request, answer))
+        if entry is None or not entry.is_login or code != OK:
+            return
+        for number, refused in state.refused:
+            if number > entry.number:
+                self._find(NeedlessRefusal(state.session_id, refused, NOT_LOGGED_IN))
+        state.refused.clear()
+        if state.login is None:
+            state.login = entry.number
+
+    def failed(self, client: str, request: str, code: int, outcome: int) -> None:
+        """The application was told that a request failed.
+
+        Args:
+            client: Whose.
+            request: Its name.
+            code: Wire error code, 0 for none.
+            outcome: 0 unknown, 1 not started, 2 done.
+        """
+        state = self._client(client)
+        entry = self._resolve(state, request)
+        if entry is None:
+            return
+        if outcome == NOT_STARTED and entry.is_executed and not entry.is_refused:
+            self._find(FalseOutcome(state.session_id, request))
+        if code == BAD_REQUEST:
+            self._find(NeedlessRefusal(state.session_id, request, code))
+        elif code == NOT_LOGGED_IN:
+            if state.login is not None and entry.number > state.login:
+                self._find(NeedlessRefusal(state.session_id, request, code))
+            elif state.login is None:
+                state.refused.append((entry.number, request))
+
+    def forgot(self, client: str) -> None:
+        """The client's process ended: nobody waits for its requests any more."""
+        state = self._client(client)
+        for request in state.requests:
+            self._requests.pop(request, None)
+        state.requests.clear()
+
+    def session_lost(self, client: str, session_id: str, reason: str = "") -> None:
+        """The application was told that its session is gone."""
+        state = self._client(client)
+        if self._knows_ends and not self._session(session_id).is_ended:
+            self._find(NeedlessLoss(session_id, client, reason))
+        state.session_id = ""
+        state.login = None
+        state.refused.clear()
+
+    def delivered(
+        self,
+        session_id: str,
+        seq: int,
+        *,
+        push: str = "",
+        client_seq: int = 0,
+        code: int = 0,
+        order: str = "",
+    ) -> None:
+        """The application was handed a sequenced message.
+
+        Args:
+            session_id: The session.
+            seq: Its server seq.
+            push: The name of the notify that it is.
+            client_seq: Or the request that it answers.
+            code: Of the ERROR, where it is one.
+            order: Answers with the same order come in the order of asking.
+        """
+        session = self._session(session_id)
+        if seq <= session.position:
+            self._find(Repeated(session_id, seq, push))
+            return
+        if seq != session.position + 1:
+            self._find(Gap(session_id, session.position, seq))
+        session.position = seq
+        if client_seq:
+            self.delivered_answers += 1
+            self._check_answer(session_id, session, seq, client_seq, code, order)
+            return
+        self.delivered_pushes += 1
+        bound_to = session.bundle_of.pop(push, 0)
+        if bound_to:
+            self._check_bound(session_id, session, seq, push, bound_to)
+        else:
+            self._check_closed_bundle(session_id, session, seq)
+            self._check_plain(session_id, session, seq, push)
+
+    def lost(self, session_id: str, from_seq: int, to_seq: int, reason: str) -> None:
+        """The application was told that messages are lost.
+
+        Args:
+            session_id: The session.
+            from_seq: The first of them.
+            to_seq: The last of them.
+            reason: The name of the LostReason.
+        """
+        session = self._session(session_id)
+        if to_seq <= session.position:
+            self._find(Repeated(session_id, to_seq))
+            return
+        if from_seq != session.position + 1:
+            self._find(Gap(session_id, session.position, from_seq))
+        if reason not in LOSS_REASONS:
+            self._find(Unexplained(session_id, from_seq, to_seq, reason))
+        self._check_closed_bundle(session_id, session, from_seq)
+        session.position = to_seq
+        session.lost += to_seq - from_seq + 1
+        self.announced_losses += to_seq - from_seq + 1
+        for seq in range(from_seq, to_seq + 1) if session.by_seq else ():
+            push = session.by_seq.pop(seq, "")
+            if push:
+                del session.pushes[push]
+
+    def broken(self, session_id: str, why: str) -> None:
+        """A peer broke the wire protocol, or failed inside."""
+        self._find(Broken(session_id, why))
+
+    # What the gateway's side tells.
+
+    def logged_in(self, session_id: str, openid: str) -> None:
+        """An upstream answered a hello of this session with 200."""
+        self._logins += 1
+        session = self._session(session_id)
+        session.login = session.login or self._logins
+        self._last_login[openid] = (self._logins, session_id)
+
+    def ended(self, session_id: str, *, replaced_in: str = "") -> None:
+        """A session ended on the gateway; nothing is promised of it any more.
+
+        Args:
+            session_id: The session.
+            replaced_in: The openid, where it ended because another session of that logged in.
+        """
+        session = self._session(session_id)
+        session.is_ended = True
+        session.pushes.clear()
+        session.by_seq.clear()
+        session.bundles.clear()
+        if replaced_in:
+            login, other = self._last_login.get(replaced_in, (0, ""))
+            if other in ("", session_id) or login < session.login:
+                self._find(Replaced(session_id))
+
+    def resumed(self, session_id: str, connection: int) -> None:
+        """The gateway let a connection take a session over.
+
+        Args:
+            session_id: The session.
+            connection: The client's own count of its connections.
+        """
+        session = self._session(session_id)
+        if connection < session.connection:
+            self._find(StaleResume(session_id, connection, session.connection))
+        session.connection = max(session.connection, connection)
+
+    def pushed(self, session_id: str, push: str, *, seq: int = 0, is_sure: bool = True) -> None:
+        """The gateway took a plain notify for a session.
+
+        Args:
+            session_id: The session.
+            push: Its name.
+            seq: Its server seq, 0 where that is not known.
+            is_sure: False where the pusher does not know whether the gateway took it.
+        """
+        session = self._session(session_id)
+        if session.is_ended:
+            return
+        number = session.next_number
+        session.next_number += 1
+        if push in session.early:
+            del session.early[push]
+            return
+        session.pushes[push] = _Push(number, seq, is_sure)
+        if seq:
+            session.by_seq[seq] = push
+
+    def bound(self, session_id: str, client_seq: int, push: str, *, before: bool) -> None:
+        """The gateway took a notify that goes with the answer to a request."""
+        session = self._session(session_id)
+        bundle = session.bundles.setdefault(client_seq, _Bundle())
+        (bundle.pushed_before if before else bundle.pushed_after).append(push)
+        session.bundle_of[push] = client_seq
+
+    def carried(
+        self, session_id: str, client_seq: int, before: Sequence[str], after: Sequence[str]
+    ) -> None:
+        """An upstream put notifies into its answer to a request."""
+        if not before and not after:
+            return
+        session = self._session(session_id)
+        bundle = session.bundles.setdefault(client_seq, _Bundle())
+        bundle.carried_before.extend(before)
+        bundle.carried_after.extend(after)
+        for push in (*before, *after):
+            session.bundle_of[push] = client_seq
+
+    def executed(self, session_id: str, client_seq: int, request: str, lane: str = "") -> None:
+        """A request was handed to an upstream; those of one lane come in the order of asking."""
+        self.executions += 1
+        session = self._session(session_id)
+        entry = self._requests.get(request)
+        if entry is not None:
+            entry.is_executed = True
+        if not session.executed.add(client_seq):
+            if client_seq not in session.refused:
+                self._find(ExecutedTwice(session_id, client_seq, request))
+            session.refused.discard(client_seq)
+            return
+        last = session.lanes.get(lane, 0)
+        if client_seq < last:
+            self._find(Reordered(session_id, "execution", client_seq, last))
+        session.lanes[lane] = max(last, client_seq)
+
+    def refused(self, session_id: str, client_seq: int, request: str) -> None:
+        """An upstream REFUSED a request: it may be handed to another one."""
+        self._session(session_id).refused.add(client_seq)
+        entry = self._requests.get(request)
+        if entry is not None:
+            entry.is_refused = True
+
+    # The end.
+
+    def settled(self, session_id: str, *, last_seq: int = 0, dropped: int | None = None) -> None:
+        """A session lives, has a connection, and everything has arrived that will.
+
+        Args:
+            session_id: The session.
+            last_seq: The highest server seq given out, 0 where that is not known.
+            dropped: Messages that its queue dropped or let expire, None where that is not known.
+        """
+        session = self._session(session_id)
+        if last_seq and session.position != last_seq:
+            self._find(Gap(session_id, session.position, last_seq))
+        if dropped is not None and session.lost > dropped:
+            self._find(Unexplained(session_id, 0, session.position, f"{session.lost} > {dropped}"))
+        missing = [push for push, entry in session.pushes.items() if entry.is_sure]
+        # Where its seq is known a loss that covered it has taken it out already.
+        if len(missing) > session.lost or any(session.pushes[push].seq for push in missing):
+            self.findings.extend(Lost(session_id, push) for push in missing)
+        for client_seq, bundle in session.bundles.items():
+            self._find(Lost(session_id, "/".join(bundle.pushed_before + bundle.pushed_after)))
+            self._find(Unanswered(session_id, f"client seq {client_seq}"))
+        for push, seq in session.early.items():
+            self._find(Unasked(session_id, seq, push))
+        self._check_closed_bundle(session_id, session, session.position + 1)
+
+    def client_settled(self, client: str) -> None:
+        """A client's session lives: its requests should have come to an end."""
+        state = self._client(client)
+        for request in state.requests:
+            self._find(Unanswered(state.session_id or client, request))
+
+    # Inside.
+
+    def _find(self, finding: Finding) -> None:
+        self.findings.append(finding)
+
+    def _session(self, session_id: str) -> _Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            session = self._sessions[session_id] = _Session()
+        return session
+
+    def _client(self, client: str) -> _Client:
+        state = self._clients.get(client)
+        if state is None:
+            state = self._clients[client] = _Client()
+        return state
+
+    def _resolve(self, state: _Client, request: str) -> _Request | None:
+        self._requests.pop(request, None)
+        return state.requests.pop(request, None)
+
+    def _check_plain(self, session_id: str, session: _Session, seq: int, push: str) -> None:
+        entry = session.pushes.pop(push, None)
+        if entry is None:
+            if session.is_ended:
+                return  # what was on its way when it ended may still arrive
+            if push in session.early or not self._is_new(session, push):
+                self._find(Repeated(session_id, seq, push))
+            session.early[push] = seq
+            return
+        session.by_seq.pop(entry.seq, None)
+        if entry.seq and entry.seq != seq:
+            self._find(Reordered(session_id, "push", seq, entry.seq))
+        if entry.number < session.last_number:
+            self._find(Reordered(session_id, "push", seq, session.last_number))
+        session.last_number = max(session.last_number, entry.number)
+
+    def _is_new(self, session: _Session, push: str) -> bool:
+        return push not in session.bundle_of
+
+    def _check_bound(
+        self, session_id: str, session: _Session, seq: int, push: str, client_seq: int
+    ) -> None:
+        """Check a notify of a bundle: before its answer, or right behind it in its order."""
+        if session.open_bundle != client_seq:
+            self._check_closed_bundle(session_id, session, seq)
+            if client_seq in session.answered:
+                if session.is_ended:
+                    return
+                self._find(Torn(session_id, client_seq, seq, f"{push} came late"))
+                return
+            session.open_bundle = client_seq
+        if session.open_after:
+            if session.open_after[0] != push:
+                self._find(Torn(session_id, client_seq, seq, f"{push} is not next"))
+            if push in session.open_after:
+                session.open_after.remove(push)
+            if not session.open_after:
+                session.open_bundle = 0
+            return
+        session.open_before.append(push)
+
+    def _check_answer(
+        self,
+        session_id: str,
+        session: _Session,
+        seq: int,
+        client_seq: int,
+        code: int,
+        order: str,
+    ) -> None:
+        if session.open_bundle != client_seq:
+            self._check_closed_bundle(session_id, session, seq)
+        if not session.answered.add(client_seq):
+            self._find(AnsweredTwice(session_id, client_seq, seq))
+        bundle = session.bundles.pop(client_seq, None)
+        before, after = bundle.around(code) if bundle is not None else ([], [])
+        if bundle is not None and code:
+            for push in (*bundle.around(0)[0], *bundle.around(0)[1]):
+                if push not in before and push not in after:
+                    session.bundle_of.pop(push, None)  # it went with the answer
+        if session.open_before != before and not session.is_ended:
+            why = f"{session.open_before} before the answer instead of {before}"
+            self._find(Torn(session_id, client_seq, seq, why))
+        session.open_before = []
+        session.open_after = list(after)
+        session.open_bundle = client_seq if after else 0
+        if order:
+            last = session.orders.get(order, 0)
+            if client_seq < last:
+                self._find(Reordered(session_id, "answer", client_seq, last))
+            session.orders[order] = max(last, client_seq)
+
+    def _check_closed_bundle(self, session_id: str, session: _Session, seq: int) -> None:
+        """Something that is not part of the open bundle comes: the bundle must be whole."""
+        if not session.open_bundle:
+            return
+        if (session.open_before or session.open_after) and not session.is_ended:
+            rest = session.open_after or ["the answer"]
+            self._find(Torn(session_id, session.open_bundle, seq, f"without {rest}"))
+        session.open_bundle = 0
+        session.open_before = []
+        session.open_after = []
