@@ -51,13 +51,21 @@ class OrderedSender:
         if self.link is not None:
             self.link.request_flush()
 
-    def notify(self, body: bytes, flags: int = 0, expires_at: float = 0.0) -> None:
+    def notify(
+        self, body: bytes, flags: int = 0, expires_at: float = 0.0, *, is_forced: bool = False
+    ) -> None:
         """Send a notify at once.
+
+        Args:
+            body: Fields 3-5 of its push.
+            flags: BULK for a broadcast.
+            expires_at: Loop time, 0 for never.
+            is_forced: Whether caps do not apply, because it was accepted before.
 
         Raises:
             QueueFull: The queue is at a cap.
         """
-        self.queue.append_one(0, body, flags, expires_at)
+        self.queue.append_one(0, body, flags, expires_at, is_forced)
         if self.link is not None:
             self.link.request_flush()
 

@@ -536,8 +536,11 @@ class Session:
         for body, flags, expires_at in held or ():
             if expires_at and expires_at <= now:
                 self._context.counters.notifies_expired += 1
-            elif self._queue_notify(body, flags, expires_at, now) is not OK:
-                self._context.counters.notifies_dropped += 1
+            else:
+                # Caps do not apply: it was accepted, and at most MAX_HELD_NOTIFIES come.
+                self.sender.notify(body, flags, expires_at, is_forced=True)
+                if expires_at:
+                    self._context.watched.add(self)
 
     def _remember(self, push_id: str) -> None:
         push_ids = self._push_ids

@@ -295,6 +295,17 @@ def test_notifies_for_a_session_without_login_are_bounded():
     assert results == ["", "", "BUSY"]
 
 
+def test_notifies_held_for_the_login_are_kept_though_the_queue_is_full_by_then():
+    sessions = Sessions(max_queue_size=3)
+    session, _, _ = sessions.start()
+    for number in range(6):
+        assert session.push(notify(b"%d" % number), now=0.0).is_ok
+    sessions.hello(session)
+    assert sessions.feed(session) == [b"welcome"] + [b"%d" % number for number in range(6)]
+    assert session.push(notify(b""), now=0.0).error_code == "BUSY"
+    assert sessions.counters["notifies_dropped"] == 0
+
+
 # What it tells of itself.
 
 
