@@ -50,6 +50,8 @@ LATE_S = 5.0
 """How long a unary call goes on past its deadline, so that its late answer is seen."""
 TIMER_STEP_S = 0.01
 """Deadlines this close together share one pass."""
+RECHECK_S = 0.01
+"""How soon a channel is looked at again that does not say that it is connected."""
 CLOSE_S = 2.0
 """Longest wait for the tasks of a closed channel."""
 RETRY_MS = 100
@@ -123,6 +125,7 @@ class Lane:
         self._late: dict[int, None] = {}
         self._writer_waker: asyncio.Future[None] | None = None
         self._pause_waker: asyncio.Future[None] | None = None
+        self._recheck: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = inf
 
@@ -231,8 +234,9 @@ class Lane:
             self._counters.broken_calls += 1
             call.fail(f"{self.address}: stopped", is_started=True)
         self._unary.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._recheck):
+            if timer is not None:
+                timer.cancel()
         self._on_change()
 
     # The life of the connection.
@@ -402,6 +406,9 @@ class Lane:
             # before anything is written: what was not written can still go elsewhere.
             if self._end_pause():
                 self._enter(LaneState.CONNECTING, "connection lost")
+            elif self._recheck is None:
+                # gRPC's view of the channel lags behind the connection that was just made.
+                self._recheck = self._loop.call_later(RECHECK_S, self._pump_again)
             return
         while self._waiting and len(self._unary_tasks) < min(self._max_open, MAX_UNARY):
             call = self._waiting.popleft()
@@ -412,6 +419,10 @@ class Lane:
             task = self._loop.create_task(self._call_unary(call), name="gatesvr-lane-unary")
             self._unary_tasks.add(task)
             task.add_done_callback(self._unary_done)
+
+    def _pump_again(self) -> None:
+        self._recheck = None
+        self._pump()
 
     def _unary_done(self, task: asyncio.Task[None]) -> None:
         self._unary_tasks.discard(task)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -96,6 +97,19 @@ async def test_upstream_with_process_request_only() -> None:
         assert under_test.lane.state is LaneState.UNARY
         assert (upstream.unary, under_test.counters.unary_calls) == (50, 50)
         assert under_test.counters.connects == 1
+
+
+async def test_calls_are_not_forgotten_while_the_channel_lags_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(UnaryOnly()) as address, lane_to(address) as under_test:
+        await under_test.until_state(LaneState.UNARY)
+        channel = under_test.lane._channel
+        seen = iter([grpc.ChannelConnectivity.CONNECTING] * 3)
+        real = channel.get_state
+        monkeypatch.setattr(channel, "get_state", lambda: next(seen, None) or real())
+        monkeypatch.setattr(under_test.lane, "_end_pause", lambda: False)  # the stream still opens
+        assert parse(await under_test.call(data=b"x")).data == b"x"
 
 
 async def test_base_upstream_that_sets_no_request_id() -> None:
