@@ -1,8 +1,14 @@
-"""Shared by all tests: which QUIC backends they run on."""
+"""Shared by all tests: which QUIC backends they run on, and logs as they were before."""
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BACKENDS = ("aioquic", "qh3")
 
@@ -34,3 +40,14 @@ def backend(request: pytest.FixtureRequest) -> str:
     """Run the test once on each QUIC backend."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what a command under test did to the package's logger."""
+    logger = logging.getLogger("gatesvr")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
