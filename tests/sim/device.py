@@ -70,7 +70,7 @@ class Device:
         self.name = name
         self.openid = openid
         self.ip = ip
-        self.protocol = TappedProtocol(openid)
+        self.protocol = TappedProtocol(openid, max_message_bytes=world.max_message_bytes)
         self.connection: Connection | None = None
         self.connections = 0
         self.is_over = False
@@ -116,6 +116,12 @@ class Device:
             self.world.note("%s leaves %s: %s", self, connection, code)
             connection.client_open = False
             connection.client_close = code
+
+    def note_unread(self) -> None:
+        """Count it where the gateway has handled START and nobody will read START_RESP."""
+        connection = self.connection
+        if connection is not None and not self.protocol.is_live:
+            self.world.counts["start_resps_never_read"] += connection.handler.session is not None
 
     def read(self, connection: Connection, size: int) -> None:
         """Take bytes of the gateway's in."""
@@ -173,7 +179,9 @@ class Device:
         state = state or self.protocol.state()
         self.leave(None)
         self.forget()
-        self.protocol = TappedProtocol.from_state(state)  # type: ignore[assignment]
+        self.protocol = TappedProtocol.from_state(
+            state, max_message_bytes=self.world.max_message_bytes
+        )  # type: ignore[assignment]
         self.is_restored = bool(self.protocol.session_id)
 
     def crash_reading(self, connection: Connection, size: int) -> None:
@@ -189,7 +197,7 @@ class Device:
         self.world.note("%s begins anew", self)
         self.leave(None)
         self.forget()
-        self.protocol = TappedProtocol(self.openid)
+        self.protocol = TappedProtocol(self.openid, max_message_bytes=self.world.max_message_bytes)
         self.is_over = self.is_restored = False
 
     def forget(self) -> None:
@@ -246,6 +254,9 @@ class Device:
         if self.name in self.world.wants_login and self.is_live:
             self.world.wants_login.discard(self.name)
             self.ask("hello")
+            if not self.world.is_calm:
+                for _ in range(self.world.random.choice((0, 0, 1, 3))):
+                    self.ask("echo")
 
     def hand_over(self, count: int, *, is_acked: bool = True) -> None:
         """Let the application have what was received."""

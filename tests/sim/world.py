@@ -60,10 +60,15 @@ class TappedManager(SessionManager):
         yield from self._by_id.values()
 
     def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        assert isinstance(link, Connection)
+        newest = link.device.connection
+        if newest is not link:
+            self.world.counts["starts_late"] += 1
+            if newest is not None and newest.handler.session is not None:
+                self.world.counts["starts_behind_their_successor"] += 1
         outcome = super().start(start, link, now)
         session = outcome.session
         if session is not None and outcome.response.resumed:
-            assert isinstance(link, Connection)
             self.world.checker.resumed(session.session_id, link.ordinal)
         return outcome
 
@@ -145,6 +150,8 @@ class World:
     def _draw_config(self) -> None:
         draw = self.random.choice
         self.has_lag = draw((False, True))
+        self.login_weight = draw((0.04, 0.4, 1.0))
+        self.max_message_bytes = draw((1 << 20, 1 << 20, 1 << 20, 330))
         self.window = draw((150, 1_000, 100_000))
         high_water = draw((100, 600, 65_536))
         self.low_water = high_water // 2
@@ -154,6 +161,7 @@ class World:
             session=SessionConfig(
                 max_queue_size=queue_size,
                 max_queue_bytes=Size(draw((2_500, 1 << 20))),
+                max_queues_bytes=Size(draw((0, 0, 0, 4_000))),
                 max_in_flight=draw((3, 6, 128)),
                 on_duplicate=draw(("replace", "replace", "replace", "reject", "allow")),
                 when_full=draw(("drop_oldest", "drop_oldest", "drop_oldest", "refuse", "close")),
@@ -319,7 +327,8 @@ class World:
 
     def _offer_rest(self, actions: list[Any]) -> None:
         for call in self.upstream.calls[:8]:
-            actions.append((0.4, self.upstream.answer, call))
+            weight = self.login_weight if call.action == "hello" else 0.4
+            actions.append((weight, self.upstream.answer, call))
         actions.append((0.15, self._wait, None))
         if self.is_calm:
             return
@@ -342,6 +351,7 @@ class World:
 
     def _leave(self, device: Device) -> None:
         self.counts["given_up"] += 1
+        device.note_unread()
         device.leave(self.random.choice((None, None, 0, 4408)))
 
     def _toggle_slow(self, device: Device) -> None:
@@ -385,6 +395,8 @@ class World:
     def _cut(self, connection: Connection) -> None:
         self.note("cut %s", connection)
         self.counts["cuts"] += 1
+        if connection is connection.device.connection:
+            connection.device.note_unread()
         connection.is_cut = True
         connection.up.clear()
         connection.down.clear()
@@ -433,8 +445,13 @@ class World:
     def _restart_gateway(self) -> None:
         self.note("the gateway restarts")
         self.counts["gateway_restarts"] += 1
-        for connection in self.connections:
-            connection.crash()
+        if self.random.random() < 0.5:
+            self.gateway.dispatcher.go_away("stopping", 100)
+            self.gateway.dispatcher.close_all(CloseCode.OVERLOADED, "reconnect_after_ms=100")
+            self.loop.settle()
+        else:
+            for connection in self.connections:
+                connection.crash()
         for session in list(self.gateway.sessions.all_sessions()):
             self.checker.ended(session.session_id)
         self.upstream.forget()

@@ -1,0 +1,221 @@
+"""The rules of PROTOCOL 2-5, each left out of the real code by itself.
+
+A simulator that does not find one of them would not find the bug of that kind either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gatesvr._core.codec import encode_request
+from gatesvr._pb import message_pb2 as pb
+from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.messages import LostReason, RequestType
+from gatesvr.session.manager import SessionManager
+from gatesvr.session.notify import NotifyOrderingManager
+from gatesvr.session.resume import ResumeToken, TokenMatch
+from gatesvr.session.sender import OrderedSender
+from gatesvr.session.session import Session
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def mutation(function: Mutation) -> Mutation:
+    """Enter a mutation under its name."""
+    MUTATIONS[function.__name__] = function
+    return function
+
+
+def wrap(
+    patch: pytest.MonkeyPatch, owner: type, name: str, make: Callable[[Any], Callable[..., Any]]
+) -> None:
+    """Replace a method by what make() makes of it."""
+    patch.setattr(owner, name, make(getattr(owner, name)))
+
+
+@mutation
+def old_token_dies_at_once(patch: pytest.MonkeyPatch) -> None:
+    def make(accept: Any) -> Any:
+        def mutant(self: ResumeToken, *args: Any) -> bytes:
+            token: bytes = accept(self, *args)
+            self.prove()
+            return token
+
+        return mutant
+
+    wrap(patch, ResumeToken, "accept", make)
+
+
+@mutation
+def resume_with_the_previous_token_shifts_it(patch: pytest.MonkeyPatch) -> None:
+    def make(accept: Any) -> Any:
+        def mutant(self: ResumeToken, match: TokenMatch, *args: Any) -> bytes:
+            token: bytes = accept(self, TokenMatch.CURRENT, *args)
+            return token
+
+        return mutant
+
+    wrap(patch, ResumeToken, "accept", make)
+
+
+@mutation
+def frame_sent_behind_start(patch: pytest.MonkeyPatch) -> None:
+    def make(connect: Any) -> Any:
+        def mutant(self: ClientProtocol, *args: Any) -> None:
+            connect(self, *args)
+            # It acks nothing; what counts is that the gateway reads it behind START_RESP.
+            self._output.append(encode_request(0, 0, RequestType.ACK, b""))
+
+        return mutant
+
+    wrap(patch, ClientProtocol, "connect", make)
+
+
+@mutation
+def no_attempt_numbers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ResumeToken, "is_stale", lambda self, match, attempt: False)
+
+
+@mutation
+def answer_of_an_older_generation_dropped(patch: pytest.MonkeyPatch) -> None:
+    generations: dict[tuple[str, int], int] = {}
+
+    def make_accept(accept: Any) -> Any:
+        def mutant(self: Session, request: Any, *args: Any) -> None:
+            generations[self.session_id, request.seq_id] = self.generation
+            accept(self, request, *args)
+
+        return mutant
+
+    def make_answer(answer: Any) -> Any:
+        def mutant(self: Session, client_seq: int, *args: Any) -> bool:
+            accepted_in = generations.get((self.session_id, client_seq))
+            if accepted_in == self.generation or client_seq not in self.pending:
+                is_taken: bool = answer(self, client_seq, *args)
+                return is_taken
+            slot = self.pending.pop(client_seq) >> 32
+            if slot:
+                self.queue.fill(slot, ())
+            self.queue.reserved = len(self.pending)
+            return False
+
+        return mutant
+
+    wrap(patch, Session, "accept", make_accept)
+    wrap(patch, Session, "answer", make_answer)
+
+
+@mutation
+def positions_kept_across_session_ids(patch: pytest.MonkeyPatch) -> None:
+    def make(forget_session: Any) -> Any:
+        def mutant(self: ClientProtocol) -> None:
+            position, seen = self.position, self.seen
+            forget_session(self)
+            self.position, self.seen = position, seen
+
+        return mutant
+
+    wrap(patch, ClientProtocol, "forget_session", make)
+
+
+@mutation
+def replacement_at_start(patch: pytest.MonkeyPatch) -> None:
+    def make(create: Any) -> Any:
+        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
+            for other in self.by_openid(start.openid):
+                self._bury(other, LostReason.REPLACED, now)
+                self._end_by_kick(other, 4410, "replaced", now)
+            return create(self, start, link, now)
+
+        return mutant
+
+    wrap(patch, SessionManager, "_create", make)
+
+
+@mutation
+def hello_gate_on_the_connection(patch: pytest.MonkeyPatch) -> None:
+    def make(take_over: Any) -> Any:
+        def mutant(self: SessionManager, session: Session, *args: Any) -> Any:
+            session.hello_pending = False
+            return take_over(self, session, *args)
+
+        return mutant
+
+    wrap(patch, SessionManager, "_take_over", make)
+
+
+@mutation
+def no_skip(patch: pytest.MonkeyPatch) -> None:
+    def make(init: Any) -> Any:
+        def mutant(self: Session, *args: Any, **kwargs: Any) -> None:
+            init(self, *args, **kwargs)
+            self.queue.can_skip = False
+
+        return mutant
+
+    wrap(patch, Session, "__init__", make)
+
+
+@mutation
+def answers_dropped_by_drop_oldest(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: OrderedSender, msg_id: int, slot: int, body: bytes) -> None:
+        if slot:
+            self.queue.fill(slot, ((msg_id, body, 0),))
+        else:
+            self.queue.append_one(msg_id, body, 0, 0.0, True)
+        self.flush()
+
+    patch.setattr(OrderedSender, "answer", mutant)
+
+
+@mutation
+def bundle_torn(patch: pytest.MonkeyPatch) -> None:
+    def make(bundle: Any) -> Any:
+        def mutant(self: NotifyOrderingManager, *args: Any) -> Any:
+            messages, dropped = bundle(self, *args)
+            # Its notifies are plain ones then: what drops and expires takes them.
+            return [(m, body, flags if m else 0) for m, body, flags in messages], dropped
+
+        return mutant
+
+    wrap(patch, NotifyOrderingManager, "bundle", make)
+
+
+@mutation
+def answers_matched_by_msg_id(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: ClientProtocol, push: Any) -> int:
+        if not push.msg_id:
+            return 0
+        matching = (seq for seq, r in self.pending.items() if r.msg_id == push.msg_id)
+        return next(matching, push.client_seq_id)
+
+    patch.setattr(ClientProtocol, "_answered_seq", mutant)
+
+
+@mutation
+def own_counter_kept_after_start_resp(patch: pytest.MonkeyPatch) -> None:
+    def make(send_again: Any) -> Any:
+        def mutant(self: ClientProtocol, *args: Any) -> None:
+            counter = self.next_client_seq
+            send_again(self, *args)
+            self.next_client_seq = counter
+
+        return mutant
+
+    wrap(patch, ClientProtocol, "_send_again", make)
+
+
+@mutation
+def ack_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    def make(ack: Any) -> Any:
+        def mutant(self: Session, seq: int, now: float) -> None:
+            ack(self, min(seq + 1, self.queue.next_expected_seq - 1), now)
+
+        return mutant
+
+    wrap(patch, Session, "ack", make)
