@@ -490,9 +490,9 @@ class ClientProtocol:
         self.heartbeat_interval = float(max(1, response.heartbeat_interval))
         self.max_in_flight = response.max_in_flight or self.max_in_flight
         self.max_request_bytes = response.max_message_bytes or self.max_request_bytes
-        self._acks = AckPacer(
-            self.position, response.max_unacked_messages, response.max_unacked_bytes
-        )
+        # The gateway knows the position that START carried; the application may be further by now.
+        acked = self._acks.acked if response.resumed else 0
+        self._acks = AckPacer(acked, response.max_unacked_messages, response.max_unacked_bytes)
         self._heartbeats = HeartbeatPacer(self.heartbeat_interval, self._now)
         self.is_logged_in = response.state == pb.SESSION_STATE_NORMAL
         events.append(Started(self.session_id, response.resumed, self.is_logged_in, response))
@@ -501,6 +501,8 @@ class ClientProtocol:
             events.append(Lost(self.seen + 1, response.replay_from - 1, LostReason.NONE))
             self.seen = response.replay_from - 1
         self._send_again(response.max_client_seq, events)
+        if self.position > self._acks.acked and self._acks.moved(self.position, self._now):
+            self._send_ack()
 
     def _send_again(self, max_client_seq: int, events: list[ClientEvent]) -> None:
         """Send what the gateway has not accepted, and go on counting behind it (PROTOCOL 4.6)."""

@@ -432,6 +432,21 @@ def test_a_stale_attempt_tries_again_above():
     assert len(protocol.pending) == 1
 
 
+def test_what_the_application_got_on_the_way_to_a_resume_is_acked():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"")) + push_frame(0, 2, notify(b"")), 0.0)
+    protocol.acknowledge(1, 0.0)
+    protocol.connect(0.0)  # START says 1
+    protocol.data_to_send()
+    protocol.acknowledge(2, 0.0)
+    protocol.receive_data(started_response(resumed=True), 1.0)
+    assert protocol.get_timer() == 1.0 + 0.020
+    protocol.handle_timer(1.1)
+    (ack,) = sent(protocol)
+    assert ack.type == pb.REQUEST_ACK
+    assert pb.ClientAck.FromString(ack.payload).acked_seq_id == 2
+
+
 def test_a_denied_resume_forgets_the_session():
     protocol = live()
     protocol.send_request("x")
