@@ -141,7 +141,7 @@ class SessionConfig(_Section, frozen=True, kw_only=True):
     login_timeout: Duration = Duration(30.0)
     """From START to a hello answered 200; 4408, session closed."""
     frame_timeout: Duration = Duration(10.0)
-    """From the first byte of a frame to its last; 4400."""
+    """From the first byte of a frame to its last; 4408."""
     heartbeat_interval: Duration = Duration(15.0)
     """Longest heartbeat interval told to clients; also at most a quarter of the idle time-out."""
     resume_window: Duration = Duration(60.0)

@@ -189,7 +189,7 @@ class ClientHandler:
                 self._sessions.close(session, CloseCode.TIMEOUT, "no login", now)
         elif began_at is not None and now >= began_at + self._config.frame_timeout:
             counters.frame_timeouts += 1
-            self.close(CloseCode.PROTOCOL_ERROR, "frame begun and not ended")
+            self.close(CloseCode.TIMEOUT, "frame begun and not ended")
         elif (
             self._protocol.has_heartbeat
             and self._silence_s

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.session.state import State
 
 from .fakes import settle
 from .rig import Client, Rig, ack, business, error, frame, heartbeat, start, stop
@@ -364,10 +365,10 @@ async def test_login_takes_its_deadline_away() -> None:
         assert client.handler.get_timer() is None
 
 
-async def test_frame_begun_and_not_ended_closes_4400() -> None:
+async def test_frame_begun_and_not_ended_closes_4408_and_suspends() -> None:
     async with Rig() as rig:
         client = Client(rig)
-        await client.login()
+        session = await client.login()
         await client.send(b"\0\0")
         began = rig.now
         rig.now += 6
@@ -375,8 +376,11 @@ async def test_frame_begun_and_not_ended_closes_4400() -> None:
         assert client.handler.get_timer() == began + 10
         client.handler.handle_timer(began + 10)
         assert client.closed is not None
-        assert client.closed[0] == 4400
+        assert client.closed[0] == 4408
         assert rig.counters.frame_timeouts == 1
+        # The network may have gone in the middle of a frame: the session waits for its client.
+        client.lose()
+        assert session.state is State.SUSPENDED
 
 
 async def test_silence_counts_from_the_first_heartbeat() -> None:
