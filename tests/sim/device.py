@@ -44,6 +44,7 @@ class TappedProtocol(ClientProtocol):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.ignored: dict[int, tuple[int, int]] = {}
+        self.is_insistent = False
 
     def _event(self, push: ServerPush) -> ClientEvent:
         event = super()._event(push)
@@ -53,6 +54,13 @@ class TappedProtocol(ClientProtocol):
                 code = pb.ErrorMessage.FromString(push.payload).error_code
             self.ignored[push.seq_id] = (push.client_seq_id, code)
         return event
+
+    def _send_again(self, max_client_seq: int, events: list[ClientEvent]) -> None:
+        if self.is_insistent:
+            for seq, request in sorted(self.pending.items()):
+                if seq <= max_client_seq:
+                    self._send(seq, request)
+        super()._send_again(max_client_seq, events)
 
 
 class Device:
@@ -70,7 +78,7 @@ class Device:
         self.name = name
         self.openid = openid
         self.ip = ip
-        self.protocol = TappedProtocol(openid, max_message_bytes=world.max_message_bytes)
+        self.protocol = self._new_protocol()
         self.connection: Connection | None = None
         self.connections = 0
         self.is_over = False
@@ -82,6 +90,16 @@ class Device:
 
     def __repr__(self) -> str:
         return self.name
+
+    def _new_protocol(self, state: bytes = b"") -> TappedProtocol:
+        limit = self.world.max_message_bytes
+        if state:
+            protocol = TappedProtocol.from_state(state, max_message_bytes=limit)
+            assert isinstance(protocol, TappedProtocol)
+        else:
+            protocol = TappedProtocol(self.openid, max_message_bytes=limit)
+        protocol.is_insistent = self.world.is_insistent
+        return protocol
 
     @property
     def is_live(self) -> bool:
@@ -149,7 +167,9 @@ class Device:
         self.handle(self.protocol.closed(code))
         verdict = verdict_of(Disconnect("peer", code, reason))
         self.retry_at = self.world.now + verdict.delay
-        if verdict.action is Action.STOP:
+        # Who is told that his openid is busy would otherwise come back for ever.
+        is_busy = self.world.is_calm and code == CloseCode.OPENID_BUSY
+        if verdict.action is Action.STOP or is_busy:
             self.is_over = True
             self.world.counts["ends"] += 1
 
@@ -179,9 +199,7 @@ class Device:
         state = state or self.protocol.state()
         self.leave(None)
         self.forget()
-        self.protocol = TappedProtocol.from_state(
-            state, max_message_bytes=self.world.max_message_bytes
-        )  # type: ignore[assignment]
+        self.protocol = self._new_protocol(state)
         self.is_restored = bool(self.protocol.session_id)
 
     def crash_reading(self, connection: Connection, size: int) -> None:
@@ -299,6 +317,26 @@ class Device:
         if asked is not None:
             self.world.counts[f"failed_{event.code}"] += 1
             self.world.checker.failed(self.name, asked.name, event.code, event.outcome)
+
+
+class Stranger(Device):
+    """Somebody who presents the id of a session that is not his; he must get nothing."""
+
+    def __init__(self, world: World, victim: Device) -> None:
+        openid = world.random.choice((victim.openid, "mallory", ""))
+        super().__init__(world, "X", openid, world.random.choice((victim.ip, "198.51.100.7")))
+        self.protocol.session_id = victim.protocol.session_id
+        self.protocol.resume_token = world.random.randbytes(16)
+        if openid == "mallory" and world.random.random() < 0.5:
+            self.protocol.resume_token = victim.protocol.resume_token
+        self.session_id = victim.protocol.session_id
+
+    def handle(self, events: list[ClientEvent]) -> None:
+        for event in events:
+            if isinstance(event, StartRefused):
+                self.world.counts["strangers_refused"] += 1
+            elif isinstance(event, Started) and event.session_id == self.session_id:
+                self.world.checker.broken(self.session_id, "a stranger has it")
 
 
 def _name(data: bytes) -> str:

@@ -25,6 +25,7 @@ class Connection:
         client_close: The code of the device's close, under way to the gateway.
         gateway_open: Whether the gateway has it.
         gateway_close: The gateway's close, under way to the device: code, reason.
+        to_report: How it ended, while the handler is not told yet.
     """
 
     def __init__(self, world: World, device: Device, gateway: Gateway, number: int) -> None:
@@ -47,7 +48,7 @@ class Connection:
         self.client_close: int | None = None
         self.gateway_open = True
         self.is_reported = False
-        self.has_last = False
+        self.to_report: Disconnect | None = None
         self.gateway_close: tuple[int, str] | None = None
         self.handler = gateway.dispatcher.handler(self)
         self.handler.connection_made(world.now)
@@ -84,7 +85,6 @@ class Connection:
             return
         self.world.note("gateway closes %s: %d %s", self, code, reason)
         self.unsent += last
-        self.has_last = bool(last)
         self.down += self.unsent
         self.unsent.clear()
         self.gateway_open = False
@@ -148,14 +148,19 @@ class Connection:
         self.is_reported = True
         self.is_cut = True
 
-    def _report(self, how: Disconnect) -> None:
-        self.unsent.clear()
-        self.up.clear()
-        # As the transport does: close() may have been called by the handler.
-        self.world.loop.call_soon(self._tell, how)
-
-    def _tell(self, how: Disconnect) -> None:
-        if not self.is_reported:
+    def report(self) -> None:
+        """Tell the handler of the end."""
+        how, self.to_report = self.to_report, None
+        if how is not None and not self.is_reported:
             self.is_reported = True
+            self.up.clear()
             self.world.note("gateway has lost %s: %s %d", self, how.kind, how.code)
             self.handler.connection_lost(how, self.world.now)
+
+    def _report(self, how: Disconnect) -> None:
+        self.unsent.clear()
+        self.to_report = how
+        if not self.world.is_sloppy:
+            self.up.clear()
+            # As the transport does: close() may have been called by the handler.
+            self.world.loop.call_soon(self.report)

@@ -59,6 +59,12 @@ class Upstream:
             world.checker.executed(message.session_id, seq, name, lane)
             world.checker.refused(message.session_id, seq, name)
         world.checker.executed(message.session_id, seq, name, lane)
+        if lane == "single" and any(
+            call.action == "single" and call.session_id == message.session_id
+            for call in self.calls
+            if not call.future.done()
+        ):
+            world.checker.broken(message.session_id, f"{name} on a serial route beside another")
         future: asyncio.Future[Any] = world.loop.create_future()
         self.calls.append(Call(message.session_id, seq, message.action, name, deadline, future))
         return future
@@ -76,7 +82,7 @@ class Upstream:
             self.fail(call)
             return
         if call.action == "hello":
-            if not world.is_calm and chance() < 0.06:
+            if not world.is_calm and chance() < world.login_refusals:
                 response.code = 403
                 world.counts["logins_refused"] += 1
             response.headers["zone"] = world.random.choice(("1", "001", "2"))
@@ -181,7 +187,7 @@ class Pushers:
             return
         name = world.new_name("b")
         before = random.random() < 0.5
-        seq = max(1, call.client_seq - (random.random() < 0.1))
+        seq = max(1, call.client_seq + random.choice((0, 0, 0, 0, 0, 0, 0, 0, -1, 30)))
         request = up.UnicastPushRequest(
             target_type="session",
             target_id=call.session_id,
@@ -190,13 +196,16 @@ class Pushers:
             sync_hint=up.NSH_BEFORE_RESPONSE if before else up.NSH_AFTER_RESPONSE,
             bind_client_seq_id=seq,
         )
+        if random.random() < 0.2:
+            request.push_id = f"id-{random.randrange(4)}"
         is_bound = seq in session.pending
+        is_repeat = bool(request.push_id) and request.push_id in (session._push_ids or ())
         if not is_bound:
             self._send(request, name)
             return
         response = self.gateway.servicer.push(request)
         world.note("binds %s to %d: %s", name, seq, response.error_code or "ok")
-        if response.success:
+        if response.success and not is_repeat:
             world.counts["bound"] += 1
             world.checker.bound(call.session_id, seq, name, before=before)
 

@@ -29,7 +29,7 @@ from gatesvr.session.start import StartOutcome
 from gatesvr.session.state import State
 from gatesvr.upstream.router import UpstreamRouter
 
-from .device import Device
+from .device import Device, Stranger
 from .loop import VirtualLoop
 from .network import Connection
 from .upstream import Pushers, Upstream
@@ -134,6 +134,7 @@ class World:
         self.events = 0
         self.max_events = events
         self.names = 0
+        self.strangers = 0
         self.wants_login: set[str] = set()
         self.connections: list[Connection] = []
         self.next_sweep = self.now + 1.0
@@ -150,6 +151,11 @@ class World:
     def _draw_config(self) -> None:
         draw = self.random.choice
         self.has_lag = draw((False, True))
+        # A transport that hands on what it read before it was told to close: fenced all the same.
+        self.is_sloppy = draw((False, True))
+        # Clients that send all again that has no answer, not only what was never accepted.
+        self.is_insistent = draw((False, False, True))
+        self.login_refusals = draw((0.06, 0.06, 0.06, 0.6))
         self.login_weight = draw((0.04, 0.4, 1.0))
         self.max_message_bytes = draw((1 << 20, 1 << 20, 1 << 20, 330))
         self.window = draw((150, 1_000, 100_000))
@@ -163,6 +169,8 @@ class World:
                 max_queue_bytes=Size(draw((2_500, 1 << 20))),
                 max_queues_bytes=Size(draw((0, 0, 0, 4_000))),
                 max_in_flight=draw((3, 6, 128)),
+                max_message_bytes=Size(draw((1 << 20, 1 << 20, 700))),
+                max_logged_in=draw((1, 5)),
                 on_duplicate=draw(("replace", "replace", "replace", "reject", "allow")),
                 when_full=draw(("drop_oldest", "drop_oldest", "drop_oldest", "refuse", "close")),
                 resume_window=Duration(draw((8.0, 20.0, 60.0))),
@@ -196,7 +204,7 @@ class World:
         return len(session._held or ())
 
     def connect(self, device: Device) -> Connection:
-        number = sum(d.connections for d in self.devices)
+        number = sum(d.connections for d in self.devices) + self.strangers
         connection = Connection(self, device, self.gateway, number)
         self.connections.append(connection)
         return connection
@@ -299,6 +307,12 @@ class World:
 
     def _offer_connection(self, connection: Connection, actions: list[Any]) -> None:
         calm = self.is_calm
+        if connection.to_report is not None:
+            actions.append((0.7, connection.report, None))
+            if connection.is_awake:
+                actions.append((2.0, connection.work, None))
+            if connection.up and not connection.is_cut:
+                actions.append((2.0, self._deliver_up, connection))
         if connection.is_cut:
             if connection.gateway_open:
                 actions.append((0.15, self._time_out, connection))
@@ -320,7 +334,7 @@ class World:
         if connection.client_open:
             if connection.down and not connection.device.is_slow:
                 actions.append((3.0, self._deliver_down, connection))
-            if connection.gateway_close is not None:
+            if connection.gateway_close is not None and connection.is_reported:
                 actions.append((0.05 if connection.down else 2.0, self._deliver_close, connection))
         elif connection.down:
             connection.down.clear()
@@ -341,6 +355,7 @@ class World:
         actions.append((0.04, self._burst, None))
         actions.append((0.02, self._stall, None))
         actions.append((0.012, self._sleep, None))
+        actions.append((0.04, self._send_stranger, None))
 
     def _hand_over(self, device: Device) -> None:
         device.hand_over(self.random.randint(1, len(device.inbox)))
@@ -441,6 +456,14 @@ class World:
         self.note("%s sleeps", device)
         self.pass_time(0.0)
         self.pass_time(self.config.session.resume_window + 1.5)
+
+    def _send_stranger(self) -> None:
+        """Somebody who knows a session's id, or even a token, but is not its client."""
+        device = self.random.choice(self.devices)
+        if device.protocol.session_id:
+            stranger = Stranger(self, device)
+            self.strangers += 1
+            stranger.connect()
 
     def _restart_gateway(self) -> None:
         self.note("the gateway restarts")
