@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from gatesvr import Gateway
+from gatesvr.cli.loop import spare_collector
 from gatesvr.config import TransportConfig, load
 from gatesvr.demo import services
 from gatesvr.protocol.client import Answered, ClientProtocol, Started
@@ -194,6 +195,7 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
             f"transport.backend={backend}",
             "transport.bind=127.0.0.1:0",
             "push.bind=127.0.0.1:0",
+            "session.max_inited_per_address=10000",
             *sets,
         ]
     )
@@ -256,6 +258,7 @@ class Process:
 
 
 def run_child(serve: Any, pipe: Pipe, *args: Any) -> None:
+    spare_collector()  # as `gatesvr serve` does
     uvloop.run(serve(pipe, *args))
 
 

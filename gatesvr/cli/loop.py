@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["run", "stop_event"]
+__all__ = ["run", "spare_collector", "stop_event"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,17 @@ def run(main: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
     """
     with asyncio.Runner(loop_factory=_factory(loop)) as runner:
         return runner.run(main)
+
+
+def spare_collector() -> None:
+    """Have the garbage collector run seldom in this process, and leave alone what is loaded by now.
+
+    A gateway's messages form no cycles: reference counts free them. At Python's own settings the
+    collector took a tenth of the CPU at 64 clients.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def stop_event() -> asyncio.Event:

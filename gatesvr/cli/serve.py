@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .loop import run, stop_event
+from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ async def _serve(
             addresses = await stack.enter_async_context(serving(lambda: pushes_to[0]))
             config = configured(**addresses)
         gateway = await stack.enter_async_context(Gateway(config))
+        spare_collector()
         pushes_to.append(gateway.grpc_address)
         configure(config.log.level, config.log.format)
         endpoints = {
