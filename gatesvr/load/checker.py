@@ -349,12 +349,20 @@ class DeliveryChecker:
 
     # What the gateway's side tells.
 
-    def logged_in(self, session_id: str, openid: str) -> None:
-        """An upstream answered a hello of this session with 200."""
+    def logged_in(self, session_id: str, openid: str, *, is_automatic: bool = False) -> None:
+        """An upstream answered a hello of this session with 200.
+
+        Args:
+            session_id: The session.
+            openid: Whose.
+            is_automatic: Whether the session was made because a resume failed; then it replaces
+                nobody (PROTOCOL 3.3).
+        """
         self._logins += 1
         session = self._session(session_id)
         session.login = session.login or self._logins
-        self._last_login[openid] = (self._logins, session_id)
+        if not is_automatic:
+            self._last_login[openid] = (self._logins, session_id)
 
     def ended(self, session_id: str, *, replaced_in: str = "") -> None:
         """A session ended on the gateway; nothing is promised of it any more.

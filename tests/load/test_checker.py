@@ -282,6 +282,12 @@ def replaced_by_an_earlier_login(c: DeliveryChecker) -> None:
     c.ended(S, replaced_in="alice")
 
 
+def replaced_by_a_reconnect(c: DeliveryChecker) -> None:
+    c.logged_in(S, "alice")
+    c.logged_in("s2", "alice", is_automatic=True)
+    c.ended(S, replaced_in="alice")
+
+
 def broken(c: DeliveryChecker) -> None:
     c.broken(S, "gap")
 
@@ -321,6 +327,7 @@ PLANTED: list[tuple[Callable[[DeliveryChecker], None], type[Finding]]] = [
     (stolen_by_an_older_connection, StaleResume),
     (replaced_by_nobody, Replaced),
     (replaced_by_an_earlier_login, Replaced),
+    (replaced_by_a_reconnect, Replaced),
     (broken, Broken),
 ]
 

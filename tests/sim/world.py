@@ -48,6 +48,8 @@ ROUTES = [
     RouteRule(action="single", service="zone", serial=True),
     RouteRule(action="echo", service="zone"),
 ]
+GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
+GOOD_REASONS = frozenset({"app_close", "expired", "no login", "queue is full", "memory"})
 ACTIONS = ("echo", "echo", "ordered", "single", "nowhere")
 
 
@@ -55,6 +57,8 @@ class TappedManager(SessionManager):
     """A SessionManager that tells the checker what becomes of sessions."""
 
     world: World
+    automatic: set[str]
+    """Sessions that were made because a resume failed."""
 
     def all_sessions(self) -> Iterator[Session]:
         yield from self._by_id.values()
@@ -70,11 +74,18 @@ class TappedManager(SessionManager):
         session = outcome.session
         if session is not None and outcome.response.resumed:
             self.world.checker.resumed(session.session_id, link.ordinal)
+        elif session is not None and start.session_id:
+            self.automatic.add(session.session_id)
         return outcome
 
     def logged_in(self, session: Session, zone: str, now: float) -> LoginVerdict:
         if session.state is not State.CLOSED and not session.is_logged_in:
-            self.world.checker.logged_in(session.session_id, session.openid)
+            self.world.checker.logged_in(
+                session.session_id,
+                session.openid,
+                is_automatic=session.session_id in self.automatic
+                and self.world.config.session.on_duplicate != "allow",
+            )
         return super().logged_in(session, zone, now)
 
     def close(
@@ -85,9 +96,19 @@ class TappedManager(SessionManager):
                 "gateway closes session %s: %d %s", session.session_id[:4], code, reason
             )
             self.world.counts[f"closed_{reason.replace(' ', '_')}"] += 1
+            self._check_end(session, code, reason)
             openid = session.openid if reason == "replaced" else ""
             self.world.checker.ended(session.session_id, replaced_in=openid)
         super().close(session, code, reason, now, last=last)
+
+    def _check_end(self, session: Session, code: int, reason: str) -> None:
+        """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
+        if reason == "connection lost before login":
+            is_good = not session.hello_pending and not session.has_unacked
+        else:
+            is_good = code in GOOD_ENDS or reason in GOOD_REASONS
+        if not is_good:
+            self.world.checker.broken(session.session_id, f"closed: {code} {reason}")
 
 
 class Gateway:
@@ -101,6 +122,7 @@ class Gateway:
             config.session, config.transport, config.push, random_bytes=world.random.randbytes
         )
         self.sessions.world = world
+        self.sessions.automatic = set()
         self.router = UpstreamRouter(config.route, "completion")
         self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
         self.dispatcher = Dispatcher(
@@ -266,6 +288,30 @@ class World:
         self.loop.settle()
         if self.connections and self.connections[0].is_over:
             self.connections = [c for c in self.connections if not c.is_over]
+        for connection in self.connections:
+            if connection.gateway_open:
+                self._check_open(connection)
+
+    def _check_open(self, connection: Connection) -> None:
+        """Check what holds of an open connection whenever nothing runs."""
+        handler = connection.handler
+        session = handler.session
+        if session is None:
+            return
+        if session.link is not connection:
+            self.checker.broken(session.session_id, f"{connection} is open, its session elsewhere")
+            connection.gateway_open = False
+            return
+        queue = session.queue
+        if queue.unsent and not connection.unsent and not connection.is_dirty:
+            self.checker.broken(session.session_id, f"{connection} is not fed")
+            connection.is_dirty = True
+        if handler._held and not connection.is_awake and not session.hello_pending:
+            in_flight = len(session.pending)
+            limits = self.config.session
+            if in_flight < limits.max_in_flight and in_flight + queue.kept < limits.max_queue_size:
+                self.checker.broken(session.session_id, f"{connection} holds requests for nothing")
+                connection.is_awake = True
 
     # What can happen.
 
