@@ -30,6 +30,18 @@ if TYPE_CHECKING:
     from .world import World
 
 
+UNCALLED_FOR = frozenset(
+    {
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.RESUME_DENIED,
+        CloseCode.SUPERSEDED,
+        CloseCode.SLOW_CONSUMER,
+        CloseCode.INTERNAL_ERROR,
+    }
+)
+"""Closes that a client does not get for what it did, while the network is well."""
+
+
 @dataclass(slots=True)
 class Asked:
     """A request of the application's."""
@@ -163,6 +175,8 @@ class Device:
         if connection is not self.connection:
             return
         self.world.note("%s reads the close of %s: %d %s", self, connection, code, reason)
+        if connection.is_calm and code in UNCALLED_FOR:
+            self.world.checker.broken(self.protocol.session_id, f"closed for nothing: {code}")
         self.connection = None
         self.handle(self.protocol.closed(code))
         verdict = verdict_of(Disconnect("peer", code, reason))
@@ -180,6 +194,8 @@ class Device:
         self.protocol.handle_timer(self.world.now)
         if self.protocol.is_silent:
             self.world.counts["silent"] += 1
+            if self.connection.is_calm:
+                self.world.checker.broken(self.protocol.session_id, "the gateway says nothing")
             self.leave(CloseCode.TIMEOUT)
         else:
             self.flush()
@@ -292,7 +308,8 @@ class Device:
             checker.delivered(session_id, event.seq, push=_name(event.data))
             self.world.note("%s reads %d: %s", self, event.seq, _name(event.data))
         elif isinstance(event, Answered):
-            asked = self.asked.pop(event.client_seq)
+            seq = event.client_seq
+            asked = self.asked.pop(seq, None) or Asked(f"nothing with seq {seq}", "")
             self.world.note("%s reads %d: answer to %s", self, event.seq, asked.name)
             order = asked.action if asked.action == "ordered" else ""
             checker.delivered(session_id, event.seq, client_seq=event.client_seq, order=order)

@@ -12,13 +12,15 @@ import pytest
 
 from gatesvr._core.codec import encode_request
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.dispatch.dispatcher import Dispatcher
+from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.protocol.client import ClientProtocol
 from gatesvr.protocol.messages import LostReason, RequestType
 from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
 from gatesvr.session.resume import ResumeToken, TokenMatch
 from gatesvr.session.sender import OrderedSender
-from gatesvr.session.session import Session
+from gatesvr.session.session import Session, Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
@@ -219,3 +221,148 @@ def ack_off_by_one(patch: pytest.MonkeyPatch) -> None:
         return mutant
 
     wrap(patch, Session, "ack", make)
+
+
+@mutation
+def end_of_an_older_connection_not_fenced(patch: pytest.MonkeyPatch) -> None:
+    def make(detach: Any) -> Any:
+        def mutant(self: SessionManager, session: Session, link: Any, how: Any, now: float) -> None:
+            if session.link is not None:
+                detach(self, session, session.link, how, now)
+
+        return mutant
+
+    wrap(patch, SessionManager, "detach", make)
+
+
+@mutation
+def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
+    class Queue:
+        """A queue that goes on where it was."""
+
+        def __init__(self, queue: Any) -> None:
+            self._queue = queue
+
+        def rewind(self, seq: int) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._queue, name)
+
+    def make(take_over: Any) -> Any:
+        def mutant(self: SessionManager, session: Session, *args: Any) -> Any:
+            queue = session.queue
+            session.queue = Queue(queue)  # type: ignore[assignment]
+            try:
+                return take_over(self, session, *args)
+            finally:
+                session.queue = queue
+
+        return mutant
+
+    wrap(patch, SessionManager, "_take_over", make)
+
+
+@mutation
+def wrong_token_closes_the_session(patch: pytest.MonkeyPatch) -> None:
+    def make(start_: Any) -> Any:
+        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
+            outcome = start_(self, start, link, now)
+            session = self.by_id(start.session_id)
+            if outcome.close_code == 4403 and session is not None:
+                self.close(session, 4403, "wrong token", now)
+            return outcome
+
+        return mutant
+
+    wrap(patch, SessionManager, "_start", make)
+
+
+@mutation
+def reconnect_replaces(patch: pytest.MonkeyPatch) -> None:
+    def make(resume_nothing: Any) -> Any:
+        def mutant(self: SessionManager, *args: Any) -> Any:
+            outcome = resume_nothing(self, *args)
+            if outcome.session is not None:
+                outcome.session.is_after_failed_resume = False
+            return outcome
+
+        return mutant
+
+    wrap(patch, SessionManager, "_resume_nothing", make)
+
+
+@mutation
+def duplicates_accepted(patch: pytest.MonkeyPatch) -> None:
+    def make(check: Any) -> Any:
+        def mutant(self: Session, seq: int) -> Verdict:
+            verdict = check(self, seq)
+            return Verdict.NEXT if verdict is Verdict.DUPLICATE else Verdict(verdict)
+
+        return mutant
+
+    wrap(patch, Session, "check", make)
+
+
+@mutation
+def accepted_requests_sent_as_new(patch: pytest.MonkeyPatch) -> None:
+    def make(send_again: Any) -> Any:
+        def mutant(self: ClientProtocol, max_client_seq: int, events: Any) -> None:
+            held = dict(self.pending)
+            self.pending.clear()
+            for seq, request in enumerate(held.values(), max_client_seq + 1):
+                self.pending[seq] = request
+            send_again(self, max_client_seq, events)
+
+        return mutant
+
+    wrap(patch, ClientProtocol, "_send_again", make)
+
+
+@mutation
+def order_of_asking_not_kept(patch: pytest.MonkeyPatch) -> None:
+    def make(accept: Any) -> Any:
+        def mutant(self: Session, request: Any, order: str, now: float) -> None:
+            accept(self, request, "completion", now)
+
+        return mutant
+
+    wrap(patch, Session, "accept", make)
+
+
+@mutation
+def serial_routes_run_at_once(patch: pytest.MonkeyPatch) -> None:
+    def make(submit: Any) -> Any:
+        def mutant(self: AsyncProcessor, task: Any) -> bool:
+            task.is_serial = False
+            is_taken: bool = submit(self, task)
+            return is_taken
+
+        return mutant
+
+    wrap(patch, AsyncProcessor, "submit", make)
+
+
+@mutation
+def push_ids_forgotten_at_resume(patch: pytest.MonkeyPatch) -> None:
+    def make(attach: Any) -> Any:
+        def mutant(self: Session, *args: Any) -> None:
+            self._push_ids = None
+            attach(self, *args)
+
+        return mutant
+
+    wrap(patch, Session, "attach", make)
+
+
+@mutation
+def requests_held_for_ever(patch: pytest.MonkeyPatch) -> None:
+    def mutant(self: Dispatcher, task: Any) -> None:
+        task.session.hello_pending = False
+
+    patch.setattr(Dispatcher, "_login_ended", mutant)
+
+
+@mutation
+def nothing_expires(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SessionManager, "sweep", lambda self, now: None)

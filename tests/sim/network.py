@@ -9,7 +9,8 @@ from gatesvr.protocol.link import Disconnect
 
 if TYPE_CHECKING:
     from .device import Device
-    from .world import Gateway, World
+    from .gateway import Gateway
+    from .world import World
 
 
 class Connection:
@@ -21,6 +22,7 @@ class Connection:
         unsent: Bytes that the gateway has written and not transmitted.
         down: Bytes under way to the device.
         is_cut: Nothing passes any more, and nobody is told.
+        is_calm: It was opened when the network did no more harm.
         client_open: Whether the device still uses it.
         client_close: The code of the device's close, under way to the gateway.
         gateway_open: Whether the gateway has it.
@@ -42,6 +44,7 @@ class Connection:
         self.unsent = bytearray()
         self.down = bytearray()
         self.is_cut = False
+        self.is_calm = False
         self.is_awake = False
         self.is_dirty = False
         self.client_open = True

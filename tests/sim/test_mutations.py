@@ -9,15 +9,19 @@ import pytest
 from gatesvr.load.findings import (
     AnsweredTwice,
     Broken,
+    ExecutedTwice,
+    FalseOutcome,
     Finding,
     Gap,
     Lost,
     NeedlessLoss,
     NeedlessRefusal,
+    Reordered,
     Replaced,
     StaleResume,
     Torn,
     Unanswered,
+    Unasked,
     Unexplained,
     WrongAnswer,
 )
@@ -42,6 +46,17 @@ FOUND_AS: dict[str, tuple[type[Finding], ...]] = {
     "answers_matched_by_msg_id": (WrongAnswer, AnsweredTwice),
     "own_counter_kept_after_start_resp": (Unanswered, WrongAnswer),
     "ack_off_by_one": (Unexplained,),
+    "end_of_an_older_connection_not_fenced": (Broken,),
+    "resume_without_rewind": (Broken, Gap),
+    "wrong_token_closes_the_session": (Broken,),
+    "reconnect_replaces": (Replaced,),
+    "duplicates_accepted": (ExecutedTwice, AnsweredTwice),
+    "accepted_requests_sent_as_new": (WrongAnswer, FalseOutcome, Unanswered),
+    "order_of_asking_not_kept": (Reordered,),
+    "serial_routes_run_at_once": (Broken,),
+    "push_ids_forgotten_at_resume": (Reordered, Unasked),
+    "requests_held_for_ever": (Broken,),
+    "nothing_expires": (Broken,),
 }
 """What each mutation breaks: finding something else by accident would not count."""
 

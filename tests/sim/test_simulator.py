@@ -14,7 +14,7 @@ from .loop import VirtualLoop
 from .pool import run_many
 from .world import World, run
 
-HISTORIES = 2_400
+HISTORIES = 3_000
 EVENTS = 300
 
 AT_LEAST = {

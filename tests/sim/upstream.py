@@ -16,7 +16,8 @@ from .device import _name
 if TYPE_CHECKING:
     from gatesvr.session.session import Session
 
-    from .world import Gateway, World
+    from .gateway import Gateway
+    from .world import World
 
 
 @dataclass(slots=True)

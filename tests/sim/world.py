@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import (
     Config,
     DispatchConfig,
@@ -18,18 +17,12 @@ from gatesvr.config import (
     Size,
     TransportConfig,
 )
-from gatesvr.dispatch.dispatcher import Dispatcher
-from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.errors import CloseCode
 from gatesvr.load.checker import DeliveryChecker
-from gatesvr.protocol.link import Disconnect, Link
-from gatesvr.push.servicer import GatewayServicer, PushCounters
-from gatesvr.session.manager import LoginVerdict, SessionManager
-from gatesvr.session.start import StartOutcome
-from gatesvr.session.state import State
-from gatesvr.upstream.router import UpstreamRouter
+from gatesvr.protocol.link import Disconnect
 
 from .device import Device, Stranger
+from .gateway import Gateway
 from .loop import VirtualLoop
 from .network import Connection
 from .upstream import Pushers, Upstream
@@ -48,91 +41,7 @@ ROUTES = [
     RouteRule(action="single", service="zone", serial=True),
     RouteRule(action="echo", service="zone"),
 ]
-GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
-GOOD_REASONS = frozenset({"app_close", "expired", "no login", "queue is full", "memory"})
 ACTIONS = ("echo", "echo", "ordered", "single", "nowhere")
-
-
-class TappedManager(SessionManager):
-    """A SessionManager that tells the checker what becomes of sessions."""
-
-    world: World
-    automatic: set[str]
-    """Sessions that were made because a resume failed."""
-
-    def all_sessions(self) -> Iterator[Session]:
-        yield from self._by_id.values()
-
-    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
-        assert isinstance(link, Connection)
-        newest = link.device.connection
-        if newest is not link:
-            self.world.counts["starts_late"] += 1
-            if newest is not None and newest.handler.session is not None:
-                self.world.counts["starts_behind_their_successor"] += 1
-        outcome = super().start(start, link, now)
-        session = outcome.session
-        if session is not None and outcome.response.resumed:
-            self.world.checker.resumed(session.session_id, link.ordinal)
-        elif session is not None and start.session_id:
-            self.automatic.add(session.session_id)
-        return outcome
-
-    def logged_in(self, session: Session, zone: str, now: float) -> LoginVerdict:
-        if session.state is not State.CLOSED and not session.is_logged_in:
-            self.world.checker.logged_in(
-                session.session_id,
-                session.openid,
-                is_automatic=session.session_id in self.automatic
-                and self.world.config.session.on_duplicate != "allow",
-            )
-        return super().logged_in(session, zone, now)
-
-    def close(
-        self, session: Session, code: int, reason: str, now: float, *, last: bytes = b""
-    ) -> None:
-        if session.state is not State.CLOSED:
-            self.world.note(
-                "gateway closes session %s: %d %s", session.session_id[:4], code, reason
-            )
-            self.world.counts[f"closed_{reason.replace(' ', '_')}"] += 1
-            self._check_end(session, code, reason)
-            openid = session.openid if reason == "replaced" else ""
-            self.world.checker.ended(session.session_id, replaced_in=openid)
-        super().close(session, code, reason, now, last=last)
-
-    def _check_end(self, session: Session, code: int, reason: str) -> None:
-        """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
-        if reason == "connection lost before login":
-            is_good = not session.hello_pending and not session.has_unacked
-        else:
-            is_good = code in GOOD_ENDS or reason in GOOD_REASONS
-        if not is_good:
-            self.world.checker.broken(session.session_id, f"closed: {code} {reason}")
-
-
-class Gateway:
-    """The layers of a gateway between its connections and its upstreams."""
-
-    def __init__(self, world: World) -> None:
-        config = world.config
-        upstream: Any = world.upstream
-        clock = world.loop.time
-        self.sessions = TappedManager(
-            config.session, config.transport, config.push, random_bytes=world.random.randbytes
-        )
-        self.sessions.world = world
-        self.sessions.automatic = set()
-        self.router = UpstreamRouter(config.route, "completion")
-        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
-        self.dispatcher = Dispatcher(
-            config, self.sessions, self.router, upstream, self.processor, clock
-        )
-        registry: Any = None
-        self.servicer = GatewayServicer(
-            self.sessions, registry, PushCounters(), config.session.max_message_bytes, clock
-        )
-        world.loop.call(self.processor.start)
 
 
 class World:
@@ -228,6 +137,7 @@ class World:
     def connect(self, device: Device) -> Connection:
         number = sum(d.connections for d in self.devices) + self.strangers
         connection = Connection(self, device, self.gateway, number)
+        connection.is_calm = self.is_calm
         self.connections.append(connection)
         return connection
 
@@ -248,6 +158,7 @@ class World:
                     break
                 self.step()
             self.check()
+            self.check_end()
         finally:
             self.loop.run(self.gateway.processor.stop())
             self.loop.close()
@@ -579,8 +490,24 @@ class World:
             )
             self.checker.client_settled(device.name)
             session.queue._check()
+            if session.queue.open_slots or session.queue.reserved or session.notifies is not None:
+                self.checker.broken(session.session_id, "something waits for an answer")
         for finding in self.checker.findings:
             self.note("!! %s", finding)
+
+    def check_end(self) -> None:
+        """Let everything expire: nothing may be left of it."""
+        for connection in self.connections:
+            connection.lose(Disconnect("idle"))
+            connection.report()
+        self.loop.settle()
+        for device in self.devices:
+            device.connection = None
+        for _ in range(3):
+            self.pass_time(self.config.session.resume_window + self.config.session.login_timeout)
+        for name, count in self.gateway.leftovers().items():
+            if count:
+                self.checker.broken("", f"{count} {name} are left at the end")
 
 
 def run(seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> World:

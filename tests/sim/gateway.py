@@ -1,0 +1,139 @@
+"""The gateway between its connections and its upstreams: the real layers, and their taps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from gatesvr._pb import message_pb2 as pb
+from gatesvr.dispatch.dispatcher import Dispatcher
+from gatesvr.dispatch.processor import AsyncProcessor
+from gatesvr.errors import CloseCode
+from gatesvr.protocol.link import Link
+from gatesvr.push.servicer import GatewayServicer, PushCounters
+from gatesvr.session.manager import LoginVerdict, SessionManager
+from gatesvr.session.start import StartOutcome
+from gatesvr.session.state import State
+from gatesvr.upstream.router import UpstreamRouter
+
+from .network import Connection
+
+if TYPE_CHECKING:
+    from gatesvr.session.session import Session
+
+    from .world import World
+
+GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
+GOOD_REASONS = frozenset({"app_close", "expired", "no login", "queue is full", "memory"})
+
+
+class TappedManager(SessionManager):
+    """A SessionManager that tells the checker what becomes of sessions."""
+
+    world: World
+    automatic: set[str]
+    """Sessions that were made because a resume failed."""
+
+    def all_sessions(self) -> Iterator[Session]:
+        yield from self._by_id.values()
+
+    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        assert isinstance(link, Connection)
+        newest = link.device.connection
+        if newest is not link:
+            self.world.counts["starts_late"] += 1
+            if newest is not None and newest.handler.session is not None:
+                self.world.counts["starts_behind_their_successor"] += 1
+        outcome = super().start(start, link, now)
+        session = outcome.session
+        if session is not None and outcome.response.resumed:
+            self.world.checker.resumed(session.session_id, link.ordinal)
+        elif session is not None and start.session_id:
+            self.automatic.add(session.session_id)
+        return outcome
+
+    def logged_in(self, session: Session, zone: str, now: float) -> LoginVerdict:
+        if session.state is not State.CLOSED and not session.is_logged_in:
+            self.world.checker.logged_in(
+                session.session_id,
+                session.openid,
+                is_automatic=session.session_id in self.automatic
+                and self.world.config.session.on_duplicate != "allow",
+            )
+        return super().logged_in(session, zone, now)
+
+    def close(
+        self, session: Session, code: int, reason: str, now: float, *, last: bytes = b""
+    ) -> None:
+        if session.state is not State.CLOSED:
+            self.world.note(
+                "gateway closes session %s: %d %s", session.session_id[:4], code, reason
+            )
+            self.world.counts[f"closed_{reason.replace(' ', '_')}"] += 1
+            self._check_end(session, code, reason)
+            openid = session.openid if reason == "replaced" else ""
+            self.world.checker.ended(session.session_id, replaced_in=openid)
+        super().close(session, code, reason, now, last=last)
+
+    def _check_end(self, session: Session, code: int, reason: str) -> None:
+        """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
+        if reason == "connection lost before login":
+            is_good = not session.hello_pending and not session.has_unacked
+        else:
+            is_good = code in GOOD_ENDS or reason in GOOD_REASONS
+        if not is_good:
+            self.world.checker.broken(session.session_id, f"closed: {code} {reason}")
+
+
+class OrderedSet(dict[Any, None]):
+    """A set that is gone through in the order of adding, where a set goes by addresses."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+
+class Gateway:
+    """The layers of a gateway between its connections and its upstreams."""
+
+    def __init__(self, world: World) -> None:
+        config = world.config
+        upstream: Any = world.upstream
+        clock = world.loop.time
+        self.sessions = TappedManager(
+            config.session, config.transport, config.push, random_bytes=world.random.randbytes
+        )
+        self.sessions.world = world
+        self.sessions.automatic = set()
+        watched: Any = OrderedSet()
+        self.sessions._context.watched = watched
+        self.router = UpstreamRouter(config.route, "completion")
+        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
+        self.dispatcher = Dispatcher(
+            config, self.sessions, self.router, upstream, self.processor, clock
+        )
+        registry: Any = None
+        self.servicer = GatewayServicer(
+            self.sessions, registry, PushCounters(), config.session.max_message_bytes, clock
+        )
+        world.loop.call(self.processor.start)
+
+    def leftovers(self) -> dict[str, int]:
+        """Return what is held of sessions, connections and tasks, by kind."""
+        sessions = self.sessions
+        processor = self.processor
+        return {
+            "sessions": len(sessions),
+            "openids": len(sessions._by_openid),
+            "inited": len(sessions._inited) + len(sessions._inited_by_ip),
+            "detached": len(sessions._detached),
+            "tombstones": len(sessions._tombstones),
+            "watched": len(sessions._context.watched),
+            "wrong_tokens": len(sessions._judge._wrong_tokens),
+            "handlers": len(self.dispatcher),
+            "tasks": len(processor) + processor.counters.running,
+            "chains": len(processor._chains),
+            "logins": len(processor._logins),
+        }
