@@ -508,13 +508,15 @@ class ClientProtocol:
         """Send what the gateway has not accepted, and go on counting behind it (PROTOCOL 4.6)."""
         following = max_client_seq + 1
         for seq in sorted(self.pending):
-            if seq <= max_client_seq:
+            request = self.pending[seq]
+            if seq <= max_client_seq and request.is_sent:
                 continue
             if seq == following:
                 following += 1
-                self._send(seq, self.pending[seq])
+                self._send(seq, request)
             else:
-                # What lay between is no longer held: nothing behind it can be accepted.
+                # What lay between is no longer held: nothing behind it can be accepted. Or it was
+                # asked of a restored client, whose counter began below what the session has used.
                 del self.pending[seq]
                 events.append(
                     Failed(seq, 0, 0, "its number was skipped", "", 0, Outcome.NOT_STARTED)

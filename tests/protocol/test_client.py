@@ -447,6 +447,21 @@ def test_what_the_application_got_on_the_way_to_a_resume_is_acked():
     assert pb.ClientAck.FromString(ack.payload).acked_seq_id == 2
 
 
+def test_what_a_restored_client_asked_before_its_counter_was_known_fails_as_not_started():
+    protocol = ClientProtocol.from_state(live().state())
+    protocol.connect(0.0)
+    sent(protocol)
+    for action in ("one", "two", "three"):
+        protocol.send_request(action)
+    found = protocol.receive_data(started_response(resumed=True, max_client_seq=2), 0.0)
+    assert [(e.client_seq, e.outcome) for e in found[1:]] == [
+        (1, Outcome.NOT_STARTED),
+        (2, Outcome.NOT_STARTED),
+    ]
+    assert [request.seq_id for request in sent(protocol)] == [3]
+    assert protocol.send_request("four") == 4
+
+
 def test_a_denied_resume_forgets_the_session():
     protocol = live()
     protocol.send_request("x")

@@ -70,7 +70,7 @@ class TappedProtocol(ClientProtocol):
     def _send_again(self, max_client_seq: int, events: list[ClientEvent]) -> None:
         if self.is_insistent:
             for seq, request in sorted(self.pending.items()):
-                if seq <= max_client_seq:
+                if seq <= max_client_seq and request.is_sent:
                     self._send(seq, request)
         super()._send_again(max_client_seq, events)
 
@@ -95,7 +95,6 @@ class Device:
         self.connections = 0
         self.is_over = False
         self.is_slow = False
-        self.is_restored = False
         self.asked: dict[int, Asked] = {}
         self.inbox: deque[tuple[str, ClientEvent]] = deque()
         self.retry_at = 0.0
@@ -216,7 +215,6 @@ class Device:
         self.leave(None)
         self.forget()
         self.protocol = self._new_protocol(state)
-        self.is_restored = bool(self.protocol.session_id)
 
     def crash_reading(self, connection: Connection, size: int) -> None:
         """Read, and die before anything is on the disk."""
@@ -232,7 +230,7 @@ class Device:
         self.leave(None)
         self.forget()
         self.protocol = TappedProtocol(self.openid, max_message_bytes=self.world.max_message_bytes)
-        self.is_over = self.is_restored = False
+        self.is_over = False
 
     def forget(self) -> None:
         self.world.checker.forgot(self.name)
@@ -271,7 +269,6 @@ class Device:
                     "%s starts in %s: resumed %s", self, event.session_id[:4], event.is_resumed
                 )
                 self.world.checker.started(self.name, event.session_id, is_resumed=event.is_resumed)
-                self.is_restored = False
                 if event.is_resumed:
                     self.world.counts["resumes_read"] += 1
                 if not event.is_logged_in and not self.has_login_open:

@@ -98,7 +98,7 @@ class World:
             session=SessionConfig(
                 max_queue_size=queue_size,
                 max_queue_bytes=Size(draw((2_500, 1 << 20))),
-                max_queues_bytes=Size(draw((0, 0, 0, 4_000))),
+                max_queues_bytes=Size(draw((0, 0, 0, 1_500))),
                 max_in_flight=draw((3, 6, 128)),
                 max_message_bytes=Size(draw((1 << 20, 1 << 20, 700))),
                 max_logged_in=draw((1, 5)),
@@ -255,7 +255,7 @@ class World:
                     actions.append((0.008, device.stop, None))
         if calm:
             return
-        if not device.is_restored and device.connections and len(protocol.pending) < 12:
+        if device.connections and len(protocol.pending) < 12:
             weight = 0.5 if protocol.is_logged_in else 0.08
             actions.append((weight, self._ask, device))
         if protocol.session_id:
