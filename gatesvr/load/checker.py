@@ -12,9 +12,7 @@ what is on its way. Names of requests and pushes are the caller's own and are ne
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from .findings import (
     AnsweredTwice,
@@ -36,141 +34,16 @@ from .findings import (
     Unexplained,
     WrongAnswer,
 )
+from .ledger import BundleEntry, ClientEntry, PushEntry, RequestEntry, SessionEntry
 
 __all__ = ["DeliveryChecker"]
 
 OK = 200
 BAD_REQUEST = 400
 NOT_LOGGED_IN = 401
-ANSWER_TOO_LARGE = 413
-ANSWER_NOT_KEPT = 507
 NOT_STARTED = 1
 LOSS_REASONS = frozenset({"EXPIRED", "OVERFLOW", "CONFLATED"})
 """What a gateway may lose plain notifies for (PROTOCOL 2.6)."""
-
-
-class _SeqSet:
-    """A set of positive numbers, kept as ranges: small where they are dense."""
-
-    __slots__ = ("_ends", "_starts")
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def __contains__(self, number: int) -> bool:
-        index = bisect_right(self._starts, number) - 1
-        return index >= 0 and number <= self._ends[index]
-
-    def add(self, number: int) -> bool:
-        """Add number; return False where it was there."""
-        if number in self:
-            return False
-        starts, ends = self._starts, self._ends
-        index = bisect_right(starts, number)
-        joins_left = index > 0 and ends[index - 1] == number - 1
-        joins_right = index < len(starts) and starts[index] == number + 1
-        if joins_left and joins_right:
-            ends[index - 1] = ends.pop(index)
-            del starts[index]
-        elif joins_left:
-            ends[index - 1] = number
-        elif joins_right:
-            starts[index] = number
-        else:
-            starts.insert(index, number)
-            ends.insert(index, number)
-        return True
-
-    def discard(self, number: int) -> None:
-        """Take number out."""
-        index = bisect_right(self._starts, number) - 1
-        if index < 0 or number > self._ends[index]:
-            return
-        start, end = self._starts.pop(index), self._ends.pop(index)
-        if number < end:
-            self._starts.insert(index, number + 1)
-            self._ends.insert(index, end)
-        if start < number:
-            self._starts.insert(index, start)
-            self._ends.insert(index, number - 1)
-
-
-@dataclass(slots=True)
-class _Push:
-    """A plain notify on its way; number is its place among the session's."""
-
-    number: int
-    seq: int
-    is_sure: bool
-
-
-@dataclass(slots=True)
-class _Bundle:
-    """What goes around the answer to a request: pushed and carried, before and after."""
-
-    pushed_before: list[str] = field(default_factory=list)
-    carried_before: list[str] = field(default_factory=list)
-    pushed_after: list[str] = field(default_factory=list)
-    carried_after: list[str] = field(default_factory=list)
-
-    def around(self, code: int) -> tuple[list[str], list[str]]:
-        """Return what goes before and after an answer (code 0) or an ERROR of that code."""
-        if code == ANSWER_NOT_KEPT:
-            return [], []  # its notifies are dropped with it
-        if code and code != ANSWER_TOO_LARGE:
-            return self.pushed_before, self.pushed_after  # what it would have carried never came
-        return (
-            self.pushed_before + self.carried_before,
-            self.pushed_after + self.carried_after,
-        )
-
-
-@dataclass(slots=True)
-class _Session:
-    """What is known of a session and not settled."""
-
-    position: int = 0
-    pushes: dict[str, _Push] = field(default_factory=dict)
-    by_seq: dict[int, str] = field(default_factory=dict)
-    next_number: int = 0
-    last_number: int = -1
-    early: dict[str, int] = field(default_factory=dict)  # delivered before it was told of
-    bundles: dict[int, _Bundle] = field(default_factory=dict)
-    bundle_of: dict[str, int] = field(default_factory=dict)
-    open_bundle: int = 0  # whose messages are being delivered
-    open_before: list[str] = field(default_factory=list)
-    open_after: list[str] = field(default_factory=list)
-    answered: _SeqSet = field(default_factory=_SeqSet)
-    executed: _SeqSet = field(default_factory=_SeqSet)
-    refused: _SeqSet = field(default_factory=_SeqSet)
-    lanes: dict[str, int] = field(default_factory=dict)
-    orders: dict[str, int] = field(default_factory=dict)
-    lost: int = 0  # seqs announced as lost
-    connection: int = 0
-    is_ended: bool = False
-    login: int = 0
-
-
-@dataclass(slots=True)
-class _Request:
-    """A request on its way."""
-
-    number: int
-    is_login: bool
-    is_executed: bool = False
-    is_refused: bool = False
-
-
-@dataclass(slots=True)
-class _Client:
-    """What is known of a client's requests."""
-
-    session_id: str = ""
-    requests: dict[str, _Request] = field(default_factory=dict)
-    asked: int = 0
-    login: int | None = None  # the number of the first hello that was answered 200
-    refused: list[tuple[int, str]] = field(default_factory=list)  # by 401, before such a hello
 
 
 class DeliveryChecker:
@@ -195,10 +68,10 @@ class DeliveryChecker:
         self.announced_losses = 0
         self.executions = 0
         self._knows_ends = knows_ends
-        self._sessions: dict[str, _Session] = {}
-        self._clients: dict[str, _Client] = {}
+        self._sessions: dict[str, SessionEntry] = {}
+        self._clients: dict[str, ClientEntry] = {}
         # Requests by name, for what upstreams tell of them.
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, RequestEntry] = {}
         self._logins = 0
         self._last_login: dict[str, tuple[int, str]] = {}
 
@@ -221,7 +94,7 @@ class DeliveryChecker:
         """The application asked for something."""
         state = self._client(client)
         state.asked += 1
-        entry = _Request(state.asked, is_login)
+        entry = RequestEntry(state.asked, is_login)
         state.requests[request] = self._requests[request] = entry
 
     def answered(self, client: str, request: str, answer: str, code: int = OK) -> None:
@@ -393,13 +266,17 @@ class DeliveryChecker:
             self._find(StaleResume(session_id, connection, session.connection))
         session.connection = max(session.connection, connection)
 
-    def pushed(self, session_id: str, push: str, *, seq: int = 0, is_sure: bool = True) -> None:
-        """The gateway took a plain notify for a session.
+    def pushed(
+        self, session_id: str, push: str, *, seq: int = 0, stream: str = "", is_sure: bool = True
+    ) -> None:
+        """The gateway took a plain notify for a session. May be told after its delivery.
 
         Args:
             session_id: The session.
             push: Its name.
             seq: Its server seq, 0 where that is not known.
+            stream: Pushes of one stream come in the order in which they are told of; empty where
+                there is none to keep.
             is_sure: False where the pusher does not know whether the gateway took it.
         """
         session = self._session(session_id)
@@ -410,14 +287,20 @@ class DeliveryChecker:
         if push in session.early:
             del session.early[push]
             return
-        session.pushes[push] = _Push(number, seq, is_sure)
+        session.pushes[push] = PushEntry(number, seq, stream, is_sure)
         if seq:
             session.by_seq[seq] = push
 
     def bound(self, session_id: str, client_seq: int, push: str, *, before: bool) -> None:
-        """The gateway took a notify that goes with the answer to a request."""
+        """The gateway took a notify that goes with the answer to a request.
+
+        Told after the answer was delivered, it is only checked that it comes, not where.
+        """
         session = self._session(session_id)
-        bundle = session.bundles.setdefault(client_seq, _Bundle())
+        if push in session.early or client_seq in session.answered:
+            self.pushed(session_id, push)
+            return
+        bundle = session.bundles.setdefault(client_seq, BundleEntry())
         (bundle.pushed_before if before else bundle.pushed_after).append(push)
         session.bundle_of[push] = client_seq
 
@@ -428,14 +311,23 @@ class DeliveryChecker:
         if not before and not after:
             return
         session = self._session(session_id)
-        bundle = session.bundles.setdefault(client_seq, _Bundle())
+        bundle = session.bundles.setdefault(client_seq, BundleEntry())
         bundle.carried_before.extend(before)
         bundle.carried_after.extend(after)
         for push in (*before, *after):
             session.bundle_of[push] = client_seq
 
-    def executed(self, session_id: str, client_seq: int, request: str, lane: str = "") -> None:
-        """A request was handed to an upstream; those of one lane come in the order of asking."""
+    def executed(
+        self, session_id: str, client_seq: int, request: str, lane: str | None = ""
+    ) -> None:
+        """A request was handed to an upstream, be it REFUSED there or not.
+
+        Args:
+            session_id: The session.
+            client_seq: The request's number.
+            request: Its name.
+            lane: Requests of one lane come in the order of asking; None where order is not known.
+        """
         self.executions += 1
         session = self._session(session_id)
         entry = self._requests.get(request)
@@ -445,6 +337,8 @@ class DeliveryChecker:
             if client_seq not in session.refused:
                 self._find(ExecutedTwice(session_id, client_seq, request))
             session.refused.discard(client_seq)
+            return
+        if lane is None:
             return
         last = session.lanes.get(lane, 0)
         if client_seq < last:
@@ -495,23 +389,23 @@ class DeliveryChecker:
     def _find(self, finding: Finding) -> None:
         self.findings.append(finding)
 
-    def _session(self, session_id: str) -> _Session:
+    def _session(self, session_id: str) -> SessionEntry:
         session = self._sessions.get(session_id)
         if session is None:
-            session = self._sessions[session_id] = _Session()
+            session = self._sessions[session_id] = SessionEntry()
         return session
 
-    def _client(self, client: str) -> _Client:
+    def _client(self, client: str) -> ClientEntry:
         state = self._clients.get(client)
         if state is None:
-            state = self._clients[client] = _Client()
+            state = self._clients[client] = ClientEntry()
         return state
 
-    def _resolve(self, state: _Client, request: str) -> _Request | None:
+    def _resolve(self, state: ClientEntry, request: str) -> RequestEntry | None:
         self._requests.pop(request, None)
         return state.requests.pop(request, None)
 
-    def _check_plain(self, session_id: str, session: _Session, seq: int, push: str) -> None:
+    def _check_plain(self, session_id: str, session: SessionEntry, seq: int, push: str) -> None:
         entry = session.pushes.pop(push, None)
         if entry is None:
             if session.is_ended:
@@ -523,15 +417,17 @@ class DeliveryChecker:
         session.by_seq.pop(entry.seq, None)
         if entry.seq and entry.seq != seq:
             self._find(Reordered(session_id, "push", seq, entry.seq))
-        if entry.number < session.last_number:
-            self._find(Reordered(session_id, "push", seq, session.last_number))
-        session.last_number = max(session.last_number, entry.number)
+        if entry.stream:
+            last = session.last_numbers.get(entry.stream, -1)
+            if entry.number < last:
+                self._find(Reordered(session_id, f"push {push}", entry.number, last))
+            session.last_numbers[entry.stream] = max(last, entry.number)
 
-    def _is_new(self, session: _Session, push: str) -> bool:
+    def _is_new(self, session: SessionEntry, push: str) -> bool:
         return push not in session.bundle_of
 
     def _check_bound(
-        self, session_id: str, session: _Session, seq: int, push: str, client_seq: int
+        self, session_id: str, session: SessionEntry, seq: int, push: str, client_seq: int
     ) -> None:
         """Check a notify of a bundle: before its answer, or right behind it in its order."""
         if session.open_bundle != client_seq:
@@ -555,7 +451,7 @@ class DeliveryChecker:
     def _check_answer(
         self,
         session_id: str,
-        session: _Session,
+        session: SessionEntry,
         seq: int,
         client_seq: int,
         code: int,
@@ -583,7 +479,7 @@ class DeliveryChecker:
                 self._find(Reordered(session_id, "answer", client_seq, last))
             session.orders[order] = max(last, client_seq)
 
-    def _check_closed_bundle(self, session_id: str, session: _Session, seq: int) -> None:
+    def _check_closed_bundle(self, session_id: str, session: SessionEntry, seq: int) -> None:
         """Something that is not part of the open bundle comes: the bundle must be whole."""
         if not session.open_bundle:
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from gatesvr.load import findings
-from gatesvr.load.checker import DeliveryChecker, _SeqSet
+from gatesvr.load.checker import DeliveryChecker
 from gatesvr.load.findings import (
     AnsweredTwice,
     Broken,
@@ -29,6 +29,7 @@ from gatesvr.load.findings import (
     Unexplained,
     WrongAnswer,
 )
+from gatesvr.load.ledger import SeqSet
 
 S = "s1"
 
@@ -140,8 +141,8 @@ def lost_after_delivery(c: DeliveryChecker) -> None:
 
 
 def overtaken(c: DeliveryChecker) -> None:
-    c.pushed(S, "p1")
-    c.pushed(S, "p2")
+    c.pushed(S, "p1", stream="one")
+    c.pushed(S, "p2", stream="one")
     c.delivered(S, 1, push="p2")
     c.delivered(S, 2, push="p1")
 
@@ -367,6 +368,23 @@ def test_who_does_not_know_of_ends_takes_a_lost_session_for_ended() -> None:
     assert checker.findings == []
 
 
+def test_what_is_told_late_is_taken_as_it_comes() -> None:
+    checker = DeliveryChecker()
+    checker.delivered(S, 1, push="p2")
+    checker.delivered(S, 2, push="b1")
+    checker.delivered(S, 3, client_seq=1)
+    checker.bound(S, 1, "b1", before=True)
+    checker.bound(S, 1, "b2", before=False)
+    checker.delivered(S, 4, push="b2")
+    checker.pushed(S, "p1")
+    checker.pushed(S, "p2")
+    checker.delivered(S, 5, push="p1")
+    checker.executed(S, 2, "r2", lane=None)
+    checker.executed(S, 1, "r1", lane=None)
+    checker.settled(S, last_seq=5)
+    assert checker.findings == []
+
+
 def test_a_restarted_client_waits_for_nothing() -> None:
     checker = DeliveryChecker()
     checker.asked("A", "r1")
@@ -407,7 +425,7 @@ def test_what_is_settled_is_forgotten() -> None:
 
 def test_seq_set_is_a_set() -> None:
     chance = random.Random(1)
-    ours, theirs = _SeqSet(), set[int]()
+    ours, theirs = SeqSet(), set[int]()
     for _ in range(4_000):
         number = chance.randint(1, 60)
         if chance.random() < 0.6:

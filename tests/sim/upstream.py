@@ -220,7 +220,7 @@ class Pushers:
         count = self.gateway.sessions.broadcast(body, world.now, suspended)
         world.note("broadcasts %s: %d", name, count)
         world.counts["broadcasts"] += 1
-        self._record(name, sessions, seqs, is_held=False, is_sure=True)
+        self._record(name, sessions, seqs)
 
     def kick(self) -> None:
         sessions = list(self.gateway.sessions.all_sessions())
@@ -243,20 +243,12 @@ class Pushers:
         for session, was_held in zip(sessions, held, strict=True):
             if world.held(session) > was_held:
                 world.counts["held_pushes"] += 1
-                world.checker.pushed(session.session_id, name, is_sure=is_sure)
-        self._record(name, sessions, seqs, is_held=True, is_sure=True)
+                world.checker.pushed(session.session_id, name, stream="held", is_sure=is_sure)
+        self._record(name, sessions, seqs)
 
-    def _record(
-        self,
-        name: str,
-        sessions: list[Session],
-        seqs: list[int],
-        *,
-        is_held: bool,
-        is_sure: bool,
-    ) -> None:
+    def _record(self, name: str, sessions: list[Session], seqs: list[int]) -> None:
         """Tell the checker which of the sessions took it: those whose seq moved."""
         for session, seq in zip(sessions, seqs, strict=True):
             if session.state is not State.CLOSED and session.queue.next_expected_seq > seq:
-                self.world.checker.pushed(session.session_id, name, seq=seq, is_sure=is_sure)
+                self.world.checker.pushed(session.session_id, name, seq=seq)
                 self.world.counts["pushes"] += 1
