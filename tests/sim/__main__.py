@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 
-from .world import EVENTS, run
+from .world import EVENTS, World
 
 
 def main() -> int:
@@ -22,7 +22,12 @@ def main() -> int:
     bad = 0
     started = time.process_time()
     for seed in range(options.seed, options.seed + options.count):
-        world = run(seed, is_verbose=options.is_verbose, events=options.events)
+        world = World(seed, is_verbose=options.is_verbose, events=options.events)
+        try:
+            world.run()
+        except Exception:
+            print("\n".join(world.trace))
+            raise
         counts += world.counts
         counts["events"] += world.events
         if options.is_verbose:

@@ -15,6 +15,7 @@ from gatesvr.protocol.events import (
     Answered,
     ClientEvent,
     Failed,
+    GoAwayReceived,
     Ignored,
     Lost,
     Notify,
@@ -83,6 +84,7 @@ class Device:
         connections: How many there were.
         is_over: The gateway said not to come back: only a new life helps.
         is_slow: It reads nothing for now.
+        is_leaving: It was asked to come back on another connection.
     """
 
     def __init__(self, world: World, name: str, openid: str, ip: str) -> None:
@@ -95,6 +97,7 @@ class Device:
         self.connections = 0
         self.is_over = False
         self.is_slow = False
+        self.is_leaving = False
         self.asked: dict[int, Asked] = {}
         self.inbox: deque[tuple[str, ClientEvent]] = deque()
         self.retry_at = 0.0
@@ -125,6 +128,7 @@ class Device:
 
     def connect(self) -> None:
         self.connections += 1
+        self.is_leaving = False
         connection = self.world.connect(self)
         self.connection = connection
         self.protocol.connect(self.world.now)
@@ -276,6 +280,9 @@ class Device:
             elif isinstance(event, StartRefused):
                 self.world.note("%s is refused: %d %s", self, event.code, event.message)
                 self.world.counts[f"refused_{event.code}"] += 1
+            elif isinstance(event, GoAwayReceived):
+                self.world.counts["goaways"] += 1
+                self.is_leaving = True
             elif isinstance(event, Failed) and not event.seq:
                 self.finish_failed(event)
             elif isinstance(event, (Answered, Failed, Notify, Lost, Ignored)):

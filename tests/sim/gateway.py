@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from .world import World
 
 GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
-GOOD_REASONS = frozenset({"app_close", "expired", "no login", "queue is full", "memory"})
+GOOD_REASONS = frozenset({"app_close", "kicked", "expired", "no login", "queue is full", "memory"})
+
+
+SECOND_DEVICE = "192.0.2.2"
 
 
 class TappedManager(SessionManager):
@@ -54,6 +57,8 @@ class TappedManager(SessionManager):
 
     def logged_in(self, session: Session, zone: str, now: float) -> LoginVerdict:
         if session.state is not State.CLOSED and not session.is_logged_in:
+            self.world.counts["duplicate_logins"] += bool(self.by_openid(session.openid))
+            self.world.counts["second_device_logins"] += session.user_ip == SECOND_DEVICE
             self.world.checker.logged_in(
                 session.session_id,
                 session.openid,

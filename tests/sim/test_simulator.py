@@ -25,6 +25,7 @@ AT_LEAST = {
     "given_up": 100,
     "late": 100,
     "silent": 100,
+    "goaways": 100,
     "start_resps_never_read": 100,
     "starts_late": 100,
     "starts_behind_their_successor": 100,
@@ -35,6 +36,8 @@ AT_LEAST = {
     "ends": 100,
     # Sessions.
     "gw_logins": 100,
+    "second_device_logins": 100,
+    "duplicate_logins": 100,
     "gw_replaced": 100,
     "gw_resumes_unknown": 100,
     "gw_resumes_tombstoned": 100,

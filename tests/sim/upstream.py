@@ -228,7 +228,8 @@ class Pushers:
             session = self.world.random.choice(sessions)
             self.world.note("kicks %s", session)
             self.world.counts["kicks"] += 1
-            self.gateway.sessions.kick(session, "kicked", self.world.now)
+            code = self.world.random.choice((4410, 4410, 4601, 2000))
+            self.gateway.sessions.kick(session, "kicked", self.world.now, code)
 
     def _send(self, request: up.UnicastPushRequest, name: str) -> None:
         world = self.world

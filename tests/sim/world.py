@@ -22,7 +22,7 @@ from gatesvr.load.checker import DeliveryChecker
 from gatesvr.protocol.link import Disconnect
 
 from .device import Device, Stranger
-from .gateway import Gateway
+from .gateway import SECOND_DEVICE, Gateway
 from .loop import VirtualLoop
 from .network import Connection
 from .upstream import Pushers, Upstream
@@ -75,7 +75,7 @@ class World:
         self.pushers = Pushers(self, self.gateway)
         self.devices = [
             Device(self, "A", "alice", "192.0.2.1"),
-            Device(self, "B", "alice", "192.0.2.2"),
+            Device(self, "B", "alice", SECOND_DEVICE),
             Device(self, "C", "carol", "192.0.2.3"),
         ]
 
@@ -243,7 +243,7 @@ class World:
                 weight = 1.0 if device.connections or device.name == "A" else 0.1
                 actions.append((weight, device.connect, None))
         else:
-            if connection.is_cut or not connection.gateway_open:
+            if connection.is_cut or not connection.gateway_open or device.is_leaving:
                 actions.append((0.3, self._leave, device))
             elif not calm:
                 actions.append((0.06, self._leave, device))
@@ -288,6 +288,7 @@ class World:
             if not calm:
                 actions.append((0.03, self._cut, connection))
                 actions.append((0.01, self._close_timeout, connection))
+                actions.append((0.005, self._move, connection))
         if connection.client_open:
             if connection.down and not connection.device.is_slow:
                 actions.append((3.0, self._deliver_down, connection))
@@ -378,6 +379,10 @@ class World:
 
     def _close_timeout(self, connection: Connection) -> None:
         connection.handler.close(CloseCode.TIMEOUT, "silent")
+
+    def _move(self, connection: Connection) -> None:
+        """The device has moved to another address once too often."""
+        connection.handler.path_limit_near(self.now)
 
     def _wait(self) -> None:
         self.pass_time(self.random.random() * 0.5)
