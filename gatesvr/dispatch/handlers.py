@@ -53,7 +53,9 @@ class ClientHandler:
         self._sessions = dispatcher.sessions
         self._config = config
         self._counters = dispatcher.counters
-        self._protocol = ServerProtocol(config.max_login_bytes, config.max_message_bytes)
+        self._protocol = ServerProtocol(
+            config.max_login_bytes, config.max_message_bytes, self._counters
+        )
 
         self.session: Session | None = None
         """The session that START made or resumed; it may have moved to another connection since."""

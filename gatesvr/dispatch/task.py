@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..observe.metrics import Counters
+from ..protocol.server import ProtocolCounters
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest
@@ -55,8 +55,8 @@ class AsyncTask:
 
 
 @dataclass(slots=True)
-class DispatchCounters(Counters):
-    """What dispatch counts; every refusal has its own."""
+class DispatchCounters(ProtocolCounters):
+    """What dispatch, and the protocol under it, count; every refusal has its own."""
 
     starts: int = 0
     refused_starts: int = 0

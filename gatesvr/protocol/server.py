@@ -15,21 +15,23 @@ What a session knows (seqs, duplicates, acks) is not looked at here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from google.protobuf.message import DecodeError
 
 from .._core.codec import ClientRequest, RequestDecoder, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import ErrorCode, ProtocolError
+from ..observe.metrics import Counters
 from .messages import (
     RequestType,
     error_frame,
     goaway_frame,
     heartbeat_response_frame,
-    kick_frame,
     start_response_frame,
 )
 
-__all__ = ["ServerProtocol"]
+__all__ = ["ProtocolCounters", "ServerProtocol"]
 
 _START = int(RequestType.START)
 _STOP = int(RequestType.STOP)
@@ -38,12 +40,25 @@ _BUSINESS = int(RequestType.BUSINESS)
 _ACK = int(RequestType.ACK)
 
 
+@dataclass(slots=True)
+class ProtocolCounters(Counters):
+    """What is refused before anybody else sees it, on all connections together."""
+
+    unknown_types: int = 0
+    """Frames answered by ERROR 501."""
+    bad_msg_ids: int = 0
+    """Frames answered by ERROR 400 because their msg_id is 0."""
+    bad_heartbeats: int = 0
+    """HEARTBEATs answered by ERROR 400 because their payload does not decode."""
+
+
 class ServerProtocol:
     """One connection's framing and legality, without I/O.
 
     Args:
         max_login_bytes: Largest frame until logged_in(), bytes.
         max_message_bytes: Largest frame from then on, bytes.
+        counters: Where to count.
 
     Attributes:
         error: What the peer did wrong, None while it did nothing wrong; set once. Nothing behind
@@ -53,24 +68,27 @@ class ServerProtocol:
         has_heartbeat: Whether a HEARTBEAT has come; the silence rule (PROTOCOL 3.8) starts with it.
         frame_began_at: The caller's ``now`` of the first byte of a frame that has not ended, None
             where none has begun (PROTOCOL 1.3: a frame begun ends within 10 s).
-        unknown_types: Frames answered by ERROR 501.
-        bad_msg_ids: Frames answered by ERROR 400 because their msg_id is 0.
     """
 
     __slots__ = (
+        "_counters",
         "_decoder",
         "_max_message_bytes",
         "_output",
-        "bad_msg_ids",
         "error",
         "frame_began_at",
         "has_heartbeat",
         "is_started",
         "start_msg_id",
-        "unknown_types",
     )
 
-    def __init__(self, max_login_bytes: int = 64 << 10, max_message_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        max_login_bytes: int = 64 << 10,
+        max_message_bytes: int = 1 << 20,
+        counters: ProtocolCounters | None = None,
+    ) -> None:
+        self._counters = ProtocolCounters() if counters is None else counters
         self._decoder = RequestDecoder(min(max_login_bytes, max_message_bytes))
         self._max_message_bytes = max_message_bytes
         self._output: list[bytes] = []
@@ -79,8 +97,6 @@ class ServerProtocol:
         self.start_msg_id = 0
         self.has_heartbeat = False
         self.frame_began_at: float | None = None
-        self.unknown_types = 0
-        self.bad_msg_ids = 0
 
     def receive_data(
         self, data: bytes, server_ms: int = 0, now: float = 0.0
@@ -125,16 +141,6 @@ class ServerProtocol:
         output.clear()
         return data
 
-    @property
-    def has_partial_frame(self) -> bool:
-        """Whether a frame has begun and not ended."""
-        return self._decoder.buffered_bytes > 0
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes held of a frame that has not ended."""
-        return self._decoder.buffered_bytes
-
     def logged_in(self) -> None:
         """Lift the frame limit: the session is logged in."""
         self._decoder.max_message_bytes = self._max_message_bytes
@@ -146,10 +152,6 @@ class ServerProtocol:
     def goaway(self, reason: str, reconnect_after_ms: int = 0, address: str = "") -> bytes:
         """Return a GOAWAY frame."""
         return goaway_frame(reason, reconnect_after_ms, address)
-
-    def kick(self, code: int, reason: str) -> bytes:
-        """Return a KICK frame."""
-        return kick_frame(code, reason)
 
     def error_push(
         self,
@@ -181,7 +183,7 @@ class ServerProtocol:
                 kept.append(request)
             elif not request.msg_id and kind in (_BUSINESS, _START, _HEARTBEAT):
                 # PROTOCOL 2.1: "msg_id 0 on BUSINESS, START or HEARTBEAT: ERROR 400, seq 0."
-                self.bad_msg_ids += 1
+                self._counters.bad_msg_ids += 1
                 self._refuse(request, ErrorCode.BAD_REQUEST, "msg_id is 0", kept)
             elif kind == _HEARTBEAT:
                 self._handle_heartbeat(request, server_ms, kept)
@@ -193,7 +195,7 @@ class ServerProtocol:
                 kept.append(request)
             else:
                 # PROTOCOL 1.5: "An unknown request type: ERROR 501, seq 0."
-                self.unknown_types += 1
+                self._counters.unknown_types += 1
                 self._refuse(request, ErrorCode.UNKNOWN_TYPE, "unknown request type", kept)
         return kept
 
@@ -203,6 +205,7 @@ class ServerProtocol:
         try:
             client_ms = pb.HeartbeatRequest.FromString(request.payload).client_timestamp
         except DecodeError:
+            self._counters.bad_heartbeats += 1
             self._refuse(request, ErrorCode.BAD_REQUEST, "payload does not decode", kept)
             return
         self.has_heartbeat = True

@@ -13,6 +13,20 @@ from .fakes import settle
 from .rig import Client, Rig, ack, business, error, frame, heartbeat, start, stop
 
 
+async def test_what_the_protocol_refuses_by_itself_is_counted() -> None:
+    async with Rig() as rig:
+        client = Client(rig)
+        await client.start()
+        pushes = await client.send(
+            pb.ClientRequest(msg_id=1, type=6),  # type: ignore[arg-type]  # reserved
+            pb.ClientRequest(seq_id=1, type=pb.REQUEST_BUSINESS),
+            pb.ClientRequest(msg_id=2, type=pb.REQUEST_HEARTBEAT, payload=b"\x08"),
+        )
+        assert [error(push).error_code for push in pushes] == [501, 400, 400]
+        counters = rig.counters
+        assert (counters.unknown_types, counters.bad_msg_ids, counters.bad_heartbeats) == (1, 1, 1)
+
+
 async def test_start_hello_and_a_request() -> None:
     async with Rig() as rig:
         client = Client(rig)
