@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import CloseCode, ErrorCode
-from ..protocol.messages import Outcome
+from ..protocol.messages import LOGIN_ACTION, OK, Outcome
 from .handlers import ClientHandler
 from .task import AsyncTask
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from .processor import AsyncProcessor
 
 __all__ = ["Dispatcher"]
-
-LOGIN_ACTION = "hello"
-OK = 200
 
 
 class Dispatcher:
@@ -153,9 +150,9 @@ class Dispatcher:
                 return
             self.counters.logins += 1
             self._lift_limit(session)
-            self._reply(task, answer, now)
+            self._processor.reply(task, answer, now)
             return
-        self._reply(task, answer, now)
+        self._processor.reply(task, answer, now)
         self.counters.refused_logins += 1
         session.refused_logins += 1
         if not session.is_logged_in and session.refused_logins >= self.config.max_refused_logins:
@@ -189,14 +186,6 @@ class Dispatcher:
         handler = self._handlers.get(link.connection_id) if link is not None else None
         if handler is not None:
             handler.lift_limit()
-
-    def _reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        client_seq = task.client_seq
-        before, after = answer.notifies()
-        if task.session.answer(client_seq, answer.body(client_seq), before, after, now):
-            self.counters.answers += 1
-        else:
-            self.counters.closed_499 += 1
 
     def _end(self, session: Session, code: int, reason: str, now: float) -> None:
         """Close a session behind what it was just answered."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class AsyncProcessor:
         config: Sizes and deadlines.
         upstream: Makes the calls.
         counters: The layer's counters.
-        clock: Loop time; the running loop's own where it is None.
+        clock: Loop time.
     """
 
     def __init__(
@@ -66,18 +67,17 @@ class AsyncProcessor:
         config: DispatchConfig,
         upstream: UpstreamManager,
         counters: DispatchCounters | None = None,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._upstream = upstream
         self._counters = DispatchCounters() if counters is None else counters
-        self._clock = clock
-        self._now: Callable[[], float] = clock or _not_started
+        self._now = clock
         self.start_workers = min(
             config.workers or len(os.sched_getaffinity(0)) * WORKERS_PER_CPU, config.max_workers
         )
         self.on_login: Callable[[AsyncTask, UpstreamAnswer, float], None] | None = None
-        """Takes a hello's answer instead of session.answer()."""
+        """Takes a hello's answer instead of reply()."""
         self.on_login_ended: Callable[[AsyncTask], None] | None = None
         """Called when a hello has ended, whatever became of it."""
 
@@ -126,7 +126,6 @@ class AsyncProcessor:
         if self._is_started:
             raise RuntimeError("AsyncProcessor was started before")
         self._is_started = self._is_accepting = True
-        self._now = self._clock or asyncio.get_running_loop().time
         now = self._now()
         self._marks = ((now, 0), (now, 0))
         for _ in range(self.start_workers):
@@ -165,7 +164,7 @@ class AsyncProcessor:
             task.cancel()
         if running:
             await asyncio.wait(running)
-        now = self._now() if self._queue or self._chains else 0.0
+        now = self._now()
         for waiting in (self._queue, *self._chains.values()):
             while waiting:
                 self._fail(waiting.popleft(), ErrorCode.BUSY, Outcome.NOT_STARTED, now)
@@ -204,6 +203,15 @@ class AsyncProcessor:
         running = asyncio.get_running_loop().create_task(coroutine, name="gatesvr-login")
         self._logins.add(running)
         running.add_done_callback(self._logins.discard)
+
+    def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
+        """Give a task's session its answer, with the notifies around it."""
+        client_seq = task.client_seq
+        before, after = answer.notifies()
+        if task.session.answer(client_seq, answer.body(client_seq), before, after, now):
+            self._counters.answers += 1
+        else:
+            self._counters.closed_499 += 1
 
     def retry_after_ms(self) -> int:
         """Return when a refused request may be sent again: queue length ÷ answers a second."""
@@ -347,8 +355,7 @@ class AsyncProcessor:
                 self._drained.set()
 
     def _answer(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        session = task.session
-        client_seq = task.request.seq_id
+        client_seq = task.client_seq
         if answer.error or (answer.client_seq_id and answer.client_seq_id != client_seq):
             self._counters.upstream_errors += 1
             logger.warning(
@@ -363,12 +370,8 @@ class AsyncProcessor:
             return
         if task.is_login and self.on_login is not None:
             self.on_login(task, answer, now)
-            return
-        before, after = answer.notifies()
-        if session.answer(client_seq, answer.body(client_seq), before, after, now):
-            self._counters.answers += 1
         else:
-            self._counters.closed_499 += 1
+            self.reply(task, answer, now)
 
     def _fail(
         self,
@@ -381,7 +384,7 @@ class AsyncProcessor:
         """Answer a task's request by an ERROR, unless its session is gone."""
         self._counters.deadlines += code == ErrorCode.DEADLINE
         is_kept = task.session.fail(
-            task.request.seq_id,
+            task.client_seq,
             code,
             _MESSAGES.get(code, "request failed"),
             outcome=outcome,
@@ -402,7 +405,3 @@ class AsyncProcessor:
             self._enqueue(chain.popleft())
         else:
             self._chains.pop(key, None)
-
-
-def _not_started() -> float:
-    raise RuntimeError("AsyncProcessor is not started")

@@ -44,6 +44,8 @@ from .events import (
 from .messages import (
     CAPABILITIES,
     LATEST_PROTOCOL,
+    LOGIN_ACTION,
+    OK,
     LostReason,
     Outcome,
     PushType,
@@ -51,7 +53,7 @@ from .messages import (
     StopReason,
 )
 from .pacing import AckPacer, HeartbeatPacer
-from .pending import LOGIN_ACTION, PendingRequest
+from .pending import PendingRequest
 from .saved import SavedState
 
 if TYPE_CHECKING:
@@ -77,7 +79,6 @@ START_TIMEOUT_S = 10.0
 """How long START_RESP is waited for (PROTOCOL 3.8)."""
 MAX_LOGIN_BYTES = 64 << 10
 """Largest frame before login (PROTOCOL 1.3)."""
-OK = 200
 
 # Plain ints: looking a member up in its enum costs as much as a whole call on Python 3.11.
 _BUSINESS_DATA = int(PushType.BUSINESS_DATA)

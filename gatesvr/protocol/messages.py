@@ -14,15 +14,14 @@ __all__ = [
     "CAPABILITIES",
     "CAPABILITY_SKIP",
     "LATEST_PROTOCOL",
-    "MAX_ACTION_BYTES",
+    "LOGIN_ACTION",
     "MAX_CLIENT_ID_BYTES",
     "MAX_CLIENT_SEQ",
     "MAX_HEADERS",
     "MAX_HEADERS_BYTES",
     "MAX_HEAD_BYTES",
-    "MAX_NESTING",
     "MAX_OPENID_BYTES",
-    "MAX_PARAMS",
+    "OK",
     "LostReason",
     "Outcome",
     "PushType",
@@ -48,13 +47,15 @@ CAPABILITY_SKIP = 1 << 0
 CAPABILITIES = CAPABILITY_SKIP
 """Every capability that this version has."""
 
+LOGIN_ACTION = "hello"
+"""The action that logs a session in, in any case (PROTOCOL 3.2)."""
+OK = 200
+"""The code of an answer that went well; of a hello, that it logs the session in."""
+
 MAX_OPENID_BYTES = 128
 MAX_CLIENT_ID_BYTES = 64
-MAX_ACTION_BYTES = 64
-MAX_PARAMS = 64
 MAX_HEADERS = 32
 MAX_HEADERS_BYTES = 8 << 10
-MAX_NESTING = 4
 MAX_CLIENT_SEQ = 2**53 - 1
 """Highest client seq (PROTOCOL 2.1)."""
 MAX_HEAD_BYTES = 17

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .._core.codec import encode_business, encode_request
-from .messages import RequestType
+from .messages import LOGIN_ACTION, RequestType
 
-__all__ = ["LOGIN_ACTION", "PendingRequest"]
+__all__ = ["PendingRequest"]
 
-LOGIN_ACTION = "hello"
 MAX_ENVELOPE_BYTES = 64
 """What a ClientRequest takes at most beside its payload and headers."""
 MAX_ENTRY_BYTES = 16
