@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._pb import upstream_pb2 as pb
-from .state import State
 
 if TYPE_CHECKING:
     from .session import Session
@@ -28,7 +27,7 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         session_id=session.session_id,
         connection=f"{link.peer[0]}:{link.peer[1]}" if link is not None else "",
         stream_id=0,
-        state=State(session.state).name.capitalize(),
+        state=session.state.name.capitalize(),
         client_id=session.client_id,
         openid=session.openid,
         zone=session.zone,

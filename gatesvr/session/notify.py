@@ -115,33 +115,23 @@ class NotifyOrderingManager:
         pushed_before = self._before.pop(client_seq, None) or []
         pushed_after = self._after.pop(client_seq, None) or []
         size = sum(map(len, pushed_before)) + sum(map(len, pushed_after))
-        room = self._max_notifies - len(pushed_before) - len(pushed_after)
+        pushed = len(pushed_before) + len(pushed_after)
+        room = self._max_notifies - pushed
         room_bytes = self._max_bytes - self.held_bytes
         self.held_bytes -= size
-        messages = [(0, notify, KEEP) for notify in pushed_before]
-        dropped = 0
-        for notify in before:
-            if room > 0 and len(notify) <= room_bytes and len(notify) <= max_body_bytes:
-                messages.append((0, notify, KEEP))
-                room -= 1
-                room_bytes -= len(notify)
-            else:
-                dropped += 1
+        messages: list[BundleMessage] = []
+
+        def carry(notifies: Sequence[bytes]) -> None:
+            nonlocal room, room_bytes
+            for notify in notifies:
+                if room > 0 and len(notify) <= min(room_bytes, max_body_bytes):
+                    messages.append((0, notify, KEEP))
+                    room -= 1
+                    room_bytes -= len(notify)
+
+        messages.extend((0, notify, KEEP) for notify in pushed_before)
+        carry(before)
         messages.append((msg_id, body, KEEP))
         messages.extend((0, notify, KEEP) for notify in pushed_after)
-        for notify in after:
-            if room > 0 and len(notify) <= room_bytes and len(notify) <= max_body_bytes:
-                messages.append((0, notify, KEEP))
-                room -= 1
-                room_bytes -= len(notify)
-            else:
-                dropped += 1
-        return messages, dropped
-
-    def clear(self) -> int:
-        """Forget everything; return how many notifies that were."""
-        count = len(self)
-        self._before.clear()
-        self._after.clear()
-        self.held_bytes = 0
-        return count
+        carry(after)
+        return messages, pushed + len(before) + 1 + len(after) - len(messages)
