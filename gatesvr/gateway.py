@@ -164,7 +164,7 @@ class Gateway:
         await self.processor.stop(self.config.dispatch.drain_timeout)
         # The last answers leave at the end of this turn.
         await asyncio.sleep(0)
-        self.listener.close_all(CloseCode.OVERLOADED, f"reconnect_after_ms={RECONNECT_AFTER_MS}")
+        self.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.upstream.stop(UPSTREAM_GRACE_S)

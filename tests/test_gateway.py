@@ -93,6 +93,8 @@ async def test_stop_says_goaway_and_lets_running_requests_finish() -> None:
             push = await client.receive()
             assert (answer(push).data, push.client_seq_id) == (b"x", 2)
             assert await client.closed() == 4503
+            assert client.terminated is not None
+            assert client.terminated.reason_phrase == "retry_after_ms=1000"
             await stopping
         await gateway.stop()
 
