@@ -252,15 +252,23 @@ class Lane:
             if self._is_stopping:
                 break
             reason = f"{code.name}: {details}"
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                # The status can come a moment behind the metadata: nothing written was started.
+                self._waiting.extendleft(reversed(self._open.values()))
+                self._open.clear()
             self._break(reason)
             was_connected = self._state in (LaneState.UNARY, LaneState.STREAM)
             if was_connected and self._loop.time() - began > config.reconnect_min:
                 pause = 0.0
-            if was_connected and code is grpc.StatusCode.UNIMPLEMENTED:
+            if code is grpc.StatusCode.UNIMPLEMENTED:
                 pause = 0.0
+                if not was_connected:
+                    # This status came ahead even of the news that there is a connection.
+                    self._is_serving = self._health.start() or self._is_serving
                 if not self._is_unary_told:
                     self._is_unary_told = True
                     logger.info("upstream_without_stream", extra=keys(address=self.address))
+                self._enter(LaneState.UNARY, reason)
                 await self._pause(float(config.unary_retry))
                 continue
             if was_connected and not pause:

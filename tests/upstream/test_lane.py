@@ -112,6 +112,45 @@ async def test_calls_are_not_forgotten_while_the_channel_lags_behind(
         assert parse(await under_test.call(data=b"x")).data == b"x"
 
 
+async def test_status_that_comes_behind_the_metadata_leaves_no_call_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(UnaryOnly()) as address, lane_to(address) as under_test:
+        lane = under_test.lane
+        serve_stream = lane._serve_stream
+        asked: list[asyncio.Future[Any]] = []
+
+        async def seem_to_stream() -> tuple[grpc.StatusCode, str]:
+            status = await serve_stream()
+            lane._enter(LaneState.STREAM, "")
+            asked.append(under_test.call(data=b"waits"))
+            asked.append(under_test.call(data=b"was written"))
+            written = lane._waiting.pop()
+            lane._open[written.request_id] = written
+            return status
+
+        monkeypatch.setattr(lane, "_serve_stream", seem_to_stream)
+        await until(lambda: asked)
+        async with asyncio.timeout(10):
+            answers = [parse(await answer).data for answer in asked]
+        assert answers == [b"waits", b"was written"]
+        assert lane.state is LaneState.UNARY
+
+
+async def test_status_that_comes_ahead_of_the_connection_means_unary_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(UnaryOnly()) as address, lane_to(address) as under_test:
+
+        async def end_at_once() -> tuple[grpc.StatusCode, str]:
+            await under_test.lane._channel.channel_ready()
+            return grpc.StatusCode.UNIMPLEMENTED, "no streams here"
+
+        monkeypatch.setattr(under_test.lane, "_serve_stream", end_at_once)
+        assert parse(await under_test.call(data=b"x")).data == b"x"
+        assert under_test.lane.state is LaneState.UNARY
+
+
 async def test_base_upstream_that_sets_no_request_id() -> None:
     class Base(UnaryOnly):
         def answer(self, request: pb.UpstreamRequest) -> pb.UpstreamResponse:
