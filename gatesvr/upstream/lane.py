@@ -12,6 +12,7 @@ callers await plain Futures.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -50,6 +51,8 @@ LATE_S = 5.0
 """How long a unary call goes on past its deadline, so that its late answer is seen."""
 TIMER_STEP_S = 0.01
 """Deadlines this close together share one pass."""
+SETTLE_S = 0.05
+"""How long a stream has to last, after its metadata, to be written to."""
 RECHECK_S = 0.01
 """How soon a channel is looked at again that does not say that it is connected."""
 CLOSE_S = 2.0
@@ -252,10 +255,6 @@ class Lane:
             if self._is_stopping:
                 break
             reason = f"{code.name}: {details}"
-            if code is grpc.StatusCode.UNIMPLEMENTED:
-                # The status can come a moment behind the metadata: nothing written was started.
-                self._waiting.extendleft(reversed(self._open.values()))
-                self._open.clear()
             self._break(reason)
             was_connected = self._state in (LaneState.UNARY, LaneState.STREAM)
             if was_connected and self._loop.time() - began > config.reconnect_min:
@@ -298,6 +297,12 @@ class Lane:
             self._enter(LaneState.UNARY, "")
             # Written to before this, a server without ProcessStream would seem to fail INTERNAL.
             await call.initial_metadata()
+            # UNIMPLEMENTED has metadata too, and the status comes a moment behind it; until it is
+            # clear that none comes, calls stay unary: what is written to a stream is lost with it.
+            ended = asyncio.Event()
+            call.add_done_callback(lambda _: ended.set())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), SETTLE_S)
             if not call.done() and not self._is_stopping:
                 self._enter(LaneState.STREAM, "")
                 writer = self._loop.create_task(self._write(call), name="gatesvr-lane-writer")
