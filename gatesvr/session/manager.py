@@ -361,7 +361,7 @@ class SessionManager:
             if len(others) < self._config.max_logged_in:
                 return _LOGGED_IN
             others = tuple(other for other in others if other.link is None)[:1]
-            if not others:
+            if not others or session.is_after_failed_resume:
                 return LoginVerdict(
                     CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, "too many logins", RETRY_MS
                 )

@@ -355,6 +355,16 @@ def test_a_failed_resume_may_stand_beside_others_where_that_is_allowed():
     assert sessions.hello(outcome.session)
 
 
+def test_a_failed_resume_does_not_replace_at_the_limit_either():
+    sessions = Sessions(on_duplicate="allow", max_logged_in=1)
+    old, link, _ = sessions.login()
+    sessions.manager.detach(old, link, CUT, sessions.now)
+    outcome, _ = resume(sessions, "gone", bytes(16))
+    assert outcome.session is not None
+    assert not sessions.hello(outcome.session)
+    assert old.is_logged_in
+
+
 def test_replaced_and_kicked_sessions_have_a_tombstone():
     sessions = Sessions()
     old, _, first = sessions.login()
