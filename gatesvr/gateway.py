@@ -168,9 +168,11 @@ class Gateway:
         self.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await self.upstream.stop(UPSTREAM_GRACE_S)
-        await self.push.stop()
-        await self.listener.stop()
+        # Each is stopped whatever becomes of those before it.
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.listener.stop)
+            stack.push_async_callback(self.push.stop)
+            stack.push_async_callback(self.upstream.stop, UPSTREAM_GRACE_S)
         logger.info("gateway_stopped")
 
     async def _sweep(self) -> None:

@@ -132,6 +132,25 @@ async def test_busy_port_is_a_config_error_that_names_the_field() -> None:
         assert caught.value.field == "push.bind"
 
 
+async def test_a_layer_that_fails_to_stop_keeps_no_other_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
+    await gateway.start()
+    udp, tcp = "{}:{}".format(*gateway.address), gateway.grpc_address
+    stop_upstream = gateway.upstream.stop
+
+    async def fail(grace: float) -> None:
+        await stop_upstream(grace)
+        raise OSError("broken on purpose")
+
+    monkeypatch.setattr(gateway.upstream, "stop", fail)
+    with pytest.raises(OSError, match="on purpose"):
+        await gateway.stop()
+    async with Gateway(load(sets=[f"transport.bind={udp}", f"push.bind={tcp}"])) as again:
+        assert again.grpc_address == tcp  # so both ports are free
+
+
 async def test_nothing_is_left_after_stop() -> None:
     before = asyncio.all_tasks()
     async with (
