@@ -50,6 +50,7 @@ class Dispatcher:
         clock: Callable[[], float],
     ) -> None:
         self.config = config.session
+        self.high_water = int(config.transport.high_water)
         self.sessions = sessions
         self.clock = clock
         self.counters = processor.counters

@@ -65,6 +65,9 @@ class ClientHandler:
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
         self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
+        # A session feeds up to the high water and one message; the rest is what the protocol
+        # answered by itself, which no queue's cap and no ack bounds.
+        self._max_unread_bytes = self._max_held_bytes + dispatcher.high_water
         # Read before START was answered: acted on, in order, right behind it.
         self._early: list[ClientRequest] = []
 
@@ -104,8 +107,7 @@ class ClientHandler:
                     return
             out = protocol.data_to_send()
             if out:
-                self._link.write(out)
-                self._link.request_flush()
+                self._write(out)
                 if protocol.has_heartbeat:
                     # An acknowledged PING would pass for a sign of life (PROTOCOL 3.8).
                     self._link.keep_alive = False
@@ -319,8 +321,15 @@ class ClientHandler:
         self._held_bytes = 0
 
     def _write_error(self, msg_id: int, code: ErrorCode, message: str) -> None:
-        self._link.write(self._protocol.error_push(msg_id, code, message))
+        self._write(self._protocol.error_push(msg_id, code, message))
+
+    def _write(self, data: bytes) -> None:
+        """Write what is no session's; part with a client that lets too much of it lie."""
+        self._link.write(data)
         self._link.request_flush()
+        if self._link.unsent_bytes() > self._max_unread_bytes:
+            self._counters.unread_overflows += 1
+            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={OVERFLOW_RETRY_MS}")
 
 
 _HANDLERS: Mapping[int, Callable[[ClientHandler, ClientRequest, float], None]] = {

@@ -71,6 +71,8 @@ class DispatchCounters(ProtocolCounters):
     frame_timeouts: int = 0
     heartbeat_timeouts: int = 0
     held_overflows: int = 0
+    unread_overflows: int = 0
+    """Connections closed 4429 because the client asked on and read no answers."""
     fenced: int = 0
     """Messages read on a connection that its session had already left."""
     bad_payloads: int = 0
