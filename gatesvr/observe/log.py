@@ -55,7 +55,11 @@ class _TextFormatter(logging.Formatter):
         ]
         for key, value in getattr(record, "keys", {}).items():
             text = escape(value)
-            parts.append(f'{key}="{text}"' if " " in text or not text else f"{key}={text}")
+            if not text or " " in text or '"' in text:
+                # Else text from outside could end its quotes, and write keys of its own.
+                text = text.replace("\\", "\\\\").replace('"', '\\"')
+                text = f'"{text}"'
+            parts.append(f"{key}={text}")
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
