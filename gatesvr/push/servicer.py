@@ -46,6 +46,8 @@ MAX_MSG_TYPE_BYTES = 64
 MAX_PUSH_ID_BYTES = 128
 MAX_REASON_BYTES = 64
 """Of a kick; as much as a QUIC close carries (PROTOCOL 6)."""
+MAX_TARGETS = 10_000
+"""Of one multicast, which is done in one loop turn."""
 MIN_KICK_CODE = 1_000
 STREAM_PAUSE = 256
 """Pushes of one PushStream message after which other tasks get their turn."""
@@ -198,6 +200,10 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         push = request.push
         sessions: dict[str, Session] = {}
         try:
+            if len(request.targets) > MAX_TARGETS:
+                raise _RefusedError(
+                    "TOO_LARGE", f"{len(request.targets)} targets, {MAX_TARGETS} at most"
+                )
             body = self._bulk_body(push)
             for target in request.targets:
                 self._check_target(target.target_type, target.target_id)

@@ -462,6 +462,10 @@ async def test_bad_bulk_pushes_say_why() -> None:
         )
         assert bad.message.startswith("target_type:")
         assert (rig.counters["too_large"], rig.counters["invalid"]) == (1, 1)
+        target = pb.UnicastTarget(target_type="openid", target_id="alice")
+        many = await rig.stub.MulticastToClients(pb.MulticastRequest(targets=[target] * 10_001))
+        assert (many.sent_count, many.message) == (0, "10001 targets, 10000 at most")
+        assert rig.counters["too_large"] == 2
 
 
 # Sessions.
