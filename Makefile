@@ -40,7 +40,8 @@ format: install ## Rewrite the Python code in the house style
 types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/mypy --strict gatesvr
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
-	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec
+	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
+	  gatesvr._core.udp
 
 docs: install ## Write docs/configuration.md and the example bytes of docs/protocol.md again
 	$(BIN)/python docs/generate.py

@@ -187,12 +187,13 @@ async def serve_upstream(pipe: Pipe) -> None:
         await service.stop()
 
 
-async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> None:
+async def serve_gateway(pipe: Pipe, backend: str, batch_io: bool, services: dict[str, str]) -> None:
     """Run the gateway until the pipe says stop; then send its stats."""
     sets = [f'upstream.services.{name}=[{{address="{at}"}}]' for name, at in services.items()]
     config = load(
         sets=[
             f"transport.backend={backend}",
+            f"transport.batch_io={str(batch_io).lower()}",
             "transport.bind=127.0.0.1:0",
             "push.bind=127.0.0.1:0",
             "session.max_inited_per_address=10000",
@@ -205,9 +206,13 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
         pipe.send(gateway.stats())
 
 
-async def serve_echo(pipe: Pipe, backend: str) -> None:
+async def serve_echo(pipe: Pipe, backend: str, batch_io: bool) -> None:
     """Run the yardstick until the pipe says stop; then send its counters."""
-    config = TransportConfig(bind="127.0.0.1:0", backend=backend)  # type: ignore[arg-type]
+    config = TransportConfig(
+        bind="127.0.0.1:0",
+        backend=backend,  # type: ignore[arg-type]
+        batch_io=batch_io,
+    )
     listener = ConnectionListener(config, Echo)
     await listener.start()
     pipe.send(listener.address)
@@ -285,6 +290,7 @@ async def run_load(
     for client in clients:
         client.begin(now)  # type: ignore[attr-defined]
     await asyncio.sleep(options.warm_up)
+    warm_requests = len(load_.latencies)
     load_.latencies.clear()
     own, cpu, began = time.process_time(), server.cpu_s(), time.perf_counter()
     await asyncio.sleep(options.seconds)
@@ -307,18 +313,20 @@ async def run_load(
         "p50_ms": latencies[done // 2] * 1e3,
         "p99_ms": latencies[done * 99 // 100] * 1e3,
         "kb_each": rss_bytes / options.clients / 1e3,
+        "requests": warm_requests + len(load_.latencies),
     }
 
 
 def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     """Run the gateway or the yardstick once in fresh processes."""
     upstream = None
+    batch_io = options.batch_io == "on"
     if what == "gateway":
         upstream = Process(serve_upstream)
-        server = Process(serve_gateway, options.transport, upstream.hello)
+        server = Process(serve_gateway, options.transport, batch_io, upstream.hello)
         kind: Any = GatewayClient
     else:
-        server = Process(serve_echo, options.transport)
+        server = Process(serve_echo, options.transport, batch_io)
         kind = EchoClient
     figures = uvloop.run(run_load(tuple(server.hello), kind, server, options))
     stats = server.stop()
@@ -326,6 +334,13 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     if "dispatch" in stats:
         figures["workers"] = stats["dispatch"]["peak_workers"]
     figures["datagrams_in"] = transport["datagrams_received"] / max(1, transport["read_wakeups"])
+    figures["datagrams_out"] = transport["datagrams_sent"] / max(1, transport["send_calls"])
+    figures["in_segments"] = transport["segments_sent"] / max(1, transport["datagrams_sent"])
+    # Of the whole run, handshakes and logins included, over the requests of the whole run.
+    done = figures.pop("requests") or 1
+    figures["receives"] = transport["receive_calls"] / done
+    figures["sends"] = transport["send_calls"] / done
+    figures["datagrams_a_request"] = transport["datagrams_sent"] / done
     if upstream is not None:
         counters = upstream.stop()["business" if options.slow_ms else "zone"]
         figures["batch"] = counters["batched_requests"] / max(1, counters["batches"])
@@ -336,6 +351,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--transport", default="qh3", help="the server's QUIC library")
     parser.add_argument("--client", default="qh3", help="the load client's QUIC library")
+    parser.add_argument("--batch-io", default="on", choices=("on", "off"), help="of the server")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--in-flight", type=int, default=1, help="requests a client")
     parser.add_argument("--payload", type=int, default=PAYLOAD_BYTES, help="bytes a request")

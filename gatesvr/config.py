@@ -129,6 +129,8 @@ class TransportConfig(_Section, frozen=True, kw_only=True):
     """SO_RCVBUF asked of the system, bytes."""
     send_buffer: Size = Size(4 << 20)
     """SO_SNDBUF asked of the system, bytes."""
+    batch_io: bool = True
+    """Read and write many datagrams a system call, where the system can (Linux)."""
     close_linger: Duration = Duration(1.0)
     """Longest wait for a last push (KICK, GOAWAY, a refusal) to be acknowledged."""
 

@@ -61,6 +61,7 @@ class ClientConnection:
             self._datagrams_received,
             on_error=self._network_error,
             counters=self.counters,
+            is_batched=config.batch_io,
         )
         self.address: Address = self._endpoint.address
         now = self._driver.clock()

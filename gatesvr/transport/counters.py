@@ -15,9 +15,17 @@ class EndpointCounters(Counters):
 
     datagrams_received: int = 0
     bytes_received: int = 0
+    datagrams_truncated: int = 0
+    """Datagrams dropped because they were too long."""
     datagrams_sent: int = 0
     bytes_sent: int = 0
+    segments_sent: int = 0
+    """Datagrams sent as parts of a run that the system cuts up (UDP_SEGMENT)."""
     read_wakeups: int = 0
+    receive_calls: int = 0
+    """System calls that read."""
+    send_calls: int = 0
+    """System calls that wrote."""
     receive_errors: int = 0
     """Errors of the network reported by a read, for example that a port is closed."""
     send_errors: int = 0

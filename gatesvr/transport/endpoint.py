@@ -3,8 +3,7 @@
 ``Driver`` is one loop's worth of connections: a timer heap for all of them and a set of those with
 something to send, flushed once at the end of the turn. ``Endpoint`` is one UDP socket on a driver;
 the gateway has one for all its connections, a client one of its own (many clients may share a
-driver). Reading and writing go through ``receive_batch`` and ``send_batch``, where system calls
-for many datagrams at once take the place of these.
+driver). How the datagrams are read and written is the affair of sockets.py.
 """
 
 from __future__ import annotations
@@ -21,19 +20,17 @@ from typing import Protocol
 
 from .counters import EndpointCounters
 from .quic import Address, Datagram
+from .sockets import datagram_socket
 
 __all__ = ["Driver", "Endpoint", "Flushable", "Timer", "TimerHeap", "open_socket"]
 
 GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
-MAX_DATAGRAM = 65535
-MAX_BATCH = 64
-"""Datagrams read in one wake-up, so that sending and tasks get their turn."""
 MAX_BACKLOG = 4096
 """Datagrams kept while the socket takes none; beyond it the newest are dropped (QUIC resends)."""
 MIN_COMPACT = 64
 
-# Errors of sendto that concern one datagram: QUIC takes it for lost.
+# Errors of a send that concern one datagram: QUIC takes it for lost.
 _SEND_LOST = {
     errno.EPERM,
     errno.EACCES,
@@ -229,6 +226,7 @@ class Endpoint:
         receiver: Called with each batch of datagrams and the time.
         on_error: Called with errors of the network that a read or a write reports.
         counters: Where to count, for an owner that counts more in the same place.
+        is_batched: Many datagrams a system call, where the system can.
     """
 
     def __init__(
@@ -238,6 +236,8 @@ class Endpoint:
         receiver: Callable[[list[Datagram], float], None],
         on_error: Callable[[OSError], None] | None = None,
         counters: EndpointCounters | None = None,
+        *,
+        is_batched: bool = True,
     ) -> None:
         self.counters = counters or EndpointCounters()
         self.counters.receive_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -246,12 +246,7 @@ class Endpoint:
         self._sock = sock
         self._receiver = receiver
         self._on_error = on_error
-        try:
-            sock.getpeername()
-            self._is_connected = True
-        except OSError:
-            self._is_connected = False
-        self._is_ipv6 = sock.family == socket.AF_INET6
+        self._io = datagram_socket(sock, is_batched=is_batched)
         self._out: list[Datagram] = []
         self._backlog: deque[Datagram] = deque()
         self._is_closed = False
@@ -285,43 +280,41 @@ class Endpoint:
 
     def receive_batch(self) -> list[Datagram]:
         """Return the datagrams that are there, at most MAX_BATCH."""
+        io, counters = self._io, self.counters
         batch: list[Datagram] = []
-        receive = self._sock.recvfrom
         try:
-            while len(batch) < MAX_BATCH:
-                batch.append(receive(MAX_DATAGRAM))
-        except (BlockingIOError, InterruptedError):
-            pass
+            io.receive_into(batch)
         except OSError as error:
-            self.counters.receive_errors += 1
+            counters.receive_errors += 1
             if self._on_error is not None:
                 self._on_error(error)
-        if self._is_ipv6:
-            return [(data, _unscoped(address)) for data, address in batch]
+        counters.receive_calls = io.receive_calls
+        counters.datagrams_received = io.datagrams_received
+        counters.bytes_received = io.bytes_received
+        counters.datagrams_truncated = io.datagrams_truncated
         return batch
 
     def send_batch(self, datagrams: list[Datagram]) -> int:
         """Send datagrams; return how many were taken before the socket would block."""
-        counters = self.counters
-        sock, is_connected = self._sock, self._is_connected
-        done = 0
-        for data, address in datagrams:
+        io, counters = self._io, self.counters
+        done, count = 0, len(datagrams)
+        while done < count:
             try:
-                if is_connected:
-                    sock.send(data)
-                else:
-                    sock.sendto(data, address)
-                counters.datagrams_sent += 1
-                counters.bytes_sent += len(data)
-            except (BlockingIOError, InterruptedError):
-                return done
+                sent = io.send(datagrams, done)
             except OSError as error:
                 if error.errno not in _SEND_LOST:
                     raise
                 counters.send_errors += 1
                 if self._on_error is not None:
                     self._on_error(error)
-            done += 1
+                sent = 1  # the one that failed
+            if not sent:
+                break
+            done += sent
+        counters.send_calls = io.send_calls
+        counters.datagrams_sent = io.datagrams_sent
+        counters.bytes_sent = io.bytes_sent
+        counters.segments_sent = io.segments_sent
         return done
 
     def close(self) -> None:
@@ -339,10 +332,7 @@ class Endpoint:
         batch = self.receive_batch()
         if not batch:
             return
-        counters = self.counters
-        counters.read_wakeups += 1
-        counters.datagrams_received += len(batch)
-        counters.bytes_received += sum(len(data) for data, _ in batch)
+        self.counters.read_wakeups += 1
         self._receiver(batch, self._driver.clock())
 
     def _writable(self) -> None:
@@ -353,12 +343,6 @@ class Endpoint:
         self.counters.send_backlog = len(backlog)
         if not backlog:
             self._driver.loop.remove_writer(self._sock.fileno())
-
-
-def _unscoped(address: Address) -> Address:
-    """Return address without the scope's name: its number is in the tuple, qh3 takes no name."""
-    host = address[0]
-    return (host.partition("%")[0], *address[1:]) if "%" in host else address
 
 
 def open_socket(

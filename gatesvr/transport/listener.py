@@ -156,7 +156,11 @@ class ConnectionListener:
             ) from None
         self._driver = Driver(loop)
         self._endpoint = Endpoint(
-            self._driver, sock, self._datagrams_received, counters=self.counters
+            self._driver,
+            sock,
+            self._datagrams_received,
+            counters=self.counters,
+            is_batched=config.batch_io,
         )
         self._is_accepting = True
 
