@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import random
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import pytest
 from aioquic.quic import connection as aio
@@ -26,6 +27,9 @@ from gatesvr.transport.quic import (
 )
 
 from .harness import BACKENDS, PAIRS, Pair
+
+if TYPE_CHECKING:
+    from gatesvr.transport.quic import Address, QuicTransport
 
 
 def stream_bytes(events: list[QuicEvent]) -> bytes:
@@ -303,3 +307,34 @@ def test_private_parts_are_what_they_were() -> None:
 def _digest(method: object) -> str:
     source = inspect.getsource(method)  # type: ignore[arg-type]
     return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+def test_a_request_and_its_answer_are_a_datagram_each_way() -> None:
+    pair = Pair("qh3", "qh3")
+    pair.run(1.0)
+    client, server, address = pair.client, pair.server, pair.client_address
+    for _ in range(20):
+        client.send_stream_data(b"request")
+        assert _carry(client, server, address, pair.now) == 1
+        assert _carry(server, client, pair.SERVER, pair.now) == 0
+        pair.now += 0.003  # longer than qh3 would let the acknowledgement wait
+        timer = server.get_timer()
+        assert timer is not None
+        assert timer > pair.now
+        server.send_stream_data(b"answer")
+        assert _carry(server, client, pair.SERVER, pair.now) == 1
+    # What nothing follows is acknowledged in time all the same.
+    timer = client.get_timer()
+    assert timer is not None
+    assert timer < pair.now + 0.01
+    client.handle_timer(timer)
+    assert _carry(client, server, address, timer) == 1
+    assert server.is_acknowledged()
+
+
+def _carry(sender: QuicTransport, receiver: QuicTransport, address: Address, now: float) -> int:
+    """Carry what sender has to send; return how many datagrams that was."""
+    datagrams = sender.datagrams_to_send(now)
+    for data, _ in datagrams:
+        receiver.receive_datagram(data, address, now)
+    return len(datagrams)
