@@ -7,6 +7,8 @@ import random
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 from gatesvr.transport.endpoint import (
     GRANULARITY,
     MAX_BACKLOG,
@@ -154,18 +156,21 @@ async def test_a_socket_that_takes_no_more() -> None:
         driver.close()
 
 
-async def test_an_error_of_one_datagram_does_not_stop_the_rest() -> None:
+@pytest.mark.parametrize("is_batched", [True, False])
+async def test_an_error_of_one_datagram_does_not_stop_the_rest(is_batched: bool) -> None:
     driver = Driver()
     got: list[bytes] = []
     reader = Endpoint(
         driver,
         open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True),
         lambda batch, now: got.extend(data for data, _ in batch),
+        is_batched=is_batched,
     )
     writer = Endpoint(
         driver,
         open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True),
         lambda batch, now: None,
+        is_batched=is_batched,
     )
     try:
         writer.send(

@@ -382,8 +382,9 @@ def _hosts() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("client", "server"), PAIRS)
 @pytest.mark.parametrize(("bind", "host"), _hosts())
-async def test_addresses(client: str, server: str, bind: str, host: str) -> None:
-    async with serving(server, bind=f"{bind}:0") as gateway:
+@pytest.mark.parametrize("batch_io", [True, False])
+async def test_addresses(client: str, server: str, bind: str, host: str, batch_io: bool) -> None:
+    async with serving(server, bind=f"{bind}:0", batch_io=batch_io) as gateway:
         _, port = gateway.listener.address
         made: list[Recorder] = []
 
