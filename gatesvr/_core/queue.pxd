@@ -16,6 +16,7 @@ cpdef enum:  # flags of a message, for Python
 cdef enum:  # LostReason of PROTOCOL 1
     EXPIRED = 1
     OVERFLOW = 2
+    CONFLATED = 6
 
 
 cdef class OrderedQueue:
@@ -47,6 +48,7 @@ cdef class OrderedQueue:
     cdef uint64_t _acked  # messages that left by an ack
     cdef uint64_t _expired  # messages that became marks by TTL
     cdef uint64_t _dropped  # messages that became marks by drop_oldest
+    cdef uint64_t _conflated  # messages that became marks by conflate
     cdef uint64_t _refused  # messages that append refused
 
     cdef Py_ssize_t _room(self) noexcept

@@ -17,7 +17,7 @@ from gatesvr._core.entry cimport (
     clear_sums, entries_of, let_go, new_bundle, raise_wrong, read_messages, set_entry,
 )
 from gatesvr._core.ring cimport (
-    SPARE_MARKS, at, check_ring, commit, find_seq, free_ring, live, make_room, mark_expired,
+    SPARE_MARKS, at, check_ring, commit, find_seq, free_ring, live, make_room, mark, mark_expired,
     mark_oldest, merge_marks, move_in, pop_up_to, run_end,
 )
 from gatesvr._core.slots cimport (
@@ -166,8 +166,8 @@ cdef class OrderedQueue:
         ``appended`` and ``released`` count the messages that came by append and out of slots,
         ``filled`` slots, ``taken`` messages given out, ``replayed`` those of them that had been
         given out before, ``skips`` the SKIP frames beside them, ``taken_bytes`` the bytes of both;
-        ``acked``, ``expired`` and ``dropped`` the messages that left, ``refused`` those that
-        append did not take.
+        ``acked``, ``expired``, ``dropped`` and ``conflated`` the messages that left, ``refused``
+        those that append did not take.
         """
         return {
             "appended": self._appended,
@@ -179,6 +179,7 @@ cdef class OrderedQueue:
             "replayed": self._replayed,
             "expired": self._expired,
             "dropped": self._dropped,
+            "conflated": self._conflated,
             "refused": self._refused,
             "skips": self._skips,
         }
@@ -528,6 +529,30 @@ cdef class OrderedQueue:
             self._send = find_seq(&self._ring, self._send_seq)
         return count
 
+    def conflate(self, uint64_t seq):
+        """Turn a plain message that take never gave out into a mark: a newer one replaces it.
+
+        Returns:
+            Whether it was there: neither acked nor given out, expired, dropped or with KEEP.
+
+        Complexity: O(log messages); O(messages) where marks have gathered.
+        """
+        cdef size_t index
+        cdef Entry *entry
+        if seq <= self._sent_seq or seq <= self._ring.acked_seq or seq >= self._ring.next_seq:
+            return False
+        if self._stopped:
+            return False
+        index = find_seq(&self._ring, seq)
+        entry = at(&self._ring, index)
+        if entry.seq != seq or entry.body == NULL or entry.flags & FLAG_KEEP:
+            return False
+        mark(&self._ring, entry, CONFLATED)
+        self._conflated += 1
+        merge_marks(&self._ring)
+        self._send = find_seq(&self._ring, self._send_seq)
+        return True
+
     def stop(self):
         """Free everything, for good. Calling it again does nothing."""
         free_ring(&self._ring)
@@ -602,4 +627,6 @@ cdef class OrderedQueue:
         while index != self._ring.tail:
             assert (index < self._send) == (at(&self._ring, index).seq < self._send_seq)
             index += 1
-        assert self._acked + self._expired + self._dropped + len(self) == end - 1
+        assert (
+            self._acked + self._expired + self._dropped + self._conflated + len(self) == end - 1
+        )

@@ -174,7 +174,7 @@ class StatusResponse(_message.Message):
     def __init__(self, status: _Optional[str] = ..., uptime: _Optional[int] = ..., active_connections: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class UnicastPushRequest(_message.Message):
-    __slots__ = ("target_type", "target_id", "msg_type", "title", "content", "data", "metadata", "sync_hint", "bind_client_seq_id", "push_id", "ttl_ms", "bind_session_id")
+    __slots__ = ("target_type", "target_id", "msg_type", "title", "content", "data", "metadata", "sync_hint", "bind_client_seq_id", "push_id", "ttl_ms", "bind_session_id", "conflate_key")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +194,7 @@ class UnicastPushRequest(_message.Message):
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     TTL_MS_FIELD_NUMBER: _ClassVar[int]
     BIND_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CONFLATE_KEY_FIELD_NUMBER: _ClassVar[int]
     target_type: str
     target_id: str
     msg_type: str
@@ -206,7 +207,8 @@ class UnicastPushRequest(_message.Message):
     push_id: str
     ttl_ms: int
     bind_session_id: str
-    def __init__(self, target_type: _Optional[str] = ..., target_id: _Optional[str] = ..., msg_type: _Optional[str] = ..., title: _Optional[str] = ..., content: _Optional[str] = ..., data: _Optional[bytes] = ..., metadata: _Optional[_Mapping[str, str]] = ..., sync_hint: _Optional[_Union[NotifySyncHint, str]] = ..., bind_client_seq_id: _Optional[int] = ..., push_id: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., bind_session_id: _Optional[str] = ...) -> None: ...
+    conflate_key: str
+    def __init__(self, target_type: _Optional[str] = ..., target_id: _Optional[str] = ..., msg_type: _Optional[str] = ..., title: _Optional[str] = ..., content: _Optional[str] = ..., data: _Optional[bytes] = ..., metadata: _Optional[_Mapping[str, str]] = ..., sync_hint: _Optional[_Union[NotifySyncHint, str]] = ..., bind_client_seq_id: _Optional[int] = ..., push_id: _Optional[str] = ..., ttl_ms: _Optional[int] = ..., bind_session_id: _Optional[str] = ..., conflate_key: _Optional[str] = ...) -> None: ...
 
 class UnicastPushResponse(_message.Message):
     __slots__ = ("success", "message", "error_code", "retry_after_ms", "sessions")

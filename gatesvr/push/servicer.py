@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["GatewayServicer", "PushCounters", "caller_ip"]
 
 MAX_MSG_TYPE_BYTES = 64
-MAX_PUSH_ID_BYTES = 128
+MAX_NAME_BYTES = 128
+"""Longest push_id and conflate_key."""
 MAX_REASON_BYTES = 64
 """Of a kick; as much as a QUIC close carries (PROTOCOL 6)."""
 MAX_TARGETS = 10_000
@@ -235,10 +236,13 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     def _push(self, request: pb.UnicastPushRequest) -> int:
         """Queue or bind a notify; return how many sessions took it."""
         self._check_target(request.target_type, request.target_id)
-        self._check_push_id(request.push_id)
+        self._check_name("push_id", request.push_id)
+        self._check_name("conflate_key", request.conflate_key)
         body = self._body(request)
         if request.bind_session_id and request.sync_hint == pb.NSH_IMMEDIATELY:
             raise _RefusedError("INVALID", "bind_session_id: needs a sync_hint")
+        if request.conflate_key and request.sync_hint != pb.NSH_IMMEDIATELY:
+            raise _RefusedError("INVALID", "conflate_key: not with a sync_hint")
         sessions = self._manager.find(request.target_type, request.target_id)
         now = self._clock()
         ttl = request.ttl_ms / 1000
@@ -250,7 +254,14 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             _raise_refused([result])
             return 1
         results = [
-            session.push(body, now=now, ttl=ttl, push_id=request.push_id) for session in sessions
+            session.push(
+                body,
+                now=now,
+                ttl=ttl,
+                push_id=request.push_id,
+                conflate_key=request.conflate_key,
+            )
+            for session in sessions
         ]
         return _raise_refused(results)
 
@@ -380,9 +391,9 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                 "INVALID", f"target_id: not 1-{MAX_OPENID_BYTES} bytes of plain text"
             )
 
-    def _check_push_id(self, push_id: str) -> None:
-        if not is_valid_text(push_id, MAX_PUSH_ID_BYTES):
-            raise _RefusedError("INVALID", f"push_id: not {MAX_PUSH_ID_BYTES} bytes of plain text")
+    def _check_name(self, field: str, name: str) -> None:
+        if not is_valid_text(name, MAX_NAME_BYTES):
+            raise _RefusedError("INVALID", f"{field}: not {MAX_NAME_BYTES} bytes of plain text")
 
     def _bulk_body(self, push: pb.BroadcastRequest) -> bytes:
         body = self._body(push)

@@ -70,6 +70,8 @@ class SessionCounters(Counters):
     push_repeats: int = 0
     notifies_expired: int = 0
     notifies_dropped: int = 0
+    notifies_conflated: int = 0
+    """Notifies that a newer one with the same key replaced before they were sent."""
     slow_consumers: int = 0
     memory_closed: int = 0
 

@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 MAX_HELD_NOTIFIES = 64
+MAX_CONFLATE_KEYS = 256
+"""Conflation keys that a session remembers."""
 MAX_HELD_BYTES = 64 << 10
 """What is kept for a session that has not logged in (PROTOCOL 5.4)."""
 
@@ -93,6 +95,7 @@ class Session:
     """
 
     __slots__ = (
+        "_conflated",
         "_context",
         "_held",
         "_is_stalled",
@@ -169,6 +172,8 @@ class Session:
         self.full_since = 0.0
         self._held: list[tuple[bytes, int, float]] | None = None
         self._push_ids: dict[str, None] | None = None
+        # By conflation key: seq and bytes of the newest notify with it.
+        self._conflated: dict[str, tuple[int, int]] | None = None
         self._is_stalled = False
         self._peer_info: bytes | None = None
 
@@ -403,6 +408,7 @@ class Session:
         flags: int = 0,
         ttl: float = 0.0,
         push_id: str = "",
+        conflate_key: str = "",
     ) -> PushResult:
         """Send a notify (PROTOCOL 5.3, 5.4, 5.6).
 
@@ -412,6 +418,8 @@ class Session:
             flags: BULK for a broadcast.
             ttl: Seconds it is worth keeping, 0 for ever.
             push_id: The pusher's name for it, against repeats; may be empty.
+            conflate_key: What it tells the newest of: it replaces the last notify with this key
+                where that was not sent yet; a loss is told in its place. May be empty.
         """
         context = self._context
         counters = context.counters
@@ -426,6 +434,8 @@ class Session:
         expires_at = now + ttl if ttl else 0.0
         if self.state is _INITED or self._held is not None:
             result = self._hold(body, flags, expires_at)
+        elif conflate_key:
+            result = self._conflate(conflate_key, body, flags, expires_at, now)
         else:
             result = self._queue_notify(body, flags, expires_at, now)
         if result is OK:
@@ -516,6 +526,35 @@ class Session:
             context.watched.add(self)
         return OK
 
+    def _conflate(
+        self, key: str, body: bytes, flags: int, expires_at: float, now: float
+    ) -> PushResult:
+        """Queue a notify in place of the last one with this key, where that was not sent yet."""
+        queue = self.queue
+        last = self._conflated
+        if last is None:
+            last = self._conflated = {}
+        old_seq, old_bytes = last.pop(key, (0, 0))
+        if len(body) <= old_bytes and queue.conflate(old_seq):
+            # It takes no more room than the old one gave back: no cap stands in its way.
+            old_seq = 0
+            self._context.counters.notifies_conflated += 1
+            self.sender.notify(body, flags, expires_at, is_forced=True)
+            if expires_at:
+                self._context.watched.add(self)
+        else:
+            result = self._queue_notify(body, flags, expires_at, now)
+            if result is not OK:
+                if old_seq:
+                    last[key] = (old_seq, old_bytes)
+                return result
+        if old_seq and queue.conflate(old_seq):
+            self._context.counters.notifies_conflated += 1
+        if len(last) >= MAX_CONFLATE_KEYS:
+            del last[next(iter(last))]
+        last[key] = (queue.next_expected_seq - 1, len(body))
+        return OK
+
     def _hold(self, body: bytes, flags: int, expires_at: float) -> PushResult:
         """Keep a notify outside the queue until the session has logged in (PROTOCOL 5.4)."""
         held = self._held
@@ -593,6 +632,7 @@ class Session:
         self.notifies = None
         self._held = None
         self._push_ids = None
+        self._conflated = None
 
     def info(self, now: float, wall_ms: int) -> pb.SessionInfo:
         """Return every field of the session and its queue.

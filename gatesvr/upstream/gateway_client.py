@@ -54,6 +54,7 @@ class GatewayClient:
         metadata: Mapping[str, str] | None = None,
         push_id: str = "",
         ttl: float = 0.0,
+        conflate_key: str = "",
     ) -> pb.UnicastPushResponse:
         """Push a notify to one session, or to all sessions of one openid.
 
@@ -67,6 +68,8 @@ class GatewayClient:
             metadata: Headers of the push.
             push_id: A name of the caller's own; a repeated one is not queued again.
             ttl: Seconds after which it need not be delivered any more; 0 for ever.
+            conflate_key: What it tells the newest of: it replaces the last notify with this key
+                that was not sent yet, and the client is told of a loss (CONFLATED) in its place.
 
         Returns:
             The gateway's answer: look at ``success`` and ``error_code``.
@@ -81,6 +84,7 @@ class GatewayClient:
             metadata=metadata,
             push_id=push_id,
             ttl_ms=int(ttl * 1000),
+            conflate_key=conflate_key,
         )
         answer: pb.UnicastPushResponse = await self._call("PushToClient", request)
         return answer

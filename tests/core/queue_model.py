@@ -16,6 +16,7 @@ KEEP = 1
 BULK = 2
 EXPIRED = 1
 OVERFLOW = 2
+CONFLATED = 6
 PUSH_SKIP = 7
 
 Message = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
@@ -79,6 +80,7 @@ class OrderedQueueModel:
                 "replayed",
                 "expired",
                 "dropped",
+                "conflated",
                 "refused",
                 "skips",
             ),
@@ -249,6 +251,14 @@ class OrderedQueueModel:
             self._mark(seq, OVERFLOW)
         self.counts["dropped"] += len(gone)
         return len(gone)
+
+    def conflate(self, seq: int) -> bool:
+        message = self.sent.get(seq)
+        if message is None or seq <= self.last_sent_seq or message[2] & KEEP:
+            return False
+        self._mark(seq, CONFLATED)
+        self.counts["conflated"] += 1
+        return True
 
     def stop(self) -> None:
         self.stopped = True

@@ -134,6 +134,10 @@ class QueueMachine(RuleBasedStateMachine):
     def drop_oldest(self, count: int, max_bytes: int) -> None:
         self.pair.call("drop_oldest", count, max_bytes)
 
+    @rule(back=st.integers(-1, 40))
+    def conflate(self, back: int) -> None:
+        self.pair.call("conflate", max(0, self.pair.model.next_expected_seq - back))
+
     @rule(reserved=st.integers(0, 5))
     def set_reserved(self, reserved: int) -> None:
         self.pair.set("reserved", reserved)
@@ -197,6 +201,10 @@ def test_stress(seed: int) -> None:
         model = pair.model
         pair.call("rewind", choose.randint(model.last_acked_seq, model.next_expected_seq + 1))
 
+    def conflate() -> None:
+        model = pair.model
+        pair.call("conflate", choose.randint(model.last_acked_seq, model.next_expected_seq))
+
     def expire() -> None:
         pair.now += choose.random()
         pair.call("expire", pair.now)
@@ -210,6 +218,7 @@ def test_stress(seed: int) -> None:
         (2, ack),
         (1, rewind),
         (2, expire),
+        (3, conflate),
         (2, lambda: pair.call("drop_oldest", choose.randrange(40), choose.randrange(1000))),
         (1, lambda: pair.set("can_skip", choose.random() < 0.8)),
         (1, lambda: pair.set("reserved", choose.randrange(8))),

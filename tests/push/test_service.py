@@ -213,6 +213,8 @@ async def test_push_to_nobody_is_not_found(kind: str, name: str) -> None:
         ({"metadata": {"k": "v" * 8192}}, "metadata"),
         ({"push_id": "p" * 129}, "push_id"),
         ({"bind_session_id": "s"}, "bind_session_id"),
+        ({"conflate_key": "k" * 129}, "conflate_key"),
+        ({"conflate_key": "k", "sync_hint": pb.NSH_AFTER_RESPONSE}, "conflate_key"),
     ],
 )
 async def test_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:
@@ -258,6 +260,20 @@ async def test_repeated_push_id_is_queued_once() -> None:
         assert (await rig.stub.PushToClient(request)).success
         assert (await rig.stub.PushToClient(request)).success
         assert texts(session) == ["once"]
+
+
+async def test_newest_of_a_conflate_key_replaces_what_was_not_sent() -> None:
+    async with running() as rig:
+        session = rig.session("alice")
+        for text, key in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("plain", "")):
+            request = pb.UnicastPushRequest(
+                target_type="session",
+                target_id=session.session_id,
+                conflate_key=key,
+                data=text.encode(),
+            )
+            assert (await rig.stub.PushToClient(request)).success
+        assert texts(session) == ["b1", "a2", "plain"]
 
 
 async def test_push_expires() -> None:

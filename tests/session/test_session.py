@@ -10,7 +10,7 @@ from gatesvr._pb import upstream_pb2 as upb
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
 from gatesvr.session.info import normalize_zone
-from gatesvr.session.session import Verdict
+from gatesvr.session.session import MAX_CONFLATE_KEYS, Verdict
 
 from .rig import CUT, Sessions, answer_body, business, notify, pushes
 
@@ -351,3 +351,59 @@ def test_info_has_every_field():
 )
 def test_zones_that_are_numbers_have_three_digits(zone, normal):
     assert normalize_zone(zone) == normal
+
+
+def skips(frames: bytes) -> list[pb.Skip]:
+    return [pb.Skip.FromString(p.payload) for p in pushes(frames) if p.type == pb.PUSH_SKIP]
+
+
+def test_the_newest_of_a_key_replaces_the_one_that_was_not_sent_and_leaves_a_skip():
+    sessions = Sessions()
+    session, link, _ = sessions.login(capabilities=1)
+    sessions.feed(session)
+    for text in (b"x1", b"x2", b"x3"):
+        assert session.push(notify(text), now=0.0, conflate_key="x").is_ok
+    session.sender.feed(0.0)
+    frames = link.take()
+    (skip,) = skips(frames)
+    first = session.queue.next_expected_seq - 3
+    assert (skip.from_seq, skip.messages, skip.reason) == (first, 2, pb.LOST_CONFLATED)
+    assert [p.seq_id for p in pushes(frames)] == [first + 1, first + 2]
+    assert sessions.counters["notifies_conflated"] == 2
+
+
+def test_what_was_sent_is_not_replaced():
+    sessions = Sessions()
+    session, _, _ = sessions.login(capabilities=1)
+    sessions.feed(session)
+    assert session.push(notify(b"x1"), now=0.0, conflate_key="x").is_ok
+    assert sessions.feed(session) == [b"x1"]
+    assert session.push(notify(b"x2"), now=0.0, conflate_key="x").is_ok
+    assert sessions.feed(session) == [b"x2"]
+    assert sessions.counters["notifies_conflated"] == 0
+
+
+def test_a_full_queue_takes_what_replaces_and_refuses_what_is_larger():
+    sessions = Sessions(max_queue_size=3)
+    session, _, _ = sessions.login(capabilities=1)
+    session.ack(1, 0.0)
+    assert session.push(notify(b"old"), now=0.0, conflate_key="x").is_ok
+    while session.push(notify(b"other"), now=0.0).is_ok:
+        pass
+    assert session.push(notify(b"new"), now=0.0, conflate_key="x").is_ok
+    assert session.push(notify(b"larger"), now=0.0, conflate_key="x").error_code == "BUSY"
+    assert sessions.feed(session)[-1:] == [b"new"]
+    assert sessions.counters["notifies_conflated"] == 1
+
+
+def test_a_session_remembers_so_many_keys_and_no_more():
+    sessions = Sessions(max_queue_size=2_000)
+    session, _, _ = sessions.login(capabilities=1)
+    for number in range(MAX_CONFLATE_KEYS + 1):
+        assert session.push(notify(b"1"), now=0.0, conflate_key=f"k{number}").is_ok
+    for number in range(MAX_CONFLATE_KEYS + 1):
+        assert session.push(notify(b"2"), now=0.0, conflate_key=f"k{number}").is_ok
+    # Each key that was forgotten makes the next one forgotten, too.
+    assert sessions.counters["notifies_conflated"] == 0
+    assert session.push(notify(b"3"), now=0.0, conflate_key=f"k{MAX_CONFLATE_KEYS}").is_ok
+    assert sessions.counters["notifies_conflated"] == 1

@@ -50,6 +50,8 @@ AT_LEAST = {
     "gw_notifies_dropped": 100,
     "lost_expired": 100,
     "lost_overflow": 100,
+    "gw_notifies_conflated": 100,
+    "lost_conflated": 100,
     "slow": 100,
     "gw_slow_consumers": 100,
     "push_busy": 100,

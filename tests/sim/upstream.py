@@ -174,6 +174,8 @@ class Pushers:
         request.data = name.encode() + b"." * random.choice((0, 0, 20, 100, 300))
         if random.random() < 0.3:
             request.ttl_ms = random.choice((5, 100, 2_000))
+        if random.random() < 0.2:
+            request.conflate_key = f"key-{random.randrange(3)}"
         self._send(request, name)
 
     def bind(self) -> None:

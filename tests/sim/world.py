@@ -491,7 +491,7 @@ class World:
             self.checker.settled(
                 session.session_id,
                 last_seq=session.queue.next_expected_seq - 1,
-                dropped=queue["expired"] + queue["dropped"],
+                dropped=queue["expired"] + queue["dropped"] + queue["conflated"],
             )
             self.checker.client_settled(device.name)
             session.queue._check()
