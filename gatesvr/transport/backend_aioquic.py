@@ -11,10 +11,13 @@ from aioquic import tls as aiotls
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.tls import Epoch
 
 from ..errors import ConfigError
 from ..protocol.link import Disconnect
 from .quic import (
+    ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
     QUIC_V1,
@@ -106,12 +109,14 @@ def _accept(
 class AioquicConnection:
     """One aioquic connection."""
 
-    __slots__ = ("_is_closing", "_is_reported", "_quic", "connection_id")
+    __slots__ = ("_is_closing", "_is_reported", "_quic", "_space", "_unacked", "connection_id")
 
     def __init__(self, quic: QuicConnection) -> None:
         self._quic = quic
         self._is_closing = False  # we called close()
         self._is_reported = False  # Closed was handed out
+        self._space: QuicPacketSpace | None = None  # of 1-RTT packets, once the handshake is over
+        self._unacked = 0  # packets that an acknowledgement is due for
         self.connection_id: bytes = quic.host_cid
 
     def connect(self, address: Address, now: float) -> None:
@@ -120,7 +125,12 @@ class AioquicConnection:
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram in."""
-        self._quic.receive_datagram(data, address, now)
+        quic = self._quic
+        quic.receive_datagram(data, address, now)
+        space = self._space
+        # What brought no event was most likely an acknowledgement, which gets none itself.
+        if space is not None and space.ack_at is not None and quic._events:
+            self._unacked += 1
 
     def next_event(self) -> QuicEvent | None:
         """Return what happened next."""
@@ -160,8 +170,34 @@ class AioquicConnection:
         return Disconnect("local", event.error_code, event.reason_phrase)
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
-        """Return the datagrams to send now."""
-        return self._quic.datagrams_to_send(now)
+        """Return the datagrams to send now.
+
+        aioquic adds an acknowledgement only where it is due; here it goes with whatever is sent.
+        """
+        space = self._space
+        if space is None:
+            if not self._quic._handshake_confirmed:
+                return self._quic.datagrams_to_send(now)
+            self._quic._ack_delay = ACK_PATIENCE
+            self._space = space = self._quic._spaces[Epoch.ONE_RTT]
+        if space.ack_at is not None and not self._can_ack_wait(space):
+            space.ack_at = now
+        datagrams = self._quic.datagrams_to_send(now)
+        if space.ack_at is None:
+            self._unacked = 0
+        return datagrams
+
+    def can_wait(self, now: float) -> bool:
+        """Return whether nothing but the acknowledgement of a lone packet waits."""
+        space = self._space
+        return space is not None and self._can_ack_wait(space)
+
+    def _can_ack_wait(self, space: QuicPacketSpace) -> bool:
+        # Two ranges: something is missing between them.
+        if self._unacked > 1 or len(space.ack_queue) > 1:
+            return False
+        stream = self._quic._streams.get(STREAM_ID)
+        return stream is None or stream.sender.buffer_is_empty
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due."""

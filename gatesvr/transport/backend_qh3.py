@@ -21,6 +21,7 @@ from qh3.quic.tls_bridge import QuicTlsBridgeError
 from ..errors import ConfigError
 from ..protocol.link import Disconnect
 from .quic import (
+    ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
     QUIC_V1,
@@ -47,13 +48,6 @@ __all__ = ["Qh3Backend", "Qh3Connection"]
 LAST_SAFE_PATH = 3
 """Index of a client's fourth address; qh3 never accepts a fifth."""
 ASSUMED_ACK_DELAY = 0.025
-ACK_PATIENCE = 0.004
-"""How long an acknowledgement that is due waits for something to go with, seconds.
-
-qh3 never adds one to a packet before it is due, 1 ms after its cause; nearly every request then
-gets a datagram with nothing else. The peer was told that we may take 25 ms, and every second
-packet is acknowledged at once all the same.
-"""
 
 
 class Qh3Backend:
@@ -196,7 +190,15 @@ class _Core(QuicConnection):
 class Qh3Connection:
     """One qh3 connection."""
 
-    __slots__ = ("_acks", "_in_flight", "_is_complete", "_quic", "_recv_many", "connection_id")
+    __slots__ = (
+        "_acks",
+        "_in_flight",
+        "_is_complete",
+        "_losses",
+        "_quic",
+        "_recv_many",
+        "connection_id",
+    )
 
     def __init__(self, quic: _Core) -> None:
         self._quic = quic
@@ -204,6 +206,7 @@ class Qh3Connection:
         self._recv_many: Any = None
         self._in_flight = 0  # bytes, when last looked at
         self._acks = 0
+        self._losses = 0  # packets, when last something was sent
         self.connection_id: bytes = quic.host_cid
 
     def connect(self, address: Address, now: float) -> None:
@@ -256,7 +259,16 @@ class Qh3Connection:
             self._quic._drain_core()
         if datagrams:
             self._in_flight = core.bytes_in_flight
+        self._losses = core.loss_total
         return datagrams
+
+    def can_wait(self, now: float) -> bool:
+        """Return whether nothing but the acknowledgement of a lone packet waits."""
+        core = self._quic._core
+        if not self._is_complete or core.loss_total != self._losses:
+            return False  # what was lost is sent again
+        timer = core.get_timer()
+        return timer is None or timer[1] > now
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due; an acknowledgement that is due alone can wait."""

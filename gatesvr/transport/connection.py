@@ -24,6 +24,7 @@ from ..protocol.link import ConnectionHandler, Disconnect, HandlerFactory
 from .counters import TransportCounters
 from .endpoint import Driver, Endpoint, Timer
 from .quic import (
+    ACK_PATIENCE,
     STREAM_ID,
     Address,
     Closed,
@@ -133,6 +134,8 @@ class Connection:
         self._is_stream_ended = False
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_feeding = False
+        self._is_blocked = False  # not all that was written could be transmitted
+        self._is_put_off = False  # datagrams came, and QUIC was not asked since what to send
         self._written = 0  # bytes handed to the stream
         self._ack_mark: object = None
         self._idle_timeout: float = config.idle_timeout
@@ -232,6 +235,7 @@ class Connection:
         """Handle what the datagrams brought."""
         if self._state == _ENDED:
             return
+        was_open = self._state == _OPEN
         self._last_received = now
         try:
             if not self._handle_events(now) and self._state == _OPEN:
@@ -242,6 +246,17 @@ class Connection:
                     self.last_heard = now
             if self._is_moving:
                 self._handle_move(now)
+            elif (
+                was_open
+                and self._state == _OPEN
+                and not self._is_feeding
+                and not self._is_blocked
+                and self._quic.can_wait(now)
+            ):
+                # The answer will take the acknowledgement along.
+                self._is_put_off = True
+                self._driver.schedule(self._timer, now + ACK_PATIENCE)
+                return
         except BaseException as error:
             self._fail(error)
         self._driver.mark_dirty(self)
@@ -382,6 +397,7 @@ class Connection:
             self._counters.streams_refused += 1
             self._quic.refuse_stream(stream_id)
             self._refused.add(stream_id)
+            self._driver.mark_dirty(self)
         if is_end:
             self._refused.discard(stream_id)
 
@@ -408,18 +424,22 @@ class Connection:
         quic, handler = self._quic, self._handler
         low_water, high_water = self._config.low_water, self._config.high_water
         for _ in range(MAX_FEEDS):
-            if handler is not None and quic.unsent_bytes() < low_water:
+            unsent = quic.unsent_bytes()
+            if handler is not None and unsent < low_water:
                 written = self._written
                 handler.write_ready(now)
                 if self._state != _OPEN:
                     return
+                unsent += self._written - written
                 # The handler stops for one of two reasons: high water, or it has no more.
-                self._is_feeding = self._written != written and quic.unsent_bytes() >= high_water
+                self._is_feeding = self._written != written and unsent >= high_water
                 self._transmit(now)
+                self._is_blocked = unsent > 0 and quic.unsent_bytes() > 0
                 if not self._is_feeding:
                     return
             else:
                 self._transmit(now)
+                self._is_blocked = quic.unsent_bytes() > 0
                 if quic.unsent_bytes() >= low_water:
                     return  # the peer's acknowledgements bring us back here
         self._driver.mark_dirty(self)
@@ -447,6 +467,7 @@ class Connection:
 
     def _schedule(self, now: float) -> None:
         """Schedule the timer for the nearest of the deadlines."""
+        self._is_put_off = False
         when = self._quic.get_timer()
         nearest = math.inf if when is None else when
         self._quic_timer = nearest
@@ -471,7 +492,8 @@ class Connection:
         if self._state == _ENDED:
             return
         try:
-            if now >= self._quic_timer:
+            # What is known of QUIC's timers is old where datagrams came since: flush() asks again.
+            if now >= self._quic_timer and not self._is_put_off:
                 self._quic.handle_timer(now)
                 self._handle_events(now)
             if self._state == _OPEN:

@@ -51,6 +51,13 @@ CONNECTION_ID_LENGTH = 8
 MIN_INITIAL_BYTES = 1200
 """Smallest UDP payload that may carry an Initial packet (RFC 9000 14.1)."""
 QUIC_V1 = 1
+ACK_PATIENCE = 0.016
+"""How long a lone packet's acknowledgement waits for something to go with, seconds.
+
+Both libraries would send it by itself 1 ms after its cause, which for most requests is before their
+answer is there: a datagram more for each. Peers are told that we may take 25 ms. Every second
+packet is acknowledged at once all the same (RFC 9000 13.2.2).
+"""
 RECEIVE_WINDOW = 1 << 20
 """Flow-control credit of a connection and of its stream, bytes."""
 
@@ -138,6 +145,13 @@ class QuicTransport(Protocol):
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now."""
+
+    def can_wait(self, now: float) -> bool:
+        """Return whether datagrams_to_send() may be put off for ACK_PATIENCE.
+
+        True where nothing but the acknowledgement of a lone packet can be waiting. Bytes of the
+        stream that were never transmitted are the caller's to look at.
+        """
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due. It changes with each datagram in or out."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aioquic.quic import connection as aio
 from aioquic.quic import stream as aiostream
+from aioquic.tls import Epoch
 from qh3._hazmat import QuicConnectionCore
 from qh3.quic import connection as qh3connection
 from qh3.quic import tls_bridge as qh3bridge
@@ -18,6 +19,7 @@ from qh3.quic import tls_bridge as qh3bridge
 from gatesvr.errors import ConfigError
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.quic import (
+    ACK_PATIENCE,
     Closed,
     HandshakeCompleted,
     QuicEvent,
@@ -223,10 +225,14 @@ def test_qh3_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 # has to be read before it is allowed.
 
 AIOQUIC_ATTRIBUTES = (
+    "_ack_delay",
     "_close_event",
+    "_events",
+    "_handshake_confirmed",
     "_is_client",
     "_loss",
     "_remote_max_idle_timeout",
+    "_spaces",
     "_state",
     "_streams",
 )
@@ -235,9 +241,11 @@ AIOQUIC_SENDER = (
     "_buffer_start",
     "_buffer_stop",
     "_reset_error_code",
+    "buffer_is_empty",
     "highest_offset",
     "is_finished",
 )
+AIOQUIC_SPACE = ("ack_at", "ack_queue", "largest_acked_packet")
 QH3_ATTRIBUTES = (
     "_applied_transport_parameters",
     "_core",
@@ -257,6 +265,7 @@ QH3_CORE = (
     "get_timer",
     "has_events",
     "handshake_confirmed",
+    "loss_total",
     "next_event",
     "poll_transmit",
     "receive_many_datagrams",
@@ -271,6 +280,8 @@ QH3_CORE = (
 SOURCES = {
     aio.QuicConnection._handle_connection_close_frame: "66f05d8258d1",
     aio.QuicConnection.handle_timer: "8ebd76a179bf",
+    aio.QuicConnection._write_ack_frame: "dc0bde63adda",
+    aio.QuicConnection._write_application: "c37bf64378f7",
     aio.QuicConnection._stream_is_discarded: "d4812b696802",
     aiostream.QuicStreamSender.get_frame: "c9d68a424b94",
     aiostream.QuicStreamSender.write: "77d188425093",
@@ -290,7 +301,9 @@ def test_private_parts_are_what_they_were() -> None:
     quic = pair.server._quic  # type: ignore[attr-defined]
     assert [a for a in AIOQUIC_ATTRIBUTES if not hasattr(quic, a)] == []
     assert [a for a in AIOQUIC_SENDER if not hasattr(quic._streams[0].sender, a)] == []
-    assert hasattr(quic._loss.spaces[-1], "largest_acked_packet")
+    space = quic._loss.spaces[-1]
+    assert space is quic._spaces[Epoch.ONE_RTT]
+    assert [a for a in AIOQUIC_SPACE if not hasattr(space, a)] == []
     assert quic._loss.get_probe_timeout() > 0
     pair = connected("qh3", "qh3")
     quic = pair.server._quic  # type: ignore[attr-defined]
@@ -309,15 +322,16 @@ def _digest(method: object) -> str:
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
-def test_a_request_and_its_answer_are_a_datagram_each_way() -> None:
-    pair = Pair("qh3", "qh3")
+def test_a_request_and_its_answer_are_a_datagram_each_way(backend: str) -> None:
+    pair = Pair(backend, backend)
     pair.run(1.0)
     client, server, address = pair.client, pair.server, pair.client_address
     for _ in range(20):
         client.send_stream_data(b"request")
         assert _carry(client, server, address, pair.now) == 1
+        assert server.can_wait(pair.now)
         assert _carry(server, client, pair.SERVER, pair.now) == 0
-        pair.now += 0.003  # longer than qh3 would let the acknowledgement wait
+        pair.now += 0.010  # longer than the libraries would let the acknowledgement wait
         timer = server.get_timer()
         assert timer is not None
         assert timer > pair.now
@@ -326,10 +340,50 @@ def test_a_request_and_its_answer_are_a_datagram_each_way() -> None:
     # What nothing follows is acknowledged in time all the same.
     timer = client.get_timer()
     assert timer is not None
-    assert timer < pair.now + 0.01
+    assert timer <= pair.now + 0.001 + ACK_PATIENCE
     client.handle_timer(timer)
     assert _carry(client, server, address, timer) == 1
     assert server.is_acknowledged()
+
+
+def test_every_second_packet_is_acknowledged_at_once(backend: str) -> None:
+    pair = Pair(backend, backend)
+    pair.run(1.0)
+    client, server, address = pair.client, pair.server, pair.client_address
+    for _ in range(2):
+        client.send_stream_data(b"request")
+        assert _carry(client, server, address, pair.now) == 1
+    assert not server.can_wait(pair.now)
+    assert _carry(server, client, pair.SERVER, pair.now) == 1
+    assert client.is_acknowledged()
+
+
+def test_aioquic_acknowledges_at_once_what_comes_out_of_order() -> None:
+    pair = connected("aioquic", "aioquic")
+    client, server, address = pair.client, pair.server, pair.client_address
+    client.send_stream_data(b"lost")
+    assert len(client.datagrams_to_send(pair.now)) == 1
+    client.send_stream_data(b"behind it")
+    assert _carry(client, server, address, pair.now) == 1
+    assert not server.can_wait(pair.now)
+    assert _carry(server, client, pair.SERVER, pair.now) == 1
+
+
+def test_a_loss_does_not_wait(backend: str) -> None:
+    pair = connected(backend, backend)
+    client, server, address = pair.client, pair.server, pair.client_address
+    for number in range(6):
+        server.send_stream_data(b"answer")
+        datagrams = server.datagrams_to_send(pair.now)
+        assert len(datagrams) == 1
+        if number:  # the first one is lost
+            client.receive_datagram(datagrams[0][0], pair.SERVER, pair.now)
+        pair.now += 0.001
+    assert _carry(client, server, address, pair.now) == 1
+    # The acknowledgement tells the server of the loss: it sends again without waiting.
+    assert not server.can_wait(pair.now)
+    assert _carry(server, client, pair.SERVER, pair.now) >= 1
+    assert stream_bytes(list(iter(client.next_event, None))) == b"answer" * 6
 
 
 def _carry(sender: QuicTransport, receiver: QuicTransport, address: Address, now: float) -> int:
