@@ -152,6 +152,10 @@ class BadNetwork:
         self._black_until = self._loop.time() + seconds
         self.tally.blackouts += 1
 
+    def end_blackout(self) -> None:
+        """Have the light again before the time."""
+        self._black_until = 0.0
+
     def change_source_ports(self) -> None:
         """Give every client's datagrams a new source port; what comes to the old one is lost."""
         for path in self._paths.values():
