@@ -17,6 +17,7 @@ from ..protocol.link import Disconnect
 from .quic import (
     ALPN,
     CONNECTION_ID_LENGTH,
+    NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
@@ -37,6 +38,8 @@ from .quic import (
 from .tls import ClientTls, ServerTls
 
 __all__ = ["AioquicBackend", "AioquicConnection"]
+
+_NO_CRYPTO_REASON = "Packet contains no CRYPTO frame"  # as aioquic words it
 
 
 class AioquicBackend:
@@ -156,6 +159,8 @@ class AioquicConnection:
             return Disconnect(kind, event.error_code, event.reason_phrase)
         if state is QuicConnectionState.TERMINATED and event.reason_phrase == "Idle timeout":
             return Disconnect("idle")
+        if event.reason_phrase == _NO_CRYPTO_REASON:
+            return NO_CRYPTO
         # A broken rule of QUIC that aioquic found, or no path left.
         return Disconnect("local", event.error_code, event.reason_phrase)
 

@@ -23,6 +23,7 @@ from ..protocol.link import Disconnect
 from .quic import (
     ALPN,
     CONNECTION_ID_LENGTH,
+    NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
@@ -54,6 +55,8 @@ qh3 never adds one to a packet before it is due, 1 ms after its cause; nearly ev
 gets a datagram with nothing else. The peer was told that we may take 25 ms, and every second
 packet is acknowledged at once all the same.
 """
+
+_NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
 
 
 class Qh3Backend:
@@ -160,7 +163,11 @@ class _Core(QuicConnection):
                 reason = native[4].decode("utf8", "replace")
                 self._end(Disconnect("peer" if native[1] else "peer_transport", native[2], reason))
             elif kind == "protocol_error":
-                self._end(Disconnect("local", native[1], str(native[3])))
+                reason = str(native[3])
+                if reason == _NO_CRYPTO_REASON:
+                    self._end(NO_CRYPTO)
+                else:
+                    self._end(Disconnect("local", native[1], reason))
             elif kind == "connection_terminated":
                 if native[3] == b"Idle timeout":
                     self._end(Disconnect("idle"))
