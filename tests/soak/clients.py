@@ -73,9 +73,7 @@ class Device(Client):
         counts: What was done.
     """
 
-    def __init__(
-        self, plan: Plan, number: int, address: tuple[str, int], history: History
-    ) -> None:
+    def __init__(self, plan: Plan, number: int, address: tuple[str, int], history: History) -> None:
         self.name = f"client{number}"
         super().__init__(
             "{}:{}".format(*address),

@@ -1,4 +1,4 @@
-"""Controls: a run's own history, spoilt in one place, must not pass. Else the verdict says nothing."""
+"""Controls: a run's own history, spoilt in one place, must not pass, or a verdict says nothing."""
 
 from __future__ import annotations
 
