@@ -207,8 +207,13 @@ class ClientHandler:
         self.close(CloseCode.NORMAL, "stream ended")
 
     def path_limit_near(self, now: float) -> None:
-        """Ask the client to come back on a fresh connection: this one cannot follow it further."""
-        self.go_away("address changes", 0)
+        """Have the client come back on a fresh connection: this one cannot follow it further.
+
+        Closed behind the GOAWAY (PROTOCOL 6): left open, the connection would go silent at the
+        next move, and the client find that out only two heartbeat intervals later.
+        """
+        last = self._protocol.goaway("address changes") if self.session is not None else b""
+        self._link.close(CloseCode.OVERLOADED, "reconnect_after_ms=0", last=last)
 
     def connection_lost(self, how: Disconnect, now: float) -> None:
         """Part the session from its connection."""
