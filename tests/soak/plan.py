@@ -43,7 +43,7 @@ class Plan:
     reordering: float = 0.05
     delay_s: float = 0.003
     storm_s: tuple[float, float] = (2.0, 4.0)
-    cut_s: float = 0.25
+    cut_s: float = 0.15
 
 
 @dataclass(frozen=True)
