@@ -26,7 +26,7 @@ test: install ## Run the tests
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)
 
-soak: install ## Run both backends through a bad network, 60 s each; fails where a promise is broken
+soak: install ## Run both QUIC backends through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
 
 lint: install ## Check style: Python, Cython, spelling, workflows

@@ -34,16 +34,16 @@ class Plan:
     seconds: float = 60.0
     seed: int = 1
     clients: int = 50
-    workers: int = 4
+    workers: int = 8
     pause_s: float = 0.1
     push_streams: int = 4
-    push_pause_s: float = 0.02
+    push_pause_s: float = 0.04
     loss: float = 0.10
     duplication: float = 0.05
     reordering: float = 0.05
     delay_s: float = 0.003
     storm_s: tuple[float, float] = (2.0, 4.0)
-    cut_s: float = 0.15
+    cut_s: float = 0.1
 
 
 @dataclass(frozen=True)
