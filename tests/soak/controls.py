@@ -62,7 +62,8 @@ def accept_push(calls: list[Call]) -> list[Call]:
 def swap_pushes(calls: list[Call]) -> list[Call]:
     """Have the pusher send two pushes of a stream in the other order."""
     delivered = {call.options.get("push") for call in calls if call.method == "delivered"}
-    last: dict[tuple[str, str], int] = {}
+    # Of one batch, or the first of both might arrive before it is told of.
+    last: dict[tuple[str, str, float], int] = {}
     for index in range(len(calls) // 2, len(calls)):
         call = calls[index]
         if call.method != "pushed" or call.args[1] not in delivered:
@@ -70,8 +71,8 @@ def swap_pushes(calls: list[Call]) -> list[Call]:
         stream = call.options.get("stream")
         if not stream:
             continue
-        key = (call.args[0], stream)
-        if key in last and calls[last[key]].args[1] != call.args[1]:
+        key = (call.args[0], stream, call.at)
+        if key in last:
             first = calls[last[key]]
             spoilt = _replaced(calls, last[key], first._replace(args=call.args))
             return _replaced(spoilt, index, call._replace(args=first.args))
