@@ -9,7 +9,7 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test bench lint format types docs pb wheel clean
+.PHONY: help install serve test bench soak lint format types docs pb wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -25,6 +25,9 @@ test: install ## Run the tests
 
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)
+
+soak: install ## Run both QUIC backends through a bad network, a minute each
+	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
 
 lint: install ## Check style: Python, Cython, spelling, workflows
 	$(BIN)/ruff check $(PYTHON_CODE)

@@ -207,8 +207,13 @@ class ClientHandler:
         self.close(CloseCode.NORMAL, "stream ended")
 
     def path_limit_near(self, now: float) -> None:
-        """Ask the client to come back on a fresh connection: this one cannot follow it further."""
-        self.go_away("address changes", 0)
+        """Have the client come back on a fresh connection: this one cannot follow it further.
+
+        Closed behind the GOAWAY (PROTOCOL 6): left open, the connection would go silent at the
+        next move, and the client find that out only two heartbeat intervals later.
+        """
+        last = self._protocol.goaway("address changes") if self.session is not None else b""
+        self.close(CloseCode.OVERLOADED, "reconnect_after_ms=0", last=last)
 
     def connection_lost(self, how: Disconnect, now: float) -> None:
         """Part the session from its connection."""
@@ -232,12 +237,12 @@ class ClientHandler:
             self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
             self._link.request_flush()
 
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Close the connection and handle nothing more of it."""
+    def close(self, code: CloseCode, reason: str, *, last: bytes = b"") -> None:
+        """Close the connection, behind a last push if there is one; handle nothing more of it."""
         if not self._is_ended:
             self._is_ended = True
             self._drop_held()
-            self._link.close(code, reason)
+            self._link.close(code, reason, last=last)
 
     # One method a message type.
 

@@ -20,6 +20,7 @@ from .quic import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
+    NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
@@ -40,6 +41,8 @@ from .quic import (
 from .tls import ClientTls, ServerTls
 
 __all__ = ["AioquicBackend", "AioquicConnection"]
+
+_NO_CRYPTO_REASON = "Packet contains no CRYPTO frame"  # as aioquic words it
 
 
 class AioquicBackend:
@@ -166,6 +169,8 @@ class AioquicConnection:
             return Disconnect(kind, event.error_code, event.reason_phrase)
         if state is QuicConnectionState.TERMINATED and event.reason_phrase == "Idle timeout":
             return Disconnect("idle")
+        if event.reason_phrase == _NO_CRYPTO_REASON:
+            return NO_CRYPTO
         # A broken rule of QUIC that aioquic found, or no path left.
         return Disconnect("local", event.error_code, event.reason_phrase)
 

@@ -24,6 +24,7 @@ from .quic import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
+    NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
@@ -48,6 +49,8 @@ __all__ = ["Qh3Backend", "Qh3Connection"]
 LAST_SAFE_PATH = 3
 """Index of a client's fourth address; qh3 never accepts a fifth."""
 ASSUMED_ACK_DELAY = 0.025
+
+_NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
 
 
 class Qh3Backend:
@@ -154,7 +157,11 @@ class _Core(QuicConnection):
                 reason = native[4].decode("utf8", "replace")
                 self._end(Disconnect("peer" if native[1] else "peer_transport", native[2], reason))
             elif kind == "protocol_error":
-                self._end(Disconnect("local", native[1], str(native[3])))
+                reason = str(native[3])
+                if reason == _NO_CRYPTO_REASON:
+                    self._end(NO_CRYPTO)
+                else:
+                    self._end(Disconnect("local", native[1], reason))
             elif kind == "connection_terminated":
                 if native[3] == b"Idle timeout":
                     self._end(Disconnect("idle"))

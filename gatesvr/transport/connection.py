@@ -25,6 +25,7 @@ from .counters import TransportCounters
 from .endpoint import Driver, Endpoint, Timer
 from .quic import (
     ACK_PATIENCE,
+    NO_CRYPTO,
     STREAM_ID,
     Address,
     Closed,
@@ -381,6 +382,9 @@ class Connection:
             self._handler.path_limit_near(now)
 
     def _handle_closed(self, how: Disconnect, now: float) -> None:
+        if how is NO_CRYPTO:
+            self._end(how)
+            return
         if self._state == _HANDSHAKE:
             how = Disconnect("handshake", how.code, how.reason)
         elif self._state == _LINGERING and how.kind == "peer":

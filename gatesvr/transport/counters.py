@@ -78,6 +78,8 @@ class TransportCounters(EndpointCounters):
     datagrams_unknown: int = 0
     """Datagrams for no connection that is known here."""
     initials_undecryptable: int = 0
+    initials_without_crypto: int = 0
+    """Initials that no handshake can begin with: probes whose client hello is not here yet."""
     datagrams_after_close: int = 0
     """Datagrams for a connection that is closed."""
     streams_refused: int = 0

@@ -31,6 +31,7 @@ from .endpoint import Driver, Endpoint, Timer, open_socket
 from .quic import (
     CONNECTION_ID_LENGTH,
     MIN_INITIAL_BYTES,
+    NO_CRYPTO,
     QUIC_V1,
     Address,
     Datagram,
@@ -397,11 +398,15 @@ class ConnectionListener:
         """Take connection out of everything; keep its ids known for the draining period."""
         if connection in self._half_open:
             self._half_open.discard(connection)
-            self.counters.handshakes_failed += 1
+            if how is NO_CRYPTO:
+                self.counters.initials_without_crypto += 1
+            else:
+                self.counters.handshakes_failed += 1
         self.connections.discard(connection)
         self._refused.discard(connection)
         ids, connection.ids = connection.ids, set()
-        if self._is_stopped or how.kind == "idle" or len(self._draining) >= MAX_DRAINING:
+        is_unknown = how.kind == "idle" or how is NO_CRYPTO
+        if self._is_stopped or is_unknown or len(self._draining) >= MAX_DRAINING:
             for connection_id in ids:
                 self._routes.pop(connection_id, None)
         else:

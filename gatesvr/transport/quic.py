@@ -25,6 +25,7 @@ from .tls import ClientTls, ServerTls
 __all__ = [
     "ALPN",
     "CONNECTION_ID_LENGTH",
+    "NO_CRYPTO",
     "Address",
     "Closed",
     "ConnectionIdIssued",
@@ -112,9 +113,17 @@ class ConnectionIdRetired:
 
 @dataclass(slots=True)
 class Closed:
-    """The connection has ended other than by close(); datagrams_to_send() once more, then none."""
+    """The connection has ended other than by close(); datagrams_to_send() once more, then none.
+
+    A ``how`` that is NO_CRYPTO has nothing to send: it is to be as if nothing had come.
+    """
 
     how: Disconnect
+
+
+NO_CRYPTO = Disconnect("handshake", 0, "an Initial without CRYPTO frame")
+"""The first datagram cannot begin a connection: it is a probe that overtook the client's hello, or
+whose hello was lost. Both libraries close then, and the client's handshake would end there."""
 
 
 QuicEvent: TypeAlias = (

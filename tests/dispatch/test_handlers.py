@@ -427,6 +427,19 @@ async def test_end_of_the_stream_suspends_the_session() -> None:
         assert len(rig.dispatcher) == 0
 
 
+async def test_a_client_that_moves_too_often_is_closed_behind_goaway() -> None:
+    async with Rig() as rig:
+        client = Client(rig)
+        await client.login()
+        session = client.handler.session
+        client.handler.path_limit_near(rig.now)
+        (push,) = await client.run()
+        assert push.type == pb.PUSH_GOAWAY
+        assert client.closed == (4503, "reconnect_after_ms=0")
+        assert session is not None
+        assert session.is_valid
+
+
 async def test_stop_of_the_gateway_tells_every_client_and_takes_no_more() -> None:
     async with Rig() as rig:
         client = Client(rig)

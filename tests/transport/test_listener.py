@@ -18,6 +18,8 @@ from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.endpoint import Endpoint, open_socket
 from gatesvr.transport.listener import ConnectionListener
+from gatesvr.transport.quic import pick_backend
+from gatesvr.transport.tls import client_tls
 
 from .harness import BACKENDS, DEADLINE_S, PAIRS, Echo, Recorder, Server, serving
 
@@ -69,6 +71,31 @@ async def test_qh3_answers_a_padded_datagram_with_retry(client: str, server: str
         # No probe after a time-out was among what the client sent (qh3's hello takes two).
         assert connection.counters.datagrams_sent <= (5 if client == "aioquic" else 8)
         await connection.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_an_initial_without_crypto_begins_nothing(backend: str) -> None:
+    """A probe that comes where the client hello is lost, or overtaken, must not end it."""
+    quic = pick_backend("qh3").client(client_tls("127.0.0.1", insecure=True), "127.0.0.1", 60.0)
+    quic.connect(("127.0.0.1", 1), 0.0)
+    quic.datagrams_to_send(0.0)  # all lost
+    probe_at = quic.get_timer()
+    assert probe_at is not None
+    quic.handle_timer(probe_at)
+    hello, ping = (data for data, _ in quic.datagrams_to_send(probe_at))
+    async with serving(backend) as gateway:
+        counters = gateway.listener.counters
+        with Stranger(gateway) as stranger:
+            stranger.send(ping)
+            await gateway.until(lambda: counters.initials_without_crypto == 1)
+            assert (counters.handshakes, counters.drained, counters.datagrams_sent) == (0, 0, 0)
+            # The same connection id; answered as if nothing had been there before.
+            stranger.send(hello)
+            assert pull_quic_header(Buffer(data=await stranger.receive()), 8).packet_type in (
+                QuicPacketType.INITIAL,
+                QuicPacketType.RETRY,
+            )
+            assert counters.handshakes_failed == 0
 
 
 @pytest.mark.parametrize(("client", "server"), PAIRS)

@@ -1,0 +1,110 @@
+"""Soak the gateway: ``python -m tests.soak --backend qh3 --seconds 60 --seed 1``.
+
+50 clients ask and upstreams push through a network that loses, repeats and reorders datagrams,
+changes source ports, goes black and cuts connections, all in processes of their own. Prints what
+was seen, and a line for each promise that was broken; exit code 1 where there is one, or where a
+--min was not reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from .plan import Plan
+from .soak import soak
+
+if TYPE_CHECKING:
+    from .soak import Verdict
+
+MINIMA = ("requests", "pushes", "resumes")
+MAX_LINES = 50
+GATEWAY = (
+    "session.resumes",
+    "session.steals",
+    "session.duplicates",
+    "session.notifies_expired",
+    "transport.accepted",
+    "transport.address_changes",
+    "transport.path_limits",
+)
+
+
+def main() -> int:
+    options = _parse()
+    backends = ("aioquic", "qh3") if options.backend == "both" else (options.backend,)
+    verdicts = []
+    for backend in backends:
+        plan = Plan(
+            backend=backend,
+            client_backend=options.client or backend,
+            seconds=options.seconds,
+            seed=options.seed,
+            clients=options.clients,
+            workers=options.workers,
+        )
+        verdict = asyncio.run(soak(plan))
+        for name in MINIMA:
+            found, wanted = getattr(verdict, name), getattr(options, f"min_{name}")
+            if found < wanted:
+                verdict.findings.append(f"only {found} {name}, not {wanted}")
+        verdicts.append(verdict)
+        if not options.json:
+            _print(plan, verdict)
+    if options.json:
+        print(json.dumps([verdict.as_dict() for verdict in verdicts]))
+    return int(any(verdict.findings for verdict in verdicts))
+
+
+def _parse() -> argparse.Namespace:
+    defaults = {each.name: each.default for each in dataclasses.fields(Plan)}
+    text = __doc__ or ""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=text.split("\n")[0])
+    parser.add_argument("--backend", default="both", choices=("both", "aioquic", "qh3"))
+    parser.add_argument("--client", choices=("aioquic", "qh3"), help="the clients' QUIC library")
+    for name in ("seconds", "seed", "clients", "workers"):
+        parser.add_argument(f"--{name}", type=type(defaults[name]), default=defaults[name])
+    for name in MINIMA:
+        parser.add_argument(f"--min-{name}", type=int, default=1, help=f"fail below so many {name}")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def _print(plan: Plan, verdict: Verdict) -> None:
+    found = sum(each != "nothing" for each in verdict.controls.values())
+    table: dict[str, object] = {
+        "requests": verdict.requests,
+        "answers": verdict.answers,
+        **{f"failed, {name.replace('_', ' ')}": n for name, n in verdict.failed.items()},
+        "executions": verdict.executions,
+        "pushes delivered": verdict.pushes,
+        "announced losses": verdict.announced_losses,
+        "resumes": verdict.resumes,
+        **{f"clients: {name}": n for name, n in sorted(verdict.clients.items())
+           if not name.startswith("failed_") and name not in ("requests", "answers", "resumes")},
+        **{f"pusher: {name}": n for name, n in sorted(verdict.upstreams.items())
+           if not name.startswith("executed_")},
+        **{f"network: {name}": n for name, n in verdict.network.items()},
+        **{f"gateway: {name}": int(verdict.gateway.get(name, 0)) for name in GATEWAY},
+        "controls found": f"{found} of {len(verdict.controls)}",
+        "findings": len(verdict.findings),
+    }  # fmt: skip
+    print(
+        f"{verdict.backend} gateway, {plan.client_backend} clients: "
+        f"{plan.clients} clients, {verdict.seconds:.0f} s, seed {plan.seed}"
+    )
+    for name, value in table.items():
+        print(f"  {name:<36} {value:>10}")
+    for finding in verdict.findings[:MAX_LINES]:
+        print(f"FINDING {finding}")
+    if len(verdict.findings) > MAX_LINES:
+        print(f"FINDING ... and {len(verdict.findings) - MAX_LINES} more")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The gateway's process: ``gatesvr serve`` as an operator runs it, with its counters read."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from tests.cli.process import FREE_PORTS, Server, start
+
+from .plan import ROUTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from .plan import Plan
+
+__all__ = ["GatewayProcess", "running_gateway"]
+
+STATS_S = 1
+STOP_S = 30.0
+MAX_LOG_LINES = 1_000
+_COUNTER = re.compile(r"(\w+\.\w+)=(\S+)")
+
+
+class GatewayProcess:
+    """A running gateway.
+
+    Attributes:
+        address: For clients.
+        push_address: For pushes.
+        stats: Its counters as last printed.
+        log: What it wrote to standard error: warnings and errors.
+    """
+
+    def __init__(self, server: Server) -> None:
+        host, _, port = server.address("clients").rpartition(":")
+        self.address = (host, int(port))
+        self.push_address = server.address("push")
+        self.stats: dict[str, float] = {}
+        self.log: list[str] = []
+        self._process = server.process
+        self._printed = asyncio.Event()
+        self._readers = [
+            asyncio.ensure_future(self._read_stats()),
+            asyncio.ensure_future(self._read_log()),
+        ]
+
+    async def next_stats(self) -> dict[str, float]:
+        """Wait until the counters are printed twice more; return them: they are newer than now."""
+        for _ in range(2):
+            self._printed.clear()
+            async with asyncio.timeout(STOP_S):
+                await self._printed.wait()
+        return self.stats
+
+    async def stop(self) -> int:
+        """Stop it in order; return its exit code."""
+        self._process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(STOP_S):
+            await asyncio.gather(*self._readers)
+            return await self._process.wait()
+
+    async def _read_stats(self) -> None:
+        assert self._process.stdout is not None
+        while line := (await self._process.stdout.readline()).decode():
+            if found := _COUNTER.findall(line):
+                self.stats = {name: float(value) for name, value in found}
+                self._printed.set()
+
+    async def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        while line := (await self._process.stderr.readline()).decode():
+            if len(self.log) < MAX_LOG_LINES:
+                self.log.append(line.rstrip())
+
+
+@asynccontextmanager
+async def running_gateway(
+    plan: Plan, folder: Path, services: list[tuple[str, str]]
+) -> AsyncIterator[GatewayProcess]:
+    """Run ``gatesvr serve`` until the end of the block; kill it where stop() was not called."""
+    file = folder / "gatesvr.toml"
+    file.write_text(ROUTES)
+    upstreams = [part for name, at in services for part in ("--upstream", f"{name}={at}")]
+    process = await start(
+        folder,
+        "serve",
+        *FREE_PORTS,
+        *("--config", str(file), "--transport", plan.backend, "--stats", f"{STATS_S}s"),
+        *("--set", "session.heartbeat_interval=1s", "--set", "log.level=warning"),
+        *("--set", f"session.max_inited_per_address={max(64, 2 * plan.clients)}"),
+        *upstreams,
+    )
+    server = Server(process)
+    try:
+        await server.read_until(" call echo ")
+        yield GatewayProcess(server)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

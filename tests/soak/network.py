@@ -1,0 +1,91 @@
+"""The network's process: one bad network a client, and the weather over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from tests.e2e.bad_network import BadNetwork, Weather
+
+from .child import Commands
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection as Pipe
+
+    from .plan import Plan
+
+__all__ = ["serve_network"]
+
+LONG_S = (2.5, 4.0)
+"""A blackout in which clients give their connections up: they hear nothing for two heartbeats."""
+SHORT_S = (0.2, 1.0)
+"""A blackout that connections outlive."""
+
+
+async def serve_network(pipe: Pipe, plan: Plan, gateway: tuple[str, int]) -> None:
+    """Carry datagrams until the parent says stop.
+
+    Says the clients' addresses; on ``begin`` the weather begins, on ``calm`` all but the loss ends;
+    says what was done at ``stop``.
+    """
+    commands = Commands(pipe)
+    weather = Weather(plan.loss, plan.duplication, plan.reordering, plan.delay_s)
+    lines = [
+        BadNetwork(gateway, plan.seed * 1_000 + number, weather) for number in range(plan.clients)
+    ]
+    pipe.send([line.address for line in lines])
+    await commands.expect("begin")
+    storms = [asyncio.ensure_future(blow(plan, lines)), asyncio.ensure_future(cut(plan, lines))]
+    await commands.expect("calm")
+    for storm in storms:
+        storm.cancel()
+    await asyncio.gather(*storms, return_exceptions=True)
+    for line in lines:
+        line.end_blackout()
+    pipe.send("calm")
+    await commands.expect("stop")
+    tally: Counter[str] = Counter()
+    for line in lines:
+        line.close()
+        tally.update(dataclasses.asdict(line.tally))
+    pipe.send(dict(tally))
+
+
+async def blow(plan: Plan, lines: list[BadNetwork]) -> None:
+    """Change source ports or go black, every few seconds."""
+    chance = random.Random(f"{plan.seed}/storms")
+    while True:
+        await asyncio.sleep(chance.uniform(*plan.storm_s))
+        some = chance.sample(lines, chance.randint(max(1, len(lines) // 5), len(lines) * 3 // 5))
+        kind = chance.random()
+        if kind < 0.25:
+            rebind(lines)
+        elif kind < 0.50:
+            rebind(some)
+        elif kind < 0.75:
+            black_out(some, chance.uniform(*LONG_S))
+        elif kind < 0.90:
+            black_out(some, chance.uniform(*SHORT_S))
+        else:
+            black_out(lines, chance.uniform(*(LONG_S if kind < 0.95 else SHORT_S)))
+
+
+async def cut(plan: Plan, lines: list[BadNetwork]) -> None:
+    """Cut one client off after the other."""
+    chance = random.Random(f"{plan.seed}/cuts")
+    while True:
+        await asyncio.sleep(chance.expovariate(1 / plan.cut_s))
+        chance.choice(lines).cut()
+
+
+def rebind(lines: list[BadNetwork]) -> None:
+    for line in lines:
+        line.change_source_ports()
+
+
+def black_out(lines: list[BadNetwork], seconds: float) -> None:
+    for line in lines:
+        line.black_out(seconds)

@@ -1,0 +1,91 @@
+"""What a soak does: its size, its weather, and what its clients ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ACTIONS", "ROUTES", "Action", "Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a soak; everything random in it comes from the seed.
+
+    Attributes:
+        backend: The gateway's QUIC library.
+        client_backend: The clients'.
+        seconds: How long requests, pushes and bad weather last.
+        seed: Of every choice.
+        clients: How many.
+        workers: Requests that each client has under way, at most.
+        pause_s: Mean pause of a worker between two requests.
+        push_streams: PushStreams, each with clients of its own.
+        push_pause_s: Mean pause between two batches of a stream, and between two single pushes.
+        loss: Share of datagrams lost, each way.
+        duplication: Share of datagrams that arrive twice.
+        reordering: Share of datagrams that are overtaken.
+        delay_s: Seconds that a datagram takes.
+        storm_s: Shortest and longest time between two changes of source ports or blackouts.
+        cut_s: Mean time between two cuts, each of one client's connection.
+    """
+
+    backend: str = "aioquic"
+    client_backend: str = "aioquic"
+    seconds: float = 60.0
+    seed: int = 1
+    clients: int = 50
+    workers: int = 8
+    pause_s: float = 0.1
+    push_streams: int = 4
+    push_pause_s: float = 0.04
+    loss: float = 0.10
+    duplication: float = 0.05
+    reordering: float = 0.05
+    delay_s: float = 0.003
+    storm_s: tuple[float, float] = (2.0, 4.0)
+    cut_s: float = 0.1
+
+
+@dataclass(frozen=True)
+class Action:
+    """What clients ask for.
+
+    Attributes:
+        weight: How often, against the other actions.
+        service: Who answers.
+        lane: Executions of one lane and session come in the order of asking; None where no order is
+            promised, because several endpoints share the calls.
+        order: Answers of one order and session come in the order of asking; empty for none.
+        max_wait_s: The longest time that the upstream takes.
+        route: Settings of its route, as TOML.
+    """
+
+    weight: int
+    service: str
+    lane: str | None = None
+    order: str = ""
+    max_wait_s: float = 0.0
+    route: str = ""
+
+
+ACTIONS = {
+    "fast": Action(40, "zone", lane="zone"),
+    "slow": Action(10, "zone", lane="zone", max_wait_s=0.3),
+    "ordered": Action(
+        12, "zone", lane="zone", order="ordered", max_wait_s=0.05, route='order = "request"'
+    ),
+    "serial": Action(8, "zone", lane="serial", max_wait_s=0.03, route="serial = true"),
+    "shared": Action(10, "business"),
+    "carried": Action(8, "business"),
+    "bound": Action(4, "business"),
+    "refused_once": Action(5, "business"),
+    "refused": Action(3, "business"),
+}
+"""By name. ``carried`` has notifies in its answer and ``bound`` pushes them beforehand; endpoints
+of ``refused_once`` and ``refused`` answer REFUSED once, and always."""
+
+ROUTES = "".join(
+    f'[[route]]\naction = "{name}"\nservice = "{action.service}"\n{action.route}\n'
+    for name, action in {**ACTIONS, "hello": Action(0, "hello")}.items()
+)
+"""The gateway's configuration file."""

@@ -1,0 +1,156 @@
+"""One soak: starts the processes, lets them run, settles, and judges what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .child import Child
+from .clients import serve_clients
+from .controls import CONTROLS
+from .gateway import running_gateway
+from .history import judge, merge
+from .network import serve_network
+from .upstream import serve_upstream
+
+if TYPE_CHECKING:
+    from .history import Call
+    from .plan import Plan
+
+__all__ = ["Verdict", "soak"]
+
+CONNECT_S = 60.0
+SETTLE_S = 60.0
+
+
+@dataclass
+class Verdict:
+    """What a soak saw and found.
+
+    Attributes:
+        backend: The gateway's QUIC library.
+        seconds: How long the load lasted.
+        requests: Requests that clients asked.
+        answers: Of these, answered by the upstream.
+        failed: Of these, failed, by code and outcome.
+        pushes: Notifies handed to applications.
+        announced_losses: Notifies that clients were told are lost, all of them expired.
+        executions: Requests handed to upstreams, those REFUSED included.
+        resumes: Sessions taken up again by clients whose connection the network had ended.
+        network: What the network did.
+        clients: What the clients counted.
+        upstreams: What the upstreams and the pusher counted.
+        gateway: What the gateway counted.
+        controls: Ways in which the history was spoilt, and what was found in it: it must be found.
+        findings: What is wrong. Empty for a good run.
+    """
+
+    backend: str
+    seconds: float
+    requests: int = 0
+    answers: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    pushes: int = 0
+    announced_losses: int = 0
+    executions: int = 0
+    resumes: int = 0
+    network: dict[str, int] = field(default_factory=dict)
+    clients: dict[str, int] = field(default_factory=dict)
+    upstreams: dict[str, int] = field(default_factory=dict)
+    gateway: dict[str, float] = field(default_factory=dict)
+    controls: dict[str, str] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return everything, for JSON."""
+        return asdict(self)
+
+
+async def soak(plan: Plan) -> Verdict:
+    """Run a soak to its end."""
+    verdict = Verdict(plan.backend, plan.seconds)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as children:
+
+        def child(*args: object) -> Child:
+            started = Child(*args)  # type: ignore[arg-type]
+            children.callback(started.kill)
+            return started
+
+        upstream = child(serve_upstream, plan)
+        services = await upstream.receive()
+        async with running_gateway(plan, Path(folder), services) as gateway:
+            upstream.send(gateway.push_address)
+            network = child(serve_network, plan, gateway.address)
+            clients = child(serve_clients, plan, await network.receive())
+            assert await clients.receive(CONNECT_S) == "ready"
+            for each in (upstream, network, clients):
+                each.send("begin")
+            began = time.monotonic()
+            await asyncio.sleep(plan.seconds)
+            verdict.seconds = round(time.monotonic() - began, 1)
+            # The weather first, or the last ones asked might wait for it.
+            assert await network.ask("calm") == "calm"
+            assert await upstream.ask("calm") == "calm"
+            assert await clients.ask("calm", SETTLE_S) == "calm"
+            last_seqs = await upstream.ask("sessions")
+            assert await clients.ask(last_seqs, SETTLE_S) == "settled"
+            seen, verdict.clients = await clients.ask("stop")
+            verdict.gateway = await gateway.next_stats()
+            code = await gateway.stop()
+            done, verdict.upstreams = await upstream.ask("stop")
+            verdict.network = await network.ask("stop")
+    calls = merge((seen, done))
+    names = [f"client{number}" for number in range(1, plan.clients + 1)]
+    _judge(verdict, calls, names, last_seqs)
+    _look_at_gateway(verdict, code, gateway.log)
+    return verdict
+
+
+def _judge(
+    verdict: Verdict, calls: list[Call], names: list[str], last_seqs: dict[str, int]
+) -> None:
+    checker = judge(calls, names, last_seqs)
+    verdict.findings += [repr(finding) for finding in checker.findings]
+    verdict.pushes = checker.delivered_pushes
+    verdict.announced_losses = checker.announced_losses
+    verdict.executions = checker.executions
+    counts = verdict.clients
+    verdict.requests = counts["requests"]
+    verdict.answers = counts["answers"]
+    verdict.resumes = counts.get("resumes", 0)
+    verdict.failed = {
+        name.removeprefix("failed_"): number
+        for name, number in sorted(counts.items())
+        if name.startswith("failed_")
+    }
+    # A checker that finds nothing in a bad history would say nothing of a good one.
+    for spoil, wanted in CONTROLS.items():
+        found = judge(spoil(calls), names, last_seqs).findings
+        is_found = any(isinstance(finding, wanted) for finding in found)
+        verdict.controls[spoil.__name__] = wanted.__name__ if is_found else "nothing"
+        if not is_found:
+            verdict.findings.append(f"control {spoil.__name__}: no {wanted.__name__} was found")
+
+
+def _look_at_gateway(verdict: Verdict, code: int, log: list[str]) -> None:
+    """Find what the gateway itself says went wrong."""
+    stats = verdict.gateway
+    if code:
+        verdict.findings.append(f"the gateway's exit code is {code}")
+    verdict.findings += [f"gateway: {line}" for line in log if not line.startswith("stopping")]
+    for name in sorted(stats):
+        if name.endswith(("internal_errors", "protocol_errors")):
+            verdict.findings.append(f"the gateway counted {name}={stats[name]:.0f}")
+    gone = stats.get("session.notifies_expired", 0) + stats.get("session.notifies_dropped", 0)
+    # What expired while its acknowledgement was under way is no loss.
+    if verdict.announced_losses > gone:
+        verdict.findings.append(
+            f"{verdict.announced_losses} losses were announced, the gateway let {gone:.0f} go"
+        )
+    if stats.get("session.sessions"):
+        verdict.findings.append(f"{stats['session.sessions']:.0f} sessions are left at the end")
