@@ -195,13 +195,6 @@ class ResumeJudge:
             )
         if start.openid and start.openid != session.openid:
             return self._deny("resume denied")
-        if start.last_acked_seq_id >= session.queue.next_expected_seq:
-            # PROTOCOL 2.5: above the highest seq ever given out.
-            return refuse_start(
-                ErrorCode.BAD_REQUEST,
-                CloseCode.PROTOCOL_ERROR,
-                "last_acked_seq_id was never given out",
-            )
         if session.resume_rate is None:
             session.resume_rate = RateBucket(RESUME_RATE, RESUME_BURST, now)
         if not session.resume_rate.take(now):
