@@ -187,6 +187,9 @@ class SessionManager:
         if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
             session = self._find_base(start)
             if session is not None:
+                refusal = self._judge.limit(session, now)
+                if refusal is not None:
+                    return refusal
                 self._context.counters.base_resumes += 1
                 return self._take_over(session, b"", start.last_acked_seq_id, link, now)
         return self._create(start, link, now)

@@ -464,6 +464,21 @@ def test_a_base_client_comes_back_by_openid_where_that_is_on():
     assert sessions.counters["base_resumes"] == 1
 
 
+def test_a_base_client_comes_back_no_more_often_than_others():
+    sessions = Sessions(base_resume=True)
+    session, _, _ = sessions.login(protocol=0)
+    for _ in range(5):
+        outcome, link = base(sessions, 1)
+        assert outcome.session is session
+    outcome, _ = base(sessions, 1)
+    assert refusal(outcome) == (429, 4429, pb.LOST_NONE)
+    assert session.link is link
+    assert sessions.counters["base_resumes"] == 5
+    assert sessions.counters["resumes_limited"] == 1
+    sessions.now += 1
+    assert base(sessions, 1)[0].session is session
+
+
 def test_a_base_client_gets_a_new_session_otherwise():
     sessions = Sessions()
     session, _, _ = sessions.login(protocol=0)
