@@ -126,6 +126,7 @@ async def test_bad_payload_unknown_action_gap_and_duplicate() -> None:
         for seq in (0, 5):
             (push,) = await client.send(business(seq, "echo"))
             assert (push.seq_id, push.msg_id, error(push).error_code) == (0, 100 + seq, 400)
+            assert push.client_seq_id == seq
         assert await client.send(business(3, "echo")) == []
         assert len(rig.upstream.calls) == 1
         await client.send(business(4, "echo"))

@@ -241,7 +241,9 @@ async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
         for seq in (1, 2, 3):
             assert processor.submit(task(session, seq, serial_route=SINGLE))
         assert processor.submit(task(other, 4, serial_route=SINGLE))
-        assert not processor.submit(task(session, 5, serial_route=SINGLE))  # chained tasks count too
+        assert not processor.submit(
+            task(session, 5, serial_route=SINGLE)
+        )  # chained tasks count too
         await settle()
         assert [request for _, request in upstream.calls] == [b"1:30000", b"4:30000"]
         upstream.open[1].set_result(FakeAnswer())
