@@ -111,7 +111,9 @@ class OrderedQueueModel:
 
     @property
     def bulk_bytes(self) -> int:
-        bodies = [message[1] for message in self.sent.values() if message[2] & (KEEP | BULK) == BULK]
+        bodies = [
+            message[1] for message in self.sent.values() if message[2] & (KEEP | BULK) == BULK
+        ]
         return sum(map(len, bodies))
 
     def counters(self) -> dict[str, int]:

@@ -326,9 +326,7 @@ def test_a_stale_attempt_or_one_too_many_ends_no_session_by_its_position():
     for attempt in range(1, 6):
         resume(sessions, session, response.resume_token, attempt, last_acked_seq_id=1)
     for attempt, code in ((5, 409), (6, 429)):
-        outcome, _ = resume(
-            sessions, session, response.resume_token, attempt, last_acked_seq_id=99
-        )
+        outcome, _ = resume(sessions, session, response.resume_token, attempt, last_acked_seq_id=99)
         assert refusal(outcome)[0] == code
     assert session.is_valid
 
