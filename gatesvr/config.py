@@ -218,7 +218,7 @@ class RouteRule(_Section, frozen=True, kw_only=True):
     order: Literal["", "completion", "request"] = ""
     """Order of the answers; empty for the service's default."""
     serial: bool = False
-    """Keep one of a session's requests at a time."""
+    """Run one of a session's requests on this route at a time."""
 
 
 class UpstreamConfig(_Section, frozen=True, kw_only=True):

@@ -54,6 +54,7 @@ cdef struct Sums:  # over some messages
     Py_ssize_t plain  # messages without KEEP, BULK ones included
     Py_ssize_t plain_bytes  # of their bodies
     Py_ssize_t bulk  # plain messages with BULK
+    Py_ssize_t bulk_bytes  # of their bodies
     double next_expiry  # lowest expires_at of the plain ones; inf: none expires
 
 cdef struct Bundle:  # one block: this head, then count entries whose seq is not set yet
@@ -62,7 +63,7 @@ cdef struct Bundle:  # one block: this head, then count entries whose seq is not
 
 
 cdef inline void clear_sums(Sums *sums) noexcept:
-    sums.bytes = sums.plain = sums.plain_bytes = sums.bulk = 0
+    sums.bytes = sums.plain = sums.plain_bytes = sums.bulk = sums.bulk_bytes = 0
     sums.next_expiry = INFINITY
 
 
@@ -85,6 +86,7 @@ cdef inline void set_entry(
         sums.plain_bytes += size
         if flags & FLAG_BULK:
             sums.bulk += 1
+            sums.bulk_bytes += size
         if expires_at > 0:
             entry.expires_at = expires_at
             if expires_at < sums.next_expiry:

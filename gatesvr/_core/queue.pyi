@@ -40,6 +40,8 @@ class OrderedQueue:
     def kept(self) -> int: ...  # messages with KEEP in the ring, and those in waiting slots
     @property
     def bulk(self) -> int: ...  # plain messages with BULK in the ring
+    @property
+    def bulk_bytes(self) -> int: ...  # of their bodies
     def __len__(self) -> int: ...  # messages in the ring (not acked; marks not counted)
     def __sizeof__(self) -> int: ...  # with its own C memory, without the bodies
     def reserve(self) -> int: ...  # the slot, from 1

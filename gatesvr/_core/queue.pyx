@@ -152,6 +152,11 @@ cdef class OrderedQueue:
         """Plain messages with BULK in the ring."""
         return self._ring.sums.bulk
 
+    @property
+    def bulk_bytes(self):
+        """Bytes of the bodies of the plain messages with BULK in the ring."""
+        return self._ring.sums.bulk_bytes
+
     def __len__(self):
         return live(&self._ring)
 

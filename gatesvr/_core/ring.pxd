@@ -97,6 +97,7 @@ cdef inline void commit(Ring *ring, size_t count, const Sums *sums) noexcept:
     ring.sums.plain += sums.plain
     ring.sums.plain_bytes += sums.plain_bytes
     ring.sums.bulk += sums.bulk
+    ring.sums.bulk_bytes += sums.bulk_bytes
     if sums.next_expiry < ring.sums.next_expiry:
         ring.sums.next_expiry = sums.next_expiry
 
@@ -142,6 +143,7 @@ cdef inline void forget(Ring *ring, Entry *entry) noexcept:
         ring.sums.plain_bytes -= size
         if entry.flags & FLAG_BULK:
             ring.sums.bulk -= 1
+            ring.sums.bulk_bytes -= size
     entry.body = NULL
     Py_DECREF(body)
 
@@ -265,7 +267,9 @@ cdef inline int check_ring(const Ring *ring) except -1:
             else:
                 sums.plain += 1
                 sums.plain_bytes += size
-                sums.bulk += entry.flags & FLAG_BULK != 0
+                if entry.flags & FLAG_BULK:
+                    sums.bulk += 1
+                    sums.bulk_bytes += size
             if entry.expires_at > 0:
                 sums.next_expiry = min(sums.next_expiry, entry.expires_at)
         seq = entry.seq
@@ -275,5 +279,6 @@ cdef inline int check_ring(const Ring *ring) except -1:
     assert sums.bytes == ring.sums.bytes
     assert sums.plain == ring.sums.plain and sums.bulk == ring.sums.bulk
     assert sums.plain_bytes == ring.sums.plain_bytes
+    assert sums.bulk_bytes == ring.sums.bulk_bytes
     assert ring.sums.next_expiry <= sums.next_expiry
     return 0

@@ -119,7 +119,7 @@ class Dispatcher:
             route.service,
             now + self._task_timeout,
             False,
-            route.serial,
+            route if route.serial else None,
         )
 
     def _accept_login(self, session: Session, request: ClientRequest, now: float) -> None:
@@ -133,7 +133,7 @@ class Dispatcher:
         else:
             task = self._task(session, request, route, now)
             task.is_login = True
-            task.is_serial = False
+            task.serial_route = None
             session.hello_pending = True
             self._processor.login(task)
 

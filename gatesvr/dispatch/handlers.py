@@ -150,7 +150,7 @@ class ClientHandler:
             if verdict is _NEXT:
                 accept(session, request, now)
             elif verdict is _GAP:
-                self._write_error(request.msg_id, ErrorCode.BAD_REQUEST, "gap in seq_id")
+                self._write_error(request, ErrorCode.BAD_REQUEST, "gap in seq_id")
 
     def write_ready(self, now: float) -> None:
         """Feed the stream from the session's queue."""
@@ -325,8 +325,11 @@ class ClientHandler:
         self._early.clear()
         self._held_bytes = 0
 
-    def _write_error(self, msg_id: int, code: ErrorCode, message: str) -> None:
-        self._write(self._protocol.error_push(msg_id, code, message))
+    def _write_error(self, request: ClientRequest, code: ErrorCode, message: str) -> None:
+        """Answer a request that was not accepted; it is named as in any answer (PROTOCOL 2.4)."""
+        self._write(
+            self._protocol.error_push(request.msg_id, code, message, client_seq_id=request.seq_id)
+        )
 
     def _write(self, data: bytes) -> None:
         """Write what is no session's; part with a client that lets too much of it lie."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
     from ..config import DispatchConfig
     from ..upstream.manager import UpstreamManager
+    from ..upstream.router import Route
 
 __all__ = ["AsyncProcessor"]
 
@@ -82,8 +83,8 @@ class AsyncProcessor:
         """Called when a hello has ended, whatever became of it."""
 
         self._queue: deque[AsyncTask] = deque()
-        # (session id, service) → the tasks behind the one that runs or waits in the queue.
-        self._chains: dict[tuple[str, str], deque[AsyncTask]] = {}
+        # (session id, route) → the tasks behind the one that runs or waits in the queue.
+        self._chains: dict[tuple[str, Route], deque[AsyncTask]] = {}
         self._chained = 0
 
         self._idle: deque[tuple[asyncio.Future[bool], float]] = deque()  # (waker, idle since)
@@ -185,8 +186,8 @@ class AsyncProcessor:
             self._counters.refused_full += 1
             return False
         self._counters.tasks += 1
-        if task.is_serial:
-            key = (task.session_id, task.service_type)
+        if task.serial_route is not None:
+            key = (task.session_id, task.serial_route)
             chain = self._chains.get(key)
             if chain is not None:
                 chain.append(task)
@@ -349,8 +350,8 @@ class AsyncProcessor:
             self._fail(task, ErrorCode.INTERNAL, outcome, now())
         finally:
             counters.running -= 1
-            if task.is_serial:
-                self._release_chain(task)
+            if task.serial_route is not None:
+                self._release_chain((task.session_id, task.serial_route))
             if self._drained is not None and not counters.running and not len(self):
                 self._drained.set()
 
@@ -397,8 +398,8 @@ class AsyncProcessor:
         else:
             self._counters.closed_499 += 1
 
-    def _release_chain(self, task: AsyncTask) -> None:
-        key = (task.session_id, task.service_type)
+    def _release_chain(self, key: tuple[str, Route]) -> None:
+        """Let the next of a session's tasks on a serial route into the queue."""
         chain = self._chains.get(key)
         if chain:
             self._chained -= 1

@@ -10,6 +10,7 @@ from ..protocol.server import ProtocolCounters
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest
     from ..session.session import Session
+    from ..upstream.router import Route
 
 __all__ = ["AsyncTask", "DispatchCounters"]
 
@@ -25,7 +26,7 @@ class AsyncTask:
         service_type: Name of the upstream service that answers.
         context: Loop time of the deadline: acceptance + ``dispatch.task_timeout``.
         is_login: Whether it is a hello, which runs outside the pool.
-        is_serial: Whether the route runs one of a session's requests at a time.
+        serial_route: The route, where it runs one of a session's requests at a time; else None.
         upstream_req: The serialized UpstreamRequest, once a worker has made it.
     """
 
@@ -35,7 +36,7 @@ class AsyncTask:
     service_type: str
     context: float
     is_login: bool = False
-    is_serial: bool = False
+    serial_route: Route | None = None
     upstream_req: bytes = b""
 
     @property

@@ -12,8 +12,10 @@ from typing import Any, Literal, TextIO
 
 __all__ = ["configure", "keys"]
 
-MAX_TEXT = 128
-"""Longest text from outside that is written, characters."""
+MAX_TEXT_BYTES = 128
+"""Longest text from outside that is written, bytes of what is written (PROTOCOL 8)."""
+CUT = "…"
+"""Stands where a text was cut."""
 
 
 def keys(**values: Any) -> dict[str, Any]:
@@ -34,11 +36,14 @@ def configure(
 
 
 def escape(value: object) -> str:
-    """Return value as printable text of at most MAX_TEXT characters, without line ends."""
+    """Return value as printable text of at most MAX_TEXT_BYTES in UTF-8, without line ends."""
     text = value if isinstance(value, str) else str(value)
-    if len(text) > MAX_TEXT:
-        text = text[: MAX_TEXT - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    head = text[: MAX_TEXT_BYTES + 1]  # no character takes less than a byte
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
+    written = escaped.encode()
+    if len(written) <= MAX_TEXT_BYTES:
+        return escaped
+    return written[: MAX_TEXT_BYTES - len(CUT.encode())].decode(errors="ignore") + CUT
 
 
 class _TextFormatter(logging.Formatter):

@@ -51,6 +51,8 @@ class SessionCounters(Counters):
     resumes: int = 0
     steals: int = 0
     base_resumes: int = 0
+    resumes_ahead: int = 0
+    """Resumes from a position that was never given out; each ends its session."""
     resumes_unknown: int = 0
     resumes_denied: int = 0
     resumes_stale: int = 0

@@ -176,6 +176,8 @@ class SessionManager:
             match = self._judge.judge(session, start, link.peer[0], now)
             if isinstance(match, StartOutcome):
                 return match
+            if start.last_acked_seq_id >= session.queue.next_expected_seq:
+                return self._refuse_ahead(session, now)
             assert session.token is not None
             token = session.token.accept(match, start.attempt, self._random_bytes)
             self._context.counters.resumes += 1
@@ -185,6 +187,9 @@ class SessionManager:
         if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
             session = self._find_base(start)
             if session is not None:
+                refusal = self._judge.limit(session, now)
+                if refusal is not None:
+                    return refusal
                 self._context.counters.base_resumes += 1
                 return self._take_over(session, b"", start.last_acked_seq_id, link, now)
         return self._create(start, link, now)
@@ -223,6 +228,17 @@ class SessionManager:
             outcome.session.is_after_failed_resume = True
             outcome.response.lost_reason = pb.LOST_UNKNOWN_SESSION
         return outcome
+
+    def _refuse_ahead(self, session: Session, now: float) -> StartOutcome:
+        """Answer the resume from a position that was never given out (PROTOCOL 2.5).
+
+        Its token is the session's own, so this is the session's client, and its protocol error
+        ends the session as any other does (1.4): the two do not mean the same messages any more.
+        """
+        reason = "last_acked_seq_id was never given out"
+        self._context.counters.resumes_ahead += 1
+        self.close(session, CloseCode.PROTOCOL_ERROR, reason, now)
+        return _refuse_bad(reason)
 
     def _find_base(self, start: pb.StartRequest) -> Session | None:
         """Return the session that a base client comes back to (PROTOCOL 9), None for none."""

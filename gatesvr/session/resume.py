@@ -195,18 +195,14 @@ class ResumeJudge:
             )
         if start.openid and start.openid != session.openid:
             return self._deny("resume denied")
-        if start.last_acked_seq_id >= session.queue.next_expected_seq:
-            # PROTOCOL 2.5: above the highest seq ever given out.
-            return refuse_start(
-                ErrorCode.BAD_REQUEST,
-                CloseCode.PROTOCOL_ERROR,
-                "last_acked_seq_id was never given out",
-            )
-        if session.resume_rate is None:
-            session.resume_rate = RateBucket(RESUME_RATE, RESUME_BURST, now)
-        if not session.resume_rate.take(now):
-            return self._limit(session.resume_rate)
-        return match
+        return self.limit(session, now) or match
+
+    def limit(self, session: Session, now: float) -> StartOutcome | None:
+        """Count a resume that is good otherwise; return its refusal where there are too many."""
+        bucket = session.resume_rate
+        if bucket is None:
+            bucket = session.resume_rate = RateBucket(RESUME_RATE, RESUME_BURST, now)
+        return None if bucket.take(now) else self._refuse_limited(bucket)
 
     def sweep(self, now: float) -> None:
         """Forget the addresses that have been good for long enough."""
@@ -222,7 +218,7 @@ class ResumeJudge:
                 del buckets[next(iter(buckets))]
             bucket = RateBucket(RESUME_RATE, RESUME_BURST, now)
         buckets[ip] = bucket
-        return self._deny("resume denied") if bucket.take(now) else self._limit(bucket)
+        return self._deny("resume denied") if bucket.take(now) else self._refuse_limited(bucket)
 
     def _deny(self, message: str) -> StartOutcome:
         self._counters.resumes_denied += 1
@@ -233,7 +229,7 @@ class ResumeJudge:
             lost_reason=LostReason.DENIED,
         )
 
-    def _limit(self, bucket: RateBucket) -> StartOutcome:
+    def _refuse_limited(self, bucket: RateBucket) -> StartOutcome:
         self._counters.resumes_limited += 1
         return refuse_start(
             ErrorCode.RATE_LIMITED,

@@ -502,8 +502,7 @@ class Session:
         if context.is_memory_full:
             return BUSY if self.link is not None else BUSY_SUSPENDED
         if flags & BULK and (
-            queue.bulk >= context.max_bulk
-            or queue.queued_bytes + len(body) > context.max_bulk_bytes
+            queue.bulk >= context.max_bulk or queue.bulk_bytes + len(body) > context.max_bulk_bytes
         ):
             return BUSY if self.link is not None else BUSY_SUSPENDED
         try:

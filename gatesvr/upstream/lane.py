@@ -49,6 +49,8 @@ MAX_UNARY = 512
 """Unary calls at a time: a gRPC server of Google's refuses at random, by CANCELLED, above 1,000."""
 LATE_S = 5.0
 """How long a unary call goes on past its deadline, so that its late answer is seen."""
+LONG_WAIT_S = 0.01
+"""What has waited in the line for longer is written with the time that is left of it."""
 TIMER_STEP_S = 0.01
 """Deadlines this close together share one pass."""
 SETTLE_S = 0.05
@@ -123,6 +125,7 @@ class Lane:
         self._is_unary_told = False
         self._is_dialling = False
         self._waiting: deque[Call] = deque()
+        self._emptied_at = 0.0  # when a batch last left nothing waiting: all that waits is younger
         self._open: dict[int, Call] = {}  # written to the stream
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
@@ -353,6 +356,8 @@ class Lane:
         """Move the next batch from the line to the open calls."""
         waiting, open_calls = self._waiting, self._open
         room = min(self._max_batch, self._max_open - len(open_calls))
+        now = self._loop.time()
+        is_old = now - self._emptied_at > LONG_WAIT_S
         size = 0
         batch: list[bytes] = []
         while waiting and len(batch) < room:
@@ -365,7 +370,9 @@ class Lane:
                 break
             waiting.popleft()
             open_calls[call.request_id] = call
-            batch.append(call.request)
+            batch.append(call.request_at(now) if is_old else call.request)
+        if not waiting:
+            self._emptied_at = now
         return batch
 
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
@@ -444,10 +451,11 @@ class Lane:
         self._pump()
 
     async def _call_unary(self, call: Call) -> None:
-        timeout = max(call.deadline - self._loop.time(), 0.0) + LATE_S
+        now = self._loop.time()
+        timeout = max(call.deadline - now, 0.0) + LATE_S
         code, details = grpc.StatusCode.CANCELLED, "channel closed"
         answer: UpstreamAnswer | None = None
-        rpc = self._process_request(call.request, timeout=timeout)
+        rpc = self._process_request(call.request_at(now), timeout=timeout)
         self._rpcs.add(rpc)
         try:
             answer = decode_answer(await rpc)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["Route", "UpstreamRouter"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """Where an action goes, and in which order its answers come.
+    """Where an action goes, and in which order its answers come; each rule's is one of its own.
 
     Attributes:
         service: Name of the upstream service.

@@ -111,6 +111,13 @@ class OrderedQueueModel:
     def bulk(self) -> int:
         return sum(1 for message in self.sent.values() if message[2] & (KEEP | BULK) == BULK)
 
+    @property
+    def bulk_bytes(self) -> int:
+        bodies = [
+            message[1] for message in self.sent.values() if message[2] & (KEEP | BULK) == BULK
+        ]
+        return sum(map(len, bodies))
+
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
 

@@ -473,9 +473,9 @@ class TestDropOldest:
     def test_bulk_goes_first(self, queue: OrderedQueue) -> None:
         queue.append([(0, body("a")), (0, body("b"), BULK), (0, body("c"), KEEP)])
         queue.append([(0, body("d"), BULK), (0, body("e")), (0, body("f"), BULK | KEEP)])
-        assert (queue.bulk, queue.kept) == (2, 2)
+        assert (queue.bulk, queue.bulk_bytes, queue.kept) == (2, len(body("b") + body("d")), 2)
         assert queue.drop_oldest(5, 0) == 3
-        assert queue.bulk == 0
+        assert queue.bulk == queue.bulk_bytes == 0
         assert taken(queue) == [
             (2, "skip 1 2 LOST_OVERFLOW"),
             (3, "c"),

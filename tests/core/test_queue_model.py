@@ -27,6 +27,7 @@ SEEN = (
     "queued_bytes",
     "kept",
     "bulk",
+    "bulk_bytes",
 )
 
 Message = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]

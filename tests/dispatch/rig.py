@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gatesvr.session.session import Session
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     service: str
     order: str = "completion"
@@ -31,7 +31,7 @@ class Route:
 
 
 class Router:
-    """echo and hello on zone, ordered keeps the order of asking, single is serial."""
+    """echo and hello on zone, ordered keeps the order of asking, single and lonely are serial."""
 
     routes: dict[str, Route]
 
@@ -41,6 +41,7 @@ class Router:
             "echo": Route("zone"),
             "ordered": Route("zone", "request"),
             "single": Route("zone", serial=True),
+            "lonely": Route("zone", serial=True),
         }
 
     def route(self, action: str) -> Route | None:

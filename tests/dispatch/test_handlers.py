@@ -126,6 +126,7 @@ async def test_bad_payload_unknown_action_gap_and_duplicate() -> None:
         for seq in (0, 5):
             (push,) = await client.send(business(seq, "echo"))
             assert (push.seq_id, push.msg_id, error(push).error_code) == (0, 100 + seq, 400)
+            assert push.client_seq_id == seq
         assert await client.send(business(3, "echo")) == []
         assert len(rig.upstream.calls) == 1
         await client.send(business(4, "echo"))
@@ -158,6 +159,22 @@ async def test_ordered_route_answers_in_the_order_of_asking() -> None:
         assert [push.client_seq_id for push in await client.run()] == [5]
         rig.upstream.answer(2)
         assert [push.client_seq_id for push in await client.run()] == [2, 3]
+
+
+async def test_serial_is_kept_by_route_and_by_session() -> None:
+    async with Rig() as rig:
+        client, other = Client(rig), Client(rig)
+        await client.login()
+        await other.login("bob")
+        actions = ("single", "lonely", "echo", "single", "lonely")
+        assert not await client.send(*(business(2 + i, a) for i, a in enumerate(actions)))
+        await other.send(business(2, "single"))
+        asked = [(call.openid, call.client_seq_id) for call in rig.upstream.calls[2:]]
+        assert asked == [("alice", 2), ("alice", 3), ("alice", 4), ("bob", 2)]
+        rig.upstream.answer(3)
+        await client.run()
+        assert rig.upstream.calls[-1].client_seq_id == 6
+        assert len(rig.upstream.calls) == 7
 
 
 async def test_in_flight_bound_holds_and_an_answer_moves_on() -> None:

@@ -12,6 +12,7 @@ from gatesvr.config import DispatchConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.errors import ErrorCode, UpstreamError
+from gatesvr.upstream.router import Route
 
 from .fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 NOT_STARTED = 1
 UNKNOWN = 0
+SINGLE = Route("zone", "completion", serial=True)
 
 
 class Clock:
@@ -237,9 +239,11 @@ async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
     upstream, session, other = FakeUpstream(), FakeSession(), FakeSession("s2")
     async with running(upstream, max_queue_size=4) as (processor, _):
         for seq in (1, 2, 3):
-            assert processor.submit(task(session, seq, is_serial=True))
-        assert processor.submit(task(other, 4, is_serial=True))
-        assert not processor.submit(task(session, 5, is_serial=True))  # chained tasks count too
+            assert processor.submit(task(session, seq, serial_route=SINGLE))
+        assert processor.submit(task(other, 4, serial_route=SINGLE))
+        assert not processor.submit(
+            task(session, 5, serial_route=SINGLE)
+        )  # chained tasks count too
         await settle()
         assert [request for _, request in upstream.calls] == [b"1:30000", b"4:30000"]
         upstream.open[1].set_result(FakeAnswer())
@@ -250,7 +254,7 @@ async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
         await settle()
         assert session.order == [1, 2, 3]
         assert len(processor) == 0
-        assert processor.submit(task(session, 6, is_serial=True))
+        assert processor.submit(task(session, 6, serial_route=SINGLE))
         await settle()
         assert len(upstream.calls) == 5
 
@@ -277,8 +281,8 @@ async def test_stop_ends_every_task_that_did_not_finish() -> None:
     async with running(upstream, max_workers=2) as (processor, _):
         for seq in (1, 2, 3):
             assert processor.submit(task(session, seq))
-        assert processor.submit(task(session, 4, is_serial=True))
-        assert processor.submit(task(session, 5, is_serial=True))
+        assert processor.submit(task(session, 4, serial_route=SINGLE))
+        assert processor.submit(task(session, 5, serial_route=SINGLE))
         await settle()
         await processor.stop(drain_timeout=0.001)
         assert session.ended == {

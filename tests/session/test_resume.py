@@ -305,12 +305,30 @@ def test_a_wrong_token_another_sessions_token_or_another_openid_is_denied():
     assert good.session is session
 
 
-def test_a_position_that_was_never_given_out_is_a_protocol_error():
+def test_a_position_that_was_never_given_out_ends_the_session_for_its_own_token_alone():
     sessions = Sessions()
     session, link, response = sessions.login()
+    denied, _ = resume(sessions, session, bytes(16), last_acked_seq_id=2)
+    assert refusal(denied) == (403, 4403, pb.LOST_DENIED)
+    assert session.is_valid
     outcome, _ = resume(sessions, session, response.resume_token, last_acked_seq_id=2)
     assert refusal(outcome) == (400, 4400, pb.LOST_NONE)
-    assert session.link is link
+    assert not session.is_valid
+    assert link.closed is not None
+    assert link.closed[0] == 4400
+    assert sessions.counters["resumes_ahead"] == 1
+    assert sessions.counters["sessions"] == 0
+
+
+def test_a_stale_attempt_or_one_too_many_ends_no_session_by_its_position():
+    sessions = Sessions()
+    session, _, response = sessions.login()
+    for attempt in range(1, 6):
+        resume(sessions, session, response.resume_token, attempt, last_acked_seq_id=1)
+    for attempt, code in ((5, 409), (6, 429)):
+        outcome, _ = resume(sessions, session, response.resume_token, attempt, last_acked_seq_id=99)
+        assert refusal(outcome)[0] == code
+    assert session.is_valid
 
 
 def test_an_unknown_session_gives_a_new_one():
@@ -442,6 +460,21 @@ def test_a_base_client_comes_back_by_openid_where_that_is_on():
     assert outcome.response.resume_token == b""
     assert sessions.feed(session) == [b"missed"]
     assert sessions.counters["base_resumes"] == 1
+
+
+def test_a_base_client_comes_back_no_more_often_than_others():
+    sessions = Sessions(base_resume=True)
+    session, _, _ = sessions.login(protocol=0)
+    for _ in range(5):
+        outcome, link = base(sessions, 1)
+        assert outcome.session is session
+    outcome, _ = base(sessions, 1)
+    assert refusal(outcome) == (429, 4429, pb.LOST_NONE)
+    assert session.link is link
+    assert sessions.counters["base_resumes"] == 5
+    assert sessions.counters["resumes_limited"] == 1
+    sessions.now += 1
+    assert base(sessions, 1)[0].session is session
 
 
 def test_a_base_client_gets_a_new_session_otherwise():

@@ -268,6 +268,20 @@ def test_broadcasts_take_a_quarter_of_a_queue_and_drop_nobody():
     assert session.push(notify(b""), now=0.0, flags=BULK).error_code == "BUSY"
 
 
+def test_broadcasts_take_a_quarter_of_the_bytes_by_their_own():
+    sessions = Sessions(max_queue_bytes=64_000, max_message_bytes=32_000)
+    session, _, _ = sessions.login()
+    for _ in range(2):
+        assert session.push(notify(bytes(15_000)), now=0.0).is_ok
+    big = notify(bytes(7_000))
+    results = [session.push(big, now=0.0, flags=BULK).error_code for _ in range(3)]
+    assert results == ["", "", "BUSY"]
+    sessions.feed(session)
+    session.ack(4, 0.0)
+    assert session.push(big, now=0.0, flags=BULK).is_ok
+    assert session.push(big, now=0.0, flags=BULK).error_code == "BUSY"
+
+
 def test_notifies_for_a_session_without_login_follow_its_hello():
     sessions = Sessions()
     session, _, _ = sessions.start()

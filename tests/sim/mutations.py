@@ -334,7 +334,7 @@ def order_of_asking_not_kept(patch: pytest.MonkeyPatch) -> None:
 def serial_routes_run_at_once(patch: pytest.MonkeyPatch) -> None:
     def make(submit: Any) -> Any:
         def mutant(self: AsyncProcessor, task: Any) -> bool:
-            task.is_serial = False
+            task.serial_route = None
             is_taken: bool = submit(self, task)
             return is_taken
 

@@ -36,6 +36,7 @@ class Streaming(rpc.UpstreamServiceServicer):
         self.name = name
         self.batches: list[list[int]] = []
         self.actions: list[str] = []
+        self.timeouts_ms: dict[int, int] = {}  # by request_id
         self.unary = 0
         self.gate = asyncio.Event()
 
@@ -44,6 +45,7 @@ class Streaming(rpc.UpstreamServiceServicer):
         return sum(map(len, self.batches)) + self.unary
 
     def answer(self, request: pb.UpstreamRequest) -> pb.UpstreamResponse:
+        self.timeouts_ms[request.request_id] = request.timeout_ms
         return pb.UpstreamResponse(
             code=200,
             message=self.name,
@@ -143,7 +145,11 @@ class LaneUnderTest:
     ) -> asyncio.Future[Any]:
         self._next_id += 1
         request = pb.UpstreamRequest(
-            action=action, data=data, client_seq_id=self._next_id, request_id=self._next_id
+            action=action,
+            data=data,
+            client_seq_id=self._next_id,
+            request_id=self._next_id,
+            timeout_ms=int(timeout * 1000),
         )
         loop = asyncio.get_running_loop()
         call = Call(

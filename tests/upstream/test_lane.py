@@ -68,6 +68,28 @@ async def test_open_calls_are_bounded() -> None:
         await asyncio.gather(*calls)
 
 
+@pytest.mark.parametrize("kind", [Streaming, UnaryOnly])
+async def test_a_call_that_waited_is_written_with_the_time_that_is_left(
+    kind: type[Streaming], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = kind()
+    async with serving(upstream) as address, lane_to(address, max_open=1) as under_test:
+        first = under_test.call("gate", timeout=9)
+        await until(lambda: upstream.requests == 1)
+        second = under_test.call(timeout=9)
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        with monkeypatch.context() as patch:
+            # The call waits for two seconds that nobody else does.
+            patch.setattr(loop, "time", lambda: clock() + 2)
+            upstream.gate.set()
+            await first
+            await second
+        assert 5_000 < upstream.timeouts_ms[2] <= 7_000
+        await under_test.call(timeout=9)
+        assert 8_900 < upstream.timeouts_ms[3] <= 9_000
+
+
 async def test_full_line_refuses() -> None:
     upstream = Streaming()
     async with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gatesvr.config import Config, RouteRule
-from gatesvr.upstream.router import Route, UpstreamRouter
+from gatesvr.upstream.router import UpstreamRouter
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,13 @@ def test_order_and_serial() -> None:
         [
             RouteRule(action="a", service="s"),
             RouteRule(action="b", service="s", order="completion", serial=True),
+            RouteRule(action="c", service="s", order="completion", serial=True),
         ],
         "request",
     )
-    assert router.route("a") == Route("s", "request", False)
-    assert router.route("b") == Route("s", "completion", True)
+    a, b, c = router.route("a"), router.route("b"), router.route("c")
+    assert a is not None
+    assert b is not None
+    assert (a.service, a.order, a.serial) == ("s", "request", False)
+    assert (b.service, b.order, b.serial) == ("s", "completion", True)
+    assert b != c, "each rule is a route of its own"
