@@ -234,7 +234,7 @@ async def test_a_client_learns_of_a_restart(client: str, server: str) -> None:
         await die(gateway)
         handler.send(b"lost")
         # Nobody is there: it goes on asking, and that ends nothing.
-        await gateway.until(lambda: connection.counters.refusals >= 3)
+        await gateway.until(lambda: connection.counters.pings_sent >= 3)
         assert handler.lost == []
         async with serving(server, **restarted(gateway)) as again:
             assert await handler.until_lost() == Disconnect("reset")
@@ -255,7 +255,7 @@ async def test_a_reset_in_answer_to_a_full_window(client: str, server: str) -> N
         await handler.until(lambda: bytes(handler.data) == b"before")
         await die(gateway)
         handler.send(bytes(1 << 20))
-        await gateway.until(lambda: connection.counters.refusals >= 3)
+        await gateway.until(lambda: connection.counters.pings_sent >= 3)
         async with serving(server, **restarted(gateway)):
             assert await handler.until_lost() == Disconnect("reset")
 
@@ -302,6 +302,17 @@ async def test_what_a_listener_answers(backend: str) -> None:
                 stranger.send(b"\x40" + connection_id + bytes(40))
             await gateway.until(lambda: counters.datagrams_after_close >= len(ids))
             assert counters.resets_sent == 1
+
+
+async def test_two_listeners_that_answer_each_other_come_to_an_end(backend: str) -> None:
+    async with serving(backend) as one, serving(backend) as two:
+        counters = [gateway.listener.counters for gateway in (one, two)]
+        two.listener._send(short(1200), one.listener.address)
+        # The answers are 43, 42 ... 21 bytes long; the last one is not answered.
+        answers = MAX_RESET_BYTES - MIN_RESET_BYTES + 1
+        await one.until(lambda: sum(c.datagrams_unknown for c in counters) == answers + 1)
+        assert sum(c.resets_sent for c in counters) == answers
+        assert sum(c.resets_limited for c in counters) == 0
 
 
 async def test_a_restart_with_another_key_tells_nothing() -> None:
