@@ -248,14 +248,33 @@ async def test_a_client_learns_of_a_restart(client: str, server: str) -> None:
 
 
 @pytest.mark.parametrize(("client", "server"), PAIRS)
-async def test_a_reset_in_answer_to_a_full_window(client: str, server: str) -> None:
+async def test_a_client_with_a_full_window_learns_of_a_restart(
+    client: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.transport.connection.PROBE_INTERVAL_S", 0.02)
     async with serving(server) as gateway:
         handler, connection = await gateway.connect(client)
         handler.send(b"before")
         await handler.until(lambda: bytes(handler.data) == b"before")
         await die(gateway)
         handler.send(bytes(1 << 20))
+        # QUIC's own probes, each after twice the time, would take minutes for as many.
+        await gateway.until(lambda: connection.counters.pings_sent >= 15)
+        async with serving(server, **restarted(gateway)):
+            assert await handler.until_lost() == Disconnect("reset")
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+async def test_a_client_that_sends_nothing_goes_on_asking(client: str, server: str) -> None:
+    async with serving(server) as gateway:
+        handler, connection = await gateway.connect(client)
+        handler.send(b"before")
+        await handler.until(lambda: bytes(handler.data) == b"before")
+        await gateway.until(lambda: connection.link._quic.is_acknowledged())
+        await die(gateway)
+        connection._network_error(ConnectionRefusedError())
         await gateway.until(lambda: connection.counters.pings_sent >= 3)
+        assert handler.lost == []
         async with serving(server, **restarted(gateway)):
             assert await handler.until_lost() == Disconnect("reset")
 
@@ -264,8 +283,11 @@ async def test_a_reset_in_answer_to_a_full_window(client: str, server: str) -> N
 async def test_a_forged_refusal_costs_a_probe(client: str, server: str) -> None:
     async with serving(server) as gateway:
         handler, connection = await gateway.connect(client)
-        for _ in range(100):
+        connection._network_error(ConnectionRefusedError())
+        probe_at = connection.link._probe_at
+        for _ in range(99):
             connection._network_error(ConnectionRefusedError())
+        assert connection.link._probe_at == probe_at  # nor do more of them put it off
         await gateway.until(lambda: connection.counters.pings_sent)
         handler.send(b"alive")
         await handler.until(lambda: bytes(handler.data) == b"alive")
