@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from aioquic import tls as aiotls
 from aioquic.quic import events
@@ -37,7 +37,9 @@ from .quic import (
     StopSending,
     StreamData,
     StreamReset,
+    TokenOf,
 )
+from .reset import is_reset
 from .tls import ClientTls, ServerTls
 
 __all__ = ["AioquicBackend", "AioquicConnection"]
@@ -57,7 +59,7 @@ class AioquicBackend:
         if quic_logger.level == logging.NOTSET:
             quic_logger.setLevel(logging.ERROR)
 
-    def server(self, tls: ServerTls, idle_timeout: float) -> ServerFactory:
+    def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
         """Return what makes server connections."""
         configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
         try:
@@ -68,7 +70,7 @@ class AioquicBackend:
                 f"aioquic cannot use it: {error}", source=tls.path, field="transport.cert"
             ) from None
         configuration.certificate, configuration.certificate_chain = chain[0], chain[1:]
-        return partial(_accept, configuration)
+        return partial(_accept, configuration, token_of)
 
     def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
         """Return a client connection."""
@@ -98,10 +100,14 @@ def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration
 
 
 def _accept(
-    configuration: QuicConfiguration, original_id: bytes, retry_id: bytes | None
+    configuration: QuicConfiguration,
+    token_of: TokenOf,
+    original_id: bytes,
+    retry_id: bytes | None,
 ) -> QuicTransport:
     return AioquicConnection(
-        QuicConnection(
+        _Server(
+            token_of,
             configuration=configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
@@ -109,10 +115,35 @@ def _accept(
     )
 
 
+class _Server(QuicConnection):
+    """An aioquic server whose connection ids go out with our stateless reset tokens."""
+
+    def __init__(self, token_of: TokenOf, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._token_of = token_of
+        first = self._host_cids[0]
+        first.stateless_reset_token = token_of(first.cid)
+
+    def _replenish_connection_ids(self) -> None:
+        """Make the ids that are told next; aioquic's method gives them random tokens."""
+        super()._replenish_connection_ids()
+        for issued in self._host_cids:
+            if not issued.was_sent:
+                issued.stateless_reset_token = self._token_of(issued.cid)
+
+
 class AioquicConnection:
     """One aioquic connection."""
 
-    __slots__ = ("_is_closing", "_is_reported", "_quic", "_space", "_unacked", "connection_id")
+    __slots__ = (
+        "_is_closing",
+        "_is_reported",
+        "_is_reset",
+        "_quic",
+        "_space",
+        "_unacked",
+        "connection_id",
+    )
 
     def __init__(self, quic: QuicConnection) -> None:
         self._quic = quic
@@ -120,6 +151,7 @@ class AioquicConnection:
         self._is_reported = False  # Closed was handed out
         self._space: QuicPacketSpace | None = None  # of 1-RTT packets, once the handshake is over
         self._unacked = 0  # packets that an acknowledgement is due for
+        self._is_reset = False  # by a stateless reset
         self.connection_id: bytes = quic.host_cid
 
     def connect(self, address: Address, now: float) -> None:
@@ -127,13 +159,24 @@ class AioquicConnection:
         self._quic.connect(address, now)
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
-        """Take a datagram in."""
+        """Take a datagram in; aioquic itself knows no stateless resets."""
         quic = self._quic
+        if is_reset(data, quic._peer_cid.stateless_reset_token):
+            self._end_by_reset(now)
+            return
         quic.receive_datagram(data, address, now)
         space = self._space
         # What brought no event was most likely an acknowledgement, which gets none itself.
         if space is not None and space.ack_at is not None and quic._events:
             self._unacked += 1
+
+    def _end_by_reset(self, now: float) -> None:
+        quic = self._quic
+        if quic._close_event is None:
+            self._is_reset = True
+            quic._close_event = events.ConnectionTerminated(0, None, "")
+            # RFC 9000 10.3.1: "MUST enter the draining period and not send any further packets".
+            quic._close_begin(is_initiator=False, now=now)
 
     def next_event(self) -> QuicEvent | None:
         """Return what happened next."""
@@ -162,6 +205,8 @@ class AioquicConnection:
         event = quic._close_event
         assert event is not None
         state = quic._state
+        if self._is_reset:
+            return Disconnect("reset")
         if state is QuicConnectionState.DRAINING:
             kind: Literal["peer", "peer_transport"] = (
                 "peer" if event.frame_type is None else "peer_transport"
@@ -252,6 +297,10 @@ class AioquicConnection:
     def ping(self) -> None:
         """Have the peer acknowledge something."""
         self._quic.send_ping(0)
+
+    def probe(self) -> None:
+        """Have a datagram sent; ping() keeps to the congestion window, aioquic's probe does not."""
+        self._quic._send_probe()
 
     def close(self, code: int, reason: str) -> None:
         """Close with an application code."""

@@ -41,6 +41,7 @@ from .quic import (
     StopSending,
     StreamData,
     StreamReset,
+    TokenOf,
 )
 from .tls import ClientTls, ServerTls
 
@@ -59,7 +60,7 @@ class Qh3Backend:
     name: Literal["aioquic", "qh3"] = "qh3"
     needs_retry = True
 
-    def server(self, tls: ServerTls, idle_timeout: float) -> ServerFactory:
+    def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
         """Return what makes server connections."""
         configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
         try:
@@ -68,7 +69,7 @@ class Qh3Backend:
             raise ConfigError(
                 f"qh3 cannot use it: {error}", source=tls.path, field="transport.cert"
             ) from None
-        return partial(_accept, configuration)
+        return partial(_accept, configuration, token_of)
 
     def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
         """Return a client connection."""
@@ -93,10 +94,14 @@ def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration
 
 
 def _accept(
-    configuration: QuicConfiguration, original_id: bytes, retry_id: bytes | None
+    configuration: QuicConfiguration,
+    token_of: TokenOf,
+    original_id: bytes,
+    retry_id: bytes | None,
 ) -> QuicTransport:
     return Qh3Connection(
         _Core(
+            token_of,
             configuration=configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
@@ -106,6 +111,11 @@ def _accept(
 
 class _Core(QuicConnection):
     """qh3's connection, its events turned into ours where they arise.
+
+    Args:
+        token_of: Gives the stateless reset token of a server's first connection id. The ids that
+            follow get random ones from qh3's core, which lets nobody else choose.
+        arguments: Of qh3's connection.
 
     Attributes:
         found: Our events.
@@ -118,11 +128,25 @@ class _Core(QuicConnection):
     )
     _tls: Any
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, token_of: TokenOf | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._token_of = token_of
         self.found: deque[QuicEvent] = deque()
         self.is_closing = False
         self.closed: Disconnect | None = None
+
+    def _create_tls(self, remote_source_cid: bytes | None) -> Any:
+        """Make the TLS half; qh3's method lets it give a random token away."""
+        tls = super()._create_tls(remote_source_cid)
+        if self._token_of is not None:
+            tls.stateless_reset_token = self._token_of(self.host_cid)
+            tls.tls.handshake_extensions = [
+                (
+                    qh3tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS,
+                    tls.serialize_transport_parameters(),
+                )
+            ]
+        return tls
 
     def _drain_core(self) -> None:
         """Turn the core's events into ours.
@@ -327,6 +351,10 @@ class Qh3Connection:
 
     def ping(self) -> None:
         """Have the peer acknowledge something."""
+        self._quic._core.send_ping(0)
+
+    def probe(self) -> None:
+        """Have a datagram sent; qh3 sends a PING beside the congestion window."""
         self._quic._core.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:

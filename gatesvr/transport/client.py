@@ -109,7 +109,11 @@ class ClientConnection:
         self.link.process(now)
 
     def _network_error(self, error: OSError) -> None:
-        if not self._ready.done() and isinstance(error, ConnectionRefusedError):
+        if not isinstance(error, ConnectionRefusedError):
+            return
+        if self._ready.done():
+            self.link.refused(self._driver.clock())
+        else:
             host, port = self.server[:2]
             self._ready.set_exception(
                 ConnectionFailed(f"nobody listens on UDP {host} port {port} (refused)")

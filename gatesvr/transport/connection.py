@@ -48,6 +48,8 @@ MAX_REASON_BYTES = 64
 MAX_FEEDS = 16
 """Times that one flush asks a connection's sender for more before others get their turn."""
 LINGER_PTOS = 3
+PROBE_INTERVAL_S = 0.2
+"""How long after the network refused a datagram the next one is sent to try again."""
 
 _numbers = itertools.count(1)
 
@@ -143,6 +145,7 @@ class Connection:
         self._last_received = 0.0
         self._timer = Timer(self._on_timer)
         self._quic_timer = math.inf
+        self._probe_at = math.inf
         self._handler_timer = math.inf
         self._how: Disconnect | None = None
         self._closed: Disconnect | None = None  # QUIC has ended, its last data is being handled
@@ -261,6 +264,19 @@ class Connection:
         except BaseException as error:
             self._fail(error)
         self._driver.mark_dirty(self)
+
+    def refused(self, now: float) -> None:
+        """The network says that nobody listens at the other end: ask again soon.
+
+        Such a word (ICMP) can be forged and ends nothing. But it may mean that the peer is about
+        to be restarted, and that is heard of only in answer to something: QUIC by itself would ask
+        ever more rarely, and not at all where nothing is in flight. A probe that is refused again
+        brings the next one.
+        """
+        self._counters.refusals += 1
+        if self._state == _OPEN and self._probe_at == math.inf:
+            self._probe_at = now + PROBE_INTERVAL_S
+            self._driver.schedule(self._timer, self._probe_at)
 
     def is_authenticated(self) -> bool:
         """Return whether the peer has proved to be one that speaks QUIC."""
@@ -489,6 +505,8 @@ class Connection:
                 when = self._last_received + self._idle_timeout / 2
                 if when < nearest:
                     nearest = when
+            if self._probe_at < nearest:
+                nearest = self._probe_at
         if nearest != math.inf:
             self._driver.schedule(self._timer, nearest)
 
@@ -510,6 +528,10 @@ class Connection:
         self._driver.mark_dirty(self)
 
     def _handle_timers(self, now: float) -> None:
+        if now >= self._probe_at:
+            self._probe_at = math.inf
+            self._quic.probe()
+            self._counters.pings_sent += 1
         if self.keep_alive and now >= self._last_received + self._idle_timeout / 2:
             self._last_received = now  # once each half; the idle time-out is QUIC's own affair
             self._quic.ping()

@@ -77,6 +77,10 @@ class TransportCounters(EndpointCounters):
     """Datagrams that are no QUIC."""
     datagrams_unknown: int = 0
     """Datagrams for no connection that is known here."""
+    resets_sent: int = 0
+    """Stateless resets: datagrams of connections that are not known here any more, answered."""
+    resets_limited: int = 0
+    """Stateless resets not sent because there were too many."""
     initials_undecryptable: int = 0
     initials_without_crypto: int = 0
     """Initials that no handshake can begin with: probes whose client hello is not here yet."""
@@ -102,6 +106,8 @@ class TransportCounters(EndpointCounters):
     writes_dropped: int = 0
     """Writes to a stream that the client has not begun, or has stopped."""
     pings_sent: int = 0
+    refusals: int = 0
+    """Times that the network said of an open connection that nobody listens at its other end."""
     address_changes: int = 0
     path_limits: int = 0
     """Clients asked to come back because their connection cannot follow them further."""

@@ -38,6 +38,7 @@ from .quic import (
     ServerFactory,
     pick_backend,
 )
+from .reset import StatelessResets, reset_key
 from .tls import ServerTls, load_server_tls
 
 __all__ = ["ConnectionListener"]
@@ -102,7 +103,10 @@ class ConnectionListener:
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self.counters = TransportCounters()
         self.connections: set[Connection] = set()
-        self._server: ServerFactory = self._backend.server(self.tls, config.idle_timeout)
+        self._server: ServerFactory = self._backend.server(
+            self.tls, config.idle_timeout, self._token_of
+        )
+        self._resets: StatelessResets | None = None
         self._retry_tokens = QuicRetryTokenHandler()
         self._routes: dict[bytes, Connection | _Draining] = {}
         self._half_open: set[Connection] = set()
@@ -162,6 +166,10 @@ class ConnectionListener:
             self._datagrams_received,
             counters=self.counters,
             is_batched=config.batch_io,
+        )
+        self._resets = StatelessResets(
+            reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address),
+            self.counters,
         )
         self._is_accepting = True
 
@@ -251,7 +259,11 @@ class ConnectionListener:
 
     def _admit(self, data: bytes, address: Address, now: float) -> Connection | None:
         counters = self.counters
-        if not data[0] & 0x80 or len(data) < MIN_INITIAL_BYTES:
+        if not data[0] & 0x80:
+            counters.datagrams_unknown += 1
+            self._reset(data, address, now)
+            return None
+        if len(data) < MIN_INITIAL_BYTES:
             counters.datagrams_unknown += 1
             return None
         try:
@@ -365,6 +377,16 @@ class ConnectionListener:
         self.connection_id_issued(connection, quic.connection_id)
         self._gauge()
         return connection
+
+    def _token_of(self, connection_id: bytes) -> bytes:
+        assert self._resets is not None
+        return self._resets.token(connection_id)
+
+    def _reset(self, data: bytes, address: Address, now: float) -> None:
+        """Tell a peer that its connection is not known here, as after a restart."""
+        assert self._resets is not None
+        if reset := self._resets.answer(data, now):
+            self._send(reset, address)
 
     def _send(self, data: bytes, address: Address) -> None:
         assert self._endpoint is not None

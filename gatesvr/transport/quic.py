@@ -39,6 +39,7 @@ __all__ = [
     "StopSending",
     "StreamData",
     "StreamReset",
+    "TokenOf",
     "backends",
     "pick_backend",
 ]
@@ -65,6 +66,8 @@ RECEIVE_WINDOW = 1 << 20
 Address: TypeAlias = Any
 """A socket address as the socket gives it: (host, port), for IPv6 (host, port, flow, scope)."""
 Datagram: TypeAlias = "tuple[bytes, Address]"
+TokenOf: TypeAlias = Callable[[bytes], bytes]
+"""Gives the stateless reset token of a connection id, 16 bytes."""
 
 
 @dataclass(slots=True)
@@ -186,6 +189,9 @@ class QuicTransport(Protocol):
     def ping(self) -> None:
         """Have the peer acknowledge something."""
 
+    def probe(self) -> None:
+        """Have a datagram sent, however much is in flight (RFC 9002 7.5)."""
+
     def close(self, code: int, reason: str) -> None:
         """Close with an application code; written data not yet transmitted is lost."""
 
@@ -219,8 +225,13 @@ class QuicBackend(Protocol):
     needs_retry: bool
     """Whether an Initial whose packet ends before its datagram must be answered with Retry."""
 
-    def server(self, tls: ServerTls, idle_timeout: float) -> ServerFactory:
+    def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
         """Return what makes server connections.
+
+        Args:
+            tls: What to show.
+            idle_timeout: To offer, seconds.
+            token_of: Gives the stateless reset tokens that go out with connection ids.
 
         Raises:
             ConfigError: The library cannot use the certificate.

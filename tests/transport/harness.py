@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from gatesvr.transport.quic import QuicEvent, QuicTransport
 
 DEADLINE_S = 20.0
+
+
+def token_of(connection_id: bytes) -> bytes:
+    """Return the stateless reset token of a Pair's server."""
+    return connection_id * 2
+
+
 BACKENDS = ("aioquic", "qh3")
 PAIRS = [(client, server) for client in BACKENDS for server in BACKENDS]
 
@@ -187,7 +194,7 @@ class Pair:
         first = self.client.datagrams_to_send(self.now)
         data = first[0][0]
         original_id = data[6 : 6 + data[5]]
-        factory = pick_backend(server).server(certificate, idle_timeout)
+        factory = pick_backend(server).server(certificate, idle_timeout, token_of)
         self.server: QuicTransport = factory(original_id, None)
         for data, _ in first:
             self.server.receive_datagram(data, self.client_address, self.now)

@@ -228,8 +228,7 @@ async def test_version_negotiation() -> None:
             # Never an answer to an answer, nor to one that is too small.
             stranger.send(good[:1] + b"\0\0\0\0" + good[5:])
             stranger.send(good[:1] + b"\x1a\x2a\x3a\x4a" + good[5:600])
-            stranger.send(b"\x40" + b"x" * 40)
-            await gateway.until(lambda: counters.datagrams_received == 4)
+            await gateway.until(lambda: counters.datagrams_received == 3)
             assert (counters.versions_negotiated, counters.datagrams_sent) == (1, 1)
 
 

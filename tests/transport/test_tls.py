@@ -248,4 +248,4 @@ def test_a_key_that_a_library_cannot_use(backend: str) -> None:
     cert, key = generate_certificate()
     rubbish = tls.ServerTls(cert, key.replace(b"M", b"N", 2), "some.pem")
     with pytest.raises(ConfigError, match=r"some\.pem: transport\.cert: .*cannot use it"):
-        pick_backend(backend).server(rubbish, 60.0)
+        pick_backend(backend).server(rubbish, 60.0, bytes)

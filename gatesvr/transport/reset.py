@@ -1,0 +1,108 @@
+"""Stateless resets: how a gateway that was restarted says that it knows a connection no more.
+
+A server gives each connection id away with a token, the HMAC of the id. Who gets a datagram for an
+id that he does not know answers with its token behind random bytes, and the client, who remembers
+the token, knows at once that the connection is gone (RFC 9000 10.3).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .counters import TransportCounters
+from .quic import CONNECTION_ID_LENGTH, Address
+
+__all__ = ["StatelessResets", "is_reset", "reset_key"]
+
+LABEL = b"gatesvr stateless reset"
+TOKEN_BYTES = 16
+MIN_RESET_BYTES = 21
+"""Shortest datagram that can be a reset (RFC 9000 10.3)."""
+MAX_RESET_BYTES = 43
+"""Up to this length a reset is one byte shorter than its cause; it is never longer."""
+MAX_RESETS_PER_S = 10_000
+"""Resets sent a second, on the average: a full gateway's clients learn in about a second."""
+MAX_RESET_BURST = 1_000
+"""Resets sent at once."""
+
+
+def reset_key(key_pem: bytes, host_name: str, address: Address) -> bytes:
+    """Return the key of a gateway's tokens; it is the same after a restart.
+
+    It comes from the certificate's private key, which has to survive a restart anyhow. The name of
+    the machine and the address listened on are part of it, because gateways that show the same
+    certificate must not share it: the one would tell an observer the tokens of the other's
+    connections (RFC 9000 21.11).
+
+    Args:
+        key_pem: The certificate's private key, PEM, not encrypted.
+        host_name: The machine's.
+        address: The socket's own address.
+    """
+    private = serialization.load_pem_private_key(key_pem, None).private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    scope = f"{host_name}\0{address[0]}\0{address[1]}".encode()
+    kdf = HKDF(hashes.SHA256(), length=32, salt=None, info=LABEL + b"\0" + scope)
+    return kdf.derive(private)
+
+
+def is_reset(datagram: bytes, token: bytes) -> bool:
+    """Return whether a datagram is the reset with this token; none is where token is empty."""
+    return (
+        len(token) == TOKEN_BYTES
+        and len(datagram) >= MIN_RESET_BYTES
+        # In constant time, or its length would tell of the token (RFC 9000 10.3.1).
+        and hmac.compare_digest(datagram[-TOKEN_BYTES:], token)
+    )
+
+
+class StatelessResets:
+    """The resets of one listener.
+
+    Args:
+        key: See reset_key().
+        counters: Where to count.
+    """
+
+    def __init__(self, key: bytes, counters: TransportCounters) -> None:
+        self._key = key
+        self._counters = counters
+        self._allowed: float = MAX_RESET_BURST
+        self._refilled = 0.0
+
+    def token(self, connection_id: bytes) -> bytes:
+        """Return the token to give away with a connection id."""
+        return hmac.digest(self._key, connection_id, "sha256")[:TOKEN_BYTES]
+
+    def answer(self, datagram: bytes, now: float) -> bytes:
+        """Return the reset for a datagram whose connection is not known, b"" for none.
+
+        It is shorter than the datagram: so it amplifies nothing, and two gateways that answer each
+        other come to an end (RFC 9000 10.3.3).
+        """
+        # A long header is of a handshake, for whose id nobody has a token yet.
+        if datagram[0] & 0xC0 != 0x40 or len(datagram) <= MIN_RESET_BYTES:
+            return b""
+        if not self._is_allowed(now):
+            self._counters.resets_limited += 1
+            return b""
+        self._counters.resets_sent += 1
+        size = min(len(datagram) - 1, MAX_RESET_BYTES)
+        head = bytearray(os.urandom(size - TOKEN_BYTES))
+        head[0] = 0x40 | head[0] & 0x3F  # looks like any short header
+        return bytes(head) + self.token(datagram[1 : 1 + CONNECTION_ID_LENGTH])
+
+    def _is_allowed(self, now: float) -> bool:
+        since, self._refilled = now - self._refilled, now
+        self._allowed = min(MAX_RESET_BURST, self._allowed + since * MAX_RESETS_PER_S)
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
