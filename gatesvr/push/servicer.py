@@ -1,13 +1,14 @@
 """GatewayServicer: the rpcs that upstreams push through (PROTOCOL 7.5-7.8).
 
-An rpc awaits nothing between reading its request and handing it to a session, so that what one
-caller sends in order stays in order.
+A push is handed to its session before anything is awaited, so that what one caller sends in order
+stays in order. Only what goes to many sessions at once is done in slices.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import ipaddress
 import logging
 import time
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from .._core.codec import notify_body
-from .._core.queue import BULK
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as pb_grpc
 from ..errors import CloseCode
@@ -31,7 +31,6 @@ from ..protocol.messages import (
     MAX_OPENID_BYTES,
     is_valid_text,
 )
-from ..session.state import State
 
 if TYPE_CHECKING:
     from ..session.manager import SessionManager
@@ -48,10 +47,10 @@ MAX_NAME_BYTES = 128
 MAX_REASON_BYTES = 64
 """Of a kick; as much as a QUIC close carries (PROTOCOL 6)."""
 MAX_TARGETS = 10_000
-"""Of one multicast, which is done in one loop turn."""
+"""Of one multicast."""
 MIN_KICK_CODE = 1_000
-STREAM_PAUSE = 256
-"""Pushes of one PushStream message after which other tasks get their turn."""
+SLICE = 256
+"""Pushes of one rpc after which other tasks get their turn."""
 
 logger = logging.getLogger("gatesvr.push")
 
@@ -101,13 +100,14 @@ class _RefusedError(Exception):
 def _rpc(
     method: Callable[[GatewayServicer, Any, _Context], Any],
 ) -> Callable[..., Awaitable[Any]]:
-    """Make a unary rpc of a plain method: count it, and tell the caller nothing of our faults."""
+    """Make a unary rpc of a method: count it, and tell the caller nothing of our faults."""
 
     @functools.wraps(method)
     async def call(self: GatewayServicer, request: Any, context: _Context) -> Any:
         self.counters.calls += 1
         try:
-            return method(self, request, context)
+            response = method(self, request, context)
+            return await response if inspect.isawaitable(response) else response
         except Exception:
             self.counters.internal_errors += 1
             logger.exception("push_failed", extra=keys(rpc=method.__name__))
@@ -166,7 +166,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                 responses = []
                 for request in batch.requests:
                     responses.append(self.push(request))
-                    if len(responses) % STREAM_PAUSE == 0:
+                    if len(responses) % SLICE == 0:
                         await asyncio.sleep(0)
                 yield pb.UnicastPushBatchResponse(responses=responses)
         except Exception:
@@ -177,7 +177,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             self.counters.streams -= 1
 
     @_rpc
-    def BroadcastToClients(  # noqa: N802
+    async def BroadcastToClients(  # noqa: N802
         self, request: pb.BroadcastRequest, context: object
     ) -> pb.BroadcastResponse:
         """Queue a notify for every session that is logged in (PROTOCOL 5.6)."""
@@ -186,14 +186,10 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             body = self._bulk_body(request)
         except _RefusedError as refusal:
             return pb.BroadcastResponse(message=self._refused(refusal).message)
-        count = self._manager.broadcast(
-            body, self._clock(), request.suspended, request.ttl_ms / 1000
-        )
-        self.counters.bulk_queued += count
-        return pb.BroadcastResponse(sent_count=count)
+        return await self._push_bulk(self._manager.logged_in_sessions(), body, request)
 
     @_rpc
-    def MulticastToClients(  # noqa: N802
+    async def MulticastToClients(  # noqa: N802
         self, request: pb.MulticastRequest, context: object
     ) -> pb.BroadcastResponse:
         """Queue a notify for each session that the targets name, once for each."""
@@ -212,14 +208,19 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                     sessions[session.session_id] = session
         except _RefusedError as refusal:
             return pb.BroadcastResponse(message=self._refused(refusal).message)
-        states = (State.NORMAL, State.SUSPENDED) if push.suspended else (State.NORMAL,)
-        now = self._clock()
+        return await self._push_bulk(list(sessions.values()), body, push)
+
+    async def _push_bulk(
+        self, sessions: list[Session], body: bytes, push: pb.BroadcastRequest
+    ) -> pb.BroadcastResponse:
+        """Queue one body for many sessions; other traffic gets its turn between slices of them."""
         ttl = push.ttl_ms / 1000
-        count = sum(
-            session.push(body, now=now, flags=BULK, ttl=ttl).is_ok
-            for session in sessions.values()
-            if session.state in states
-        )
+        count = 0
+        for start in range(0, len(sessions), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            part = sessions[start : start + SLICE]
+            count += self._manager.multicast(part, body, self._clock(), push.suspended, ttl)
         self.counters.bulk_queued += count
         return pb.BroadcastResponse(sent_count=count)
 

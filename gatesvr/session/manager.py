@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._core.queue import BULK
@@ -507,12 +507,27 @@ class SessionManager:
             suspended: Whether suspended sessions get it too.
             ttl: Seconds it is worth keeping, 0 for ever.
         """
-        count = 0
-        for sessions in list(self._by_openid.values()):
-            for session in sessions:
-                if suspended or session.state is State.NORMAL:
-                    count += session.push(body, now=now, flags=BULK, ttl=ttl).is_ok
-        return count
+        return self.multicast(self.logged_in_sessions(), body, now, suspended, ttl)
+
+    def logged_in_sessions(self) -> list[Session]:
+        """Return the sessions that are logged in now, with a connection or without."""
+        return [session for sessions in self._by_openid.values() for session in sessions]
+
+    def multicast(
+        self,
+        sessions: Iterable[Session],
+        body: bytes,
+        now: float,
+        suspended: bool = False,
+        ttl: float = 0.0,
+    ) -> int:
+        """Push to those of sessions that are logged in; else as broadcast()."""
+        states = (State.NORMAL, State.SUSPENDED) if suspended else (State.NORMAL,)
+        return sum(
+            session.push(body, now=now, flags=BULK, ttl=ttl).is_ok
+            for session in sessions
+            if session.state in states
+        )
 
     # Time.
 

@@ -14,8 +14,8 @@ import heapq
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterable
+from itertools import count, islice
 from typing import Protocol
 
 from .counters import EndpointCounters
@@ -28,6 +28,8 @@ GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
 MAX_BACKLOG = 4096
 """Datagrams kept while the socket takes none; beyond it the newest are dropped (QUIC resends)."""
+MAX_FLUSHES = 256
+"""Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
 MIN_COMPACT = 64
 
 # Errors of a send that concern one datagram: QUIC takes it for lost.
@@ -182,10 +184,13 @@ class Driver:
 
     def flush(self) -> None:
         """Flush now instead of at the end of the turn."""
-        now = self.clock()
         # A connection that is marked while another flushes is flushed in the next turn.
         dirty, self._dirty = self._dirty, {}
-        for connection in dirty:
+        self._flush_all(dirty)
+
+    def _flush_all(self, connections: Iterable[Flushable]) -> None:
+        now = self.clock()
+        for connection in connections:
             connection.flush(now)
         sending, self._sending = self._sending, {}
         for endpoint in sending:
@@ -194,7 +199,14 @@ class Driver:
     def _flush(self) -> None:
         # Still due meanwhile, or every datagram gathered here would ask for another flush.
         try:
-            self.flush()
+            dirty = self._dirty
+            if len(dirty) <= MAX_FLUSHES:
+                self.flush()
+            else:
+                first = list(islice(dirty, MAX_FLUSHES))
+                for connection in first:
+                    del dirty[connection]
+                self._flush_all(first)
         finally:
             self._is_flush_due = False
             if self._dirty or self._sending:

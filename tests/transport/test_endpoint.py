@@ -12,6 +12,7 @@ import pytest
 from gatesvr.transport.endpoint import (
     GRANULARITY,
     MAX_BACKLOG,
+    MAX_FLUSHES,
     Driver,
     Endpoint,
     Timer,
@@ -187,3 +188,46 @@ async def test_an_error_of_one_datagram_does_not_stop_the_rest(is_batched: bool)
         writer.close()
         writer.close()
         driver.close()
+
+
+class Marked:
+    """What is flushed, and marks itself again so many times."""
+
+    def __init__(self, driver: Driver, order: list[int], number: int, again: int = 0) -> None:
+        self.driver = driver
+        self.order = order
+        self.number = number
+        self.again = again
+
+    def flush(self, now: float) -> None:
+        self.order.append(self.number)
+        if self.again:
+            self.again -= 1
+            self.driver.mark_dirty(self)
+
+
+async def test_a_turn_flushes_so_many_connections_and_the_others_after_a_read() -> None:
+    loop = asyncio.get_running_loop()
+    driver = Driver(loop)
+    order: list[int] = []
+    for number in range(2 * MAX_FLUSHES + 1):
+        driver.mark_dirty(Marked(driver, order, number, again=number == 0))
+    flushed = []
+    while len(order) < 2 * MAX_FLUSHES + 2:
+        await asyncio.sleep(0)
+        flushed.append(len(order))
+    # The first one marked itself again: its second turn comes behind all the others.
+    assert order == [*range(2 * MAX_FLUSHES + 1), 0]
+    assert MAX_FLUSHES in flushed
+    assert 2 * MAX_FLUSHES in flushed
+    driver.close()
+
+
+async def test_flush_now_flushes_all() -> None:
+    driver = Driver(asyncio.get_running_loop())
+    order: list[int] = []
+    for number in range(MAX_FLUSHES + 1):
+        driver.mark_dirty(Marked(driver, order, number))
+    driver.flush()
+    assert order == [*range(MAX_FLUSHES + 1)]
+    driver.close()
