@@ -59,6 +59,7 @@ class ClientHandler:
 
         self.session: Session | None = None
         """The session that START made or resumed; it may have moved to another connection since."""
+        self._is_proved = False  # the client has sent a frame since it got its token
         self._start: ClientRequest | None = None
         self._is_ended = False
 
@@ -99,7 +100,8 @@ class ClientHandler:
             if self.session is not None and self.session.link is not self._link:
                 self._counters.fenced += len(requests)
                 return
-            if requests and self.session is not None:
+            if requests and not self._is_proved and self.session is not None:
+                self._is_proved = True
                 self.session.prove_token()
             for request in requests:
                 self._handle(request, now)

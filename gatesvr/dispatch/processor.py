@@ -207,7 +207,7 @@ class AsyncProcessor:
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Give a task's session its answer, with the notifies around it."""
-        client_seq = task.client_seq
+        client_seq = task.request.seq_id
         before, after = answer.notifies()
         if task.session.answer(client_seq, answer.body(client_seq), before, after, now):
             self._counters.answers += 1
@@ -356,7 +356,7 @@ class AsyncProcessor:
                 self._drained.set()
 
     def _answer(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        client_seq = task.client_seq
+        client_seq = task.request.seq_id
         if answer.error or (answer.client_seq_id and answer.client_seq_id != client_seq):
             self._counters.upstream_errors += 1
             logger.warning(

@@ -137,6 +137,7 @@ class Connection:
         self._is_stream_ended = False
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_feeding = False
+        self._is_flushing = False
         self._is_blocked = False  # not all that was written could be transmitted
         self._is_put_off = False  # datagrams came, and QUIC was not asked since what to send
         self._written = 0  # bytes handed to the stream
@@ -144,6 +145,7 @@ class Connection:
         self._idle_timeout: float = config.idle_timeout
         self._last_received = 0.0
         self._timer = Timer(self._on_timer)
+        self._due = math.inf  # when the nearest of the deadlines is
         self._quic_timer = math.inf
         self._probe_at = math.inf
         self._handler_timer = math.inf
@@ -179,7 +181,8 @@ class Connection:
             return
         self._quic.send_stream_data(data)
         self._written += len(data)
-        self._driver.mark_dirty(self)
+        if not self._is_flushing:  # or it is transmitted at once
+            self._driver.mark_dirty(self)
 
     def unsent_bytes(self) -> int:
         """Return the stream bytes never yet transmitted."""
@@ -259,7 +262,8 @@ class Connection:
             ):
                 # The answer will take the acknowledgement along.
                 self._is_put_off = True
-                self._driver.schedule(self._timer, now + ACK_PATIENCE)
+                if now + ACK_PATIENCE < self._timer.first:
+                    self._driver.schedule(self._timer, now + ACK_PATIENCE)
                 return
         except BaseException as error:
             self._fail(error)
@@ -276,6 +280,7 @@ class Connection:
         self._counters.refusals += 1
         if self._state == _OPEN and self._probe_at == math.inf:
             self._probe_at = now + PROBE_INTERVAL_S
+            self._due = min(self._due, self._probe_at)
             self._driver.schedule(self._timer, self._probe_at)
 
     def is_authenticated(self) -> bool:
@@ -287,16 +292,19 @@ class Connection:
         if self._state == _ENDED:
             return
         try:
+            self._is_flushing = True
             if self._is_feeding and self._state == _OPEN:
                 self._feed(now)
             else:
                 self._transmit(now)
+            self._is_flushing = False
             self._handle_events(now)
             if self._state == _LINGERING:
                 self._linger(now)
             if self._state != _ENDED:
                 self._schedule(now)
         except BaseException as error:
+            self._is_flushing = False
             self._fail(error)
 
     def discard(self, reason: str = "") -> None:
@@ -507,11 +515,15 @@ class Connection:
                     nearest = when
             if self._probe_at < nearest:
                 nearest = self._probe_at
-        if nearest != math.inf:
+        self._due = nearest
+        if nearest < self._timer.first:
             self._driver.schedule(self._timer, nearest)
 
     def _on_timer(self, now: float) -> None:
         if self._state == _ENDED:
+            return
+        if now < self._due and not self._is_put_off:
+            self._driver.schedule(self._timer, self._due)  # it fired early, see TimerHeap
             return
         try:
             # What is known of QUIC's timers is old where datagrams came since: flush() asks again.

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count, islice
+from math import inf
 from typing import Protocol
 
 from .counters import EndpointCounters
@@ -61,13 +62,15 @@ class Timer:
     Attributes:
         callback: Called with the time when the timer is due, perhaps earlier; None once cancelled.
         due: Times of its entries in the heap, falling: the last one fires first.
+        first: The last one of these, inf where there is none: schedule() for later does nothing.
     """
 
-    __slots__ = ("callback", "due")
+    __slots__ = ("callback", "due", "first")
 
     def __init__(self, callback: Callable[[float], None]) -> None:
         self.callback: Callable[[float], None] | None = callback
         self.due: list[float] = []
+        self.first = inf
 
 
 class TimerHeap:
@@ -91,10 +94,10 @@ class TimerHeap:
 
         Complexity: O(1) when it is due by then anyway, else O(log n).
         """
-        due = timer.due
-        if due and due[-1] - GRANULARITY <= when:
+        if timer.first - GRANULARITY <= when:
             return
-        due.append(when)
+        timer.due.append(when)
+        timer.first = when
         heapq.heappush(self._heap, (when, next(self._order), timer))
 
     def cancel(self, timer: Timer) -> None:
@@ -125,7 +128,9 @@ class TimerHeap:
             if timer.callback is None:
                 self._cancelled -= 1
                 continue
-            timer.due.pop()
+            due = timer.due
+            due.pop()
+            timer.first = due[-1] if due else inf
             fired[timer] = None
         for timer in fired:
             if timer.callback is not None:  # another's callback may have cancelled it
