@@ -85,7 +85,7 @@ class Tally:
     """Times that nobody listened where the gateway should be."""
     blackouts: int = 0
     rebinds: int = 0
-    """Paths that got a new source port."""
+    """Paths that got a new source port, those of sockets that clients have left included."""
     cuts: int = 0
     """Paths cut off for good."""
     forgotten: int = 0
