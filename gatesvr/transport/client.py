@@ -57,7 +57,6 @@ class ClientConnection:
         self._ended: asyncio.Future[Disconnect] = self._driver.loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._probe_timer = Timer(self._probe)
-        self._is_probe_due = False
         quic = pick_backend(backend).client(tls, server_name, config.idle_timeout)
         self._endpoint = Endpoint(
             self._driver,
@@ -132,12 +131,11 @@ class ClientConnection:
         brings the next one.
         """
         self.counters.refusals += 1
-        if not self._is_probe_due and not self._ended.done():
-            self._is_probe_due = True
+        if not self._ended.done():
+            # One is enough: where the next probe is due already, this does nothing.
             self._driver.schedule(self._probe_timer, self._driver.clock() + PROBE_INTERVAL_S)
 
     def _probe(self, now: float) -> None:
-        self._is_probe_due = False
         self.link.probe()
 
     # ConnectionOwner.
