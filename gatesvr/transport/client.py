@@ -10,13 +10,15 @@ from ..errors import ConnectionFailed
 from ..protocol.link import Disconnect, HandlerFactory
 from .connection import Connection
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, open_socket
+from .endpoint import Driver, Endpoint, Timer, open_socket
 from .quic import Address, Datagram, pick_backend
 from .tls import ClientTls, client_tls
 
 __all__ = ["ClientConnection", "open_connection"]
 
 CONNECT_TIMEOUT = 5.0
+PROBE_INTERVAL_S = 0.2
+"""How long after the network refused a datagram another one is sent to try again."""
 _CRYPTO_ERROR = 0x100  # + TLS alert (RFC 9001 4.8)
 _CERTIFICATE_ALERTS = frozenset(range(42, 50))  # bad_certificate … access_denied
 _NO_ALPN = 120
@@ -54,6 +56,7 @@ class ClientConnection:
         self._ready: asyncio.Future[None] = self._driver.loop.create_future()
         self._ended: asyncio.Future[Disconnect] = self._driver.loop.create_future()
         self._task: asyncio.Task[None] | None = None
+        self._probe_timer = Timer(self._probe)
         quic = pick_backend(backend).client(tls, server_name, config.idle_timeout)
         self._endpoint = Endpoint(
             self._driver,
@@ -112,12 +115,28 @@ class ClientConnection:
         if not isinstance(error, ConnectionRefusedError):
             return
         if self._ready.done():
-            self.link.refused(self._driver.clock())
+            self._handle_refusal()
         else:
             host, port = self.server[:2]
             self._ready.set_exception(
                 ConnectionFailed(f"nobody listens on UDP {host} port {port} (refused)")
             )
+
+    def _handle_refusal(self) -> None:
+        """Nobody listens at the other end of an open connection, says the network: ask again soon.
+
+        Such a word (ICMP) can be forged and ends nothing. But it may mean that the gateway is about
+        to be restarted, and of that we hear only in answer to something: QUIC by itself would ask
+        ever more rarely, and not at all where nothing is in flight. A probe that is refused again
+        brings the next one.
+        """
+        self.counters.refusals += 1
+        if not self._ended.done():
+            # One is enough: where the next probe is due already, this does nothing.
+            self._driver.schedule(self._probe_timer, self._driver.clock() + PROBE_INTERVAL_S)
+
+    def _probe(self, now: float) -> None:
+        self.link.probe()
 
     # ConnectionOwner.
 
@@ -140,6 +159,7 @@ class ClientConnection:
             self._ready.set_exception(_failure(how, self.server, self._tls))
         if not self._ended.done():
             self._ended.set_result(how)
+        self._driver.timers.cancel(self._probe_timer)
         self._driver.loop.call_soon(self._release)
 
     def task_started(self, connection: Connection, task: asyncio.Task[None]) -> None:

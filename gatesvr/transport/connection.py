@@ -37,6 +37,7 @@ from .quic import (
     StopSending,
     StreamData,
     StreamReset,
+    plain_address,
 )
 
 __all__ = ["Connection", "ConnectionOwner"]
@@ -48,8 +49,6 @@ MAX_REASON_BYTES = 64
 MAX_FEEDS = 16
 """Times that one flush asks a connection's sender for more before others get their turn."""
 LINGER_PTOS = 3
-PROBE_INTERVAL_S = 0.2
-"""How long after the network refused a datagram the next one is sent to try again."""
 
 _numbers = itertools.count(1)
 
@@ -116,7 +115,7 @@ class Connection:
         is_client: bool,
         deadline: float,
     ) -> None:
-        self.peer = _plain_address(address)
+        self.peer = plain_address(address)
         self.connection_id = next(_numbers)
         self.keep_alive = not is_client
         self.last_heard = 0.0
@@ -147,7 +146,6 @@ class Connection:
         self._timer = Timer(self._on_timer)
         self._due = math.inf  # when the nearest of the deadlines is
         self._quic_timer = math.inf
-        self._probe_at = math.inf
         self._handler_timer = math.inf
         self._how: Disconnect | None = None
         self._closed: Disconnect | None = None  # QUIC has ended, its last data is being handled
@@ -269,19 +267,16 @@ class Connection:
             self._fail(error)
         self._driver.mark_dirty(self)
 
-    def refused(self, now: float) -> None:
-        """The network says that nobody listens at the other end: ask again soon.
-
-        Such a word (ICMP) can be forged and ends nothing. But it may mean that the peer is about
-        to be restarted, and that is heard of only in answer to something: QUIC by itself would ask
-        ever more rarely, and not at all where nothing is in flight. A probe that is refused again
-        brings the next one.
-        """
-        self._counters.refusals += 1
-        if self._state == _OPEN and self._probe_at == math.inf:
-            self._probe_at = now + PROBE_INTERVAL_S
-            self._due = min(self._due, self._probe_at)
-            self._driver.schedule(self._timer, self._probe_at)
+    def probe(self) -> None:
+        """Have the peer answer something at once, however much is in flight."""
+        if self._state != _OPEN:
+            return
+        try:
+            self._quic.probe()
+        except BaseException as error:
+            self._fail(error)
+        self._counters.pings_sent += 1
+        self._driver.mark_dirty(self)
 
     def is_authenticated(self) -> bool:
         """Return whether the peer has proved to be one that speaks QUIC."""
@@ -399,7 +394,7 @@ class Connection:
         if address == self._address:
             return
         self._address = address
-        self.peer = _plain_address(address)
+        self.peer = plain_address(address)
         self._counters.address_changes += 1
         if self._handler is not None and self._quic.is_path_limit_near():
             self._counters.path_limits += 1
@@ -513,8 +508,6 @@ class Connection:
                 when = self._last_received + self._idle_timeout / 2
                 if when < nearest:
                     nearest = when
-            if self._probe_at < nearest:
-                nearest = self._probe_at
         self._due = nearest
         if nearest < self._timer.first:
             self._driver.schedule(self._timer, nearest)
@@ -540,10 +533,6 @@ class Connection:
         self._driver.mark_dirty(self)
 
     def _handle_timers(self, now: float) -> None:
-        if now >= self._probe_at:
-            self._probe_at = math.inf
-            self._quic.probe()
-            self._counters.pings_sent += 1
         if self.keep_alive and now >= self._last_received + self._idle_timeout / 2:
             self._last_received = now  # once each half; the idle time-out is QUIC's own affair
             self._quic.ping()
@@ -649,11 +638,3 @@ class Connection:
                 self.close(CloseCode.INTERNAL_ERROR)
             if self._state == _ENDED:
                 self._report()
-
-
-def _plain_address(address: Address) -> tuple[str, int]:
-    """Return (ip, port) without a scope or a v4-mapping."""
-    host = str(address[0]).partition("%")[0]
-    if host.startswith("::ffff:") and "." in host:
-        host = host[7:]
-    return host, int(address[1])

@@ -42,6 +42,7 @@ __all__ = [
     "TokenOf",
     "backends",
     "pick_backend",
+    "plain_address",
 ]
 
 ALPN = "gatesvr"
@@ -268,3 +269,11 @@ def pick_backend(name: str = "auto") -> QuicBackend:
     else:
         message = f"{name!r} is no backend (auto, aioquic, qh3)"
     raise ConfigError(message, field="transport.backend")
+
+
+def plain_address(address: Address) -> tuple[str, int]:
+    """Return (ip, port) without a scope or a v4-mapping."""
+    host = str(address[0]).partition("%")[0]
+    if host.startswith("::ffff:") and "." in host:
+        host = host[7:]
+    return host, int(address[1])

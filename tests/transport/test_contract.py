@@ -151,7 +151,7 @@ async def test_idle_timeout(client: str, server: str) -> None:
 
 
 async def test_silence_is_broken_by_pings_until_heartbeats_do(client: str, server: str) -> None:
-    async with serving(server, idle_timeout=0.4) as gateway:
+    async with serving(server, idle_timeout=1.5) as gateway:
         handler, connection = await gateway.connect(client)
         peer = await gateway.handler()
         counters = gateway.listener.counters
