@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from gatesvr.transport.client import ClientConnection
 
-CONNECT_BATCH = 50
+CONNECT_BATCH = 25
 READY_S = 60.0
 EXPIRED_S = 120.0
 POLL_S = 0.2
@@ -56,6 +56,8 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
             f"transport.backend={backend}",
             "transport.bind=127.0.0.1:0",
             "transport.max_connections=20000",
+            f"transport.handshake_timeout={READY_S:.0f}s",
+            f"session.start_timeout={READY_S:.0f}s",
             "push.bind=127.0.0.1:0",
             "session.max_inited_per_address=20000",
             "session.resume_window=2s",
@@ -74,15 +76,19 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
             pipe.send(gateway.stats())
 
 
-class Deaf(GatewayClient):
+class Quiet(GatewayClient):
+    """Logs in and does nothing more, not even heartbeats."""
+
+    def get_timer(self) -> float | None:
+        return None
+
+
+class Deaf(Quiet):
     """Logs in and then takes nothing more: no byte is read, nothing is acked."""
 
     def data_received(self, data: bytes, now: float) -> None:
         if not self._protocol.is_logged_in:
             super().data_received(data, now)
-
-    def get_timer(self) -> float | None:
-        return None
 
 
 async def connect_all(
@@ -96,7 +102,14 @@ async def connect_all(
         last = min(first + CONNECT_BATCH, options.clients)
         connections += await asyncio.gather(
             *(
-                open_connection(*address, kind, tls=tls, backend=options.client, driver=driver)
+                open_connection(
+                    *address,
+                    kind,
+                    tls=tls,
+                    backend=options.client,
+                    driver=driver,
+                    connect_timeout=READY_S,
+                )
                 for _ in range(first, last)
             )
         )
@@ -121,7 +134,7 @@ async def run_sessions(server: Process, options: argparse.Namespace) -> None:
     print(f"start            rss {server.rss_bytes() / MIB:7.1f} MiB")
     expired = []
     for number in range(1, options.rounds + 1):
-        connections = await connect_all(tuple(address), GatewayClient, options, driver)
+        connections = await connect_all(tuple(address), Quiet, options, driver)
         stats = server.ask("stats")
         full = server.rss_bytes()
         sessions = stats["session"]["sessions"] - stats["session"]["inited"]
