@@ -250,9 +250,13 @@ class Process:
         with open(f"/proc/{self._process.pid}/statm") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def ask(self, word: str) -> Any:
+        """Say a word to the child and return what it answers."""
+        self._pipe.send(word)
+        return self._receive()
+
     def stop(self) -> Any:
-        self._pipe.send("stop")
-        last = self._receive()
+        last = self.ask("stop")
         self._process.join(10)
         return last
 

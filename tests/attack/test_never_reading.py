@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 import pytest
-from aioquic.asyncio.client import connect
-from aioquic.quic.configuration import QuicConfiguration
 
 from gatesvr._pb import message_pb2 as pb
 
-from ..e2e.harness import counter, running_gateway
-from ..e2e.plain_client import PlainClient, answer, business, frame, heartbeat, plain_client
+from ..e2e.harness import counter, running_gateway, unread
+from ..e2e.plain_client import answer, business, frame, heartbeat, plain_client, stingy_client
 from ..e2e.plain_upstream import plain_upstream
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from gatesvr import Gateway
 
 CREDIT = 16 << 10
 """Bytes that a client takes which then gives no more credit."""
@@ -37,31 +28,6 @@ FLOODS = {
 }
 
 
-@asynccontextmanager
-async def stingy_client(gateway: Gateway) -> AsyncIterator[PlainClient]:
-    """Connect; once CREDIT bytes have come, the gateway may send no more."""
-    configuration = QuicConfiguration(
-        is_client=True,
-        alpn_protocols=["gatesvr"],
-        verify_mode=ssl.CERT_NONE,
-        max_data=CREDIT,
-        max_stream_data=CREDIT,
-    )
-    async with connect(
-        *gateway.address, configuration=configuration, create_protocol=PlainClient
-    ) as client:
-        assert isinstance(client, PlainClient)
-        # aioquic doubles a limit once half of it is used: this one never is.
-        client._quic._write_connection_limits = lambda **_: None  # type: ignore[method-assign]
-        client._quic._write_stream_limits = lambda **_: None  # type: ignore[method-assign]
-        yield client
-
-
-def unread(gateway: Gateway) -> int:
-    """Return the most bytes that wait in one connection."""
-    return max((c.unsent_bytes() for c in gateway.listener.connections), default=0)
-
-
 @pytest.mark.parametrize("what", FLOODS)
 async def test_unread_answers_are_bounded(backend: str, what: str) -> None:
     async with (
@@ -70,7 +36,7 @@ async def test_unread_answers_are_bounded(backend: str, what: str) -> None:
             backend, upstream.address, f"session.max_message_bytes={MAX_MESSAGE}"
         ) as gateway,
         plain_client(gateway.address) as healthy,
-        stingy_client(gateway) as bad,
+        stingy_client(gateway.address, CREDIT) as bad,
     ):
         await healthy.login("healthy")
         await bad.login("bad")

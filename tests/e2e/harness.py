@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
 
 from gatesvr import Gateway
+from gatesvr._pb import upstream_pb2 as up
+from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import load
 
 from .plain_client import DEADLINE_S
@@ -32,6 +36,46 @@ async def running_gateway(backend: str, upstream: str, *sets: str) -> AsyncItera
         yield gateway
 
 
+class Pusher:
+    """An upstream that pushes through the gateway's gRPC API."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub = rpc.GatewayServiceStub(channel)
+
+    async def push(
+        self, session_id: str, *data: bytes, **fields: Any
+    ) -> list[up.UnicastPushResponse]:
+        """Push notifies to a session, in order; return what became of each."""
+        requests = [
+            up.UnicastPushRequest(target_type="session", target_id=session_id, data=item, **fields)
+            for item in data
+        ]
+
+        async def batches() -> AsyncIterator[up.UnicastPushBatch]:
+            yield up.UnicastPushBatch(requests=requests)
+
+        return [r async for batch in self.stub.PushStream(batches()) for r in batch.responses]
+
+    async def push_all(self, session_id: str, *data: bytes, **fields: Any) -> None:
+        """Push notifies that have to be taken."""
+        responses = await self.push(session_id, *data, **fields)
+        assert [r for r in responses if not r.success] == []
+        assert len(responses) == len(data)
+
+    async def info(self, session_id: str) -> up.SessionInfo:
+        """Return what the gateway tells of a session."""
+        return await self.stub.GetSession(
+            up.GetSessionRequest(target_type="session", target_id=session_id)
+        )
+
+
+@asynccontextmanager
+async def pusher(gateway: Gateway) -> AsyncIterator[Pusher]:
+    """Connect to the gateway's gRPC API."""
+    async with grpc.aio.insecure_channel(gateway.grpc_address) as channel:
+        yield Pusher(channel)
+
+
 SERVICES = ("hello", "business", "zone")
 
 
@@ -39,6 +83,11 @@ def counter(gateway: Gateway, name: str) -> int:
     """Return the counter ``layer.name``."""
     layer, _, key = name.partition(".")
     return int(gateway.stats()[layer][key])
+
+
+def unread(gateway: Gateway) -> int:
+    """Return the most bytes that wait in one connection and were never sent."""
+    return max((c.unsent_bytes() for c in gateway.listener.connections), default=0)
 
 
 async def until(found: Callable[[], object]) -> None:

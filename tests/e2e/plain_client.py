@@ -40,6 +40,7 @@ class PlainClient(QuicConnectionProtocol):
         self.pushes: deque[pb.ServerPush] = deque()
         self.events: list[QuicEvent] = []
         self.terminated: ConnectionTerminated | None = None
+        self.is_mute = False
         self._buffer = b""
         self._changed = asyncio.Event()
 
@@ -78,6 +79,26 @@ class PlainClient(QuicConnectionProtocol):
         assert self.terminated is not None
         return self.terminated.error_code
 
+    def transmit(self) -> None:
+        if not self.is_mute:
+            super().transmit()
+
+    async def wait_closed(self) -> None:
+        if not self.is_mute:
+            await super().wait_closed()
+
+    def mute(self) -> None:
+        """Send nothing more, not even acknowledgements of packets; what comes is still read."""
+        self.is_mute = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def abandon(self) -> None:
+        """Vanish: nothing is sent or read any more, and the gateway is not told."""
+        self.mute()
+        assert self._transport is not None
+        self._transport.close()
+
     def send_bytes(self, data: bytes, *, fin: bool = False, stream_id: int = 0) -> None:
         self._quic.send_stream_data(stream_id, data, fin)
         self.transmit()
@@ -95,6 +116,19 @@ class PlainClient(QuicConnectionProtocol):
         assert push.type == pb.PUSH_START_RESP
         assert push.seq_id == 0
         return pb.StartResponse.FromString(push.payload)
+
+    async def resume(
+        self, before: pb.StartResponse, last_acked: int, attempt: int = 1, **fields: object
+    ) -> pb.StartResponse:
+        """START with the session and the token of an earlier answer; return the answer."""
+        fields = {
+            "session_id": before.session_id,
+            "resume_token": before.resume_token,
+            "last_acked_seq_id": last_acked,
+            "attempt": attempt,
+            **fields,
+        }
+        return await self.start(**{"openid": "", **fields})  # type: ignore[arg-type]
 
     async def login(self, openid: str, **fields: object) -> pb.StartResponse:
         """START, then hello; its answer is server seq 1."""
@@ -117,6 +151,26 @@ async def plain_client(address: tuple[str, int]) -> AsyncIterator[PlainClient]:
         *address, configuration=configuration, create_protocol=PlainClient
     ) as client:
         assert isinstance(client, PlainClient)
+        yield client
+
+
+@asynccontextmanager
+async def stingy_client(address: tuple[str, int], credit: int) -> AsyncIterator[PlainClient]:
+    """Connect; once credit bytes have come, the gateway may send no more."""
+    configuration = QuicConfiguration(
+        is_client=True,
+        alpn_protocols=["gatesvr"],
+        verify_mode=ssl.CERT_NONE,
+        max_data=credit,
+        max_stream_data=credit,
+    )
+    async with connect(
+        *address, configuration=configuration, create_protocol=PlainClient
+    ) as client:
+        assert isinstance(client, PlainClient)
+        # aioquic doubles a limit once half of it is used: this one never is.
+        client._quic._write_connection_limits = lambda **_: None  # type: ignore[method-assign]
+        client._quic._write_stream_limits = lambda **_: None  # type: ignore[method-assign]
         yield client
 
 

@@ -2,13 +2,14 @@
 
 Actions: ``hello`` logs in (held while hello_gate is not set, refused with params deny=1), ``echo``
 answers the data, ``silent`` never answers, ``slow`` answers after params ms, ``gate`` answers when
-its gate opens, ``fail`` aborts the call, ``notify`` carries one notify before and one behind.
+its gate opens, ``turn``, ``single`` and ``lonely`` when the turn of their data has come, ``fail``
+aborts the call, ``notify`` carries one notify before and one behind.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class PlainUpstream(rpc.UpstreamServiceServicer):
         self.hello_gate = asyncio.Event()
         self.hello_gate.set()
         self.gate = asyncio.Event()
+        self.turns: defaultdict[bytes, asyncio.Event] = defaultdict(asyncio.Event)
         self.asked = asyncio.Condition()
 
     async def until_asked(self, action: str, times: int = 1) -> None:
@@ -62,6 +64,9 @@ class PlainUpstream(rpc.UpstreamServiceServicer):
                 response.data = request.data
             case "gate":
                 await self.gate.wait()
+                response.data = request.data
+            case "turn" | "single" | "lonely":
+                await self.turns[request.data].wait()
                 response.data = request.data
             case "fail":
                 await context.abort(grpc.StatusCode.INTERNAL, "broken on purpose")
