@@ -471,7 +471,7 @@ class Client:
         self._notifies.end_session()
 
     def _begin_session(self) -> None:
-        """The application has a session, where it had none behind word of what became of the last."""
+        """The application has a session, behind word of what became of the last."""
         self._has_session = True
         self._loss = None
         if self._untold is not None:
@@ -534,8 +534,8 @@ class Client:
             return None
         return future
 
-    def session_ended(self, error: SessionLost | None) -> None:
-        """The session is over for good."""
+    def session_ended(self, error: SessionLost | None) -> SessionLost:
+        """The session is over for good; return what connect() raises where it still runs."""
         why = error or SessionLost("the client is closed")
         lost = self._untold or self._loss
         self._end = end = SessionLost(
@@ -558,6 +558,7 @@ class Client:
             self.keep_state()
         except Exception:
             logger.exception("on_state_failed")  # nothing more is sent that depends on it
+        return _copy(end, Outcome.UNKNOWN)
 
     @property
     def _lost_from(self) -> int:

@@ -43,8 +43,8 @@ class ConnectorOwner(Protocol):
     def handle_event(self, event: ClientEvent, now: float) -> None:
         """Take in what the gateway said."""
 
-    def session_ended(self, error: SessionLost | None) -> None:
-        """The session is over for good: by stop() where error is None."""
+    def session_ended(self, error: SessionLost | None) -> SessionLost:
+        """The session is over for good, by stop() where error is None; return it in full."""
 
     def keep_state(self) -> None:
         """Store the session's state: what is written next depends on it."""
@@ -158,23 +158,22 @@ class Connector:
 
     async def _run(self) -> None:
         error: SessionLost | None = None
+        failure: Exception | None = None
         try:
             error = await self._keep_session()
-            if not self._ready.done():
-                self._ready.set_exception(error)
-        except GatesvrError as failure:
-            if not self._ready.done():
-                self._ready.set_exception(failure)
-            error = SessionLost(str(failure))
-        except Exception as failure:
+        except GatesvrError as raised:
+            failure = raised
+            error = SessionLost(str(raised))
+        except Exception as raised:
             logger.exception("connector_error")
-            error = SessionLost(f"internal error of the client: {failure!r}")
-            if not self._ready.done():
-                self._ready.set_exception(error)
+            error = SessionLost(f"internal error of the client: {raised!r}")
         finally:
+            end = self._owner.session_ended(None if self._is_stopping else error)
             if not self._ready.done():
-                self._ready.cancel()
-            self._owner.session_ended(None if self._is_stopping else error)
+                if error is None:
+                    self._ready.cancel()
+                else:
+                    self._ready.set_exception(failure or end)
 
     async def _keep_session(self) -> SessionLost:
         """Go from connection to connection until the session is over; return why it is."""
