@@ -58,6 +58,8 @@ async def main(server: str, backend: str, folder: Path) -> None:
     while True:
         try:
             async for notify in client:
+                # It has work with each: what comes meanwhile waits, and this one is not done with.
+                await asyncio.sleep(0.005)
                 write("notify", notify.server_seq, notify.data.decode())
             break
         except SessionLost as error:
