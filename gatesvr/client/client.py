@@ -554,10 +554,12 @@ class Client:
             self._notifies.put_error(end)
         self._notifies.close()
         self._grant()
-        try:
-            self.keep_state()
-        except Exception:
-            logger.exception("on_state_failed")  # nothing more is sent that depends on it
+        # Where the session lives on without us, what is stored may be its next owner's by now.
+        if error is None or not self.session_id:
+            try:
+                self.keep_state()
+            except Exception:
+                logger.exception("on_state_failed")  # nothing more is sent that depends on it
         return _copy(end, Outcome.UNKNOWN)
 
     @property

@@ -19,6 +19,7 @@ from gatesvr.errors import (
     RequestFailed,
     SessionLost,
 )
+from gatesvr.protocol import pacing
 from gatesvr.protocol.messages import goaway_frame
 
 from . import fake_gateway as module
@@ -442,6 +443,34 @@ async def test_session_taken_over_by_another_process_is_over(backend: str) -> No
         with pytest.raises(SessionLost) as caught:
             await client.request("echo")
         assert caught.value.outcome is Outcome.NOT_STARTED
+
+
+async def test_state_of_the_process_that_took_over_is_left_alone(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "ACK_DELAY_S", 2 * DEADLINE_S)  # so that there is more to store
+    async with gateway_of(backend) as gateway:
+        disk = Disk()
+        async with life(gateway, disk) as client:
+            gateway.session.notify(b"read")
+            await anext(client)
+            disk.state = b"the other's"
+            drop(gateway.session, 4409)
+            with pytest.raises(SessionLost):
+                await anext(client)
+            assert disk.state == b"the other's"
+
+
+async def test_session_that_ended_leaves_no_state_of_it(backend: str) -> None:
+    async with gateway_of(backend) as gateway:
+        disk = Disk()
+        async with life(gateway, disk) as client:
+            assert disk.fields["session_id"] == client.session_id
+            drop(gateway.session, 4410)
+            with pytest.raises(SessionLost) as caught:
+                await anext(client)
+            assert caught.value.reason is LostReason.KICKED
+            assert disk.fields["session_id"] == ""
 
 
 async def test_one_loss_however_many_logins_it_takes(backend: str) -> None:
