@@ -6,52 +6,27 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from ..config import parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
-from ..observe.metrics import Counters
 from ..protocol import events
 from ..protocol.client import ClientProtocol
 from ..protocol.messages import StopReason
 from ..transport.tls import client_tls
 from .connector import Connector
+from .counters import ClientCounters
 from .messages import Answer, Lost, Notify
 from .notifies import NotifyBuffer
 
-__all__ = ["Client", "ClientCounters"]
+__all__ = ["Client"]
 
 logger = logging.getLogger("gatesvr.client")
 
 LOGIN_ACTION = "hello"
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
-
-
-@dataclass(slots=True)
-class ClientCounters(Counters):
-    """What a client did."""
-
-    requests: int = 0
-    """Requests sent."""
-    answers: int = 0
-    """Answers received, of any code."""
-    failures: int = 0
-    """Requests answered by an ERROR."""
-    timeouts: int = 0
-    """Requests whose caller was told of a time-out."""
-    late: int = 0
-    """Answers and ERRORs that nobody waited for any more."""
-    refused: int = 0
-    """Requests refused here because too many waited."""
-    notifies: int = 0
-    """Notifies received."""
-    lost: int = 0
-    """Messages that the gateway announced as lost."""
-    session_losses: int = 0
-    """Sessions that could not be resumed."""
 
 
 class Client:
@@ -80,11 +55,11 @@ class Client:
     ``on_state`` is called with the new state each time before something is sent that makes the
     stored one too old, so the stored one is good whenever the process ends. With it a notify is
     acknowledged once it is read: when the reader, of which there is one, comes for the next. So the
-    next process is handed every notify that this one was not done with; those of the last moment
-    (up to 16, or 20 ms) may come again, with the same ``server_seq``, which only grows within a
-    session: who keeps the last one it handled skips them, and has each exactly once. Notifies must
-    be read then: behind 1,024 unread ones the gateway answers nothing more. Requests under way die
-    with their process; whether they ran is not known to the next one.
+    next process is handed every notify that this one was not done with. Those that were read last
+    may come again, with the same ``server_seq``, which only grows within a session: who keeps the
+    highest that it handled skips them, and has each exactly once. Notifies must be read then: with
+    1,024 messages unacknowledged the gateway answers nothing more. Requests under way die with
+    their process; whether they ran is not known to the next one.
 
     A state that is older than that, such as a backup's, does no harm: what was acknowledged since
     comes as a Lost, or the session is refused and lost. Two processes must not use one state: the

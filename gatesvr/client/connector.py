@@ -21,6 +21,7 @@ from ..observe.log import keys
 from ..protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
 from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
 from ..protocol.link import Disconnect, Link
+from ..protocol.messages import is_valid_text
 from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import ClientTls
 from .reconnect import MAX_RECONNECT_HINT_S, Action, Backoff, describe, verdict_of
@@ -33,6 +34,8 @@ logger = logging.getLogger("gatesvr.client")
 STEADY_S = 10.0
 """How long a connection holds before the pauses between tries begin again at the shortest: to a
 gateway that falls over as soon as its clients are back they come ever more slowly."""
+MAX_HOST_BYTES = 253
+"""Longest name of a host."""
 _TLS_ERRORS = range(0x100, 0x200)
 """QUIC error codes of TLS alerts: trying again does not help."""
 
@@ -299,12 +302,9 @@ class Connector:
         delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
         self._goaway_delay = delay
         if event.address:
-            try:
-                host, port = parse_address(event.address)
-            except ValueError:
-                host, port = "", 0
-            if host and port:
-                self._server = host, port
+            server = _parse_server(event.address)
+            if server is not None:
+                self._server = server
             else:
                 logger.warning("goaway_address_ignored", extra=keys(address=event.address))
         logger.info("leaving", extra=keys(why=event.reason, address=event.address))
@@ -343,3 +343,13 @@ class Connector:
     def _lost(self, how: Disconnect) -> SessionLost:
         reason = self._kick.reason if self._kick is not None else ""
         return SessionLost(f"the session is over: {describe(how, reason)}", how.code)
+
+
+def _parse_server(address: str) -> tuple[str, int] | None:
+    """Return host and port of what a gateway says is another, None where it is no HOST:PORT."""
+    try:
+        host, port = parse_address(address)
+        host.encode("idna")  # as the look-up will
+    except ValueError:
+        return None
+    return (host, port) if host and port and is_valid_text(host, MAX_HOST_BYTES) else None

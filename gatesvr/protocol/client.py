@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 from .._core.codec import PushDecoder, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import CloseCode, ErrorCode, ProtocolError
+from .client_session import ClientSession
 from .events import (
     Answered,
     ClientEvent,
@@ -55,7 +56,6 @@ from .messages import (
 )
 from .pacing import AckPacer, HeartbeatPacer
 from .pending import PendingRequest
-from .saved import SavedState
 
 if TYPE_CHECKING:
     from .._core.codec import ServerPush
@@ -93,8 +93,8 @@ _SKIP = int(PushType.SKIP)
 _START_RESP = int(PushType.START_RESP)
 
 
-class ClientProtocol:
-    """A client's session: what outlives its connections, and the connection it has now.
+class ClientProtocol(ClientSession):
+    """A client's session and the connection that it has now.
 
     Args:
         openid: The user.
@@ -103,29 +103,17 @@ class ClientProtocol:
         max_message_bytes: The largest frame taken.
         protocol: 0 to speak base.
         capabilities: See messages.
-        carries_acks: Whether requests and heartbeats carry the ack too. Off where the state is
-            stored before each ack: then there is one ack, and one store, for several answers.
 
     Attributes:
-        session_id: Empty before the first START_RESP.
-        resume_token: Of that session; never log it.
-        attempt: Tries with that token.
-        position: The highest server seq that the application has.
-        seen: The highest server seq received.
-        next_client_seq: The number of the next request.
-        pending: Requests without an answer, by number.
+        carries_acks: Whether requests and heartbeats carry the ack too. Off where the state is
+            stored before each ack: then there is one ack, and one store, for several answers.
         is_live: Whether this connection's START was answered well.
-        is_logged_in: Whether the session is logged in, as far as is known here.
-        is_stopped: Whether stop() was called.
         is_silent: Whether the gateway kept still for so long that the connection is to be given up.
         is_leaving: Whether leave() was called: requests wait for the next connection.
-        is_state_due: Whether data_to_send() holds something that state() is to be stored before.
         heartbeat_interval: Seconds.
         max_in_flight: Requests without an answer that the gateway takes at a time.
         max_request_bytes: The largest frame that the gateway takes, once logged in.
-        generation: The connection's number in the session.
         error: What the gateway did wrong on this connection, or None.
-        duplicates: Pushes dropped because they had been received before.
     """
 
     def __init__(
@@ -137,32 +125,18 @@ class ClientProtocol:
         max_message_bytes: int = 1 << 20,
         protocol: int = LATEST_PROTOCOL,
         capabilities: int = CAPABILITIES,
-        carries_acks: bool = True,
     ) -> None:
-        self.openid = openid
-        self.client_id = client_id
-        self._auth_token = auth_token
-        self._max_message_bytes = max_message_bytes
-        self._protocol = protocol
-        self._capabilities = capabilities
-        self.carries_acks = carries_acks
-
-        # What outlives a connection.
-        self.session_id = ""
-        self.resume_token = b""
-        self.attempt = 0
-        self.position = 0
-        self.seen = 0
-        self.next_client_seq = 1
-        self.pending: dict[int, PendingRequest] = {}
-        self.is_logged_in = False
-        self.generation = 0
-        self.duplicates = 0
-        self._next_msg_id = 1
-        self.is_state_due = False
+        super().__init__(
+            openid,
+            client_id=client_id,
+            auth_token=auth_token,
+            max_message_bytes=max_message_bytes,
+            protocol=protocol,
+            capabilities=capabilities,
+        )
+        self.carries_acks = True
 
         # What the gateway said of itself.
-        self.protocol = protocol
         self.heartbeat_interval = 15.0
         self.max_in_flight = 128
         self.max_request_bytes = 1 << 20
@@ -186,56 +160,6 @@ class ClientProtocol:
         self._acks = AckPacer(self.position)
         self._heartbeats: HeartbeatPacer | None = None
 
-    # What is kept on disk.
-
-    def state(self, position: int | None = None) -> bytes:
-        """Return what a restarted client goes on from, for from_state(). It holds a secret.
-
-        After stop() it names no session: there is none to go on with.
-
-        Args:
-            position: What the application has where that is less than what was acknowledged.
-        """
-        has_session = bool(self.session_id) and not self.is_stopped
-        if position is None:
-            position = self.position
-        return SavedState(
-            self.openid,
-            self.client_id,
-            self.session_id if has_session else "",
-            self.resume_token if has_session else b"",
-            self.attempt if has_session else 0,
-            position if has_session else 0,
-        ).encode()
-
-    @classmethod
-    def from_state(
-        cls,
-        state: bytes,
-        *,
-        auth_token: str = "",
-        max_message_bytes: int = 1 << 20,
-        carries_acks: bool = True,
-    ) -> ClientProtocol:
-        """Return the protocol that state() described; connect() resumes its session.
-
-        Raises:
-            ValueError: State is none of ours.
-        """
-        saved = SavedState.decode(state)
-        protocol = cls(
-            saved.openid,
-            client_id=saved.client_id,
-            auth_token=auth_token,
-            max_message_bytes=max_message_bytes,
-            carries_acks=carries_acks,
-        )
-        protocol.session_id = saved.session_id
-        protocol.resume_token = saved.resume_token
-        protocol.attempt = saved.attempt
-        protocol.position = protocol.seen = saved.position
-        return protocol
-
     # Calls.
 
     def connect(self, now: float | None = None) -> None:
@@ -245,22 +169,7 @@ class ClientProtocol:
             now: Loop time; starts the deadline for START_RESP where given.
         """
         self._reset_connection()
-        start = pb.StartRequest(
-            openid=self.openid,
-            client_id=self.client_id,
-            auth_token=self._auth_token,
-            last_acked_seq_id=self.position,
-            protocol=self._protocol,
-            capabilities=self._capabilities,
-            max_message_bytes=self._max_message_bytes,
-        )
-        if self.session_id:
-            # PROTOCOL 4.3: "attempt counts the client's tries with one token, from 1."
-            self.attempt += 1
-            self.is_state_due = True
-            start.session_id = self.session_id
-            start.resume_token = self.resume_token
-            start.attempt = self.attempt
+        start = self._start_request()
         if now is not None:
             self._now = now
             self._start_deadline = now + START_TIMEOUT_S
@@ -495,17 +404,6 @@ class ClientProtocol:
         events.append(Lost(self.seen + 1, push.seq_id, read_lost_reason(skip.reason)))
         self.seen = push.seq_id
 
-    def _answered_seq(self, push: ServerPush) -> int:
-        """Return the client seq of the request that a push answers, 0 for none."""
-        seq: int = push.client_seq_id
-        if seq or self.protocol or not push.msg_id:
-            return seq
-        # A base gateway names only the msg_id.
-        for client_seq, request in self.pending.items():
-            if request.msg_id == push.msg_id:
-                return client_seq
-        return 0
-
     def _handle_unsequenced(self, push: ServerPush, events: list[ClientEvent]) -> None:
         kind = push.type
         if kind == _START_RESP:
@@ -605,25 +503,6 @@ class ClientProtocol:
             StartRefused(error.error_code, error.error_message, error.retry_after_ms, lost)
         )
 
-    def _lose_session(self, reason: LostReason, events: list[ClientEvent]) -> None:
-        """Fail what was asked, and forget the session (PROTOCOL 4.7)."""
-        events.append(SessionReset(self.session_id, reason, self.position))
-        for seq, request in self.pending.items():
-            outcome = Outcome.UNKNOWN if request.is_sent else Outcome.NOT_STARTED
-            events.append(Failed(seq, 0, 0, "session lost", "", 0, outcome))
-        self.forget_session()
-
-    def forget_session(self) -> None:
-        """Have the next connect() start a new session; what is pending is dropped unanswered."""
-        self.pending.clear()
-        self.session_id = ""
-        self.resume_token = b""
-        self.attempt = 0
-        self.position = 0
-        self.seen = 0
-        self.next_client_seq = 1
-        self.is_logged_in = False
-
     def closed(self, code: int) -> list[ClientEvent]:
         """Take note of the connection's close code; return what it means for the session.
 
@@ -660,11 +539,6 @@ class ClientProtocol:
     def _send_stop(self) -> None:
         payload = pb.StopRequest(reason=self._stop_reason.value).SerializeToString()  # type: ignore[arg-type]
         self._output.append(encode_request(self._take_msg_id(), 0, RequestType.STOP, payload))
-
-    def _take_msg_id(self) -> int:
-        msg_id = self._next_msg_id
-        self._next_msg_id = msg_id + 1 if msg_id < 0xFFFF_FFFF else 1
-        return msg_id
 
 
 # What a close code says of the session; the codes that are not here leave it alone.

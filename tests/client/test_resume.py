@@ -378,7 +378,9 @@ async def test_goaway_for_now_takes_the_answers_along(backend: str) -> None:
         assert (await held).data == b"released"
 
 
-@pytest.mark.parametrize("address", ["nonsense", ":1", "127.0.0.1:0", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", ":1", "127.0.0.1:0", "127.0.0.1:99999", "a" * 99 + ":1", "a\0b:1"]
+)
 async def test_goaway_to_no_address_comes_back(backend: str, address: str) -> None:
     async with both(backend) as (gateway, client):
         go_away(gateway.session, address=address)
