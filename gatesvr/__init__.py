@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .errors import ConnectionFailed as ConnectionFailed
     from .errors import ErrorCode as ErrorCode
     from .errors import GatesvrError as GatesvrError
+    from .errors import LostReason as LostReason
     from .errors import NotifyOverflow as NotifyOverflow
+    from .errors import Outcome as Outcome
     from .errors import ProtocolError as ProtocolError
     from .errors import QueueFull as QueueFull
     from .errors import RequestFailed as RequestFailed
@@ -46,8 +48,10 @@ _MODULES = {
     "GatesvrError": ".errors",
     "Gateway": ".gateway",
     "Lost": ".client",
+    "LostReason": ".errors",
     "Notify": ".client",
     "NotifyOverflow": ".errors",
+    "Outcome": ".errors",
     "ProtocolError": ".errors",
     "QueueFull": ".errors",
     "Reply": ".upstream.service",

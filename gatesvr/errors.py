@@ -24,7 +24,9 @@ __all__ = [
     "ConnectionFailed",
     "ErrorCode",
     "GatesvrError",
+    "LostReason",
     "NotifyOverflow",
+    "Outcome",
     "ProtocolError",
     "QueueFull",
     "RequestFailed",
@@ -68,6 +70,28 @@ class ErrorCode(IntEnum):
     BUSY = 503
     DEADLINE = 504
     ANSWER_NOT_KEPT = 507
+
+
+class Outcome(IntEnum):
+    """What is known of a request that failed."""
+
+    UNKNOWN = 0
+    NOT_STARTED = 1
+    DONE = 2
+
+
+class LostReason(IntEnum):
+    """Why messages, or a whole session, are gone."""
+
+    NONE = 0
+    EXPIRED = 1
+    OVERFLOW = 2
+    UNKNOWN_SESSION = 3
+    FAILOVER = 4
+    DENIED = 5
+    CONFLATED = 6
+    REPLACED = 7
+    KICKED = 8
 
 
 class GatesvrError(Exception):
@@ -119,7 +143,7 @@ class RequestFailed(SessionError):
         message: The gateway's error_message.
         code: The wire error code.
         retry_after_ms: When trying again may help; 0 where it does not.
-        outcome: 0 unknown, 1 not started, 2 done but its answer was not kept.
+        outcome: Whether an upstream may have run it; DONE where only its answer was not kept.
         detail: A request id to quote to the operator.
     """
 
@@ -129,7 +153,7 @@ class RequestFailed(SessionError):
         code: int = 0,
         *,
         retry_after_ms: int = 0,
-        outcome: int = 0,
+        outcome: Outcome = Outcome.UNKNOWN,
         detail: str = "",
     ) -> None:
         super().__init__(message, code, retry_after_ms=retry_after_ms)
@@ -146,9 +170,14 @@ class SessionLost(SessionError):
     Args:
         message: Why, in one line.
         code: The close code or wire error code that ended it, 0 for none.
-        lost_from: First server seq that was never delivered, 0 for none.
-        lost_to: Last server seq that was never delivered, 0 for none or unknown.
-        outcome: Of a request that the end left without an answer: 0 unknown, 1 not started.
+        reason: What the gateway said became of the session, NONE where it did not say.
+        session_id: The session, empty where there was none.
+        lost_from: The server seq from which on nothing of the session was delivered, 0 where there
+            was no session. What the gateway sent up to there was handed over, or announced as lost.
+        lost_to: Last server seq that was never delivered, 0 where nobody knows: a session that is
+            gone does not say how much it still held.
+        outcome: Of a request that the end left without an answer.
+        is_final: Whether the client has given up; otherwise a new session takes the place.
     """
 
     def __init__(
@@ -156,14 +185,20 @@ class SessionLost(SessionError):
         message: str,
         code: int = 0,
         *,
+        reason: LostReason = LostReason.NONE,
+        session_id: str = "",
         lost_from: int = 0,
         lost_to: int = 0,
-        outcome: int = 0,
+        outcome: Outcome = Outcome.UNKNOWN,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message, code)
-        self.outcome = outcome
+        self.reason = reason
+        self.session_id = session_id
         self.lost_from = lost_from
         self.lost_to = lost_to
+        self.outcome = outcome
+        self.is_final = is_final
 
 
 class QueueFull(GatesvrError):

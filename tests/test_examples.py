@@ -84,6 +84,29 @@ async def test_echo() -> None:
         assert (await client.request("anything", b"data")).data == b"data"
 
 
+async def test_readme_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ended in the middle and run again: the second one is handed what came in between."""
+    program = readme("resume")
+    service = example("echo_service").service
+    async with running(service, "hello", "business") as server:
+        out = ""
+        for text in ("one", "two"):
+            running_it = asyncio.create_task(program.main(server, tmp_path / "ann.session"))
+            response = None
+            while response is None or not response.success:
+                await asyncio.sleep(0.01)
+                response = await service.gateway.push("ann", content=text)
+            while text not in out:
+                assert not running_it.done()
+                await asyncio.sleep(0.001)
+                out += capsys.readouterr().out
+            running_it.cancel()
+            await asyncio.gather(running_it, return_exceptions=True)
+        assert [line.split()[1] for line in out.splitlines()][-1] == "two"
+        assert "nothing from" not in out
+        assert (tmp_path / "ann.session").stat().st_mode & 0o777 == 0o600
+
+
 async def test_chat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two chat clients hear each other; a line that is too long is refused."""
     room = example("chat_service").service

@@ -7,15 +7,19 @@ import os
 import shlex
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from ..errors import NotifyOverflow, RequestFailed
+from ..errors import NotifyOverflow, RequestFailed, SessionLost
 from ..observe.log import configure
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
+from .state import StateFile
 from .terminal import escape_control, style
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ ACTION [KEY=VALUE ...] [-- DATA]   send a request, for example: calculate op=add
 help                               this text
 quit                               log out (also the end of the input)\
 """
-_RECONNECT_TIMEOUT_S = 300.0
+_RECONNECT_TIMEOUT_S = 600.0
 _MAX_LINES = 64
 """Lines read ahead of the one that waits for its answer."""
 
@@ -42,14 +46,29 @@ _MAX_LINES = 64
     show_default=True,
     help="How long to stay for pushes once a piped input has ended.",
 )
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False),
+    help="Keep the session in this file and go on with it the next time; it holds a secret.",
+)
 @target_options
-def command(target: Target, linger: float) -> int:
+def command(target: Target, linger: float, state: str | None) -> int:
     """Talk to a gateway line by line and see its pushes as they come.
 
     A line is ACTION [KEY=VALUE ...] [-- DATA]; `help` says more. Ends with 1 where a piped request
     was not answered with code 200.
+
+    With --state a session survives Ctrl-C, and whatever else ends this process; `quit` and the end
+    of the input log out. One process at a time may use the file.
     """
-    return run(_talk(target, linger))
+    if state is None:
+        return run(_talk(target, linger))
+    file = StateFile(state)
+    resume = file.read()
+    source = click.get_current_context().get_parameter_source("openid")
+    if resume and source is ParameterSource.DEFAULT:
+        target = replace(target, openid=None)  # the state says who
+    return run(_talk(target, linger, resume, file.write))
 
 
 def parse_line(line: str) -> tuple[str, dict[str, str], bytes]:
@@ -113,15 +132,23 @@ class _Screen:
             self.prompt()
 
 
-async def _talk(target: Target, linger: float) -> int:
+async def _talk(
+    target: Target,
+    linger: float,
+    resume: bytes = b"",
+    on_state: Callable[[bytes], None] | None = None,
+) -> int:
     is_terminal = sys.stdin.isatty()
     stop = stop_event()
     failed = 0
     screen = _Screen()
     configure()  # the client's logger tells of lost connections
-    async with target.client(reconnect_timeout=_RECONNECT_TIMEOUT_S) as client:
+    async with target.client(
+        reconnect_timeout=_RECONNECT_TIMEOUT_S, resume=resume, on_state=on_state
+    ) as client:
         if is_terminal:
-            click.echo(f"logged in to {target.server} as {target.openid}; `help` for help")
+            who = escape_control(client.openid)
+            click.echo(f"logged in to {target.server} as {who}; `help` for help")
         pushes = asyncio.create_task(_show_pushes(client, screen))
         lines = _read_lines()
         stopped = asyncio.create_task(stop.wait())
@@ -155,6 +182,8 @@ async def _talk(target: Target, linger: float) -> int:
                 task.cancel()
             await asyncio.gather(pushes, stopped, return_exceptions=True)
             screen.flush()
+        if stop.is_set() and on_state is not None:
+            await client.suspend()
     return 1 if failed and not is_terminal else 0
 
 
@@ -168,7 +197,7 @@ async def _do(client: Client, line: str, screen: _Screen) -> bool:
     try:
         action, params, data = parse_line(line)
         answer = await client.request(action, data, params)
-    except (ValueError, RequestFailed) as error:
+    except (ValueError, RequestFailed, SessionLost) as error:
         click.echo(style(escape_control(str(error)), fg="red"))
         return False
     color = "green" if answer.code == 200 else "red"
@@ -187,8 +216,10 @@ async def _show_pushes(client: Client, screen: _Screen) -> None:
                 text = f"{head} {escape_control(notify.title)} {_readable(notify.data)}"
                 screen.show(notify.server_seq, text.rstrip())
             return
-        except NotifyOverflow as error:
-            click.echo(style(str(error), fg="yellow"))
+        except (NotifyOverflow, SessionLost) as error:
+            if isinstance(error, SessionLost) and error.is_final:
+                raise
+            click.echo(style(escape_control(str(error)), fg="yellow"))
 
 
 def _readable(data: bytes) -> str:

@@ -81,7 +81,7 @@ class Target:
     """The gateway that a client command talks to, and who it says it is."""
 
     server: str
-    openid: str
+    openid: str | None
     token: str
     zone: str
     ca: str | None
@@ -89,7 +89,13 @@ class Target:
     transport: str
     timeout: float
 
-    def client(self, *, reconnect_timeout: float = 0.0) -> Client:
+    def client(
+        self,
+        *,
+        reconnect_timeout: float = 0.0,
+        resume: bytes = b"",
+        on_state: Callable[[bytes], None] | None = None,
+    ) -> Client:
         """Return a client of the gateway, not connected yet."""
         from ..client import Client
 
@@ -105,6 +111,8 @@ class Target:
             connect_timeout=min(self.timeout, 10.0),
             request_timeout=self.timeout,
             reconnect_timeout=reconnect_timeout,
+            resume=resume,
+            on_state=on_state,
         )
 
 

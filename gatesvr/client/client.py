@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from ..config import parse_address
-from ..errors import ConfigError, ErrorCode, QueueFull, RequestFailed, SessionLost
-from ..observe.metrics import Counters
+from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..protocol import events
 from ..protocol.client import ClientProtocol
-from ..protocol.messages import Outcome, StopReason
+from ..protocol.messages import StopReason
 from ..transport.tls import client_tls
 from .connector import Connector
+from .counters import ClientCounters
 from .messages import Answer, Lost, Notify
 from .notifies import NotifyBuffer
 
-__all__ = ["Client", "ClientCounters"]
+__all__ = ["Client"]
+
+logger = logging.getLogger("gatesvr.client")
 
 LOGIN_ACTION = "hello"
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
-
-
-@dataclass(slots=True)
-class ClientCounters(Counters):
-    """What a client did."""
-
-    requests: int = 0
-    """Requests sent."""
-    answers: int = 0
-    """Answers received, of any code."""
-    failures: int = 0
-    """Requests answered by an ERROR."""
-    timeouts: int = 0
-    """Requests whose caller was told of a time-out."""
-    late: int = 0
-    """Answers and ERRORs that nobody waited for any more."""
-    refused: int = 0
-    """Requests refused here because too many waited."""
-    notifies: int = 0
-    """Notifies received."""
-    lost: int = 0
-    """Messages that the gateway announced as lost."""
-    session_losses: int = 0
-    """Sessions that could not be resumed."""
 
 
 class Client:
@@ -64,9 +42,32 @@ class Client:
     Any number of requests may be under way; they are sent in the order of the calls. Answers never
     wait behind notifies: those wait in a buffer of their own until they are iterated over.
 
+    A lost connection is replaced by itself and nothing of the session is lost or repeated; requests
+    made meanwhile wait. Where the session cannot be resumed, those under way fail with SessionLost,
+    so does the iteration, once, and a new session takes the place of the old one.
+
+    **Across restarts.** A client whose process may be killed stores its state::
+
+        async with Client(server, openid="ann", resume=load(), on_state=store) as client:
+            async for notify in client:
+                handle(notify)
+
+    ``on_state`` is called with the new state each time before something is sent that makes the
+    stored one too old, so the stored one is good whenever the process ends. With it a notify is
+    acknowledged once it is read: when the reader, of which there is one, comes for the next. So the
+    next process is handed every notify that this one was not done with. Those that were read last
+    may come again, with the same ``server_seq``, which only grows within a session: who keeps the
+    highest that it handled skips them, and has each exactly once. Notifies must be read then: with
+    1,024 messages unacknowledged the gateway answers nothing more. Requests under way die with
+    their process; whether they ran is not known to the next one.
+
+    A state that is older than that, such as a backup's, does no harm: what was acknowledged since
+    comes as a Lost, or the session is refused and lost. Two processes must not use one state: the
+    later one takes the session over and the other ends.
+
     Args:
         server: The gateway, HOST:PORT.
-        openid: Who logs in.
+        openid: Who logs in; may be left out with resume, and must be the same otherwise.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, where the gateway asks for one.
         zone: Zone to log in to.
@@ -82,13 +83,20 @@ class Client:
         reconnect_timeout: How long to try to get back a session whose connection is lost, seconds;
             0 for not at all.
         on_lost: Called with each announced loss when the iteration comes to its place.
+        resume: What state() or on_state gave to an earlier process, b"" for nothing.
+        on_state: Called with each new state, to be stored in place of the last one before it
+            returns: write another file and rename it. It is a secret: whoever has it has the
+            session. What the callback raises closes the connection, and the client tries again.
+
+    Raises:
+        ConfigError: The server is no HOST:PORT, resume is no state or of another openid.
     """
 
     def __init__(
         self,
         server: str = "localhost:8453",
         *,
-        openid: str,
+        openid: str | None = None,
         client_id: str = "",
         auth_token: str = "",
         zone: str = "",
@@ -99,14 +107,18 @@ class Client:
         max_notifies: int = 1_024,
         connect_timeout: float = 10.0,
         request_timeout: float = 30.0,
-        reconnect_timeout: float = 300.0,
+        reconnect_timeout: float = 600.0,
         on_lost: Callable[[Lost], None] | None = None,
+        resume: bytes = b"",
+        on_state: Callable[[bytes], None] | None = None,
     ) -> None:
         try:
             host, port = parse_address(server)
         except ValueError as error:
             raise ConfigError(str(error), field="server") from None
-        self.openid = openid
+        self._protocol = _protocol(openid, client_id, auth_token, resume)
+        self._protocol.carries_acks = on_state is None
+        self.openid = self._protocol.openid
         self.zone = zone
         self.counters = ClientCounters()
         self.connect_timeout = connect_timeout
@@ -117,14 +129,20 @@ class Client:
         self._insecure = insecure
         self._transport = transport
         self._is_auto_login = login
-        self._protocol = ClientProtocol(openid, client_id=client_id, auth_token=auth_token)
         self._connector: Connector | None = None
-        self._notifies = NotifyBuffer(max_notifies, on_lost)
+        self._on_state = on_state
+        self._stored = b""
+        self._handled = self._protocol.position  # the highest server seq that was taken in
+        self._notifies = NotifyBuffer(
+            max_notifies, on_lost, self._acknowledge_read if on_state is not None else None
+        )
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._granted = 0  # waiters that were told to go and have not run yet
-        self._is_open = False  # whether requests other than the login may go
-        self._reset: SessionLost | None = None  # a session that is gone while the next one begins
+        # Whether the application has a session: the loss of one that it has not is not told.
+        self._has_session = bool(self._protocol.session_id)
+        self._loss: SessionLost | None = None  # the last session's, while the next one begins
+        self._untold: SessionLost | None = None  # a loss that the iteration is still to tell
         self._end: SessionLost | None = None
 
     def __repr__(self) -> str:
@@ -163,12 +181,25 @@ class Client:
         """Notifies received and not read yet."""
         return len(self._notifies)
 
+    def state(self) -> bytes:
+        """Return what another process resumes the session from (``resume``). It holds a secret.
+
+        Its position is what the application is done with: notifies that were received and not read
+        are sent again where on_state is used, else they were acknowledged and are lost.
+        """
+        return self._protocol.state(min(self._read_position, self._protocol.position))
+
     async def connect(self) -> None:
         """Connect, begin a session, and log in unless the client was made with login=False.
+
+        A session to resume is tried for reconnect_timeout. Where it is gone a new one begins, and
+        the iteration says so by a SessionLost.
 
         Raises:
             ConnectionFailed: No gateway, or it refused the session.
             RequestFailed: It refused the login.
+            SessionLost: The session to resume is over and the gateway wants no new one, for
+                example because the openid has logged in elsewhere.
             ConfigError: The CA file cannot be read, or the QUIC library is not installed.
         """
         if self._connector is not None:
@@ -183,7 +214,6 @@ class Client:
             reconnect_timeout=self.reconnect_timeout,
             login=self.login if self._is_auto_login else None,
         )
-        self._is_open = not self._is_auto_login
         await self._connector.start()
 
     async def close(self, reason: StopReason = StopReason.APP_CLOSE) -> None:
@@ -193,6 +223,16 @@ class Client:
         if self._end is None:
             self._protocol.stop(reason)
         await self._connector.stop()
+
+    async def suspend(self) -> bytes:
+        """Close, and leave the session to whoever resumes it in time; return the state for that.
+
+        What was read is taken as done with. Requests under way fail with SessionLost here.
+        """
+        self._notifies.settle()
+        if self._connector is not None and self._end is None:
+            await self._connector.stop(0.0)
+        return self.state()
 
     async def login(self, data: bytes = b"", params: Mapping[str, str] | None = None) -> Answer:
         """Log in, or log in again to have the zone refreshed.
@@ -213,7 +253,6 @@ class Client:
         )
         if not answer.is_ok:
             raise RequestFailed(f"login refused: {answer.message}", answer.code)
-        self._open()
         return answer
 
     async def request(
@@ -226,7 +265,8 @@ class Client:
     ) -> Answer:
         """Send a request and return its answer, of whatever code.
 
-        Where as many requests are in flight as the session allows it waits for room first.
+        While there is no connection, or as many requests are in flight as the session allows, it
+        waits.
 
         Args:
             action: What to do; the gateway's routes say who does it.
@@ -236,11 +276,14 @@ class Client:
             timeout: Longest time for the answer, waiting included, seconds.
 
         Raises:
-            RequestFailed: The request was answered by an ERROR, or by nothing in time (504).
+            RequestFailed: The request was answered by an ERROR, or by nothing in time (504). Its
+                outcome is NOT_STARTED where it is certain that it was not and will not be run.
             SessionLost: The session ended before there was an answer.
             QueueFull: Too many requests wait already.
             ValueError: The request is none that the protocol can carry.
         """
+        if self._connector is None:
+            raise SessionLost("not connected", outcome=Outcome.NOT_STARTED)
         deadline = self._now() + (self.request_timeout if timeout is None else timeout)
         if self._waiters or not self._has_room():
             await self._wait_for_room(deadline)
@@ -255,7 +298,8 @@ class Client:
         Raises:
             NotifyOverflow: Some were dropped in this place, because nobody read; iterating again
                 goes on behind them.
-            SessionLost: The session ended in this place.
+            SessionLost: The session ended in this place. Unless is_final, iterating again goes on
+                with the session that took its place.
         """
         return await self._notifies.get()
 
@@ -271,9 +315,9 @@ class Client:
     ) -> Answer:
         connector = self._connector
         if self._end is not None:
-            raise SessionLost(str(self._end), self._end.code)
+            raise _copy(self._end, Outcome.NOT_STARTED)
         if connector is None:
-            raise SessionLost("not connected")
+            raise SessionLost("not connected", outcome=Outcome.NOT_STARTED)
         loop = asyncio.get_running_loop()
         seq = self._protocol.send_request(action, data, params, headers, loop.time())
         future: asyncio.Future[Answer] = loop.create_future()
@@ -294,9 +338,11 @@ class Client:
             future.set_exception(RequestFailed("no answer in time", ErrorCode.DEADLINE))
 
     def _has_room(self) -> bool:
+        protocol = self._protocol
         return (
-            self._is_open
-            and len(self._protocol.pending) + self._granted < self._protocol.max_in_flight
+            protocol.is_ready
+            and (protocol.is_logged_in or not self._is_auto_login)
+            and len(protocol.pending) + self._granted < protocol.max_in_flight
         )
 
     async def _wait_for_room(self, deadline: float) -> None:
@@ -332,10 +378,6 @@ class Client:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _open(self) -> None:
-        self._is_open = True
-        self._grant()
-
     # ConnectorOwner.
 
     def handle_event(self, event: events.ClientEvent, now: float) -> None:
@@ -343,7 +385,9 @@ class Client:
         # The commonest first. What is handed to a future or to the buffer is the application's.
         if isinstance(event, events.Answered):
             self.counters.answers += 1
-            self._protocol.acknowledge(event.seq, now)
+            self._acknowledge(event.seq, now)
+            if not self._has_session and self._protocol.is_logged_in:
+                self._begin_session()
             future = self._take(event.client_seq)
             if future is not None:
                 future.set_result(
@@ -359,7 +403,6 @@ class Client:
             self._grant()
         elif isinstance(event, events.Notify):
             self.counters.notifies += 1
-            self._protocol.acknowledge(event.seq, now)
             get = event.headers.get
             self._notifies.put(
                 Notify(
@@ -371,33 +414,80 @@ class Client:
                     event.seq,
                 )
             )
+            self._acknowledge(event.seq, now)
         elif isinstance(event, events.Failed):
             self._handle_failed(event, now)
         elif isinstance(event, events.Lost):
             self.counters.lost += event.to_seq - event.from_seq + 1
-            self._protocol.acknowledge(event.seq, now)
             self._notifies.put_lost(Lost(event.from_seq, event.to_seq, event.reason))
+            self._acknowledge(event.seq, now)
         elif isinstance(event, events.Ignored):
-            self._protocol.acknowledge(event.seq, now)
+            self._acknowledge(event.seq, now)
         elif isinstance(event, events.SessionReset):
-            self.counters.session_losses += 1
-            self._is_open = not self._is_auto_login
-            self._reset = SessionLost(f"the session is lost: {event.reason.name.lower()}")
+            self._handle_reset(event)
         elif isinstance(event, events.Started):
-            if self._reset is not None:
-                self._notifies.put_error(self._reset)
-                self._reset = None
-            if event.is_logged_in:
-                self._is_open = True
+            if event.is_logged_in or not self._is_auto_login:
+                self._begin_session()
             self._grant()
+
+    def _handle_reset(self, event: events.SessionReset) -> None:
+        """The session is gone, another may follow."""
+        self._loss = SessionLost(
+            f"the session is lost: {event.reason.name.lower()}",
+            reason=event.reason,
+            session_id=event.session_id,
+            lost_from=self._handled + 1,
+        )
+        if self._has_session:
+            self.counters.session_losses += 1
+            self._untold = self._loss
+        self._has_session = False
+        self._handled = 0
+        self._notifies.end_session()
+
+    def _begin_session(self) -> None:
+        """The application has a session, behind word of what became of the last."""
+        self._has_session = True
+        self._loss = None
+        if self._untold is not None:
+            self._notifies.put_error(self._untold)
+            self._notifies.end_session()
+            self._untold = None
+
+    @property
+    def _read_position(self) -> int:
+        """The server seq up to which the application is done with everything."""
+        first = self._notifies.first_unread
+        return first - 1 if first else self._handled
+
+    def _acknowledge(self, seq: int, now: float) -> None:
+        """Acknowledge what was taken in, or with on_state what was read."""
+        self._handled = seq
+        position = seq if self._on_state is None else self._read_position
+        self._protocol.acknowledge(position, now)
+
+    def _acknowledge_read(self) -> None:
+        """The reader is done with something: acknowledge that."""
+        self._protocol.acknowledge(self._read_position, self._now())
+        if self._connector is not None:
+            self._connector.flush()
+
+    def keep_state(self) -> None:
+        """Give the state to the application, unless it has it."""
+        if self._on_state is None:
+            return
+        state = self.state()
+        if state != self._stored:
+            self._on_state(state)
+            self._stored = state
 
     def _handle_failed(self, event: events.Failed, now: float) -> None:
         self.counters.failures += 1
         if event.seq:
-            self._protocol.acknowledge(event.seq, now)
+            self._acknowledge(event.seq, now)
         future = self._take(event.client_seq)
         if future is not None:
-            if event.code:
+            if event.code or self._loss is None:
                 future.set_exception(
                     RequestFailed(
                         event.message,
@@ -408,8 +498,7 @@ class Client:
                     )
                 )
             else:
-                why = event.message if self._reset is None else str(self._reset)
-                future.set_exception(SessionLost(why, outcome=event.outcome))
+                future.set_exception(_copy(self._loss, event.outcome))
         self._grant()
 
     def _take(self, client_seq: int) -> asyncio.Future[Answer] | None:
@@ -420,17 +509,69 @@ class Client:
             return None
         return future
 
-    def session_ended(self, error: SessionLost | None) -> None:
-        """The session is over for good."""
-        self._end = end = error or SessionLost("the client is closed")
+    def session_ended(self, error: SessionLost | None) -> SessionLost:
+        """The session is over for good; return what connect() raises where it still runs."""
+        why = error or SessionLost("the client is closed")
+        lost = self._untold or self._loss
+        self._end = end = SessionLost(
+            str(why),
+            why.code,
+            reason=lost.reason if lost is not None else why.reason,
+            session_id=lost.session_id if lost is not None else self.session_id,
+            lost_from=lost.lost_from if lost is not None else self._lost_from,
+            is_final=True,
+        )
         for future in self._pending.values():
             if not future.done():
-                future.set_exception(SessionLost(str(end), end.code))
+                future.set_exception(_copy(end, Outcome.UNKNOWN))
         self._pending.clear()
         if error is not None:
-            self._notifies.put_error(error)
+            self._notifies.put_error(end)
         self._notifies.close()
         self._grant()
+        # Where the session lives on without us, what is stored may be its next owner's by now.
+        if error is None or not self.session_id:
+            try:
+                self.keep_state()
+            except Exception:
+                logger.exception("on_state_failed")  # nothing more is sent that depends on it
+        return _copy(end, Outcome.UNKNOWN)
+
+    @property
+    def _lost_from(self) -> int:
+        return self._handled + 1 if self.session_id else 0
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _protocol(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientProtocol:
+    """Return the protocol of a new client, or of one that goes on where another one was."""
+    if not resume:
+        if openid is None:
+            raise ConfigError("is missing", field="openid")
+        return ClientProtocol(openid, client_id=client_id, auth_token=auth_token)
+    try:
+        protocol = ClientProtocol.from_state(resume, auth_token=auth_token)
+    except ValueError as error:
+        raise ConfigError(str(error), field="resume") from None
+    if openid is not None and openid != protocol.openid:
+        raise ConfigError(
+            f"the state is that of {protocol.openid!r:.80}, not of {openid!r:.80}", field="resume"
+        )
+    protocol.client_id = client_id or protocol.client_id
+    return protocol
+
+
+def _copy(lost: SessionLost, outcome: Outcome) -> SessionLost:
+    """Return the error for one of several requests: an exception is raised in one place only."""
+    return SessionLost(
+        str(lost),
+        lost.code,
+        reason=lost.reason,
+        session_id=lost.session_id,
+        lost_from=lost.lost_from,
+        lost_to=lost.lost_to,
+        outcome=outcome,
+        is_final=lost.is_final,
+    )

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from ..config import parse_address
 from ..errors import (
     CloseCode,
     ConnectionFailed,
@@ -17,9 +18,10 @@ from ..errors import (
     SessionLost,
 )
 from ..observe.log import keys
-from ..protocol.client import ClientProtocol
+from ..protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
 from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
 from ..protocol.link import Disconnect, Link
+from ..protocol.messages import is_valid_text
 from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import ClientTls
 from .reconnect import MAX_RECONNECT_HINT_S, Action, Backoff, describe, verdict_of
@@ -29,6 +31,14 @@ __all__ = ["Connector", "ConnectorOwner"]
 
 logger = logging.getLogger("gatesvr.client")
 
+STEADY_S = 10.0
+"""How long a connection holds before the pauses between tries begin again at the shortest: to a
+gateway that falls over as soon as its clients are back they come ever more slowly."""
+MAX_HOST_BYTES = 253
+"""Longest name of a host."""
+_TLS_ERRORS = range(0x100, 0x200)
+"""QUIC error codes of TLS alerts: trying again does not help."""
+
 
 class ConnectorOwner(Protocol):
     """What a connector tells the client that it works for."""
@@ -36,12 +46,18 @@ class ConnectorOwner(Protocol):
     def handle_event(self, event: ClientEvent, now: float) -> None:
         """Take in what the gateway said."""
 
-    def session_ended(self, error: SessionLost | None) -> None:
-        """The session is over for good: by stop() where error is None."""
+    def session_ended(self, error: SessionLost | None) -> SessionLost:
+        """The session is over for good, by stop() where error is None; return it in full."""
+
+    def keep_state(self) -> None:
+        """Store the session's state: what is written next depends on it."""
 
 
 class Connector:
     """The one task that owns a session's connections, one after the other.
+
+    A connection that GOAWAY asks to leave is closed before the next one is opened: what was sent
+    and not accepted goes again on that, so nothing is gained by having both.
 
     Args:
         server: Host and UDP port of the gateway.
@@ -70,7 +86,8 @@ class Connector:
         """Connections that reached their START_RESP."""
         self.resumes = 0
         """Of these, the ones that took the session up again."""
-        self._server = server
+        self._home = server
+        self._server = server  # where to connect to next: GOAWAY may name another gateway
         self._protocol = protocol
         self._owner = owner
         self._tls = tls
@@ -85,6 +102,8 @@ class Connector:
         self._kick: Kicked | None = None
         self._how: Disconnect | None = None
         self._goaway_delay = 0.0
+        self._was_started = False  # whether START had been answered on what ended last
+        self._up_at = 0.0
         self._is_stopping = False
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
@@ -92,20 +111,22 @@ class Connector:
     @property
     def is_connected(self) -> bool:
         """Whether the session has a connection with an answered START."""
+        return self._link is not None and self._is_started
+
+    @property
+    def _is_started(self) -> bool:
         outcome = self._outcome
-        return (
-            self._link is not None
-            and outcome is not None
-            and outcome.done()
-            and outcome.exception() is None
-        )
+        return outcome is not None and outcome.done() and outcome.exception() is None
 
     async def start(self) -> None:
         """Connect, START and log in for the first time.
 
+        A session that was saved is tried for as long as one whose connection is lost.
+
         Raises:
             ConnectionFailed: It did not come to a session.
             RequestFailed: The login was refused.
+            SessionLost: The session that was saved is over, and the gateway wants no new one.
         """
         self._task = self._loop.create_task(self._run())
         try:
@@ -115,15 +136,19 @@ class Connector:
             await asyncio.gather(self._task, self._ready, return_exceptions=True)
             raise
 
-    async def stop(self) -> None:
-        """Wait up to 1 s for the gateway's close behind STOP, then close."""
+    async def stop(self, wait_s: float = STOP_TIMEOUT_S) -> None:
+        """Close, once the gateway has or time is up.
+
+        Args:
+            wait_s: Longest wait for the gateway's close behind STOP; 0 where there was none.
+        """
         self._is_stopping = True
         task = self._task
         if task is None:
             return
         self.flush()
-        if self._link is not None:
-            await asyncio.wait({task}, timeout=STOP_TIMEOUT_S)
+        if self._link is not None and wait_s:
+            await asyncio.wait({task}, timeout=wait_s)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -136,48 +161,56 @@ class Connector:
 
     async def _run(self) -> None:
         error: SessionLost | None = None
+        failure: Exception | None = None
         try:
             error = await self._keep_session()
-        except GatesvrError as failure:
-            if not self._ready.done():
-                self._ready.set_exception(failure)
-            error = SessionLost(str(failure))
-        except Exception as failure:
+        except GatesvrError as raised:
+            failure = raised
+            error = SessionLost(str(raised))
+        except Exception as raised:
             logger.exception("connector_error")
-            error = SessionLost(f"internal error of the client: {failure!r}")
-            if not self._ready.done():
-                self._ready.set_exception(error)
+            error = SessionLost(f"internal error of the client: {raised!r}")
         finally:
+            end = self._owner.session_ended(None if self._is_stopping else error)
             if not self._ready.done():
-                self._ready.cancel()
-            self._owner.session_ended(None if self._is_stopping else error)
+                if error is None:
+                    self._ready.cancel()
+                else:
+                    self._ready.set_exception(failure or end)
 
     async def _keep_session(self) -> SessionLost:
         """Go from connection to connection until the session is over; return why it is."""
-        how = await self._serve()  # the first one tells its caller of its failure
+        is_saved = bool(self._protocol.session_id)
         backoff = Backoff()
+        lost_at = self._loop.time()
         while True:
-            lost_at = self._loop.time()
             connects = self.connects
-            while self.connects == connects:
-                if self._is_stopping:
-                    return SessionLost("closed")
-                verdict = verdict_of(how)
-                # S311: jitter wants spread, not secrecy.
-                pause = max(verdict.delay, self._goaway_delay, backoff.next(random.random()))  # noqa: S311
-                self._goaway_delay = 0.0
-                if (
-                    verdict.action is Action.STOP
-                    or self._loop.time() + pause >= lost_at + self._reconnect_timeout
-                ):
-                    return self._lost(how)
-                logger.info("reconnecting", extra=keys(why=describe(how), pause_s=round(pause, 3)))
-                await asyncio.sleep(pause)
-                try:
-                    how = await self._serve()
-                except ConnectionFailed as failure:
-                    how = self._how or Disconnect("handshake", 0, str(failure))
-            backoff.reset()
+            failure = None
+            try:
+                how = await self._serve()
+            except ConnectionFailed as error:
+                failure = None if self._ready.done() else error
+                if failure and (not is_saved or failure.code in _TLS_ERRORS):
+                    raise  # the first one tells its caller of its failure
+                how = self._how or Disconnect("handshake", 0, str(error))
+                self._server = self._home
+            now = self._loop.time()
+            if self.connects != connects:
+                lost_at = now
+                if now - self._up_at >= STEADY_S:
+                    backoff.reset()
+            if self._is_stopping:
+                return SessionLost("closed")
+            verdict = verdict_of(how, is_started=self._was_started)
+            # S311: jitter wants spread, not secrecy.
+            pause = backoff.next(random.random(), max(verdict.delay, self._goaway_delay))  # noqa: S311
+            self._goaway_delay = 0.0
+            if verdict.action is Action.STOP or now + pause >= lost_at + self._reconnect_timeout:
+                if failure is not None and self._protocol.session_id:
+                    raise failure  # the saved session is none the worse: it may be tried again
+                return self._lost(how)
+            logger.info("reconnecting", extra=keys(why=describe(how), pause_s=round(pause, 3)))
+            await asyncio.sleep(pause)
 
     async def _serve(self) -> Disconnect:
         """Connect, START, log in, and stay until the connection has ended; return how it did.
@@ -187,6 +220,7 @@ class Connector:
             RequestFailed: The login was refused.
         """
         self._refusal = self._kick = self._how = None
+        self._was_started = False
         self._outcome = outcome = self._loop.create_future()
         connection = await open_connection(
             *self._server,
@@ -200,6 +234,7 @@ class Connector:
             if self._login is not None and not started.is_logged_in:
                 await self._log_in(self._login, connection)
             self.connects += 1
+            self._up_at = self._loop.time()
             self.resumes += started.is_resumed
             if self._ready.done():
                 logger.info("reconnected", extra=keys(is_resumed=started.is_resumed))
@@ -225,10 +260,15 @@ class Connector:
                 )
             try:
                 task.result()
-            except RequestFailed as error:
-                if not self._ready.done() or error.code < ErrorCode.INTERNAL:
+            except (RequestFailed, SessionLost) as error:
+                if not self._ready.done():
                     raise
-                # The login service is away for the moment: that is no reason to give up a session.
+                if error.code < ErrorCode.INTERNAL:
+                    # Behind an ERROR the gateway's close says what to do: 4411 is for now only.
+                    await asyncio.wait({ended}, timeout=STOP_TIMEOUT_S)
+                    if not ended.done():
+                        raise
+                # Or the login service is away: that is no reason to give up a session.
                 raise ConnectionFailed(str(error)) from None
         finally:
             for each in (task, ended):
@@ -252,8 +292,29 @@ class Connector:
             elif isinstance(event, Kicked):
                 self._kick = event
             elif isinstance(event, GoAwayReceived):
-                self._goaway_delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
+                self._handle_goaway(event, now)
             self._owner.handle_event(event, now)
+
+    def _handle_goaway(self, event: GoAwayReceived, now: float) -> None:
+        """Leave the connection, unless the client is to have only this one."""
+        if not self._reconnect_timeout or self._is_stopping:
+            return
+        delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
+        self._goaway_delay = delay
+        if event.address:
+            server = _parse_server(event.address)
+            if server is not None:
+                self._server = server
+            else:
+                logger.warning("goaway_address_ignored", extra=keys(address=event.address))
+        logger.info("leaving", extra=keys(why=event.reason, address=event.address))
+        # Who wants its clients back at once stays, and keeps their answers. Who does not is about
+        # to go, and its answers with it: they are waited for.
+        self._protocol.leave(now, LEAVE_TIMEOUT_S if delay else 0.0)
+
+    def keep_state(self) -> None:
+        """Store the session's state: what is written next depends on it."""
+        self._owner.keep_state()
 
     def is_current(self, link: Link) -> bool:
         """Return whether link is the connection that the session uses."""
@@ -263,6 +324,7 @@ class Connector:
         """The current connection has ended."""
         self._link = None
         self._how = how
+        self._was_started = self._is_started
         # What we closed ourselves says nothing of the session.
         events = self._protocol.closed(how.code if how.kind == "peer" else 0)
         self.handle_events(events, now)
@@ -281,3 +343,13 @@ class Connector:
     def _lost(self, how: Disconnect) -> SessionLost:
         reason = self._kick.reason if self._kick is not None else ""
         return SessionLost(f"the session is over: {describe(how, reason)}", how.code)
+
+
+def _parse_server(address: str) -> tuple[str, int] | None:
+    """Return host and port of what a gateway says is another, None where it is no HOST:PORT."""
+    try:
+        host, port = parse_address(address)
+        host.encode("idna")  # as the look-up will
+    except ValueError:
+        return None
+    return (host, port) if host and port and is_valid_text(host, MAX_HOST_BYTES) else None

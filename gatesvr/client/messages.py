@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import LostReason
+
 __all__ = ["Answer", "Lost", "Notify"]
 
 
@@ -61,9 +63,9 @@ class Lost:
     Attributes:
         first_seq: The first server seq that is lost.
         last_seq: The last one.
-        reason: Why, see protocol.messages.LostReason.
+        reason: Why.
     """
 
     first_seq: int
     last_seq: int
-    reason: int
+    reason: LostReason

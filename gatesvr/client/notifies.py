@@ -22,21 +22,40 @@ class NotifyBuffer:
     Args:
         max_notifies: How many notifies wait at most.
         on_lost: Called with what the gateway lost when the reader comes to its place.
+        on_read: Called when the reader is done with something.
     """
 
-    def __init__(self, max_notifies: int, on_lost: Callable[[Lost], None] | None = None) -> None:
+    def __init__(
+        self,
+        max_notifies: int,
+        on_lost: Callable[[Lost], None] | None = None,
+        on_read: Callable[[], None] | None = None,
+    ) -> None:
         if max_notifies < 1:
             raise ValueError("max_notifies must be 1 or more")
         self.max_notifies = max_notifies
         self.dropped = 0
         """Notifies dropped because the buffer was full."""
         self._on_lost = on_lost
+        self._on_read = on_read
+        self._in_hand = 0  # first server seq of what the reader has and did not come back from
+        self._ended = 0  # entries at the front whose session is over
         self._entries: deque[Notify | Lost | GatesvrError] = deque()
         self._readers: deque[asyncio.Future[None]] = deque()
         self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def first_unread(self) -> int:
+        """The lowest server seq of the session that the reader is not done with, 0 for none.
+
+        It is done with one when it comes for the next.
+        """
+        if self._in_hand:
+            return self._in_hand
+        return _first_seq(self._entries[self._ended]) if self._ended < len(self._entries) else 0
 
     def put(self, notify: Notify) -> None:
         """Add a notify, or drop it where the buffer is full."""
@@ -47,7 +66,7 @@ class NotifyBuffer:
 
     def put_lost(self, lost: Lost) -> None:
         """Add word of a loss; where the buffer is full it counts as dropped like a notify."""
-        last = self._entries[-1] if self._entries else None
+        last = self._last()
         if isinstance(last, Lost) and last.reason == lost.reason:
             last.last_seq = lost.last_seq
         elif len(self._entries) < self.max_notifies:
@@ -58,6 +77,18 @@ class NotifyBuffer:
     def put_error(self, error: GatesvrError) -> None:
         """Add an error for the reader to get in its place; it does not end the buffer."""
         self._add(error)
+
+    def end_session(self) -> None:
+        """Take note that the session is over: what is here counts for no position any more."""
+        self._ended = len(self._entries)
+        self._in_hand = 0
+
+    def settle(self) -> None:
+        """Take note that the reader is done with what it has."""
+        if self._in_hand:
+            self._in_hand = 0
+            if self._on_read is not None:
+                self._on_read()
 
     def close(self) -> None:
         """Have readers stop once they have read what is there."""
@@ -73,15 +104,21 @@ class NotifyBuffer:
             SessionLost: The session ended here.
             StopAsyncIteration: The client is closed and everything was read.
         """
+        self.settle()
         while True:
             while self._entries:
                 entry = self._entries.popleft()
+                if self._ended:
+                    self._ended -= 1
+                else:
+                    self._in_hand = _first_seq(entry)
                 if isinstance(entry, Notify):
                     return entry
                 if isinstance(entry, GatesvrError):
                     raise entry
                 if self._on_lost is not None:
                     self._on_lost(entry)
+                self.settle()
             if self._is_closed:
                 raise StopAsyncIteration
             reader = asyncio.get_running_loop().create_future()
@@ -102,11 +139,15 @@ class NotifyBuffer:
 
     def _drop(self, count: int, first_seq: int, last_seq: int) -> None:
         self.dropped += count
-        last = self._entries[-1]
+        last = self._last()
         if isinstance(last, NotifyOverflow):
             self._entries[-1] = NotifyOverflow(last.count + count, last.first_seq, last_seq)
         else:
             self._entries.append(NotifyOverflow(count, first_seq, last_seq))
+
+    def _last(self) -> Notify | Lost | GatesvrError | None:
+        """Return the newest entry of the session, None for none."""
+        return self._entries[-1] if self._ended < len(self._entries) else None
 
     def _wake(self) -> None:
         while self._readers:
@@ -114,3 +155,9 @@ class NotifyBuffer:
             if not reader.done():
                 reader.set_result(None)
                 return
+
+
+def _first_seq(entry: Notify | Lost | GatesvrError) -> int:
+    if isinstance(entry, Notify):
+        return entry.server_seq
+    return entry.first_seq if isinstance(entry, Lost | NotifyOverflow) else 0

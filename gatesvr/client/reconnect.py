@@ -16,7 +16,8 @@ MAX_RETRY_HINT_S = 60.0
 MAX_RECONNECT_HINT_S = 300.0
 """Longest reconnect_after_ms that is believed (PROTOCOL 3.8)."""
 
-_HINT = re.compile(r"re(?:try|connect)_after_ms=(\d{1,9})")
+_HINT = re.compile(r"re(try|connect)_after_ms=(\d{1,9})")
+_MAX_HINTS_S = {"try": MAX_RETRY_HINT_S, "connect": MAX_RECONNECT_HINT_S}
 
 _MEANINGS = {
     CloseCode.NORMAL: "closed",
@@ -74,14 +75,22 @@ _ACTIONS = {
 }
 
 
-def verdict_of(how: Disconnect) -> Verdict:
+def verdict_of(how: Disconnect, *, is_started: bool = False) -> Verdict:
     """Return what the close-code table says of the end of a connection.
 
-    Source: PROTOCOL 6. A client has one connection at a time, so 4409 always reached its newest.
+    Args:
+        how: The end.
+        is_started: Whether START had been answered well on it.
+
+    Source: PROTOCOL 6.
     """
     if how.kind != "peer":
         # Lost, or closed by us because it was silent or broken: the session is still there.
         return Verdict(Action.RESUME)
+    if how.code == CloseCode.SUPERSEDED and is_started:
+        # A client has one connection at a time, so it was another's that came after this one:
+        # that of a second process with the same state, and each would throw the other out.
+        return _STOP
     try:
         action = _ACTIONS[CloseCode(how.code)]
     except ValueError:
@@ -92,7 +101,7 @@ def verdict_of(how: Disconnect) -> Verdict:
 
 def _hint(reason: str) -> float:
     match = _HINT.search(reason)
-    return min(int(match[1]) / 1000, MAX_RETRY_HINT_S) if match else 0.0
+    return min(int(match[2]) / 1000, _MAX_HINTS_S[match[1]]) if match else 0.0
 
 
 class Backoff:
@@ -108,19 +117,21 @@ class Backoff:
         self.longest = longest
         self.tries = 0
 
-    def next(self, random: float) -> float:
+    def next(self, random: float, delay: float = 0.0) -> float:
         """Return the next pause, seconds.
 
         Args:
             random: A random number, 0 to 1.
+            delay: What the gateway asks to wait at least, seconds. The jitter behind it is as long
+                again: those who were told the same do not come back in the same moment.
         """
         # The exponent is bounded too: 2.0**1100 would overflow after a long night offline.
-        longest = min(self.longest, self.base * 2.0 ** min(self.tries, 32))
+        longest = max(self.base * 2.0 ** min(self.tries, 32), delay)
         self.tries += 1
-        return longest * random
+        return delay + min(self.longest, longest) * random
 
     def reset(self) -> None:
-        """Begin again: a connection came up."""
+        """Begin again: a connection held."""
         self.tries = 0
 
 

@@ -27,6 +27,9 @@ class StreamOwner(Protocol):
     def connection_lost(self, how: Disconnect, now: float) -> None:
         """The current connection has ended."""
 
+    def keep_state(self) -> None:
+        """Store the session's state: what is written next depends on it."""
+
 
 class StreamHandler:
     """The ConnectionHandler of one of a client's connections.
@@ -56,14 +59,19 @@ class StreamHandler:
             self._link.request_flush()
             if protocol.error is not None:
                 raise protocol.error
+            self._leave_if_done()
 
     async def work(self) -> None:
         """Nothing waits for a task on the client's side."""
 
     def write_ready(self, now: float) -> None:
-        """Write what the protocol has."""
-        if self._owner.is_current(self._link) and (data := self._protocol.data_to_send()):
-            self._link.write(data)
+        """Write what the protocol has, once its state is stored."""
+        if self._owner.is_current(self._link):
+            protocol = self._protocol
+            if protocol.is_state_due:
+                self._owner.keep_state()
+            if data := protocol.data_to_send():
+                self._link.write(data)
 
     def get_timer(self) -> float | None:
         """Return when handle_timer() is due."""
@@ -72,7 +80,7 @@ class StreamHandler:
         return self._protocol.get_timer()
 
     def handle_timer(self, now: float) -> None:
-        """Ack, send a heartbeat, give up a gateway that is silent."""
+        """Ack, send a heartbeat, give up a gateway that is silent, leave one that asks for it."""
         if self._close_at is not None:
             if now >= self._close_at:
                 self._link.close(CloseCode.NORMAL)
@@ -83,6 +91,12 @@ class StreamHandler:
                 self._link.close(CloseCode.TIMEOUT, "silent")
             else:
                 self._link.request_flush()
+                self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        """Close a connection that GOAWAY asked to leave, once its answers are here."""
+        if self._protocol.is_leaving and self._protocol.is_left:
+            self._link.close(CloseCode.NORMAL, "goaway")
 
     def stream_ended(self, now: float) -> None:
         """Wait for the close behind the gateway's last push, but not for ever."""

@@ -11,8 +11,9 @@ One ClientProtocol is one session seen by its client, over any number of connect
 
 After a connection is gone, call connect() for the next one: the session is resumed from the
 position that the application has reached, and what the gateway has not accepted is sent again
-(PROTOCOL 4.6). A client that survives restarts keeps state() after connect(), after a Started event
-(before it writes data_to_send()) and before an acknowledgement leaves.
+(PROTOCOL 4.6). A client that survives restarts has one rule to follow::
+
+    if protocol.is_state_due: store(protocol.state())     # before each data_to_send()
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from google.protobuf.message import DecodeError
 from .._core.codec import PushDecoder, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import CloseCode, ErrorCode, ProtocolError
+from .client_session import ClientSession
 from .events import (
     Answered,
     ClientEvent,
@@ -54,7 +56,6 @@ from .messages import (
 )
 from .pacing import AckPacer, HeartbeatPacer
 from .pending import PendingRequest
-from .saved import SavedState
 
 if TYPE_CHECKING:
     from .._core.codec import ServerPush
@@ -77,6 +78,8 @@ __all__ = [
 
 START_TIMEOUT_S = 10.0
 """How long START_RESP is waited for (PROTOCOL 3.8)."""
+LEAVE_TIMEOUT_S = 30.0
+"""Longest wait for answers before a connection is left for GOAWAY: a request's deadline (3.7)."""
 MAX_LOGIN_BYTES = 64 << 10
 """Largest frame before login (PROTOCOL 1.3)."""
 
@@ -90,8 +93,8 @@ _SKIP = int(PushType.SKIP)
 _START_RESP = int(PushType.START_RESP)
 
 
-class ClientProtocol:
-    """A client's session: what outlives its connections, and the connection it has now.
+class ClientProtocol(ClientSession):
+    """A client's session and the connection that it has now.
 
     Args:
         openid: The user.
@@ -102,23 +105,15 @@ class ClientProtocol:
         capabilities: See messages.
 
     Attributes:
-        session_id: Empty before the first START_RESP.
-        resume_token: Of that session; never log it.
-        attempt: Tries with that token.
-        position: The highest server seq that the application has.
-        seen: The highest server seq received.
-        next_client_seq: The number of the next request.
-        pending: Requests without an answer, by number.
+        carries_acks: Whether requests and heartbeats carry the ack too. Off where the state is
+            stored before each ack: then there is one ack, and one store, for several answers.
         is_live: Whether this connection's START was answered well.
-        is_logged_in: Whether the session is logged in, as far as is known here.
-        is_stopped: Whether stop() was called.
         is_silent: Whether the gateway kept still for so long that the connection is to be given up.
+        is_leaving: Whether leave() was called: requests wait for the next connection.
         heartbeat_interval: Seconds.
         max_in_flight: Requests without an answer that the gateway takes at a time.
         max_request_bytes: The largest frame that the gateway takes, once logged in.
-        generation: The connection's number in the session.
         error: What the gateway did wrong on this connection, or None.
-        duplicates: Pushes dropped because they had been received before.
     """
 
     def __init__(
@@ -131,28 +126,17 @@ class ClientProtocol:
         protocol: int = LATEST_PROTOCOL,
         capabilities: int = CAPABILITIES,
     ) -> None:
-        self.openid = openid
-        self.client_id = client_id
-        self._auth_token = auth_token
-        self._max_message_bytes = max_message_bytes
-        self._protocol = protocol
-        self._capabilities = capabilities
-
-        # What outlives a connection.
-        self.session_id = ""
-        self.resume_token = b""
-        self.attempt = 0
-        self.position = 0
-        self.seen = 0
-        self.next_client_seq = 1
-        self.pending: dict[int, PendingRequest] = {}
-        self.is_logged_in = False
-        self.generation = 0
-        self.duplicates = 0
-        self._next_msg_id = 1
+        super().__init__(
+            openid,
+            client_id=client_id,
+            auth_token=auth_token,
+            max_message_bytes=max_message_bytes,
+            protocol=protocol,
+            capabilities=capabilities,
+        )
+        self.carries_acks = True
 
         # What the gateway said of itself.
-        self.protocol = protocol
         self.heartbeat_interval = 15.0
         self.max_in_flight = 128
         self.max_request_bytes = 1 << 20
@@ -167,50 +151,14 @@ class ClientProtocol:
         self.is_live = False
         self.is_stopped = False
         self.is_silent = False
+        self.is_leaving = False
+        self._leave_at: float | None = None
+        self._stop_reason = StopReason.UNKNOWN
         self._start_msg_id = 0
         self._now = 0.0
         self._start_deadline: float | None = None
         self._acks = AckPacer(self.position)
         self._heartbeats: HeartbeatPacer | None = None
-
-    # What is kept on disk.
-
-    def state(self) -> bytes:
-        """Return what a restarted client goes on from, for from_state(). It holds a secret."""
-        return SavedState(
-            self.openid,
-            self.client_id,
-            self.session_id,
-            self.resume_token,
-            self.attempt,
-            self.position,
-        ).encode()
-
-    @classmethod
-    def from_state(
-        cls,
-        state: bytes,
-        *,
-        auth_token: str = "",
-        max_message_bytes: int = 1 << 20,
-    ) -> ClientProtocol:
-        """Return the protocol that state() described; connect() resumes its session.
-
-        Raises:
-            ValueError: State is none of ours.
-        """
-        saved = SavedState.decode(state)
-        protocol = cls(
-            saved.openid,
-            client_id=saved.client_id,
-            auth_token=auth_token,
-            max_message_bytes=max_message_bytes,
-        )
-        protocol.session_id = saved.session_id
-        protocol.resume_token = saved.resume_token
-        protocol.attempt = saved.attempt
-        protocol.position = protocol.seen = saved.position
-        return protocol
 
     # Calls.
 
@@ -221,21 +169,7 @@ class ClientProtocol:
             now: Loop time; starts the deadline for START_RESP where given.
         """
         self._reset_connection()
-        start = pb.StartRequest(
-            openid=self.openid,
-            client_id=self.client_id,
-            auth_token=self._auth_token,
-            last_acked_seq_id=self.position,
-            protocol=self._protocol,
-            capabilities=self._capabilities,
-            max_message_bytes=self._max_message_bytes,
-        )
-        if self.session_id:
-            # PROTOCOL 4.3: "attempt counts the client's tries with one token, from 1."
-            self.attempt += 1
-            start.session_id = self.session_id
-            start.resume_token = self.resume_token
-            start.attempt = self.attempt
+        start = self._start_request()
         if now is not None:
             self._now = now
             self._start_deadline = now + START_TIMEOUT_S
@@ -279,9 +213,14 @@ class ClientProtocol:
         seq = self.next_client_seq
         self.next_client_seq = seq + 1
         self.pending[seq] = request
-        if self.is_live:
+        if self.is_ready:
             self._send(seq, request)
         return seq
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be sent now instead of waiting for the next connection."""
+        return self.is_live and not self.is_leaving
 
     def acknowledge(self, seq: int, now: float | None = None) -> None:
         """Take note that the application has everything up to seq; an older seq does nothing.
@@ -299,13 +238,47 @@ class ClientProtocol:
             self._send_ack()
 
     def stop(self, reason: StopReason = StopReason.APP_CLOSE) -> None:
-        """End the session: queue STOP. The gateway closes; wait up to 1 s for it (PROTOCOL 3.9)."""
+        """End the session: queue STOP. The gateway closes; wait up to 1 s for it (PROTOCOL 3.9).
+
+        While START is unanswered STOP waits for that.
+        """
         self.is_stopped = True
-        payload = pb.StopRequest(reason=reason.value).SerializeToString()  # type: ignore[arg-type]
-        self._output.append(encode_request(self._take_msg_id(), 0, RequestType.STOP, payload))
+        self.is_state_due = True
+        self._stop_reason = reason
+        if self.is_live:
+            self._send_stop()
+
+    def leave(self, now: float, within: float = 0.0) -> None:
+        """Prepare to resume on another connection, as GOAWAY asks: send no more requests on this.
+
+        Close the connection once is_left says so.
+
+        Args:
+            now: Loop time.
+            within: Longest wait for the answers to what was sent, seconds.
+        """
+        self.is_leaving = True
+        self._now = now
+        self._leave_at = now + within
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the connection is to be closed: nothing sent on it is unanswered, or time is up.
+
+        Until the session is started it is not: a resume that was read is not given up.
+        """
+        return (
+            self._leave_at is not None
+            and self.is_live
+            and (
+                self._now >= self._leave_at
+                or not any(request.is_sent for request in self.pending.values())
+            )
+        )
 
     def data_to_send(self) -> bytes:
-        """Return the stream bytes to write now, b"" for none."""
+        """Return the stream bytes to write now, b"" for none; state() is stored by then."""
+        self.is_state_due = False
         output = self._output
         if not output:
             return b""
@@ -318,6 +291,8 @@ class ClientProtocol:
     def get_timer(self) -> float | None:
         """Return the loop time at which handle_timer() is due, or None."""
         timers = [self._acks.due_at, self._start_deadline]
+        if self.is_live:
+            timers.append(self._leave_at)
         if self._heartbeats is not None:
             timers += (self._heartbeats.due_at, self._heartbeats.silent_at)
         return min((at for at in timers if at is not None), default=None)
@@ -429,17 +404,6 @@ class ClientProtocol:
         events.append(Lost(self.seen + 1, push.seq_id, read_lost_reason(skip.reason)))
         self.seen = push.seq_id
 
-    def _answered_seq(self, push: ServerPush) -> int:
-        """Return the client seq of the request that a push answers, 0 for none."""
-        seq: int = push.client_seq_id
-        if seq or self.protocol or not push.msg_id:
-            return seq
-        # A base gateway names only the msg_id.
-        for client_seq, request in self.pending.items():
-            if request.msg_id == push.msg_id:
-                return client_seq
-        return 0
-
     def _handle_unsequenced(self, push: ServerPush, events: list[ClientEvent]) -> None:
         kind = push.type
         if kind == _START_RESP:
@@ -496,12 +460,15 @@ class ClientProtocol:
         self._acks = AckPacer(acked, response.max_unacked_messages, response.max_unacked_bytes)
         self._heartbeats = HeartbeatPacer(self.heartbeat_interval, self._now)
         self.is_logged_in = response.state == pb.SESSION_STATE_NORMAL
+        self.is_state_due = True
         events.append(Started(self.session_id, response.resumed, self.is_logged_in, response))
         if response.replay_from > self.seen + 1:
             # The state this client came from is older than what it had acked.
             events.append(Lost(self.seen + 1, response.replay_from - 1, LostReason.NONE))
             self.seen = response.replay_from - 1
         self._send_again(response.max_client_seq, events)
+        if self.is_stopped:
+            self._send_stop()
         if self.position > self._acks.acked and self._acks.moved(self.position, self._now):
             self._send_ack()
 
@@ -536,25 +503,6 @@ class ClientProtocol:
             StartRefused(error.error_code, error.error_message, error.retry_after_ms, lost)
         )
 
-    def _lose_session(self, reason: LostReason, events: list[ClientEvent]) -> None:
-        """Fail what was asked, and forget the session (PROTOCOL 4.7)."""
-        events.append(SessionReset(self.session_id, reason, self.position))
-        for seq, request in self.pending.items():
-            outcome = Outcome.UNKNOWN if request.is_sent else Outcome.NOT_STARTED
-            events.append(Failed(seq, 0, 0, "session lost", "", 0, outcome))
-        self.forget_session()
-
-    def forget_session(self) -> None:
-        """Have the next connect() start a new session; what is pending is dropped unanswered."""
-        self.pending.clear()
-        self.session_id = ""
-        self.resume_token = b""
-        self.attempt = 0
-        self.position = 0
-        self.seen = 0
-        self.next_client_seq = 1
-        self.is_logged_in = False
-
     def closed(self, code: int) -> list[ClientEvent]:
         """Take note of the connection's close code; return what it means for the session.
 
@@ -574,18 +522,23 @@ class ClientProtocol:
 
     def _ack_to_carry(self) -> int:
         """Return the position to ack along with a request, 0 where the gateway knows it."""
-        return self._acks.take(self.position) if self.protocol else 0
+        return self._take_ack() if self.protocol and self.carries_acks else 0
 
     def _send_ack(self) -> None:
-        seq = self._acks.take(self.position)
+        seq = self._take_ack()
         if seq:
             payload = pb.ClientAck(acked_seq_id=seq).SerializeToString()
             self._output.append(encode_request(0, 0, RequestType.ACK, payload))
 
-    def _take_msg_id(self) -> int:
-        msg_id = self._next_msg_id
-        self._next_msg_id = msg_id + 1 if msg_id < 0xFFFF_FFFF else 1
-        return msg_id
+    def _take_ack(self) -> int:
+        seq = self._acks.take(self.position)
+        if seq:
+            self.is_state_due = True
+        return seq
+
+    def _send_stop(self) -> None:
+        payload = pb.StopRequest(reason=self._stop_reason.value).SerializeToString()  # type: ignore[arg-type]
+        self._output.append(encode_request(self._take_msg_id(), 0, RequestType.STOP, payload))
 
 
 # What a close code says of the session; the codes that are not here leave it alone.

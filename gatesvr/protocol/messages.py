@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from .._core.codec import error_body, push_body, push_frame
 from .._pb import message_pb2 as pb
-from ..errors import ProtocolError
+from ..errors import LostReason, Outcome, ProtocolError
 
 __all__ = [
     "CAPABILITIES",
@@ -101,28 +101,6 @@ class SessionState(IntEnum):
     UNSPECIFIED = 0
     INITED = 1
     NORMAL = 2
-
-
-class Outcome(IntEnum):
-    """What is known of a request that failed."""
-
-    UNKNOWN = 0
-    NOT_STARTED = 1
-    DONE = 2
-
-
-class LostReason(IntEnum):
-    """Why messages, or a whole session, are gone."""
-
-    NONE = 0
-    EXPIRED = 1
-    OVERFLOW = 2
-    UNKNOWN_SESSION = 3
-    FAILOVER = 4
-    DENIED = 5
-    CONFLATED = 6
-    REPLACED = 7
-    KICKED = 8
 
 
 def is_valid_text(text: str, max_bytes: int) -> bool:

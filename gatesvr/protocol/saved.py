@@ -10,6 +10,8 @@ from dataclasses import dataclass
 __all__ = ["SavedState"]
 
 VERSION = 1
+MAX_BYTES = 4096
+"""Longest state that is read; a real one has a few hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +55,31 @@ class SavedState:
         Raises:
             ValueError: It did not.
         """
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"no client state: {len(data)} bytes")
         try:
             fields = json.loads(data)
             if fields["version"] != VERSION:
                 raise ValueError("its version is unknown")
             return cls(
-                str(fields["openid"]),
-                str(fields["client_id"]),
-                str(fields["session_id"]),
+                _text(fields["openid"]),
+                _text(fields["client_id"]),
+                _text(fields["session_id"]),
                 base64.b64decode(fields["resume_token"], validate=True),
-                int(fields["attempt"]),
-                int(fields["position"]),
+                _number(fields["attempt"], 32),
+                _number(fields["position"], 64),
             )
         except (ValueError, TypeError, KeyError, binascii.Error) as error:
             raise ValueError(f"no client state: {error}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no text")
+    return value
+
+
+def _number(value: object, bits: int) -> int:
+    if type(value) is not int or not 0 <= value < 1 << bits:
+        raise ValueError(f"{value!r:.40} is no number of at most {bits} bits")
+    return value

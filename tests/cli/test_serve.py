@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import stat
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .process import FREE_PORTS, gatesvr, serving, start
+from .process import DEADLINE_S, FREE_PORTS, gatesvr, serving, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,3 +150,62 @@ async def test_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
         finally:
             call.kill()
             await call.communicate()
+
+
+async def test_client_goes_on_with_the_session_in_its_file(tmp_path: Path) -> None:
+    """Killed, interrupted, and with the gateway started again; quit ends the session."""
+    file = tmp_path / "session"
+
+    def session() -> str:
+        found: str = json.loads(file.read_bytes())["session_id"]
+        return found
+
+    async def ask(client: asyncio.subprocess.Process, text: bytes) -> None:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(b"echo -- " + text + b"\n")
+        await client.stdin.drain()
+        lines = [await client.stdout.readline() for _ in range(2)]
+        assert lines == [b"200\n", text + b"\n"]
+
+    async with asyncio.timeout(DEADLINE_S), AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(tmp_path, "serve", "--demo", *FREE_PORTS))
+        address = server.address("clients")
+        args = ("client", "--server", address, "--state", str(file))
+        sessions = []
+        for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+            client = await start(tmp_path, *args)
+            try:
+                await ask(client, b"in")
+                client.send_signal(number)
+                await client.communicate()
+            finally:
+                if client.returncode is None:
+                    client.kill()
+                    await client.wait()
+            sessions.append(session())
+        assert len(set(sessions)) == 1
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+        client = await start(tmp_path, *args)
+        try:
+            await ask(client, b"before")
+            await server.stop()
+            again = ("serve", "--demo", "--bind", address, "--grpc-bind", "127.0.0.1:0")
+            await stack.enter_async_context(serving(tmp_path, *again))
+            # The session went with the gateway: it is told, and the client goes on in a new one.
+            assert client.stdout is not None
+            assert b"session is lost" in await client.stdout.readline()
+            await ask(client, b"after")
+            assert session() not in ("", sessions[0])
+            _, err = await client.communicate(b"quit\n")
+            assert client.returncode == 0
+            assert b"reconnecting" in err
+        finally:
+            if client.returncode is None:
+                client.kill()
+                await client.wait()
+        assert session() == ""
+        result = await gatesvr(tmp_path, *args, "--openid", "somebody-else", stdin="echo\n")
+        assert result.code == 2
+        assert "the state is that of" in result.err

@@ -82,18 +82,23 @@ class FakeGateway:
         heartbeat_interval: Told to clients, whole seconds.
         hello_code: The answer to logins.
         refuse_start: (error, close code, reason) for every START, or None.
+        refuses_resumes_only: Whether refuse_start is for those alone.
+        is_forgetful: Whether a session goes with its connection.
         requests: Every business request accepted: (action, seq).
         heartbeats: How many came.
         stops: How many came.
         lost: How connections ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
         self.sessions: dict[str, FakeSession] = {}
         self.max_in_flight = 128
         self.heartbeat_interval = 15
         self.hello_code = 200
         self.refuse_start: tuple[int, int, str] | None = None
+        self.refuses_resumes_only = False
+        self.is_forgetful = False
         self.is_mute = False
         self.requests: list[tuple[str | None, int]] = []
         self.heartbeats = 0
@@ -152,7 +157,9 @@ class _Handler:
     def start(self, start: pb.StartRequest) -> None:
         gateway = self.gateway
         gateway.starts.append(start)
-        if gateway.refuse_start is not None:
+        if gateway.refuse_start is not None and (
+            start.session_id or not gateway.refuses_resumes_only
+        ):
             error, close_code, reason = gateway.refuse_start
             refused = pb.StartResponse(
                 success=False, error=pb.ErrorMessage(error_code=error, error_message="not you")
@@ -245,12 +252,14 @@ class _Handler:
         self.gateway.lost.append(how)
         if self.session is not None and self.session.link is self.link:
             self.session.link = None
+            if self.gateway.is_forgetful:
+                self.gateway.sessions.pop(self.session.session_id, None)
 
 
 @asynccontextmanager
 async def fake_gateway(backend: str) -> AsyncIterator[FakeGateway]:
     """Run a fake gateway on a free port of loopback."""
-    gateway = FakeGateway()
+    gateway = FakeGateway(backend)
     config = TransportConfig(bind="127.0.0.1:0", backend=backend)
     gateway.listener = ConnectionListener(config, lambda link: _Handler(gateway, link))
     await gateway.listener.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from gatesvr.client.messages import Lost, Notify
 from gatesvr.client.notifies import NotifyBuffer
 from gatesvr.client.reconnect import Action, Backoff, Verdict, verdict_of
-from gatesvr.errors import NotifyOverflow, SessionLost
+from gatesvr.errors import LostReason, NotifyOverflow, SessionLost
 from gatesvr.protocol.link import Disconnect
 
 
@@ -54,7 +55,9 @@ async def test_bound_holds_whatever_comes() -> None:
             seq += 1
             buffer.put(notify(seq))
         elif choice < 0.8:
-            buffer.put_lost(Lost(seq + 1, seq + 3, rng.choice((1, 2))))
+            buffer.put_lost(
+                Lost(seq + 1, seq + 3, rng.choice((LostReason.EXPIRED, LostReason.OVERFLOW)))
+            )
             seq += 3
         elif len(buffer):
             delivered += await read_all(buffer) if choice < 0.81 else []
@@ -155,6 +158,12 @@ def test_close_code_table(code: int, action: Action) -> None:
     assert verdict_of(Disconnect("peer", code)).action is action
 
 
+def test_who_was_superseded_while_it_was_live_does_not_come_back() -> None:
+    how = Disconnect("peer", 4409)
+    assert verdict_of(how, is_started=True).action is Action.STOP
+    assert verdict_of(Disconnect("peer", 4500), is_started=True).action is Action.RESUME
+
+
 @pytest.mark.parametrize("kind", ["idle", "reset", "peer_transport", "handshake", "local"])
 def test_lost_connection_is_resumed(kind: str) -> None:
     assert verdict_of(Disconnect(kind, 4400)) == Verdict(Action.RESUME)  # type: ignore[arg-type]
@@ -166,6 +175,7 @@ def test_lost_connection_is_resumed(kind: str) -> None:
         ("busy retry_after_ms=1500", 1.5),
         ("reconnect_after_ms=250", 0.25),
         ("retry_after_ms=999999999", 60.0),
+        ("reconnect_after_ms=999999999", 300.0),
         ("retry_after_ms=-1", 0.0),
         ("", 0.0),
     ],
@@ -182,3 +192,55 @@ def test_pauses_are_full_jitter_under_a_doubling_bound() -> None:
         assert backoff.next(1.0) == 30
     backoff.reset()
     assert backoff.next(0.5) == 0.25
+
+
+def test_jitter_is_added_to_what_the_gateway_asks_for() -> None:
+    backoff = Backoff()
+    assert backoff.next(0.0, 10.0) == 10.0
+    assert backoff.next(1.0, 10.0) == 20.0
+    assert backoff.next(1.0, 300.0) == 330.0
+    assert backoff.next(1.0) == 4.0  # it counted as tries all the same
+
+
+async def test_position_is_what_the_reader_is_done_with() -> None:
+    """Against a plain list: what is unread, or read last, is the lowest that is not done with."""
+    rng = random.Random(11)
+    reads: list[None] = []
+    for max_notifies in (1, 3, 50):
+        buffer = NotifyBuffer(max_notifies, on_read=lambda: reads.append(None))
+        buffer.close()  # a reader that finds nothing does not wait
+        todo: list[int] = []  # the first seq of everything that was not read
+        in_hand = 0
+        seq = 0
+        for _ in range(2_000):
+            choice = rng.random()
+            if choice < 0.5:
+                seq += 1
+                buffer.put(notify(seq))
+                todo.append(seq)
+            elif choice < 0.6:
+                buffer.put_lost(Lost(seq + 1, seq + 2, rng.choice(list(LostReason))))
+                seq += 2
+                todo.append(seq - 1)
+            elif choice < 0.62:
+                buffer.end_session()
+                todo.clear()
+                in_hand = seq = 0
+                while len(buffer):  # what is left of it is read, and counts for nothing
+                    with contextlib.suppress(NotifyOverflow, StopAsyncIteration):
+                        await buffer.get()
+                    assert buffer.first_unread == 0
+            elif len(buffer):
+                try:
+                    in_hand = (await buffer.get()).server_seq
+                    last = in_hand
+                except NotifyOverflow as error:
+                    in_hand, last = error.first_seq, error.last_seq
+                except StopAsyncIteration:
+                    in_hand, last = 0, seq
+                todo = [each for each in todo if each > last]
+            else:
+                buffer.settle()
+                in_hand = 0
+            assert buffer.first_unread == (in_hand or (todo[0] if todo else 0))
+    assert reads

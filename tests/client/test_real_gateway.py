@@ -16,7 +16,7 @@ from gatesvr.errors import RequestFailed, SessionLost
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @asynccontextmanager

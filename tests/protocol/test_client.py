@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 
 from gatesvr._core.codec import RequestDecoder, error_body, push_body, push_frame
@@ -375,7 +378,28 @@ def test_a_restarted_client_goes_on_behind_what_the_gateway_accepted():
     assert [e.seq for e in again.receive_data(push_frame(0, 2, notify(b"b")), 0.0)] == [2]
 
 
-@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b"\xff", b'{"version": 2}'])
+def state_with(**fields) -> bytes:
+    return json.dumps(json.loads(live().state()) | fields).encode()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"version": 2}',
+        state_with(position=-1),
+        state_with(position=1 << 64),
+        state_with(position="1"),
+        state_with(attempt=1 << 32),
+        state_with(attempt=True),
+        state_with(session_id=7),
+        state_with(resume_token="?"),
+        state_with(client_id="x" * 5000),
+    ],
+)
 def test_a_state_that_is_none_is_refused(state):
     with pytest.raises(ValueError, match="no client state"):
         ClientProtocol.from_state(state)
@@ -511,3 +535,123 @@ def test_replay_behind_the_position_is_reported_as_lost():
     found = protocol.receive_data(started_response(resumed=True, replay_from=4, replay_to=5), 0.0)
     assert found[1] == events.Lost(1, 3, LostReason.NONE)
     assert [e.seq for e in protocol.receive_data(push_frame(0, 4, notify(b"")), 0.0)] == [4]
+
+
+# What is stored, and when.
+
+
+def saved(protocol: ClientProtocol) -> dict:
+    return json.loads(protocol.state())
+
+
+def test_the_state_is_due_before_an_attempt_a_token_and_an_ack_are_used():
+    protocol = ClientProtocol("alice")
+    protocol.connect(0.0)
+    assert not protocol.is_state_due  # nothing of a session that is not there yet
+    sent(protocol)
+    protocol.receive_data(started_response(), 0.0)
+    assert protocol.is_state_due
+    assert base64.b64decode(saved(protocol)["resume_token"]) == b"t" * 16
+    protocol.login(now=0.0)
+    assert len(sent(protocol)) == 1
+    assert not protocol.is_state_due
+
+    protocol.receive_data(push_frame(0, 1, notify(b"")), 0.0)
+    protocol.acknowledge(1, 0.0)
+    assert not protocol.is_state_due
+    protocol.handle_timer(1.0)
+    assert protocol.is_state_due
+    assert saved(protocol)["position"] == 1
+    assert [request.type for request in sent(protocol)] == [RequestType.ACK]
+
+    protocol.receive_data(push_frame(0, 2, notify(b"")), 0.0)
+    protocol.acknowledge(2, 0.0)
+    protocol.send_request("x")
+    assert protocol.is_state_due
+    assert [request.ack_seq_id for request in sent(protocol)] == [2]
+    assert not protocol.is_state_due
+
+    protocol.connect(2.0)
+    assert protocol.is_state_due
+    assert saved(protocol)["attempt"] == 1
+
+
+def test_a_client_that_stores_each_ack_sends_one_for_several_answers():
+    protocol = live()
+    protocol.carries_acks = False
+    for seq in range(1, 4):
+        protocol.receive_data(push_frame(0, seq, notify(b"")), 0.0)
+        protocol.acknowledge(seq, 0.0)
+        protocol.send_request("x")
+    assert [request.ack_seq_id for request in sent(protocol)] == [0, 0, 0]
+    protocol.handle_timer(0.020)
+    (ack,) = sent(protocol)
+    assert parse_ack(ack.payload) == 3
+
+
+def test_the_state_may_stand_behind_what_was_acknowledged():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"")) + push_frame(0, 2, notify(b"")), 0.0)
+    protocol.acknowledge(2, 0.0)
+    assert ClientProtocol.from_state(protocol.state(1)).position == 1
+
+
+def test_a_session_that_is_stopped_or_lost_is_in_no_state():
+    for end in (lambda p: p.stop(), lambda p: p.closed(4410)):
+        protocol = live()
+        protocol.receive_data(push_frame(0, 1, notify(b"")), 0.0)
+        protocol.acknowledge(1, 0.0)
+        end(protocol)
+        again = ClientProtocol.from_state(protocol.state())
+        assert (again.openid, again.client_id) == ("alice", "c")
+        assert (again.session_id, again.resume_token, again.position) == ("", b"", 0)
+
+
+def test_stop_waits_for_start_response():
+    protocol = live()
+    protocol.connect(0.0)
+    protocol.stop()
+    assert [request.type for request in sent(protocol)] == [RequestType.START]
+    protocol.receive_data(started_response(resumed=True), 0.0)
+    assert [request.type for request in sent(protocol)] == [RequestType.STOP]
+
+
+# GOAWAY.
+
+
+def test_leaving_waits_for_answers_and_keeps_new_requests_back():
+    protocol = live()
+    asked = protocol.send_request("x")
+    sent(protocol)
+    protocol.leave(1.0, 30.0)
+    assert not protocol.is_ready
+    assert not protocol.is_left
+    later = protocol.send_request("y", now=1.0)
+    assert sent(protocol) == []
+    protocol.receive_data(push_frame(2, 1, answer_body(asked)), 2.0)
+    assert protocol.is_left
+    protocol.closed(0)
+    protocol.connect(3.0)
+    sent(protocol)
+    protocol.receive_data(started_response(resumed=True, max_client_seq=1), 3.0)
+    assert [request.seq_id for request in sent(protocol)] == [later]
+
+
+def test_leaving_does_not_wait_for_ever():
+    protocol = live(heartbeat_interval=60)
+    protocol.send_request("x")
+    protocol.leave(1.0, 30.0)
+    assert protocol.get_timer() == 31.0
+    protocol.handle_timer(30.9)
+    assert not protocol.is_left
+    protocol.handle_timer(31.0)
+    assert protocol.is_left
+
+
+def test_leaving_at_once_leaves_answers_for_the_next_connection():
+    protocol = live()
+    protocol.send_request("x")
+    protocol.leave(1.0)
+    assert protocol.is_left
+    protocol.connect(2.0)
+    assert not protocol.is_leaving

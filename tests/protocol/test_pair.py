@@ -219,6 +219,44 @@ def test_a_client_that_restarts_goes_on():
     assert pair.answers() == [b"answer 5"]
 
 
+@pytest.mark.parametrize("is_waiting", [False, True], ids=["nothing to replay", "more to come"])
+def test_a_state_older_than_what_was_acked_says_what_is_lost(is_waiting):
+    pair = Pair()
+    pair.live()
+    assert pair.connection is not None
+    session = pair.connection.session
+    assert session is not None
+    old = pair.client.state()
+    for number in range(3):
+        session.push(notify(b"%d" % number), now=pair.sessions.now)
+    pair.settle()
+    pair.client.handle_timer(pair.sessions.now + 1)
+    pair.settle()
+    assert session.client_ack_server_seq == 4
+    pair.connection.lost()
+    pair.got.clear()
+    pair.client = ClientProtocol.from_state(old)
+    if is_waiting:
+        session.push(notify(b"3"), now=pair.sessions.now)
+    pair.connect()
+    pair.settle()
+    if not is_waiting:
+        # Nobody can tell yet. The next message shows a gap, which a resume turns into a loss.
+        session.push(notify(b"3"), now=pair.sessions.now)
+        pair.client.receive_data(pair.connection.send(), pair.sessions.now)
+        assert pair.client.error is not None
+        pair.connection.lost()
+        pair.sessions.now += 10
+        pair.connect()
+        pair.settle()
+    told = [
+        e.data if isinstance(e, events.Notify) else (e.from_seq, e.to_seq)
+        for e in pair.got
+        if isinstance(e, events.Notify | events.Lost)
+    ]
+    assert told == [(2, 4), b"3"]
+
+
 def test_a_session_that_is_gone_is_replaced_by_a_new_one():
     pair = Pair()
     pair.live()

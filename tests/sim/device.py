@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gatesvr._core.codec import ServerPush
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.client.reconnect import Action, verdict_of
 from gatesvr.errors import CloseCode
-from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
 from gatesvr.protocol.events import (
     Answered,
     ClientEvent,
@@ -25,6 +25,7 @@ from gatesvr.protocol.events import (
 )
 from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import PushType
+from gatesvr.protocol.saved import SavedState
 
 if TYPE_CHECKING:
     from .network import Connection
@@ -82,6 +83,7 @@ class Device:
     Attributes:
         connection: The newest, None where there is none.
         connections: How many there were.
+        disk: The state that was stored when the protocol last asked for it.
         is_over: The gateway said not to come back: only a new life helps.
         is_slow: It reads nothing for now.
         is_leaving: It was asked to come back on another connection.
@@ -93,6 +95,7 @@ class Device:
         self.openid = openid
         self.ip = ip
         self.protocol = self._new_protocol()
+        self.disk = b""
         self.connection: Connection | None = None
         self.connections = 0
         self.is_over = False
@@ -181,8 +184,9 @@ class Device:
         if connection.is_calm and code in UNCALLED_FOR:
             self.world.checker.broken(self.protocol.session_id, f"closed for nothing: {code}")
         self.connection = None
+        is_started = self.protocol.is_live
         self.handle(self.protocol.closed(code))
-        verdict = verdict_of(Disconnect("peer", code, reason))
+        verdict = verdict_of(Disconnect("peer", code, reason), is_started=is_started)
         self.retry_at = self.world.now + verdict.delay
         # Who is told that his openid is busy would otherwise come back for ever.
         is_busy = self.world.is_calm and code == CloseCode.OPENID_BUSY
@@ -205,6 +209,8 @@ class Device:
 
     def flush(self) -> None:
         """Write what the protocol has to say; the disk has its state by then."""
+        if self.protocol.is_state_due:
+            self.disk = self.protocol.state()
         data = self.protocol.data_to_send()
         if data and self.connection is not None and not self.connection.is_cut:
             self.connection.up += data
@@ -215,14 +221,23 @@ class Device:
         """The process dies and comes back with what is on its disk."""
         self.world.note("%s restarts", self)
         self.world.counts["client_restarts"] += 1
-        state = state or self.protocol.state()
+        state = self.stored_state() if state is None else state
         self.leave(None)
         self.forget()
         self.protocol = self._new_protocol(state)
 
+    def stored_state(self) -> bytes:
+        """Return what is on the disk; the application itself stores its position as it goes."""
+        if not self.disk:
+            return b""
+        saved = SavedState.decode(self.disk)
+        if saved.session_id == self.protocol.session_id:
+            saved = replace(saved, position=self.protocol.position)
+        return saved.encode()
+
     def crash_reading(self, connection: Connection, size: int) -> None:
         """Read, and die before anything is on the disk."""
-        state = self.protocol.state()
+        state = self.stored_state()
         data = bytes(connection.down[:size])
         del connection.down[:size]
         self.protocol.receive_data(data, self.world.now)
@@ -233,7 +248,8 @@ class Device:
         self.world.note("%s begins anew", self)
         self.leave(None)
         self.forget()
-        self.protocol = TappedProtocol(self.openid, max_message_bytes=self.world.max_message_bytes)
+        self.protocol = self._new_protocol()
+        self.disk = b""
         self.is_over = False
 
     def forget(self) -> None:
@@ -283,6 +299,8 @@ class Device:
             elif isinstance(event, GoAwayReceived):
                 self.world.counts["goaways"] += 1
                 self.is_leaving = True
+                within = LEAVE_TIMEOUT_S if event.reconnect_after_ms else 0.0
+                self.protocol.leave(self.world.now, within)
             elif isinstance(event, Failed) and not event.seq:
                 self.finish_failed(event)
             elif isinstance(event, (Answered, Failed, Notify, Lost, Ignored)):

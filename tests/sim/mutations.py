@@ -79,6 +79,18 @@ def frame_sent_behind_start(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def token_stored_too_late(patch: pytest.MonkeyPatch) -> None:
+    def make(handle: Any) -> Any:
+        def mutant(self: ClientProtocol, *args: Any) -> None:
+            handle(self, *args)
+            self.is_state_due = False
+
+        return mutant
+
+    wrap(patch, ClientProtocol, "_handle_start_response", make)
+
+
+@mutation
 def no_attempt_numbers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ResumeToken, "is_stale", lambda self, match, attempt: False)
 

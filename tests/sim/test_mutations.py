@@ -35,6 +35,7 @@ FOUND_AS: dict[str, tuple[type[Finding], ...]] = {
     "old_token_dies_at_once": (NeedlessLoss,),
     "resume_with_the_previous_token_shifts_it": (NeedlessLoss,),
     "frame_sent_behind_start": (NeedlessLoss,),
+    "token_stored_too_late": (NeedlessLoss,),
     "no_attempt_numbers": (StaleResume,),
     "answer_of_an_older_generation_dropped": (Unanswered,),
     "positions_kept_across_session_ids": (Gap, Broken),

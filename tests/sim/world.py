@@ -243,7 +243,8 @@ class World:
                 weight = 1.0 if device.connections or device.name == "A" else 0.1
                 actions.append((weight, device.connect, None))
         else:
-            if connection.is_cut or not connection.gateway_open or device.is_leaving:
+            is_given_up = connection.is_cut or not connection.gateway_open
+            if is_given_up or (device.is_leaving and protocol.is_left):
                 actions.append((0.3, self._leave, device))
             elif not calm:
                 actions.append((0.06, self._leave, device))
