@@ -8,9 +8,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.protocol.link import Disconnect
+from gatesvr.protocol.messages import StopReason
 from gatesvr.session.session import Verdict
 from gatesvr.session.state import State
 
+from .event_model import EventModel
 from .rig import BUSINESS_DATA, SKIP, FakeLink, Sessions, answer_body, notify, pushes, start_request
 
 MAX_QUEUE = 12
@@ -31,6 +33,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.sessions = Sessions(
             max_queue_size=MAX_QUEUE, max_in_flight=MAX_IN_FLIGHT, resume_window=60.0
         )
+        self.subscription = self.sessions.manager.events.subscribe(lambda: None)
+        self.events = EventModel()
         self.session, self.link, response = self.sessions.login()
         self.token = response.resume_token
         self.attempt = 0
@@ -203,12 +207,35 @@ class SessionMachine(RuleBasedStateMachine):
         self.sessions.now += seconds
         self.sessions.manager.sweep(self.sessions.now)
 
+    @precondition(lambda self: self.alive)
+    @rule(is_kick=st.booleans())
+    def end(self, is_kick: bool) -> None:
+        manager = self.sessions.manager
+        if is_kick:
+            manager.kick(self.session, "", self.sessions.now)
+        else:
+            manager.stop(self.session, StopReason.APP_CLOSE, self.sessions.now)
+        assert not self.alive
+
     @precondition(lambda self: self.session.link is None)
     @rule()
     def expire(self) -> None:
         self.sessions.now += 61
         self.sessions.manager.sweep(self.sessions.now)
         assert not self.alive
+
+    @invariant()
+    def events_say_the_same(self) -> None:
+        session = self.session
+        while (event := self.subscription.take()) is not None:
+            self.events.read(event)
+        assert self.events.states == {session.session_id: session.state}
+        last = self.events.last[session.session_id]
+        assert last.generation == session.generation
+        assert last.max_client_seq <= session.max_client_seq
+        assert last.last_acked_seq <= session.client_ack_server_seq
+        if last.is_end:
+            assert last.last_sent_seq == session.queue.last_sent_seq
 
     @invariant()
     def what_always_holds(self) -> None:

@@ -67,9 +67,7 @@ class TappedManager(SessionManager):
             )
         return super().logged_in(session, zone, now)
 
-    def close(
-        self, session: Session, code: int, reason: str, now: float, *, last: bytes = b""
-    ) -> None:
+    def close(self, session: Session, code: int, reason: str, now: float, **how: Any) -> None:
         if session.state is not State.CLOSED:
             self.world.note(
                 "gateway closes session %s: %d %s", session.session_id[:4], code, reason
@@ -78,7 +76,7 @@ class TappedManager(SessionManager):
             self._check_end(session, code, reason)
             openid = session.openid if reason == "replaced" else ""
             self.world.checker.ended(session.session_id, replaced_in=openid)
-        super().close(session, code, reason, now, last=last)
+        super().close(session, code, reason, now, **how)
 
     def _check_end(self, session: Session, code: int, reason: str) -> None:
         """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""

@@ -15,7 +15,7 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr.dispatch.dispatcher import Dispatcher
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.protocol.client import ClientProtocol
-from gatesvr.protocol.messages import LostReason, RequestType
+from gatesvr.protocol.messages import RequestType
 from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
 from gatesvr.session.resume import ResumeToken, TokenMatch
@@ -128,11 +128,10 @@ def positions_kept_across_session_ids(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def replacement_at_start(patch: pytest.MonkeyPatch) -> None:
     def make(create: Any) -> Any:
-        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
+        def mutant(self: SessionManager, start: pb.StartRequest, *args: Any) -> Any:
             for other in self.by_openid(start.openid):
-                self._bury(other, LostReason.REPLACED, now)
-                self._end_by_kick(other, 4410, "replaced", now)
-            return create(self, start, link, now)
+                self._replace(other, args[-1])
+            return create(self, start, *args)
 
         return mutant
 
@@ -248,6 +247,9 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._queue, name)
+
+        def __len__(self) -> int:
+            return len(self._queue)
 
     def make(take_over: Any) -> Any:
         def mutant(self: SessionManager, session: Session, *args: Any) -> Any:
