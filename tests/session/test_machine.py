@@ -8,7 +8,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.protocol.link import Disconnect
-from gatesvr.protocol.messages import StopReason
 from gatesvr.session.session import Verdict
 from gatesvr.session.state import State
 
@@ -206,16 +205,6 @@ class SessionMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.sessions.now += seconds
         self.sessions.manager.sweep(self.sessions.now)
-
-    @precondition(lambda self: self.alive)
-    @rule(is_kick=st.booleans())
-    def end(self, is_kick: bool) -> None:
-        manager = self.sessions.manager
-        if is_kick:
-            manager.kick(self.session, "", self.sessions.now)
-        else:
-            manager.stop(self.session, StopReason.APP_CLOSE, self.sessions.now)
-        assert not self.alive
 
     @precondition(lambda self: self.session.link is None)
     @rule()

@@ -16,6 +16,7 @@ from gatesvr.session.start import StartOutcome
 from gatesvr.session.state import State
 from gatesvr.upstream.router import UpstreamRouter
 
+from ..session.event_model import EventModel
 from .network import Connection
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ class Gateway:
         )
         self.sessions.world = world
         self.sessions.automatic = set()
+        self._world = world
+        self._told = EventModel()
+        self._subscription = self.sessions.events.subscribe(self._read_events)
         watched: Any = OrderedSet()
         self.sessions._context.watched = watched
         self.router = UpstreamRouter(config.route, "completion")
@@ -122,6 +126,22 @@ class Gateway:
             self.sessions, registry, PushCounters(), config.session.max_message_bytes, clock
         )
         world.loop.call(self.processor.start)
+
+    def _read_events(self) -> None:
+        """Take each event in as it is told: it must fit to those of its session before."""
+        while (event := self._subscription.take()) is not None:
+            self._world.counts[f"told_{event.kind}"] += 1
+            try:
+                self._told.read(event)
+            except AssertionError as error:
+                self._world.checker.broken(event.session_id, f"told of {event.kind}: {error}")
+
+    def check_events(self) -> None:
+        """What was told must be how the sessions stand."""
+        told = {s: state for s, state in self._told.states.items() if state is not State.CLOSED}
+        real = {session.session_id: session.state for session in self.sessions.all_sessions()}
+        if told != real:
+            self._world.checker.broken("", f"told of {told}, there are {real}")
 
     def leftovers(self) -> dict[str, int]:
         """Return what is held of sessions, connections and tasks, by kind."""

@@ -14,8 +14,10 @@ from gatesvr._core.codec import encode_request
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.dispatch.dispatcher import Dispatcher
 from gatesvr.dispatch.processor import AsyncProcessor
+from gatesvr.observe.events import EventKind
 from gatesvr.protocol.client import ClientProtocol
 from gatesvr.protocol.messages import RequestType
+from gatesvr.session.events import EventHub
 from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
 from gatesvr.session.resume import ResumeToken, TokenMatch
@@ -368,3 +370,28 @@ def requests_held_for_ever(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def nothing_expires(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionManager, "sweep", lambda self, now: None)
+
+
+@mutation
+def suspensions_not_told(patch: pytest.MonkeyPatch) -> None:
+    def make(emit: Any) -> Any:
+        def mutant(self: EventHub, kind: EventKind, *args: Any) -> None:
+            if kind is not EventKind.SUSPENDED:
+                emit(self, kind, *args)
+
+        return mutant
+
+    wrap(patch, EventHub, "emit", make)
+
+
+@mutation
+def ends_told_twice(patch: pytest.MonkeyPatch) -> None:
+    def make(emit: Any) -> Any:
+        def mutant(self: EventHub, kind: EventKind, *args: Any) -> None:
+            emit(self, kind, *args)
+            if kind is EventKind.EXPIRED:
+                emit(self, EventKind.CLOSED, *args)
+
+        return mutant
+
+    wrap(patch, EventHub, "emit", make)
