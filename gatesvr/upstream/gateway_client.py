@@ -15,6 +15,8 @@ from .event_stream import GatewayEvents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
 
     from .request import Request
 
@@ -29,7 +31,7 @@ Target = Literal["session", "openid"]
 
 
 class GatewayClient:
-    """Calls a gateway's GatewayService. The channel is opened by the first call.
+    """Calls a gateway's GatewayService. The channel is opened by the first call; close() it.
 
     Every method raises UpstreamError where the gateway cannot be reached or does not answer in
     time, and ConfigError where no address is known.
@@ -46,6 +48,17 @@ class GatewayClient:
         self._stub: Any = None
         self._calls: set[asyncio.Task[Any]] = set()
         self._streams: set[GatewayEvents] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
 
     async def push(
         self,
