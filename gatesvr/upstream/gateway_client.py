@@ -249,6 +249,8 @@ class GatewayClient:
                     ("grpc.enable_http_proxy", 0),
                     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                    # gRPC waits for this one, a minute unless it is set.
+                    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
                     ("grpc.http2.max_pings_without_data", 0),
                 ],
             )

@@ -8,8 +8,13 @@ import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from gatesvr.cli.events import _as_json, _as_text
+from gatesvr.errors import UpstreamError
 from gatesvr.observe.events import EventKind, SessionEvent
+from gatesvr.upstream import gateway_client
+from gatesvr.upstream.gateway_client import GatewayClient
 
 from .process import DEADLINE_S, FREE_PORTS, Server, gatesvr, serving, start
 
@@ -61,6 +66,24 @@ async def test_stop_of_the_gateway_ends_it(tmp_path: Path) -> None:
         assert (await server.stop()).code == 0
         result = await reader.stop(0)
         assert (result.code, result.err) == (0, "the gateway stops\n")
+
+
+async def test_gateway_that_hangs_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host answers TCP and nothing else: a reader that only waits would wait for ever."""
+    monkeypatch.setattr(gateway_client, "KEEPALIVE_MS", 200)
+    monkeypatch.setattr(gateway_client, "KEEPALIVE_TIMEOUT_MS", 200)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server,
+        GatewayClient(server.address("push")) as client,
+        client.events() as events,
+    ):
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(UpstreamError, match="UNAVAILABLE"):
+                await anext(events)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
 
 
 async def test_no_gateway_is_one_line(tmp_path: Path) -> None:
