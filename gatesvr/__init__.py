@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .errors import SessionLost as SessionLost
     from .errors import UpstreamError as UpstreamError
     from .gateway import Gateway as Gateway
+    from .observe.events import EventKind as EventKind
+    from .observe.events import SessionEvent as SessionEvent
+    from .upstream.gateway_client import GatewayClient as GatewayClient
     from .upstream.service import Reply as Reply
     from .upstream.service import Request as Request
     from .upstream.service import UpstreamService as UpstreamService
@@ -45,8 +48,10 @@ _MODULES = {
     "ConfigError": ".errors",
     "ConnectionFailed": ".errors",
     "ErrorCode": ".errors",
+    "EventKind": ".observe.events",
     "GatesvrError": ".errors",
     "Gateway": ".gateway",
+    "GatewayClient": ".upstream.gateway_client",
     "Lost": ".client",
     "LostReason": ".errors",
     "Notify": ".client",
@@ -58,6 +63,7 @@ _MODULES = {
     "Request": ".upstream.service",
     "RequestFailed": ".errors",
     "SessionError": ".errors",
+    "SessionEvent": ".observe.events",
     "SessionLost": ".errors",
     "UpstreamError": ".errors",
     "UpstreamService": ".upstream.service",

@@ -273,6 +273,10 @@ class PushConfig(_Section, frozen=True, kw_only=True):
     """Notifies bound to one request."""
     max_bound_bytes: Size = Size(256 << 10)
     """Bytes of bound notifies a session."""
+    max_event_subscribers: Count = 16
+    """Subscribers of session events, upstreams and those inside together."""
+    max_event_queue: Count = 1_024
+    """Events that wait for one subscriber; above it the newest are left out, and counted."""
 
 
 class LogConfig(_Section, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
 from .errors import CloseCode
 from .observe.log import keys
+from .push.events import EventStream
 from .push.service import PushService
 from .session.manager import SessionManager
 from .transport.listener import ConnectionListener
@@ -20,6 +21,7 @@ from .upstream.manager import UpstreamManager
 from .upstream.router import UpstreamRouter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
@@ -58,7 +60,12 @@ class Gateway:
         # turn late.
         clock = time.monotonic
         max_message_bytes = int(config.session.max_message_bytes)
-        self.sessions = SessionManager(config.session, config.transport, config.push)
+        self.sessions = SessionManager(
+            config.session,
+            config.transport,
+            config.push,
+            wall_ms=lambda now: int((time.time() + now - clock()) * 1000),
+        )
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.upstream = UpstreamManager(
             config.upstream, max_message_bytes, push=config.push, rules=config.route
@@ -123,6 +130,14 @@ class Gateway:
         }
         return {name: counters.snapshot() for name, counters in layers.items()}
 
+    def events(self, kinds: Iterable[str] = ()) -> EventStream:
+        """Return what happens to sessions, as it happens, to be entered by ``async with``.
+
+        Args:
+            kinds: Which events, EventKind or their names; none for all.
+        """
+        return EventStream(self.sessions.events, kinds)
+
     async def start(self) -> None:
         """Start the layers, from the upstreams to the clients.
 
@@ -170,6 +185,7 @@ class Gateway:
             self._sweeper.cancel()
         # Each is stopped whatever becomes of those before it.
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.sessions.events.end)
             stack.push_async_callback(self.listener.stop)
             stack.push_async_callback(self.push.stop)
             stack.push_async_callback(self.upstream.stop, UPSTREAM_GRACE_S)

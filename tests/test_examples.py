@@ -76,6 +76,21 @@ async def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "200 b'GOOD MORNING'\nmood that was loud\n"
 
 
+async def test_readme_events(capsys: pytest.CaptureFixture[str]) -> None:
+    service = readme("service").service
+    async with running(service, "hello", "business") as server:
+        following = asyncio.create_task(readme("events").main(str(service.gateway.address)))
+        out = ""
+        while not out:  # it says nothing until it has subscribed
+            async with Client(server, openid="ann"):
+                pass
+            await asyncio.sleep(0.001)
+            out += capsys.readouterr().out
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert out.startswith("ann closed app_close ")
+
+
 async def test_echo() -> None:
     async with (
         running(example("echo_service").service, "hello", "business") as server,

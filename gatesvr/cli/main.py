@@ -22,6 +22,7 @@ _COMMANDS = {
     "serve": "Run the gateway.",
     "client": "Talk to a gateway line by line and see its pushes as they come.",
     "call": "Log in, send one request, print its answer.",
+    "events": "Print what happens to sessions, as it happens.",
     "upstream": "Run demo upstream services.",
     "gencert": "Write a self-signed certificate and its key.",
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",

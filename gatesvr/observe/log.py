@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
-__all__ = ["configure", "keys"]
+__all__ = ["configure", "escape", "format_keys", "keys"]
 
 MAX_TEXT_BYTES = 128
 """Longest text from outside that is written, bytes of what is written (PROTOCOL 8)."""
@@ -46,6 +47,19 @@ def escape(value: object) -> str:
     return written[: MAX_TEXT_BYTES - len(CUT.encode())].decode(errors="ignore") + CUT
 
 
+def format_keys(values: Mapping[str, object]) -> str:
+    """Return ``session=… reason="…"``: text from outside is escaped and stays in its quotes."""
+    parts = []
+    for key, value in values.items():
+        text = escape(value)
+        if not text or " " in text or '"' in text:
+            # Else text from outside could end its quotes, and write keys of its own.
+            text = text.replace("\\", "\\\\").replace('"', '\\"')
+            text = f'"{text}"'
+        parts.append(f"{key}={text}")
+    return " ".join(parts)
+
+
 class _TextFormatter(logging.Formatter):
     """``12:00:01 info gatesvr.session session_closed session=… reason=…``."""
 
@@ -58,13 +72,8 @@ class _TextFormatter(logging.Formatter):
             record.name,
             escape(record.getMessage()),
         ]
-        for key, value in getattr(record, "keys", {}).items():
-            text = escape(value)
-            if not text or " " in text or '"' in text:
-                # Else text from outside could end its quotes, and write keys of its own.
-                text = text.replace("\\", "\\\\").replace('"', '\\"')
-                text = f'"{text}"'
-            parts.append(f"{key}={text}")
+        if values := getattr(record, "keys", {}):
+            parts.append(format_keys(values))
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

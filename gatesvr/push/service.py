@@ -31,6 +31,11 @@ SERVICE_NAME = "gatesvr.proto.GatewayService"
 MAX_STREAMS = 1_024
 """rpcs at a time, a caller's connection."""
 STOP_GRACE_S = 1.0
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""A caller that is silent for the first, and then for the second, is gone."""
+MIN_PING_INTERVAL_MS = 30_000
+"""Callers may ping as often."""
 
 logger = logging.getLogger("gatesvr.push")
 
@@ -63,6 +68,7 @@ class PushService:
         self._clock = clock
         self._server: grpc.aio.Server | None = None
         self._health: health.aio.HealthServicer | None = None
+        self._servicer: GatewayServicer | None = None
         self._address = ""
 
     @property
@@ -90,6 +96,13 @@ class PushService:
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
+                # Subscribers of events may hear nothing for long: both sides look whether the
+                # other is still there.
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                # gRPC waits for this one, a minute unless it is set.
+                ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ]
         )
         servicer = GatewayServicer(
@@ -110,7 +123,7 @@ class PushService:
         await server.start()
         for service in ("", SERVICE_NAME):
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._server, self._health = server, checks
+        self._server, self._health, self._servicer = server, checks, servicer
         self._address = f"{name}:{port}"
         logger.info("push_listening", extra=keys(address=self._address))
 
@@ -119,6 +132,8 @@ class PushService:
         server, self._server = self._server, None
         if server is None:
             return
+        if self._servicer is not None:
+            self._servicer.end_events()
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
         await server.stop(STOP_GRACE_S)

@@ -22,7 +22,7 @@ import grpc
 from .._core.codec import notify_body
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as pb_grpc
-from ..errors import CloseCode
+from ..errors import CloseCode, QueueFull
 from ..observe.log import keys
 from ..observe.metrics import Counters
 from ..protocol.messages import (
@@ -31,8 +31,11 @@ from ..protocol.messages import (
     MAX_OPENID_BYTES,
     is_valid_text,
 )
+from ..upstream.channel import CALL_ENDED
+from .events import EventStream
 
 if TYPE_CHECKING:
+    from ..observe.events import SessionEvent
     from ..session.manager import SessionManager
     from ..session.session import PushResult, Session
     from ..upstream.registry import RegistryResult, UpstreamRegistry
@@ -63,6 +66,10 @@ class PushCounters(Counters):
     """rpcs, streams as one."""
     streams: int = 0
     """PushStreams open (a gauge)."""
+    event_streams: int = 0
+    """SubscribeEvents open (a gauge)."""
+    events_sent: int = 0
+    """Events written to those, gaps included."""
     pushes: int = 0
     """Pushes asked for, those of streams included."""
     queued: int = 0
@@ -143,6 +150,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._max_message_bytes = max_message_bytes
         self._clock = clock
         self._wall_clock = wall_clock
+        self._event_streams: set[EventStream] = set()
+        self._is_ended = False
 
     # Pushes.
 
@@ -373,14 +382,52 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             self.counters.leases_refused += 1
         return _register_response(result)
 
-    # What is not there yet.
+    # Events.
 
     async def SubscribeEvents(  # noqa: N802
         self, request: pb.SubscribeRequest, context: _Context
     ) -> None:
-        """Refuse: this gateway has no event stream."""
-        self.counters.calls += 1
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "SubscribeEvents is not served")
+        """Write session events until the caller goes or the gateway stops.
+
+        A kind that there is not is INVALID_ARGUMENT, a subscriber too many RESOURCE_EXHAUSTED.
+        """
+        counters = self.counters
+        counters.calls += 1
+        if self._is_ended:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway stops")
+        stream = EventStream(self._manager.events, request.kinds)
+        try:
+            await stream.__aenter__()
+        except ValueError as error:
+            counters.invalid += 1
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"kinds: {error}")
+        except QueueFull as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        self._event_streams.add(stream)
+        counters.event_streams += 1
+        try:
+            # At once: from here on the caller knows that it hears of everything.
+            await context.send_initial_metadata(())
+            async for event in stream:
+                await context.write(_event_message(event))
+                counters.events_sent += 1
+        except CALL_ENDED:
+            # The caller went while we wrote; where we wait, gRPC cancels this task.
+            logger.debug("subscriber_gone", extra=keys(peer=context.peer()))
+        except Exception:
+            counters.internal_errors += 1
+            logger.exception("push_failed", extra=keys(rpc="SubscribeEvents"))
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        finally:
+            stream.end()
+            self._event_streams.discard(stream)
+            counters.event_streams -= 1
+
+    def end_events(self) -> None:
+        """End the event streams, behind what has happened by now, and refuse new ones."""
+        self._is_ended = True
+        for stream in self._event_streams:
+            stream.end()
 
     # Input limits (PROTOCOL 1.6, 7.6).
 
@@ -446,6 +493,22 @@ _WHY = {
     "BUSY": "the queue is full",
     "TOO_LARGE": "larger than the client takes",
 }
+
+
+def _event_message(event: SessionEvent) -> pb.SessionEvent:
+    return pb.SessionEvent(
+        kind=event.kind,
+        session_id=event.session_id,
+        openid=event.openid,
+        generation=event.generation,
+        reason=event.reason,
+        at_ms=event.at_ms,
+        last_sent_seq=event.last_sent_seq,
+        last_acked_seq=event.last_acked_seq,
+        max_client_seq=event.max_client_seq,
+        undelivered=event.undelivered,
+        missed=event.missed,
+    )
 
 
 def _register_response(result: RegistryResult) -> pb.UpstreamRegisterResponse:

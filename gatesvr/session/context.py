@@ -76,6 +76,13 @@ class SessionCounters(Counters):
     """Notifies that a newer one with the same key replaced before they were sent."""
     slow_consumers: int = 0
     memory_closed: int = 0
+    events: int = 0
+    """Events that there was a subscriber for."""
+    events_missed: int = 0
+    """Events left out because a subscriber was too slow, each for itself."""
+    event_subscribers: int = 0
+    """Subscribers of events now (a gauge)."""
+    event_subscribers_refused: int = 0
 
 
 class SessionContext:

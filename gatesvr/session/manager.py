@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .._core.queue import BULK
 from .._pb import message_pb2 as pb
 from ..config import PushConfig, SessionConfig, TransportConfig
 from ..errors import CloseCode, ErrorCode
+from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.messages import (
     CAPABILITIES,
@@ -26,10 +27,13 @@ from ..protocol.messages import (
     kick_frame,
 )
 from .context import SessionContext, SessionCounters
+from .events import ELSEWHERE, EventHub, close_reason, loss_reason
+from .login import LOGGED_IN, LoginVerdict
 from .resume import ResumeJudge, ResumeToken
 from .session import Session
 from .start import StartOutcome, accept_start, refuse_start
 from .state import Event, State
+from .tombstones import Tombstones
 
 if TYPE_CHECKING:
     from ..protocol.link import Disconnect, Link
@@ -52,26 +56,6 @@ _FATAL_CODES = frozenset(
 )
 
 
-class LoginVerdict(NamedTuple):
-    """What a login came to.
-
-    Attributes:
-        close_code: None where the session is logged in; else it is to get an ERROR instead of the
-            hello's answer, and to be closed with this.
-        error_code: Of that ERROR.
-        reason: Text for the ERROR.
-        retry_after_ms: When trying again may help, 0 where it does not.
-    """
-
-    close_code: CloseCode | None = None
-    error_code: int = 0
-    reason: str = ""
-    retry_after_ms: int = 0
-
-
-_LOGGED_IN = LoginVerdict()
-
-
 class SessionManager:
     """All sessions of one gateway.
 
@@ -80,6 +64,10 @@ class SessionManager:
         transport: For the bound on sessions and the high water.
         push: For the bounds on push ids and bound notifies.
         random_bytes: Where session ids and tokens come from.
+        wall_ms: Returns the ms since the epoch at a loop time, for events.
+
+    Attributes:
+        events: Tells subscribers what happens to sessions.
     """
 
     def __init__(
@@ -89,13 +77,16 @@ class SessionManager:
         push: PushConfig | None = None,
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        wall_ms: Callable[[float], int] = lambda now: int(now * 1000),
     ) -> None:
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
+        push = push or PushConfig()
         self._random_bytes = random_bytes
         self._max_sessions = SESSIONS_PER_CONNECTION * transport.max_connections
-        self._context = SessionContext(
-            config, push or PushConfig(), int(transport.high_water), self._close_full
+        self._context = SessionContext(config, push, int(transport.high_water), self._close_full)
+        self.events = EventHub(
+            self._context.counters, push.max_event_subscribers, push.max_event_queue, wall_ms
         )
         self._judge = ResumeJudge(self._context.counters)
         self._by_id: dict[str, Session] = {}
@@ -106,8 +97,7 @@ class SessionManager:
         self._inited_by_ip: dict[str, int] = {}
         # Without a connection, in the order in which they lost it.
         self._detached: dict[Session, None] = {}
-        # Ended by others, for the clients that come back: why, and until when (PROTOCOL 4.7).
-        self._tombstones: dict[str, tuple[LostReason, float]] = {}
+        self._tombstones = Tombstones(config.max_tombstones, config.resume_window)
 
     def __len__(self) -> int:
         """Return the sessions that are not Closed."""
@@ -121,6 +111,7 @@ class SessionManager:
         counters.inited = len(self._inited)
         counters.suspended = sum(session.is_logged_in for session in self._detached)
         counters.tombstones = len(self._tombstones)
+        counters.event_subscribers = len(self.events)
         return counters
 
     # Finding.
@@ -181,7 +172,8 @@ class SessionManager:
             assert session.token is not None
             token = session.token.accept(match, start.attempt, self._random_bytes)
             self._context.counters.resumes += 1
-            return self._take_over(session, token, start.last_acked_seq_id, link, now)
+            reason = "resume" if session.link is None else "steal"
+            return self._take_over(session, token, start.last_acked_seq_id, link, reason, now)
         if not start.openid:
             return _refuse_bad("openid is empty")
         if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
@@ -191,14 +183,15 @@ class SessionManager:
                 if refusal is not None:
                     return refusal
                 self._context.counters.base_resumes += 1
-                return self._take_over(session, b"", start.last_acked_seq_id, link, now)
-        return self._create(start, link, now)
+                last_acked = start.last_acked_seq_id
+                return self._take_over(session, b"", last_acked, link, "base_resume", now)
+        return self._create(start, link, "start", now)
 
     def _resume_nothing(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
         """Answer the resume of a session that there is no more (PROTOCOL 3.3, 4.7)."""
         counters = self._context.counters
-        reason, until = self._tombstones.get(start.session_id, (LostReason.NONE, 0.0))
-        if until > now:
+        reason = self._tombstones.find(start.session_id, now)
+        if reason is not None:
             counters.resumes_tombstoned += 1
             return refuse_start(
                 ErrorCode.FORBIDDEN,
@@ -223,7 +216,7 @@ class SessionManager:
                 "logged in elsewhere",
                 lost_reason=LostReason.UNKNOWN_SESSION,
             )
-        outcome = self._create(start, link, now)
+        outcome = self._create(start, link, "unknown_session", now)
         if outcome.session is not None:
             outcome.session.is_after_failed_resume = True
             outcome.response.lost_reason = pb.LOST_UNKNOWN_SESSION
@@ -249,7 +242,13 @@ class SessionManager:
         return None
 
     def _take_over(
-        self, session: Session, token: bytes, last_acked: int, link: Link, now: float
+        self,
+        session: Session,
+        token: bytes,
+        last_acked: int,
+        link: Link,
+        reason: str,
+        now: float,
     ) -> StartOutcome:
         """Give a session to the connection that a good resume came on (PROTOCOL 4.4).
 
@@ -278,13 +277,14 @@ class SessionManager:
             if queue.can_skip:
                 response.lost_from, response.lost_to = queue.lost_range()
         session.sender.flush()
+        self.events.emit(EventKind.RESUMED, session, reason, now)
         logger.debug(
             "session_resumed",
             extra=keys(session=session.session_id, generation=session.generation),
         )
         return outcome
 
-    def _create(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+    def _create(self, start: pb.StartRequest, link: Link, reason: str, now: float) -> StartOutcome:
         """Make a new session."""
         config = self._config
         counters = self._context.counters
@@ -322,6 +322,7 @@ class SessionManager:
         self._inited[session] = ip
         self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
         counters.created += 1
+        self.events.emit(EventKind.CONNECTED, session, reason, now)
         logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
         return accept_start(session, token, link, config)
 
@@ -349,19 +350,21 @@ class SessionManager:
             openid = session.openid
             self._by_openid[openid] = (*self._by_openid.get(openid, ()), session)
             session.move(Event.LOGIN)
+            self.events.emit(EventKind.LOGGED_IN, session, "hello", now)
             if session.link is None:
                 session.move(Event.DETACH)
+                self.events.emit(EventKind.SUSPENDED, session, "lost_before_login", now)
             self._context.counters.logins += 1
             logger.info("session_logged_in", extra=keys(session=session.session_id, zone=zone))
         if zone or not session.zone:
             session.set_zone(zone)
-        return _LOGGED_IN
+        return LOGGED_IN
 
     def _settle_duplicates(self, session: Session, now: float) -> LoginVerdict:
         """Apply on_duplicate to the other logged-in sessions of session's openid."""
         others = self._by_openid.get(session.openid, ())
         if not others:
-            return _LOGGED_IN
+            return LOGGED_IN
         policy = self._config.on_duplicate
         if policy != "allow" and session.is_after_failed_resume:
             # PROTOCOL 3.3: it never replaces.
@@ -375,17 +378,21 @@ class SessionManager:
             )
         if policy == "allow":
             if len(others) < self._config.max_logged_in:
-                return _LOGGED_IN
+                return LOGGED_IN
             others = tuple(other for other in others if other.link is None)[:1]
             if not others or session.is_after_failed_resume:
                 return LoginVerdict(
                     CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, "too many logins", RETRY_MS
                 )
         for other in others:
-            self._context.counters.replaced += 1
-            self._bury(other, LostReason.REPLACED, now)
-            self._end_by_kick(other, CloseCode.KICKED, "replaced", now)
-        return _LOGGED_IN
+            self._replace(other, now)
+        return LOGGED_IN
+
+    def _replace(self, session: Session, now: float) -> None:
+        self._context.counters.replaced += 1
+        self._tombstones.add(session.session_id, LostReason.REPLACED, now)
+        kind = EventKind.REPLACED
+        self._end_by_kick(session, CloseCode.KICKED, "replaced", now, kind, ELSEWHERE)
 
     # Ends.
 
@@ -407,16 +414,18 @@ class SessionManager:
         is_login_open = session.hello_pending or session.has_unacked
         if session.state is State.INITED and not is_login_open:
             # PROTOCOL 3.9: it outlives its connection only for the sake of its hello.
-            self.close(session, how.code, "connection lost before login", now)
+            why = loss_reason(how)
+            self.close(session, how.code, "connection lost before login", now, why=why)
             return
-        session.move(Event.DETACH)
-        self._detached[session] = None
+        self._suspend(session, loss_reason(how), now)
         logger.debug("session_suspended", extra=keys(session=session.session_id, how=how.kind))
 
     def stop(self, session: Session, reason: StopReason, now: float) -> None:
         """Close a session because its client said STOP (PROTOCOL 3.9)."""
         self._context.counters.stopped += 1
-        self.close(session, CloseCode.NORMAL, StopReason(reason).name.lower(), now)
+        name = StopReason(reason).name.lower()
+        why = "stop" if reason == StopReason.UNKNOWN else name
+        self.close(session, CloseCode.NORMAL, name, now, why=why)
 
     def kick(self, session: Session, reason: str, now: float, code: int = CloseCode.KICKED) -> None:
         """Close a session because an upstream said so.
@@ -431,11 +440,19 @@ class SessionManager:
         if session.state is State.CLOSED:
             return
         self._context.counters.kicked += 1
-        self._bury(session, LostReason.KICKED, now)
-        self._end_by_kick(session, code, reason, now)
+        self._tombstones.add(session.session_id, LostReason.KICKED, now)
+        self._end_by_kick(session, code, reason, now, EventKind.KICKED, reason or "kicked")
 
     def close(
-        self, session: Session, code: int, reason: str, now: float, *, last: bytes = b""
+        self,
+        session: Session,
+        code: int,
+        reason: str,
+        now: float,
+        *,
+        last: bytes = b"",
+        kind: EventKind = EventKind.CLOSED,
+        why: str = "",
     ) -> None:
         """Close a session for good, and its connection with code.
 
@@ -445,6 +462,8 @@ class SessionManager:
             reason: The close's reason text.
             now: Loop time.
             last: Frames to flush by themselves first; see Link.close.
+            kind: What the event says, one of the ends.
+            why: The event's reason; the close code's name where it is empty.
         """
         if session.state is State.CLOSED:
             return
@@ -453,6 +472,7 @@ class SessionManager:
         else:
             self._forget_login(session)
         session.move(Event.CLOSE)
+        self.events.emit(kind, session, why or close_reason(code), now)
         link = session.link
         session.detach(now)
         session.clear()
@@ -466,13 +486,23 @@ class SessionManager:
         if link is not None:
             link.close(code, reason, last=last)
 
-    def _end_by_kick(self, session: Session, code: int, reason: str, now: float) -> None:
+    def _suspend(self, session: Session, why: str, now: float) -> None:
+        """Keep a session that has just lost its connection for the resume window."""
+        session.move(Event.DETACH)
+        self._detached[session] = None
+        if session.state is State.SUSPENDED:  # else its login is under way
+            self.events.emit(EventKind.SUSPENDED, session, why, now)
+
+    def _end_by_kick(
+        self, session: Session, code: int, reason: str, now: float, kind: EventKind, why: str
+    ) -> None:
         close_code = code if code in OPERATOR_CODES else CloseCode.KICKED
-        self.close(session, close_code, reason, now, last=kick_frame(code, reason))
+        last = kick_frame(code, reason)
+        self.close(session, close_code, reason, now, last=last, kind=kind, why=why)
 
     def _close_full(self, session: Session, reason: str, now: float) -> None:
         """Close a suspended session whose queue is full, by the policy ``close``."""
-        self.close(session, CloseCode.SLOW_CONSUMER, reason, now)
+        self.close(session, CloseCode.SLOW_CONSUMER, reason, now, why="queue_full")
 
     def _leave_inited(self, session: Session) -> None:
         ip = self._inited.pop(session)
@@ -488,13 +518,6 @@ class SessionManager:
             self._by_openid[session.openid] = left
         else:
             self._by_openid.pop(session.openid, None)
-
-    def _bury(self, session: Session, reason: LostReason, now: float) -> None:
-        """Remember why a session was ended, for the resume window."""
-        tombstones = self._tombstones
-        while len(tombstones) >= self._config.max_tombstones:
-            del tombstones[next(iter(tombstones))]
-        tombstones[session.session_id] = (reason, now + self._config.resume_window)
 
     # Pushes to many.
 
@@ -538,11 +561,7 @@ class SessionManager:
         self._sweep_watched(now)
         self._sweep_memory(now)
         self._judge.sweep(now)
-        while self._tombstones:
-            session_id, (_, until) = next(iter(self._tombstones.items()))
-            if until > now:
-                break
-            del self._tombstones[session_id]
+        self._tombstones.sweep(now)
 
     def _sweep_logins(self, now: float) -> None:
         deadline = now - self._config.login_timeout
@@ -561,7 +580,8 @@ class SessionManager:
             if session.detached_at > deadline:
                 break
             self._context.counters.expired += 1
-            self.close(session, CloseCode.NORMAL, "expired", now)
+            kind = EventKind.EXPIRED
+            self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
 
     def _sweep_watched(self, now: float) -> None:
         counters = self._context.counters
@@ -591,7 +611,8 @@ class SessionManager:
                     continue
                 queued -= session.queue.queued_bytes
                 context.counters.memory_closed += 1
-                self.close(session, CloseCode.OVERLOADED, "memory", now)
+                kind = EventKind.EXPIRED
+                self.close(session, CloseCode.OVERLOADED, "memory", now, kind=kind, why="memory")
                 if queued <= context.max_queues_bytes:
                     break
         context.counters.queued_bytes = queued
@@ -607,8 +628,7 @@ class SessionManager:
         self._context.counters.slow_consumers += 1
         logger.info("slow_consumer", extra=keys(session=session.session_id, peer=session.user_ip))
         session.detach(now)
-        session.move(Event.DETACH)
-        self._detached[session] = None
+        self._suspend(session, "slow_consumer", now)
         link.close(CloseCode.SLOW_CONSUMER, f"retry_after_ms={RETRY_MS}")
 
 

@@ -11,21 +11,27 @@ import grpc.aio
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..errors import ConfigError, UpstreamError
+from .event_stream import GatewayEvents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
 
     from .request import Request
 
 __all__ = ["GatewayClient"]
 
 TIMEOUT_S = 5.0
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""A gateway that is silent for the first, and then for the second, is gone."""
 
 Target = Literal["session", "openid"]
 
 
 class GatewayClient:
-    """Calls a gateway's GatewayService. The channel is opened by the first call.
+    """Calls a gateway's GatewayService. The channel is opened by the first call; close() it.
 
     Every method raises UpstreamError where the gateway cannot be reached or does not answer in
     time, and ConfigError where no address is known.
@@ -41,6 +47,18 @@ class GatewayClient:
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._calls: set[asyncio.Task[Any]] = set()
+        self._streams: set[GatewayEvents] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
 
     async def push(
         self,
@@ -193,26 +211,60 @@ class GatewayClient:
         )
         return answer
 
+    def events(self, kinds: Iterable[str] = ()) -> GatewayEvents:
+        """Return what happens to sessions, as it happens, to be entered by ``async with``::
+
+            async with gateway.events(["expired", "closed"]) as events:
+                async for event in events:
+                    print(event.kind, event.openid, event.undelivered)
+
+        It ends when the gateway stops, and raises UpstreamError when the gateway is lost. What
+        happens until the next subscription is told to nobody: look at the sessions by
+        get_session() then.
+
+        Args:
+            kinds: Which events, EventKind or their names; none for all.
+        """
+        request = pb.SubscribeRequest(kinds=kinds)
+        return GatewayEvents(
+            lambda: self._connected().SubscribeEvents(request), self._streams, self._timeout
+        )
+
     async def close(self) -> None:
-        """Wait for the calls under way, within their deadlines, and close the channel."""
+        """End event streams, wait for the calls under way, and close the channel."""
+        for stream in list(self._streams):
+            await stream.close()
         if self._calls:
             await asyncio.wait(self._calls)
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
 
-    async def _call(self, method: str, request: Any) -> Any:
+    def _connected(self) -> Any:
+        """Return the stub, of a channel that is opened by the first call."""
         if self._channel is None:
             address = self.address if isinstance(self.address, str) else self.address()
             if not address:
                 raise ConfigError("the gateway's gRPC address is not set", field="gateway")
             self._channel = grpc.aio.insecure_channel(
                 address,
-                options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)],
+                options=[
+                    ("grpc.use_local_subchannel_pool", 1),
+                    ("grpc.enable_http_proxy", 0),
+                    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                    # gRPC waits for this one, a minute unless it is set.
+                    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                    ("grpc.http2.max_pings_without_data", 0),
+                ],
             )
             self._stub = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self._stub
+
+    async def _call(self, method: str, request: Any) -> Any:
+        call = getattr(self._connected(), method)
         # A task of its own: cancelling the caller must not reach gRPC, whose cancelled calls leak.
-        task = asyncio.ensure_future(self._ask(getattr(self._stub, method), request))
+        task = asyncio.ensure_future(self._ask(call, request))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return await asyncio.shield(task)

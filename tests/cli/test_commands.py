@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for name in ("serve", "client", "call", "upstream", "gencert", "version"):
+    for name in ("serve", "client", "call", "events", "upstream", "gencert", "version"):
         assert f"\n  {name} " in out
         assert run(capsys, name, "--help")[0] == 0
 
@@ -62,6 +62,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["call", "echo", "--server", "here"], ["--server", "'here'"]),
         (["call"], ["ACTION"]),
         (["call", "echo", "--server", "localhost:1", "--ca", "/none/ca.pem"], ["/none/ca.pem"]),
+        (["events", "--server", "here"], ["--server", "'here'"]),
+        (["events", "--kind", "missed"], ["--kind", "'missed'"]),
         (["upstream", "nope"], ["nope"]),
         (["gencert", "--cert", "/none/c.pem", "--key", "/none/k.pem"], ["/none/k.pem"]),
     ],

@@ -544,13 +544,6 @@ async def test_session_that_is_not_there_or_not_one() -> None:
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_events_are_unimplemented() -> None:
-    async with running() as rig:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await rig.stub.SubscribeEvents(pb.SubscribeRequest()).read()
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-
-
 # Upstreams.
 
 

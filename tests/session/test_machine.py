@@ -11,6 +11,7 @@ from gatesvr.protocol.link import Disconnect
 from gatesvr.session.session import Verdict
 from gatesvr.session.state import State
 
+from .event_model import EventModel
 from .rig import BUSINESS_DATA, SKIP, FakeLink, Sessions, answer_body, notify, pushes, start_request
 
 MAX_QUEUE = 12
@@ -31,6 +32,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.sessions = Sessions(
             max_queue_size=MAX_QUEUE, max_in_flight=MAX_IN_FLIGHT, resume_window=60.0
         )
+        self.subscription = self.sessions.manager.events.subscribe(lambda: None)
+        self.events = EventModel()
         self.session, self.link, response = self.sessions.login()
         self.token = response.resume_token
         self.attempt = 0
@@ -209,6 +212,19 @@ class SessionMachine(RuleBasedStateMachine):
         self.sessions.now += 61
         self.sessions.manager.sweep(self.sessions.now)
         assert not self.alive
+
+    @invariant()
+    def events_say_the_same(self) -> None:
+        session = self.session
+        while (event := self.subscription.take()) is not None:
+            self.events.read(event)
+        assert self.events.states == {session.session_id: session.state}
+        last = self.events.last[session.session_id]
+        assert last.generation == session.generation
+        assert last.max_client_seq <= session.max_client_seq
+        assert last.last_acked_seq <= session.client_ack_server_seq
+        if last.is_end:
+            assert last.last_sent_seq == session.queue.last_sent_seq
 
     @invariant()
     def what_always_holds(self) -> None:

@@ -16,6 +16,7 @@ from gatesvr.session.start import StartOutcome
 from gatesvr.session.state import State
 from gatesvr.upstream.router import UpstreamRouter
 
+from ..session.event_model import EventModel
 from .network import Connection
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ class TappedManager(SessionManager):
             )
         return super().logged_in(session, zone, now)
 
-    def close(
-        self, session: Session, code: int, reason: str, now: float, *, last: bytes = b""
-    ) -> None:
+    def close(self, session: Session, code: int, reason: str, now: float, **how: Any) -> None:
         if session.state is not State.CLOSED:
             self.world.note(
                 "gateway closes session %s: %d %s", session.session_id[:4], code, reason
@@ -78,7 +77,7 @@ class TappedManager(SessionManager):
             self._check_end(session, code, reason)
             openid = session.openid if reason == "replaced" else ""
             self.world.checker.ended(session.session_id, replaced_in=openid)
-        super().close(session, code, reason, now, last=last)
+        super().close(session, code, reason, now, **how)
 
     def _check_end(self, session: Session, code: int, reason: str) -> None:
         """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
@@ -112,6 +111,9 @@ class Gateway:
         )
         self.sessions.world = world
         self.sessions.automatic = set()
+        self._world = world
+        self._told = EventModel()
+        self._subscription = self.sessions.events.subscribe(self._read_events)
         watched: Any = OrderedSet()
         self.sessions._context.watched = watched
         self.router = UpstreamRouter(config.route, "completion")
@@ -124,6 +126,22 @@ class Gateway:
             self.sessions, registry, PushCounters(), config.session.max_message_bytes, clock
         )
         world.loop.call(self.processor.start)
+
+    def _read_events(self) -> None:
+        """Take each event in as it is told: it must fit to those of its session before."""
+        while (event := self._subscription.take()) is not None:
+            self._world.counts[f"told_{event.kind}"] += 1
+            try:
+                self._told.read(event)
+            except AssertionError as error:
+                self._world.checker.broken(event.session_id, f"told of {event.kind}: {error}")
+
+    def check_events(self) -> None:
+        """What was told must be how the sessions stand."""
+        told = {s: state for s, state in self._told.states.items() if state is not State.CLOSED}
+        real = {session.session_id: session.state for session in self.sessions.all_sessions()}
+        if told != real:
+            self._world.checker.broken("", f"told of {told}, there are {real}")
 
     def leftovers(self) -> dict[str, int]:
         """Return what is held of sessions, connections and tasks, by kind."""

@@ -14,8 +14,10 @@ from gatesvr._core.codec import encode_request
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.dispatch.dispatcher import Dispatcher
 from gatesvr.dispatch.processor import AsyncProcessor
+from gatesvr.observe.events import EventKind
 from gatesvr.protocol.client import ClientProtocol
-from gatesvr.protocol.messages import LostReason, RequestType
+from gatesvr.protocol.messages import RequestType
+from gatesvr.session.events import EventHub
 from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
 from gatesvr.session.resume import ResumeToken, TokenMatch
@@ -140,11 +142,10 @@ def positions_kept_across_session_ids(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def replacement_at_start(patch: pytest.MonkeyPatch) -> None:
     def make(create: Any) -> Any:
-        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
+        def mutant(self: SessionManager, start: pb.StartRequest, *args: Any) -> Any:
             for other in self.by_openid(start.openid):
-                self._bury(other, LostReason.REPLACED, now)
-                self._end_by_kick(other, 4410, "replaced", now)
-            return create(self, start, link, now)
+                self._replace(other, args[-1])
+            return create(self, start, *args)
 
         return mutant
 
@@ -260,6 +261,9 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._queue, name)
+
+        def __len__(self) -> int:
+            return len(self._queue)
 
     def make(take_over: Any) -> Any:
         def mutant(self: SessionManager, session: Session, *args: Any) -> Any:
@@ -378,3 +382,28 @@ def requests_held_for_ever(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def nothing_expires(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SessionManager, "sweep", lambda self, now: None)
+
+
+@mutation
+def suspensions_not_told(patch: pytest.MonkeyPatch) -> None:
+    def make(emit: Any) -> Any:
+        def mutant(self: EventHub, kind: EventKind, *args: Any) -> None:
+            if kind is not EventKind.SUSPENDED:
+                emit(self, kind, *args)
+
+        return mutant
+
+    wrap(patch, EventHub, "emit", make)
+
+
+@mutation
+def ends_told_twice(patch: pytest.MonkeyPatch) -> None:
+    def make(emit: Any) -> Any:
+        def mutant(self: EventHub, kind: EventKind, *args: Any) -> None:
+            emit(self, kind, *args)
+            if kind is EventKind.EXPIRED:
+                emit(self, EventKind.CLOSED, *args)
+
+        return mutant
+
+    wrap(patch, EventHub, "emit", make)

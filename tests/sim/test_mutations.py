@@ -58,6 +58,8 @@ FOUND_AS: dict[str, tuple[type[Finding], ...]] = {
     "push_ids_forgotten_at_resume": (Reordered, Unasked),
     "requests_held_for_ever": (Broken,),
     "nothing_expires": (Broken,),
+    "suspensions_not_told": (Broken,),
+    "ends_told_twice": (Broken,),
 }
 """What each mutation breaks: finding something else by accident would not count."""
 

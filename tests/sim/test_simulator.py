@@ -59,6 +59,12 @@ AT_LEAST = {
     "broadcasts": 100,
     "push_repeats": 100,
     "gw_pushes_held": 100,
+    "told_suspended": 1_000,
+    "told_resumed": 1_000,
+    "told_replaced": 100,
+    "told_kicked": 100,
+    "told_expired": 100,
+    "told_closed": 100,
     # Requests.
     "answers": 1_000,
     "upstream_failures": 100,

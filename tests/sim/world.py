@@ -450,7 +450,8 @@ class World:
     # The end.
 
     def gather(self, gateway: Gateway) -> None:
-        """Add a gateway's counters up."""
+        """Add a gateway's counters up, and see whether its events were right."""
+        gateway.check_events()
         for counters in (gateway.sessions.counters, gateway.processor.counters):
             for name, value in counters.snapshot().items():
                 self.counts[f"gw_{name}"] += int(value)

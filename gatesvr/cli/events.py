@@ -1,0 +1,98 @@
+"""``gatesvr events``."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from ..observe.events import EventKind
+from ..observe.log import escape, format_keys
+from .loop import run, stop_event
+from .options import ADDRESS
+
+if TYPE_CHECKING:
+    from ..observe.events import SessionEvent
+    from ..upstream.event_stream import GatewayEvents
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option(
+    "--server",
+    type=ADDRESS,
+    default="127.0.0.1:8092",
+    show_default=True,
+    help="The gateway's address for pushes.",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice([kind.value for kind in EventKind if kind is not EventKind.MISSED]),
+    multiple=True,
+    help="Print only these; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a JSON object.")
+def command(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
+    """Print what happens to sessions, one line an event, until Ctrl-C or the gateway's stop.
+
+    Where events came faster than they were read, "missed" says how many are not printed.
+    """
+    run(_events(server, kinds, as_json))
+
+
+async def _events(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
+    from ..upstream.gateway_client import GatewayClient
+
+    stop = stop_event()
+    gateway = GatewayClient(server)
+    try:
+        async with gateway.events(kinds) as events:
+            click.echo(f"events of {server}", err=True)
+            printing = asyncio.ensure_future(_print(events, as_json))
+            stopping = asyncio.ensure_future(stop.wait())
+            await asyncio.wait({printing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not printing.done():
+                # Which ends the printing, too.
+                await events.close()
+            await printing
+            if not stop.is_set():
+                click.echo("the gateway stops", err=True)
+    finally:
+        await gateway.close()
+
+
+async def _print(events: GatewayEvents, as_json: bool) -> None:
+    async for event in events:
+        click.echo(_as_json(event) if as_json else _as_text(event))
+
+
+def _as_json(event: SessionEvent) -> str:
+    return json.dumps(dataclasses.asdict(event))
+
+
+def _as_text(event: SessionEvent) -> str:
+    """Return ``12:00:01.250 resumed session=… openid=alice generation=2 …``."""
+    seconds, ms = divmod(event.at_ms, 1000)
+    values: dict[str, str | int] = {}
+    if event.kind != EventKind.MISSED:
+        values = {
+            "session": event.session_id,
+            "openid": event.openid,
+            "generation": event.generation,
+            "reason": event.reason,
+            "sent": event.last_sent_seq,
+            "acked": event.last_acked_seq,
+            "client_seq": event.max_client_seq,
+            "undelivered": event.undelivered,
+        }
+    if event.missed:
+        values["missed"] = event.missed
+    at = time.strftime("%H:%M:%S", time.localtime(seconds))
+    return f"{at}.{ms:03} {escape(event.kind)} {format_keys(values)}"

@@ -1,0 +1,84 @@
+"""EventStream: session events as an async iterator."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from ..observe.events import SessionEvent
+    from ..session.events import EventHub, Subscription
+
+__all__ = ["EventStream"]
+
+
+class EventStream:
+    """Session events from the moment it is entered on, for one task at a time::
+
+        async with gateway.events(["suspended", "resumed"]) as stream:
+            async for event in stream:
+                print(event.kind, event.session_id, event.reason)
+
+    Leave it to unsubscribe. It ends by itself when the gateway stops, after what had happened by
+    then. A reader that is too slow misses events and is told so: SessionEvent.missed.
+
+    Args:
+        hub: Where the events come from.
+        kinds: Which events; none for all.
+
+    Raises:
+        ValueError: On entering: a kind that there is not.
+        QueueFull: On entering: there are ``push.max_event_subscribers``.
+    """
+
+    def __init__(self, hub: EventHub, kinds: Iterable[str] = ()) -> None:
+        self._hub = hub
+        self._kinds = tuple(kinds)
+        self._subscription: Subscription | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._subscription is not None:
+            raise RuntimeError("the stream was entered before")
+        self._subscription = self._hub.subscribe(self._wake, self._kinds)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionEvent:
+        subscription = self._subscription
+        if subscription is None:
+            raise RuntimeError("the stream is not entered: async with gateway.events() as stream")
+        if self._waiter is not None:
+            raise RuntimeError("another task waits for the stream's next event")
+        while (event := subscription.take()) is None:
+            if subscription.is_ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return event
+
+    def end(self) -> None:
+        """Unsubscribe; what waits can still be read."""
+        if self._subscription is not None:
+            self._subscription.end()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

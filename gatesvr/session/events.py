@@ -1,0 +1,201 @@
+"""EventHub: tells subscribers what happens to sessions, each at its own pace.
+
+It knows no clock and no loop: a subscriber is woken by a callback and takes events when it likes.
+Where it takes them too slowly the newest are left out, and the gap is told in their place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import CloseCode, QueueFull
+from ..observe.events import EventKind, SessionEvent, event_kinds
+
+if TYPE_CHECKING:
+    from ..protocol.link import Disconnect
+    from .context import SessionCounters
+    from .session import Session
+
+__all__ = ["ELSEWHERE", "EventHub", "Subscription", "close_reason", "loss_reason"]
+
+ELSEWHERE = "logged_in_elsewhere"
+# Kicks and replacements have kinds of their own: of 4410 this is left.
+_CLOSE_REASONS: dict[int, str] = {
+    **{code: code.name.lower() for code in CloseCode},
+    CloseCode.KICKED: ELSEWHERE,
+}
+
+
+class Subscription:
+    """One subscriber: its kinds and what it has not taken yet.
+
+    Made by EventHub.subscribe(). Take until None, then wait for wake().
+
+    Attributes:
+        is_ended: Whether nothing is added any more; what waits can still be taken.
+    """
+
+    __slots__ = (
+        "_hub",
+        "_kinds",
+        "_max_queue",
+        "_missed",
+        "_missed_at_ms",
+        "_queue",
+        "_wake",
+        "is_ended",
+    )
+
+    def __init__(
+        self,
+        hub: EventHub,
+        wake: Callable[[], None],
+        kinds: frozenset[EventKind],
+        max_queue: int,
+    ) -> None:
+        self.is_ended = False
+        self._hub = hub
+        self._wake = wake
+        self._kinds = kinds
+        self._max_queue = max_queue
+        self._queue: deque[SessionEvent] = deque()
+        self._missed = 0
+        self._missed_at_ms = 0
+
+    def __len__(self) -> int:
+        """Return the events that wait."""
+        return len(self._queue)
+
+    def take(self) -> SessionEvent | None:
+        """Return the next event, None where there is none now.
+
+        Events left out are told by the next one that was not, or by one of kind MISSED where
+        everything before the gap was taken and nothing has come behind it.
+        """
+        if self._queue:
+            return self._queue.popleft()
+        if self._missed:
+            missed, self._missed = self._missed, 0
+            return SessionEvent(EventKind.MISSED, at_ms=self._missed_at_ms, missed=missed)
+        return None
+
+    def offer(self, event: SessionEvent) -> bool:
+        """Add an event of the hub's; return False where it was left out."""
+        if event.kind not in self._kinds:
+            return True
+        if len(self._queue) >= self._max_queue:
+            self._missed += 1
+            self._missed_at_ms = event.at_ms
+            return False
+        if self._missed:
+            event = replace(event, missed=self._missed)
+            self._missed = 0
+        self._queue.append(event)
+        self._wake()
+        return True
+
+    def end(self) -> None:
+        """Add nothing any more, and wake the subscriber for the rest."""
+        if not self.is_ended:
+            self.is_ended = True
+            self._hub.forget(self)
+            self._wake()
+
+
+class EventHub:
+    """The subscribers of a gateway's session events.
+
+    Args:
+        counters: The layer's.
+        max_subscribers: Above it another one is refused.
+        max_queue: Events that wait for one subscriber; above it the newest are left out.
+        wall_ms: Returns the ms since the epoch at a loop time.
+    """
+
+    def __init__(
+        self,
+        counters: SessionCounters,
+        max_subscribers: int,
+        max_queue: int,
+        wall_ms: Callable[[float], int],
+    ) -> None:
+        self._counters = counters
+        self._max_subscribers = max_subscribers
+        self._max_queue = max_queue
+        self._wall_ms = wall_ms
+        # Replaced, not changed, so that an emit() goes on undisturbed.
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._is_ended = False
+
+    def __len__(self) -> int:
+        """Return the subscribers."""
+        return len(self._subscriptions)
+
+    def subscribe(self, wake: Callable[[], None], kinds: Iterable[str] = ()) -> Subscription:
+        """Return a new subscription to what happens from now on; end() it.
+
+        Args:
+            wake: Called when there is something to take, or the subscription has ended. It must not
+                call back into sessions: they are in the middle of a change.
+            kinds: Which events; none for all.
+
+        Raises:
+            ValueError: A kind that there is not.
+            QueueFull: There are max_subscribers.
+        """
+        chosen = event_kinds(kinds)
+        if len(self._subscriptions) >= self._max_subscribers:
+            self._counters.event_subscribers_refused += 1
+            raise QueueFull(f"{self._max_subscribers} subscribers of events, no more are served")
+        subscription = Subscription(self, wake, chosen, self._max_queue)
+        if self._is_ended:
+            subscription.end()
+        else:
+            self._subscriptions = (*self._subscriptions, subscription)
+        return subscription
+
+    def emit(self, kind: EventKind, session: Session, reason: str, now: float) -> None:
+        """Tell subscribers what has just happened to a session, before its queue is cleared."""
+        if not self._subscriptions:
+            return
+        counters = self._counters
+        queue = session.queue
+        event = SessionEvent(
+            kind,
+            session.session_id,
+            session.openid,
+            session.generation,
+            reason,
+            self._wall_ms(now),
+            queue.last_sent_seq,
+            queue.last_acked_seq,
+            session.max_client_seq,
+            len(queue),
+        )
+        counters.events += 1
+        for subscription in self._subscriptions:
+            if not subscription.offer(event):
+                counters.events_missed += 1
+
+    def forget(self, subscription: Subscription) -> None:
+        """Drop a subscription that has ended."""
+        self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
+
+    def end(self) -> None:
+        """End every subscription, and those to come: the gateway stops."""
+        self._is_ended = True
+        for subscription in self._subscriptions:
+            subscription.end()
+
+
+def close_reason(code: int) -> str:
+    """Return a close code as an event's reason."""
+    return _CLOSE_REASONS.get(code, str(code))
+
+
+def loss_reason(how: Disconnect) -> str:
+    """Return how a connection ended as an event's reason: our own closes by their codes."""
+    return _CLOSE_REASONS.get(how.code, how.kind) if how.kind == "local" else how.kind

@@ -1,0 +1,135 @@
+"""GatewayEvents: a gateway's session events as an upstream reads them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from .._pb import upstream_pb2 as pb
+from ..errors import UpstreamError
+from ..observe.events import EventKind, SessionEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["GatewayEvents"]
+
+_KINDS = {str(kind): kind for kind in EventKind}
+
+
+class GatewayEvents:
+    """Session events from the moment it is entered on, for one task at a time.
+
+    GatewayClient.events() makes it. It ends when the gateway stops. Waiting for an event may be
+    cancelled, by ``asyncio.timeout()`` say: the event is the next one then.
+
+    Args:
+        subscribe: Begins the call.
+        streams: The client's open streams; this one is among them from entering to close().
+        timeout: Longest wait for the gateway's word that it is subscribed, seconds.
+
+    Raises:
+        UpstreamError: On entering or reading: the gateway cannot be reached, refuses (a kind that
+            it does not know, too many subscribers), or was lost.
+    """
+
+    def __init__(
+        self, subscribe: Callable[[], Any], streams: set[GatewayEvents], timeout: float
+    ) -> None:
+        self._subscribe = subscribe
+        self._streams = streams
+        self._timeout = timeout
+        self._call: Any = None
+        # Awaits gRPC in the reader's place: a cancelled read would cancel the call.
+        self._read: asyncio.Future[Any] | None = None
+        self._is_waiting = False
+
+    async def __aenter__(self) -> Self:
+        if self._call is not None:
+            raise RuntimeError("the stream was entered before")
+        self._call = self._subscribe()
+        self._streams.add(self)
+        answered = asyncio.ensure_future(self._call.initial_metadata())
+        try:
+            await asyncio.wait({answered}, timeout=self._timeout)
+            if not answered.done():
+                raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
+            _result(answered)
+            if self._call.done() and await self._call.code() is not grpc.StatusCode.OK:
+                raise _lost(await self._call.code(), await self._call.details())
+        except BaseException:
+            await self.close()
+            await asyncio.wait({answered})
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionEvent:
+        if self._call is None:
+            raise RuntimeError("the stream is not entered: async with gateway.events() as events")
+        if self._is_waiting:
+            raise RuntimeError("another task waits for the stream's next event")
+        if self._read is None:
+            self._read = asyncio.ensure_future(self._call.read())
+        self._is_waiting = True
+        try:
+            await asyncio.wait({self._read})
+        finally:
+            self._is_waiting = False
+        read, self._read = self._read, None
+        if read.cancelled():  # by close()
+            raise StopAsyncIteration
+        message = _result(read)
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return _event(message)
+
+    async def close(self) -> None:
+        """Unsubscribe; may be called any number of times."""
+        self._streams.discard(self)
+        if self._call is not None:
+            self._call.cancel()
+        if self._read is not None:
+            await asyncio.wait({self._read})
+
+
+def _result(done: asyncio.Future[Any]) -> Any:
+    try:
+        return done.result()
+    except grpc.aio.AioRpcError as error:
+        raise _lost(error.code(), error.details()) from None
+
+
+def _lost(code: grpc.StatusCode, details: str | None) -> UpstreamError:
+    return UpstreamError(f"gateway: {code.name}: {details}")
+
+
+def _event(message: pb.SessionEvent) -> SessionEvent:
+    return SessionEvent(
+        _KINDS.get(message.kind, message.kind),
+        message.session_id,
+        message.openid,
+        message.generation,
+        message.reason,
+        message.at_ms,
+        message.last_sent_seq,
+        message.last_acked_seq,
+        message.max_client_seq,
+        message.undelivered,
+        message.missed,
+    )
