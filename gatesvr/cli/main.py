@@ -23,6 +23,7 @@ _COMMANDS = {
     "client": "Talk to a gateway line by line and see its pushes as they come.",
     "call": "Log in, send one request, print its answer.",
     "upstream": "Run demo upstream services.",
+    "bench": "Load a gateway, check every delivery, and report.",
     "gencert": "Write a self-signed certificate and its key.",
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",
 }

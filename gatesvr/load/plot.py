@@ -1,0 +1,104 @@
+"""The plot: latency, throughput and the gateway's CPU over time, as SVG or PNG by the file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from .meter import Point
+
+__all__ = ["SUFFIXES", "check_plot", "plot"]
+
+SUFFIXES = (".svg", ".png")
+
+
+def check_plot(file: str) -> None:
+    """Look whether a plot could be written to file, before the run.
+
+    Raises:
+        ConfigError: Its name ends otherwise, or the library is not installed.
+    """
+    if Path(file).suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{file!r} ends in none of {', '.join(SUFFIXES)}", source="--plot")
+    _figure_class()
+
+
+def plot(file: str, title: str, operation: str, timeline: Sequence[Point]) -> None:
+    """Draw the time series.
+
+    Args:
+        file: Where to; its suffix says which format.
+        title: Above it.
+        operation: What is counted.
+        timeline: The points.
+
+    Raises:
+        ConfigError: The file cannot be written, or the library is not installed.
+    """
+    has_cpu = any(point.gateway_cpu is not None for point in timeline)
+    rows = 3 if has_cpu else 2
+    figure = _figure_class()(figsize=(9, 2.6 * rows), layout="constrained")
+    axes: Any = figure.subplots(rows, 1, sharex=True)
+    middles = [point.at_s + point.seconds / 2 for point in timeline]
+
+    latency = axes[0]
+    for name, style in (("p50", "-"), ("p99", "-"), ("max", ":")):
+        values = [getattr(point, name) for point in timeline]
+        known = [
+            (at, value / 1e3)
+            for at, value in zip(middles, values, strict=True)
+            if value is not None
+        ]
+        if known:
+            latency.plot(*zip(*known, strict=True), style, marker=".", label=name)
+    if latency.lines:
+        latency.set_yscale("log")
+        latency.legend(loc="upper right", ncols=3, frameon=False)
+    latency.set_ylabel("latency, ms")
+    latency.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    latency.set_title(title)
+
+    throughput = axes[1]
+    per_s = [point.done / point.seconds for point in timeline]
+    throughput.plot(middles, per_s, marker=".", color="tab:green", label="done")
+    if any(point.failed for point in timeline):
+        failed = [point.failed / point.seconds for point in timeline]
+        throughput.plot(middles, failed, marker=".", color="tab:red", label="failed")
+        throughput.legend(loc="upper right", frameon=False)
+    throughput.set_ylabel(
+        f"{operation}s a second" if operation[-1] != "y" else "deliveries a second"
+    )
+    throughput.set_ylim(bottom=0)
+
+    if has_cpu:
+        cpu = axes[2]
+        known_cpu = [
+            (at, point.gateway_cpu * 100)
+            for at, point in zip(middles, timeline, strict=True)
+            if point.gateway_cpu is not None
+        ]
+        cpu.plot(*zip(*known_cpu, strict=True), marker=".", color="tab:orange")
+        cpu.set_ylabel("gateway, % of a core")
+        cpu.set_ylim(bottom=0)
+    for axis in axes:
+        axis.grid(visible=True, alpha=0.3)
+    axes[-1].set_xlabel("seconds")
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror or error}", source="--plot") from None
+
+
+def _figure_class() -> Any:
+    try:
+        # Not pyplot: that would look for a screen.
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError(
+            "needs the package matplotlib: pip install 'gatesvr[bench]'", source="--plot"
+        ) from None
+    return Figure
