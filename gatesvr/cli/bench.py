@@ -331,4 +331,4 @@ def _write(report: Report, json_file: str | None, plot_file: str | None, *, is_q
     if plot_file:
         from ..load.plot import plot
 
-        plot(plot_file, f"gatesvr bench {plan.scenario}", plan.kind.operation, report.timeline)
+        plot(plot_file, f"gatesvr bench {plan.scenario}", plan.kind.operations, report.timeline)

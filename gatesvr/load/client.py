@@ -15,6 +15,7 @@ from ..protocol.events import (
     Answered,
     ClientEvent,
     Failed,
+    Ignored,
     Lost,
     Notify,
     SessionReset,
@@ -229,7 +230,10 @@ class LoadClient:
             fleet.fail(f"session lost: {event.reason.name}")
         elif isinstance(event, Lost):
             fleet.checker.lost(self.session_id, event.from_seq, event.to_seq, event.reason.name)
-            fleet.fail(f"messages lost: {event.reason.name}", event.to_seq - event.from_seq + 1)
+            self.protocol.acknowledge(event.seq, now)
+            self.lost(event)
+        elif isinstance(event, Ignored):
+            fleet.checker.broken(self.session_id, f"push {event.seq} answers no request")
             self.protocol.acknowledge(event.seq, now)
         elif isinstance(event, Failed):
             self.failed(event, now)
@@ -242,6 +246,11 @@ class LoadClient:
             self._login_seq = self.protocol.login(now=now)
             name = f"{self.openid}/{self._login_seq}"
             self.fleet.checker.asked(self.openid, name, is_login=True)
+
+    def lost(self, event: Lost) -> None:
+        """The gateway announced a loss: no broken promise, but nothing that should happen here."""
+        count = event.to_seq - event.from_seq + 1
+        self.fleet.fail(f"messages lost: {event.reason.name}", count)
 
     def failed(self, event: Failed, now: float) -> None:
         """A request failed: of this class that is the hello."""
@@ -323,7 +332,7 @@ class Fleet:
         self.recorder.failed += count
 
     async def connect(self, progress: Callable[[int], None]) -> None:
-        """Connect and log in all clients, some at a time."""
+        """Connect and log in all clients, some at a time; give up where none of the first can."""
         waiting = iter(self.clients)
         done = 0
 
@@ -333,6 +342,8 @@ class Fleet:
                 await client.connect()
                 done += 1
                 progress(done)
+                if done >= at_a_time and not any(client.is_up for client in self.clients[:done]):
+                    return
 
         at_a_time = max(1, CONNECTING // self.plan.processes)
         await asyncio.gather(*(connect_some() for _ in range(at_a_time)))
@@ -340,7 +351,7 @@ class Fleet:
     async def drain(self, is_settled: Callable[[], bool]) -> None:
         """Wait until everything under way has arrived, as long as the plan says; then check."""
         end = time.monotonic() + self.plan.timeout
-        while not is_settled() and time.monotonic() < end:
+        while not is_settled() and time.monotonic() < end:  # noqa: ASYNC110 - of many, no one event
             await asyncio.sleep(POLL_S)
         for client in self.clients:
             if client.is_up:

@@ -1,15 +1,16 @@
-"""Scenarios ``connect``, ``resume`` and ``idle``: what connections and sessions cost by themselves."""
+"""Scenarios ``connect``, ``resume`` and ``idle``: what connections and sessions cost."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.events import Started
-from .client import POLL_S, LoadClient
+from .client import LoadClient
 from .pusher import Pusher
 from .pushes import ListeningClient, push_data
 from .schedule import Alarm, Schedule
@@ -56,6 +57,9 @@ class Connecting:
             return
         for _ in range(max(1, plan.in_flight // plan.processes)):
             self._spawn(self._connect_on())
+
+    def measure(self) -> None:
+        """There is no warm-up."""
 
     async def end(self) -> None:
         """Begin nothing more; what is under way comes to its end."""
@@ -117,6 +121,9 @@ class Idling:
     async def begin(self, now: float) -> None:
         """Do nothing."""
 
+    def measure(self) -> None:
+        """There is no warm-up."""
+
     async def end(self) -> None:
         """Do nothing."""
 
@@ -173,6 +180,7 @@ class Resuming:
         if fleet.plan.push_server:
             self._pusher = Pusher(fleet.plan.push_server, fleet.plan.timeout, fleet.fail)
         self._task: asyncio.Task[None] | None = None
+        self._is_over = asyncio.Event()
         self._rounds: list[float] = []
         self._pushes = 0
 
@@ -182,8 +190,12 @@ class Resuming:
             await self._pusher.start()
         self._task = self._fleet.loop.create_task(self._storm())
 
+    def measure(self) -> None:
+        """There is no warm-up."""
+
     async def end(self) -> None:
         """Wait for the round that is under way."""
+        self._is_over.set()
         if self._task is not None:
             await self._task
 
@@ -220,8 +232,9 @@ class Resuming:
             await asyncio.sleep(0)  # the ends of the old connections are reported now
             if all(await asyncio.gather(*(client.connect() for client in clients))):
                 self._rounds.append(time.monotonic() - began)
-            while self._fleet.is_running and time.monotonic() < began + ROUND_S:
-                await asyncio.sleep(POLL_S)
+            with contextlib.suppress(TimeoutError):
+                pause = began + ROUND_S - time.monotonic()
+                await asyncio.wait_for(self._is_over.wait(), max(0.0, pause))
 
     def _push(self, client: ResumingClient, now: float) -> None:
         if self._pusher is None:

@@ -1,4 +1,4 @@
-"""The plot: latency, throughput and the gateway's CPU over time, as SVG or PNG by the file's name."""
+"""The plot: latency, throughput and the gateway's CPU over time, as SVG or PNG."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def check_plot(file: str) -> None:
     _figure_class()
 
 
-def plot(file: str, title: str, operation: str, timeline: Sequence[Point]) -> None:
+def plot(file: str, title: str, operations: str, timeline: Sequence[Point]) -> None:
     """Draw the time series.
 
     Args:
         file: Where to; its suffix says which format.
         title: Above it.
-        operation: What is counted.
+        operations: What is counted, in the plural.
         timeline: The points.
 
     Raises:
@@ -69,9 +69,7 @@ def plot(file: str, title: str, operation: str, timeline: Sequence[Point]) -> No
         failed = [point.failed / point.seconds for point in timeline]
         throughput.plot(middles, failed, marker=".", color="tab:red", label="failed")
         throughput.legend(loc="upper right", frameon=False)
-    throughput.set_ylabel(
-        f"{operation}s a second" if operation[-1] != "y" else "deliveries a second"
-    )
+    throughput.set_ylabel(f"{operations} a second")
     throughput.set_ylim(bottom=0)
 
     if has_cpu:

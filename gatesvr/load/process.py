@@ -57,6 +57,12 @@ class Usage:
         share = (last.machine_busy - first.machine_busy) / seconds / cores
         return cls(seconds, cpu, min(1.0, max(0.0, share)), cores)
 
+    @property
+    def others_share(self) -> float:
+        """The part of all cores that processes other than these took."""
+        ours = sum(self.cpu.values()) / self.seconds / self.cores
+        return max(0.0, self.machine_share - ours)
+
     def share(self, name: str) -> float:
         """Return the parts of one core that a process took."""
         return self.cpu[name] / self.seconds
@@ -123,19 +129,19 @@ def verdict(usage: Usage, load_names: Sequence[str], *, is_closed: bool) -> str:
         is_closed: Whether it was the closed model, which always goes as fast as it can.
     """
     words = []
-    if load := max((usage.share(name) for name in load_names), default=0.0):
-        if load >= FULL_SHARE:
-            words.append(
-                f"the load client was full ({load:.0%} of a core): throughput and latencies say"
-                " little about the gateway (try --processes, or fewer clients)"
-            )
+    load = max((usage.share(name) for name in load_names), default=0.0)
+    if load >= FULL_SHARE:
+        words.append(
+            f"the load client was full ({load:.0%} of a core): throughput and latencies say"
+            " little about the gateway (try --processes, or fewer clients)"
+        )
     for name in ("gateway", "upstream"):
         if name in usage.cpu and usage.share(name) >= FULL_SHARE:
             words.append(f"the {name} was full ({usage.share(name):.0%} of a core)")
     if usage.machine_share >= FULL_MACHINE_SHARE:
         words.append(
-            f"the machine was full ({usage.machine_share:.0%} of its {usage.cores} cores): all"
-            " sides and whatever else ran on it took time from each other"
+            f"the machine was full ({usage.machine_share:.0%} of its {usage.cores} cores,"
+            f" {usage.others_share:.0%} by others): all sides took time from each other"
         )
     if words:
         return "; ".join(words)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ConnectionFailed
-from ..protocol.events import Notify
+from ..protocol.events import Lost, Notify
 from .client import POLL_S, LoadClient
 from .pusher import Pusher
 from .schedule import Alarm, Schedule
@@ -38,12 +38,14 @@ class ListeningClient(LoadClient):
 
     Attributes:
         is_slow: Whether it reads nothing while the load lasts; what it gets is not timed.
+        slow_lost: Messages that the gateway dropped because of that, and said so.
         on_delivery: Called for each push of this run.
     """
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         super().__init__(fleet, number)
         self.is_slow = False
+        self.slow_lost = 0
         self.on_delivery: Callable[[ListeningClient, float], None] | None = None
         self._latencies = fleet.recorder.series("delivery")
 
@@ -79,6 +81,13 @@ class ListeningClient(LoadClient):
         if self.connection is not None:
             self.connection.resume_reading()
 
+    def lost(self, event: Lost) -> None:
+        """A slow reader's queue may have to drop what is oldest: that is no failure."""
+        if self.is_slow:
+            self.slow_lost += event.to_seq - event.from_seq + 1
+        else:
+            super().lost(event)
+
     def lost_connection(self, why: str) -> None:
         """The gateway gives a slow reader up: that is no failure, it comes back."""
         if not self.is_slow:
@@ -109,6 +118,7 @@ class Pushing:
         self._rng = random.Random(f"{plan.seed} {process}")  # noqa: S311
         self._pusher = Pusher(plan.push_server, plan.timeout, fleet.fail)
         self._pushes = 0
+        self._pushes_before = 0  # those of the warm-up
         self._refused_slow = 0
         self._came_back = 0
         self._schedule: Schedule | None = None
@@ -132,6 +142,12 @@ class Pushing:
             for _ in range(plan.in_flight):
                 self._push(client, now)
 
+    def measure(self) -> None:
+        """Forget how the warm-up went."""
+        self._pushes_before = self._pushes
+        if self._schedule is not None:
+            self._schedule.max_lag = 0.0
+
     async def end(self) -> None:
         """Push nothing more, and have the slow ones read."""
         if self._alarm is not None:
@@ -153,11 +169,12 @@ class Pushing:
 
     def figures(self, now: float) -> dict[str, float]:
         """Return what was pushed, and how well the schedule was kept."""
-        figures: dict[str, float] = {"pushes": self._pushes}
+        figures: dict[str, float] = {"pushes": self._pushes - self._pushes_before}
         if self._slow:
             figures["slow_clients"] = len(self._slow)
             figures["refused_for_slow"] = self._refused_slow
             figures["slow_resumed"] = self._came_back
+            figures["slow_lost"] = sum(client.slow_lost for client in self._slow)
         if self._schedule is not None:
             figures["max_lag_ms"] = round(self._schedule.max_lag * 1e3, 3)
             figures["unsent"] = self._schedule.waiting(now)
@@ -218,6 +235,7 @@ class Broadcasting:
             self._pusher = Pusher(fleet.plan.push_server, fleet.plan.timeout, fleet.fail)
         self._tasks: set[asyncio.Task[None]] = set()
         self._broadcasts = 0
+        self._broadcasts_before = 0  # those of the warm-up
         self._not_taken = 0
         self._has_unsure = False
         self._heard_at = 0.0
@@ -234,6 +252,13 @@ class Broadcasting:
             self._schedule = Schedule(self._plan.rate, time.monotonic())
             self._alarm = Alarm(self._broadcast_due)
             self._alarm.set(self._schedule.next_at)
+
+    def measure(self) -> None:
+        """Forget how the warm-up went."""
+        self._broadcasts_before = self._broadcasts
+        self._not_taken = 0
+        if self._schedule is not None:
+            self._schedule.max_lag = 0.0
 
     async def end(self) -> None:
         """Broadcast nothing more; wait for the answers."""
@@ -259,7 +284,7 @@ class Broadcasting:
         if self._pusher is None or self._schedule is None:
             return {}
         return {
-            "broadcasts": self._broadcasts,
+            "broadcasts": self._broadcasts - self._broadcasts_before,
             "not_taken": self._not_taken,
             "max_lag_ms": round(self._schedule.max_lag * 1e3, 3),
             "unsent": self._schedule.waiting(now),

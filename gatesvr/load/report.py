@@ -147,7 +147,7 @@ class Report:
         operation = plan.kind.operation
         if plan.kind.is_timed:
             rate = f"{self.done / result.seconds:,.0f} a second"
-            rows.append((_plural(operation), f"{self.done:,} in {result.seconds:.1f} s = {rate}"))
+            rows.append((plan.kind.operations, f"{self.done:,} in {result.seconds:.1f} s = {rate}"))
             rows.append(("latency", _latency_text(self._latency)))
             series = result.meter.series
             if len(series) > 1:
@@ -180,7 +180,7 @@ class Report:
         if result.failures:
             rows.append(("failures", f"{self.failed:,}"))
             for reason, count in result.failures.most_common(MAX_FAILURES):
-                rows.append(("", f"{count:,} × {reason}"))
+                rows.append(("", f"{count:,} times: {reason}"))
         for each in self._thresholds:
             kept = "missed" if each in self.missed else "kept"
             rows.append(("threshold", f"{each.text}: {kept} ({self._value_text(each.metric)})"))
@@ -293,10 +293,6 @@ def _time(us: float) -> str:
 
 def _size(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 1024:,.1f} KiB"
-
-
-def _plural(noun: str) -> str:
-    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def _rounded(value: float | None) -> float | None:

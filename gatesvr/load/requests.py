@@ -158,7 +158,7 @@ class AskingClient(LoadClient):
         elif isinstance(event, Lost):
             self._position = event.to_seq
             self.protocol.acknowledge(event.seq, now)
-            self.fleet.fail(f"messages lost: {event.reason.name}")
+            self.lost(event)
         else:
             super().handle(event, now)
 
@@ -277,6 +277,11 @@ class Asking:
             meant_at = schedule.take(now)
             if meant_at is not None:
                 client.ask(meant_at, now)
+
+    def measure(self) -> None:
+        """Forget how the warm-up went."""
+        if self._schedule is not None:
+            self._schedule.max_lag = 0.0
 
     async def end(self) -> None:
         """Send nothing more."""

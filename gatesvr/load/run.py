@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigError, ConnectionFailed, GatesvrError
+from .client import CONNECTING
 from .meter import TICK_S, Meter
 from .process import Sample, Sampler, Usage
 from .worker import Outcome, run_worker
@@ -167,17 +168,14 @@ class _Run:
         self._wait_for("ready", START_TIMEOUT_S)
         before = self._sampler.sample()
         self._tell("connect", plan)
-        per_client = plan.timeout / 4  # far above what it takes; a stuck one is timed out itself
-        connected = sum(
-            self._wait_for("connected", GRACE_S + plan.timeout + plan.clients * per_client)
-        )
+        connect_s = GRACE_S + plan.timeout * (1 + plan.clients / CONNECTING)
+        connected = sum(self._wait_for("connected", connect_s))
         is_ramp = plan.scenario == "connect"
         session_bytes = self._session_bytes(before, connected) if connected else None
         if not connected and not is_ramp:
             self._finish_early()
         samples, seconds = self._measure()
         first, last = samples[0], samples[-1]
-        figures = _merge(self._said.get("stopped", []))
         self._tell("drain")
         self._progress("draining", 1.0)
         outcomes: list[Outcome] = self._wait_for("done", GRACE_S + 4 * plan.timeout)
@@ -196,7 +194,7 @@ class _Run:
             usage=Usage.between(first, last, self._sampler.cores),
             rss=last.rss,
             session_bytes=session_bytes,
-            figures=figures,
+            figures=_merge([outcome.figures for outcome in outcomes]),
             findings=[finding for outcome in outcomes for finding in outcome.findings],
             found=sum(outcome.found for outcome in outcomes),
             failures=failures,

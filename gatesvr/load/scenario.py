@@ -36,6 +36,12 @@ class Scenario:
     needs_push: bool = False
     is_timed: bool = True
 
+    @property
+    def operations(self) -> str:
+        """The operation in the plural."""
+        word = self.operation
+        return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario

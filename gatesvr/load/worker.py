@@ -51,6 +51,9 @@ class Load(Protocol):
     async def begin(self, now: float) -> None:
         """Start the load."""
 
+    def measure(self) -> None:
+        """What figures() tells of begins here."""
+
     async def end(self) -> None:
         """Start nothing more; wait for what must be waited for to be counted."""
 
@@ -61,7 +64,7 @@ class Load(Protocol):
         """Close what the scenario opened."""
 
     def figures(self, now: float) -> dict[str, float]:
-        """Return what there is to tell beside latencies."""
+        """Return what there is to tell beside latencies; now is when the load stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,14 @@ class Outcome:
         found: How many there are.
         failures: What went wrong otherwise, and how often.
         alive: Clients that were up at the end.
+        figures: What the scenario tells beside latencies.
     """
 
     findings: list[Finding]
     found: int
     failures: Counter[str]
     alive: int
+    figures: dict[str, float]
 
 
 def run_worker(pipe: Pipe, process: int) -> None:
@@ -133,6 +138,7 @@ class _Worker:
         await load.begin(time.monotonic())
         await self._expect("measure")
         self._recorder.clear()
+        load.measure()
         self._tick_at = loop.time() + TICK_S
         self._ticker = loop.call_at(self._tick_at, self._tick)
         await self._expect("stop")
@@ -141,14 +147,17 @@ class _Worker:
         await load.end()
         self._ticker.cancel()
         self._tell("tick", self._recorder.take())
-        self._tell("stopped", load.figures(stopped_at))
+        self._tell("stopped")
         await self._expect("drain")
         await fleet.drain(load.is_settled)
+        figures = load.figures(stopped_at)
         alive = sum(client.is_up for client in fleet.clients)
         await load.close()
         await fleet.close()
         found = fleet.checker.findings
-        self._tell("done", Outcome(found[:MAX_FINDINGS], len(found), fleet.failures, alive))
+        self._tell(
+            "done", Outcome(found[:MAX_FINDINGS], len(found), fleet.failures, alive, figures)
+        )
         loop.remove_reader(self._pipe.fileno())
 
     def _load(self, plan: Plan, fleet: Fleet) -> Load:
