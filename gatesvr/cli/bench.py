@@ -196,8 +196,11 @@ def command(
     _check(plan, thresholds, has_gateway=own or pid is not None, has_push=own or bool(push_server))
     from ..load.meter import Histogram
     from ..load.plot import check_plot
+    from ..load.process import Sampler
 
-    Histogram()  # says at once where the library is not installed
+    # What cannot be is said at once: a library that is not installed, a process that is not there.
+    Histogram()
+    Sampler({} if pid is None else {"gateway": pid})
     if plot_file:
         check_plot(plot_file)
     with _progress(is_shown=not quiet and sys.stderr.isatty()) as progress:

@@ -47,19 +47,19 @@ class Connecting:
         self._alarm: Alarm | None = None
 
     async def begin(self, now: float) -> None:
+        """Do nothing: what is not measured would be missing later."""
+
+    def measure(self) -> None:
         """Start the load."""
         plan = self._plan
         if plan.rate:
             rate = plan.rate * len(self._fleet.clients) / plan.clients
-            self._schedule = Schedule(rate, now + self._process / plan.rate)
+            self._schedule = Schedule(rate, time.monotonic() + self._process / plan.rate)
             self._alarm = Alarm(self._connect_due)
             self._alarm.set(self._schedule.next_at)
             return
         for _ in range(max(1, plan.in_flight // plan.processes)):
             self._spawn(self._connect_on())
-
-    def measure(self) -> None:
-        """There is no warm-up."""
 
     async def end(self) -> None:
         """Begin nothing more; what is under way comes to its end."""
@@ -185,13 +185,13 @@ class Resuming:
         self._pushes = 0
 
     async def begin(self, now: float) -> None:
-        """Start the load."""
+        """Connect to the push API."""
         if self._pusher is not None:
             await self._pusher.start()
-        self._task = self._fleet.loop.create_task(self._storm())
 
     def measure(self) -> None:
-        """There is no warm-up."""
+        """Start the load: there is no warm-up."""
+        self._task = self._fleet.loop.create_task(self._storm())
 
     async def end(self) -> None:
         """Wait for the round that is under way."""

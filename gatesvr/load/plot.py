@@ -39,9 +39,12 @@ def plot(file: str, title: str, operations: str, timeline: Sequence[Point]) -> N
     Raises:
         ConfigError: The file cannot be written, or the library is not installed.
     """
+    figure_class = _figure_class()
+    from matplotlib.ticker import LogLocator
+
     has_cpu = any(point.gateway_cpu is not None for point in timeline)
     rows = 3 if has_cpu else 2
-    figure = _figure_class()(figsize=(9, 2.6 * rows), layout="constrained")
+    figure = figure_class(figsize=(9, 2.6 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, 1, sharex=True)
     middles = [point.at_s + point.seconds / 2 for point in timeline]
 
@@ -56,11 +59,12 @@ def plot(file: str, title: str, operations: str, timeline: Sequence[Point]) -> N
         if known:
             latency.plot(*zip(*known, strict=True), style, marker=".", label=name)
     if latency.lines:
-        latency.set_yscale("log")
-        latency.legend(loc="upper right", ncols=3, frameon=False)
+        latency.set_yscale("log", subs=[])
+        latency.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        latency.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        latency.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
     latency.set_ylabel("latency, ms")
-    latency.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    latency.set_title(title)
+    latency.set_title(title, loc="left")
 
     throughput = axes[1]
     per_s = [point.done / point.seconds for point in timeline]
@@ -68,7 +72,7 @@ def plot(file: str, title: str, operations: str, timeline: Sequence[Point]) -> N
     if any(point.failed for point in timeline):
         failed = [point.failed / point.seconds for point in timeline]
         throughput.plot(middles, failed, marker=".", color="tab:red", label="failed")
-        throughput.legend(loc="upper right", frameon=False)
+        throughput.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     throughput.set_ylabel(f"{operations} a second")
     throughput.set_ylim(bottom=0)
 

@@ -52,7 +52,7 @@ class Load(Protocol):
         """Start the load."""
 
     def measure(self) -> None:
-        """What figures() tells of begins here."""
+        """Begin what figures() tells of; without a warm-up, the load."""
 
     async def end(self) -> None:
         """Start nothing more; wait for what must be waited for to be counted."""
