@@ -1,7 +1,8 @@
 """The ``gatesvr`` command itself: finds the command's module, turns errors into exit codes.
 
 Exit codes: 0 done; 1 it did not work (no gateway, an answer that is not 200); 2 it was asked for
-wrongly (usage, configuration, a busy port, an unreadable certificate); 99 a bench missed a threshold.
+wrongly (usage, configuration, a busy port, an unreadable certificate); 99 a bench missed a
+threshold.
 """
 
 from __future__ import annotations
