@@ -73,7 +73,10 @@ def _print_list(ctx: click.Context, param: click.Parameter, is_asked: bool) -> N
         ctx.exit()
 
 
-_EPILOG = "Scenarios: " + "; ".join(f"{s.name}: {s.summary}" for s in SCENARIOS.values()) + "."
+# A line that is \b alone keeps click from filling what follows.
+_EPILOG = "\b\nScenarios:\n" + "\n".join(
+    f"  {scenario.name:<9}  {scenario.summary}" for scenario in SCENARIOS.values()
+)
 
 
 @click.command(epilog=_EPILOG)
@@ -311,7 +314,7 @@ def _progress(*, is_shown: bool) -> Iterator[Progress]:
 
         def show(phase: str, part: float) -> None:
             bar.label = f"{phase:<10}"
-            bar.update(round(part * 1000) - bar.pos)
+            bar.pos = round(part * 1000)  # not update(): each phase begins at 0 again
             bar.render_progress()
 
         yield show

@@ -114,7 +114,7 @@ class AskingClient(LoadClient):
         """Check an answer, and ask again."""
         seq = event.seq
         if seq != self._position + 1 or self._after or self._before is not None:
-            self._check_place(event.seq, now, event)
+            self._check_place(event.seq, event)
         self._position = seq
         self.protocol.acknowledge(seq, now)
         sent = self._sent.pop(event.client_seq, None)
@@ -140,7 +140,7 @@ class AskingClient(LoadClient):
     def notified(self, event: Notify, now: float) -> None:
         """Check a notify: only those around an answer come."""
         is_after = event.seq == self._after
-        self._check_place(event.seq, now, event)
+        self._check_place(event.seq, event)
         self._position = event.seq
         self.protocol.acknowledge(event.seq, now)
         if is_after:
@@ -165,7 +165,7 @@ class AskingClient(LoadClient):
     def failed(self, event: Failed, now: float) -> None:
         """A request failed; it counts, and the client asks again."""
         if event.seq:
-            self._check_place(event.seq, now, event)
+            self._check_place(event.seq, event)
             self._position = event.seq
             self.protocol.acknowledge(event.seq, now)
         if event.client_seq == self._login_seq:
@@ -189,14 +189,14 @@ class AskingClient(LoadClient):
         """Check that every request is answered."""
         for _, _, kind in self._sent.values():
             self._find(Unanswered(self.session_id, kind.action))
-        self._check_place(self._position + 1, 0.0, None)
+        self._check_place(self._position + 1, None)
 
     def _find(
         self, finding: Gap | Torn | Unasked | Unanswered | AnsweredTwice | WrongAnswer
     ) -> None:
         self.fleet.checker.findings.append(finding)
 
-    def _check_place(self, seq: int, now: float, event: Answered | Notify | Failed | None) -> None:
+    def _check_place(self, seq: int, event: Answered | Notify | Failed | None) -> None:
         """Check a message's seq, and that bundles are whole (PROTOCOL 7.7)."""
         session_id = self.session_id
         if seq != self._position + 1:

@@ -32,6 +32,7 @@ __all__ = ["Crew", "Progress", "Result", "raise_file_limit"]
 START_TIMEOUT_S = 30.0
 GRACE_S = 15.0
 """How much longer than the plan's own time-outs a phase may take."""
+PROGRESS_S = 0.1
 SPARE_FILES = 100
 
 Progress = Callable[[str, float], None]
@@ -247,11 +248,12 @@ class _Run:
             self._progress(phase, (now - began) / seconds)
             if len(self._said.get("finished", ())) == len(self._pipes):
                 return
-            if now >= sample_at and samples is not None:
-                samples.append(self._sampler.sample())
+            if now >= sample_at:
                 sample_at += TICK_S
                 self._check()
-            self._pump(min(began + seconds, sample_at if samples is not None else began + seconds))
+                if samples is not None:
+                    samples.append(self._sampler.sample())
+            self._pump(min(began + seconds, sample_at, now + PROGRESS_S))
         self._check()
 
     # Messages.
