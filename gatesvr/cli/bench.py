@@ -165,7 +165,10 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     help=f"A limit such as 'p99<20ms', on {', '.join(METRICS)}; missed: exit code 99. Repeatable.",
 )
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, allow_dash=True), help="Report to FILE."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Report as JSON to FILE; -: to standard output, in the place of the table.",
 )
 @click.option(
     "--plot", "plot_file", type=click.Path(dir_okay=False), help="Plot to FILE.svg or .png."

@@ -23,6 +23,8 @@ MAX_FINDINGS = 20
 """Findings written out; all are counted."""
 MAX_FAILURES = 8
 VERSION = 1
+CLOCK_S = 0.01
+"""CPU times are read to that on Linux."""
 BEHIND_MS = 10.0
 """An open load that was this late says so."""
 
@@ -167,7 +169,9 @@ class Report:
             rows.append(("a session", f"{_size(result.session_bytes)} in the gateway"))
         idle = self._idle_us()
         if idle is not None:
-            rows.append(("idling", f"{idle:,.1f} µs of CPU a session and second"))
+            least = CLOCK_S / result.connected / result.seconds * 1e6
+            words = f"{idle:,.1f}" if idle >= least else f"less than {least:,.1f}"
+            rows.append(("idling", f"{words} µs of CPU a session and second"))
         if result.figures:
             words = ", ".join(
                 f"{name.replace('_', ' ')} {value:,g}" for name, value in result.figures.items()

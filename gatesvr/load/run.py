@@ -33,6 +33,8 @@ START_TIMEOUT_S = 30.0
 GRACE_S = 15.0
 """How much longer than the plan's own time-outs a phase may take."""
 PROGRESS_S = 0.1
+MIN_SESSIONS = 50
+"""The first few sessions cost what all share."""
 SPARE_FILES = 100
 
 Progress = Callable[[str, float], None]
@@ -51,7 +53,8 @@ class Result:
         alive: Clients that were up at its end.
         usage: CPU during what was measured; the load processes are ``load 0``, ``load 1`` …
         rss: Name to resident memory at the end of it, bytes.
-        session_bytes: What a logged-in session with its connection added to the gateway's memory.
+        session_bytes: What a logged-in session with its connection added to the gateway's memory;
+            None where that is not known, or they are fewer than MIN_SESSIONS.
         figures: What the scenario tells beside latencies.
         findings: Broken promises that were told; ``found`` counts all.
         failures: What went wrong otherwise, and how often.
@@ -172,7 +175,7 @@ class _Run:
         connect_s = GRACE_S + plan.timeout * (1 + plan.clients / CONNECTING)
         connected = sum(self._wait_for("connected", connect_s))
         is_ramp = plan.scenario == "connect"
-        session_bytes = self._session_bytes(before, connected) if connected else None
+        session_bytes = self._session_bytes(before, connected)
         if not connected and not is_ramp:
             self._finish_early()
         samples, seconds = self._measure()
@@ -182,7 +185,7 @@ class _Run:
         outcomes: list[Outcome] = self._wait_for("done", GRACE_S + 4 * plan.timeout)
         if is_ramp:
             connected = self._meter.total.count
-            session_bytes = self._session_bytes(first, connected, last) if connected else None
+            session_bytes = self._session_bytes(first, connected, last)
         failures: Counter[str] = Counter()
         for outcome in outcomes:
             failures.update(outcome.failures)
@@ -299,7 +302,7 @@ class _Run:
     def _session_bytes(
         self, before: Sample, sessions: int, after: Sample | None = None
     ) -> int | None:
-        if "gateway" not in before.rss:
+        if "gateway" not in before.rss or sessions < MIN_SESSIONS:
             return None
         after = after or self._sampler.sample()
         if "gateway" not in after.rss:
