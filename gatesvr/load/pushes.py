@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConnectionFailed
 from ..protocol.events import Lost, Notify
 from .client import POLL_S, LoadClient
+from .findings import Reordered
 from .pusher import Pusher
 from .schedule import Alarm, Schedule
 
@@ -24,7 +25,6 @@ __all__ = ["Broadcasting", "ListeningClient", "Pushing"]
 
 HEAD = struct.Struct(">IQd")
 """Begins a push's data: the run, its number, when it was meant to be sent (monotonic)."""
-STREAM = "push"
 MIN_RETRY_S = 0.05
 MAX_BROADCASTS = 64
 """Broadcasts under way; one that is due above them is sent late."""
@@ -38,6 +38,7 @@ class ListeningClient(LoadClient):
 
     Attributes:
         is_slow: Whether it reads nothing while the load lasts; what it gets is not timed.
+        is_ordered: Whether pushes come in the order of their numbers: those of one stream do.
         slow_lost: Messages that the gateway dropped because of that, and said so.
         on_delivery: Called for each push of this run.
     """
@@ -45,7 +46,9 @@ class ListeningClient(LoadClient):
     def __init__(self, fleet: Fleet, number: int) -> None:
         super().__init__(fleet, number)
         self.is_slow = False
+        self.is_ordered = True
         self.slow_lost = 0
+        self._last = 0
         self.on_delivery: Callable[[ListeningClient, float], None] | None = None
         self._latencies = fleet.recorder.series("delivery")
 
@@ -58,6 +61,10 @@ class ListeningClient(LoadClient):
             super().notified(event, now)
             return
         fleet.checker.delivered(self.session_id, event.seq, push=str(number))
+        if number < self._last and self.is_ordered:
+            finding = Reordered(self.session_id, "push", number, self._last)
+            fleet.checker.findings.append(finding)
+        self._last = number
         self.protocol.acknowledge(event.seq, now)
         if len(event.data) != fleet.plan.payload:
             fleet.checker.broken(self.session_id, f"push {number} has {len(event.data)} bytes")
@@ -128,6 +135,9 @@ class Pushing:
         """Start the load."""
         plan = self._plan
         await self._pusher.start()
+        self._clients = [client for client in self._clients if client.is_up]
+        if not self._clients:
+            return
         for client in self._slow:
             client.stop_reading()
         if plan.rate:
@@ -161,7 +171,8 @@ class Pushing:
             if not client.is_up and not client.is_connecting:
                 self._came_back += 1
                 client.connect_soon()
-        return not self._pusher.unanswered and not len(self._fleet.checker)
+        lost = sum(client.slow_lost for client in self._slow)
+        return not self._pusher.unanswered and len(self._fleet.checker) <= lost
 
     async def close(self) -> None:
         """End the stream of pushes."""
@@ -205,7 +216,7 @@ class Pushing:
     ) -> None:
         fleet = self._fleet
         if response.success:
-            fleet.checker.pushed(client.session_id, str(number), stream=STREAM)
+            fleet.checker.pushed(client.session_id, str(number))
             return
         if client.is_slow and response.error_code == "BUSY":
             self._refused_slow += 1
@@ -244,6 +255,7 @@ class Broadcasting:
         for client in fleet.clients:
             if isinstance(client, ListeningClient):
                 client.on_delivery = self._delivered
+                client.is_ordered = False  # calls under way at a time have no order
 
     async def begin(self, now: float) -> None:
         """Start the load."""

@@ -262,32 +262,48 @@ async def lying_service(every: int) -> AsyncIterator[str]:
 
 
 class BadPushes(rpc.GatewayServiceServicer):
-    """Says of every push that it is queued, and loses or repeats one in ten."""
+    """Says of every push that it is queued, and loses, repeats or delays one in ten.
 
-    def __init__(self, gateway: Gateway, times: int) -> None:
+    A delayed one goes out behind the next.
+    """
+
+    def __init__(self, gateway: Gateway, fault: str) -> None:
         self._channel = grpc.aio.insecure_channel(gateway.grpc_address)
         self._stub: Any = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._times = times
+        self._fault = fault
         self._count = 0
+        self._delayed: dict[str, pb.UnicastPushRequest] = {}
 
     async def PushStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.UnicastPushBatch], context: object
     ) -> AsyncIterator[pb.UnicastPushBatchResponse]:
         async for batch in request_iterator:
             for request in batch.requests:
-                self._count += 1
-                for _ in range(1 if self._count % 10 else self._times):
-                    await self._stub.PushToClient(request)
+                await self._push(request)
             answers = [pb.UnicastPushResponse(success=True, sessions=1) for _ in batch.requests]
             yield pb.UnicastPushBatchResponse(responses=answers)
+
+    async def _push(self, request: pb.UnicastPushRequest) -> None:
+        self._count += 1
+        is_bad = self._count % 10 == 0
+        if is_bad and self._fault == "lose":
+            return
+        if is_bad and self._fault == "delay" and request.target_id not in self._delayed:
+            self._delayed[request.target_id] = request
+            return
+        await self._stub.PushToClient(request)
+        if is_bad and self._fault == "repeat":
+            await self._stub.PushToClient(request)
+        if request.target_id in self._delayed:
+            await self._stub.PushToClient(self._delayed.pop(request.target_id))
 
     async def close(self) -> None:
         await self._channel.close()
 
 
 @asynccontextmanager
-async def bad_pushes(gateway: Gateway, times: int) -> AsyncIterator[str]:
-    servicer = BadPushes(gateway, times)
+async def bad_pushes(gateway: Gateway, fault: str) -> AsyncIterator[str]:
+    servicer = BadPushes(gateway, fault)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     rpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
@@ -321,12 +337,14 @@ async def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
     assert all(each.startswith("WrongAnswer ") for each in report["findings"]["first"])
 
 
-@pytest.mark.parametrize(("times", "finding"), [(0, "Lost "), (2, "Repeated ")])
-async def test_a_lost_or_repeated_push_is_found(tmp_path: Path, times: int, finding: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "finding"), [("lose", "Lost "), ("repeat", "Repeated "), ("delay", "Reordered ")]
+)
+async def test_a_bad_push_is_found(tmp_path: Path, fault: str, finding: str) -> None:
     async with (
         lying_service(10**9) as upstream,
         running_gateway("qh3", upstream) as gateway,
-        bad_pushes(gateway, times) as pushes,
+        bad_pushes(gateway, fault) as pushes,
     ):
         code, report = await bench_against(
             gateway, tmp_path, "push", "--push-server", pushes, "--rate", "200"
