@@ -156,6 +156,7 @@ class _Run:
         check: Callable[[], None],
     ) -> None:
         self._pipes = pipes
+        self._talking = list(pipes)
         self._plan = plan
         self._sampler = sampler
         self._progress = progress
@@ -277,7 +278,7 @@ class _Run:
 
     def _pump(self, until: float) -> None:
         """Take in what the processes say; wait for it until then."""
-        ready = connection.wait(self._pipes, max(0.0, until - time.monotonic()))
+        ready = connection.wait(self._talking, max(0.0, until - time.monotonic()))
         for number, pipe in enumerate(self._pipes):
             if pipe not in ready:
                 continue
@@ -298,6 +299,8 @@ class _Run:
                 raise ConnectionFailed(more)
             else:
                 self._said.setdefault(said, []).append(more)
+                if said == "done":
+                    self._talking.remove(pipe)  # it ends now
 
     def _session_bytes(
         self, before: Sample, sessions: int, after: Sample | None = None
