@@ -155,7 +155,7 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     type=DURATION,
     default="10s",
     show_default=True,
-    help="Longest wait for a login, and for what is under way at the end.",
+    help="Longest wait for a login, and for anything to come of what is under way at the end.",
 )
 @click.option(
     "--threshold",

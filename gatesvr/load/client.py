@@ -31,12 +31,15 @@ from .checker import DeliveryChecker
 from .meter import Recorder
 from .scenario import Plan
 
-__all__ = ["CONNECTING", "Fleet", "LoadClient"]
+__all__ = ["CONNECTING", "MAX_DRAIN_S", "Fleet", "LoadClient"]
 
 CONNECTING = 32
 """Clients of all load processes that connect at a time: a gateway takes 64 sessions an address that
 have not logged in."""
 POLL_S = 0.01
+MAX_DRAIN_S = 60.0
+"""Longest wait for what is under way at the end, however much still comes: twice what a gateway
+takes over a request by default."""
 HEAD = struct.Struct(">IIQ")
 """Begins a request's data: the run, the client's number, the request's own."""
 
@@ -146,6 +149,7 @@ class LoadClient:
     def data_received(self, data: bytes, now: float) -> None:
         """Handle what the gateway says."""
         protocol = self.protocol
+        self.fleet.received += 1
         for event in protocol.receive_data(data, now):
             kind = type(event)
             if kind is Answered:
@@ -300,6 +304,7 @@ class Fleet:
         checker: Told of everything that the clients see.
         failures: What went wrong without breaking a promise, and how often.
         is_running: Whether clients go on sending.
+        received: How often a client has read something.
     """
 
     def __init__(
@@ -317,6 +322,7 @@ class Fleet:
         self.checker = DeliveryChecker(knows_ends=False)
         self.failures: Counter[str] = Counter()
         self.is_running = False
+        self.received = 0
         self.clients = [make(self, number) for number in numbers]
         self._tasks: set[asyncio.Task[bool]] = set()
 
@@ -349,10 +355,14 @@ class Fleet:
         await asyncio.gather(*(connect_some() for _ in range(at_a_time)))
 
     async def drain(self, is_settled: Callable[[], bool]) -> None:
-        """Wait until everything under way has arrived, as long as the plan says; then check."""
-        end = time.monotonic() + self.plan.timeout
-        while not is_settled() and time.monotonic() < end:  # noqa: ASYNC110 - of many, no one event
+        """Wait until everything under way has arrived, or nothing comes any more; then check."""
+        now = time.monotonic()
+        end, quiet_at, received = now + MAX_DRAIN_S, now + self.plan.timeout, self.received
+        while not is_settled() and now < min(end, quiet_at):
             await asyncio.sleep(POLL_S)
+            now = time.monotonic()
+            if self.received != received:
+                received, quiet_at = self.received, now + self.plan.timeout
         for client in self.clients:
             if client.is_up:
                 client.settle()

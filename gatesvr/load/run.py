@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigError, ConnectionFailed, GatesvrError
-from .client import CONNECTING
+from .client import CONNECTING, MAX_DRAIN_S
 from .meter import TICK_S, Meter
 from .process import Sample, Sampler, Usage
 from .worker import Outcome, run_worker
@@ -183,7 +183,7 @@ class _Run:
         first, last = samples[0], samples[-1]
         self._tell("drain")
         self._progress("draining", 1.0)
-        outcomes: list[Outcome] = self._wait_for("done", GRACE_S + 4 * plan.timeout)
+        outcomes: list[Outcome] = self._wait_for("done", GRACE_S + MAX_DRAIN_S + 2 * plan.timeout)
         if is_ramp:
             connected = self._meter.total.count
             session_bytes = self._session_bytes(first, connected, last)
@@ -211,7 +211,7 @@ class _Run:
         """No client came up: learn why, and say so."""
         for command in ("go", "measure", "stop", "drain"):
             self._tell(command)
-        outcomes: list[Outcome] = self._wait_for("done", GRACE_S + 4 * self._plan.timeout)
+        outcomes: list[Outcome] = self._wait_for("done", GRACE_S + MAX_DRAIN_S)
         reasons: Counter[str] = Counter()
         for outcome in outcomes:
             reasons.update(outcome.failures)

@@ -128,7 +128,8 @@ class Plan:
         processes: Load processes.
         seed: Of every random choice.
         run: A number that no other run has; it is in every openid and every payload.
-        timeout: Longest wait for a connection, a login, and for what is under way at the end.
+        timeout: Longest wait for a connection and a login, and for anything to come of what is
+            under way at the end, seconds.
     """
 
     scenario: str

@@ -71,7 +71,7 @@ def test_a_failure_ends_the_run_with_its_reason() -> None:
 
 def test_a_process_that_says_nothing_is_not_waited_for_for_ever() -> None:
     pair = Pair()
-    with pytest.raises(GatesvrError, match="stuck: not done in 0.01 s"):
+    with pytest.raises(GatesvrError, match=r"stuck: not done in 0\.01 s"):
         pair.run._wait_for("done", 0.01)
     pair.close()
 
