@@ -70,5 +70,5 @@ $(STAMP): $(BUILD_INPUTS)
 	  exit 1; \
 	fi; \
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,bench,dev]'
 	@touch $@

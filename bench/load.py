@@ -1,8 +1,8 @@
 """What a request costs the gateway: CPU of its process, beside a bare echo on the same endpoint.
 
-Starts, each in a process of its own, a demo upstream, the gateway (or, as the yardstick, a listener
-that only echoes bytes), and a load client without a task a request. Rounds of gateway and
-yardstick alternate; the medians are printed. Run it as::
+Starts, each in a process of its own, a demo upstream, the gateway under the load of ``gatesvr bench
+echo``, or, as the yardstick, a listener that only echoes bytes. Rounds of gateway and yardstick
+alternate; the medians are printed. Run it as::
 
     python bench/load.py --transport qh3 --clients 64 --in-flight 1 --rounds 5
 """
@@ -26,7 +26,10 @@ from gatesvr import Gateway
 from gatesvr.cli.loop import spare_collector
 from gatesvr.config import TransportConfig, load
 from gatesvr.demo import services
-from gatesvr.protocol.client import Answered, ClientProtocol, Started
+from gatesvr.load.meter import Histogram, Recorder
+from gatesvr.load.process import Sampler, Usage
+from gatesvr.load.run import Crew
+from gatesvr.load.scenario import Plan
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.endpoint import Driver
 from gatesvr.transport.listener import ConnectionListener
@@ -37,13 +40,12 @@ if TYPE_CHECKING:
 
     from gatesvr.protocol.link import Disconnect, Link
 
-CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PAYLOAD_BYTES = 128
 CONNECT_BATCH = 50
 
 
 class Idle:
-    """The part of a ConnectionHandler that no load client and no echo needs."""
+    """The part of a ConnectionHandler that no echo needs."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -74,107 +76,29 @@ class Echo(Idle):
         self.link.request_flush()
 
 
-class Load:
-    """All clients of a run: what they send, and how long each request took."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.in_flight = options.in_flight
-        self.data = os.urandom(options.payload)
-        self.action = "slow" if options.slow_ms else "echo"
-        self.params = {"ms": str(options.slow_ms)} if options.slow_ms else None
-        self.is_running = False
-        self.latencies: list[float] = []
-        self.errors = 0
-        self.ready: asyncio.Queue[object] = asyncio.Queue()
-
-
 class EchoClient(Idle):
-    """Keeps in_flight messages of payload bytes under way against Echo."""
+    """Keeps one message of payload bytes under way against Echo."""
 
-    load: Load
+    recorder: Recorder
+    data: bytes
+    is_running: bool
 
     def connection_made(self, now: float) -> None:
-        self._sent: list[float] = []
+        self._sent_at = 0.0
         self._received = 0
-        self.load.ready.put_nowait(self)
 
-    def begin(self, now: float) -> None:
-        for _ in range(self.load.in_flight):
-            self._send(now)
-
-    def data_received(self, data: bytes, now: float) -> None:
-        load = self.load
-        self._received += len(data)
-        while self._received >= len(load.data) and self._sent:
-            self._received -= len(load.data)
-            load.latencies.append(time.perf_counter() - self._sent.pop(0))
-            if load.is_running:
-                self._send(now)
-
-    def _send(self, now: float) -> None:
-        self._sent.append(time.perf_counter())
-        self.link.write(self.load.data)
+    def send(self, now: float) -> None:
+        self._sent_at = now
+        self.link.write(self.data)
         self.link.request_flush()
 
-
-class GatewayClient(Idle):
-    """Logs in, then keeps in_flight echo requests under way."""
-
-    load: Load
-    number = 0
-
-    def connection_made(self, now: float) -> None:
-        GatewayClient.number += 1
-        self._protocol = ClientProtocol(f"load-{GatewayClient.number}")
-        self._protocol.connect(now)
-        self._sent: dict[int, float] = {}
-        self._flush()
-
-    def begin(self, now: float) -> None:
-        for _ in range(self.load.in_flight):
-            self._send(now)
-        self._flush()
-
     def data_received(self, data: bytes, now: float) -> None:
-        load = self.load
-        protocol = self._protocol
-        for event in protocol.receive_data(data, now):
-            if type(event) is Answered:
-                protocol.acknowledge(event.seq, now)
-                sent = self._sent.pop(event.client_seq, None)
-                if sent is None:
-                    load.ready.put_nowait(self)
-                    continue
-                if event.code != 200 or event.data != load.data:
-                    load.errors += 1
-                load.latencies.append(time.perf_counter() - sent)
-                if load.is_running:
-                    self._send(now)
-            elif type(event) is Started:
-                protocol.login(now=now)
-            else:
-                load.errors += 1
-        if protocol.error is not None:
-            raise protocol.error
-        self._flush()
-
-    def get_timer(self) -> float | None:
-        return self._protocol.get_timer()
-
-    def handle_timer(self, now: float) -> None:
-        self._protocol.handle_timer(now)
-        self._flush()
-
-    def _send(self, now: float) -> None:
-        load = self.load
-        seq = self._protocol.send_request(load.action, load.data, load.params, now=now)
-        self._sent[seq] = time.perf_counter()
-
-    def _flush(self) -> None:
-        data = self._protocol.data_to_send()
-        if data:
-            self.link.write(data)
-            self.link.request_flush()
+        self._received += len(data)
+        if self._received >= len(self.data):
+            self._received -= len(self.data)
+            self.recorder.series("echo").append(int((now - self._sent_at) * 1e6))
+            if self.is_running:
+                self.send(now)
 
 
 async def serve_upstream(pipe: Pipe) -> None:
@@ -231,7 +155,7 @@ async def until_readable(pipe: Pipe) -> None:
 
 
 class Process:
-    """A child that serves, its pipe, and the CPU time that it has used."""
+    """A child that serves, and its pipe."""
 
     def __init__(self, serve: Any, *args: Any) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
@@ -240,15 +164,10 @@ class Process:
         self._process.start()
         self.hello = self._receive()
 
-    def cpu_s(self) -> float:
-        """Return user and system time, seconds."""
-        with open(f"/proc/{self._process.pid}/stat") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * CLOCK_TICK_S
-
-    def rss_bytes(self) -> int:
-        with open(f"/proc/{self._process.pid}/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     def ask(self, word: str) -> Any:
         """Say a word to the child and return what it answers."""
@@ -271,53 +190,95 @@ def run_child(serve: Any, pipe: Pipe, *args: Any) -> None:
     uvloop.run(serve(pipe, *args))
 
 
-async def run_load(
-    address: tuple[str, int], kind: Any, server: Process, options: argparse.Namespace
+def figures_of(
+    usage: Usage, latencies: Histogram, seconds: float, client_s: float
 ) -> dict[str, float]:
-    """Connect all clients, run them for a while, and return what it cost the server."""
-    load_ = kind.load = Load(options)
+    """Return what both sides of the comparison are told by."""
+    done = latencies.count
+    if not done:
+        raise RuntimeError("nothing was done")
+    summary = latencies.summary()
+    return {
+        "cpu_us": usage.cpu["gateway"] / done * 1e6,
+        "client_us": client_s / done * 1e6,
+        "busy": usage.share("gateway"),
+        "per_s": done / seconds,
+        "p50_ms": summary["p50"] / 1e3,
+        "p99_ms": summary["p99"] / 1e3,
+    }
+
+
+def load_gateway(server: Process, options: argparse.Namespace) -> dict[str, float]:
+    """Put the load of ``gatesvr bench echo`` on the gateway."""
+    plan = Plan(
+        scenario="echo",
+        clients=options.clients,
+        in_flight=options.in_flight,
+        duration=options.seconds,
+        warmup=options.warm_up,
+        payload=options.payload,
+        backend=options.client,
+        server=tuple(server.hello),
+        insecure=True,
+        upstream_delay_ms=options.slow_ms,
+        run=int.from_bytes(os.urandom(4), "big"),
+    )
+    with Crew(1) as crew:
+        result = crew.run(plan, {"gateway": server.pid}, lambda phase, part: None)
+    if result.found or result.failures:
+        raise RuntimeError(f"{result.found} broken promises, failures: {dict(result.failures)}")
+    figures = figures_of(
+        result.usage, result.meter.total, result.seconds, result.usage.cpu["load 0"]
+    )
+    return {**figures, "kb_each": (result.session_bytes or 0) / 1e3}
+
+
+async def load_echo(server: Process, options: argparse.Namespace) -> dict[str, float]:
+    """Put 64 clients (or as many as asked for) with one message in flight each on the yardstick."""
+    host, port = server.hello
     driver = Driver()
-    tls = client_tls(address[0], insecure=True)
-    rss_before = server.rss_bytes()
+    recorder = EchoClient.recorder = Recorder()
+    EchoClient.data = os.urandom(options.payload)
+    tls = client_tls(host, insecure=True)
+    clients: list[EchoClient] = []
+
+    def make(link: Link) -> EchoClient:
+        clients.append(EchoClient(link))
+        return clients[-1]
+
+    sampler = Sampler({"gateway": server.pid, "load 0": os.getpid()})
+    before = sampler.sample()
     connections = []
-    for first in range(0, options.clients, CONNECT_BATCH):
+    count = options.yardstick_clients
+    for first in range(0, count, CONNECT_BATCH):
         connections += await asyncio.gather(
             *(
-                open_connection(*address, kind, tls=tls, backend=options.client, driver=driver)
-                for _ in range(first, min(first + CONNECT_BATCH, options.clients))
+                open_connection(host, port, make, tls=tls, backend=options.client, driver=driver)
+                for _ in range(first, min(first + CONNECT_BATCH, count))
             )
         )
-    clients = [await asyncio.wait_for(load_.ready.get(), 20) for _ in connections]
-    rss_bytes = server.rss_bytes() - rss_before
-    load_.is_running = True
-    now = asyncio.get_running_loop().time()
+    connected = sampler.sample()
+    EchoClient.is_running = True
     for client in clients:
-        client.begin(now)  # type: ignore[attr-defined]
+        client.send(time.monotonic())
     await asyncio.sleep(options.warm_up)
-    warm_requests = len(load_.latencies)
-    load_.latencies.clear()
-    own, cpu, began = time.process_time(), server.cpu_s(), time.perf_counter()
+    warm_requests = recorder.take().done
+    first_sample = sampler.sample()
     await asyncio.sleep(options.seconds)
-    latencies = sorted(load_.latencies)
-    seconds = time.perf_counter() - began
-    cpu = server.cpu_s() - cpu
-    own = time.process_time() - own
-    load_.is_running = False
+    batch, last_sample = recorder.take(), sampler.sample()
+    EchoClient.is_running = False
     for connection in connections:
         await connection.close()
     driver.close()
-    done = len(latencies)
-    if load_.errors or not done:
-        raise RuntimeError(f"{load_.errors} errors, {done} requests done")
+    latencies = Histogram()
+    latencies.record(batch.latencies.get("echo", {}))
+    usage = Usage.between(first_sample, last_sample, sampler.cores)
+    figures = figures_of(usage, latencies, usage.seconds, usage.cpu["load 0"])
+    rss = connected.rss["gateway"] - before.rss["gateway"]
     return {
-        "cpu_us": cpu / done * 1e6,
-        "client_us": own / done * 1e6,
-        "busy": cpu / seconds,
-        "per_s": done / seconds,
-        "p50_ms": latencies[done // 2] * 1e3,
-        "p99_ms": latencies[done * 99 // 100] * 1e3,
-        "kb_each": rss_bytes / options.clients / 1e3,
-        "requests": warm_requests + len(load_.latencies),
+        **figures,
+        "kb_each": rss / count / 1e3,
+        "requests": warm_requests + batch.done + recorder.take().done,
     }
 
 
@@ -328,15 +289,15 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     if what == "gateway":
         upstream = Process(serve_upstream)
         server = Process(serve_gateway, options.transport, batch_io, upstream.hello)
-        kind: Any = GatewayClient
+        figures = load_gateway(server, options)
     else:
         server = Process(serve_echo, options.transport, batch_io)
-        kind = EchoClient
-    figures = uvloop.run(run_load(tuple(server.hello), kind, server, options))
+        figures = uvloop.run(load_echo(server, options))
     stats = server.stop()
     transport = stats["transport"]
     if "dispatch" in stats:
         figures["workers"] = stats["dispatch"]["peak_workers"]
+        figures["requests"] = stats["dispatch"]["answers"]
     figures["datagrams_in"] = transport["datagrams_received"] / max(1, transport["read_wakeups"])
     figures["datagrams_out"] = transport["datagrams_sent"] / max(1, transport["send_calls"])
     figures["in_segments"] = transport["segments_sent"] / max(1, transport["datagrams_sent"])
@@ -366,11 +327,9 @@ def main() -> None:
     parser.add_argument("--yardstick-clients", type=int, default=64)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    yardstick = argparse.Namespace(**vars(options))
-    yardstick.clients, yardstick.in_flight = options.yardstick_clients, 1
     rounds: dict[str, list[dict[str, float]]] = {"gateway": [], "echo": []}
     for number in range(options.rounds):
-        rounds["echo"].append(measure("echo", yardstick))
+        rounds["echo"].append(measure("echo", options))
         rounds["gateway"].append(measure("gateway", options))
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
     result = {

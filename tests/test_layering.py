@@ -42,7 +42,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "gateway": BELOW_GATEWAY,
     "admin": BELOW_GATEWAY | {"gateway", ""},
     "demo": frozenset({"upstream.service", ""}) | LEAVES,
-    "load": frozenset({"client", ""}) | LEAVES,
+    "load": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
     "load.checker": frozenset({"load.findings", "load.ledger"}),
     "load.findings": frozenset(),
     "load.ledger": frozenset(),

@@ -1,7 +1,8 @@
 """The ``gatesvr`` command itself: finds the command's module, turns errors into exit codes.
 
 Exit codes: 0 done; 1 it did not work (no gateway, an answer that is not 200); 2 it was asked for
-wrongly (usage, configuration, a busy port, an unreadable certificate).
+wrongly (usage, configuration, a busy port, an unreadable certificate); 99 a bench missed a
+threshold.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _COMMANDS = {
     "call": "Log in, send one request, print its answer.",
     "events": "Print what happens to sessions, as it happens.",
     "upstream": "Run demo upstream services.",
+    "bench": "Load a gateway, check every delivery, and report.",
     "gencert": "Write a self-signed certificate and its key.",
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",
 }

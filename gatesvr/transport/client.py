@@ -97,6 +97,14 @@ class ClientConnection:
         """Wait until the connection has ended; return how."""
         return await asyncio.shield(self._ended)
 
+    def pause_reading(self) -> None:
+        """Read nothing until resume_reading(): be a client that is too slow."""
+        self._endpoint.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._endpoint.resume_reading()
+
     async def close(self, code: int = 0, reason: str = "") -> None:
         """Close the connection, its task and its socket."""
         self.link.close(code, reason)

@@ -334,6 +334,16 @@ class Endpoint:
         counters.segments_sent = io.segments_sent
         return done
 
+    def pause_reading(self) -> None:
+        """Leave what arrives in the socket, whose buffer drops what it has no room for."""
+        if not self._is_closed:
+            self._driver.loop.remove_reader(self._sock.fileno())
+
+    def resume_reading(self) -> None:
+        """Read again what arrives."""
+        if not self._is_closed:
+            self._driver.loop.add_reader(self._sock.fileno(), self._readable)
+
     def close(self) -> None:
         """Send what waits if the socket takes it, and close the socket."""
         if self._is_closed:

@@ -231,3 +231,33 @@ async def test_flush_now_flushes_all() -> None:
     driver.flush()
     assert order == [*range(MAX_FLUSHES + 1)]
     driver.close()
+
+
+async def test_an_endpoint_that_is_paused_reads_nothing_until_it_is_resumed() -> None:
+    driver = Driver()
+    received: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def take(batch: list[Datagram], now: float) -> None:
+        for data, _ in batch:
+            received.put_nowait(data)
+
+    sock = open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True)
+    endpoint = Endpoint(driver, sock, take)
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        async with asyncio.timeout(10):
+            peer.sendto(b"one", endpoint.address)
+            assert await received.get() == b"one"
+            endpoint.pause_reading()
+            peer.sendto(b"two", endpoint.address)
+            for _ in range(10):  # the datagram is in the socket: the loop would see it at once
+                await asyncio.sleep(0)
+            assert received.empty()
+            endpoint.resume_reading()
+            assert await received.get() == b"two"
+    finally:
+        peer.close()
+        endpoint.close()
+        driver.close()
+    endpoint.pause_reading()
+    endpoint.resume_reading()

@@ -1,0 +1,343 @@
+"""``gatesvr bench SCENARIO``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..config import Size, parse_address
+from ..errors import ConfigError
+from ..load.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
+from ..load.threshold import METRICS, Threshold
+from .options import ADDRESS, DURATION, transport_option
+from .terminal import escape_control
+
+if TYPE_CHECKING:
+    from ..load.report import Report
+    from ..load.run import Progress, Result
+
+    _ThresholdBase = click.ParamType[Threshold]
+    _SizeBase = click.ParamType[int]
+else:
+    _ThresholdBase = _SizeBase = click.ParamType
+
+__all__ = ["command"]
+
+MAX_DURATION_S = 3600.0
+MAX_CLIENTS = 1_000_000
+MAX_PROCESSES = 256
+_DEFAULT_SERVER = "localhost:8453"
+
+
+class _Threshold(_ThresholdBase):
+    name = "EXPR"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Threshold:
+        try:
+            return value if isinstance(value, Threshold) else Threshold.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Payload(_SizeBase):
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = int(Size.parse(int(value) if str(value).isdigit() else value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if size < MIN_PAYLOAD_BYTES:
+            self.fail(
+                f"{size} is below {MIN_PAYLOAD_BYTES}: the checker's own marks take that",
+                param,
+                ctx,
+            )
+        return size
+
+
+def _print_list(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        width = max(map(len, SCENARIOS))
+        for name, scenario in SCENARIOS.items():
+            click.echo(f"{name:<{width}}  {scenario.summary}")
+        ctx.exit()
+
+
+# A line that is \b alone keeps click from filling what follows.
+_EPILOG = "\b\nScenarios:\n" + "\n".join(
+    f"  {scenario.name:<9}  {scenario.summary}" for scenario in SCENARIOS.values()
+)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("scenario", type=click.Choice(list(SCENARIOS)))
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_list,
+    help="Print what each scenario does, and end.",
+)
+@click.option("--self", "own", is_flag=True, help="Start a gateway and demo services for the run.")
+@click.option(
+    "--server",
+    type=ADDRESS,
+    help=f"The gateway to attack, whose `echo` answers what it is sent. [{_DEFAULT_SERVER}]",
+)
+@click.option("--push-server", type=ADDRESS, help="Its gRPC address, for scenarios that push.")
+@click.option("--pid", type=click.IntRange(1), help="Its process id: for its CPU and memory.")
+@click.option("--clients", type=click.IntRange(1, MAX_CLIENTS), help="How many. [64 or 200]")
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1, 10_000),
+    help="Closed model: so many requests or pushes a client under way all the time;"
+    " connect: so many clients at a time. [1; connect: 16]",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Open model: so many a second over all clients, whatever the gateway does;"
+    " latencies count from the intended times.",
+)
+@click.option(
+    "--duration", type=DURATION, default="10s", show_default=True, help="How long to measure."
+)
+@click.option("--warmup", type=DURATION, default="2s", show_default=True, help="Load before that.")
+@click.option(
+    "--payload", type=_Payload(), default="128", show_default=True, help="Data of each message."
+)
+@click.option(
+    "--upstream-delay",
+    type=DURATION,
+    default="0",
+    help="echo and mix: how long the upstream is asked to take over a (slow) request.",
+)
+@click.option(
+    "--slow", type=click.IntRange(1), help="slow: clients that read nothing. [a quarter of them]"
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, MAX_PROCESSES),
+    default=1,
+    show_default=True,
+    help="Load processes.",
+)
+@transport_option
+@click.option(
+    "--gateway-transport",
+    type=click.Choice(["auto", "aioquic", "qh3"]),
+    help="With --self: the gateway's QUIC backend. [that of the clients]",
+)
+@click.option(
+    "--set",
+    "sets",
+    metavar="SECTION.KEY=VALUE",
+    multiple=True,
+    help="With --self: a setting of the gateway; repeatable.",
+)
+@click.option("--token", default="", help="Sent as auth_token.")
+@click.option("--ca", type=click.Path(dir_okay=False), help="PEM file with certificates to trust.")
+@click.option("--insecure", is_flag=True, help="Accept any certificate.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of random choices.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default="10s",
+    show_default=True,
+    help="Longest wait for a login, and for anything to come of what is under way at the end.",
+)
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=_Threshold(),
+    multiple=True,
+    help=f"A limit such as 'p99<20ms', on {', '.join(METRICS)}; missed: exit code 99. Repeatable.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Report as JSON to FILE; -: to standard output, in the place of the table.",
+)
+@click.option(
+    "--plot", "plot_file", type=click.Path(dir_okay=False), help="Plot to FILE.svg or .png."
+)
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+def command(
+    scenario: str,
+    own: bool,
+    server: str | None,
+    push_server: str | None,
+    pid: int | None,
+    thresholds: tuple[Threshold, ...],
+    json_file: str | None,
+    plot_file: str | None,
+    quiet: bool,
+    gateway_transport: str | None,
+    sets: tuple[str, ...],
+    **options: Any,
+) -> int:
+    """Load a gateway, check every delivery, and report.
+
+    With --self it starts a gateway and services for the run, otherwise it attacks the one at
+    --server. Ends with 1 where the checker found a broken promise or something failed, with 99
+    where a threshold was missed. Ctrl-C reports what was measured so far.
+    """
+    if own and (server or push_server or pid):
+        raise click.UsageError("--self starts its own gateway: no --server, --push-server, --pid")
+    if not own and (gateway_transport or sets):
+        raise click.UsageError("--gateway-transport and --set are for the gateway of --self")
+    plan = _plan(scenario, **options)
+    _check(plan, thresholds, has_gateway=own or pid is not None, has_push=own or bool(push_server))
+    from ..load.meter import Histogram
+    from ..load.plot import check_plot
+    from ..load.process import Sampler
+
+    # What cannot be is said at once: a library that is not installed, a process that is not there.
+    Histogram()
+    Sampler({} if pid is None else {"gateway": pid})
+    if plot_file:
+        check_plot(plot_file)
+    with _progress(is_shown=not quiet and sys.stderr.isatty()) as progress:
+        if own:
+            result = _run_own(plan, gateway_transport, sets, progress)
+        else:
+            address = parse_address(server or _DEFAULT_SERVER)
+            plan = replace(plan, server=address, push_server=push_server or "")
+            result = _run(plan, {} if pid is None else {"gateway": pid}, progress)
+    from ..load.report import Report
+    from ..transport.quic import pick_backend
+
+    report = Report(result, pick_backend(plan.backend).name, thresholds)
+    _write(report, json_file, plot_file, is_quiet=quiet)
+    return report.exit_code
+
+
+def _plan(scenario: str, **options: Any) -> Plan:
+    kind = SCENARIOS[scenario]
+    clients = options["clients"] or kind.clients
+    slow = options["slow"]
+    if slow is not None and scenario != "slow":
+        raise click.UsageError("--slow is of the scenario slow")
+    if options["rate"] and "open" not in kind.models:
+        raise click.UsageError(f"--rate: {scenario} has a pace of its own")
+    if options["in_flight"] and "closed" not in kind.models:
+        raise click.UsageError(f"--in-flight: {scenario} has a pace of its own")
+    if options["rate"] and options["in_flight"]:
+        raise click.UsageError("--rate and --in-flight: the load is open or closed, not both")
+    if options["upstream_delay"] and scenario not in ("echo", "mix"):
+        raise click.UsageError("--upstream-delay is of the scenarios echo and mix")
+    if not 0 < options["duration"] <= MAX_DURATION_S:
+        raise click.UsageError(f"--duration must be above 0 and at most {MAX_DURATION_S:g} s")
+    if options["warmup"] > MAX_DURATION_S:
+        raise click.UsageError(f"--warmup must be at most {MAX_DURATION_S:g} s")
+    processes = options["processes"]
+    if processes > clients:
+        raise click.UsageError(f"--processes: {processes} for {clients} clients")
+    if scenario == "slow":
+        slow = slow or max(1, clients // 4)
+        if slow >= clients:
+            raise click.UsageError(f"--slow: {slow} of {clients} clients leaves none to look at")
+    return Plan(
+        scenario=scenario,
+        clients=clients,
+        in_flight=options["in_flight"] or kind.in_flight,
+        rate=options["rate"] or kind.rate,
+        duration=options["duration"],
+        warmup=options["warmup"],
+        payload=options["payload"],
+        backend=options["transport"],
+        ca=options["ca"] or "",
+        insecure=options["insecure"],
+        token=options["token"],
+        upstream_delay_ms=round(options["upstream_delay"] * 1000),
+        slow_clients=slow or 0,
+        processes=processes,
+        seed=options["seed"],
+        run=int.from_bytes(os.urandom(4), "big"),
+        timeout=options["timeout"],
+    )
+
+
+def _check(
+    plan: Plan, thresholds: tuple[Threshold, ...], *, has_gateway: bool, has_push: bool
+) -> None:
+    """Refuse what cannot work before anything is started."""
+    from ..load.run import raise_file_limit
+
+    if plan.kind.needs_push and not has_push:
+        raise click.UsageError(f"{plan.scenario} pushes: --push-server says where to (or --self)")
+    for threshold in thresholds:
+        if threshold.metric in ("cpu_us", "rss") and not has_gateway:
+            raise click.UsageError(f"--threshold {threshold.text}: needs --pid or --self")
+        if not plan.kind.is_timed and threshold.metric not in ("errors", "rss"):
+            raise click.UsageError(f"--threshold {threshold.text}: {plan.scenario} has none")
+    raise_file_limit(-(-plan.clients // plan.processes))
+
+
+def _run_own(
+    plan: Plan, gateway_transport: str | None, sets: tuple[str, ...], progress: Progress
+) -> Result:
+    from ..load.run import Crew
+    from ..load.servers import OwnServers
+
+    command = [sys.executable, "-m", "gatesvr.cli.leash"]
+    backend = gateway_transport or plan.backend
+    # The load processes start while the servers do.
+    with Crew(plan.processes) as crew, OwnServers(command, backend, plan.clients, sets) as servers:
+        plan = replace(plan, server=servers.server, push_server=servers.push_server)
+        return crew.run(plan, servers.pids, progress, servers.check)
+
+
+def _run(plan: Plan, pids: dict[str, int], progress: Progress) -> Result:
+    from ..load.run import Crew
+
+    with Crew(plan.processes) as crew:
+        return crew.run(plan, pids, progress)
+
+
+@contextlib.contextmanager
+def _progress(*, is_shown: bool) -> Iterator[Progress]:
+    """Show how far each phase is, on a terminal."""
+    if not is_shown:
+        yield lambda phase, part: None
+        return
+    with click.progressbar(length=1000, file=sys.stderr, show_eta=False) as bar:
+
+        def show(phase: str, part: float) -> None:
+            bar.label = f"{phase:<10}"
+            bar.pos = round(part * 1000)  # not update(): each phase begins at 0 again
+            bar.render_progress()
+
+        yield show
+
+
+def _write(report: Report, json_file: str | None, plot_file: str | None, *, is_quiet: bool) -> None:
+    plan = report.result.plan
+    if not is_quiet and json_file != "-":
+        click.echo("\n".join(map(escape_control, report.as_text().splitlines())))
+    if json_file:
+        text = json.dumps(report.as_object(), indent=2, ensure_ascii=False)
+        if json_file == "-":
+            click.echo(text)
+        else:
+            try:
+                with open(json_file, "w", encoding="utf-8") as file:
+                    file.write(text + "\n")
+            except OSError as error:
+                raise ConfigError(error.strerror or str(error), source=json_file) from None
+    if plot_file:
+        from ..load.plot import plot
+
+        plot(plot_file, f"gatesvr bench {plan.scenario}", plan.kind.operations, report.timeline)

@@ -1,0 +1,173 @@
+"""What can be run: the scenarios of ``gatesvr bench``, and the Plan of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SCENARIOS", "Plan", "Scenario"]
+
+MIN_PAYLOAD_BYTES = 32
+"""Room for what tells a message from every other: run, client, number and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of load.
+
+    Attributes:
+        name: As in ``gatesvr bench NAME``.
+        summary: What it does, one line.
+        operation: What is counted and timed, in the singular.
+        clients: How many by default.
+        in_flight: Operations under way by default: a client's, of ``connect`` those of all.
+        rate: Operations a second by default, 0 for the closed model.
+        models: ``closed`` (so many in flight), ``open`` (so many a second), both or neither.
+        needs_push: Whether it calls the gateway's push API.
+        is_timed: Whether its operations have latencies.
+    """
+
+    name: str
+    summary: str
+    operation: str
+    clients: int
+    in_flight: int = 1
+    rate: float = 0.0
+    models: frozenset[str] = frozenset({"closed", "open"})
+    needs_push: bool = False
+    is_timed: bool = True
+
+    @property
+    def operations(self) -> str:
+        """The operation in the plural."""
+        word = self.operation
+        return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "connect",
+            "connect ramp: handshake, START and login of one client after the other",
+            "login",
+            clients=200,
+            in_flight=16,
+        ),
+        Scenario("echo", "one small request and its answer, over and over", "request", clients=64),
+        Scenario(
+            "mix",
+            "echo, calculate, time, notifies around an answer, slow requests, at random",
+            "request",
+            clients=64,
+        ),
+        Scenario(
+            "push",
+            "notifies to one client each, through the push API",
+            "delivery",
+            clients=64,
+            needs_push=True,
+        ),
+        Scenario(
+            "broadcast",
+            "notifies to all clients at once, --rate a second",
+            "delivery",
+            clients=200,
+            rate=10.0,
+            models=frozenset({"open"}),
+            needs_push=True,
+        ),
+        Scenario(
+            "resume",
+            "resume storm: all connections cut at once, all sessions resumed, in rounds",
+            "resume",
+            clients=200,
+            models=frozenset(),
+        ),
+        Scenario(
+            "slow",
+            "pushes to all while some of the clients read nothing: how the others fare",
+            "delivery",
+            clients=64,
+            rate=1_000.0,
+            models=frozenset({"open"}),
+            needs_push=True,
+        ),
+        Scenario(
+            "idle",
+            "clients that are logged in and silent: what a session costs",
+            "session",
+            clients=200,
+            models=frozenset(),
+            is_timed=False,
+        ),
+    )
+}
+"""Every scenario by its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that a run is told; each load process gets the same one and its own number.
+
+    Attributes:
+        scenario: A name in SCENARIOS.
+        clients: Of all load processes together.
+        in_flight: See Scenario.
+        rate: Operations a second of all load processes together, 0 for the closed model.
+        duration: Seconds that are measured.
+        warmup: Seconds of load before that.
+        payload: Bytes of a request's or a push's data.
+        backend: The clients' QUIC library: auto, aioquic or qh3.
+        server: The gateway's host and UDP port; of an own gateway not known yet.
+        push_server: The gateway's gRPC address, HOST:PORT, empty for none.
+        ca: PEM file of certificates to trust, empty for the default.
+        insecure: Accept any certificate.
+        token: Sent as auth_token.
+        upstream_delay_ms: Time that the upstream is asked to take over a request.
+        slow_clients: Of scenario ``slow``: how many read nothing.
+        processes: Load processes.
+        seed: Of every random choice.
+        run: A number that no other run has; it is in every openid and every payload.
+        timeout: Longest wait for a connection and a login, and for anything to come of what is
+            under way at the end, seconds.
+    """
+
+    scenario: str
+    clients: int
+    in_flight: int = 1
+    rate: float = 0.0
+    duration: float = 10.0
+    warmup: float = 2.0
+    payload: int = 128
+    backend: str = "auto"
+    server: tuple[str, int] = ("", 0)
+    push_server: str = ""
+    ca: str = ""
+    insecure: bool = False
+    token: str = ""
+    upstream_delay_ms: int = 0
+    slow_clients: int = 0
+    processes: int = 1
+    seed: int = 1
+    run: int = 0
+    timeout: float = 10.0
+
+    @property
+    def kind(self) -> Scenario:
+        """The scenario itself."""
+        return SCENARIOS[self.scenario]
+
+    @property
+    def model(self) -> str:
+        """``closed``, ``open``, or empty where the scenario has its own way."""
+        models = self.kind.models
+        if not models:
+            return ""
+        return "open" if self.rate else "closed"
+
+    def share(self, process: int) -> range:
+        """Return the numbers of the clients that a load process runs."""
+        return range(
+            self.clients * process // self.processes,
+            self.clients * (process + 1) // self.processes,
+        )
