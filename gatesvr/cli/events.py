@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..observe.events import EventKind
+from ..observe.events import CHOICE, EventKind
 from ..observe.log import escape, format_keys
 from .loop import run, stop_event
 from .options import ADDRESS
@@ -33,7 +33,7 @@ __all__ = ["command"]
 @click.option(
     "--kind",
     "kinds",
-    type=click.Choice([kind.value for kind in EventKind if kind is not EventKind.MISSED]),
+    type=click.Choice([kind.value for kind in CHOICE]),
     multiple=True,
     help="Print only these; repeatable.",
 )

@@ -513,12 +513,15 @@ class Client:
         """The session is over for good; return what connect() raises where it still runs."""
         why = error or SessionLost("the client is closed")
         lost = self._untold or self._loss
+        if lost is None:
+            lost_from = self._handled + 1 if self.session_id else 0
+            lost = SessionLost("", session_id=self.session_id, lost_from=lost_from)
         self._end = end = SessionLost(
             str(why),
             why.code,
-            reason=lost.reason if lost is not None else why.reason,
-            session_id=lost.session_id if lost is not None else self.session_id,
-            lost_from=lost.lost_from if lost is not None else self._lost_from,
+            reason=lost.reason,
+            session_id=lost.session_id,
+            lost_from=lost.lost_from,
             is_final=True,
         )
         for future in self._pending.values():
@@ -536,10 +539,6 @@ class Client:
             except Exception:
                 logger.exception("on_state_failed")  # nothing more is sent that depends on it
         return _copy(end, Outcome.UNKNOWN)
-
-    @property
-    def _lost_from(self) -> int:
-        return self._handled + 1 if self.session_id else 0
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

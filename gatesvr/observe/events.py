@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["ENDS", "EventKind", "SessionEvent", "event_kinds"]
+__all__ = ["CHOICE", "ENDS", "EventKind", "SessionEvent", "event_kinds"]
 
 
 class EventKind(StrEnum):
@@ -49,12 +49,14 @@ class EventKind(StrEnum):
     ``stop``), the close code's name (``protocol_error``, ``auth_failed``, ``timeout`` …),
     ``logged_in_elsewhere``, ``queue_full``; or how its connection ended before login."""
     MISSED = "missed"
-    """No session's: ``missed`` events were left out, and none has come since. Cannot be chosen and
-    not be left out."""
+    """No session's: ``missed`` events were left out, and none has come since. Every subscriber gets
+    it, whatever kinds it chose."""
 
 
 ENDS = frozenset((EventKind.REPLACED, EventKind.KICKED, EventKind.EXPIRED, EventKind.CLOSED))
 """Each session has exactly one of these, as its last event."""
+CHOICE = tuple(kind for kind in EventKind if kind is not EventKind.MISSED)
+"""What a subscriber may choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,6 @@ def event_kinds(names: Iterable[str]) -> frozenset[EventKind]:
         except ValueError:
             kind = EventKind.MISSED
         if kind is EventKind.MISSED:
-            raise ValueError(f"{name[:64]!r} is no kind of event: {', '.join(_CHOICE)}")
+            raise ValueError(f"{name[:64]!r} is no kind of event: {', '.join(CHOICE)}")
         kinds.add(kind)
-    return frozenset(kinds or _CHOICE)
-
-
-_CHOICE = tuple(kind for kind in EventKind if kind is not EventKind.MISSED)
+    return frozenset(kinds or CHOICE)

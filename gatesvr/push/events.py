@@ -42,9 +42,7 @@ class EventStream:
         self._waiter: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._subscription is not None:
-            raise RuntimeError("the stream was entered before")
-        self._subscription = self._hub.subscribe(self._wake, self._kinds)
+        self.begin()
         return self
 
     async def __aexit__(
@@ -73,6 +71,12 @@ class EventStream:
             finally:
                 self._waiter = None
         return event
+
+    def begin(self) -> None:
+        """Subscribe, as entering does; then call end()."""
+        if self._subscription is not None:
+            raise RuntimeError("the stream was entered before")
+        self._subscription = self._hub.subscribe(self._wake, self._kinds)
 
     def end(self) -> None:
         """Unsubscribe; what waits can still be read."""

@@ -397,7 +397,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway stops")
         stream = EventStream(self._manager.events, request.kinds)
         try:
-            await stream.__aenter__()
+            stream.begin()
         except ValueError as error:
             counters.invalid += 1
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"kinds: {error}")

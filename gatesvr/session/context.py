@@ -77,7 +77,7 @@ class SessionCounters(Counters):
     slow_consumers: int = 0
     memory_closed: int = 0
     events: int = 0
-    """Events that there was a subscriber for."""
+    """Events that happened while there was a subscriber, of whatever kinds."""
     events_missed: int = 0
     """Events left out because a subscriber was too slow, each for itself."""
     event_subscribers: int = 0

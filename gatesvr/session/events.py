@@ -165,15 +165,15 @@ class EventHub:
         queue = session.queue
         event = SessionEvent(
             kind,
-            session.session_id,
-            session.openid,
-            session.generation,
-            reason,
-            self._wall_ms(now),
-            queue.last_sent_seq,
-            queue.last_acked_seq,
-            session.max_client_seq,
-            len(queue),
+            session_id=session.session_id,
+            openid=session.openid,
+            generation=session.generation,
+            reason=reason,
+            at_ms=self._wall_ms(now),
+            last_sent_seq=queue.last_sent_seq,
+            last_acked_seq=queue.last_acked_seq,
+            max_client_seq=session.max_client_seq,
+            undelivered=len(queue),
         )
         counters.events += 1
         for subscription in self._subscriptions:

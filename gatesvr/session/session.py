@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 MAX_HELD_NOTIFIES = 64
-MAX_CONFLATE_KEYS = 256
-"""Conflation keys that a session remembers."""
 MAX_HELD_BYTES = 64 << 10
 """What is kept for a session that has not logged in (PROTOCOL 5.4)."""
+MAX_CONFLATE_KEYS = 256
+"""Conflation keys that a session remembers; above it the one used longest ago is forgotten."""
 
 
 # Looking a member up in its enum costs as much as a whole call on Python 3.11.
@@ -534,21 +534,18 @@ class Session:
         if last is None:
             last = self._conflated = {}
         old_seq, old_bytes = last.pop(key, (0, 0))
-        if len(body) <= old_bytes and queue.conflate(old_seq):
+        is_replaced = len(body) <= old_bytes and queue.conflate(old_seq)
+        if is_replaced:
             # It takes no more room than the old one gave back: no cap stands in its way.
-            old_seq = 0
-            self._context.counters.notifies_conflated += 1
-            self.sender.notify(body, flags, expires_at, is_forced=True)
-            if expires_at:
-                self._context.watched.add(self)
+            self._force_notify(body, flags, expires_at)
         else:
             result = self._queue_notify(body, flags, expires_at, now)
             if result is not OK:
                 if old_seq:
                     last[key] = (old_seq, old_bytes)
                 return result
-        if old_seq and queue.conflate(old_seq):
-            self._context.counters.notifies_conflated += 1
+            is_replaced = queue.conflate(old_seq)
+        self._context.counters.notifies_conflated += is_replaced
         if len(last) >= MAX_CONFLATE_KEYS:
             del last[next(iter(last))]
         last[key] = (queue.next_expected_seq - 1, len(body))
@@ -576,9 +573,13 @@ class Session:
                 self._context.counters.notifies_expired += 1
             else:
                 # Caps do not apply: it was accepted, and at most MAX_HELD_NOTIFIES come.
-                self.sender.notify(body, flags, expires_at, is_forced=True)
-                if expires_at:
-                    self._context.watched.add(self)
+                self._force_notify(body, flags, expires_at)
+
+    def _force_notify(self, body: bytes, flags: int, expires_at: float) -> None:
+        """Queue a notify that the caps do not apply to."""
+        self.sender.notify(body, flags, expires_at, is_forced=True)
+        if expires_at:
+            self._context.watched.add(self)
 
     def _remember(self, push_id: str) -> None:
         push_ids = self._push_ids

@@ -462,8 +462,9 @@ class Connection:
                     return
             else:
                 self._transmit(now)
-                self._is_blocked = quic.unsent_bytes() > 0
-                if quic.unsent_bytes() >= low_water:
+                unsent = quic.unsent_bytes()
+                self._is_blocked = unsent > 0
+                if unsent >= low_water:
                     return  # the peer's acknowledgements bring us back here
         self._driver.mark_dirty(self)
 

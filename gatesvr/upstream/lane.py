@@ -125,7 +125,8 @@ class Lane:
         self._is_unary_told = False
         self._is_dialling = False
         self._waiting: deque[Call] = deque()
-        self._emptied_at = 0.0  # when a batch last left nothing waiting: all that waits is younger
+        # When a batch last left nothing waiting: all that waits was made, or moved here, since.
+        self._emptied_at = 0.0
         self._open: dict[int, Call] = {}  # written to the stream
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}

@@ -220,6 +220,9 @@ class UpstreamManager:
         other = pool.pick(call.openid, call.zone, lane) if pool is not None else None
         if other is None:
             return False
+        assert self._loop is not None
+        # To its new lane it is as good as new: how long it waited is in it.
+        call.request = call.request_at(self._loop.time())
         other.submit(call)
         return True
 

@@ -22,8 +22,7 @@ async def test_a_flood_is_not_amplified(backend: str, size: int) -> None:
     rng = random.Random(size)
     async with serving(backend) as gateway:
         healthy, connection = await gateway.connect(backend)
-        healthy.send(b"before")
-        await healthy.until(lambda: bytes(healthy.data) == b"before")
+        await healthy.exchange(b"before")
         counters = gateway.listener.counters
         bytes_before = (counters.bytes_received, counters.bytes_sent)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
@@ -40,8 +39,7 @@ async def test_a_flood_is_not_amplified(backend: str, size: int) -> None:
         received = counters.bytes_received - bytes_before[0]
         assert received >= TRICKLE * size
         assert counters.bytes_sent - bytes_before[1] < received
-        healthy.send(b"after")
-        await healthy.until(lambda: bytes(healthy.data) == b"beforeafter")
+        await healthy.exchange(b"after")
         await connection.close()
 
 

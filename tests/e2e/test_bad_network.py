@@ -127,7 +127,7 @@ async def test_duplication_sends_twice() -> None:
 
 
 async def test_a_late_datagram_is_overtaken() -> None:
-    weather = Weather(reordering=1.0, reorder_delay_s=0.02)
+    weather = Weather(reordering=1.0, reorder_delay_s=1.0)  # long enough to send the other one
     async with network_between(weather) as (client, network, gateway):
         client.send(network.address, "late")
         await until(lambda: network.tally.reordered == 1)

@@ -56,7 +56,8 @@ async def test_answers_come_in_the_order_of_asking_though_upstreams_answer_in_re
 
 
 async def test_a_time_out_delays_and_never_blocks_what_is_behind_it(backend: str) -> None:
-    sets = (ORDERED, "dispatch.task_timeout=1s")
+    # What has to go ahead of the time-out takes some ms.
+    sets = (ORDERED, "dispatch.task_timeout=3s")
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

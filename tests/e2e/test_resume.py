@@ -22,7 +22,7 @@ from .plain_client import (
     plain_client,
     stop,
 )
-from .plain_upstream import plain_upstream
+from .plain_upstream import PlainUpstream, plain_upstream
 
 CAP = 1_024
 ORDERED = (
@@ -38,6 +38,17 @@ async def part(client: PlainClient, how: str) -> None:
         await client.closed()
     elif how == "abandoned":
         client.abandon()
+
+
+async def start_hello(
+    client: PlainClient, upstream: PlainUpstream, *requests: pb.ClientRequest
+) -> pb.StartResponse:
+    """START, and send a hello, and requests behind it; the upstream keeps the hello's answer."""
+    upstream.hello_gate.clear()
+    started = await client.start("alice")
+    client.send(business(1, "hello"), *requests)
+    await upstream.until_asked("hello")
+    return started
 
 
 @pytest.mark.parametrize("how", ["closed", "abandoned", "alive"])
@@ -332,10 +343,7 @@ async def test_an_inited_session_outlives_its_connection_for_its_hello_alone(
         await idle.start("idle")
         idle.close()
         await until(lambda: counter(gateway, "session.sessions") == 0)
-        upstream.hello_gate.clear()
-        started = await old.start("alice")
-        old.send(business(1, "hello"))
-        await upstream.until_asked("hello")
+        started = await start_hello(old, upstream)
         old.close()
         await until(lambda: counter(gateway, "transport.connections") == 1)
         assert counter(gateway, "session.inited") == 1
@@ -359,10 +367,7 @@ async def test_a_hello_answered_while_away_is_replayed(backend: str) -> None:
         plain_client(gateway.address) as old,
         plain_client(gateway.address) as new,
     ):
-        upstream.hello_gate.clear()
-        started = await old.start("alice")
-        old.send(business(1, "hello"))
-        await upstream.until_asked("hello")
+        started = await start_hello(old, upstream)
         old.close()
         await until(lambda: counter(gateway, "transport.connections") == 1)
         upstream.hello_gate.set()
@@ -383,10 +388,7 @@ async def test_stop_during_a_hello_ends_the_session(backend: str) -> None:
         plain_client(gateway.address) as client,
         plain_client(gateway.address) as later,
     ):
-        upstream.hello_gate.clear()
-        started = await client.start("alice")
-        client.send(business(1, "hello"), business(2, "echo"))
-        await upstream.until_asked("hello")
+        started = await start_hello(client, upstream, business(2, "echo"))
         client.send(stop())
         assert await client.closed() == 0
         assert counter(gateway, "session.stopped") == 1
@@ -406,10 +408,7 @@ async def test_requests_of_a_stolen_connection_are_not_handled(backend: str) -> 
         plain_client(gateway.address) as old,
         plain_client(gateway.address) as new,
     ):
-        upstream.hello_gate.clear()
-        started = await old.start("alice")
-        old.send(business(1, "hello"), business(2, "echo", b"held on the old one"))
-        await upstream.until_asked("hello")
+        started = await start_hello(old, upstream, business(2, "echo", b"held on the old one"))
         response = await new.resume(started, 0)
         assert response.max_client_seq == 1
         assert await old.closed() == 4409

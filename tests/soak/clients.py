@@ -134,11 +134,11 @@ class Device(Client):
         elif isinstance(event, events.Ignored | events.Kicked):
             tell("broken", session_id, f"unexpected: {event}")
 
-    def session_ended(self, error: SessionLost | None) -> None:
+    def session_ended(self, error: SessionLost | None) -> SessionLost:
         """Tell the history of a session that is over; none should be."""
         if error is not None:
             self._history.tell("broken", self.session_id, f"{self.name}'s session ended: {error}")
-        super().session_ended(error)
+        return super().session_ended(error)
 
     # What the application does.
 

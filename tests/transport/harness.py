@@ -92,6 +92,12 @@ class Recorder:
         self.outbox += [data[i : i + piece] for i in range(0, len(data), piece)]
         self.link.request_flush()
 
+    async def exchange(self, data: bytes) -> None:
+        """Send data to a peer that echoes, and wait until it has come back."""
+        expected = bytes(self.data) + data
+        self.send(data)
+        await self.until(lambda: bytes(self.data) == expected)
+
     async def until(self, found: Callable[[], Any]) -> Any:
         """Wait until found() is true and return it; TimeoutError after DEADLINE_S."""
         async with asyncio.timeout(DEADLINE_S):

@@ -228,8 +228,7 @@ def restarted(gateway: Server) -> dict[str, str]:
 async def test_a_client_learns_of_a_restart(client: str, server: str) -> None:
     async with serving(server) as gateway:
         handler, connection = await gateway.connect(client)
-        handler.send(b"before")
-        await handler.until(lambda: bytes(handler.data) == b"before")
+        await handler.exchange(b"before")
         await die(gateway)
         handler.send(b"lost")
         # Nobody is there: it goes on asking, and that ends nothing.
@@ -241,8 +240,7 @@ async def test_a_client_learns_of_a_restart(client: str, server: str) -> None:
             assert connection.counters.closed_reset == 1
             assert again.listener.counters.resets_sent >= 1
             fresh, connection = await again.connect(client)
-            fresh.send(b"after")
-            await fresh.until(lambda: bytes(fresh.data) == b"after")
+            await fresh.exchange(b"after")
             await connection.close()
 
 
@@ -253,8 +251,7 @@ async def test_a_client_with_a_full_window_learns_of_a_restart(
     monkeypatch.setattr("gatesvr.transport.client.PROBE_INTERVAL_S", 0.02)
     async with serving(server) as gateway:
         handler, connection = await gateway.connect(client)
-        handler.send(b"before")
-        await handler.until(lambda: bytes(handler.data) == b"before")
+        await handler.exchange(b"before")
         await die(gateway)
         handler.send(bytes(1 << 20))
         # QUIC's own probes, each after twice the time, would take minutes for as many.
@@ -267,8 +264,7 @@ async def test_a_client_with_a_full_window_learns_of_a_restart(
 async def test_a_client_that_sends_nothing_goes_on_asking(client: str, server: str) -> None:
     async with serving(server) as gateway:
         handler, connection = await gateway.connect(client)
-        handler.send(b"before")
-        await handler.until(lambda: bytes(handler.data) == b"before")
+        await handler.exchange(b"before")
         await gateway.until(lambda: connection.link._quic.is_acknowledged())
         await die(gateway)
         connection._network_error(ConnectionRefusedError())
@@ -286,8 +282,7 @@ async def test_a_forged_refusal_costs_a_probe(client: str, server: str) -> None:
             connection._network_error(ConnectionRefusedError())
         assert len(connection._probe_timer.due) == 1  # and it is not put off
         await gateway.until(lambda: connection.counters.pings_sent)
-        handler.send(b"alive")
-        await handler.until(lambda: bytes(handler.data) == b"alive")
+        await handler.exchange(b"alive")
         assert connection.counters.refusals == 100
         assert connection.counters.pings_sent == 1
         assert handler.lost == []
@@ -298,8 +293,7 @@ async def test_what_a_listener_answers(backend: str) -> None:
     async with serving(backend) as gateway:
         counters = gateway.listener.counters
         handler, connection = await gateway.connect(backend)
-        handler.send(b"x")
-        await handler.until(lambda: bytes(handler.data) == b"x")
+        await handler.exchange(b"x")
         (known,) = gateway.listener.connections
         with Stranger(gateway) as stranger:
             for datagram in (
@@ -337,8 +331,7 @@ async def test_two_listeners_that_answer_each_other_come_to_an_end(backend: str)
 async def test_a_restart_with_another_key_tells_nothing(backend: str) -> None:
     async with serving(backend) as gateway:
         handler, connection = await gateway.connect(backend)
-        handler.send(b"before")
-        await handler.until(lambda: bytes(handler.data) == b"before")
+        await handler.exchange(b"before")
         await die(gateway)
         received = connection.counters.datagrams_received
         async with serving(backend, **restarted(gateway)) as again:

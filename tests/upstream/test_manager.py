@@ -17,7 +17,17 @@ from gatesvr.config import PushConfig, RouteRule
 from gatesvr.errors import ErrorCode, UpstreamError
 from gatesvr.upstream.manager import UpstreamManager
 
-from .servers import Streaming, UnaryOnly, ask, endpoints, parse, serving, settings, until
+from .servers import (
+    DEADLINE_S,
+    Streaming,
+    UnaryOnly,
+    ask,
+    endpoints,
+    parse,
+    serving,
+    settings,
+    until,
+)
 from .test_lane import failure
 
 
@@ -168,6 +178,32 @@ async def test_refused_is_tried_once_elsewhere() -> None:
         answers = await asyncio.gather(*(ask(manager) for _ in range(4)))
         assert {parse(answer).message for answer in answers} == {"b"}
         assert manager.counters.refused_calls == 2
+
+
+async def test_a_call_that_moves_takes_along_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Lanes see nothing that waited for long in them.
+    monkeypatch.setattr("gatesvr.upstream.lane.LONG_WAIT_S", float("inf"))
+    refusing, other = Refusing(), Streaming()
+    async with (
+        serving(refusing) as a,
+        serving(other) as b,
+        managing({"zone": endpoints(a, b)}) as manager,
+    ):
+        await until_up(manager, 2)
+        await until_streams(manager)
+        calls = [ask(manager, action="gate") for _ in range(2)]
+        await until(lambda: (refusing.requests, other.requests) == (1, 1))
+        other.gate.set()
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", lambda: clock() + 2)
+            refusing.gate.set()
+            await asyncio.gather(*calls)
+        (refused,) = refusing.batches[0]
+        assert 0 < other.timeouts_ms[refused] <= (DEADLINE_S - 2) * 1000
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
