@@ -1,4 +1,4 @@
-"""Prints the table of ratios at the end of a benchmark run, and says in its JSON what was measured."""
+"""Prints the table of ratios after a benchmark run, and says in its JSON what was measured."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
-    """Return where the package that was measured lies; what a machine it is costs two seconds."""
+    """Return where the package that was measured lies; to look at the machine takes seconds."""
     return {"gatesvr": gatesvr.__file__}

@@ -1,13 +1,14 @@
 """What a benchmark run measured, each figure beside its yardstick.
 
-A benchmark says what it is in ``benchmark.extra_info``: ``role`` ("yardstick" or "gatesvr"), ``per``
-(items that one call handles) and, where there is something to reach (DESIGN 4), ``min_speedup``
-(times as fast as the yardstick) or ``max_cost`` (times its cost). Its group is its name, and the
-yardstick's, unless ``yardstick`` names another group.
+A benchmark says what it is in ``benchmark.extra_info``: ``role`` ("yardstick" or "gatesvr"),
+``per`` (items that one call handles) and, where there is something to reach (DESIGN 4),
+``min_speedup`` (times as fast as the yardstick) or ``max_cost`` (times its cost). Its group is its
+name, and the yardstick's, unless ``yardstick`` names another group.
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ class Figure:
     """One benchmark's result; times are nanoseconds an item."""
 
     name: str
+    test: str
     role: str
     yardstick: str
+    rounds: tuple[float, ...]
     median: float
     p99: float
     min_speedup: float
@@ -39,14 +42,16 @@ class Figure:
 def figure(bench: dict[str, Any]) -> Figure:
     """Return what a benchmark of pytest-benchmark's JSON says."""
     info = bench["extra_info"]
-    data = sorted(bench["stats"]["data"])
     ns = 1e9 / info["per"]
+    rounds = tuple(seconds * ns for seconds in bench["stats"]["data"])
     return Figure(
         name=bench["group"],
+        test=bench["fullname"],
         role=info["role"],
         yardstick=info.get("yardstick", bench["group"]),
-        median=bench["stats"]["median"] * ns,
-        p99=data[min(len(data) - 1, len(data) * 99 // 100)] * ns,
+        rounds=rounds,
+        median=statistics.median(rounds),
+        p99=sorted(rounds)[min(len(rounds) - 1, len(rounds) * 99 // 100)],
         min_speedup=info.get("min_speedup", 0),
         max_cost=info.get("max_cost", 0),
     )
@@ -70,7 +75,11 @@ def ratio_rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 def _ratio_row(ours: Figure, yardstick: Figure) -> tuple[str, ...]:
     cost = ours.median / yardstick.median
     if ours.is_end_to_end:
-        ratio, target, is_met = f"{cost:.2f} x the cost", f"≤ {ours.max_cost:g}", cost <= ours.max_cost
+        ratio, target, is_met = (
+            f"{cost:.2f} x the cost",
+            f"≤ {ours.max_cost:g}",
+            cost <= ours.max_cost,
+        )
         has_target = ours.max_cost
     else:
         ratio, target = f"{1 / cost:.1f} x as fast", f"≥ {ours.min_speedup:g}"

@@ -1,4 +1,4 @@
-"""How pytest-benchmark measures here: CPU time, for the other processes of a machine cost little."""
+"""How pytest-benchmark measures here: CPU time, which other processes disturb least."""
 
 MEASURE = (
     "--benchmark-enable",
