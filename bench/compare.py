@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from bench.figures import table
 from bench.runs import CannotCompareError, run_in_turn, run_together
-from bench.verdicts import CORE_LIMIT, Change, Run, changes
+from bench.verdicts import Change, Run, changes
 from bench.wheels import build
 
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ def compare(comparison: Comparison, rounds: int, suites: Sequence[str]) -> list[
 
 def row(change: Change) -> tuple[str, ...]:
     """Return the cells of COLUMNS."""
-    is_ratio = change.limit == CORE_LIMIT
     base, head = (
-        "" if cost is None else f"{cost:.4f}" if is_ratio else f"{cost:,.0f} ns"
+        "" if cost is None else f"{cost:,.0f} ns" if change.unit == "ns" else f"{cost:.2%}"
         for cost in (change.base, change.head)
     )
     moved = "" if change.change is None else f"{change.change:+.1%}"
@@ -145,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(report, indent=2))
     else:
         print("\n".join(table([COLUMNS, *map(row, found)])))
-        print("core: cost in yardsticks of the same run; end to end: CPU an item of what serves")
+        print("core: percent of the yardstick's cost; end to end: CPU time an item of what serves")
         print(f"slower than {options.base}: {', '.join(slower) or 'nothing'}")
     return 1 if slower else 0
 

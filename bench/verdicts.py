@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CORE_LIMIT = 0.10
 END_TO_END_LIMIT = 0.25
 
+Unit = Literal["yardsticks", "ns"]
 Verdict = Literal["ok", "faster", "SLOWER", "new"]
 
 
@@ -28,13 +29,14 @@ class Costs:
     """What a benchmark costs in one run; each comparable with its counterpart only.
 
     Attributes:
-        costs: Of the core a single one, in yardsticks of the same run; end to end one a round, CPU
-            nanoseconds an item.
+        costs: Of the core a single one, end to end one a round.
+        unit: Yardsticks of the same run, or CPU nanoseconds an item.
         limit: The change above which head is too slow.
         tests: What to run to measure it again.
     """
 
     costs: tuple[float, ...]
+    unit: Unit
     limit: float
     tests: tuple[str, ...]
 
@@ -49,6 +51,7 @@ class Change:
     Attributes:
         base: The median of its costs, None where base has none.
         head: The same of head.
+        unit: Of base and head.
         change: Head's cost to base's, less 1; None for a new one.
         limit: What change may be at most.
         pairs: Pairs of costs; for a new one, costs.
@@ -58,6 +61,7 @@ class Change:
     name: str
     base: float | None
     head: float
+    unit: Unit
     change: float | None
     limit: float
     pairs: int
@@ -83,11 +87,12 @@ def run_of(figures: Sequence[Figure]) -> Run:
     for one in figures:
         if one.is_end_to_end:
             name = f"{one.name}, bare echo" if one.role == "yardstick" else one.name
-            run[name] = Costs(one.rounds, END_TO_END_LIMIT, (one.test,))
+            run[name] = Costs(one.rounds, "ns", END_TO_END_LIMIT, (one.test,))
         elif one.role == "gatesvr" and one.yardstick in found:
             yardstick = found[one.yardstick]
             tests = (yardstick.test, one.test)
-            run[one.name] = Costs((one.median / yardstick.median,), CORE_LIMIT, tests)
+            cost = one.median / yardstick.median
+            run[one.name] = Costs((cost,), "yardsticks", CORE_LIMIT, tests)
     return run
 
 
@@ -103,8 +108,7 @@ def _change(name: str, pairs: Sequence[tuple[Run, Run]]) -> Change:
         cost
         for base, head in pairs
         if name in base and name in head
-        # A side that failed halfway has fewer.
-        for cost in zip(base[name].costs, head[name].costs, strict=False)
+        for cost in zip(base[name].costs, head[name].costs, strict=True)
     ]
     heads = [cost for one in of_head for cost in one.costs]
     return Change(
@@ -112,6 +116,7 @@ def _change(name: str, pairs: Sequence[tuple[Run, Run]]) -> Change:
         base=statistics.median(base for base, _ in both) if both else None,
         head=statistics.median(heads),
         change=statistics.median(head / base for base, head in both) - 1 if both else None,
+        unit=of_head[0].unit,
         limit=of_head[0].limit,
         pairs=len(both) or len(heads),
         tests=of_head[0].tests,

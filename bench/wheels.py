@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "compare"
+TIMEOUT = 600.0
 INPUTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "gatesvr")
 
 
@@ -81,8 +82,11 @@ def _install(sources: Path, folder: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, timeout=TIMEOUT)
 
 
 def _git(*command: str) -> bytes:
-    return subprocess.run(["git", *command], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    done = subprocess.run(
+        ["git", *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=TIMEOUT
+    )
+    return done.stdout
