@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "compare"
 TIMEOUT = 600.0
+# What a wheel is made of; a revision may lack some.
 INPUTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "gatesvr")
 
 
@@ -57,7 +58,7 @@ def _copy_working_tree(target: Path) -> None:
 def _export(revision: str, target: Path) -> None:
     archive = target.with_suffix(".tar")
     commit = _git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    _git("archive", f"--output={archive}", commit.decode().strip(), *INPUTS)
+    _git("archive", f"--output={archive}", commit.decode().strip())
     with tarfile.open(archive) as tar:
         tar.extractall(target, filter="data")
 
@@ -66,9 +67,11 @@ def _digest(sources: Path) -> str:
     """Return a name for what comes out: the sources, the interpreter and the compiler's flags."""
     digest = hashlib.sha256(f"{sys.version} {os.environ.get('CFLAGS')}".encode())
     for path in sorted(path for path in sources.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        digest.update(f"\0{path.relative_to(sources)}\0{len(content)}\0".encode())
-        digest.update(content)
+        name = path.relative_to(sources)
+        if name.parts[0] in INPUTS:
+            content = path.read_bytes()
+            digest.update(f"\0{name}\0{len(content)}\0".encode())
+            digest.update(content)
     return digest.hexdigest()[:16]
 
 
