@@ -5,15 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
+BASE ?= HEAD
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test bench soak lint format types docs pb wheel clean
+.PHONY: help install serve test bench bench-compare soak lint format types docs pb wheel clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
-	  | while IFS='|' read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
+	  | while IFS='|' read -r target text; do printf '%-21s %s\n' "$$target" "$$text"; done
 
 install: $(STAMP) ## Build .venv with the package, its extras and its compiled core
 
@@ -25,6 +26,9 @@ test: install ## Run the tests
 
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)
+
+bench-compare: install ## Measure beside BASE=<rev>; fails where the working tree is slower
+	$(BIN)/python -m bench.compare "$(BASE)" $(ARGS)
 
 soak: install ## Run both QUIC backends through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.options import MEASURE
+
 if __name__ == "__main__":
     folder = Path(__file__).parent
-    sys.exit(pytest.main([str(folder), "--benchmark-quiet", *sys.argv[1:]]))
+    sys.exit(pytest.main([str(folder), *MEASURE, *sys.argv[1:]]))

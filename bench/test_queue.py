@@ -139,5 +139,5 @@ def test_queue(
     """Measure one case on the queue or on its model."""
     queue: Queue = OrderedQueue() if role == "gatesvr" else OrderedQueueModel()
     benchmark.group = f"queue: {name}"
-    benchmark.extra_info.update(role=role, per=per, target=target)
+    benchmark.extra_info.update(role=role, per=per, min_speedup=target)
     benchmark(case(queue))

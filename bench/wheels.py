@@ -1,0 +1,95 @@
+"""Builds revisions of the package as wheels, each unpacked into a folder of its own.
+
+What they depend on comes from the environment that runs this, the same for all of them. A wheel
+that was built before, from the same sources, is taken again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CACHE = ROOT / "build" / "compare"
+TIMEOUT = 600.0
+# What a wheel is made of; a revision may lack some.
+INPUTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "gatesvr")
+
+
+def build(revision: str | None) -> Path:
+    """Return the folder to import a revision's package from.
+
+    Args:
+        revision: What git knows it by; None for the working tree, uncommitted changes and all.
+
+    Raises:
+        subprocess.CalledProcessError: There is no such revision, or it does not build. What git or
+            pip said is on standard error.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=".build-") as folder:
+        sources = Path(folder, "sources")
+        sources.mkdir()
+        if revision is None:
+            _copy_working_tree(sources)
+        else:
+            _export(revision, sources)
+        site = CACHE / _digest(sources)
+        if not site.exists():
+            _install(sources, Path(folder))
+            Path(folder, "site").rename(site)
+    return site
+
+
+def _copy_working_tree(target: Path) -> None:
+    names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *INPUTS)
+    for name in filter(None, names.decode().split("\0")):
+        if (ROOT / name).is_file():  # git lists what was deleted too
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+def _export(revision: str, target: Path) -> None:
+    archive = target.with_suffix(".tar")
+    commit = _git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    _git("archive", f"--output={archive}", commit.decode().strip())
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+
+
+def _digest(sources: Path) -> str:
+    """Return a name for what comes out: the sources, the interpreter and the compiler's flags."""
+    digest = hashlib.sha256(f"{sys.version} {os.environ.get('CFLAGS')}".encode())
+    for path in sorted(path for path in sources.rglob("*") if path.is_file()):
+        name = path.relative_to(sources)
+        if name.parts[0] in INPUTS:
+            content = path.read_bytes()
+            digest.update(f"\0{name}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def _install(sources: Path, folder: Path) -> None:
+    """Build a wheel of sources and unpack it into folder/site."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheels = folder / "dist"
+    _run(*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={wheels}", str(sources))
+    (wheel,) = wheels.glob("*.whl")
+    _run(*pip, "install", "--no-deps", "--no-index", f"--target={folder / 'site'}", str(wheel))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, timeout=TIMEOUT)
+
+
+def _git(*command: str) -> bytes:
+    done = subprocess.run(
+        ["git", *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=TIMEOUT
+    )
+    return done.stdout
