@@ -17,17 +17,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+import psutil
 import uvloop
 
 if __package__ in (None, ""):
-    from load import GatewayClient, Load, Process, serve_upstream, until_readable
+    from load import Idle, Process, serve_upstream, until_readable
 else:
-    from .load import GatewayClient, Load, Process, serve_upstream, until_readable
+    from .load import Idle, Process, serve_upstream, until_readable
 
 from gatesvr import Gateway
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import load
+from gatesvr.protocol.client import Answered, ClientProtocol, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.endpoint import Driver
 from gatesvr.transport.tls import client_tls
@@ -76,11 +78,33 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
             pipe.send(gateway.stats())
 
 
-class Quiet(GatewayClient):
+class Quiet(Idle):
     """Logs in and does nothing more, not even heartbeats."""
 
-    def get_timer(self) -> float | None:
-        return None
+    logged_in: asyncio.Queue[Quiet]
+    number = 0
+
+    def connection_made(self, now: float) -> None:
+        Quiet.number += 1
+        self._protocol = ClientProtocol(f"client-{Quiet.number}")
+        self._protocol.connect(now)
+        self._flush()
+
+    def data_received(self, data: bytes, now: float) -> None:
+        for event in self._protocol.receive_data(data, now):
+            if isinstance(event, Started):
+                self._protocol.login(now=now)
+            elif isinstance(event, Answered):
+                self._protocol.acknowledge(event.seq, now)
+                self.logged_in.put_nowait(self)
+        if self._protocol.error is not None:
+            raise self._protocol.error
+        self._flush()
+
+    def _flush(self) -> None:
+        if data := self._protocol.data_to_send():
+            self.link.write(data)
+            self.link.request_flush()
 
 
 class Deaf(Quiet):
@@ -91,11 +115,15 @@ class Deaf(Quiet):
             super().data_received(data, now)
 
 
+def rss_bytes(server: Process) -> int:
+    return int(psutil.Process(server.pid).memory_info().rss)
+
+
 async def connect_all(
     address: tuple[str, int], kind: Any, options: argparse.Namespace, driver: Driver
 ) -> list[ClientConnection]:
     """Connect and log in all clients."""
-    kind.load = Load(argparse.Namespace(in_flight=0, payload=0, slow_ms=0))
+    kind.logged_in = asyncio.Queue()
     tls = client_tls(address[0], insecure=True)
     connections: list[ClientConnection] = []
     for first in range(0, options.clients, CONNECT_BATCH):
@@ -114,7 +142,7 @@ async def connect_all(
             )
         )
         for _ in range(first, last):
-            await asyncio.wait_for(kind.load.ready.get(), READY_S)
+            await asyncio.wait_for(kind.logged_in.get(), READY_S)
     return connections
 
 
@@ -131,12 +159,12 @@ async def until_gone(server: Process) -> None:
 async def run_sessions(server: Process, options: argparse.Namespace) -> None:
     address, _ = server.hello
     driver = Driver()
-    print(f"start            rss {server.rss_bytes() / MIB:7.1f} MiB")
+    print(f"start            rss {rss_bytes(server) / MIB:7.1f} MiB")
     expired = []
     for number in range(1, options.rounds + 1):
         connections = await connect_all(tuple(address), Quiet, options, driver)
         stats = server.ask("stats")
-        full = server.rss_bytes()
+        full = rss_bytes(server)
         sessions = stats["session"]["sessions"] - stats["session"]["inited"]
         if sessions != options.clients:
             raise RuntimeError(f"{sessions} sessions of {options.clients}")
@@ -144,7 +172,7 @@ async def run_sessions(server: Process, options: argparse.Namespace) -> None:
             await connection.close()
         del connections
         await until_gone(server)
-        expired.append(server.rss_bytes())
+        expired.append(rss_bytes(server))
         print(
             f"round {number}: sessions {sessions}  rss {full / MIB:7.1f} MiB with all of them,"
             f" {expired[-1] / MIB:7.1f} MiB without"
@@ -158,7 +186,7 @@ async def run_slow(server: Process, options: argparse.Namespace) -> None:
     address, grpc_address = server.hello
     driver = Driver()
     connections = await connect_all(tuple(address), Deaf, options, driver)
-    before = server.rss_bytes()
+    before = rss_bytes(server)
     refused = 0
     async with grpc.aio.insecure_channel(grpc_address) as channel:
         stub = rpc.GatewayServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -170,11 +198,11 @@ async def run_slow(server: Process, options: argparse.Namespace) -> None:
             for _ in range(0, options.pushes, PUSH_BATCH):
                 yield pb.UnicastPushBatch(requests=[push] * PUSH_BATCH)
 
-        numbers = range(GatewayClient.number - options.clients, GatewayClient.number)
+        numbers = range(Quiet.number - options.clients, Quiet.number)
         for number in numbers:
-            async for batch in stub.PushStream(batches(f"load-{number + 1}")):
+            async for batch in stub.PushStream(batches(f"client-{number + 1}")):
                 refused += sum(not response.success for response in batch.responses)
-    grown = server.rss_bytes() - before
+    grown = rss_bytes(server) - before
     queued = server.ask("stats")["session"]
     print(
         f"{options.clients} slow readers, {options.pushes} pushes of {PUSH_BYTES} bytes to each:"
@@ -184,7 +212,7 @@ async def run_slow(server: Process, options: argparse.Namespace) -> None:
     for connection in connections:
         await connection.close()
     await until_gone(server)
-    print(f"afterwards       rss {(server.rss_bytes() - before) / MIB:+.1f} MiB")
+    print(f"afterwards       rss {(rss_bytes(server) - before) / MIB:+.1f} MiB")
     driver.close()
 
 
