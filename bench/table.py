@@ -1,0 +1,219 @@
+"""The speed and size table of docs/performance.md, each row beside its yardstick in the same run.
+
+Rounds of what is measured and of its yardstick alternate; medians of the rounds' ratios are printed
+with what is to be reached. CPU time of the server's process, no wall-clock. Run it on a machine
+that does nothing else::
+
+    python -m bench.table --rounds 5 --json table.json
+    python -m bench.table --only growth --rounds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qh3.asyncio import QuicConnectionProtocol
+from qh3.asyncio import serve as serve_qh3
+from qh3.quic import events
+from qh3.quic.configuration import QuicConfiguration
+
+from gatesvr.transport.quic import ALPN
+from gatesvr.transport.tls import load_server_tls
+
+from .load import Process, load_echo, measure, until_readable
+
+GROWTH = (10, 100, 1_000, 5_000)
+PAYLOADS = (64, 1 << 10, 8 << 10, 64 << 10)
+IN_FLIGHT = (1, 4, 16, 64)
+Figures = dict[str, float]
+
+
+class LibraryEcho(QuicConnectionProtocol):
+    """The yardstick of the endpoint: an echo in qh3's own asyncio server."""
+
+    def quic_event_received(self, event: events.QuicEvent) -> None:
+        if isinstance(event, events.StreamDataReceived):
+            self._quic.send_stream_data(event.stream_id, event.data)
+            self.transmit()
+
+
+async def serve_library(pipe: Any) -> None:
+    """Run qh3's own server until the pipe says stop."""
+    tls = load_server_tls("", "")
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=[ALPN])
+    configuration.load_cert_chain(tls.cert_pem, tls.key_pem)
+    server = await serve_qh3(
+        "127.0.0.1", 0, configuration=configuration, create_protocol=LibraryEcho
+    )
+    pipe.send(server._transport.get_extra_info("sockname")[:2])
+    await until_readable(pipe)
+    server.close()
+    pipe.send("stopped")
+
+
+def options(arguments: argparse.Namespace, **changed: Any) -> argparse.Namespace:
+    """Return the options of one measurement, as bench/load.py has them."""
+    values = {
+        "transport": "qh3",
+        "client": "qh3",
+        "batch_io": "on",
+        "clients": 64,
+        "in_flight": 1,
+        "payload": 128,
+        "slow_ms": 0,
+        "seconds": arguments.seconds,
+        "warm_up": 1.0,
+        "yardstick_clients": 64,
+    }
+    return argparse.Namespace(**{**values, **changed})
+
+
+def library(arguments: argparse.Namespace) -> Figures:
+    """Measure the echo in qh3's own server."""
+    server = Process(serve_library)
+    try:
+        return asyncio.run(load_echo(server, options(arguments)))
+    finally:
+        server.stop()
+
+
+def bench(*words: str) -> dict[str, Any]:
+    """Run ``gatesvr bench --self`` and return its report."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "gatesvr", "bench", *words, "--self", "--quiet"]
+        subprocess.run([*command, "--json", str(file)], check=True)
+        report: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return report
+
+
+class Table:
+    """Measures rows and prints them as they come.
+
+    Args:
+        arguments: Of the command.
+
+    Attributes:
+        rows: What was measured, by row.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._arguments = arguments
+
+    def ratio(
+        self,
+        name: str,
+        reach: float,
+        ours: Callable[[], Figures],
+        yardstick: Callable[[], Figures],
+        figure: str = "cpu_us",
+    ) -> None:
+        """Measure ours beside a yardstick, in turn; smaller is better."""
+        pairs = [(yardstick(), ours()) for _ in range(self._arguments.rounds)]
+        ratios = [mine[figure] / other[figure] for other, mine in pairs]
+        found = {
+            key: round(statistics.median(mine[key] for _, mine in pairs), 3) for key in pairs[0][1]
+        }
+        row = {
+            "ratio": round(statistics.median(ratios), 2),
+            "lowest": round(min(ratios), 2),
+            "highest": round(max(ratios), 2),
+            "reach": reach,
+            "ours": found,
+            "yardstick": round(statistics.median(other[figure] for other, _ in pairs), 2),
+        }
+        self._add(name, row, row["ratio"] <= reach)
+
+    def figure(self, name: str, reach: float, unit: str, figures: list[float]) -> None:
+        """Enter a figure without a yardstick; a reach above 0 is a least, below 0 a most."""
+        value = round(statistics.median(figures), 2)
+        is_met = value >= reach if reach > 0 else value <= -reach
+        self._add(name, {"value": value, "unit": unit, "reach": abs(reach)}, is_met)
+
+    def series(self, name: str, figures: dict[int, Figures]) -> None:
+        """Enter how something grows."""
+        self._add(name, {str(key): value for key, value in figures.items()}, None)
+
+    def _add(self, name: str, row: dict[str, Any], is_met: bool | None) -> None:
+        if is_met is not None:
+            row["met"] = is_met
+        self.rows[name] = row
+        print(f"{name}: {json.dumps(row)}", flush=True)
+
+
+def measure_speed(table: Table, arguments: argparse.Namespace) -> None:
+    """CPU a request beside the bare echo, and the bare echo beside qh3's own server."""
+
+    def echo(backend: str) -> Callable[[], Figures]:
+        return lambda: measure("echo", options(arguments, transport=backend))
+
+    def gateway(**changed: Any) -> Callable[[], Figures]:
+        return lambda: measure("gateway", options(arguments, **changed))
+
+    table.ratio("qh3 64 x 1 / echo", 3.5, gateway(), echo("qh3"))
+    table.ratio("qh3 8 x 32 / echo", 0.8, gateway(clients=8, in_flight=32), echo("qh3"))
+    table.ratio("aioquic 64 x 1 / echo", 1.4, gateway(transport="aioquic"), echo("aioquic"))
+    table.ratio("echo / qh3's server", 0.6, echo("qh3"), lambda: library(arguments))
+
+
+def measure_sizes(table: Table, arguments: argparse.Namespace) -> None:
+    """Memory of an idle session, and deliveries of a broadcast."""
+    for backend, most in (("qh3", 60.0), ("aioquic", 110.0)):
+        words = ["--clients", "1000", "--transport", backend, "--duration", "3s"]
+        sizes = [
+            bench("idle", *words)["figures"]["session_bytes"] / 1e3 for _ in range(arguments.rounds)
+        ]
+        table.figure(f"{backend} idle session", -most, "KB", sizes)
+    words = ["--clients", "1000", "--rate", "30", "--duration", "6s", "--transport", "qh3"]
+    rates = [1e6 / bench("broadcast", *words)["cpu_us"]["gateway"] for _ in range(arguments.rounds)]
+    table.figure("broadcast to 1,000", 40_000, "deliveries a second and core", rates)
+
+
+def measure_growth(table: Table, arguments: argparse.Namespace) -> None:
+    """Cost of a request by connections, by payload, by requests in flight."""
+
+    def one(**changed: Any) -> Figures:
+        found = measure("gateway", options(arguments, **changed))
+        return {key: round(found[key], 3) for key in ("cpu_us", "per_s", "p50_ms", "p99_ms")}
+
+    for backend in ("qh3", "aioquic"):
+        table.series(
+            f"{backend} by connections",
+            {count: one(transport=backend, clients=count) for count in GROWTH},
+        )
+    table.series("qh3 by payload", {size: one(payload=size) for size in PAYLOADS})
+    table.series(
+        "qh3 by in flight", {count: one(clients=8, in_flight=count) for count in IN_FLIGHT}
+    )
+
+
+PARTS = {"speed": measure_speed, "sizes": measure_sizes, "growth": measure_growth}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured, a round")
+    parser.add_argument("--only", choices=PARTS, help="one part of the table")
+    parser.add_argument("--json", type=Path, help="file for what was measured")
+    arguments = parser.parse_args()
+    table = Table(arguments)
+    for name, part in PARTS.items():
+        if arguments.only in (None, name):
+            part(table, arguments)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table.rows, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
