@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL_ENDED", "channel_options", "raise_if_cancelled"]
 
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""Longest wait for the answer to a keepalive ping."""
 CALL_ENDED = (
     grpc.RpcError,
     asyncio.InvalidStateError,
@@ -34,7 +36,9 @@ def channel_options(config: UpstreamConfig, max_message_bytes: int) -> list[tupl
         # A request that was written is never sent again by itself.
         ("grpc.enable_retries", 0),
         ("grpc.keepalive_time_ms", max(int(config.keepalive * 1000), 1000)),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Without this gRPC waits a minute for the answer to a ping, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
         # The lane paces its attempts itself; gRPC's own pauses only must not be longer.
         ("grpc.initial_reconnect_backoff_ms", pause_ms),
