@@ -303,6 +303,7 @@ class Endpoint:
             io.receive_into(batch)
         except OSError as error:
             counters.receive_errors += 1
+            self._read_on()
             if self._on_error is not None:
                 self._on_error(error)
         counters.receive_calls = io.receive_calls
@@ -322,6 +323,7 @@ class Endpoint:
                 if error.errno not in _SEND_LOST:
                     raise
                 counters.send_errors += 1
+                self._read_on()
                 if self._on_error is not None:
                     self._on_error(error)
                 sent = 1  # the one that failed
@@ -348,9 +350,19 @@ class Endpoint:
     def _readable(self) -> None:
         batch = self.receive_batch()
         if not batch:
+            self._read_on()
             return
         self.counters.read_wakeups += 1
         self._receiver(batch, self._driver.clock())
+
+    def _read_on(self) -> None:
+        """Have the loop watch the socket again: uvloop stops for good when there was an error.
+
+        The error that stopped it may have gone to a send since: then the read finds nothing.
+        """
+        if not self._is_closed:
+            self._driver.loop.remove_reader(self._sock.fileno())
+            self._driver.loop.add_reader(self._sock.fileno(), self._readable)
 
     def _writable(self) -> None:
         backlog = self._backlog

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ import uvloop
 
 from gatesvr._core.udp import HAS_BATCH, BatchSocket
 from gatesvr.config import TransportConfig
+from gatesvr.transport.endpoint import Driver, Endpoint, open_socket
 from gatesvr.transport.sockets import PlainSocket, datagram_socket
 
 from .harness import BACKENDS, DEADLINE_S, serving
@@ -73,6 +76,58 @@ async def test_a_dead_server_is_noticed(batch_io: bool) -> None:
                 await asyncio.sleep(0.001)
         assert not handler.lost
         await connection.close()
+
+
+@io_kinds
+@pytest.mark.parametrize("told", ["by_a_read", "by_a_send"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_refused_datagram_does_not_deafen(loop: str, told: str, batch_io: bool) -> None:
+    factory: Callable[[], asyncio.AbstractEventLoop] = LOOPS[loop]
+    with asyncio.Runner(loop_factory=factory, debug=True) as runner:
+        runner.run(_hear_after_a_refusal(told, batch_io))
+
+
+async def _hear_after_a_refusal(told: str, batch_io: bool) -> None:
+    driver = Driver()
+    server = open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True)
+    got: list[bytes] = []
+    errors: list[OSError] = []
+    endpoint = Endpoint(
+        driver,
+        open_socket(server.getsockname(), socket.AF_INET, is_server=False),
+        lambda batch, now: got.extend(data for data, _ in batch),
+        errors.append,
+        is_batched=batch_io,
+    )
+
+    def send() -> None:
+        endpoint.send([(b"anybody?", endpoint.address)])
+        endpoint.transmit()
+
+    def send_once_more_before_the_read() -> None:
+        driver.loop.call_later(0.001, send)
+        time.sleep(0.003)  # so the timer is due when the loop, which has seen the error, looks next
+
+    try:
+        address = server.getsockname()
+        server.close()
+        send()
+        if told == "by_a_send":
+            send_once_more_before_the_read()
+        async with asyncio.timeout(DEADLINE_S):
+            while not errors:
+                await asyncio.sleep(0.001)
+        assert isinstance(errors[0], ConnectionRefusedError)
+        server = open_socket(address, socket.AF_INET, is_server=True)
+        server.sendto(b"here again", endpoint.address)
+        async with asyncio.timeout(DEADLINE_S):
+            while not got:
+                await asyncio.sleep(0.001)
+        assert got == [b"here again"]
+    finally:
+        server.close()
+        endpoint.close()
+        driver.close()
 
 
 async def test_which_kind_is_taken() -> None:
