@@ -537,6 +537,8 @@ class ClientProtocol(ClientSession):
         return seq
 
     def _send_stop(self) -> None:
+        # The gateway tells its services what was not acknowledged as undelivered.
+        self._send_ack()
         payload = pb.StopRequest(reason=self._stop_reason.value).SerializeToString()  # type: ignore[arg-type]
         self._output.append(encode_request(self._take_msg_id(), 0, RequestType.STOP, payload))
 

@@ -616,6 +616,17 @@ def test_stop_waits_for_start_response():
     assert [request.type for request in sent(protocol)] == [RequestType.STOP]
 
 
+def test_what_was_taken_in_is_acked_before_stop():
+    protocol = live()
+    protocol.receive_data(push_frame(0, 1, notify(b"")) + push_frame(0, 2, notify(b"")), 0.0)
+    protocol.acknowledge(1, 0.0)
+    sent(protocol)
+    protocol.stop()
+    acked, stop = sent(protocol)
+    assert (acked.type, stop.type) == (RequestType.ACK, RequestType.STOP)
+    assert pb.ClientAck.FromString(acked.payload).acked_seq_id == 1
+
+
 # GOAWAY.
 
 

@@ -104,14 +104,16 @@ async def _hear_after_a_refusal(told: str, batch_io: bool) -> None:
         endpoint.send([(b"anybody?", endpoint.address)])
         endpoint.transmit()
 
+    def send_once_more_before_the_read() -> None:
+        driver.loop.call_later(0.001, send)
+        time.sleep(0.003)  # so the timer is due when the loop, which has seen the error, looks next
+
     try:
         address = server.getsockname()
         server.close()
         send()
         if told == "by_a_send":
-            # The loop learns of the refusal, and the timer's send takes it before the reader runs.
-            driver.loop.call_later(0.001, send)
-            time.sleep(0.003)  # the timer is due when the loop looks for it next
+            send_once_more_before_the_read()
         async with asyncio.timeout(DEADLINE_S):
             while not errors:
                 await asyncio.sleep(0.001)
