@@ -155,7 +155,7 @@ class SessionConfig(_Section, frozen=True, kw_only=True):
     max_queue_bytes: Size = Size(4 << 20)
     """Bytes not acked in a session's queue; at least 2 x max_message_bytes."""
     max_queues_bytes: Size = Size(0)
-    """Bytes not acked in all queues together; 0 for a quarter of the memory there is."""
+    """Memory of what is not acked in all queues together; 0 for a quarter of what there is."""
     max_in_flight: Count = 128
     """Requests of a session accepted and not answered."""
     max_message_bytes: Size = Size(1 << 20)

@@ -35,6 +35,8 @@ _GAP = Verdict.GAP
 
 SILENT_INTERVALS = 3
 HELD_MESSAGES = 2  # held may take this many messages of the largest size
+MAX_HELD_REQUESTS = 8_192
+"""Requests held: the smallest take 8 bytes on the wire, and some 270 of memory each."""
 OVERFLOW_RETRY_MS = 1_000
 
 
@@ -263,7 +265,7 @@ class ClientHandler:
     def _handle_business(self, request: ClientRequest, now: float) -> None:
         self._held.append(request)
         self._held_bytes += request.size
-        if self._held_bytes > self._max_held_bytes:
+        if self._held_bytes > self._max_held_bytes or len(self._held) > MAX_HELD_REQUESTS:
             self._overflow()
 
     def _handle_ack(self, request: ClientRequest, now: float) -> None:
@@ -314,7 +316,7 @@ class ClientHandler:
     def _hold_early(self, request: ClientRequest) -> None:
         self._early.append(request)
         self._held_bytes += request.size
-        if self._held_bytes > self._max_held_bytes:
+        if self._held_bytes > self._max_held_bytes or len(self._early) > MAX_HELD_REQUESTS:
             self._overflow()
 
     def _overflow(self) -> None:

@@ -20,6 +20,12 @@ BULK_SHARE = 4
 """Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
 MEMORY_SHARE = 4
 """All queues together take at most one part in this many of the memory limit (PROTOCOL 5.5)."""
+MESSAGE_BYTES = 80
+"""What a queued message takes beside its body: a place in the ring, a bytes object's own part."""
+NAME_BYTES = 256
+"""What a remembered push_id or conflate_key of the longest takes."""
+RECOUNT_SHARE = 64
+"""Near the bound memory is counted again after one part in this many of it."""
 
 
 @dataclass(slots=True)
@@ -33,7 +39,7 @@ class SessionCounters(Counters):
     suspended: int = 0
     """Logged-in sessions without a connection (a gauge)."""
     queued_bytes: int = 0
-    """Bytes in all queues at the last sweep (a gauge)."""
+    """Memory that all queues took when it was counted last (a gauge)."""
     tombstones: int = 0
     """Ended sessions remembered (a gauge)."""
     created: int = 0
@@ -91,7 +97,10 @@ class SessionContext:
     Attributes:
         watched: Sessions that a sweep has something to look at in: TTLs, a queue at a cap.
         is_memory_full: Whether all queues together are above their bound; notifies get BUSY.
+        memory_left: What notifies may take until the queues are counted again; below 0 they are
+            before the next one is queued.
         close: Closes a session whose queue is full and whose policy says so.
+        recount: Counts the memory of all queues and ends sessions where it is above its bound.
     """
 
     __slots__ = (
@@ -108,6 +117,8 @@ class SessionContext:
         "max_queue_bytes",
         "max_queue_size",
         "max_queues_bytes",
+        "memory_left",
+        "recount",
         "watched",
         "when_full",
     )
@@ -118,6 +129,7 @@ class SessionContext:
         push: PushConfig,
         high_water: int,
         close: Callable[[Session, str, float], None],
+        recount: Callable[[float], None],
     ) -> None:
         self.counters = SessionCounters()
         self.max_in_flight = int(config.max_in_flight)
@@ -132,8 +144,10 @@ class SessionContext:
         self.when_full = config.when_full
         self.high_water = high_water
         self.is_memory_full = False
+        self.memory_left = self.max_queues_bytes
         self.watched: set[Session] = set()
         self.close = close
+        self.recount = recount
 
 
 def memory_limit() -> int:

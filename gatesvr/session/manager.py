@@ -26,7 +26,7 @@ from ..protocol.messages import (
     is_valid_text,
     kick_frame,
 )
-from .context import SessionContext, SessionCounters
+from .context import RECOUNT_SHARE, SessionContext, SessionCounters
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .login import LOGGED_IN, LoginVerdict
 from .resume import ResumeJudge, ResumeToken
@@ -84,7 +84,9 @@ class SessionManager:
         push = push or PushConfig()
         self._random_bytes = random_bytes
         self._max_sessions = SESSIONS_PER_CONNECTION * transport.max_connections
-        self._context = SessionContext(config, push, int(transport.high_water), self._close_full)
+        self._context = SessionContext(
+            config, push, int(transport.high_water), self._close_full, self._count_memory
+        )
         self.events = EventHub(
             self._context.counters, push.max_event_subscribers, push.max_event_queue, wall_ms
         )
@@ -559,7 +561,7 @@ class SessionManager:
         self._sweep_logins(now)
         self._sweep_detached(now)
         self._sweep_watched(now)
-        self._sweep_memory(now)
+        self._count_memory(now)
         self._judge.sweep(now)
         self._tombstones.sweep(now)
 
@@ -600,23 +602,28 @@ class SessionManager:
             if not session.full_since and queue.next_expiry() == float("inf"):
                 watched.discard(session)
 
-    def _sweep_memory(self, now: float) -> None:
-        """Keep all queues together under their bound (PROTOCOL 5.5)."""
+    def _count_memory(self, now: float) -> None:
+        """Keep all queues together under their bound (PROTOCOL 5.5).
+
+        Each sweep does, and a push where notifies have taken what was left since: a second is long.
+        """
         context = self._context
-        queued = sum(session.queue.queued_bytes for session in self._by_id.values())
-        if queued > context.max_queues_bytes:
+        limit = context.max_queues_bytes
+        queued = sum(session.memory_bytes() for session in self._by_id.values())
+        if queued > limit:
             # The longest-suspended first; unacked answers were promised.
             for session in list(self._detached):
                 if session.queue.kept or session.pending:
                     continue
-                queued -= session.queue.queued_bytes
+                queued -= session.memory_bytes()
                 context.counters.memory_closed += 1
                 kind = EventKind.EXPIRED
                 self.close(session, CloseCode.OVERLOADED, "memory", now, kind=kind, why="memory")
-                if queued <= context.max_queues_bytes:
+                if queued <= limit:
                     break
         context.counters.queued_bytes = queued
-        context.is_memory_full = queued > context.max_queues_bytes
+        context.is_memory_full = queued > limit
+        context.memory_left = max(limit - queued, limit // RECOUNT_SHARE)
 
     def _cut_slow(self, session: Session, now: float) -> None:
         """Part with a connection on which no ack moved while the queue was at a cap (5.3)."""

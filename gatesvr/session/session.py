@@ -14,6 +14,7 @@ from .._core.queue import BULK, KEEP, OrderedQueue
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, QueueFull
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
+from .context import MESSAGE_BYTES, NAME_BYTES
 from .info import normalize_zone, session_info
 from .notify import (
     BUSY,
@@ -211,6 +212,18 @@ class Session:
     def has_unacked(self) -> bool:
         """Whether something was sequenced and is not acked."""
         return self.queue.next_expected_seq - 1 > self.queue.last_acked_seq
+
+    def memory_bytes(self) -> int:
+        """Return roughly the memory of what waits for the client, and of what is known of it."""
+        queue = self.queue
+        size: int = queue.queued_bytes + MESSAGE_BYTES * len(queue)
+        if self._push_ids is not None:
+            size += NAME_BYTES * len(self._push_ids)
+        if self._conflated is not None:
+            size += NAME_BYTES * len(self._conflated)
+        if self.notifies is not None:
+            size += self.notifies.held_bytes
+        return size
 
     @property
     def peer_info(self) -> bytes:
@@ -499,6 +512,10 @@ class Session:
     def _queue_notify(self, body: bytes, flags: int, expires_at: float, now: float) -> PushResult:
         context = self._context
         queue = self.queue
+        if context.memory_left < 0:
+            context.recount(now)
+            if self.state is _CLOSED:
+                return NOT_FOUND  # it was the one to go
         if context.is_memory_full:
             return BUSY if self.link is not None else BUSY_SUSPENDED
         if flags & BULK and (
@@ -521,6 +538,7 @@ class Session:
                 return BUSY_SUSPENDED
             context.counters.notifies_dropped += dropped
             self.sender.notify(body, flags, expires_at)
+        context.memory_left -= len(body) + MESSAGE_BYTES
         if expires_at:
             context.watched.add(self)
         return OK
@@ -557,7 +575,8 @@ class Session:
         if held is None:
             held = self._held = []
         if (
-            len(held) >= MAX_HELD_NOTIFIES
+            self._context.is_memory_full
+            or len(held) >= MAX_HELD_NOTIFIES
             or sum(len(entry[0]) for entry in held) + len(body) > MAX_HELD_BYTES
         ):
             return BUSY

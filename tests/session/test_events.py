@@ -291,7 +291,7 @@ def test_expiry(is_login_open):
 
 
 def test_an_end_for_want_of_memory_says_so():
-    size = len(notify(bytes(1000)))
+    size = 2 * len(notify(bytes(1000)))
     sessions = Told("replaced", "kicked", "expired", "closed", max_queues_bytes=size)
     session, link, _ = sessions.login()
     for _ in range(2):

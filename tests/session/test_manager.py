@@ -7,6 +7,7 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import StopReason
+from gatesvr.session.context import MESSAGE_BYTES
 from gatesvr.session.state import State
 
 from .rig import CUT, Sessions, answer_body, business, notify, pushes, start_request
@@ -406,7 +407,7 @@ def test_a_full_queue_of_reserved_places_is_no_slow_consumer():
 
 
 def test_all_queues_together_are_bounded():
-    size = len(notify(bytes(1000)))
+    size = len(notify(bytes(1000))) + MESSAGE_BYTES
     sessions = Sessions(max_queues_bytes=3 * size)
     made = [sessions.login(f"user{number}") for number in range(4)]
     for session, link, _ in made[:3]:
@@ -430,6 +431,64 @@ def test_all_queues_together_are_bounded():
     sessions.manager.close(made[2][0], 0, "", sessions.now)
     sessions.manager.sweep(sessions.now)
     assert made[3][0].push(notify(b""), now=sessions.now).is_ok
+
+
+def test_the_memory_of_small_messages_and_of_names_counts():
+    """As measured: 1,024 notifies of 15 bytes take 80 KB, 256 names of 128 bytes 64 KB."""
+    sessions = Sessions()
+    session, link, _ = sessions.login()
+    sessions.manager.detach(session, link, CUT, sessions.now)
+    for number in range(1_024):
+        name = f"{number:0128d}"
+        assert session.push(notify(b"."), now=sessions.now, push_id=name, conflate_key=name).is_ok
+    sessions.manager.sweep(sessions.now)
+    assert sessions.counters["queued_bytes"] >= 80_000 + 2 * 64_000
+
+
+def test_memory_is_bounded_between_sweeps():
+    limit = 1 << 20
+    sessions = Sessions(max_queues_bytes=limit)
+    made = [sessions.login(f"user{number}")[0] for number in range(40)]
+    results = [
+        session.push(notify(bytes(1000)), now=sessions.now) for _ in range(100) for session in made
+    ]
+    taken = sum(result.is_ok for result in results)
+    assert (limit * 9 // 10) // 1_100 <= taken <= (limit + limit // 64) // 1_000 + 1
+    assert {result.error_code for result in results} == {"", "BUSY"}
+    for session in made:
+        session.ack(session.next_server_seq - 1, sessions.now)
+    assert made[0].push(notify(b""), now=sessions.now).error_code == "BUSY"
+    sessions.manager.sweep(sessions.now)
+    assert made[0].push(notify(b""), now=sessions.now).is_ok
+
+
+def test_want_of_memory_ends_the_longest_suspended_between_sweeps():
+    limit = 1 << 20
+    sessions = Sessions(max_queues_bytes=limit)
+    made = [sessions.login(f"user{number}") for number in range(40)]
+    for session, link, _ in made:
+        sessions.manager.detach(session, link, CUT, sessions.now)
+        sessions.now += 0.01
+    results = [
+        session.push(notify(bytes(1000)), now=sessions.now)
+        for _ in range(100)
+        for session, _, _ in made
+    ]
+    assert sum(session.memory_bytes() for session, _, _ in made) <= limit + limit // 64
+    valid = [session.is_valid for session, _, _ in made]
+    assert valid == sorted(valid)  # the oldest went
+    assert 0 < sum(valid) < 40
+    assert sessions.counters["memory_closed"] == valid.count(False)
+    assert {result.error_code for result in results} == {"", "NOT_FOUND"}
+
+
+def test_nothing_is_held_for_a_login_where_memory_is_full():
+    sessions = Sessions(max_queues_bytes=1)
+    session, _, _ = sessions.login()
+    assert session.push(notify(b"."), now=sessions.now).is_ok
+    sessions.manager.sweep(sessions.now)
+    inited, _, _ = sessions.start("bob")
+    assert inited.push(notify(b"."), now=sessions.now).error_code == "BUSY"
 
 
 def test_tombstones_go_after_the_resume_window():
