@@ -303,7 +303,7 @@ class AsyncProcessor:
         counters = self._counters
         counters.running += 1
         now = self._now
-        is_called = False
+        call: asyncio.Future[UpstreamAnswer] | None = None
         try:
             session = task.session
             started = now()
@@ -329,7 +329,6 @@ class AsyncProcessor:
                 task.task_id,
                 task.context,
             )
-            is_called = True
             self._answer(task, await call, now())
         except UpstreamError as error:
             counters.upstream_errors += error.code != ErrorCode.DEADLINE
@@ -340,15 +339,18 @@ class AsyncProcessor:
             outcome = Outcome.UNKNOWN if error.is_started else Outcome.NOT_STARTED
             self._fail(task, error.code, outcome, now(), error.retry_after_ms)
         except asyncio.CancelledError:
-            outcome = Outcome.UNKNOWN if is_called else Outcome.NOT_STARTED
+            outcome = Outcome.UNKNOWN if call is not None else Outcome.NOT_STARTED
             self._fail(task, ErrorCode.BUSY, outcome, now())
             raise
         except Exception:
             counters.internal_errors += 1
             logger.exception("task_failed", extra=keys(task=task.task_id, session=task.session_id))
-            outcome = Outcome.UNKNOWN if is_called else Outcome.NOT_STARTED
+            outcome = Outcome.UNKNOWN if call is not None else Outcome.NOT_STARTED
             self._fail(task, ErrorCode.INTERNAL, outcome, now())
         finally:
+            # An error's traceback holds this frame, the frame would hold the future, and that the
+            # error: a cycle that keeps the session.
+            del call
             counters.running -= 1
             if task.serial_route is not None:
                 self._release_chain((task.session_id, task.serial_route))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +235,24 @@ async def test_answer_that_cannot_be_passed_on_is_502(answer: FakeAnswer) -> Non
         upstream.open[1].set_result(answer)
         await settle()
         assert session.ended == {1: {"code": 502, "outcome": UNKNOWN}}
+
+
+async def test_failed_call_leaves_no_cycle_behind() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    alive = weakref.ref(session)
+    async with running(upstream) as (processor, _):
+        gc.disable()
+        try:
+            assert processor.submit(task(session, 1))
+            await settle()
+            upstream.open.pop(1).set_exception(UpstreamError("down"))
+            upstream.calls.clear()
+            await settle()
+            assert session.ended == {1: {"code": 502, "outcome": NOT_STARTED}}
+            del session
+            assert alive() is None
+        finally:
+            gc.enable()
 
 
 async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:

@@ -84,6 +84,7 @@ def one_session(sessions: Sessions, number: int) -> None:
 
 
 def test_ten_thousand_sessions_five_times_leave_nothing_behind() -> None:
+    before = len(live_objects())  # what other tests hold
     sessions = Sessions(max_queue_size=16)
     rss = []
     for _ in range(ROUNDS):
@@ -92,12 +93,12 @@ def test_ten_thousand_sessions_five_times_leave_nothing_behind() -> None:
         assert len(sessions.manager) > SESSIONS * 0.8
         sizes = index_sizes(sessions.manager)
         assert min(sizes.values()) > 0, sizes
-        assert len(live_objects()) > SESSIONS
+        assert len(live_objects()) > before + SESSIONS
         while any(index_sizes(sessions.manager).values()):
             sessions.now += 1
             sessions.manager.sweep(sessions.now)
             assert sessions.now < 100_000, index_sizes(sessions.manager)
-        assert live_objects() == []
+        assert len(live_objects()) == before
         rss.append(rss_bytes())
     counters = sessions.counters
     assert counters["created"] == counters["closed"] == ROUNDS * SESSIONS
