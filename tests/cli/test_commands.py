@@ -62,6 +62,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["call", "echo", "--server", "here"], ["--server", "'here'"]),
         (["call"], ["ACTION"]),
         (["call", "echo", "--server", "localhost:1", "--ca", "/none/ca.pem"], ["/none/ca.pem"]),
+        (["client", "--state", "/none/s"], ["--state", "/none/s", "No such"]),
+        (["client", "--state", __file__], [__file__, "no client state"]),
         (["events", "--server", "here"], ["--server", "'here'"]),
         (["events", "--kind", "missed"], ["--kind", "'missed'"]),
         (["upstream", "nope"], ["nope"]),
