@@ -172,3 +172,5 @@ def test_call_line_needs_nothing_added(
 ) -> None:
     tls = ServerTls(generate_certificate(names)[0], b"", "c.pem", is_development)
     assert banner.call_line(address, tls).endswith(expected)
+    hello = expected.replace("--data hello", "--json")
+    assert banner.call_line(address, tls, "hello").endswith(hello)

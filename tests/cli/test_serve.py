@@ -115,9 +115,13 @@ async def test_services_of_their_own_process(tmp_path: Path) -> None:
         flags = []
         for name in ("hello", "business", "zone"):
             flags += ["--upstream", f"{name}={upstreams.address(name)}"]
-        async with serving(tmp_path, "serve", *flags, *FREE_PORTS) as server:
+        async with serving(tmp_path, "serve", *flags, *FREE_PORTS, until=" call ") as server:
+            # Which services there are is not known here: it is hello that all have.
+            assert server.call[:2] == ["call", "hello"]
             result = await gatesvr(tmp_path, *server.call)
-            assert (result.code, result.out) == (0, "hello\n")
+            assert (result.code, json.loads(result.out)["code"]) == (0, 200)
+            result = await gatesvr(tmp_path, "call", "echo", *server.call[2:])
+            assert result.code == 0
         assert (await upstreams.stop()).code == 0
 
 
