@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["banner", "call_line", "invocation"]
 
 
-def banner(gateway: Gateway, loop: str, services: Mapping[str, str]) -> str:
+def banner(
+    gateway: Gateway, loop: str, services: Mapping[str, str], *, is_demo: bool = False
+) -> str:
     """Return the banner of a gateway that serves.
 
     Args:
         gateway: The gateway, started.
         loop: Name of the event loop.
         services: Service name to address, as the gateway reaches them.
+        is_demo: Whether the demo services are behind it, which answer `echo`.
     """
     tls = gateway.listener.tls
     certificate = tls.path + (" (development)" if tls.is_development else "")
@@ -41,12 +44,19 @@ def banner(gateway: Gateway, loop: str, services: Mapping[str, str]) -> str:
     text = [style(f"GateSvr {version_of('gatesvr')}", bold=True)]
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
     text += ["", "Try it from another shell:", ""]
-    text += [f"  {style(call_line(gateway.address, tls), fg='green')}", ""]
+    line = call_line(gateway.address, tls, "echo" if is_demo else "hello")
+    text += [f"  {style(line, fg='green')}", ""]
     return "\n".join(text)
 
 
-def call_line(address: tuple[str, int], tls: ServerTls) -> str:
-    """Return a command that calls the gateway at address and needs nothing added to it."""
+def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") -> str:
+    """Return a command that calls the gateway at address and needs nothing added to it.
+
+    Args:
+        address: Where the gateway listens.
+        tls: Its certificate.
+        action: ``echo``, or ``hello``, which every gateway has an answer for.
+    """
     host, port = address
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
@@ -58,7 +68,8 @@ def call_line(address: tuple[str, int], tls: ServerTls) -> str:
         host = name
         if not (tls.is_development and _is_loopback(host)):
             trust = ["--ca", tls.path]
-    words = ["call", "echo", "--server", _join(host, port), "--data", "hello", *trust]
+    more = ["--data", "hello"] if action == "echo" else ["--json"]
+    words = ["call", action, "--server", _join(host, port), *more, *trust]
     return f"{invocation()} {shlex.join(words)}"
 
 

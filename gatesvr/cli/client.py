@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from ..errors import NotifyOverflow, RequestFailed, SessionLost
+from ..errors import ConfigError, NotifyOverflow, RequestFailed, SessionLost
 from ..observe.log import configure
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
@@ -23,7 +24,7 @@ from .state import StateFile
 from .terminal import escape_control, style
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ..client import Client, Lost
 
 __all__ = ["command"]
 
@@ -64,11 +65,17 @@ def command(target: Target, linger: float, state: str | None) -> int:
     if state is None:
         return run(_talk(target, linger))
     file = StateFile(state)
+    file.check()
     resume = file.read()
     source = click.get_current_context().get_parameter_source("openid")
     if resume and source is ParameterSource.DEFAULT:
         target = replace(target, openid=None)  # the state says who
-    return run(_talk(target, linger, resume, file.write))
+    try:
+        return run(_talk(target, linger, resume, file.write))
+    except ConfigError as error:
+        if error.field != "resume":
+            raise
+        raise ConfigError(str(error), source=state) from None
 
 
 def parse_line(line: str) -> tuple[str, dict[str, str], bytes]:
@@ -142,16 +149,34 @@ async def _talk(
     stop = stop_event()
     failed = 0
     screen = _Screen()
+
+    def show_lost(lost: Lost) -> None:
+        screen.show(lost.last_seq, style(_lost_text(lost), fg="yellow"))
+
     configure()  # the client's logger tells of lost connections
-    async with target.client(
-        reconnect_timeout=_RECONNECT_TIMEOUT_S, resume=resume, on_state=on_state
-    ) as client:
+    client = target.client(
+        reconnect_timeout=_RECONNECT_TIMEOUT_S, resume=resume, on_state=on_state, on_lost=show_lost
+    )
+    stopped = asyncio.create_task(stop.wait())
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(stopped.cancel)
+        before = client.session_id
+        connecting = asyncio.create_task(client.connect())
+        await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            # It may try for as long as the session can be kept.
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            return 1
+        await connecting
+        stack.push_async_callback(client.close)
         if is_terminal:
-            who = escape_control(client.openid)
-            click.echo(f"logged in to {target.server} as {who}; `help` for help")
+            how = "back in the session" if client.session_id == before else "logged in"
+            click.echo(
+                f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help"
+            )
         pushes = asyncio.create_task(_show_pushes(client, screen))
         lines = _read_lines()
-        stopped = asyncio.create_task(stop.wait())
         try:
             while True:
                 screen.prompt()
@@ -220,6 +245,12 @@ async def _show_pushes(client: Client, screen: _Screen) -> None:
             if isinstance(error, SessionLost) and error.is_final:
                 raise
             click.echo(style(escape_control(str(error)), fg="yellow"))
+
+
+def _lost_text(lost: Lost) -> str:
+    count = lost.last_seq - lost.first_seq + 1
+    what = "1 message was" if count == 1 else f"{count} messages were"
+    return f"{what} dropped by the gateway: {lost.reason.name.lower()}"
 
 
 def _readable(data: bytes) -> str:

@@ -14,7 +14,7 @@ import click
 from ..config import Duration, parse_address
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ..client import Client, Lost
 
     _AddressBase = click.ParamType[str]
     _DurationBase = click.ParamType[float]
@@ -95,6 +95,7 @@ class Target:
         reconnect_timeout: float = 0.0,
         resume: bytes = b"",
         on_state: Callable[[bytes], None] | None = None,
+        on_lost: Callable[[Lost], None] | None = None,
     ) -> Client:
         """Return a client of the gateway, not connected yet."""
         from ..client import Client
@@ -113,6 +114,7 @@ class Target:
             reconnect_timeout=reconnect_timeout,
             resume=resume,
             on_state=on_state,
+            on_lost=on_lost,
         )
 
 

@@ -73,7 +73,7 @@ def command(
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH_WORKERS=8), --set,
-    and the flags above; later ones win. Ctrl-C stops in order, a second one at once.
+    and the flags; later ones win. Ctrl-C stops in order, a second one at once.
     """
     overrides = _overrides(flags)
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
@@ -131,7 +131,7 @@ async def _serve(
             for name, group in config.upstream.services.items()
         }
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        click.echo(banner(gateway, loop, endpoints))
+        click.echo(banner(gateway, loop, endpoints, is_demo=demo))
         if stats:
             await _print_stats(gateway, stop, stats)
         await stop.wait()

@@ -19,6 +19,21 @@ class StateFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._beside = f"{path}.new"
+
+    def check(self) -> None:
+        """See that it can be written, before something depends on it.
+
+        Raises:
+            ConfigError: It cannot.
+        """
+        try:
+            os.close(self._open_beside())
+            os.unlink(self._beside)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {self.path}: {error.strerror}", source="--state"
+            ) from None
 
     def read(self) -> bytes:
         """Return what is in it, b"" where there is none.
@@ -42,11 +57,12 @@ class StateFile:
         Raises:
             OSError: It cannot.
         """
-        beside = f"{self.path}.new"
+        with open(self._open_beside(), "wb") as file:
+            file.write(state)
+        os.replace(self._beside, self.path)
+
+    def _open_beside(self) -> int:
         # One that was left behind may be readable for others.
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(state)
-        os.replace(beside, self.path)
+            os.unlink(self._beside)
+        return os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -91,7 +91,7 @@ class Server:
     @property
     def call(self) -> list[str]:
         """The arguments of the banner's call line."""
-        line = next(line for line in self.banner.splitlines() if " call echo " in line)
+        line = next(line for line in self.banner.splitlines() if " call " in line)
         words = shlex.split(line)
         return words[words.index("call") :]
 

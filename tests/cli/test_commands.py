@@ -63,6 +63,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["call", "echo", "--server", "here"], ["--server", "'here'"]),
         (["call"], ["ACTION"]),
         (["call", "echo", "--server", "localhost:1", "--ca", "/none/ca.pem"], ["/none/ca.pem"]),
+        (["client", "--state", "/none/s"], ["--state", "/none/s", "No such"]),
+        (["client", "--state", __file__], [__file__, "no client state"]),
         (["events", "--server", "here"], ["--server", "'here'"]),
         (["events", "--kind", "missed"], ["--kind", "'missed'"]),
         (["upstream", "nope"], ["nope"]),
@@ -171,3 +173,5 @@ def test_call_line_needs_nothing_added(
 ) -> None:
     tls = ServerTls(generate_certificate(names)[0], b"", "c.pem", is_development)
     assert banner.call_line(address, tls).endswith(expected)
+    hello = expected.replace("--data hello", "--json")
+    assert banner.call_line(address, tls, "hello").endswith(hello)

@@ -115,9 +115,13 @@ async def test_services_of_their_own_process(tmp_path: Path) -> None:
         flags = []
         for name in ("hello", "business", "zone"):
             flags += ["--upstream", f"{name}={upstreams.address(name)}"]
-        async with serving(tmp_path, "serve", *flags, *FREE_PORTS) as server:
+        async with serving(tmp_path, "serve", *flags, *FREE_PORTS, until=" call ") as server:
+            # Which services there are is not known here: it is hello that all have.
+            assert server.call[:2] == ["call", "hello"]
             result = await gatesvr(tmp_path, *server.call)
-            assert (result.code, result.out) == (0, "hello\n")
+            assert (result.code, json.loads(result.out)["code"]) == (0, 200)
+            result = await gatesvr(tmp_path, "call", "echo", *server.call[2:])
+            assert result.code == 0
         assert (await upstreams.stop()).code == 0
 
 
@@ -209,3 +213,34 @@ async def test_client_goes_on_with_the_session_in_its_file(tmp_path: Path) -> No
         result = await gatesvr(tmp_path, *args, "--openid", "somebody-else", stdin="echo\n")
         assert result.code == 2
         assert "the state is that of" in result.err
+
+
+async def test_client_can_be_interrupted_while_it_looks_for_its_gateway(tmp_path: Path) -> None:
+    file = tmp_path / "session"
+    async with asyncio.timeout(DEADLINE_S):
+        async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+            args = ("client", "--server", server.address("clients"), "--state", str(file))
+            client = await start(tmp_path, *args)
+            try:
+                assert client.stdin is not None
+                assert client.stdout is not None
+                client.stdin.write(b"echo\n")
+                assert await client.stdout.readline() == b"200\n"
+            finally:
+                client.kill()
+                await client.communicate()
+        state = file.read_bytes()
+        client = await start(tmp_path, *args)
+        try:
+            assert client.stderr is not None
+            assert b"reconnecting" in await client.stderr.readline()
+            client.send_signal(signal.SIGINT)
+            await client.communicate()
+        finally:
+            if client.returncode is None:
+                client.kill()
+                await client.wait()
+        assert client.returncode == 1
+        # The session is none the worse for it.
+        kept, found = json.loads(state), json.loads(file.read_bytes())
+        assert found["session_id"] == kept["session_id"] != ""

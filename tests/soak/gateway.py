@@ -97,7 +97,7 @@ async def running_gateway(
     )
     server = Server(process)
     try:
-        await server.read_until(" call echo ")
+        await server.read_until(" call hello ")
         yield GatewayProcess(server)
     finally:
         if process.returncode is None:
