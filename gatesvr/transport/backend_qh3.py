@@ -50,6 +50,8 @@ __all__ = ["Qh3Backend", "Qh3Connection"]
 LAST_SAFE_PATH = 3
 """Index of a client's fourth address; qh3 never accepts a fifth."""
 ASSUMED_ACK_DELAY = 0.025
+PROMPT_DATAGRAMS = 8
+"""Datagrams whose acknowledgement does not wait, from one on that did not come in its order."""
 
 _NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
 
@@ -225,7 +227,9 @@ class Qh3Connection:
         "_acks",
         "_in_flight",
         "_is_complete",
+        "_is_used",
         "_losses",
+        "_prompt",
         "_quic",
         "_recv_many",
         "connection_id",
@@ -238,6 +242,8 @@ class Qh3Connection:
         self._in_flight = 0  # bytes, when last looked at
         self._acks = 0
         self._losses = 0  # packets, when last something was sent
+        self._is_used = False  # something has happened since the handshake
+        self._prompt = 0  # datagrams to come that are acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
 
     def connect(self, address: Address, now: float) -> None:
@@ -249,6 +255,7 @@ class Qh3Connection:
         quic = self._quic
         if self._is_complete:
             # Straight to the core: the facade's bookkeeping is for the handshake.
+            found = len(quic.found)
             self._recv_many([data], address, now)
             quic._drain_core()
             # The core tells no packet numbers, but a datagram makes less of what is in flight
@@ -256,6 +263,14 @@ class Qh3Connection:
             in_flight: int = quic._core.bytes_in_flight
             if in_flight < self._in_flight:
                 self._acks += 1
+            if len(quic.found) > found:
+                self._is_used = True
+                if self._prompt:
+                    self._prompt -= 1
+            elif in_flight >= self._in_flight and self._is_used:
+                # Most likely bytes behind a gap. A peer that has lost packets has few under way:
+                # it waits for every acknowledgement (RFC 9000 13.2.1).
+                self._prompt = PROMPT_DATAGRAMS
             self._in_flight = in_flight
             return
         quic.receive_datagram(data, address, now)
@@ -296,7 +311,7 @@ class Qh3Connection:
     def can_wait(self, now: float) -> bool:
         """Return whether nothing but the acknowledgement of a lone packet waits."""
         core = self._quic._core
-        if not self._is_complete or core.loss_total != self._losses:
+        if not self._is_complete or self._prompt or core.loss_total != self._losses:
             return False  # what was lost is sent again
         timer = core.get_timer()
         return timer is None or timer[1] > now
@@ -308,7 +323,8 @@ class Qh3Connection:
         if timer is None:
             return None
         when: float = timer[1]
-        return when + ACK_PATIENCE if timer[0] == "ack_application" else when
+        can_wait = timer[0] == "ack_application" and not self._prompt
+        return when + ACK_PATIENCE if can_wait else when
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""

@@ -366,6 +366,33 @@ def test_aioquic_acknowledges_at_once_what_comes_out_of_order() -> None:
     assert _carry(server, client, pair.SERVER, pair.now) == 1
 
 
+def test_nothing_waits_while_the_peer_recovers_from_losses(backend: str) -> None:
+    """A peer with one packet under way would wait for each acknowledgement in turn."""
+    pair = Pair(backend, backend)
+    pair.run(1.0)
+    client, server, address = pair.client, pair.server, pair.client_address
+    client.send_stream_data(b"request")
+    assert _carry(client, server, address, pair.now) == 1
+    client.send_stream_data(b"lost")
+    assert len(client.datagrams_to_send(pair.now)) == 1
+    for _ in range(4):
+        client.send_stream_data(b"behind it")
+        assert _carry(client, server, address, pair.now) >= 1
+        assert not server.can_wait(pair.now)
+        if not _carry(server, client, pair.SERVER, pair.now):
+            timer = server.get_timer()
+            assert timer is not None
+            assert timer <= pair.now + 0.002
+            pair.now = timer
+            server.handle_timer(timer)
+            assert _carry(server, client, pair.SERVER, pair.now) == 1
+        pair.now += 0.002
+    # By now it was taken for lost, and was sent again.
+    _carry(client, server, address, pair.now)
+    assert stream_bytes(list(iter(server.next_event, None))) == b"requestlost" + 4 * b"behind it"
+    assert not server.can_wait(pair.now)
+
+
 def test_a_loss_does_not_wait(backend: str) -> None:
     pair = connected(backend, backend)
     client, server, address = pair.client, pair.server, pair.client_address
