@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -26,6 +27,10 @@ def show_data(data: bytes) -> None:
 
 
 def style(text: str, *, err: bool = False, **how: object) -> str:
-    """Return text styled as click.style() does, or unchanged where no terminal shows it."""
+    """Return text styled as click.style() does, or unchanged where nobody sees or wants it.
+
+    Source: https://no-color.org
+    """
     stream = sys.stderr if err else sys.stdout
-    return click.style(text, **how) if stream.isatty() else text  # type: ignore[arg-type]
+    is_wanted = stream.isatty() and not os.environ.get("NO_COLOR")
+    return click.style(text, **how) if is_wanted else text  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from gatesvr.cli import banner, main
 from gatesvr.cli.client import parse_line
-from gatesvr.cli.terminal import escape_control
+from gatesvr.cli.terminal import escape_control, style
 from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_tls
 
 if TYPE_CHECKING:
@@ -175,3 +175,11 @@ def test_call_line_needs_nothing_added(
     assert banner.call_line(address, tls).endswith(expected)
     hello = expected.replace("--data hello", "--json")
     assert banner.call_line(address, tls, "hello").endswith(hello)
+
+
+def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert style("x", fg="red") == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert style("x", fg="red") == "x"
