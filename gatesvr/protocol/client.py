@@ -47,6 +47,7 @@ from .messages import (
     CAPABILITIES,
     LATEST_PROTOCOL,
     LOGIN_ACTION,
+    MAX_CLIENT_SEQ,
     OK,
     LostReason,
     Outcome,
@@ -80,6 +81,9 @@ START_TIMEOUT_S = 10.0
 """How long START_RESP is waited for (PROTOCOL 3.8)."""
 LEAVE_TIMEOUT_S = 30.0
 """Longest wait for answers before a connection is left for GOAWAY: a request's deadline (3.7)."""
+MAX_SESSION_ID = 128
+MAX_TOKEN_BYTES = 64
+"""Longest session id, in characters, and resume token that are taken from a gateway."""
 MAX_LOGIN_BYTES = 64 << 10
 """Largest frame before login (PROTOCOL 1.3)."""
 
@@ -442,6 +446,13 @@ class ClientProtocol(ClientSession):
         if not response.success:
             self._handle_refused(response, events)
             return
+        if (
+            response.max_client_seq >= MAX_CLIENT_SEQ
+            or len(response.session_id or response.connection_id) > MAX_SESSION_ID
+            or len(response.resume_token) > MAX_TOKEN_BYTES
+        ):
+            # No request could be numbered, or no state read again.
+            raise ProtocolError("a START_RESP out of bounds")
         if self.session_id and not response.resumed:
             self._lose_session(
                 read_lost_reason(response.lost_reason) or LostReason.UNKNOWN_SESSION, events

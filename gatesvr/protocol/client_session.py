@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientSession"]
 
+MAX_ATTEMPT = 0xFFFF_FFFF
+"""What the field holds; a gateway that has seen it can only be left for a new session."""
+
 
 class ClientSession:
     """What outlives a client's connections; ClientProtocol adds the one that there is now.
@@ -136,7 +139,7 @@ class ClientSession:
         )
         if self.session_id:
             # PROTOCOL 4.3: "attempt counts the client's tries with one token, from 1."
-            self.attempt += 1
+            self.attempt = min(self.attempt + 1, MAX_ATTEMPT)
             self.is_state_due = True
             start.session_id = self.session_id
             start.resume_token = self.resume_token

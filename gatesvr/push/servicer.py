@@ -51,6 +51,8 @@ MAX_REASON_BYTES = 64
 """Of a kick; as much as a QUIC close carries (PROTOCOL 6)."""
 MAX_TARGETS = 10_000
 """Of one multicast."""
+MAX_BATCH = 10_000
+"""Pushes to one message of a PushStream: its answer would grow larger than gRPC lets it be."""
 MIN_KICK_CODE = 1_000
 SLICE = 256
 """Pushes of one rpc after which other tasks get their turn."""
@@ -167,17 +169,27 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         request_iterator: AsyncIterator[pb.UnicastPushBatch],
         context: _Context,
     ) -> AsyncIterator[pb.UnicastPushBatchResponse]:
-        """Answer each batch with one of the same length, in order."""
+        """Answer each batch with one of the same length, in order.
+
+        A batch of more than MAX_BATCH is INVALID_ARGUMENT, and none of it is done.
+        """
         self.counters.calls += 1
         self.counters.streams += 1
         try:
             async for batch in request_iterator:
+                if len(batch.requests) > MAX_BATCH:
+                    raise _RefusedError(
+                        "TOO_LARGE", f"{len(batch.requests)} pushes, {MAX_BATCH} at most a message"
+                    )
                 responses = []
                 for request in batch.requests:
                     responses.append(self.push(request))
                     if len(responses) % SLICE == 0:
                         await asyncio.sleep(0)
                 yield pb.UnicastPushBatchResponse(responses=responses)
+        except _RefusedError as refusal:
+            message = self._refused(refusal).message
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         except Exception:
             self.counters.internal_errors += 1
             logger.exception("push_failed", extra=keys(rpc="PushStream"))

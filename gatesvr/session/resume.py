@@ -178,10 +178,12 @@ class ResumeJudge:
         token = session.token
         match = token.match(start.resume_token) if token is not None else TokenMatch.WRONG
         if token is None or match is TokenMatch.WRONG or match is TokenMatch.REUSED:
+            outcome, is_limited = self._deny_token(ip, now)
             if match is TokenMatch.REUSED:
                 counters.token_reused += 1
-                logger.warning("token_reused", extra=keys(session=session.session_id, peer=ip))
-            return self._deny_token(ip, now)
+                if not is_limited:  # or it could fill the log
+                    logger.warning("token_reused", extra=keys(session=session.session_id, peer=ip))
+            return outcome
         if match is TokenMatch.PREVIOUS and not start.attempt:
             # PROTOCOL 4.3: "attempt 0 (absent): only the current token is good."
             return self._deny("resume denied")
@@ -209,8 +211,11 @@ class ResumeJudge:
         for ip in [ip for ip, bucket in self._wrong_tokens.items() if bucket.is_full(now)]:
             del self._wrong_tokens[ip]
 
-    def _deny_token(self, ip: str, now: float) -> StartOutcome:
-        """Refuse a wrong token: they are limited by address, never by session (PROTOCOL 4.8)."""
+    def _deny_token(self, ip: str, now: float) -> tuple[StartOutcome, bool]:
+        """Refuse a wrong token; return too whether its address has shown too many.
+
+        Source: PROTOCOL 4.8: "limited by address, never by session".
+        """
         buckets = self._wrong_tokens
         bucket = buckets.pop(ip, None)
         if bucket is None:
@@ -218,7 +223,9 @@ class ResumeJudge:
                 del buckets[next(iter(buckets))]
             bucket = RateBucket(RESUME_RATE, RESUME_BURST, now)
         buckets[ip] = bucket
-        return self._deny("resume denied") if bucket.take(now) else self._refuse_limited(bucket)
+        if bucket.take(now):
+            return self._deny("resume denied"), False
+        return self._refuse_limited(bucket), True
 
     def _deny(self, message: str) -> StartOutcome:
         self._counters.resumes_denied += 1

@@ -76,6 +76,36 @@ def test_start_says_who_we_are():
     assert (start.protocol, start.capabilities, start.max_message_bytes) == (1, 1, 5000)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_client_seq": 2**64 - 1},
+        {"max_client_seq": 2**53 - 1},
+        {"session_id": "s" * 129},
+        {"session_id": "", "connection_id": "s" * 129},
+        {"resume_token": bytes(65)},
+    ],
+)
+def test_a_gateway_cannot_name_what_could_not_be_used(fields):
+    protocol = ClientProtocol("alice")
+    protocol.connect()
+    assert protocol.receive_data(started_response(**fields), 0.0) == []
+    assert str(protocol.error) == "a START_RESP out of bounds"
+    assert (protocol.session_id, protocol.next_client_seq) == ("", 1)
+
+
+def test_the_highest_attempt_is_not_passed():
+    protocol = live()
+    protocol.connect()
+    sent(protocol)
+    stale = pb.StartResponse(error=pb.ErrorMessage(error_code=409), attempt=2**32 - 1)
+    protocol.receive_data(start_response_frame(1, stale), 0.0)
+    protocol.connect()
+    (request,) = sent(protocol)
+    assert parse_start(request.payload).attempt == 2**32 - 1
+    assert ClientProtocol.from_state(protocol.state()).attempt == 2**32 - 1
+
+
 def test_requests_wait_for_start_response():
     protocol = ClientProtocol("alice")
     first = protocol.login()

@@ -380,6 +380,27 @@ async def test_bound_notifies_are_bounded() -> None:
 # Many at once.
 
 
+async def test_a_batch_of_too_many_is_refused_whole() -> None:
+    """Unbounded, 2.8 MB of empty pushes took 1 GB of memory and lost every answer."""
+    async with running() as rig:
+        session = rig.session("alice")
+        push = pb.UnicastPushRequest(target_type="session", target_id=session.session_id)
+
+        def batches() -> Iterator[pb.UnicastPushBatch]:
+            yield pb.UnicastPushBatch(requests=[push])
+            yield pb.UnicastPushBatch(requests=[push] * 10_001)
+
+        stream = rig.stub.PushStream(batches())
+        assert [response.success for response in (await stream.read()).responses] == [True]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == "10001 pushes, 10000 at most a message"
+        assert len(texts(session)) == 1
+        assert (rig.counters["too_large"], rig.counters["internal_errors"]) == (1, 0)
+        assert rig.counters["streams"] == 0
+
+
 async def test_stream_answers_batch_for_batch_and_keeps_order() -> None:
     async with running() as rig:
         session = rig.session("alice")

@@ -259,6 +259,17 @@ def test_a_frame_behind_start_response_ends_the_old_token():
     assert sessions.counters["token_reused"] == 1
 
 
+def test_a_dead_token_cannot_fill_the_log(caplog):
+    sessions = Sessions()
+    session, _, first = sessions.login()
+    resume(sessions, session, first.resume_token, 1, last_acked_seq_id=1)
+    session.prove_token()
+    for attempt in range(100):
+        resume(sessions, session, first.resume_token, attempt, last_acked_seq_id=1)
+    assert sessions.counters["token_reused"] == 100
+    assert [record.getMessage() for record in caplog.records].count("token_reused") == 5
+
+
 def test_a_stale_attempt_never_steals():
     sessions = Sessions()
     session, _, response = sessions.login()
