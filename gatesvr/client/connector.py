@@ -166,7 +166,7 @@ class Connector:
             error = await self._keep_session()
         except GatesvrError as raised:
             failure = raised
-            error = SessionLost(str(raised))
+            error = SessionLost(str(raised), getattr(raised, "code", 0))
         except Exception as raised:
             logger.exception("connector_error")
             error = SessionLost(f"internal error of the client: {raised!r}")

@@ -514,3 +514,14 @@ async def test_openid_that_is_busy_at_a_new_login_is_tried_again(
         await until(lambda: not client.is_connected)
         assert (await client.request("echo", b"in")).data == b"in"
         assert refused == 1
+
+
+async def test_a_login_refused_after_a_reconnect_ends_with_its_code(backend: str) -> None:
+    async with both(backend) as (gateway, client):
+        session = gateway.session
+        gateway.sessions.clear()
+        gateway.hello_code = 403
+        drop(session)
+        with pytest.raises(SessionLost) as caught:
+            await anext(client)
+        assert (caught.value.code, caught.value.is_final) == (403, True)
