@@ -98,6 +98,8 @@ class Measuring:
         command = [sys.executable, "-P", "-m", "pytest", *tests, *MEASURE, MAX_TIME]
         command += ["--import-mode=append", "-p", "no:cacheprovider", "--tb=short"]
         command += ["--continue-on-collection-errors", f"--benchmark-json={self._figures}"]
+        # A base that runs none of the benchmarks is no reason to end without saying why.
+        command += ["-W", "default::pytest_benchmark.logger.PytestBenchmarkWarning"]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -130,7 +132,7 @@ class Measuring:
         if code and self._name == "head":
             raise CannotCompareError(f"{output}\nthe working tree's benchmarks do not pass")
         for line in output.splitlines():
-            if line.startswith(("FAILED", "ERROR")):
+            if line.startswith(("FAILED", "ERROR", "E  ")):
                 print(f"base: {line}", file=sys.stderr)
         if not self._figures.exists() or not self._figures.stat().st_size:
             return {}  # none got as far as being measured
