@@ -44,6 +44,12 @@ from .tls import ClientTls, ServerTls
 
 __all__ = ["AioquicBackend", "AioquicConnection"]
 
+GAP_PATIENCE = 0.001
+"""How long an acknowledgement waits for what is missing, seconds.
+
+A peer that hears at once of every packet that was overtaken takes the late ones for lost.
+"""
+
 _NO_CRYPTO_REASON = "Packet contains no CRYPTO frame"  # as aioquic words it
 
 
@@ -230,8 +236,11 @@ class AioquicConnection:
                 return self._quic.datagrams_to_send(now)
             self._quic._ack_delay = ACK_PATIENCE
             self._space = space = self._quic._spaces[Epoch.ONE_RTT]
-        if space.ack_at is not None and not self._can_ack_wait(space):
-            space.ack_at = now
+        if space.ack_at is not None:
+            if len(space.ack_queue) > 1 and not self._has_stream_data():
+                space.ack_at = min(space.ack_at, now + GAP_PATIENCE)
+            elif not self._can_ack_wait(space):
+                space.ack_at = now
         datagrams = self._quic.datagrams_to_send(now)
         if space.ack_at is None:
             self._unacked = 0
@@ -244,10 +253,11 @@ class AioquicConnection:
 
     def _can_ack_wait(self, space: QuicPacketSpace) -> bool:
         # Two ranges: something is missing between them.
-        if self._unacked > 1 or len(space.ack_queue) > 1:
-            return False
+        return self._unacked < 2 and len(space.ack_queue) < 2 and not self._has_stream_data()
+
+    def _has_stream_data(self) -> bool:
         stream = self._quic._streams.get(STREAM_ID)
-        return stream is None or stream.sender.buffer_is_empty
+        return stream is not None and not stream.sender.buffer_is_empty
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due."""
