@@ -8,6 +8,7 @@ threshold.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -65,6 +66,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(args: Sequence[str] | None) -> int:
+    # gRPC writes to standard error by itself, at whose connections end for one; our log tells that.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         code = commands.main(args=args, prog_name="gatesvr", standalone_mode=False)
     except click.ClickException as error:
