@@ -102,6 +102,7 @@ class Connector:
         self._kick: Kicked | None = None
         self._how: Disconnect | None = None
         self._goaway_delay = 0.0
+        self._was_resumed = False  # whether that START had resumed the session
         self._was_started = False  # whether START had been answered on what ended last
         self._up_at = 0.0
         self._is_stopping = False
@@ -197,7 +198,8 @@ class Connector:
             now = self._loop.time()
             if self.connects != connects:
                 lost_at = now
-                if now - self._up_at >= STEADY_S:
+                # What ended a resumed connection without a word of the gateway's was the network.
+                if now - self._up_at >= STEADY_S or (self._was_resumed and how.kind != "peer"):
                     backoff.reset()
             if self._is_stopping:
                 return SessionLost("closed")
@@ -220,7 +222,7 @@ class Connector:
             RequestFailed: The login was refused.
         """
         self._refusal = self._kick = self._how = None
-        self._was_started = False
+        self._was_started = self._was_resumed = False
         self._outcome = outcome = self._loop.create_future()
         connection = await open_connection(
             *self._server,
@@ -236,6 +238,7 @@ class Connector:
             self.connects += 1
             self._up_at = self._loop.time()
             self.resumes += started.is_resumed
+            self._was_resumed = started.is_resumed
             if self._ready.done():
                 logger.info("reconnected", extra=keys(is_resumed=started.is_resumed))
             else:

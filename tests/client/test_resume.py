@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gatesvr.client import Client
+from gatesvr.client.reconnect import Backoff
 from gatesvr.errors import (
     ConfigError,
     ConnectionFailed,
@@ -525,3 +526,29 @@ async def test_a_login_refused_after_a_reconnect_ends_with_its_code(backend: str
         with pytest.raises(SessionLost) as caught:
             await anext(client)
         assert (caught.value.code, caught.value.is_final) == (403, True)
+
+
+@pytest.mark.parametrize("is_network", [True, False])
+async def test_pauses_grow_for_a_gateway_that_falls_over_not_for_a_bad_network(
+    backend: str, monkeypatch: pytest.MonkeyPatch, is_network: bool
+) -> None:
+    tries: list[int] = []
+
+    def no_pause(self: Backoff, random: float, least: float = 0.0) -> float:
+        tries.append(self.tries)
+        self.tries += 1
+        return 0.0
+
+    monkeypatch.setattr(Backoff, "next", no_pause)
+    async with both(backend) as (gateway, client):
+        for number in range(1, 4):
+            if is_network:
+                link = client._connector._link  # type: ignore[union-attr]
+                assert link is not None
+                link.close(4408, "silent")
+            else:
+                drop(gateway.session)
+            await until(lambda: not client.is_connected)
+            await until(lambda: client.is_connected and len(gateway.starts) > number)  # noqa: B023
+            assert (await client.request("echo", b"in")).data == b"in"
+    assert tries == ([0, 0, 0] if is_network else [0, 1, 2])
