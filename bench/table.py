@@ -1,4 +1,4 @@
-"""The speed and size table of docs/performance.md, each row beside its yardstick in the same run.
+"""The speed and size figures of a gateway, each beside its yardstick in the same run.
 
 Rounds of what is measured and of its yardstick alternate; medians of the rounds' ratios are printed
 with what is to be reached. CPU time of the server's process, no wall-clock. Run it on a machine

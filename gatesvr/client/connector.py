@@ -33,7 +33,8 @@ logger = logging.getLogger("gatesvr.client")
 
 STEADY_S = 10.0
 """How long a connection holds before the pauses between tries begin again at the shortest: to a
-gateway that falls over as soon as its clients are back they come ever more slowly."""
+gateway that falls over as soon as its clients are back they come ever more slowly. A network that
+fails again and again under resumed connections does not lengthen them."""
 MAX_HOST_BYTES = 253
 """Longest name of a host."""
 _TLS_ERRORS = range(0x100, 0x200)

@@ -523,17 +523,6 @@ class SessionManager:
 
     # Pushes to many.
 
-    def broadcast(self, body: bytes, now: float, suspended: bool = False, ttl: float = 0.0) -> int:
-        """Push to every logged-in session; return the queues that took it (PROTOCOL 5.6).
-
-        Args:
-            body: Fields 3-5 of the push; all recipients share it.
-            now: Loop time.
-            suspended: Whether suspended sessions get it too.
-            ttl: Seconds it is worth keeping, 0 for ever.
-        """
-        return self.multicast(self.logged_in_sessions(), body, now, suspended, ttl)
-
     def logged_in_sessions(self) -> list[Session]:
         """Return the sessions that are logged in now, with a connection or without."""
         return [session for sessions in self._by_openid.values() for session in sessions]
@@ -546,7 +535,17 @@ class SessionManager:
         suspended: bool = False,
         ttl: float = 0.0,
     ) -> int:
-        """Push to those of sessions that are logged in; else as broadcast()."""
+        """Push to those of sessions that are logged in; return the queues that took it.
+
+        Source: PROTOCOL 5.6.
+
+        Args:
+            sessions: Whom to push to; all that are logged in for a broadcast.
+            body: Fields 3-5 of the push; all recipients share it.
+            now: Loop time.
+            suspended: Whether suspended sessions get it too.
+            ttl: Seconds it is worth keeping, 0 for ever.
+        """
         states = (State.NORMAL, State.SUSPENDED) if suspended else (State.NORMAL,)
         return sum(
             session.push(body, now=now, flags=BULK, ttl=ttl).is_ok

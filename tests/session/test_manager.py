@@ -511,10 +511,11 @@ def test_a_broadcast_reaches_the_logged_in_and_shares_one_body():
     live, _, _ = sessions.login("live")
     away, link, _ = sessions.login("away")
     sessions.manager.detach(away, link, CUT, sessions.now)
-    assert sessions.manager.broadcast(notify(b"all"), sessions.now) == 1
+    everybody = sessions.manager.logged_in_sessions()
+    assert sessions.manager.multicast(everybody, notify(b"all"), sessions.now) == 1
     assert sessions.feed(live) == [b"all"]
     assert len(away.queue) == 0
-    assert sessions.manager.broadcast(notify(b"all"), sessions.now, suspended=True) == 2
+    assert sessions.manager.multicast(everybody, notify(b"all"), sessions.now, True) == 2
     assert len(away.queue) == 1
 
 

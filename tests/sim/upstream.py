@@ -219,7 +219,8 @@ class Pushers:
         sessions = list(self.gateway.sessions.all_sessions())
         seqs = [session.queue.next_expected_seq for session in sessions]
         suspended = world.random.random() < 0.5
-        count = self.gateway.sessions.broadcast(body, world.now, suspended)
+        logged_in = self.gateway.sessions.logged_in_sessions()
+        count = self.gateway.sessions.multicast(logged_in, body, world.now, suspended)
         world.note("broadcasts %s: %d", name, count)
         world.counts["broadcasts"] += 1
         self._record(name, sessions, seqs)
