@@ -1,11 +1,10 @@
 """AsyncProcessor: a bounded queue of tasks and the elastic pool of workers that runs them.
 
-A worker's steps for a task: session still valid → call the upstream → before-notifies, answer and
-after-notifies as one fill of the session's order. A task that was accepted always ends in exactly
-one of: an answer, an ERROR, or 499 where its session is closed.
+A task that was accepted always ends in exactly one of: an answer, an ERROR, or 499 where its
+session is closed.
 
-Order: workers take the oldest task, and take it in the loop turn in which they hand it to the
-upstream, so a session's requests reach the upstream in the order of their seqs.
+Order: workers take the oldest task and hand it to the upstream at once, so a session's requests
+reach the upstream in the order of their seqs.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import ErrorCode, UpstreamError
+from ..errors import ErrorCode
 from ..observe.log import keys
 from ..protocol.messages import Outcome
 from .task import AsyncTask, DispatchCounters
+from .worker import Worker, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,15 +38,6 @@ WORKERS_PER_CPU = 4
 TICK_S = 1.0
 MIN_RETRY_MS = 50
 MAX_RETRY_MS = 5_000
-
-# What a client reads; an upstream's own text and address never go into an ERROR.
-_MESSAGES = {
-    ErrorCode.NO_ROUTE: "no such service",
-    ErrorCode.INTERNAL: "internal error",
-    ErrorCode.UPSTREAM_UNREACHABLE: "upstream unreachable or broken off",
-    ErrorCode.BUSY: "busy",
-    ErrorCode.DEADLINE: "deadline passed",
-}
 
 
 class AsyncProcessor:
@@ -74,8 +65,10 @@ class AsyncProcessor:
         self._upstream = upstream
         self._counters = DispatchCounters() if counters is None else counters
         self._now = clock
+        self._max_workers = int(config.max_workers)
+        self._idle_timeout = float(config.idle_worker_timeout)
         self.start_workers = min(
-            config.workers or len(os.sched_getaffinity(0)) * WORKERS_PER_CPU, config.max_workers
+            config.workers or len(os.sched_getaffinity(0)) * WORKERS_PER_CPU, self._max_workers
         )
         self.on_login: Callable[[AsyncTask, UpstreamAnswer, float], None] | None = None
         """Takes a hello's answer instead of reply()."""
@@ -87,9 +80,10 @@ class AsyncProcessor:
         self._chains: dict[tuple[str, Route], deque[AsyncTask]] = {}
         self._chained = 0
 
-        self._idle: deque[tuple[asyncio.Future[bool], float]] = deque()  # (waker, idle since)
-        self._workers: set[asyncio.Task[None]] = set()
-        self._logins: set[asyncio.Task[None]] = set()
+        self._idle: deque[Worker] = deque()
+        self._workers: dict[Worker, None] = {}
+        self._logins: dict[Worker, None] = {}  # each for one hello, outside of the pool
+        self._is_handing_out = False
         self._tick_timer: asyncio.TimerHandle | None = None
 
         self._is_started = False
@@ -106,7 +100,9 @@ class AsyncProcessor:
         """The layer's counters, gauges brought up to date."""
         counters = self._counters
         counters.queued = len(self)
+        counters.workers = len(self._workers)
         counters.idle_workers = len(self._idle)
+        counters.running = self._running()
         return counters
 
     @property
@@ -117,6 +113,10 @@ class AsyncProcessor:
     def __len__(self) -> int:
         """Return the tasks waiting."""
         return len(self._queue) + self._chained
+
+    def _running(self) -> int:
+        """Return the tasks begun and not ended."""
+        return len(self._workers) - len(self._idle) + len(self._logins)
 
     def start(self) -> None:
         """Start the workers.
@@ -130,7 +130,7 @@ class AsyncProcessor:
         now = self._now()
         self._marks = ((now, 0), (now, 0))
         for _ in range(self.start_workers):
-            self._add_worker()
+            self._idle.append(self._add_worker())
         self._schedule_tick()
 
     async def stop(self, drain_timeout: float = 0.0) -> None:
@@ -149,31 +149,31 @@ class AsyncProcessor:
         self._is_accepting = False
         self._is_started = True  # a stopped processor is not started again
         self._drained = asyncio.Event()
-        if drain_timeout > 0 and (len(self) or self._counters.running):
+        if drain_timeout > 0 and (len(self) or self._running()):
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._drained.wait()
             except TimeoutError:
                 logger.warning(
-                    "drain_timeout", extra=keys(running=self._counters.running, queued=len(self))
+                    "drain_timeout", extra=keys(running=self._running(), queued=len(self))
                 )
         self._is_stopped = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
-        running = [*self._workers, *self._logins]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
         now = self._now()
-        for waiting in (self._queue, *self._chains.values()):
+        for waiting in (*self._chains.values(), self._queue):
             while waiting:
-                self._fail(waiting.popleft(), ErrorCode.BUSY, Outcome.NOT_STARTED, now)
-        self._chains.clear()
+                task = waiting.popleft()
+                fail(task, ErrorCode.BUSY, Outcome.NOT_STARTED, now, self._counters)
         self._chained = 0
+        for worker in [*self._workers, *self._logins]:
+            worker.give_up()
+        self._chains.clear()
+        self._workers.clear()
+        self._idle.clear()
 
     def submit(self, task: AsyncTask) -> bool:
-        """Queue a task and wake a worker for it.
+        """Queue a task, and hand it to a worker where one is idle or may be added.
 
         Returns:
             False where the queue is full or the processor takes none: the caller answers 503.
@@ -194,16 +194,18 @@ class AsyncProcessor:
                 self._chained += 1
                 return True
             self._chains[key] = deque()
-        self._enqueue(task)
+        self._queue.append(task)
+        if not self._is_handing_out:
+            self._hand_out()
         return True
 
     def login(self, task: AsyncTask) -> None:
         """Run a hello now, beside the pool: it waits for no worker and outlives its connection."""
         self._counters.tasks += 1
-        coroutine = self._run_login(task)
-        running = asyncio.get_running_loop().create_task(coroutine, name="gatesvr-login")
-        self._logins.add(running)
-        running.add_done_callback(self._logins.discard)
+        worker = self._make_worker(self._login_answered, self._login_ended)
+        self._logins[worker] = None
+        if not worker.begin(task):
+            self._login_ended(worker, task)
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Give a task's session its answer, with the notifies around it."""
@@ -231,180 +233,88 @@ class AsyncProcessor:
         idle = self._idle
         too_many = len(self._workers) - self.start_workers
         # The stack's bottom is who was idle longest.
-        while too_many > 0 and idle and now - idle[0][1] >= self._config.idle_worker_timeout:
-            waker, _ = idle.popleft()
-            if not waker.done():
-                waker.set_result(False)
-                too_many -= 1
+        while too_many > 0 and idle and now - idle[0].idle_since >= self._idle_timeout:
+            del self._workers[idle.popleft()]
+            too_many -= 1
 
     def _schedule_tick(self) -> None:
-        pause = max(0.01, min(TICK_S, self._config.idle_worker_timeout / 2))
+        pause = max(0.01, min(TICK_S, self._idle_timeout / 2))
         self._tick_timer = asyncio.get_running_loop().call_later(pause, self._on_tick)
 
     def _on_tick(self) -> None:
         self.tick(self._now())
         self._schedule_tick()
 
-    def _enqueue(self, task: AsyncTask) -> None:
-        self._queue.append(task)
+    def _hand_out(self) -> None:
+        """Give the tasks that wait to workers; the pool grows while none is idle."""
         if self._is_stopped:
             return
-        idle = self._idle
-        while idle:
-            waker, _ = idle.pop()
-            if not waker.done():
-                waker.set_result(True)
-                return
-        if len(self._workers) < self._config.max_workers:
-            self._add_worker()
-
-    def _add_worker(self) -> None:
-        worker = asyncio.get_running_loop().create_task(self._work(), name="gatesvr-worker")
-        self._workers.add(worker)
-        worker.add_done_callback(self._worker_ended)
-        counters = self._counters
-        counters.workers = len(self._workers)
-        counters.peak_workers = max(counters.peak_workers, counters.workers)
-
-    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
-        self._workers.discard(worker)
-        self._counters.workers = len(self._workers)
-        if worker.cancelled() or (error := worker.exception()) is None:
-            return
-        self._counters.internal_errors += 1
-        logger.error("worker_failed", exc_info=error)
-        if self._is_accepting:
-            self._add_worker()
-
-    async def _work(self) -> None:
-        queue = self._queue
-        idle = self._idle
-        create_future = asyncio.get_running_loop().create_future
-        while True:
+        queue, idle = self._queue, self._idle
+        # A task that ends at once may let others in: this loop takes them, nobody on top of it.
+        self._is_handing_out = True
+        try:
             while queue:
-                await self._run(queue.popleft())
-            waker: asyncio.Future[bool] = create_future()
-            idle.append((waker, self._now()))
-            if not await waker:
-                return
-
-    async def _run_login(self, task: AsyncTask) -> None:
-        try:
-            await self._run(task)
-        except Exception:
-            self._counters.internal_errors += 1
-            logger.exception("login_failed", extra=keys(session=task.session_id))
+                if idle:
+                    worker = idle.pop()
+                elif len(self._workers) < self._max_workers:
+                    worker = self._add_worker()
+                else:
+                    return
+                task = queue.popleft()
+                if not worker.begin(task):
+                    self._free(worker, task)
         finally:
-            if self.on_login_ended is not None:
-                self.on_login_ended(task)
+            self._is_handing_out = False
 
-    async def _run(self, task: AsyncTask) -> None:
-        """Do one task's steps; the request it stands for has ended when this returns."""
-        counters = self._counters
-        counters.running += 1
-        now = self._now
-        call: asyncio.Future[UpstreamAnswer] | None = None
-        try:
-            session = task.session
-            started = now()
-            if not session.is_valid:
-                counters.closed_499 += 1
-                return
-            left = task.context - started
-            if left <= 0:
-                self._fail(task, ErrorCode.DEADLINE, Outcome.NOT_STARTED, started)
-                return
-            task.upstream_req = task.request.upstream_request(
-                session.identity,
-                task.request.seq_id,
-                task.task_id,
-                max(1, int(left * 1000)),
-                session.peer_info,
-            )
-            call = self._upstream.call(
-                task.service_type,
-                session.openid,
-                session.zone,
-                task.upstream_req,
-                task.task_id,
-                task.context,
-            )
-            self._answer(task, await call, now())
-        except UpstreamError as error:
-            counters.upstream_errors += error.code != ErrorCode.DEADLINE
-            logger.debug(
-                "call_failed",
-                extra=keys(task=task.task_id, service=task.service_type, reason=str(error)),
-            )
-            outcome = Outcome.UNKNOWN if error.is_started else Outcome.NOT_STARTED
-            self._fail(task, error.code, outcome, now(), error.retry_after_ms)
-        except asyncio.CancelledError:
-            outcome = Outcome.UNKNOWN if call is not None else Outcome.NOT_STARTED
-            self._fail(task, ErrorCode.BUSY, outcome, now())
-            raise
-        except Exception:
-            counters.internal_errors += 1
-            logger.exception("task_failed", extra=keys(task=task.task_id, session=task.session_id))
-            outcome = Outcome.UNKNOWN if call is not None else Outcome.NOT_STARTED
-            self._fail(task, ErrorCode.INTERNAL, outcome, now())
-        finally:
-            # An error's traceback holds this frame, the frame would hold the future, and that the
-            # error: a cycle that keeps the session.
-            del call
-            counters.running -= 1
-            if task.serial_route is not None:
-                self._release_chain((task.session_id, task.serial_route))
-            if self._drained is not None and not counters.running and not len(self):
-                self._drained.set()
-
-    def _answer(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        client_seq = task.request.seq_id
-        if answer.error or (answer.client_seq_id and answer.client_seq_id != client_seq):
-            self._counters.upstream_errors += 1
-            logger.warning(
-                "bad_answer",
-                extra=keys(
-                    task=task.task_id,
-                    service=task.service_type,
-                    reason=answer.error or "client_seq_id of another request",
-                ),
-            )
-            self._fail(task, ErrorCode.UPSTREAM_UNREACHABLE, Outcome.UNKNOWN, now)
-            return
-        if task.is_login and self.on_login is not None:
-            self.on_login(task, answer, now)
-        else:
-            self.reply(task, answer, now)
-
-    def _fail(
+    def _make_worker(
         self,
-        task: AsyncTask,
-        code: ErrorCode,
-        outcome: Outcome,
-        now: float,
-        retry_after_ms: int = 0,
-    ) -> None:
-        """Answer a task's request by an ERROR, unless its session is gone."""
-        self._counters.deadlines += code == ErrorCode.DEADLINE
-        is_kept = task.session.fail(
-            task.client_seq,
-            code,
-            _MESSAGES.get(code, "request failed"),
-            outcome=outcome,
-            retry_after_ms=retry_after_ms,
-            detail=str(task.task_id),
-            now=now,
-        )
-        if is_kept:
-            self._counters.answers += 1
-        else:
-            self._counters.closed_499 += 1
+        answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
+        free: Callable[[Worker, AsyncTask], None],
+    ) -> Worker:
+        return Worker(self._upstream, self._counters, self._now, answer, free)
+
+    def _add_worker(self) -> Worker:
+        worker = self._make_worker(self.reply, self._free)
+        self._workers[worker] = None
+        counters = self._counters
+        counters.peak_workers = max(counters.peak_workers, len(self._workers))
+        return worker
+
+    def _free(self, worker: Worker, task: AsyncTask) -> None:
+        """Take back a worker whose task has ended, and give it the next one that waits."""
+        self._idle.append(worker)
+        if task.serial_route is not None:
+            self._release_chain((task.session_id, task.serial_route))
+        worker.idle_since = self._now()
+        if self._queue and not self._is_handing_out:
+            self._hand_out()
+        if self._drained is not None:
+            self._note_drained()
 
     def _release_chain(self, key: tuple[str, Route]) -> None:
         """Let the next of a session's tasks on a serial route into the queue."""
         chain = self._chains.get(key)
         if chain:
             self._chained -= 1
-            self._enqueue(chain.popleft())
+            self._queue.append(chain.popleft())
         else:
             self._chains.pop(key, None)
+
+    def _login_answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
+        (self.on_login or self.reply)(task, answer, now)
+
+    def _login_ended(self, worker: Worker, task: AsyncTask) -> None:
+        self._logins.pop(worker, None)
+        try:
+            if self.on_login_ended is not None:
+                self.on_login_ended(task)
+        except Exception:
+            self._counters.internal_errors += 1
+            logger.exception("login_failed", extra=keys(session=task.session_id))
+        if self._drained is not None:
+            self._note_drained()
+
+    def _note_drained(self) -> None:
+        """Let stop() go on once nothing runs and nothing waits."""
+        if self._drained is not None and not self._running() and not len(self):
+            self._drained.set()

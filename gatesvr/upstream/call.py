@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, UpstreamError
 from ..observe.metrics import Counters
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .._core.codec import UpstreamAnswer
 
-__all__ = ["Call", "UpstreamCounters"]
+__all__ = ["Call", "OnEnd", "UpstreamCounters"]
+
+OnEnd: TypeAlias = "Callable[[UpstreamAnswer | None, UpstreamError | None], None]"
 
 
-@dataclass(slots=True, eq=False)
 class Call:
-    """One request, from the manager's call() to its answer.
+    """One request, from the manager's call() to its end.
+
+    It ends once: by its answer, by an UpstreamError, or because its caller has given it up. An
+    answer is handed on at once; an error in the loop's next turn, so that nobody is called back
+    from the middle of a lane's break.
 
     Attributes:
-        future: What the caller awaits; a plain Future, so cancelling it never reaches gRPC.
+        on_end: Called with the answer or the error, the other one None; None once it has ended.
         request: The serialized UpstreamRequest.
         request_id: What the answer is matched by.
         deadline: Loop time.
@@ -32,20 +37,48 @@ class Call:
         is_refused: Whether one endpoint has refused it.
     """
 
-    future: asyncio.Future[UpstreamAnswer]
-    request: bytes
-    request_id: int
-    deadline: float
-    service: str = ""
-    openid: str = ""
-    zone: str = ""
-    is_refused: bool = False
+    __slots__ = (
+        "deadline",
+        "is_refused",
+        "on_end",
+        "openid",
+        "request",
+        "request_id",
+        "service",
+        "zone",
+    )
+
+    def __init__(
+        self,
+        on_end: OnEnd,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+        service: str = "",
+        openid: str = "",
+        zone: str = "",
+    ) -> None:
+        self.on_end: OnEnd | None = on_end
+        self.request = request
+        self.request_id = request_id
+        self.deadline = deadline
+        self.service = service
+        self.openid = openid
+        self.zone = zone
+        self.is_refused = False
 
     def request_at(self, now: float) -> bytes:
         """Return the request with the time that is left of it (PROTOCOL 7.3)."""
         # Of a field that is there twice the last one counts.
         left_ms = max(1, int((self.deadline - now) * 1000))
         return self.request + pb.UpstreamRequest(timeout_ms=left_ms).SerializeToString()
+
+    def answer(self, answer: UpstreamAnswer) -> None:
+        """End the call by its answer, unless it has ended."""
+        on_end = self.on_end
+        if on_end is not None:
+            self.on_end = None
+            on_end(answer, None)
 
     def fail(
         self,
@@ -55,11 +88,18 @@ class Call:
         is_started: bool = False,
         retry_after_ms: int = 0,
     ) -> None:
-        """End the call with an UpstreamError, unless its caller has given it up."""
-        if not self.future.done():
-            self.future.set_exception(
-                UpstreamError(message, code, is_started=is_started, retry_after_ms=retry_after_ms)
+        """End the call by an UpstreamError, unless it has ended."""
+        on_end = self.on_end
+        if on_end is not None:
+            self.on_end = None
+            error = UpstreamError(
+                message, code, is_started=is_started, retry_after_ms=retry_after_ms
             )
+            asyncio.get_running_loop().call_soon(on_end, None, error)
+
+    def give_up(self) -> None:
+        """End the call without a word: its caller waits no more."""
+        self.on_end = None
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ one message. Until the server's initial metadata has arrived, and where the serv
 ProcessStream, each call is a ProcessRequest of its own.
 
 Only the lane's own tasks await gRPC objects, and nobody cancels them there while the lane lives:
-callers await plain Futures.
+callers are called back.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Lane:
         self._runner = self._loop.create_task(self._run(), name=f"gatesvr-lane-{self.address}")
 
     def submit(self, call: Call) -> None:
-        """Take a call; it always ends by its future."""
+        """Take a call; it always ends."""
         if len(self._waiting) >= self._max_waiting:
             self._counters.overflows += 1
             call.fail(
@@ -363,7 +363,7 @@ class Lane:
         batch: list[bytes] = []
         while waiting and len(batch) < room:
             call = waiting[0]
-            if call.future.done():
+            if call.on_end is None:
                 waiting.popleft()
                 continue
             size += len(call.request)
@@ -398,14 +398,14 @@ class Lane:
             self._wake_writer()
 
     def _finish(self, call: Call, answer: UpstreamAnswer) -> None:
-        if call.future.done():
+        if call.on_end is None:
             self._counters.late_answers += 1
         elif answer.status == REFUSED:
             self._counters.refused_calls += 1
             self._on_refused(self, call)
         else:
             self._counters.answers += 1
-            call.future.set_result(answer)
+            call.answer(answer)
 
     def _drop(self, request_id: int) -> None:
         if request_id in self._late:
@@ -433,7 +433,7 @@ class Lane:
             return
         while self._waiting and len(self._unary_tasks) < min(self._max_open, MAX_UNARY):
             call = self._waiting.popleft()
-            if call.future.done():
+            if call.on_end is None:
                 continue
             self._counters.unary_calls += 1
             self._unary[call.request_id] = call
@@ -537,7 +537,7 @@ class Lane:
         """Hand the calls that were not written to other lanes; end, or keep, what none takes."""
         if not self._waiting:
             return
-        stranded = [call for call in self._waiting if not call.future.done()]
+        stranded = [call for call in self._waiting if call.on_end is not None]
         self._waiting.clear()
         left = self._on_stranded(self, stranded)
         if keep:
@@ -575,11 +575,11 @@ class Lane:
         if due < inf:
             self._arm_timer(max(due, now + TIMER_STEP_S))
         if self._waiting:
-            self._waiting = deque(call for call in self._waiting if not call.future.done())
+            self._waiting = deque(call for call in self._waiting if call.on_end is not None)
             self._wake_writer()
 
     def _fail_late(self, call: Call, *, is_started: bool) -> None:
-        if not call.future.done():
+        if call.on_end is not None:
             self._counters.deadlines += 1
             call.fail(f"{self.address}: no answer", ErrorCode.DEADLINE, is_started=is_started)
 

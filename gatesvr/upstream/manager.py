@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PushConfig
 from ..errors import ErrorCode
-from .call import Call, UpstreamCounters
+from .call import Call, OnEnd, UpstreamCounters
 from .lane import RETRY_MS, Lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
@@ -17,7 +17,6 @@ from .registry import ANY_SERVICE, Registration, UpstreamRegistry
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .._core.codec import UpstreamAnswer
     from ..config import RouteRule, UpstreamConfig
 
 __all__ = ["EndpointStatus", "UpstreamManager"]
@@ -165,8 +164,15 @@ class UpstreamManager:
         return self.registry.has_service(service)
 
     def call(
-        self, service: str, openid: str, zone: str, request: bytes, request_id: int, deadline: float
-    ) -> asyncio.Future[UpstreamAnswer]:
+        self,
+        service: str,
+        openid: str,
+        zone: str,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+        on_end: OnEnd,
+    ) -> Call:
         """Send a request to an endpoint of a service.
 
         Whether the answer's client_seq_id is the request's is for the caller to check.
@@ -178,29 +184,26 @@ class UpstreamManager:
             request: The serialized UpstreamRequest.
             request_id: The one in request, from next_request_id().
             deadline: Loop time at which the call ends 504.
+            on_end: Called once, never from in here, with the answer or with an UpstreamError:
+                404 no such service, 502 unreachable or broken off, 503 refused or overloaded, 504.
 
         Returns:
-            A future of the answer, which may be cancelled freely. It fails with UpstreamError:
-            404 no such service, 502 unreachable or broken off, 503 refused or overloaded, 504.
+            The call, which may be given up.
         """
-        loop = self._loop
-        if loop is None:
-            raise RuntimeError("UpstreamManager is not started")
-        future: asyncio.Future[UpstreamAnswer] = loop.create_future()
-        call = Call(future, request, request_id, deadline, service, openid, zone)
+        call = Call(on_end, request, request_id, deadline, service, openid, zone)
         self._counters.calls += 1
         pool = self._pools.get(service)
         if pool is None and (pool := self._pool(service)) is None:
             self._counters.no_service += 1
             call.fail(f"no service {service}", ErrorCode.NO_ROUTE)
-            return future
+            return call
         lane = pool.pick(openid, zone)
         if lane is None:
             self._counters.unsent_calls += 1
             call.fail(f"no endpoint of {service} can be reached")
-            return future
+            return call
         lane.submit(call)
-        return future
+        return call
 
     def _pool(self, service: str) -> Pool | None:
         if self._is_stopped or not self.has_service(service):

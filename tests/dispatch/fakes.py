@@ -6,6 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from gatesvr.errors import UpstreamError
+from gatesvr.upstream.call import Call
+
 
 @dataclass(eq=False)
 class FakeRequest:
@@ -88,7 +91,7 @@ class FakeUpstream:
     def __init__(self, *, is_instant: bool = False) -> None:
         self.is_instant = is_instant
         self.calls: list[tuple[str, bytes]] = []
-        self.open: dict[int, asyncio.Future[Any]] = {}
+        self.open: dict[int, Call] = {}
         self.error: Exception | None = None
 
     def call(
@@ -99,15 +102,30 @@ class FakeUpstream:
         request: bytes,
         request_id: int,
         deadline: float,
-    ) -> asyncio.Future[Any]:
+        on_end: Any,
+    ) -> Call:
         self.calls.append((service, request))
         if self.error is not None:
             raise self.error
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        call = Call(on_end, request, request_id, deadline)
         if self.is_instant:
-            future.set_result(FakeAnswer())
-        self.open[request_id] = future
-        return future
+            answer: Any = FakeAnswer()
+            asyncio.get_running_loop().call_soon(call.answer, answer)
+        self.open[request_id] = call
+        return call
+
+    def answer(self, request_id: int, answer: Any = None) -> None:
+        """Answer an open call."""
+        self.open.pop(request_id).answer(FakeAnswer() if answer is None else answer)
+
+    def fail(self, request_id: int, error: UpstreamError) -> None:
+        """Fail an open call."""
+        self.open.pop(request_id).fail(
+            str(error),
+            error.code,
+            is_started=error.is_started,
+            retry_after_ms=error.retry_after_ms,
+        )
 
 
 async def settle(turns: int = 5) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +15,7 @@ from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.link import Disconnect
 from gatesvr.session.manager import SessionManager
+from gatesvr.upstream.call import Call
 
 from .fakes import settle
 
@@ -54,25 +54,31 @@ class Upstream:
     def __init__(self) -> None:
         self._numbers = count(1)
         self.calls: list[up.UpstreamRequest] = []
-        self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.waiting: dict[int, Call] = {}
 
     def next_request_id(self) -> int:
         return next(self._numbers)
 
     def call(
-        self, service: str, openid: str, zone: str, request: bytes, request_id: int, deadline: float
-    ) -> asyncio.Future[Any]:
+        self,
+        service: str,
+        openid: str,
+        zone: str,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+        on_end: Any,
+    ) -> Call:
         message = up.UpstreamRequest.FromString(request)
         self.calls.append(message)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.waiting[message.client_seq_id] = future
-        return future
+        call = Call(on_end, request, request_id, deadline)
+        self.waiting[message.client_seq_id] = call
+        return call
 
     def answer(self, client_seq: int, **fields: Any) -> None:
         """Answer the latest call with that client seq."""
         response = up.UpstreamResponse(**{"code": 200, **fields})
-        future = self.waiting.pop(client_seq)
-        future.set_result(decode_answer(response.SerializeToString()))
+        self.waiting.pop(client_seq).answer(decode_answer(response.SerializeToString()))
 
 
 class Client:

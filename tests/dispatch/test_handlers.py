@@ -287,9 +287,9 @@ async def test_hello_whose_upstream_fails_is_no_refused_login() -> None:
         client = Client(rig)
         await client.start()
         await client.send(business(1, "hello"), business(2, "echo"))
-        rig.upstream.waiting[1].set_exception(ValueError("a bug"))
+        rig.upstream.waiting[1].fail("down")
         pushes = await client.run()
-        assert [error(push).error_code for push in pushes] == [500, 401]
+        assert [error(push).error_code for push in pushes] == [502, 401]
         assert rig.counters.refused_logins == 0
 
 

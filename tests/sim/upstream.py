@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gatesvr._core.codec import decode_answer, notify_body
 from gatesvr._pb import upstream_pb2 as up
-from gatesvr.errors import ErrorCode, UpstreamError
+from gatesvr.errors import ErrorCode
 from gatesvr.session.state import State
+from gatesvr.upstream import call as upstream
 
 from .device import _name
 
 if TYPE_CHECKING:
     from gatesvr.session.session import Session
+    from gatesvr.upstream.call import OnEnd
 
     from .gateway import Gateway
     from .world import World
@@ -29,7 +31,7 @@ class Call:
     action: str
     name: str
     deadline: float
-    future: asyncio.Future[Any]
+    real: upstream.Call
 
 
 class Upstream:
@@ -47,8 +49,15 @@ class Upstream:
         return self.number
 
     def call(
-        self, service: str, openid: str, zone: str, request: bytes, request_id: int, deadline: float
-    ) -> asyncio.Future[Any]:
+        self,
+        service: str,
+        openid: str,
+        zone: str,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+        on_end: OnEnd,
+    ) -> upstream.Call:
         message = up.UpstreamRequest.FromString(request)
         name = _name(message.data)
         seq = message.client_seq_id
@@ -63,18 +72,18 @@ class Upstream:
         if lane == "single" and any(
             call.action == "single" and call.session_id == message.session_id
             for call in self.calls
-            if not call.future.done()
+            if call.real.on_end is not None
         ):
             world.checker.broken(message.session_id, f"{name} on a serial route beside another")
-        future: asyncio.Future[Any] = world.loop.create_future()
-        self.calls.append(Call(message.session_id, seq, message.action, name, deadline, future))
-        return future
+        real = upstream.Call(on_end, request, request_id, deadline)
+        self.calls.append(Call(message.session_id, seq, message.action, name, deadline, real))
+        return real
 
     # What the schedule does.
 
     def answer(self, call: Call) -> None:
         self.calls.remove(call)
-        if call.future.done():
+        if call.real.on_end is None:
             return
         world = self.world
         response = up.UpstreamResponse(code=200, data=call.name.encode())
@@ -92,7 +101,7 @@ class Upstream:
             if chance() < 0.3:
                 self._carry(call, response)
         world.note("upstream answers %s with %d", call.name, response.code)
-        call.future.set_result(decode_answer(response.SerializeToString()))
+        self._end(call, response)
 
     def fail(self, call: Call) -> None:
         """Fail a call in one of the ways in which a lane does."""
@@ -101,17 +110,22 @@ class Upstream:
         world.counts["upstream_failures"] += 1
         world.note("upstream fails %s: %s", call.name, kind)
         if kind == "broken":
-            call.future.set_exception(
-                UpstreamError("lane broke", ErrorCode.UPSTREAM_UNREACHABLE, is_started=True)
-            )
+            self._fail(call, "lane broke", ErrorCode.UPSTREAM_UNREACHABLE, is_started=True)
         elif kind == "refused":
             world.checker.refused(call.session_id, call.client_seq, call.name)
-            call.future.set_exception(UpstreamError("refused", ErrorCode.BUSY, retry_after_ms=50))
+            self._fail(call, "refused", ErrorCode.BUSY, retry_after_ms=50)
         elif kind == "bad":
             response = up.UpstreamResponse(code=200, client_seq_id=call.client_seq + 7)
-            call.future.set_result(decode_answer(response.SerializeToString()))
+            self._end(call, response)
         else:
             self.calls.append(call)  # until its deadline
+
+    def _end(self, call: Call, response: up.UpstreamResponse) -> None:
+        answer = decode_answer(response.SerializeToString())
+        self.world.loop.call(call.real.answer, answer)
+
+    def _fail(self, call: Call, message: str, code: ErrorCode, **fields: Any) -> None:
+        self.world.loop.call(partial(call.real.fail, message, code, **fields))
 
     def _carry(self, call: Call, response: up.UpstreamResponse) -> None:
         before, after = [], []
@@ -130,11 +144,9 @@ class Upstream:
         """Fail what is past its deadline, as a lane's timer does."""
         for call in [call for call in self.calls if call.deadline <= self.world.now]:
             self.calls.remove(call)
-            if not call.future.done():
+            if call.real.on_end is not None:
                 self.world.counts["upstream_timeouts"] += 1
-                call.future.set_exception(
-                    UpstreamError("deadline", ErrorCode.DEADLINE, is_started=True)
-                )
+                self._fail(call, "deadline", ErrorCode.DEADLINE, is_started=True)
 
     def forget(self) -> None:
         """The gateway's process is gone: nobody waits any more."""

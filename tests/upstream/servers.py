@@ -12,7 +12,8 @@ import grpc.aio
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import Endpoint, UpstreamConfig
-from gatesvr.upstream.call import Call, UpstreamCounters
+from gatesvr.errors import UpstreamError
+from gatesvr.upstream.call import Call, OnEnd, UpstreamCounters
 from gatesvr.upstream.lane import Lane, LaneState
 
 if TYPE_CHECKING:
@@ -118,6 +119,21 @@ def settings(**values: Any) -> UpstreamConfig:
     return UpstreamConfig(**{"reconnect_min": 0.02, "reconnect_max": 0.1, **values})
 
 
+def outcome() -> tuple[asyncio.Future[Any], OnEnd]:
+    """Return a future, and what ends it as a call ends."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def on_end(answer: Any, error: UpstreamError | None) -> None:
+        if future.done():
+            assert future.cancelled(), "a call ends once"
+        elif error is None:
+            future.set_result(answer)
+        else:
+            future.set_exception(error)
+
+    return future, on_end
+
+
 class LaneUnderTest:
     """A lane, what it asks of its manager, and calls through it."""
 
@@ -152,11 +168,12 @@ class LaneUnderTest:
             timeout_ms=int(timeout * 1000),
         )
         loop = asyncio.get_running_loop()
-        call = Call(
-            loop.create_future(), request.SerializeToString(), self._next_id, loop.time() + timeout
-        )
+        deadline = loop.time() + timeout
+        future, on_end = outcome()
+        call = Call(on_end, request.SerializeToString(), self._next_id, deadline)
+        future.add_done_callback(lambda _: call.give_up())
         self.lane.submit(call)
-        return call.future
+        return future
 
     async def until_state(self, state: LaneState) -> None:
         await until(lambda: self.lane.state is state)
@@ -195,7 +212,11 @@ def ask(
     request_id = manager.next_request_id()
     request = pb.UpstreamRequest(action=action, data=data, openid=openid, request_id=request_id)
     deadline = asyncio.get_running_loop().time() + timeout
-    return manager.call(service, openid, zone, request.SerializeToString(), request_id, deadline)
+    data = request.SerializeToString()
+    future, on_end = outcome()
+    call = manager.call(service, openid, zone, data, request_id, deadline, on_end)
+    future.add_done_callback(lambda _: call.give_up())
+    return future
 
 
 def parse(answer: Any) -> pb.UpstreamResponse:

@@ -363,7 +363,7 @@ async def test_refused_goes_to_the_manager(kind: type[Streaming]) -> None:
         call = under_test.call()
         await until(lambda: under_test.refused)
         assert not call.done()
-        assert under_test.refused[0].future is call
+        assert under_test.refused[0].on_end is not None
         assert under_test.counters.refused_calls == 1
 
 
