@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from ..session.manager import LoginVerdict, SessionManager
     from ..session.session import Session
     from ..upstream.manager import UpstreamManager
-    from ..upstream.router import Route, UpstreamRouter
+    from ..upstream.router import UpstreamRouter
     from .processor import AsyncProcessor
 
 __all__ = ["Dispatcher"]
+
+_LOGIN_LENGTH = len(LOGIN_ACTION)
 
 
 class Dispatcher:
@@ -94,7 +96,7 @@ class Dispatcher:
             session.accept(request, "completion", now)
             self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
             return
-        if len(action) == len(LOGIN_ACTION) and action.lower() == LOGIN_ACTION:
+        if len(action) == _LOGIN_LENGTH and action.lower() == LOGIN_ACTION:
             self._accept_login(session, request, now)
             return
         route = self._router.route(action)
@@ -106,21 +108,9 @@ class Dispatcher:
         if route is None:
             self._refuse_unrouted(session, request, now)
             return
-        if not self._processor.submit(self._task(session, request, route, now)):
+        task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
+        if not self._processor.submit(task):
             self._refuse_busy(session, request, now)
-
-    def _task(
-        self, session: Session, request: ClientRequest, route: Route, now: float
-    ) -> AsyncTask:
-        return AsyncTask(
-            self._next_request_id(),
-            session,
-            request,
-            route.service,
-            now + self._task_timeout,
-            False,
-            route if route.serial else None,
-        )
 
     def _accept_login(self, session: Session, request: ClientRequest, now: float) -> None:
         session.accept(request, "completion", now)
@@ -131,9 +121,14 @@ class Dispatcher:
             self.counters.refused_draining += 1
             self._refuse_busy(session, request, now)
         else:
-            task = self._task(session, request, route, now)
-            task.is_login = True
-            task.serial_route = None
+            task = AsyncTask(
+                self._next_request_id(),
+                session,
+                request,
+                route,
+                now + self._task_timeout,
+                is_login=True,
+            )
             session.hello_pending = True
             self._processor.login(task)
 

@@ -30,6 +30,7 @@ __all__ = ["ClientHandler"]
 # Looking a member up in its enum costs as much as a whole call on Python 3.11.
 _START = int(RequestType.START)
 _HEARTBEAT = int(RequestType.HEARTBEAT)
+_BUSINESS = int(RequestType.BUSINESS)
 _NEXT = Verdict.NEXT
 _GAP = Verdict.GAP
 
@@ -67,6 +68,7 @@ class ClientHandler:
 
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
+        self._acked = 0  # by the last message that acked anything
         self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
         # A session feeds up to the high water and one message; the rest is what the protocol
         # answered by itself, which no queue's cap and no ack bounds.
@@ -251,22 +253,25 @@ class ClientHandler:
     # One method a message type.
 
     def _handle(self, request: ClientRequest, now: float) -> None:
-        if self.session is None and request.type != _START:
-            if request.type != _HEARTBEAT or request.ack_seq_id:
+        kind = request.type
+        if self.session is None and kind != _START:
+            if kind != _HEARTBEAT or request.ack_seq_id:
                 self._hold_early(request)
             return
-        if request.ack_seq_id and self.session is not None:
-            self.session.ack(request.ack_seq_id, now)
-        _HANDLERS[request.type](self, request, now)
+        ack = request.ack_seq_id
+        if ack and ack != self._acked and self.session is not None:
+            self.session.ack(ack, now)
+            self._acked = ack
+        if kind == _BUSINESS:
+            self._held.append(request)
+            self._held_bytes += request.size
+            if self._held_bytes > self._max_held_bytes or len(self._held) > MAX_HELD_REQUESTS:
+                self._overflow()
+        else:
+            _HANDLERS[kind](self, request, now)
 
     def _handle_start(self, request: ClientRequest, now: float) -> None:
         self._start = request
-
-    def _handle_business(self, request: ClientRequest, now: float) -> None:
-        self._held.append(request)
-        self._held_bytes += request.size
-        if self._held_bytes > self._max_held_bytes or len(self._held) > MAX_HELD_REQUESTS:
-            self._overflow()
 
     def _handle_ack(self, request: ClientRequest, now: float) -> None:
         assert self.session is not None
@@ -346,7 +351,6 @@ class ClientHandler:
 
 _HANDLERS: Mapping[int, Callable[[ClientHandler, ClientRequest, float], None]] = {
     RequestType.START: ClientHandler._handle_start,
-    RequestType.BUSINESS: ClientHandler._handle_business,
     RequestType.ACK: ClientHandler._handle_ack,
     RequestType.HEARTBEAT: ClientHandler._handle_heartbeat,
     RequestType.STOP: ClientHandler._handle_stop,

@@ -61,11 +61,11 @@ class AsyncProcessor:
         counters: DispatchCounters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config = config
         self._upstream = upstream
         self._counters = DispatchCounters() if counters is None else counters
         self._now = clock
         self._max_workers = int(config.max_workers)
+        self._max_queue_size = int(config.max_queue_size)
         self._idle_timeout = float(config.idle_worker_timeout)
         self.start_workers = min(
             config.workers or len(os.sched_getaffinity(0)) * WORKERS_PER_CPU, self._max_workers
@@ -182,19 +182,19 @@ class AsyncProcessor:
         if not self._is_accepting:
             self._counters.refused_draining += 1
             return False
-        if len(queue) + self._chained >= self._config.max_queue_size:
+        if len(queue) + self._chained >= self._max_queue_size:
             self._counters.refused_full += 1
             return False
         self._counters.tasks += 1
-        if task.serial_route is not None:
-            key = (task.session_id, task.serial_route)
+        if task.route.serial:
+            key = (task.session_id, task.route)
             chain = self._chains.get(key)
             if chain is not None:
                 chain.append(task)
                 self._chained += 1
                 return True
             self._chains[key] = deque()
-        self._queue.append(task)
+        queue.append(task)
         if not self._is_handing_out:
             self._hand_out()
         return True
@@ -283,8 +283,8 @@ class AsyncProcessor:
     def _free(self, worker: Worker, task: AsyncTask) -> None:
         """Take back a worker whose task has ended, and give it the next one that waits."""
         self._idle.append(worker)
-        if task.serial_route is not None:
-            self._release_chain((task.session_id, task.serial_route))
+        if task.route.serial:
+            self._release_chain((task.session_id, task.route))
         worker.idle_since = self._now()
         if self._queue and not self._is_handing_out:
             self._hand_out()

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTask", "DispatchCounters"]
 
 
-@dataclass(slots=True, eq=False)
 class AsyncTask:
     """One accepted request.
 
@@ -23,21 +22,36 @@ class AsyncTask:
         task_id: Number of the call in this process; the request_id that the upstream sees.
         session: The session that asked; it gets the answer, whatever connection it has by then.
         request: The client's message.
-        service_type: Name of the upstream service that answers.
+        route: Where it goes.
         context: Loop time of the deadline: acceptance + ``dispatch.task_timeout``.
         is_login: Whether it is a hello, which runs outside the pool.
-        serial_route: The route, where it runs one of a session's requests at a time; else None.
         upstream_req: The serialized UpstreamRequest, once a worker has made it.
     """
 
-    task_id: int
-    session: Session
-    request: ClientRequest
-    service_type: str
-    context: float
-    is_login: bool = False
-    serial_route: Route | None = None
-    upstream_req: bytes = b""
+    __slots__ = ("context", "is_login", "request", "route", "session", "task_id", "upstream_req")
+
+    def __init__(
+        self,
+        task_id: int,
+        session: Session,
+        request: ClientRequest,
+        route: Route,
+        context: float,
+        *,
+        is_login: bool = False,
+    ) -> None:
+        self.task_id = task_id
+        self.session = session
+        self.request = request
+        self.route = route
+        self.context = context
+        self.is_login = is_login
+        self.upstream_req = b""
+
+    @property
+    def service_type(self) -> str:
+        """Name of the upstream service that answers."""
+        return self.route.service
 
     @property
     def session_id(self) -> str:

@@ -131,7 +131,7 @@ class Worker:
                 session.peer_info,
             )
             self._call = self._upstream.call(
-                task.service_type,
+                task.route.service,
                 session.openid,
                 session.zone,
                 task.upstream_req,

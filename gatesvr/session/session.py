@@ -71,6 +71,8 @@ class Session:
         user_ip: The client's address.
         link: Its connection now, None while it has none.
         state: See state.py.
+        is_valid: Whether it is not Closed.
+        is_logged_in: Whether a hello was answered 200 and it is not Closed.
         protocol: 0 for base clients, 1 else.
         capabilities: What both ends have.
         max_message_bytes: The largest frame that the client takes.
@@ -111,6 +113,8 @@ class Session:
         "hello_pending",
         "identity",
         "is_after_failed_resume",
+        "is_logged_in",
+        "is_valid",
         "last_activity",
         "link",
         "max_client_seq",
@@ -151,6 +155,8 @@ class Session:
         self.user_ip = user_ip
         self.link: Link | None = None
         self.state = _INITED
+        self.is_valid = True
+        self.is_logged_in = False
         self.protocol = protocol
         self.capabilities = capabilities
         self.max_message_bytes = max_message_bytes
@@ -182,16 +188,6 @@ class Session:
         return f"<Session {self.session_id} {State(self.state).name} generation={self.generation}>"
 
     # What it is.
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether it is not Closed."""
-        return self.state is not _CLOSED
-
-    @property
-    def is_logged_in(self) -> bool:
-        """Whether a hello was answered 200 and it is not Closed."""
-        return self.state is _NORMAL or self.state is _SUSPENDED
 
     @property
     def in_flight(self) -> int:
@@ -622,7 +618,9 @@ class Session:
         Raises:
             SessionError: The transition is illegal.
         """
-        self.state = next_state(self.state, event)
+        state = self.state = next_state(self.state, event)
+        self.is_valid = state is not _CLOSED
+        self.is_logged_in = state is _NORMAL or state is _SUSPENDED
 
     def attach(self, link: Link, now: float) -> None:
         """Make link its connection."""

@@ -387,9 +387,9 @@ class Lane:
 
     def _take_answers(self, batch: bytes) -> None:
         """End the calls whose answers are in a lane message."""
-        open_calls = self._open
+        take_open = self._open.pop
         for answer in decode_answers(batch):
-            call = open_calls.pop(answer.request_id, None)
+            call = take_open(answer.request_id, None)
             if call is None:
                 self._drop(answer.request_id)
             else:

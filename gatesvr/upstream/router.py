@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Route", "UpstreamRouter"]
 
+MAX_KNOWN = 1_024
+"""Actions whose route is remembered; clients choose them."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
@@ -46,9 +49,19 @@ class UpstreamRouter:
                 self._prefixes.append((i, rule.action[:-1], route))
             else:
                 self._exact.setdefault(rule.action, (i, route))
+        self._known: dict[str, Route | None] = {}
 
     def route(self, action: str) -> Route | None:
         """Return the route of an action, or None where no rule matches."""
+        known = self._known
+        if action in known:
+            return known[action]
+        if len(known) >= MAX_KNOWN:
+            known.clear()
+        route = known[action] = self._find(action)
+        return route
+
+    def _find(self, action: str) -> Route | None:
         exact = self._exact.get(action)
         before = exact[0] if exact is not None else self._count
         for i, prefix, route in self._prefixes:

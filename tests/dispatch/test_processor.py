@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NOT_STARTED = 1
 UNKNOWN = 0
+ZONE = Route("zone", "completion")
 SINGLE = Route("zone", "completion", serial=True)
 
 
@@ -51,7 +52,7 @@ async def running(
 
 
 def task(session: FakeSession, seq: int, **fields: Any) -> AsyncTask:
-    fields = {"task_id": seq, "service_type": "zone", "context": 130.0, **fields}
+    fields = {"task_id": seq, "route": ZONE, "context": 130.0, **fields}
     return AsyncTask(session=session, request=FakeRequest(seq), **fields)  # type: ignore[arg-type]
 
 
@@ -250,7 +251,7 @@ async def test_tasks_that_end_at_once_take_no_stack() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     async with running(upstream, workers=1, max_workers=1) as (processor, _):
         for seq in range(1, 3_001):
-            assert processor.submit(task(session, seq, serial_route=SINGLE if seq > 1 else None))
+            assert processor.submit(task(session, seq, route=SINGLE if seq > 1 else ZONE))
         session.is_valid = False
         upstream.answer(1)
         assert processor.counters.closed_499 == 3_000
@@ -289,13 +290,11 @@ async def test_failed_call_leaves_no_cycle_behind() -> None:
 async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
     upstream, session, other = FakeUpstream(), FakeSession(), FakeSession("s2")
     async with running(upstream, max_queue_size=2) as (processor, _):
-        assert processor.submit(task(session, 1, serial_route=SINGLE))
-        assert processor.submit(task(other, 4, serial_route=SINGLE))
+        assert processor.submit(task(session, 1, route=SINGLE))
+        assert processor.submit(task(other, 4, route=SINGLE))
         for seq in (2, 3):
-            assert processor.submit(task(session, seq, serial_route=SINGLE))
-        assert not processor.submit(
-            task(session, 5, serial_route=SINGLE)
-        )  # chained tasks count too
+            assert processor.submit(task(session, seq, route=SINGLE))
+        assert not processor.submit(task(session, 5, route=SINGLE))  # chained tasks count too
         await settle()
         assert [request for _, request in upstream.calls] == [b"1:30000", b"4:30000"]
         upstream.answer(1)
@@ -306,7 +305,7 @@ async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
         await settle()
         assert session.order == [1, 2, 3]
         assert len(processor) == 0
-        assert processor.submit(task(session, 6, serial_route=SINGLE))
+        assert processor.submit(task(session, 6, route=SINGLE))
         await settle()
         assert len(upstream.calls) == 5
 
@@ -333,8 +332,8 @@ async def test_stop_ends_every_task_that_did_not_finish() -> None:
     async with running(upstream, max_workers=2) as (processor, _):
         for seq in (1, 2, 3):
             assert processor.submit(task(session, seq))
-        assert processor.submit(task(session, 4, serial_route=SINGLE))
-        assert processor.submit(task(session, 5, serial_route=SINGLE))
+        assert processor.submit(task(session, 4, route=SINGLE))
+        assert processor.submit(task(session, 5, route=SINGLE))
         await settle()
         await processor.stop(drain_timeout=0.001)
         assert session.ended == {

@@ -6,6 +6,7 @@ A simulator that does not find one of them would not find the bug of that kind e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -350,7 +351,7 @@ def order_of_asking_not_kept(patch: pytest.MonkeyPatch) -> None:
 def serial_routes_run_at_once(patch: pytest.MonkeyPatch) -> None:
     def make(submit: Any) -> Any:
         def mutant(self: AsyncProcessor, task: Any) -> bool:
-            task.serial_route = None
+            task.route = replace(task.route, serial=False)
             is_taken: bool = submit(self, task)
             return is_taken
 
