@@ -33,7 +33,7 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "QUIC in",
         "transport/backend_",
-        ("receive_datagram", "_drain_core", "next_event", "can_wait", "_can_ack_wait", "ack_mark"),
+        ("receive_datagram", "_drain_core", "_drain", "can_wait", "_can_ack_wait", "ack_mark"),
     ),
     ("QUIC out", "transport/backend_", ()),
     ("connection", "transport/", ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections import deque
 from functools import partial
 from typing import Any, Literal
 
@@ -149,6 +150,7 @@ class AioquicConnection:
         "_space",
         "_unacked",
         "connection_id",
+        "events",
     )
 
     def __init__(self, quic: QuicConnection) -> None:
@@ -159,6 +161,7 @@ class AioquicConnection:
         self._unacked = 0  # packets that an acknowledgement is due for
         self._is_reset = False  # by a stateless reset
         self.connection_id: bytes = quic.host_cid
+        self.events: deque[QuicEvent] = deque()
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake."""
@@ -169,12 +172,13 @@ class AioquicConnection:
         quic = self._quic
         if is_reset(data, quic._peer_cid.stateless_reset_token):
             self._end_by_reset(now)
-            return
-        quic.receive_datagram(data, address, now)
-        space = self._space
-        # What brought no event was most likely an acknowledgement, which gets none itself.
-        if space is not None and space.ack_at is not None and quic._events:
-            self._unacked += 1
+        else:
+            quic.receive_datagram(data, address, now)
+            space = self._space
+            # What brought no event was most likely an acknowledgement, which gets none itself.
+            if space is not None and space.ack_at is not None and quic._events:
+                self._unacked += 1
+        self._drain()
 
     def _end_by_reset(self, now: float) -> None:
         quic = self._quic
@@ -184,26 +188,25 @@ class AioquicConnection:
             # RFC 9000 10.3.1: "MUST enter the draining period and not send any further packets".
             quic._close_begin(is_initiator=False, now=now)
 
-    def next_event(self) -> QuicEvent | None:
-        """Return what happened next."""
-        quic = self._quic
+    def _drain(self) -> None:
+        """Turn aioquic's events into ours."""
+        quic, found = self._quic, self.events
         while (event := quic.next_event()) is not None:
             if isinstance(event, events.StreamDataReceived):
-                return StreamData(event.stream_id, event.data, event.end_stream)
-            if isinstance(event, events.ConnectionIdIssued):
-                return ConnectionIdIssued(event.connection_id)
-            if isinstance(event, events.ConnectionIdRetired):
-                return ConnectionIdRetired(event.connection_id)
-            if isinstance(event, events.StreamReset):
-                return StreamReset(event.stream_id, event.error_code)
-            if isinstance(event, events.StopSendingReceived):
-                return StopSending(event.stream_id, event.error_code)
-            if isinstance(event, events.HandshakeCompleted):
-                return HandshakeCompleted()
+                found.append(StreamData(event.stream_id, event.data, event.end_stream))
+            elif isinstance(event, events.ConnectionIdIssued):
+                found.append(ConnectionIdIssued(event.connection_id))
+            elif isinstance(event, events.ConnectionIdRetired):
+                found.append(ConnectionIdRetired(event.connection_id))
+            elif isinstance(event, events.StreamReset):
+                found.append(StreamReset(event.stream_id, event.error_code))
+            elif isinstance(event, events.StopSendingReceived):
+                found.append(StopSending(event.stream_id, event.error_code))
+            elif isinstance(event, events.HandshakeCompleted):
+                found.append(HandshakeCompleted())
         if quic._close_event is not None and not self._is_closing and not self._is_reported:
             self._is_reported = True
-            return Closed(self._how())
-        return None
+            found.append(Closed(self._how()))
 
     def _how(self) -> Disconnect:
         """Return how the connection ended: aioquic has one event for all ways."""
@@ -233,7 +236,9 @@ class AioquicConnection:
         space = self._space
         if space is None:
             if not self._quic._handshake_confirmed:
-                return self._quic.datagrams_to_send(now)
+                datagrams = self._quic.datagrams_to_send(now)
+                self._drain()
+                return datagrams
             self._quic._ack_delay = ACK_PATIENCE
             self._space = space = self._quic._spaces[Epoch.ONE_RTT]
         if space.ack_at is not None:
@@ -244,6 +249,8 @@ class AioquicConnection:
         datagrams = self._quic.datagrams_to_send(now)
         if space.ack_at is None:
             self._unacked = 0
+        if self._quic._events or self._quic._close_event is not None:
+            self._drain()
         return datagrams
 
     def can_wait(self, now: float) -> bool:
@@ -266,6 +273,7 @@ class AioquicConnection:
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         self._quic.handle_timer(now)
+        self._drain()
 
     def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
         """Write to the stream."""

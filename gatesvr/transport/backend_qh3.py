@@ -233,6 +233,7 @@ class Qh3Connection:
         "_quic",
         "_recv_many",
         "connection_id",
+        "events",
     )
 
     def __init__(self, quic: _Core) -> None:
@@ -245,6 +246,7 @@ class Qh3Connection:
         self._is_used = False  # something has happened since the handshake
         self._prompt = 0  # datagrams to come that are acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
+        self.events = quic.found
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake."""
@@ -255,7 +257,7 @@ class Qh3Connection:
         quic = self._quic
         if self._is_complete:
             # Straight to the core: the facade's bookkeeping is for the handshake.
-            found = len(quic.found)
+            found = len(self.events)
             self._recv_many([data], address, now)
             quic._drain_core()
             # The core tells no packet numbers, but a datagram makes less of what is in flight
@@ -263,7 +265,7 @@ class Qh3Connection:
             in_flight: int = quic._core.bytes_in_flight
             if in_flight < self._in_flight:
                 self._acks += 1
-            if len(quic.found) > found:
+            if len(self.events) > found:
                 self._is_used = True
                 if self._prompt:
                     self._prompt -= 1
@@ -278,11 +280,6 @@ class Qh3Connection:
         if quic._handshake_complete:
             self._is_complete = True
             self._recv_many = quic._core.receive_many_datagrams
-
-    def next_event(self) -> QuicEvent | None:
-        """Return what happened next."""
-        found = self._quic.found
-        return found.popleft() if found else None
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now.

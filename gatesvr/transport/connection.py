@@ -139,7 +139,7 @@ class Connection:
         self._is_flushing = False
         self._is_blocked = False  # not all that was written could be transmitted
         self._is_put_off = False  # datagrams came, and QUIC was not asked since what to send
-        self._written = 0  # bytes handed to the stream
+        self._unsent = 0  # unsent_bytes(), while flushing
         self._ack_mark: object = None
         self._idle_timeout: float = config.idle_timeout
         self._last_received = 0.0
@@ -178,12 +178,15 @@ class Connection:
                 self._counters.writes_dropped += 1
             return
         self._quic.send_stream_data(data)
-        self._written += len(data)
-        if not self._is_flushing:  # or it is transmitted at once
+        if self._is_flushing:
+            self._unsent += len(data)  # it is transmitted at once
+        else:
             self._driver.mark_dirty(self)
 
     def unsent_bytes(self) -> int:
         """Return the stream bytes never yet transmitted."""
+        if self._is_flushing:
+            return self._unsent
         return 0 if self._state == _ENDED else self._quic.unsent_bytes()
 
     def request_flush(self) -> None:
@@ -293,7 +296,8 @@ class Connection:
             else:
                 self._transmit(now)
             self._is_flushing = False
-            self._handle_events(now)
+            if self._state != _ENDED and self._quic.events:
+                self._handle_events(now)
             if self._state == _LINGERING:
                 self._linger(now)
             if self._state != _ENDED:
@@ -311,16 +315,14 @@ class Connection:
 
     def _handle_events(self, now: float) -> bool:
         """Handle what QUIC has to tell; return whether the stream was heard of."""
-        if self._state == _ENDED:
-            return False
-        quic = self._quic
-        event = quic.next_event()
-        if event is None:
+        events = self._quic.events
+        if not events:
             return False
         data = b""
         chunks: list[bytes] | None = None
         is_end = False
-        while event is not None:
+        while events:
+            event = events.popleft()
             if isinstance(event, StreamData):
                 if event.stream_id != STREAM_ID:
                     self._refuse(event.stream_id, is_end=event.is_end)
@@ -350,7 +352,6 @@ class Connection:
             elif isinstance(event, Closed):
                 self._closed = event.how
                 self._is_stream_open = False
-            event = quic.next_event()
         is_heard = bool(data) or is_end
         if is_heard:
             self._handle_stream(data if chunks is None else b"".join(chunks), is_end, now)
@@ -447,15 +448,14 @@ class Connection:
         quic, handler = self._quic, self._handler
         low_water, high_water = self._config.low_water, self._config.high_water
         for _ in range(MAX_FEEDS):
-            unsent = quic.unsent_bytes()
+            unsent = self._unsent = quic.unsent_bytes()
             if handler is not None and unsent < low_water:
-                written = self._written
                 handler.write_ready(now)
                 if self._state != _OPEN:
                     return
-                unsent += self._written - written
                 # The handler stops for one of two reasons: high water, or it has no more.
-                self._is_feeding = self._written != written and unsent >= high_water
+                self._is_feeding = self._unsent != unsent and self._unsent >= high_water
+                unsent = self._unsent
                 self._transmit(now)
                 self._is_blocked = unsent > 0 and quic.unsent_bytes() > 0
                 if not self._is_feeding:

@@ -3,7 +3,7 @@
 Sans-IO: datagrams and times go in, events and datagrams come out. Drive a connection like this::
 
     quic.receive_datagram(data, address, now)
-    while (event := quic.next_event()) is not None: ...
+    while quic.events: event = quic.events.popleft() …
     for data, address in quic.datagrams_to_send(now): ...
     arm a timer for quic.get_timer(), which calls quic.handle_timer(now)
 
@@ -14,6 +14,7 @@ the datagram that carried it, with its kind and code.
 from __future__ import annotations
 
 import importlib.util
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -146,15 +147,14 @@ class QuicTransport(Protocol):
 
     connection_id: bytes
     """Our first connection id."""
+    events: deque[QuicEvent]
+    """What happened, the oldest first; to be emptied after receiving, sending and timers."""
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake (client, once)."""
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram in. Raises whatever the library raises: the connection is done then."""
-
-    def next_event(self) -> QuicEvent | None:
-        """Return what happened next; ask after receiving, after sending and after timers."""
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now."""

@@ -237,5 +237,5 @@ class Pair:
 
 
 def _drain(quic: QuicTransport, events: list[QuicEvent]) -> None:
-    while (event := quic.next_event()) is not None:
-        events.append(event)
+    events += quic.events
+    quic.events.clear()

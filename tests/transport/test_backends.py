@@ -394,7 +394,7 @@ def test_nothing_waits_while_the_peer_recovers_from_losses(backend: str) -> None
         pair.now += 0.002
     # By now it was taken for lost, and was sent again.
     _carry(client, server, address, pair.now)
-    assert stream_bytes(list(iter(server.next_event, None))) == b"requestlost" + 4 * b"behind it"
+    assert stream_bytes(list(server.events)) == b"requestlost" + 4 * b"behind it"
     assert not server.can_wait(pair.now)
 
 
@@ -414,7 +414,7 @@ def test_a_loss_does_not_wait(backend: str) -> None:
     # The acknowledgement tells the server of the loss: it sends again without waiting.
     assert not server.can_wait(pair.now)
     assert _carry(server, client, pair.SERVER, pair.now) >= 1
-    assert stream_bytes(list(iter(client.next_event, None))) == b"answer" * 6
+    assert stream_bytes(list(client.events)) == b"answer" * 6
 
 
 def _carry(sender: QuicTransport, receiver: QuicTransport, address: Address, now: float) -> int:
