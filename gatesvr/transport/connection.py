@@ -262,9 +262,9 @@ class Connection:
                 and self._quic.can_wait(now)
             ):
                 # The answer will take the acknowledgement along.
-                self._is_put_off = True
-                if now + ACK_PATIENCE < self._timer.first:
-                    self._driver.schedule(self._timer, now + ACK_PATIENCE)
+                if not self._is_put_off:
+                    self._is_put_off = True
+                    self._driver.flush_by(self, now + ACK_PATIENCE)
                 return
         except BaseException as error:
             self._fail(error)
@@ -491,7 +491,9 @@ class Connection:
 
     def _schedule(self, now: float) -> None:
         """Schedule the timer for the nearest of the deadlines."""
-        self._is_put_off = False
+        if self._is_put_off:
+            self._is_put_off = False
+            self._driver.flushed(self)
         when = self._quic.get_timer()
         nearest = math.inf if when is None else when
         self._quic_timer = nearest
@@ -516,7 +518,7 @@ class Connection:
     def _on_timer(self, now: float) -> None:
         if self._state == _ENDED:
             return
-        if now < self._due and not self._is_put_off:
+        if now < self._due:
             self._driver.schedule(self._timer, self._due)  # it fired early, see TimerHeap
             return
         try:

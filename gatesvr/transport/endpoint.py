@@ -152,6 +152,8 @@ class Driver:
         self.clock: Callable[[], float] = time.monotonic
         self.timers = TimerHeap()
         self._dirty: dict[Flushable, None] = {}
+        self._put_off: dict[Flushable, float] = {}  # when to flush at the latest, rising
+        self._put_off_handle: asyncio.TimerHandle | None = None
         self._sending: dict[Endpoint, None] = {}
         self._is_flush_due = False
         self._handle: asyncio.TimerHandle | None = None
@@ -171,9 +173,25 @@ class Driver:
             self._is_flush_due = True
             self.loop.call_soon(self._flush)
 
+    def flush_by(self, connection: Flushable, when: float) -> None:
+        """Have connection.flush() called at when, unless flushed() is called before.
+
+        Args:
+            connection: One that is not waiting for this already.
+            when: Loop time, not before that of an earlier call: it is a line, not a heap.
+        """
+        self._put_off[connection] = when
+        if self._put_off_handle is None:
+            self._put_off_handle = self.loop.call_at(when, self._flush_put_off)
+
+    def flushed(self, connection: Flushable) -> None:
+        """Take note that what flush_by() asked for is done."""
+        self._put_off.pop(connection, None)
+
     def forget(self, connection: Flushable) -> None:
         """Drop connection from what is to be flushed."""
         self._dirty.pop(connection, None)
+        self._put_off.pop(connection, None)
 
     def schedule(self, timer: Timer, when: float) -> None:
         """Have timer fire at when."""
@@ -183,9 +201,10 @@ class Driver:
 
     def close(self) -> None:
         """Stop the clock: no timer fires any more."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        for handle in (self._handle, self._put_off_handle):
+            if handle is not None:
+                handle.cancel()
+        self._handle = self._put_off_handle = None
 
     def flush(self) -> None:
         """Flush now instead of at the end of the turn."""
@@ -217,6 +236,15 @@ class Driver:
             if self._dirty or self._sending:
                 self._is_flush_due = True
                 self.loop.call_soon(self._flush)
+
+    def _flush_put_off(self) -> None:
+        self._put_off_handle = None
+        due = self.clock() + GRANULARITY
+        for connection, when in self._put_off.items():
+            if when > due:
+                self._put_off_handle = self.loop.call_at(when, self._flush_put_off)
+                return
+            self.mark_dirty(connection)
 
     def _arm(self) -> None:
         when = self.timers.get_timer()
