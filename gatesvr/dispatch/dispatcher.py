@@ -109,7 +109,7 @@ class Dispatcher:
             self._refuse_unrouted(session, request, now)
             return
         task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
-        if not self._processor.submit(task):
+        if not self._processor.submit(task, now):
             self._refuse_busy(session, request, now)
 
     def _accept_login(self, session: Session, request: ClientRequest, now: float) -> None:
@@ -130,7 +130,7 @@ class Dispatcher:
                 is_login=True,
             )
             session.hello_pending = True
-            self._processor.login(task)
+            self._processor.login(task, now)
 
     def _login_answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Settle a hello: log the session in, or count the refusal; then answer it."""

@@ -33,6 +33,7 @@ _HEARTBEAT = int(RequestType.HEARTBEAT)
 _BUSINESS = int(RequestType.BUSINESS)
 _NEXT = Verdict.NEXT
 _GAP = Verdict.GAP
+_FULL = Verdict.FULL
 
 SILENT_INTERVALS = 3
 HELD_MESSAGES = 2  # held may take this many messages of the largest size
@@ -148,11 +149,14 @@ class ClientHandler:
                 self._counters.fenced += len(held)
                 self._drop_held()
                 return
-            if session.hello_pending or not session.has_room():
+            if session.hello_pending:
                 return
-            request = held.popleft()
-            self._held_bytes -= request.size
+            request = held[0]
             verdict = session.check(request.seq_id)
+            if verdict is _FULL:
+                return
+            del held[0]
+            self._held_bytes -= request.size
             if verdict is _NEXT:
                 accept(session, request, now)
             elif verdict is _GAP:

@@ -172,7 +172,7 @@ class AsyncProcessor:
         self._workers.clear()
         self._idle.clear()
 
-    def submit(self, task: AsyncTask) -> bool:
+    def submit(self, task: AsyncTask, now: float) -> bool:
         """Queue a task, and hand it to a worker where one is idle or may be added.
 
         Returns:
@@ -194,18 +194,24 @@ class AsyncProcessor:
                 self._chained += 1
                 return True
             self._chains[key] = deque()
+        if self._idle and not queue and not self._is_handing_out:
+            # Most tasks: what _hand_out() does, without its loop.
+            worker = self._idle.pop()
+            if not worker.begin(task, now):
+                self._free(worker, task, now)
+            return True
         queue.append(task)
         if not self._is_handing_out:
-            self._hand_out()
+            self._hand_out(now)
         return True
 
-    def login(self, task: AsyncTask) -> None:
+    def login(self, task: AsyncTask, now: float) -> None:
         """Run a hello now, beside the pool: it waits for no worker and outlives its connection."""
         self._counters.tasks += 1
         worker = self._make_worker(self._login_answered, self._login_ended)
         self._logins[worker] = None
-        if not worker.begin(task):
-            self._login_ended(worker, task)
+        if not worker.begin(task, now):
+            self._login_ended(worker, task, now)
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Give a task's session its answer, with the notifies around it."""
@@ -245,7 +251,7 @@ class AsyncProcessor:
         self.tick(self._now())
         self._schedule_tick()
 
-    def _hand_out(self) -> None:
+    def _hand_out(self, now: float) -> None:
         """Give the tasks that wait to workers; the pool grows while none is idle."""
         if self._is_stopped:
             return
@@ -261,15 +267,15 @@ class AsyncProcessor:
                 else:
                     return
                 task = queue.popleft()
-                if not worker.begin(task):
-                    self._free(worker, task)
+                if not worker.begin(task, now):
+                    self._free(worker, task, now)
         finally:
             self._is_handing_out = False
 
     def _make_worker(
         self,
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
-        free: Callable[[Worker, AsyncTask], None],
+        free: Callable[[Worker, AsyncTask, float], None],
     ) -> Worker:
         return Worker(self._upstream, self._counters, self._now, answer, free)
 
@@ -280,14 +286,14 @@ class AsyncProcessor:
         counters.peak_workers = max(counters.peak_workers, len(self._workers))
         return worker
 
-    def _free(self, worker: Worker, task: AsyncTask) -> None:
+    def _free(self, worker: Worker, task: AsyncTask, now: float) -> None:
         """Take back a worker whose task has ended, and give it the next one that waits."""
         self._idle.append(worker)
         if task.route.serial:
             self._release_chain((task.session_id, task.route))
-        worker.idle_since = self._now()
+        worker.idle_since = now
         if self._queue and not self._is_handing_out:
-            self._hand_out()
+            self._hand_out(now)
         if self._drained is not None:
             self._note_drained()
 
@@ -303,7 +309,7 @@ class AsyncProcessor:
     def _login_answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         (self.on_login or self.reply)(task, answer, now)
 
-    def _login_ended(self, worker: Worker, task: AsyncTask) -> None:
+    def _login_ended(self, worker: Worker, task: AsyncTask, now: float) -> None:
         self._logins.pop(worker, None)
         try:
             if self.on_login_ended is not None:

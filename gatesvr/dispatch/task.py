@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..protocol.server import ProtocolCounters
+from ..upstream.call import Call
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest
@@ -15,20 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTask", "DispatchCounters"]
 
 
-class AsyncTask:
-    """One accepted request.
+class AsyncTask(Call):
+    """One accepted request; to the upstream layer it is the call that it needs.
 
     Attributes:
-        task_id: Number of the call in this process; the request_id that the upstream sees.
         session: The session that asked; it gets the answer, whatever connection it has by then.
         request: The client's message.
         route: Where it goes.
-        context: Loop time of the deadline: acceptance + ``dispatch.task_timeout``.
         is_login: Whether it is a hello, which runs outside the pool.
-        upstream_req: The serialized UpstreamRequest, once a worker has made it.
     """
 
-    __slots__ = ("context", "is_login", "request", "route", "session", "task_id", "upstream_req")
+    __slots__ = ("is_login", "request", "route", "session")
 
     def __init__(
         self,
@@ -40,18 +38,34 @@ class AsyncTask:
         *,
         is_login: bool = False,
     ) -> None:
-        self.task_id = task_id
+        # All of Call's fields are set here: its own __init__ would be one more call a request.
+        self.on_end = None
+        self.upstream_req = b""  # until a worker makes it
+        self.request_id = task_id
+        self.deadline = context
+        self.service = route.service
+        self.openid = session.openid
+        self.zone = session.zone
+        self.is_refused = False
         self.session = session
         self.request = request
         self.route = route
-        self.context = context
         self.is_login = is_login
-        self.upstream_req = b""
+
+    @property
+    def task_id(self) -> int:
+        """Number of the task in this process; the request_id that the upstream sees."""
+        return self.request_id
+
+    @property
+    def context(self) -> float:
+        """Loop time of the deadline: acceptance + ``dispatch.task_timeout``."""
+        return self.deadline
 
     @property
     def service_type(self) -> str:
         """Name of the upstream service that answers."""
-        return self.route.service
+        return self.service
 
     @property
     def session_id(self) -> str:

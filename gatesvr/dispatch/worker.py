@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._core.codec import UpstreamAnswer
-    from ..upstream.call import Call
     from ..upstream.manager import UpstreamManager
     from .task import AsyncTask, DispatchCounters
 
@@ -79,7 +78,6 @@ class Worker:
 
     __slots__ = (
         "_answer",
-        "_call",
         "_clock",
         "_counters",
         "_free",
@@ -94,88 +92,81 @@ class Worker:
         counters: DispatchCounters,
         clock: Callable[[], float],
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
-        free: Callable[[Worker, AsyncTask], None],
+        free: Callable[[Worker, AsyncTask, float], None],
     ) -> None:
         self._upstream = upstream
         self._counters = counters
         self._clock = clock
         self._answer = answer
         self._free = free
-        self._call: Call | None = None
         self.task: AsyncTask | None = None
         self.idle_since = clock()
 
-    def begin(self, task: AsyncTask) -> bool:
+    def begin(self, task: AsyncTask, now: float) -> bool:
         """Take a task through its steps up to the call.
 
         Returns:
             Whether the call is under way; False where the task has ended.
         """
-        now = self._clock()
         session = task.session
         if not session.is_valid:
             self._counters.closed_499 += 1
             return False
-        left = task.context - now
+        left = task.deadline - now
         if left <= 0:
             fail(task, ErrorCode.DEADLINE, Outcome.NOT_STARTED, now, self._counters)
             return False
-        self.task = task
         try:
             request = task.request
             task.upstream_req = request.upstream_request(
                 session.identity,
                 request.seq_id,
-                task.task_id,
+                task.request_id,
                 max(1, int(left * 1000)),
                 session.peer_info,
             )
-            self._call = self._upstream.call(
-                task.route.service,
-                session.openid,
-                session.zone,
-                task.upstream_req,
-                task.task_id,
-                task.context,
-                self._ended,
-            )
+            task.on_end = self._ended
+            self._upstream.send(task)
         except Exception as error:
-            self.task = None
+            task.on_end = None
             self._fail_internal(task, Outcome.NOT_STARTED, error)
             return False
+        self.task = task
         return True
 
     def give_up(self) -> None:
         """End the task it has, if any, by 503: the pool stops."""
-        task, call = self.task, self._call
-        if task is not None and call is not None:
-            self.task = self._call = None
-            call.give_up()
-            fail(task, ErrorCode.BUSY, Outcome.UNKNOWN, self._clock(), self._counters)
-            self._free(self, task)
+        task = self.task
+        if task is not None:
+            self.task = None
+            task.give_up()
+            now = self._clock()
+            fail(task, ErrorCode.BUSY, Outcome.UNKNOWN, now, self._counters)
+            self._free(self, task, now)
 
     def _ended(self, answer: UpstreamAnswer | None, error: UpstreamError | None) -> None:
         """Take the task through its last step: its call has ended."""
         task = self.task
         if task is None:
             return  # given up, and the error was on its way
-        self.task = self._call = None
+        self.task = None
+        now = self._clock()
         try:
             if answer is None:
                 assert error is not None
-                self._fail(task, error)
+                self._fail(task, error, now)
                 return
             client_seq = task.request.seq_id
             if answer.error or (answer.client_seq_id and answer.client_seq_id != client_seq):
-                self._refuse_answer(task, answer)
+                self._refuse_answer(task, answer, now)
                 return
-            self._answer(task, answer, self._clock())
+            self._answer(task, answer, now)
         except Exception as problem:
             self._fail_internal(task, Outcome.UNKNOWN, problem)
         finally:
-            self._free(self, task)
+            self._free(self, task, now)
 
-    def _refuse_answer(self, task: AsyncTask, answer: UpstreamAnswer) -> None:
+    def _refuse_answer(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Answer for an upstream whose answer cannot be passed on."""
         self._counters.upstream_errors += 1
         logger.warning(
@@ -187,9 +178,9 @@ class Worker:
             ),
         )
         code = ErrorCode.UPSTREAM_UNREACHABLE
-        fail(task, code, Outcome.UNKNOWN, self._clock(), self._counters)
+        fail(task, code, Outcome.UNKNOWN, now, self._counters)
 
-    def _fail(self, task: AsyncTask, error: UpstreamError) -> None:
+    def _fail(self, task: AsyncTask, error: UpstreamError, now: float) -> None:
         counters = self._counters
         counters.upstream_errors += error.code != ErrorCode.DEADLINE
         logger.debug(
@@ -197,7 +188,7 @@ class Worker:
             extra=keys(task=task.task_id, service=task.service_type, reason=str(error)),
         )
         outcome = Outcome.UNKNOWN if error.is_started else Outcome.NOT_STARTED
-        fail(task, error.code, outcome, self._clock(), counters, error.retry_after_ms)
+        fail(task, error.code, outcome, now, counters, error.retry_after_ms)
 
     def _fail_internal(self, task: AsyncTask, outcome: Outcome, error: Exception) -> None:
         """Answer for a step of ours that raised."""

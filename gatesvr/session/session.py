@@ -54,6 +54,7 @@ MAX_CONFLATE_KEYS = 256
 _NEXT = Verdict.NEXT
 _DUPLICATE = Verdict.DUPLICATE
 _GAP = Verdict.GAP
+_FULL = Verdict.FULL
 _INITED = State.INITED
 _NORMAL = State.NORMAL
 _SUSPENDED = State.SUSPENDED
@@ -239,10 +240,24 @@ class Session:
     # Requests in.
 
     def check(self, seq_id: int) -> Verdict:
-        """Say whether a BUSINESS frame is the session's next request (PROTOCOL 3.5)."""
+        """Say what is to become of the BUSINESS frame with that number (PROTOCOL 3.4, 3.5).
+
+        Where there is no room for a request, the connection is woken as soon as an answer made
+        some. The hello gate is the caller's to look at.
+        """
+        in_flight = len(self.pending)
+        context = self._context
+        if (
+            in_flight >= context.max_in_flight
+            or in_flight + self.queue.kept >= context.max_queue_size
+        ):
+            if in_flight < context.max_in_flight:
+                self._found_full()
+            self._is_stalled = True
+            return _FULL
         if seq_id == self.max_client_seq + 1 and seq_id <= MAX_CLIENT_SEQ:
             return _NEXT
-        counters = self._context.counters
+        counters = context.counters
         if self.protocol == 0:
             # PROTOCOL 9: the first one sets the counter; a duplicate is answered like a gap.
             if not self.max_client_seq and 0 < seq_id <= MAX_CLIENT_SEQ:
@@ -255,20 +270,6 @@ class Session:
             return _DUPLICATE
         counters.gaps += 1
         return _GAP
-
-    def has_room(self) -> bool:
-        """Say whether another request may be accepted (PROTOCOL 3.4, the hello gate left out).
-
-        Where it may not, the connection is woken as soon as an answer made room.
-        """
-        context = self._context
-        in_flight = len(self.pending)
-        if in_flight < context.max_in_flight:
-            if in_flight + self.queue.kept < context.max_queue_size:
-                return True
-            self._found_full()
-        self._is_stalled = True
-        return False
 
     def accept(self, request: ClientRequest, order: str, now: float) -> None:
         """Accept the next request: from here on it gets exactly one answer or ERROR.

@@ -75,11 +75,13 @@ def next_state(state: State, event: Event) -> State:
 
 
 class Verdict(IntEnum):
-    """What a request's seq_id makes of it (PROTOCOL 3.5)."""
+    """What becomes of a request (PROTOCOL 3.4, 3.5)."""
 
     NEXT = 0
-    """The session's next one: accept it when there is room."""
+    """The session's next one: accept it."""
     DUPLICATE = 1
     """Accepted before: drop it."""
     GAP = 2
     """ERROR 400, seq 0; nothing is consumed."""
+    FULL = 3
+    """As many are unanswered as may be: hold it."""

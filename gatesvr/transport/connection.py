@@ -191,7 +191,8 @@ class Connection:
 
     def request_flush(self) -> None:
         """Have handler.write_ready() called, and datagrams sent, at the end of this loop turn."""
-        if self._state == _OPEN:
+        # Where it is being fed, it is marked, or acknowledgements bring it back to flush().
+        if not self._is_feeding and self._state == _OPEN:
             self._is_feeding = True
             self._driver.mark_dirty(self)
 

@@ -20,7 +20,7 @@ OnEnd: TypeAlias = "Callable[[UpstreamAnswer | None, UpstreamError | None], None
 
 
 class Call:
-    """One request, from the manager's call() to its end.
+    """One request, from the manager's send() to its end.
 
     It ends once: by its answer, by an UpstreamError, or because its caller has given it up. An
     answer is handed on at once; an error in the loop's next turn, so that nobody is called back
@@ -28,7 +28,7 @@ class Call:
 
     Attributes:
         on_end: Called with the answer or the error, the other one None; None once it has ended.
-        request: The serialized UpstreamRequest.
+        upstream_req: The serialized UpstreamRequest.
         request_id: What the answer is matched by.
         deadline: Loop time.
         service: The service that shall answer.
@@ -42,24 +42,24 @@ class Call:
         "is_refused",
         "on_end",
         "openid",
-        "request",
         "request_id",
         "service",
+        "upstream_req",
         "zone",
     )
 
     def __init__(
         self,
-        on_end: OnEnd,
-        request: bytes,
+        on_end: OnEnd | None,
+        upstream_req: bytes,
         request_id: int,
         deadline: float,
         service: str = "",
         openid: str = "",
         zone: str = "",
     ) -> None:
-        self.on_end: OnEnd | None = on_end
-        self.request = request
+        self.on_end = on_end
+        self.upstream_req = upstream_req
         self.request_id = request_id
         self.deadline = deadline
         self.service = service
@@ -71,7 +71,7 @@ class Call:
         """Return the request with the time that is left of it (PROTOCOL 7.3)."""
         # Of a field that is there twice the last one counts.
         left_ms = max(1, int((self.deadline - now) * 1000))
-        return self.request + pb.UpstreamRequest(timeout_ms=left_ms).SerializeToString()
+        return self.upstream_req + pb.UpstreamRequest(timeout_ms=left_ms).SerializeToString()
 
     def answer(self, answer: UpstreamAnswer) -> None:
         """End the call by its answer, unless it has ended."""

@@ -366,12 +366,12 @@ class Lane:
             if call.on_end is None:
                 waiting.popleft()
                 continue
-            size += len(call.request)
+            size += len(call.upstream_req)
             if size > self._max_batch_bytes and batch:
                 break
             waiting.popleft()
             open_calls[call.request_id] = call
-            batch.append(call.request_at(now) if is_old else call.request)
+            batch.append(call.request_at(now) if is_old else call.upstream_req)
         if not waiting:
             self._emptied_at = now
         return batch

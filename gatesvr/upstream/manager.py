@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PushConfig
 from ..errors import ErrorCode
-from .call import Call, OnEnd, UpstreamCounters
+from .call import Call, UpstreamCounters
 from .lane import RETRY_MS, Lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
@@ -163,47 +163,28 @@ class UpstreamManager:
         """Whether a service is configured or has an endpoint now."""
         return self.registry.has_service(service)
 
-    def call(
-        self,
-        service: str,
-        openid: str,
-        zone: str,
-        request: bytes,
-        request_id: int,
-        deadline: float,
-        on_end: OnEnd,
-    ) -> Call:
-        """Send a request to an endpoint of a service.
+    def send(self, call: Call) -> None:
+        """Send a call to an endpoint of its service.
 
-        Whether the answer's client_seq_id is the request's is for the caller to check.
+        It ends once, never from in here: by the answer, or by an UpstreamError: 404 no such
+        service, 502 unreachable or broken off, 503 refused or overloaded, 504. Whether the answer's
+        client_seq_id is the request's is for the caller to check.
 
         Args:
-            service: The service's name.
-            openid: The session's, for consistent hashing and the default zone.
-            zone: The session's, empty for none.
-            request: The serialized UpstreamRequest.
-            request_id: The one in request, from next_request_id().
-            deadline: Loop time at which the call ends 504.
-            on_end: Called once, never from in here, with the answer or with an UpstreamError:
-                404 no such service, 502 unreachable or broken off, 503 refused or overloaded, 504.
-
-        Returns:
-            The call, which may be given up.
+            call: A new one; its request_id is from next_request_id() and stands in the request.
         """
-        call = Call(on_end, request, request_id, deadline, service, openid, zone)
         self._counters.calls += 1
-        pool = self._pools.get(service)
-        if pool is None and (pool := self._pool(service)) is None:
+        pool = self._pools.get(call.service)
+        if pool is None and (pool := self._pool(call.service)) is None:
             self._counters.no_service += 1
-            call.fail(f"no service {service}", ErrorCode.NO_ROUTE)
-            return call
-        lane = pool.pick(openid, zone)
+            call.fail(f"no service {call.service}", ErrorCode.NO_ROUTE)
+            return
+        lane = pool.pick(call.openid, call.zone)
         if lane is None:
             self._counters.unsent_calls += 1
-            call.fail(f"no endpoint of {service} can be reached")
-            return call
+            call.fail(f"no endpoint of {call.service} can be reached")
+            return
         lane.submit(call)
-        return call
 
     def _pool(self, service: str) -> Pool | None:
         if self._is_stopped or not self.has_service(service):
@@ -225,7 +206,7 @@ class UpstreamManager:
             return False
         assert self._loop is not None
         # To its new lane it is as good as new: how long it waited is in it.
-        call.request = call.request_at(self._loop.time())
+        call.upstream_req = call.request_at(self._loop.time())
         other.submit(call)
         return True
 

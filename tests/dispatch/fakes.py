@@ -94,25 +94,14 @@ class FakeUpstream:
         self.open: dict[int, Call] = {}
         self.error: Exception | None = None
 
-    def call(
-        self,
-        service: str,
-        openid: str,
-        zone: str,
-        request: bytes,
-        request_id: int,
-        deadline: float,
-        on_end: Any,
-    ) -> Call:
-        self.calls.append((service, request))
+    def send(self, call: Call) -> None:
+        self.calls.append((call.service, call.upstream_req))
         if self.error is not None:
             raise self.error
-        call = Call(on_end, request, request_id, deadline)
         if self.is_instant:
             answer: Any = FakeAnswer()
             asyncio.get_running_loop().call_soon(call.answer, answer)
-        self.open[request_id] = call
-        return call
+        self.open[call.request_id] = call
 
     def answer(self, request_id: int, answer: Any = None) -> None:
         """Answer an open call."""

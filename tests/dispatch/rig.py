@@ -59,21 +59,10 @@ class Upstream:
     def next_request_id(self) -> int:
         return next(self._numbers)
 
-    def call(
-        self,
-        service: str,
-        openid: str,
-        zone: str,
-        request: bytes,
-        request_id: int,
-        deadline: float,
-        on_end: Any,
-    ) -> Call:
-        message = up.UpstreamRequest.FromString(request)
+    def send(self, call: Call) -> None:
+        message = up.UpstreamRequest.FromString(call.upstream_req)
         self.calls.append(message)
-        call = Call(on_end, request, request_id, deadline)
         self.waiting[message.client_seq_id] = call
-        return call
 
     def answer(self, client_seq: int, **fields: Any) -> None:
         """Answer the latest call with that client seq."""

@@ -71,14 +71,14 @@ async def test_start_twice_raises_and_stop_is_idempotent() -> None:
 async def test_stop_without_start() -> None:
     processor = AsyncProcessor(DispatchConfig(), FakeUpstream())  # type: ignore[arg-type]
     await processor.stop()
-    assert not processor.submit(task(FakeSession(), 1))
+    assert not processor.submit(task(FakeSession(), 1), 0.0)
     assert processor.counters.refused_draining == 1
 
 
 async def test_answer_carries_its_notifies_as_one() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream) as (processor, _):
-        assert processor.submit(task(session, 1))
+    async with running(upstream) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
         await settle()
         assert upstream.calls == [("zone", b"1:30000")]
         upstream.answer(1, FakeAnswer(before=[b"b"], after=[b"a"]))
@@ -90,9 +90,9 @@ async def test_answer_carries_its_notifies_as_one() -> None:
 
 async def test_requests_reach_the_upstream_in_order_and_answers_come_as_they_are_ready() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream) as (processor, _):
+    async with running(upstream) as (processor, clock):
         for seq in range(1, 41):
-            assert processor.submit(task(session, seq))
+            assert processor.submit(task(session, seq), clock.now)
         await settle()
         assert [request for _, request in upstream.calls] == [
             b"%d:30000" % seq for seq in range(1, 41)
@@ -105,9 +105,9 @@ async def test_requests_reach_the_upstream_in_order_and_answers_come_as_they_are
 
 async def test_order_holds_while_workers_finish_and_start() -> None:
     upstream, session = FakeUpstream(is_instant=True), FakeSession()
-    async with running(upstream, max_workers=3) as (processor, _):
+    async with running(upstream, max_workers=3) as (processor, clock):
         for seq in range(1, 301):
-            assert processor.submit(task(session, seq))
+            assert processor.submit(task(session, seq), clock.now)
             if seq % 7 == 0:
                 await asyncio.sleep(0)
         await settle(300)
@@ -122,7 +122,7 @@ async def test_pool_grows_to_its_maximum_and_shrinks_when_idle() -> None:
     async with running(upstream, max_workers=5, idle_worker_timeout=60) as (processor, clock):
         assert processor.counters.workers == 2
         for seq in range(1, 11):
-            assert processor.submit(task(session, seq))
+            assert processor.submit(task(session, seq), clock.now)
         await settle()
         assert (processor.counters.workers, len(upstream.calls), len(processor)) == (5, 5, 5)
         for seq in range(1, 11):
@@ -138,7 +138,7 @@ async def test_pool_grows_to_its_maximum_and_shrinks_when_idle() -> None:
         await settle()
         counters = processor.counters
         assert (counters.workers, counters.peak_workers) == (2, 5)
-        assert processor.submit(task(session, 11, context=1000.0))
+        assert processor.submit(task(session, 11, context=1000.0), clock.now)
         await settle()
         assert len(upstream.calls) == 11
 
@@ -146,11 +146,11 @@ async def test_pool_grows_to_its_maximum_and_shrinks_when_idle() -> None:
 async def test_full_queue_refuses_and_says_when_to_come_back() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     async with running(upstream, workers=1, max_workers=1, max_queue_size=4) as (processor, clock):
-        assert processor.submit(task(session, 1))
+        assert processor.submit(task(session, 1), clock.now)
         await settle()
         for seq in range(2, 6):
-            assert processor.submit(task(session, seq))
-        assert not processor.submit(task(session, 6))
+            assert processor.submit(task(session, seq), clock.now)
+        assert not processor.submit(task(session, 6), clock.now)
         assert processor.counters.refused_full == 1
         assert processor.retry_after_ms() == 5000  # nothing was answered yet
         clock.now += 1.0
@@ -165,7 +165,7 @@ async def test_late_task_is_504_without_a_call() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     async with running(upstream, workers=1, max_workers=1) as (processor, clock):
         for seq in (1, 2):
-            assert processor.submit(task(session, seq))
+            assert processor.submit(task(session, seq), clock.now)
         await settle()
         clock.now = 130.0
         upstream.answer(1)
@@ -177,9 +177,9 @@ async def test_late_task_is_504_without_a_call() -> None:
 
 async def test_closed_session_is_499_before_and_after_the_call() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, workers=1, max_workers=1) as (processor, _):
-        assert processor.submit(task(session, 1))
-        assert processor.submit(task(session, 2))
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
+        assert processor.submit(task(session, 2), clock.now)
         session.is_valid = False
         upstream.answer(1)
         assert (len(upstream.calls), processor.counters.closed_499) == (1, 2)
@@ -200,15 +200,15 @@ async def test_failed_call_is_an_error_with_its_outcome(
     error: UpstreamError, code: int, outcome: int
 ) -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream) as (processor, _):
-        assert processor.submit(task(session, 1))
+    async with running(upstream) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
         await settle()
         upstream.fail(1, error)
         await settle()
         assert session.ended == {1: {"code": code, "outcome": outcome}}
         assert processor.counters.internal_errors == 0
         assert processor.counters.deadlines == (code == 504)
-        assert processor.submit(task(session, 2))  # the worker lives
+        assert processor.submit(task(session, 2), clock.now)  # the worker lives
         await settle()
         assert len(upstream.calls) == 2
 
@@ -219,16 +219,16 @@ async def test_step_that_raises_is_an_error_and_the_worker_goes_on() -> None:
             raise ValueError("a bug")
 
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, workers=1, max_workers=1) as (processor, _):
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
         upstream.error = ValueError("a bug")
-        assert processor.submit(task(session, 1))
+        assert processor.submit(task(session, 1), clock.now)
         assert session.ended == {1: {"code": 500, "outcome": NOT_STARTED}}
         upstream.error = None
-        assert processor.submit(task(session, 2))
+        assert processor.submit(task(session, 2), clock.now)
         upstream.answer(2, BadAnswer())
         assert session.ended[2] == {"code": 500, "outcome": UNKNOWN}
         assert processor.counters.internal_errors == 2
-        assert processor.submit(task(session, 3))
+        assert processor.submit(task(session, 3), clock.now)
         upstream.answer(3)
         assert session.ended[3] == (b"answer 3",)
         assert processor.counters.running == 0
@@ -240,8 +240,8 @@ async def test_session_that_raises_does_not_take_the_lane_down() -> None:
             raise ValueError("a bug")
 
     upstream = FakeUpstream()
-    async with running(upstream, workers=1, max_workers=1) as (processor, _):
-        assert processor.submit(task(BrokenSession(), 1))
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        assert processor.submit(task(BrokenSession(), 1), clock.now)
         upstream.answer(1)  # as a lane does, in the middle of a message with others' answers
         assert processor.counters.internal_errors == 1
         assert processor.counters.idle_workers == 1
@@ -249,9 +249,11 @@ async def test_session_that_raises_does_not_take_the_lane_down() -> None:
 
 async def test_tasks_that_end_at_once_take_no_stack() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, workers=1, max_workers=1) as (processor, _):
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
         for seq in range(1, 3_001):
-            assert processor.submit(task(session, seq, route=SINGLE if seq > 1 else ZONE))
+            assert processor.submit(
+                task(session, seq, route=SINGLE if seq > 1 else ZONE), clock.now
+            )
         session.is_valid = False
         upstream.answer(1)
         assert processor.counters.closed_499 == 3_000
@@ -261,8 +263,8 @@ async def test_tasks_that_end_at_once_take_no_stack() -> None:
 @pytest.mark.parametrize("answer", [FakeAnswer(error="bad UTF-8"), FakeAnswer(client_seq_id=9)])
 async def test_answer_that_cannot_be_passed_on_is_502(answer: FakeAnswer) -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream) as (processor, _):
-        assert processor.submit(task(session, 1))
+    async with running(upstream) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
         await settle()
         upstream.answer(1, answer)
         await settle()
@@ -272,10 +274,10 @@ async def test_answer_that_cannot_be_passed_on_is_502(answer: FakeAnswer) -> Non
 async def test_failed_call_leaves_no_cycle_behind() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     alive = weakref.ref(session)
-    async with running(upstream) as (processor, _):
+    async with running(upstream) as (processor, clock):
         gc.disable()
         try:
-            assert processor.submit(task(session, 1))
+            assert processor.submit(task(session, 1), clock.now)
             await settle()
             upstream.fail(1, UpstreamError("down"))
             upstream.calls.clear()
@@ -289,12 +291,14 @@ async def test_failed_call_leaves_no_cycle_behind() -> None:
 
 async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
     upstream, session, other = FakeUpstream(), FakeSession(), FakeSession("s2")
-    async with running(upstream, max_queue_size=2) as (processor, _):
-        assert processor.submit(task(session, 1, route=SINGLE))
-        assert processor.submit(task(other, 4, route=SINGLE))
+    async with running(upstream, max_queue_size=2) as (processor, clock):
+        assert processor.submit(task(session, 1, route=SINGLE), clock.now)
+        assert processor.submit(task(other, 4, route=SINGLE), clock.now)
         for seq in (2, 3):
-            assert processor.submit(task(session, seq, route=SINGLE))
-        assert not processor.submit(task(session, 5, route=SINGLE))  # chained tasks count too
+            assert processor.submit(task(session, seq, route=SINGLE), clock.now)
+        assert not processor.submit(
+            task(session, 5, route=SINGLE), clock.now
+        )  # chained tasks count too
         await settle()
         assert [request for _, request in upstream.calls] == [b"1:30000", b"4:30000"]
         upstream.answer(1)
@@ -305,20 +309,20 @@ async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
         await settle()
         assert session.order == [1, 2, 3]
         assert len(processor) == 0
-        assert processor.submit(task(session, 6, route=SINGLE))
+        assert processor.submit(task(session, 6, route=SINGLE), clock.now)
         await settle()
         assert len(upstream.calls) == 5
 
 
 async def test_stop_lets_running_tasks_finish() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, max_workers=2) as (processor, _):
+    async with running(upstream, max_workers=2) as (processor, clock):
         for seq in (1, 2, 3):
-            assert processor.submit(task(session, seq))
+            assert processor.submit(task(session, seq), clock.now)
         await settle()
         stopping = asyncio.create_task(processor.stop(drain_timeout=60))
         await settle()
-        assert not processor.submit(task(session, 4))
+        assert not processor.submit(task(session, 4), clock.now)
         for seq in (1, 2, 3):
             upstream.answer(seq)
             await settle()
@@ -329,11 +333,11 @@ async def test_stop_lets_running_tasks_finish() -> None:
 
 async def test_stop_ends_every_task_that_did_not_finish() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, max_workers=2) as (processor, _):
+    async with running(upstream, max_workers=2) as (processor, clock):
         for seq in (1, 2, 3):
-            assert processor.submit(task(session, seq))
-        assert processor.submit(task(session, 4, route=SINGLE))
-        assert processor.submit(task(session, 5, route=SINGLE))
+            assert processor.submit(task(session, seq), clock.now)
+        assert processor.submit(task(session, 4, route=SINGLE), clock.now)
+        assert processor.submit(task(session, 5, route=SINGLE), clock.now)
         await settle()
         await processor.stop(drain_timeout=0.001)
         assert session.ended == {
@@ -348,17 +352,17 @@ async def test_stop_ends_every_task_that_did_not_finish() -> None:
 async def test_login_waits_for_no_worker() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     seen: list[tuple[str, int]] = []
-    async with running(upstream, workers=1, max_workers=1) as (processor, _):
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
         processor.on_login = lambda task, answer, now: seen.append(("login", answer.code))
         processor.on_login_ended = lambda task: seen.append(("ended", task.client_seq))
-        assert processor.submit(task(session, 1))
+        assert processor.submit(task(session, 1), clock.now)
         await settle()
-        processor.login(task(session, 2, is_login=True))
+        processor.login(task(session, 2, is_login=True), clock.now)
         await settle()
         upstream.answer(2)
         await settle()
         assert seen == [("login", 200), ("ended", 2)]
-        processor.login(task(session, 3, is_login=True))
+        processor.login(task(session, 3, is_login=True), clock.now)
         await settle()
         upstream.fail(3, UpstreamError("down"))
         await settle()

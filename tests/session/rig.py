@@ -90,6 +90,11 @@ def business(seq: int, action: str = "echo", data: bytes = b"", msg_id: int = 0)
     return decode(encode_request(msg_id or seq, seq, RequestType.BUSINESS, payload))
 
 
+def has_room(session: Session) -> bool:
+    """Whether the session takes another request."""
+    return session.check(session.max_client_seq + 1) is not Verdict.FULL
+
+
 def answer_body(client_seq: int, data: bytes = b"", code: int = 200) -> bytes:
     """Return the body of an answer."""
     payload = pb.BusinessResponse(code=code, data=data).SerializeToString()
@@ -263,13 +268,15 @@ class Connection:
         """Move held for as long as the session has room."""
         session = self.session
         while self.held and session is not None and session.link is self.link:
-            if session.hello_pending or not session.has_room():
+            if session.hello_pending:
                 return
-            self._take(session, self.held.pop(0))
+            verdict = session.check(self.held[0].seq_id)
+            if verdict is Verdict.FULL:
+                return
+            self._take(session, self.held.pop(0), verdict)
 
-    def _take(self, session: Session, request: ClientRequest) -> None:
+    def _take(self, session: Session, request: ClientRequest, verdict: Verdict) -> None:
         now = self.sessions.now
-        verdict = session.check(request.seq_id)
         if verdict is Verdict.GAP:
             frame = self.protocol.error_push(request.msg_id, ErrorCode.BAD_REQUEST, "gap")
             self.link.write(frame)

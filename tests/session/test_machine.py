@@ -59,18 +59,20 @@ class SessionMachine(RuleBasedStateMachine):
         """Whether the client has a connection, and has read its START_RESP."""
         return self.session.link is not None and not self.attempt
 
+    @property
+    def has_room(self) -> bool:
+        unacked = sum(name in self.kept for name in self.expected[self.acked - 1 :])
+        waiting = sum(len(names) for _, names in self.slots if names is not None)
+        asked = len(self.asked)
+        return asked < MAX_IN_FLIGHT and asked + unacked + waiting < MAX_QUEUE
+
     # Requests.
 
     @precondition(lambda self: self.is_live)
     @rule(in_order=st.booleans())
     def ask(self, in_order: bool) -> None:
-        unacked = sum(name in self.kept for name in self.expected[self.acked - 1 :])
-        waiting = sum(len(names) for _, names in self.slots if names is not None)
-        has_room = (
-            len(self.asked) < MAX_IN_FLIGHT and len(self.asked) + unacked + waiting < MAX_QUEUE
-        )
-        assert self.session.has_room() is has_room
-        if not has_room:
+        if not self.has_room:
+            assert self.session.check(self.session.max_client_seq + 1) is Verdict.FULL
             return
         seq = self.sessions.ask(self.session, "request" if in_order else "completion")
         self.asked[seq] = [b""]
@@ -82,7 +84,9 @@ class SessionMachine(RuleBasedStateMachine):
     def ask_out_of_turn(self, distance: int) -> None:
         seq = self.session.max_client_seq + 1 + distance
         verdict = self.session.check(seq)
-        if distance == 0:
+        if not self.has_room:
+            assert verdict is Verdict.FULL
+        elif distance == 0:
             assert verdict is Verdict.NEXT
         else:
             is_old = distance < 0 and seq > 0

@@ -10,7 +10,7 @@ from gatesvr.protocol.messages import StopReason
 from gatesvr.session.context import MESSAGE_BYTES
 from gatesvr.session.state import State
 
-from .rig import CUT, Sessions, answer_body, business, notify, pushes, start_request
+from .rig import CUT, Sessions, answer_body, business, has_room, notify, pushes, start_request
 
 
 def test_start_answers_with_the_sessions_terms():
@@ -383,7 +383,7 @@ def test_an_ack_that_moves_starts_the_10_s_again():
 def test_answers_at_the_cap_count_too():
     sessions = Sessions(max_queue_size=3)
     session, link, _ = sessions.login()
-    while session.has_room():
+    while has_room(session):
         seq = sessions.ask(session)
         session.answer(seq, answer_body(seq))
     for _ in range(2):

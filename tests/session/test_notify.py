@@ -8,7 +8,7 @@ from gatesvr._core.queue import KEEP
 from gatesvr.config import PushConfig
 from gatesvr.session.notify import NotifyOrderingManager
 
-from .rig import Sessions, answer_body, notify, pushes
+from .rig import Sessions, answer_body, has_room, notify, pushes
 
 
 def test_a_bundle_has_the_order_of_the_protocol():
@@ -70,7 +70,7 @@ def test_a_thousand_bundles_amid_other_pushes_are_never_split():
     told: list[tuple[int, int, bytes]] = []
     while answered < 1000:
         what = chance.random()
-        if what < 0.4 and session.has_room():
+        if what < 0.4 and has_room(session):
             seq = sessions.ask(session, chance.choice(["completion", "request"]))
             open_requests.append(seq)
             session.bind(notify(b"pb%d" % seq), seq, True, now=sessions.now)

@@ -12,7 +12,7 @@ from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
 from gatesvr.session.info import normalize_zone
 from gatesvr.session.session import MAX_CONFLATE_KEYS, Verdict
 
-from .rig import CUT, Sessions, answer_body, business, notify, pushes
+from .rig import CUT, Sessions, answer_body, business, has_room, notify, pushes
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_room_ends_at_max_in_flight_and_comes_back_with_a_wake():
     sessions = Sessions(max_in_flight=2)
     session, link, _ = sessions.login()
     sessions.ask(session)
-    assert session.has_room()
+    assert has_room(session)
     sessions.ask(session)
     assert session.in_flight == session.queue.reserved == 2
     link.wakes = 0
     session.answer(2, answer_body(2))
     assert link.wakes == 0
     sessions.ask(session)
-    assert not session.has_room()
+    assert not has_room(session)
     session.answer(3, answer_body(3))
     assert link.wakes == 1
-    assert session.has_room()
+    assert has_room(session)
 
 
 def test_room_ends_at_the_unacked_answers_but_not_at_notifies():
@@ -73,14 +73,14 @@ def test_room_ends_at_the_unacked_answers_but_not_at_notifies():
     assert session.push(notify(b""), now=0.0).is_ok
     assert session.push(notify(b""), now=0.0).is_ok
     for _ in range(4):
-        assert session.has_room()
+        assert has_room(session)
         seq = sessions.ask(session)
         session.answer(seq, answer_body(seq))
-    assert not session.has_room()
+    assert not has_room(session)
     assert session.push(notify(b""), now=0.0).error_code == "BUSY"
     sessions.feed(session)
     session.ack(4, 0.0)
-    assert session.has_room()
+    assert has_room(session)
 
 
 def test_a_request_ends_once():

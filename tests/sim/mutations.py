@@ -350,9 +350,9 @@ def order_of_asking_not_kept(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def serial_routes_run_at_once(patch: pytest.MonkeyPatch) -> None:
     def make(submit: Any) -> Any:
-        def mutant(self: AsyncProcessor, task: Any) -> bool:
+        def mutant(self: AsyncProcessor, task: Any, now: float) -> bool:
             task.route = replace(task.route, serial=False)
-            is_taken: bool = submit(self, task)
+            is_taken: bool = submit(self, task, now)
             return is_taken
 
         return mutant

@@ -16,7 +16,6 @@ from .device import _name
 
 if TYPE_CHECKING:
     from gatesvr.session.session import Session
-    from gatesvr.upstream.call import OnEnd
 
     from .gateway import Gateway
     from .world import World
@@ -48,17 +47,8 @@ class Upstream:
         self.number += 1
         return self.number
 
-    def call(
-        self,
-        service: str,
-        openid: str,
-        zone: str,
-        request: bytes,
-        request_id: int,
-        deadline: float,
-        on_end: OnEnd,
-    ) -> upstream.Call:
-        message = up.UpstreamRequest.FromString(request)
+    def send(self, real: upstream.Call) -> None:
+        message = up.UpstreamRequest.FromString(real.upstream_req)
         name = _name(message.data)
         seq = message.client_seq_id
         world = self.world
@@ -75,9 +65,8 @@ class Upstream:
             if call.real.on_end is not None
         ):
             world.checker.broken(message.session_id, f"{name} on a serial route beside another")
-        real = upstream.Call(on_end, request, request_id, deadline)
-        self.calls.append(Call(message.session_id, seq, message.action, name, deadline, real))
-        return real
+        session_id = message.session_id
+        self.calls.append(Call(session_id, seq, message.action, name, real.deadline, real))
 
     # What the schedule does.
 

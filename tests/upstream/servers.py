@@ -214,7 +214,8 @@ def ask(
     deadline = asyncio.get_running_loop().time() + timeout
     data = request.SerializeToString()
     future, on_end = outcome()
-    call = manager.call(service, openid, zone, data, request_id, deadline, on_end)
+    call = Call(on_end, data, request_id, deadline, service, openid, zone)
+    manager.send(call)
     future.add_done_callback(lambda _: call.give_up())
     return future
 
