@@ -3,7 +3,7 @@
 A decoded message keeps the bytes object it stands in and where its parts are; no part is copied
 before it is asked for. Places are counted from the start of the message.
 """
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from gatesvr._core.answer cimport Answer
 from gatesvr._core.envelope cimport Business, Envelope
@@ -57,7 +57,12 @@ cdef class FrameDecoder:
     cdef unsigned char *buffer  # owned; the frame begun, its length's 4 bytes included; or NULL
     cdef Py_ssize_t have  # bytes in buffer
     cdef Py_ssize_t capacity  # of buffer
+    # of what the last feed() returned, on the gateway's side
+    cdef readonly bint is_business  # BUSINESS requests with a msg_id, and no other
+    cdef readonly uint64_t highest_ack
+    cdef readonly Py_ssize_t message_bytes
 
+    cdef int sum_up(self, list messages) except -1
     cdef int keep(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t need) except -1
     cdef Py_ssize_t resume(self, bytes chunk, list messages) except -1
     cdef bint is_legal(self, uint32_t length) except -1

@@ -57,6 +57,13 @@ class FrameDecoder:
     def buffered_bytes(self) -> int: ...  # of a frame begun and not ended
     @property
     def error(self) -> str: ...  # why the stream is broken, "" while it is not; set once
+    # Of what the last feed() of a RequestDecoder returned:
+    @property
+    def is_business(self) -> bool: ...  # BUSINESS with a msg_id, and nothing else
+    @property
+    def highest_ack(self) -> int: ...  # ack_seq_id
+    @property
+    def message_bytes(self) -> int: ...  # their size
     def feed(self, data: bytes) -> list[Any]: ...
 
 @final

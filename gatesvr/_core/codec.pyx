@@ -325,8 +325,24 @@ cdef class FrameDecoder:
         if self.broken is None and at < size:
             self.keep(chunk + at, size - at, 0)
         if self.is_gateway:
+            self.sum_up(messages)
             settle(messages, size)
         return messages
+
+    cdef int sum_up(self, list messages) except -1:
+        """Take note of what callers would have to look through the messages for."""
+        cdef ClientRequest request
+        cdef object item
+        self.is_business = len(messages) > 0
+        self.highest_ack = 0
+        self.message_bytes = 0
+        for item in messages:
+            request = <ClientRequest>item
+            if request.envelope.type != TYPE_BUSINESS or request.envelope.msg_id == 0:
+                self.is_business = False
+            self.highest_ack = max(self.highest_ack, request.envelope.number)
+            self.message_bytes += <Py_ssize_t>request.length + 4
+        return 0
 
     cdef Py_ssize_t resume(self, bytes chunk, list messages) except -1:
         """Go on with the frame in the buffer; return how much of chunk it took."""
@@ -417,6 +433,11 @@ cdef class RequestDecoder(FrameDecoder):
 
     Args:
         max_message_bytes: Longest frame, its length's 4 bytes not included; may be set anew.
+
+    Attributes:
+        is_business: Whether the last feed() returned BUSINESS requests with a msg_id, and no other.
+        highest_ack: The highest ack_seq_id among what it returned.
+        message_bytes: The size of all that it returned.
     """
 
     def __cinit__(self):

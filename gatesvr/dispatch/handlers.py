@@ -30,7 +30,6 @@ __all__ = ["ClientHandler"]
 # Looking a member up in its enum costs as much as a whole call on Python 3.11.
 _START = int(RequestType.START)
 _HEARTBEAT = int(RequestType.HEARTBEAT)
-_BUSINESS = int(RequestType.BUSINESS)
 _NEXT = Verdict.NEXT
 _GAP = Verdict.GAP
 _FULL = Verdict.FULL
@@ -69,7 +68,6 @@ class ClientHandler:
 
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
-        self._acked = 0  # by the last message that acked anything
         self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
         # A session feeds up to the high water and one message; the rest is what the protocol
         # answered by itself, which no queue's cap and no ack bounds.
@@ -108,10 +106,15 @@ class ClientHandler:
             if requests and not self._is_proved and self.session is not None:
                 self._is_proved = True
                 self.session.prove_token()
-            for request in requests:
-                self._handle(request, now)
+            if protocol.decoder.is_business and self.session is not None:
+                self._hold(requests, now)
                 if self._is_ended:
                     return
+            else:
+                for request in requests:
+                    self._handle(request, now)
+                    if self._is_ended:
+                        return
             out = protocol.data_to_send()
             if out:
                 self._write(out)
@@ -262,17 +265,25 @@ class ClientHandler:
             if kind != _HEARTBEAT or request.ack_seq_id:
                 self._hold_early(request)
             return
-        ack = request.ack_seq_id
-        if ack and ack != self._acked and self.session is not None:
-            self.session.ack(ack, now)
-            self._acked = ack
-        if kind == _BUSINESS:
-            self._held.append(request)
-            self._held_bytes += request.size
-            if self._held_bytes > self._max_held_bytes or len(self._held) > MAX_HELD_REQUESTS:
-                self._overflow()
-        else:
-            _HANDLERS[kind](self, request, now)
+        if request.ack_seq_id and self.session is not None:
+            self.session.ack(request.ack_seq_id, now)
+        _HANDLERS[kind](self, request, now)
+
+    def _hold(self, requests: list[ClientRequest], now: float) -> None:
+        """Handle a batch of BUSINESS requests, which is what most reads bring, in one go."""
+        decoder = self._protocol.decoder
+        if decoder.highest_ack and self.session is not None:
+            self.session.ack(decoder.highest_ack, now)
+        self._held.extend(requests)
+        self._held_bytes += decoder.message_bytes
+        if self._held_bytes > self._max_held_bytes or len(self._held) > MAX_HELD_REQUESTS:
+            self._overflow()
+
+    def _handle_business(self, request: ClientRequest, now: float) -> None:
+        self._held.append(request)
+        self._held_bytes += request.size
+        if self._held_bytes > self._max_held_bytes or len(self._held) > MAX_HELD_REQUESTS:
+            self._overflow()
 
     def _handle_start(self, request: ClientRequest, now: float) -> None:
         self._start = request
@@ -355,6 +366,7 @@ class ClientHandler:
 
 _HANDLERS: Mapping[int, Callable[[ClientHandler, ClientRequest, float], None]] = {
     RequestType.START: ClientHandler._handle_start,
+    RequestType.BUSINESS: ClientHandler._handle_business,
     RequestType.ACK: ClientHandler._handle_ack,
     RequestType.HEARTBEAT: ClientHandler._handle_heartbeat,
     RequestType.STOP: ClientHandler._handle_stop,

@@ -61,6 +61,7 @@ class ServerProtocol:
         counters: Where to count.
 
     Attributes:
+        decoder: Tells of what receive_data() returned whether it was BUSINESS alone.
         error: What the peer did wrong, None while it did nothing wrong; set once. Nothing behind
             it is decoded.
         is_started: Whether START has come.
@@ -72,9 +73,9 @@ class ServerProtocol:
 
     __slots__ = (
         "_counters",
-        "_decoder",
         "_max_message_bytes",
         "_output",
+        "decoder",
         "error",
         "frame_began_at",
         "has_heartbeat",
@@ -89,7 +90,7 @@ class ServerProtocol:
         counters: ProtocolCounters | None = None,
     ) -> None:
         self._counters = ProtocolCounters() if counters is None else counters
-        self._decoder = RequestDecoder(min(max_login_bytes, max_message_bytes))
+        self.decoder = RequestDecoder(min(max_login_bytes, max_message_bytes))
         self._max_message_bytes = max_message_bytes
         self._output: list[bytes] = []
         self.error: ProtocolError | None = None
@@ -115,18 +116,13 @@ class ServerProtocol:
         """
         if self.error is not None:
             return []
-        decoder = self._decoder
+        decoder = self.decoder
         requests = decoder.feed(data)
         if not decoder.buffered_bytes:
             self.frame_began_at = None
         elif requests or self.frame_began_at is None:
             self.frame_began_at = now
-        if self.is_started:
-            for request in requests:
-                if request.type != _BUSINESS or not request.msg_id:
-                    requests = self._sort(requests, server_ms)
-                    break
-        elif requests:
+        if requests and not (decoder.is_business and self.is_started):
             requests = self._sort(requests, server_ms)
         if self.error is None and decoder.error:
             self.error = ProtocolError(decoder.error)
@@ -143,7 +139,7 @@ class ServerProtocol:
 
     def logged_in(self) -> None:
         """Lift the frame limit: the session is logged in."""
-        self._decoder.max_message_bytes = self._max_message_bytes
+        self.decoder.max_message_bytes = self._max_message_bytes
 
     def start_response(self, response: pb.StartResponse) -> bytes:
         """Return the START_RESP frame that answers the connection's START."""

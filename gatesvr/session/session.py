@@ -86,6 +86,7 @@ class Session:
         is_after_failed_resume: Whether it was made because a resume found no session; it then
             never replaces another one (PROTOCOL 3.3).
         identity: encode_identity() of it.
+        peer_info: The serialized PeerInfo that goes to upstreams.
         queue: What is not acked.
         sender: Feeds the connection from the queue.
         notifies: Bound notifies, None until the first.
@@ -103,7 +104,6 @@ class Session:
         "_context",
         "_held",
         "_is_stalled",
-        "_peer_info",
         "_push_ids",
         "capabilities",
         "client_id",
@@ -122,6 +122,7 @@ class Session:
         "max_message_bytes",
         "notifies",
         "openid",
+        "peer_info",
         "pending",
         "protocol",
         "queue",
@@ -183,7 +184,7 @@ class Session:
         # By conflation key: seq and bytes of the newest notify with it.
         self._conflated: dict[str, tuple[int, int]] | None = None
         self._is_stalled = False
-        self._peer_info: bytes | None = None
+        self.peer_info = b""
 
     def __repr__(self) -> str:
         return f"<Session {self.session_id} {State(self.state).name} generation={self.generation}>"
@@ -222,20 +223,14 @@ class Session:
             size += self.notifies.held_bytes
         return size
 
-    @property
-    def peer_info(self) -> bytes:
-        """The serialized PeerInfo that goes to upstreams."""
-        info = self._peer_info
-        if info is None:
-            port = self.link.peer[1] if self.link is not None else 0
-            info = self._peer_info = pb.PeerInfo(
-                ip=self.user_ip,
-                port=port,
-                client_id=self.client_id,
-                zone=self.zone,
-                generation=self.generation,
-            ).SerializeToString()
-        return info
+    def _find_peer_info(self) -> bytes:
+        return pb.PeerInfo(
+            ip=self.user_ip,
+            port=self.link.peer[1] if self.link is not None else 0,
+            client_id=self.client_id,
+            zone=self.zone,
+            generation=self.generation,
+        ).SerializeToString()
 
     # Requests in.
 
@@ -630,7 +625,7 @@ class Session:
         self.detached_at = 0.0
         self.full_since = 0.0
         self.last_activity = now
-        self._peer_info = None
+        self.peer_info = self._find_peer_info()
 
     def detach(self, now: float) -> None:
         """Part with its connection."""
@@ -641,7 +636,7 @@ class Session:
     def set_zone(self, zone: str) -> None:
         """Set the zone that the hello's answer named."""
         self.zone = normalize_zone(zone)
-        self._peer_info = None
+        self.peer_info = self._find_peer_info()
 
     def clear(self) -> None:
         """Drop everything that waits: the session is Closed."""

@@ -18,6 +18,9 @@ __all__ = ["BASE_ZONES", "Member", "Pool", "default_zone"]
 BASE_ZONES = frozenset(f"{i:03d}" for i in range(1, 7))
 """The zones that sessions without one are spread over, where endpoints have them."""
 
+MAX_KNOWN = 1_024
+"""Zones whose endpoints are remembered; upstreams name them at login."""
+
 _MASK = (1 << 64) - 1
 
 
@@ -58,9 +61,9 @@ class Pool:
     ) -> None:
         self.members = list(members)
         self._is_hashed = balance == "consistent_hash"
-        self._zones = {member.endpoint.zone for member in self.members} - {""}
-        self._has_base_zones = not self._zones.isdisjoint(BASE_ZONES)
-        self._usable: dict[str, list[Member]] = {}  # at most the endpoints' zones, "" and "?"
+        zones = {member.endpoint.zone for member in self.members}
+        self._has_base_zones = not zones.isdisjoint(BASE_ZONES)
+        self._usable: dict[str, list[Member]] = {}  # by zone
 
     def lanes_changed(self) -> None:
         """Look at the lanes' states again before the next pick."""
@@ -76,10 +79,11 @@ class Pool:
         """
         if not zone and self._has_base_zones:
             zone = default_zone(openid)
-        key = zone if not zone or zone in self._zones else "?"
-        usable = self._usable.get(key)
+        usable = self._usable.get(zone)
         if usable is None:
-            usable = self._usable[key] = self._find_usable(zone)
+            if len(self._usable) >= MAX_KNOWN:
+                self._usable.clear()
+            usable = self._usable[zone] = self._find_usable(zone)
         if avoid is not None:
             usable = [member for member in usable if member.lane is not avoid] or self._find_usable(
                 zone, avoid
