@@ -1,11 +1,11 @@
 """The speed and size figures of a gateway, each beside its yardstick in the same run.
 
 Rounds of what is measured and of its yardstick alternate; medians of the rounds' ratios are printed
-with what is to be reached. CPU time of the server's process, no wall-clock. Run it on a machine
-that does nothing else::
+with what is to be reached. CPU time of the server's process, no wall-clock, but for the rows of
+latencies. Run it on a machine that does nothing else::
 
     python -m bench.table --rounds 5 --json table.json
-    python -m bench.table --only growth --rounds 3
+    python -m bench.table --only latency --rounds 3
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def options(arguments: argparse.Namespace, **changed: Any) -> argparse.Namespace
         "batch_io": "on",
         "clients": 64,
         "in_flight": 1,
+        "rate": 0.0,
         "payload": 128,
         "slow_ms": 0,
         "seconds": arguments.seconds,
@@ -86,6 +87,24 @@ def library(arguments: argparse.Namespace) -> Figures:
         server.stop()
 
 
+def half_load(what: str, arguments: argparse.Namespace, backend: str) -> Figures:
+    """Measure latencies at half of the saturating load, and how far the tail is from the middle.
+
+    Saturating is the rate at which 64 clients go that ask again as soon as they are answered. It is
+    that of all processes on one machine, not of the server alone: on two cores the gateway, its
+    upstream and the load process take from each other, and before qh3's bare echo is full the load
+    process is. Each side has its own, and gets half of that.
+    """
+    saturated = measure(what, options(arguments, transport=backend))
+    rate = saturated["per_s"] / 2
+    found = measure(what, options(arguments, transport=backend, rate=rate))
+    return {
+        "rate": rate,
+        **{key: found[key] for key in ("per_s", "p50_ms", "p99_ms", "max_lag_ms")},
+        "tail": found["p99_ms"] / found["p50_ms"],
+    }
+
+
 def bench(*words: str) -> dict[str, Any]:
     """Run ``gatesvr bench --self`` and return its report."""
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +113,11 @@ def bench(*words: str) -> dict[str, Any]:
         subprocess.run([*command, "--json", str(file)], check=True)
         report: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return report
+
+
+def medians(rounds: list[Figures]) -> Figures:
+    """Return the median of every figure."""
+    return {key: round(statistics.median(one[key] for one in rounds), 3) for key in rounds[0]}
 
 
 class Table:
@@ -121,16 +145,13 @@ class Table:
         """Measure ours beside a yardstick, in turn; smaller is better."""
         pairs = [(yardstick(), ours()) for _ in range(self._arguments.rounds)]
         ratios = [mine[figure] / other[figure] for other, mine in pairs]
-        found = {
-            key: round(statistics.median(mine[key] for _, mine in pairs), 3) for key in pairs[0][1]
-        }
         row = {
             "ratio": round(statistics.median(ratios), 2),
             "lowest": round(min(ratios), 2),
             "highest": round(max(ratios), 2),
             "reach": reach,
-            "ours": found,
-            "yardstick": round(statistics.median(other[figure] for other, _ in pairs), 2),
+            "ours": medians([mine for _, mine in pairs]),
+            "yardstick": medians([other for other, _ in pairs]),
         }
         self._add(name, row, row["ratio"] <= reach)
 
@@ -166,6 +187,17 @@ def measure_speed(table: Table, arguments: argparse.Namespace) -> None:
     table.ratio("echo / qh3's server", 0.6, echo("qh3"), lambda: library(arguments))
 
 
+def measure_latency(table: Table, arguments: argparse.Namespace) -> None:
+    """How far the slowest requests are from the usual ones, beside the bare echo."""
+
+    def side(what: str, backend: str) -> Callable[[], Figures]:
+        return lambda: half_load(what, arguments, backend)
+
+    for backend in ("qh3", "aioquic"):
+        name = f"{backend} p99 / p50 at half load / echo"
+        table.ratio(name, 2.0, side("gateway", backend), side("echo", backend), "tail")
+
+
 def measure_sizes(table: Table, arguments: argparse.Namespace) -> None:
     """Memory of an idle session, and deliveries of a broadcast."""
     for backend, most in (("qh3", 60.0), ("aioquic", 110.0)):
@@ -197,7 +229,12 @@ def measure_growth(table: Table, arguments: argparse.Namespace) -> None:
     )
 
 
-PARTS = {"speed": measure_speed, "sizes": measure_sizes, "growth": measure_growth}
+PARTS = {
+    "speed": measure_speed,
+    "latency": measure_latency,
+    "sizes": measure_sizes,
+    "growth": measure_growth,
+}
 
 
 def main() -> None:
