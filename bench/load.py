@@ -210,6 +210,7 @@ def figures_of(
         "cpu_us": usage.cpu["gateway"] / done * 1e6,
         "client_us": client_s / done * 1e6,
         "busy": usage.share("gateway"),
+        "client_busy": client_s / usage.seconds,
         "per_s": done / seconds,
         "p50_ms": summary["p50"] / 1e3,
         "p99_ms": summary["p99"] / 1e3,
@@ -292,9 +293,9 @@ async def load_echo(server: Process, options: argparse.Namespace) -> dict[str, f
     alarm = begin_echo(clients, schedule)
     await asyncio.sleep(options.warm_up)
     warm_requests = len(told)
-    first_sample = sampler.sample()
     if schedule is not None:
         schedule.max_lag = 0.0
+    first_sample = sampler.sample()  # takes some ms, and what is due meanwhile is late: see max_lag
     await asyncio.sleep(options.seconds)
     measured, last_sample = told[warm_requests:], sampler.sample()
     EchoClient.is_running = False
