@@ -2,9 +2,11 @@
 
 Starts, each in a process of its own, a demo upstream, the gateway under the load of ``gatesvr bench
 echo``, or, as the yardstick, a listener that only echoes bytes. Rounds of gateway and yardstick
-alternate; the medians are printed. Run it as::
+alternate; the medians are printed. With a rate the load is open: a latency counts from the time at
+which its message was meant to be sent. Run it as::
 
     python bench/load.py --transport qh3 --clients 64 --in-flight 1 --rounds 5
+    python bench/load.py --transport qh3 --clients 64 --rate 4000
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter, deque
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -26,10 +30,11 @@ from gatesvr import Gateway
 from gatesvr.cli.loop import spare_collector
 from gatesvr.config import TransportConfig, load
 from gatesvr.demo import services
-from gatesvr.load.meter import Histogram, Recorder
+from gatesvr.load.meter import Histogram
 from gatesvr.load.process import Sampler, Usage
 from gatesvr.load.run import Crew
 from gatesvr.load.scenario import Plan
+from gatesvr.load.schedule import Alarm, Schedule
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.endpoint import Driver
 from gatesvr.transport.listener import ConnectionListener
@@ -77,28 +82,31 @@ class Echo(Idle):
 
 
 class EchoClient(Idle):
-    """Keeps one message of payload bytes under way against Echo."""
+    """Sends the next message to Echo when one is back; in the open model, when it is due."""
 
-    recorder: Recorder
+    latencies: list[int]  # of all clients, µs
     data: bytes
     is_running: bool
+    schedule: Schedule | None
 
     def connection_made(self, now: float) -> None:
-        self._sent_at = 0.0
+        self._meant_at: deque[float] = deque()  # of the messages under way
         self._received = 0
 
-    def send(self, now: float) -> None:
-        self._sent_at = now
+    def send(self, meant_at: float) -> None:
+        self._meant_at.append(meant_at)
         self.link.write(self.data)
         self.link.request_flush()
 
     def data_received(self, data: bytes, now: float) -> None:
         self._received += len(data)
-        if self._received >= len(self.data):
+        while self._received >= len(self.data):
             self._received -= len(self.data)
-            self.recorder.series("echo").append(int((now - self._sent_at) * 1e6))
+            self.latencies.append(int((now - self._meant_at.popleft()) * 1e6))
             if self.is_running:
-                self.send(now)
+                meant_at = now if self.schedule is None else self.schedule.take(now)
+                if meant_at is not None:
+                    self.send(meant_at)
 
 
 async def serve_upstream(pipe: Pipe) -> None:
@@ -202,6 +210,7 @@ def figures_of(
         "cpu_us": usage.cpu["gateway"] / done * 1e6,
         "client_us": client_s / done * 1e6,
         "busy": usage.share("gateway"),
+        "client_busy": client_s / usage.seconds,
         "per_s": done / seconds,
         "p50_ms": summary["p50"] / 1e3,
         "p99_ms": summary["p99"] / 1e3,
@@ -214,6 +223,7 @@ def load_gateway(server: Process, options: argparse.Namespace) -> dict[str, floa
         scenario="echo",
         clients=options.clients,
         in_flight=options.in_flight,
+        rate=options.rate,
         duration=options.seconds,
         warmup=options.warm_up,
         payload=options.payload,
@@ -230,14 +240,35 @@ def load_gateway(server: Process, options: argparse.Namespace) -> dict[str, floa
     figures = figures_of(
         result.usage, result.meter.total, result.seconds, result.usage.cpu["load 0"]
     )
-    return {**figures, "kb_each": (result.session_bytes or 0) / 1e3}
+    return {**figures, "kb_each": (result.session_bytes or 0) / 1e3, **result.figures}
+
+
+def begin_echo(clients: list[EchoClient], schedule: Schedule | None) -> Alarm | None:
+    """Have all clients send, or in the open model one after the other what is due."""
+    EchoClient.schedule = schedule
+    EchoClient.is_running = True
+    if schedule is None:
+        for client in clients:
+            client.send(time.monotonic())
+        return None
+    ring = cycle(clients)
+
+    def send_due(now: float) -> None:
+        while (meant_at := schedule.take(now)) is not None:
+            next(ring).send(meant_at)
+        alarm.set(schedule.next_at)
+
+    alarm = Alarm(send_due)
+    alarm.set(schedule.next_at)
+    return alarm
 
 
 async def load_echo(server: Process, options: argparse.Namespace) -> dict[str, float]:
-    """Put 64 clients (or as many as asked for) with one message in flight each on the yardstick."""
+    """Put 64 clients (or as many as asked for) on the yardstick: one in flight each, or a rate."""
+    spare_collector()  # as the load processes of `gatesvr bench` do
     host, port = server.hello
     driver = Driver()
-    recorder = EchoClient.recorder = Recorder()
+    told = EchoClient.latencies = []
     EchoClient.data = os.urandom(options.payload)
     tls = client_tls(host, insecure=True)
     clients: list[EchoClient] = []
@@ -258,27 +289,33 @@ async def load_echo(server: Process, options: argparse.Namespace) -> dict[str, f
             )
         )
     connected = sampler.sample()
-    EchoClient.is_running = True
-    for client in clients:
-        client.send(time.monotonic())
+    schedule = Schedule(options.rate, time.monotonic()) if options.rate else None
+    alarm = begin_echo(clients, schedule)
     await asyncio.sleep(options.warm_up)
-    warm_requests = recorder.take().done
-    first_sample = sampler.sample()
+    warm_requests = len(told)
+    if schedule is not None:
+        schedule.max_lag = 0.0
+    first_sample = sampler.sample()  # takes some ms, and what is due meanwhile is late: see max_lag
     await asyncio.sleep(options.seconds)
-    batch, last_sample = recorder.take(), sampler.sample()
+    measured, last_sample = told[warm_requests:], sampler.sample()
     EchoClient.is_running = False
+    if alarm is not None:
+        alarm.close()
     for connection in connections:
         await connection.close()
     driver.close()
     latencies = Histogram()
-    latencies.record(batch.latencies.get("echo", {}))
+    latencies.record(Counter(measured))
     usage = Usage.between(first_sample, last_sample, sampler.cores)
-    figures = figures_of(usage, latencies, usage.seconds, usage.cpu["load 0"])
+    client_s = usage.cpu["load 0"] - usage.cpu["gateway"]  # the server is a child of this process
+    figures = figures_of(usage, latencies, usage.seconds, client_s)
+    if schedule is not None:
+        figures["max_lag_ms"] = schedule.max_lag * 1e3
     rss = connected.rss["gateway"] - before.rss["gateway"]
     return {
         **figures,
         "kb_each": rss / count / 1e3,
-        "requests": warm_requests + batch.done + recorder.take().done,
+        "requests": len(told),
     }
 
 
@@ -319,6 +356,7 @@ def main() -> None:
     parser.add_argument("--batch-io", default="on", choices=("on", "off"), help="of the server")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--in-flight", type=int, default=1, help="requests a client")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second, 0: closed")
     parser.add_argument("--payload", type=int, default=PAYLOAD_BYTES, help="bytes a request")
     parser.add_argument("--slow-ms", type=int, default=0, help="time the upstream takes a request")
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, a round")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,20 @@ ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120
 
 
+def run(*command: str) -> str:
+    """Run a script and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "last_line"),
     [
@@ -20,9 +35,15 @@ DEADLINE_S = 120
     ],
 )
 def test_memory(backend: str, options: list[str], last_line: str) -> None:
-    command = [sys.executable, "bench/memory.py", *options, "--transport", backend]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith(last_line), done.stdout
+    printed = run("bench/memory.py", *options, "--transport", backend)
+    assert printed.splitlines()[-1].startswith(last_line), printed
+
+
+@pytest.mark.parametrize("rate", [0, 200])
+def test_load(backend: str, rate: int) -> None:
+    options = ["--clients", "4", "--yardstick-clients", "4", "--rounds", "1", "--seconds", "0.5"]
+    options += ["--warm-up", "0.1", "--rate", str(rate), "--transport", backend]
+    printed = json.loads(run("bench/load.py", *options, "--json"))
+    for side in ("gateway", "echo"):
+        assert printed[side]["per_s"] > 0
+        assert ("max_lag_ms" in printed[side]) == bool(rate)
