@@ -1,8 +1,9 @@
 """ClientHandler: what one connection's messages do, and the deadlines of its life.
 
-Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once; START and BUSINESS,
-that waits in *held* (PROTOCOL 3.4), are the connection task's. The session outlives the handler:
-once another connection has taken it over, nothing of this one is handled.
+Every message is decoded as it arrives, and acts at once where it need not wait: ACK, HEARTBEAT and
+STOP always, BUSINESS where the session has room. What waits is the connection task's: START, and
+the BUSINESS in *held* (PROTOCOL 3.4) once an answer has made room. The session outlives the
+handler: once another connection has taken it over, nothing of this one is handled.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class ClientHandler:
         self._start_deadline = now + self._config.start_timeout
 
     def data_received(self, data: bytes, now: float) -> None:
-        """Decode; act on what never waits; hold the rest and wake the connection task once.
+        """Decode; act on what need not wait; hold the rest, and leave START to the connection task.
 
         Raises:
             ProtocolError: The peer broke the protocol; what came before was handled.
@@ -128,11 +129,13 @@ class ClientHandler:
             self._is_ended = True
             self._drop_held()
             raise
-        if self._held or self._start is not None:
+        if self._start is not None:
             self._link.wake()
+        elif self._held:
+            self._move_held(now)
 
     async def work(self) -> None:
-        """Answer START, then move held for as long as the session has room."""
+        """Answer START; move held, for which there is room again."""
         now = self._dispatcher.clock()
         if self._start is not None:
             start, self._start = self._start, None
@@ -142,6 +145,10 @@ class ClientHandler:
                 self._counters.protocol_errors += 1
                 self._is_ended = True
                 raise
+        self._move_held(now)
+
+    def _move_held(self, now: float) -> None:
+        """Accept what is held, in order, for as long as the session has room."""
         session = self.session
         held = self._held
         if session is None or not held:
