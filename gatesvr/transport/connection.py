@@ -137,7 +137,7 @@ class Connection:
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_feeding = False
         self._is_flushing = False
-        self._is_blocked = False  # not all that was written could be transmitted
+        self._is_blocked = False  # bytes may wait that were written and not transmitted
         self._is_put_off = False  # datagrams came, and QUIC was not asked since what to send
         self._unsent = 0  # unsent_bytes(), while flushing
         self._ack_mark: object = None
@@ -181,6 +181,7 @@ class Connection:
         if self._is_flushing:
             self._unsent += len(data)  # it is transmitted at once
         else:
+            self._is_blocked = True
             self._driver.mark_dirty(self)
 
     def unsent_bytes(self) -> int:
@@ -212,6 +213,7 @@ class Connection:
         try:
             if last and self._is_stream_open and self._state == _OPEN:
                 self._quic.send_stream_data(last, end=True)
+                self._is_blocked = True
                 self._state = _LINGERING
                 wait = min(self._config.close_linger, LINGER_PTOS * self._quic.probe_timeout())
                 self._deadline = now + wait
@@ -296,6 +298,7 @@ class Connection:
                 self._feed(now)
             else:
                 self._transmit(now)
+                self._is_blocked = self._is_blocked and self._quic.unsent_bytes() > 0
             self._is_flushing = False
             if self._state != _ENDED and self._quic.events:
                 self._handle_events(now)
@@ -449,7 +452,7 @@ class Connection:
         quic, handler = self._quic, self._handler
         low_water, high_water = self._config.low_water, self._config.high_water
         for _ in range(MAX_FEEDS):
-            unsent = self._unsent = quic.unsent_bytes()
+            unsent = self._unsent = quic.unsent_bytes() if self._is_blocked else 0
             if handler is not None and unsent < low_water:
                 handler.write_ready(now)
                 if self._state != _OPEN:
