@@ -204,7 +204,7 @@ def measure_sizes(table: Table, arguments: argparse.Namespace) -> None:
     for backend, most in (("qh3", 60.0), ("aioquic", 110.0)):
         words = ["--clients", "1000", "--transport", backend, "--duration", "3s"]
         sizes = [
-            bench("idle", *words)["figures"]["session_bytes"] / 1e3 for _ in range(arguments.rounds)
+            bench("idle", *words)["session_bytes"] / 1e3 for _ in range(arguments.rounds)
         ]
         table.figure(f"{backend} idle session", -most, "KB", sizes)
     words = ["--clients", "1000", "--rate", "30", "--duration", "6s", "--transport", "qh3"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 __all__ = ["AckPacer", "HeartbeatPacer"]
 
 ACK_MESSAGES = 16
-ACK_DELAY_S = 0.020
-"""The client acks after so many messages or so long (PROTOCOL 2.5)."""
+ACK_DELAY_S = 0.200
+"""The client acks after so many messages or so long (PROTOCOL 2.5).
+
+An ack by itself costs both sides two datagrams. Most find a request, or other messages, to go with
+in this time; a resume does not need them, for START names the client's own position.
+"""
 UNACKED_SHARE = 4
 """... and never later than at one part in this many of what the gateway keeps."""
 UNACKED_BYTES = 4 << 20

@@ -29,6 +29,7 @@ from ..protocol.messages import (
 from .context import RECOUNT_SHARE, SessionContext, SessionCounters
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .login import LOGGED_IN, LoginVerdict
+from .notify import OK
 from .resume import ResumeJudge, ResumeToken
 from .session import Session
 from .start import StartOutcome, accept_start, refuse_start
@@ -548,7 +549,7 @@ class SessionManager:
         """
         states = (State.NORMAL, State.SUSPENDED) if suspended else (State.NORMAL,)
         return sum(
-            session.push(body, now=now, flags=BULK, ttl=ttl).is_ok
+            session.push(body, now=now, flags=BULK, ttl=ttl) is OK
             for session in sessions
             if session.state in states
         )

@@ -268,6 +268,8 @@ class Connection:
                 if not self._is_put_off:
                     self._is_put_off = True
                     self._driver.flush_by(self, now + ACK_PATIENCE)
+                if self._is_client:
+                    self._schedule(now)  # of the ack that the acknowledgement may go with
                 return
         except BaseException as error:
             self._fail(error)
@@ -292,6 +294,9 @@ class Connection:
         """Send what there is to send, and schedule the timer."""
         if self._state == _ENDED:
             return
+        if self._is_put_off:
+            self._is_put_off = False
+            self._driver.flushed(self)
         try:
             self._is_flushing = True
             if self._is_feeding and self._state == _OPEN:
@@ -495,9 +500,6 @@ class Connection:
 
     def _schedule(self, now: float) -> None:
         """Schedule the timer for the nearest of the deadlines."""
-        if self._is_put_off:
-            self._is_put_off = False
-            self._driver.flushed(self)
         when = self._quic.get_timer()
         nearest = math.inf if when is None else when
         self._quic_timer = nearest
