@@ -54,6 +54,30 @@ class TestFrames:
         assert [(r.msg_id, r.payload) for r in found] == [(n, b"p" * n) for n in range(1, 90)]
         assert decoder.buffered_bytes == 0
 
+    @pytest.mark.parametrize(
+        ("frames", "is_business", "highest_ack"),
+        [
+            ([], False, 0),
+            ([(1, 4, 0)], True, 0),
+            ([(1, 4, 7), (2, 4, 9), (3, 4, 8)], True, 9),
+            ([(1, 4, 7), (0, 4, 9)], False, 9),  # a msg_id is missing
+            ([(1, 4, 7), (2, 3, 1)], False, 7),  # a heartbeat
+        ],
+    )
+    def test_summary_of_a_feed(
+        self, frames: list[tuple[int, int, int]], is_business: bool, highest_ack: int
+    ) -> None:
+        decoder = codec.RequestDecoder(1000)
+        decoder.feed(codec.encode_request(1, 1, BUSINESS, b"", None, 99))  # of an earlier one
+        stream = b"".join(
+            codec.encode_request(msg_id, 1, kind, b"p", None, ack) for msg_id, kind, ack in frames
+        )
+        begun = codec.encode_request(9, 9, BUSINESS, b"", None, 1000)[:-1]
+        requests = decoder.feed(stream + begun)
+        assert decoder.is_business is is_business
+        assert decoder.highest_ack == highest_ack
+        assert decoder.message_bytes == len(stream) == sum(request.size for request in requests)
+
     def test_buffered_bytes(self) -> None:
         decoder = codec.RequestDecoder(1000)
         data = codec.encode_request(1, 1, 4, b"p" * 100)

@@ -233,6 +233,43 @@ async def test_flush_now_flushes_all() -> None:
     driver.close()
 
 
+class Line(Marked):
+    """A connection that waits in the driver's line, and says when it was flushed."""
+
+    def __init__(self, driver: Driver, order: list[int], number: int) -> None:
+        super().__init__(driver, order, number)
+        self.is_done = asyncio.Event()
+
+    def flush(self, now: float) -> None:
+        self.driver.flushed(self)
+        super().flush(now)
+        self.is_done.set()
+
+
+async def test_what_is_put_off_is_flushed_in_time_unless_it_was_before() -> None:
+    driver = Driver(asyncio.get_running_loop())
+    order: list[int] = []
+    lines = [Line(driver, order, number) for number in range(4)]
+    now = driver.clock()
+    for number, line in enumerate(lines):
+        driver.flush_by(line, now + 0.01 * (1 + number))
+    driver.mark_dirty(lines[1])  # it has something to send before
+    driver.forget(lines[2])  # it has ended
+    async with asyncio.timeout(10):
+        await lines[3].is_done.wait()
+    assert order == [1, 0, 3]
+    assert driver.clock() >= now + 0.039
+    driver.flush_by(lines[0], driver.clock() + 0.01)  # once the line was empty, too
+    lines[0].is_done.clear()
+    async with asyncio.timeout(10):
+        await lines[0].is_done.wait()
+    driver.flush_by(lines[0], driver.clock())
+    driver.close()
+    for _ in range(10):  # it is due already: a turn or two would do
+        await asyncio.sleep(0)
+    assert order == [1, 0, 3, 0]
+
+
 async def test_an_endpoint_that_is_paused_reads_nothing_until_it_is_resumed() -> None:
     driver = Driver()
     received: asyncio.Queue[bytes] = asyncio.Queue()
