@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--payload", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: closed")
     parser.add_argument("--slow-ms", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warm-up", type=float, default=1.0)

@@ -32,7 +32,7 @@ from gatesvr.transport.tls import load_server_tls
 
 from .load import Process, load_echo, measure, until_readable
 
-GROWTH = (10, 100, 1_000, 5_000)
+GROWTH = (10, 100, 1_000, 5_000, 10_000)
 PAYLOADS = (64, 1 << 10, 8 << 10, 64 << 10)
 IN_FLIGHT = (1, 4, 16, 64)
 Figures = dict[str, float]
@@ -201,15 +201,16 @@ def measure_latency(table: Table, arguments: argparse.Namespace) -> None:
 
 def measure_sizes(table: Table, arguments: argparse.Namespace) -> None:
     """Memory of an idle session, and deliveries of a broadcast."""
+    words = ["--clients", str(arguments.sessions), "--duration", f"{2 * arguments.seconds}s"]
     for backend, most in (("qh3", 60.0), ("aioquic", 110.0)):
-        words = ["--clients", "1000", "--transport", backend, "--duration", "3s"]
-        sizes = [
-            bench("idle", *words)["session_bytes"] / 1e3 for _ in range(arguments.rounds)
-        ]
+        idle = [bench("idle", *words, "--transport", backend) for _ in range(arguments.rounds)]
+        sizes = [report["session_bytes"] / 1e3 for report in idle]
         table.figure(f"{backend} idle session", -most, "KB", sizes)
-    words = ["--clients", "1000", "--rate", "30", "--duration", "6s", "--transport", "qh3"]
-    rates = [1e6 / bench("broadcast", *words)["cpu_us"]["gateway"] for _ in range(arguments.rounds)]
-    table.figure("broadcast to 1,000", 40_000, "deliveries a second and core", rates)
+    words += ["--transport", "qh3", "--rate", "30"]
+    reports = [bench("broadcast", *words) for _ in range(arguments.rounds)]
+    costs = [report["cpu"]["gateway"]["us_per_operation"] for report in reports]
+    rates = [1e6 / cost for cost in costs]
+    table.figure("broadcast", 40_000, "deliveries a second and core", rates)
 
 
 def measure_growth(table: Table, arguments: argparse.Namespace) -> None:
@@ -242,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, a round")
+    parser.add_argument("--sessions", type=int, default=1_000, help="idle, and of a broadcast")
     parser.add_argument("--only", choices=PARTS, help="one part of the table")
     parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()

@@ -47,3 +47,17 @@ def test_load(backend: str, rate: int) -> None:
     for side in ("gateway", "echo"):
         assert printed[side]["per_s"] > 0
         assert ("max_lag_ms" in printed[side]) == bool(rate)
+
+
+def test_table(tmp_path: Path) -> None:
+    options = ["--only", "sizes", "--rounds", "1", "--seconds", "1", "--sessions", "8"]
+    run("-m", "bench.table", *options, "--json", str(tmp_path / "table.json"))
+    rows = json.loads((tmp_path / "table.json").read_text("utf-8"))
+    assert set(rows) == {"qh3 idle session", "aioquic idle session", "broadcast"}
+    assert all(row["value"] > 0 for row in rows.values())
+
+
+def test_steps() -> None:
+    options = ["--clients", "4", "--seconds", "1", "--warm-up", "0.1", "--json"]
+    printed = json.loads(run("-m", "bench.steps", *options))
+    assert sum(printed["steps"].values()) == pytest.approx(printed["cpu_us"])
