@@ -50,7 +50,7 @@ def test_load(backend: str, rate: int) -> None:
 
 
 def test_table(tmp_path: Path) -> None:
-    options = ["--only", "sizes", "--rounds", "1", "--seconds", "1", "--sessions", "8"]
+    options = ["--only", "sizes", "--rounds", "1", "--seconds", "1", "--sessions", "64"]
     run("-m", "bench.table", *options, "--json", str(tmp_path / "table.json"))
     rows = json.loads((tmp_path / "table.json").read_text("utf-8"))
     assert set(rows) == {"qh3 idle session", "aioquic idle session", "broadcast"}
