@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..upstream.manager import UpstreamManager
     from .task import AsyncTask, DispatchCounters
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "fail"]
 
 logger = logging.getLogger("gatesvr.dispatch")
 
