@@ -134,7 +134,7 @@ class AsyncProcessor:
         self._schedule_tick()
 
     async def stop(self, drain_timeout: float = 0.0) -> None:
-        """Take no new tasks, let those that are there finish, then cancel what is left.
+        """Take no new tasks, let those that are there finish, then end what is left by 503.
 
         May be called any number of times, and without start().
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..upstream.manager import UpstreamManager
     from .task import AsyncTask, DispatchCounters
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "fail"]
 
 logger = logging.getLogger("gatesvr.dispatch")
 
@@ -44,17 +44,26 @@ def fail(
     counters: DispatchCounters,
     retry_after_ms: int = 0,
 ) -> None:
-    """Answer a task's request by an ERROR, unless its session is gone."""
+    """Answer a task's request by an ERROR, unless its session is gone.
+
+    Raises nothing: further up is a lane with others' answers to hand on, or a stop with others'
+    tasks to end.
+    """
     counters.deadlines += code == ErrorCode.DEADLINE
-    is_kept = task.session.fail(
-        task.client_seq,
-        code,
-        _MESSAGES.get(code, "request failed"),
-        outcome=outcome,
-        retry_after_ms=retry_after_ms,
-        detail=str(task.task_id),
-        now=now,
-    )
+    try:
+        is_kept = task.session.fail(
+            task.client_seq,
+            code,
+            _MESSAGES.get(code, "request failed"),
+            outcome=outcome,
+            retry_after_ms=retry_after_ms,
+            detail=str(task.task_id),
+            now=now,
+        )
+    except Exception:
+        counters.internal_errors += 1
+        logger.exception("task_lost", extra=keys(task=task.task_id, session=task.session_id))
+        return
     if is_kept:
         counters.answers += 1
     else:
@@ -195,8 +204,4 @@ class Worker:
         self._counters.internal_errors += 1
         names = keys(task=task.task_id, session=task.session_id)
         logger.error("task_failed", extra=names, exc_info=error)
-        try:
-            fail(task, ErrorCode.INTERNAL, outcome, self._clock(), self._counters)
-        except Exception as second:
-            # Not further up: there is the lane, which has the answers of others to hand on.
-            logger.error("task_lost", extra=names, exc_info=second)
+        fail(task, ErrorCode.INTERNAL, outcome, self._clock(), self._counters)

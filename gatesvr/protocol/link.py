@@ -84,14 +84,14 @@ class ConnectionHandler(Protocol):
         """The QUIC handshake is complete."""
 
     def data_received(self, data: bytes, now: float) -> None:
-        """Take stream bytes in: decode, apply at once what never waits, hold the rest.
+        """Take stream bytes in: decode, act at once on what need not wait, hold the rest.
 
         Raises:
             ProtocolError: The connection is closed with its close_code.
         """
 
     async def work(self) -> None:
-        """Do what is held. Called by the connection task, once for any number of wake() calls."""
+        """Do what had to wait. Called by the connection task, once for any number of wake()s."""
 
     def write_ready(self, now: float) -> None:
         """Unsent bytes are below low water: write what waits, up to high water."""

@@ -12,7 +12,10 @@ An ack by itself costs both sides two datagrams. Most find a request, or other m
 in this time; a resume does not need them, for START names the client's own position.
 """
 UNACKED_SHARE = 4
-"""... and never later than at one part in this many of what the gateway keeps."""
+"""... and never later than at one part in this many of the messages that the gateway keeps."""
+UNACKED_BYTES_SHARE = 16
+"""... or of the bytes: our gateway lets broadcasts take a quarter of these, and who is about to ack
+at that very quarter misses the one that goes over it."""
 UNACKED_BYTES = 4 << 20
 """What a gateway that does not say keeps."""
 SILENT_INTERVALS = 2
@@ -38,9 +41,7 @@ class AckPacer:
         self.due_at: float | None = None
         messages = max_unacked_messages // UNACKED_SHARE if max_unacked_messages else ACK_MESSAGES
         self._max_messages = max(1, min(ACK_MESSAGES, messages))
-        self._max_bytes = (
-            max(1, max_unacked_bytes // UNACKED_SHARE) if max_unacked_bytes else 1 << 20
-        )
+        self._max_bytes = max(1, (max_unacked_bytes or UNACKED_BYTES) // UNACKED_BYTES_SHARE)
 
     def moved(self, position: int, now: float) -> bool:
         """Take note of a new position; return whether an ack is to leave at once."""

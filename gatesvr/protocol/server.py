@@ -61,7 +61,7 @@ class ServerProtocol:
         counters: Where to count.
 
     Attributes:
-        decoder: Tells of what receive_data() returned whether it was BUSINESS alone.
+        decoder: Sums up what receive_data() has read; of use where that was BUSINESS alone.
         error: What the peer did wrong, None while it did nothing wrong; set once. Nothing behind
             it is decoded.
         is_started: Whether START has come.

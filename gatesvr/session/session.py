@@ -223,7 +223,7 @@ class Session:
             size += self.notifies.held_bytes
         return size
 
-    def _find_peer_info(self) -> bytes:
+    def _encode_peer_info(self) -> bytes:
         return pb.PeerInfo(
             ip=self.user_ip,
             port=self.link.peer[1] if self.link is not None else 0,
@@ -625,7 +625,7 @@ class Session:
         self.detached_at = 0.0
         self.full_since = 0.0
         self.last_activity = now
-        self.peer_info = self._find_peer_info()
+        self.peer_info = self._encode_peer_info()
 
     def detach(self, now: float) -> None:
         """Part with its connection."""
@@ -636,7 +636,7 @@ class Session:
     def set_zone(self, zone: str) -> None:
         """Set the zone that the hello's answer named."""
         self.zone = normalize_zone(zone)
-        self.peer_info = self._find_peer_info()
+        self.peer_info = self._encode_peer_info()
 
     def clear(self) -> None:
         """Drop everything that waits: the session is Closed."""

@@ -14,6 +14,7 @@ from gatesvr.config import DispatchConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.errors import ErrorCode, UpstreamError
+from gatesvr.upstream.call import Call
 from gatesvr.upstream.router import Route
 
 from .fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
@@ -243,8 +244,62 @@ async def test_session_that_raises_does_not_take_the_lane_down() -> None:
     async with running(upstream, workers=1, max_workers=1) as (processor, clock):
         assert processor.submit(task(BrokenSession(), 1), clock.now)
         upstream.answer(1)  # as a lane does, in the middle of a message with others' answers
-        assert processor.counters.internal_errors == 1
+        assert processor.counters.internal_errors == 2  # neither the answer nor an ERROR for it
         assert processor.counters.idle_workers == 1
+
+
+async def test_task_that_cannot_even_be_refused_costs_no_worker() -> None:
+    class BrokenSession(FakeSession):
+        def _end(self, client_seq: int, how: Any) -> bool:
+            raise ValueError("a bug")
+
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
+        assert processor.submit(task(BrokenSession("s2"), 2, context=clock.now), clock.now)
+        assert processor.submit(task(session, 3), clock.now)
+        upstream.answer(1)
+        assert processor.counters.internal_errors == 1
+        upstream.answer(3)
+        assert session.order == [1, 3]
+        assert processor.submit(task(BrokenSession("s2"), 4), clock.now)
+        assert processor.submit(task(session, 5), clock.now)
+        await processor.stop()
+        assert session.ended[5] == {"code": 503, "outcome": NOT_STARTED}
+        assert processor.counters.internal_errors == 2
+
+
+async def test_error_that_is_on_its_way_when_the_pool_stops() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
+        stopping = asyncio.create_task(processor.stop())
+        await asyncio.sleep(0)  # what stops it begins in the next turn, ahead of the error
+        upstream.fail(1, UpstreamError("down"))
+        await stopping
+        await settle()
+        assert session.ended == {1: {"code": 503, "outcome": UNKNOWN}}
+        assert processor.counters.upstream_errors == 0
+
+
+async def test_login_that_ends_at_once_opens_its_gate() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    ended: list[int] = []
+    async with running(upstream) as (processor, clock):
+        processor.on_login_ended = lambda task: ended.append(task.client_seq)
+        upstream.error = ValueError("a bug")
+        processor.login(task(session, 1, is_login=True), clock.now)
+        assert ended == [1]
+        assert session.ended == {1: {"code": 500, "outcome": NOT_STARTED}}
+        assert processor.counters.running == 0
+
+
+def test_task_is_a_whole_call() -> None:
+    made = task(FakeSession(), 1)
+    call = Call(None, b"", 1, 130.0, "zone", "alice", "001")
+    assert [getattr(made, name) for name in Call.__slots__] == [
+        getattr(call, name) for name in Call.__slots__
+    ]
 
 
 async def test_tasks_that_end_at_once_take_no_stack() -> None:

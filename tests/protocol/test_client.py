@@ -265,10 +265,13 @@ def test_an_ack_leaves_after_200_ms():
     assert parse_ack(ack.payload) == 1
 
 
-def test_an_ack_leaves_after_a_quarter_of_the_gateways_bytes():
-    protocol = live(max_unacked_bytes=4000)
-    protocol.receive_data(push_frame(0, 1, notify(bytes(1000))), 1.0)
+def test_an_ack_leaves_after_a_sixteenth_of_the_gateways_bytes():
+    protocol = live(max_unacked_bytes=16_000)
+    protocol.receive_data(push_frame(0, 1, notify(bytes(900))), 1.0)
     protocol.acknowledge(1)
+    assert sent(protocol) == []
+    protocol.receive_data(push_frame(0, 2, notify(bytes(100))), 1.0)
+    protocol.acknowledge(2)
     assert len(sent(protocol)) == 1
 
 

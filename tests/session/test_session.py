@@ -9,6 +9,7 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upb
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
+from gatesvr.protocol.pacing import AckPacer
 from gatesvr.session.info import normalize_zone
 from gatesvr.session.session import MAX_CONFLATE_KEYS, Verdict
 
@@ -280,6 +281,22 @@ def test_broadcasts_take_a_quarter_of_the_bytes_by_their_own():
     session.ack(4, 0.0)
     assert session.push(big, now=0.0, flags=BULK).is_ok
     assert session.push(big, now=0.0, flags=BULK).error_code == "BUSY"
+
+
+@pytest.mark.parametrize("size", [1, 10_000, 70_000, 100_000, 300_000, 500_000, 1_000_000])
+def test_a_client_that_keeps_up_misses_no_broadcast_by_the_time_its_acks_take(size: int):
+    sessions = Sessions(max_queue_bytes=4 << 20)
+    session, _, terms = sessions.login()
+    acked = session.client_ack_server_seq
+    pacer = AckPacer(acked, terms.max_unacked_messages, terms.max_unacked_bytes)
+    body = notify(bytes(size))
+    for _ in range(100):
+        assert session.push(body, now=0.0, flags=BULK).is_ok
+        sessions.feed(session)
+        position = session.next_server_seq - 1
+        pacer.received_bytes += len(body)
+        if pacer.moved(position, 0.0):  # else only after a while
+            session.ack(pacer.take(position), 0.0)
 
 
 def test_notifies_for_a_session_without_login_follow_its_hello():

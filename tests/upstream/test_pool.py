@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gatesvr.upstream.pool import BASE_ZONES, Member, Pool, default_zone
+from gatesvr.upstream.pool import BASE_ZONES, MAX_KNOWN, Member, Pool, default_zone
 from gatesvr.upstream.registry import Registration
 
 
@@ -83,6 +83,16 @@ def test_zone_then_endpoints_without_one() -> None:
     lanes["b"].is_up = False
     zoned.lanes_changed()
     assert picks(zoned, 1, zone="002") == ["all"]
+
+
+def test_zones_that_upstreams_make_up_cost_no_memory() -> None:
+    zoned, lanes = pool(("a", "z7", 1), ("all", "", 1))
+    for number in range(MAX_KNOWN + 9):
+        assert picks(zoned, 1, zone=f"z{number}") == ["a" if number == 7 else "all"]
+    assert len(zoned._usable) <= MAX_KNOWN
+    lanes["all"].is_up = False
+    zoned.lanes_changed()
+    assert zoned.pick("alice", "z8") is None
 
 
 def test_zone_that_no_endpoint_serves() -> None:

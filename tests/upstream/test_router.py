@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gatesvr.config import Config, RouteRule
-from gatesvr.upstream.router import UpstreamRouter
+from gatesvr.upstream.router import MAX_KNOWN, UpstreamRouter
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,16 @@ def test_first_rule_that_matches_wins() -> None:
         "cc": "five",
         "b": None,
     }
+
+
+def test_actions_that_clients_make_up_cost_no_memory() -> None:
+    router = UpstreamRouter([RouteRule(action="a*", service="one")])
+    for number in range(MAX_KNOWN + 1):
+        found = router.route(f"a{number}")
+        assert found is not None
+        assert router.route(f"a{number}") is found
+        assert router.route(f"b{number}") is router.route(f"b{number}") is None
+    assert len(router._known) <= MAX_KNOWN
 
 
 def test_order_and_serial() -> None:
