@@ -310,6 +310,7 @@ cdef class FrameDecoder:
         cdef Py_ssize_t at = 0
         cdef uint32_t length
         if self.broken is not None:
+            self.sum_up(messages)
             return messages
         if self.have:
             at = self.resume(data, messages)

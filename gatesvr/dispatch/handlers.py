@@ -165,7 +165,7 @@ class ClientHandler:
             verdict = session.check(request.seq_id)
             if verdict is _FULL:
                 return
-            del held[0]
+            held.popleft()
             self._held_bytes -= request.size
             if verdict is _NEXT:
                 accept(session, request, now)

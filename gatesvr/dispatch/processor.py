@@ -118,6 +118,9 @@ class AsyncProcessor:
         """Return the tasks begun and not ended."""
         return len(self._workers) - len(self._idle) + len(self._logins)
 
+    def _is_drained(self) -> bool:
+        return not self._running() and not len(self)
+
     def start(self) -> None:
         """Start the workers.
 
@@ -149,7 +152,7 @@ class AsyncProcessor:
         self._is_accepting = False
         self._is_started = True  # a stopped processor is not started again
         self._drained = asyncio.Event()
-        if drain_timeout > 0 and (len(self) or self._running()):
+        if drain_timeout > 0 and not self._is_drained():
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._drained.wait()
@@ -294,8 +297,8 @@ class AsyncProcessor:
         worker.idle_since = now
         if self._queue and not self._is_handing_out:
             self._hand_out(now)
-        if self._drained is not None:
-            self._note_drained()
+        if self._drained is not None and self._is_drained():
+            self._drained.set()
 
     def _release_chain(self, key: tuple[str, Route]) -> None:
         """Let the next of a session's tasks on a serial route into the queue."""
@@ -317,10 +320,5 @@ class AsyncProcessor:
         except Exception:
             self._counters.internal_errors += 1
             logger.exception("login_failed", extra=keys(session=task.session_id))
-        if self._drained is not None:
-            self._note_drained()
-
-    def _note_drained(self) -> None:
-        """Let stop() go on once nothing runs and nothing waits."""
-        if self._drained is not None and not self._running() and not len(self):
+        if self._drained is not None and self._is_drained():
             self._drained.set()

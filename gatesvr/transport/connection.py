@@ -268,8 +268,6 @@ class Connection:
                 if not self._is_put_off:
                     self._is_put_off = True
                     self._driver.flush_by(self, now + ACK_PATIENCE)
-                if self._is_client:
-                    self._schedule(now)  # of the ack that the acknowledgement may go with
                 return
         except BaseException as error:
             self._fail(error)

@@ -93,7 +93,9 @@ class TestFrames:
         good = codec.encode_request(1, 1, 4, b"")
         assert len(decoder.feed(good + b"\0\0\0\0" + good)) == 1
         assert decoder.error == "frame of length 0"
+        assert decoder.is_business
         assert decoder.feed(good) == []
+        assert (decoder.is_business, decoder.message_bytes) == (False, 0)
         assert decoder.buffered_bytes == 0
 
     @pytest.mark.parametrize("step", [1, 3, 4, 100])
