@@ -228,6 +228,7 @@ class Qh3Connection:
         "_in_flight",
         "_is_complete",
         "_is_used",
+        "_is_written",
         "_losses",
         "_prompt",
         "_quic",
@@ -244,6 +245,7 @@ class Qh3Connection:
         self._acks = 0
         self._losses = 0  # packets, when last something was sent
         self._is_used = False  # something has happened since the handshake
+        self._is_written = False  # to the stream, since datagrams_to_send()
         self._prompt = 0  # datagrams to come that are acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
         self.events = quic.found
@@ -290,6 +292,12 @@ class Qh3Connection:
         core = self._quic._core
         if core is None:
             return []
+        if self._is_written:
+            self._is_written = False
+            timer = core.get_timer()
+            if timer is not None and timer[0] == "ack_application" and timer[1] > now:
+                # qh3 adds an acknowledgement only where it is due; here it goes with the data.
+                core.handle_timer(timer[1])
         poll = core.poll_transmit
         datagrams: list[Datagram] = []
         try:
@@ -330,6 +338,7 @@ class Qh3Connection:
 
     def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
         """Write to the stream."""
+        self._is_written = self._is_complete
         if self._is_complete and not self._quic._is_client:
             self._quic._core.send_stream(STREAM_ID, data, end)
         else:

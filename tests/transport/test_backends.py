@@ -251,6 +251,7 @@ QH3_CORE = (
     "close",
     "get_send_buffer_size",
     "get_timer",
+    "handle_timer",
     "has_events",
     "handshake_confirmed",
     "loss_total",
@@ -396,6 +397,21 @@ def test_nothing_waits_while_the_peer_recovers_from_losses(backend: str) -> None
     _carry(client, server, address, pair.now)
     assert stream_bytes(list(server.events)) == b"requestlost" + 4 * b"behind it"
     assert not server.can_wait(pair.now)
+
+
+def test_an_answer_within_a_millisecond_takes_the_acknowledgement_along(backend: str) -> None:
+    pair = connected(backend, backend)
+    client, server, address = pair.client, pair.server, pair.client_address
+    for _ in range(8):
+        client.send_stream_data(b"request")
+        pair.now += 0.0001
+        assert _carry(client, server, address, pair.now) == 1
+        # Were the last one not acknowledged by now, this one would have to be at once.
+        assert server.can_wait(pair.now)
+        pair.now += 0.0003
+        server.send_stream_data(b"answer")
+        assert _carry(server, client, pair.SERVER, pair.now) == 1
+        assert client.can_wait(pair.now)
 
 
 def test_a_loss_does_not_wait(backend: str) -> None:
