@@ -44,17 +44,26 @@ def fail(
     counters: DispatchCounters,
     retry_after_ms: int = 0,
 ) -> None:
-    """Answer a task's request by an ERROR, unless its session is gone."""
+    """Answer a task's request by an ERROR, unless its session is gone.
+
+    It raises nothing: whoever calls has others' tasks to go on with, the lane their answers.
+    """
     counters.deadlines += code == ErrorCode.DEADLINE
-    is_kept = task.session.fail(
-        task.client_seq,
-        code,
-        _MESSAGES.get(code, "request failed"),
-        outcome=outcome,
-        retry_after_ms=retry_after_ms,
-        detail=str(task.task_id),
-        now=now,
-    )
+    try:
+        is_kept = task.session.fail(
+            task.client_seq,
+            code,
+            _MESSAGES.get(code, "request failed"),
+            outcome=outcome,
+            retry_after_ms=retry_after_ms,
+            detail=str(task.task_id),
+            now=now,
+        )
+    except Exception as error:
+        counters.internal_errors += code != ErrorCode.INTERNAL  # which was counted
+        names = keys(task=task.task_id, session=task.session_id)
+        logger.error("task_lost", extra=names, exc_info=error)
+        return
     if is_kept:
         counters.answers += 1
     else:
@@ -193,10 +202,9 @@ class Worker:
     def _fail_internal(self, task: AsyncTask, outcome: Outcome, error: Exception) -> None:
         """Answer for a step of ours that raised."""
         self._counters.internal_errors += 1
-        names = keys(task=task.task_id, session=task.session_id)
-        logger.error("task_failed", extra=names, exc_info=error)
-        try:
-            fail(task, ErrorCode.INTERNAL, outcome, self._clock(), self._counters)
-        except Exception as second:
-            # Not further up: there is the lane, which has the answers of others to hand on.
-            logger.error("task_lost", extra=names, exc_info=second)
+        logger.error(
+            "task_failed",
+            extra=keys(task=task.task_id, session=task.session_id),
+            exc_info=error,
+        )
+        fail(task, ErrorCode.INTERNAL, outcome, self._clock(), self._counters)
