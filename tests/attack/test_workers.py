@@ -61,6 +61,20 @@ class OddRequest(FakeRequest):
         raise Broken
 
 
+class OddAnswer(FakeAnswer):
+    """An answer that knows whose it is; notes where it goes elsewhere."""
+
+    def __init__(self, call: Call, mixed_up: list[int], **fields: Any) -> None:
+        super().__init__(**fields)
+        self.request_id = call.request_id
+        self.mixed_up = mixed_up
+
+    def body(self, client_seq_id: int) -> bytes:
+        if client_seq_id != self.request_id:
+            self.mixed_up.append(client_seq_id)
+        return b"answer"
+
+
 class OddUpstream(FakeUpstream):
     """Keeps every call for ever, so that it can be answered again."""
 
@@ -68,16 +82,17 @@ class OddUpstream(FakeUpstream):
         super().__init__()
         self.chance = chance
         self.all: list[Call] = []
+        self.mixed_up: list[int] = []
 
     def send(self, call: Call) -> None:
         kind = self.chance.random()
+        self.all.append(call)
         if kind < 0.03:
             raise Broken
-        self.all.append(call)
         if kind < 0.06:
             call.fail("no service", ErrorCode.NO_ROUTE)
         elif kind < 0.12:
-            answer: Any = FakeAnswer()
+            answer: Any = OddAnswer(call, self.mixed_up)
             asyncio.get_running_loop().call_soon(call.answer, answer)
 
     def do_something(self) -> None:
@@ -86,11 +101,11 @@ class OddUpstream(FakeUpstream):
             return
         call = self.chance.choice(self.all[-30:])
         kind = self.chance.random()
-        answer: Any = FakeAnswer()
+        answer: Any = OddAnswer(call, self.mixed_up)
         if kind < 0.1:
-            answer = FakeAnswer(error="undecodable")
+            answer = OddAnswer(call, self.mixed_up, error="undecodable")
         elif kind < 0.2:
-            answer = FakeAnswer(client_seq_id=1 << 40)
+            answer = OddAnswer(call, self.mixed_up, client_seq_id=1 << 40)
         if kind < 0.7:
             call.answer(answer)
             if kind < 0.4:
@@ -131,6 +146,8 @@ async def test_whatever_comes_no_worker_is_lost(
     seed: int, is_breaking: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "gatesvr.dispatch")
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     chance = random.Random(seed)
     upstream = OddUpstream(chance)
     now = 100.0
@@ -195,6 +212,11 @@ async def test_whatever_comes_no_worker_is_lost(
         if stopping is None and step > STEPS // 2 and chance.random() < 0.02:
             drain = chance.choice([0.0, 3600.0])
             stopping = asyncio.ensure_future(processor.stop(drain))
+            if chance.random() < 0.5:
+                # Errors that are on their way when the pool gives up.
+                await settle(chance.choice([1, 2]))
+                for call in upstream.all[-30:]:
+                    call.fail("broken off", is_started=True)
     # An upstream that comes to its senses: all that is left is answered, and drained.
     if stopping is None:
         stopping = asyncio.ensure_future(processor.stop(3600.0))
@@ -202,7 +224,7 @@ async def test_whatever_comes_no_worker_is_lost(
         if stopping.done():
             break
         for call in upstream.all:
-            answer: Any = FakeAnswer()
+            answer: Any = OddAnswer(call, upstream.mixed_up)
             call.answer(answer)
         await settle(1)
     assert stopping.done()
@@ -219,6 +241,8 @@ async def test_whatever_comes_no_worker_is_lost(
             assert ends == 1
         else:
             assert ends <= 1
+    assert not failures
+    assert not upstream.mixed_up
     counters = processor.counters
     if not is_breaking:
         assert counters.tasks == len(accepted) == counters.answers + counters.closed_499
