@@ -247,6 +247,37 @@ async def test_session_that_raises_does_not_take_the_lane_down() -> None:
         assert processor.counters.idle_workers == 1
 
 
+async def test_session_that_raises_costs_no_worker_where_its_task_came_too_late() -> None:
+    class BrokenSession(FakeSession):
+        def _end(self, client_seq: int, how: Any) -> bool:
+            raise ValueError("a bug")
+
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        assert processor.submit(task(session, 1), clock.now)
+        assert processor.submit(task(BrokenSession("s2"), 2, context=clock.now), clock.now)
+        assert processor.submit(task(session, 3), clock.now)
+        upstream.answer(1)  # the lane that calls back hands out what waits, and hears of no error
+        upstream.answer(3)
+        assert list(session.ended) == [1, 3]
+        assert processor.counters.internal_errors == 1
+        assert processor.counters.idle_workers == 1
+
+
+async def test_session_that_raises_does_not_keep_the_pool_from_stopping() -> None:
+    class BrokenSession(FakeSession):
+        def _end(self, client_seq: int, how: Any) -> bool:
+            raise ValueError("a bug")
+
+    upstream, session = FakeUpstream(), FakeSession()
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        for seq, asking in enumerate((BrokenSession("s2"), BrokenSession("s2"), session), 1):
+            assert processor.submit(task(asking, seq), clock.now)
+        await processor.stop()
+        assert session.ended == {3: {"code": 503, "outcome": NOT_STARTED}}
+        assert processor.counters.internal_errors == 2
+
+
 async def test_tasks_that_end_at_once_take_no_stack() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     async with running(upstream, workers=1, max_workers=1) as (processor, clock):
