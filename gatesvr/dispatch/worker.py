@@ -135,12 +135,12 @@ class Worker:
                 session.peer_info,
             )
             task.on_end = self._ended
+            self.task = task
             self._upstream.send(task)
         except Exception as error:
-            task.on_end = None
+            self.task = task.on_end = None
             self._fail_internal(task, Outcome.NOT_STARTED, error)
             return False
-        self.task = task
         return True
 
     def give_up(self) -> None:
