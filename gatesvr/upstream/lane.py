@@ -2,8 +2,10 @@
 
 A lane keeps one ProcessStream open. Calls wait in a line; the writer task sends whatever has
 gathered while its last write was under way, so a lone request waits for nothing and a burst shares
-one message. Until the server's initial metadata has arrived, and where the server has no
-ProcessStream, each call is a ProcessRequest of its own.
+one message. Where CPU runs short, messages keep PACE_S apart: to gRPC one message is as much work
+as ten requests in it, and a request would wait longer for a busy process. Until the server's
+initial metadata has arrived, and where the server has no ProcessStream, each call is a
+ProcessRequest of its own.
 
 Only the lane's own tasks await gRPC objects, and nobody cancels them there while the lane lives:
 callers are called back.
@@ -15,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import deque
 from enum import Enum
 from math import inf
@@ -59,6 +62,14 @@ RECHECK_S = 0.01
 """How soon a channel is looked at again that does not say that it is connected."""
 CLOSE_S = 2.0
 """Longest wait for the tasks of a closed channel."""
+PACE_S = 0.001
+"""How far messages are apart while the process is busy and earlier calls are unanswered."""
+PACE_CALLS = 16
+"""So many calls wait for no more company."""
+LOAD_S = 0.1
+"""How often is looked whether the process is busy."""
+BUSY_SHARE, IDLE_SHARE = 0.5, 0.25
+"""It is from the first part of its time that its thread works on, until the second."""
 RETRY_MS = 100
 """Told to the client of a call that found the line full."""
 
@@ -131,6 +142,9 @@ class Lane:
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
         self._writer_waker: asyncio.Future[None] | None = None
+        self._written_at = 0.0
+        self._is_busy = False
+        self._load_mark = (0.0, 0.0)  # when it was looked at, and the thread's CPU time then
         self._pause_waker: asyncio.Future[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -335,7 +349,9 @@ class Lane:
         try:
             while not call.done():
                 if self._waiting and len(open_calls) < self._max_open:
-                    if batch := self._gather():
+                    if self._is_busy and (wait := self._pace(self._loop.time())) > 0:
+                        await asyncio.sleep(wait)
+                    elif batch := self._gather():
                         counters.batches += 1
                         counters.batched_requests += len(batch)
                         await call.write(encode_batch(batch))
@@ -374,7 +390,24 @@ class Lane:
             batch.append(call.request_at(now) if is_old else call.upstream_req)
         if not waiting:
             self._emptied_at = now
+        self._written_at = now
+        if now - self._load_mark[0] > LOAD_S:
+            self._look_at_load(now)
         return batch
+
+    def _pace(self, now: float) -> float:
+        """Return how long the next message should wait for company, seconds."""
+        if not self._open or len(self._waiting) >= PACE_CALLS:
+            return 0.0
+        return self._written_at + PACE_S - now
+
+    def _look_at_load(self, now: float) -> None:
+        """See whether CPU is short."""
+        before, worked_before = self._load_mark
+        worked = time.thread_time()
+        self._load_mark = now, worked
+        share = (worked - worked_before) / (now - before)
+        self._is_busy = share > (IDLE_SHARE if self._is_busy else BUSY_SHARE)
 
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
         self._wake_writer()
