@@ -10,7 +10,7 @@
     │   └── SessionLost      the session ended or could not be resumed (client)
     ├── QueueFull         a bounded queue is at a cap; nothing was added
     │   └── NotifyOverflow   notifies were dropped because nobody read them (client)
-    ├── UpstreamError     an upstream call failed: says whether a retry may help
+    ├── UpstreamError     an upstream call failed: says what is known of the request
     └── ConnectionFailed  no connection to the gateway (client)
 """
 
@@ -63,6 +63,7 @@ class ErrorCode(IntEnum):
     NO_ROUTE = 404
     STALE_ATTEMPT = 409
     ANSWER_TOO_LARGE = 413
+    TOO_LARGE = 413  # also of a request, for its upstream
     RATE_LIMITED = 429
     INTERNAL = 500
     UNKNOWN_TYPE = 501
@@ -229,7 +230,9 @@ class UpstreamError(GatesvrError):
     Args:
         message: Why, in one line, for logs only: it may name an address.
         code: The wire error code for the client.
-        is_started: Whether the upstream may have run the request.
+        outcome: What is known of the request; DONE where the service itself has ended it.
+        status: What ended it: the gRPC status's name, or a word of ours such as ``refused``.
+        address: The endpoint, HOST:PORT; empty where none was chosen.
         retry_after_ms: When trying again may help; 0 where it does not.
     """
 
@@ -238,13 +241,22 @@ class UpstreamError(GatesvrError):
         message: str,
         code: ErrorCode = ErrorCode.UPSTREAM_UNREACHABLE,
         *,
-        is_started: bool = False,
+        outcome: Outcome = Outcome.NOT_STARTED,
+        status: str = "",
+        address: str = "",
         retry_after_ms: int = 0,
     ) -> None:
         super().__init__(message)
         self.code = code
-        self.is_started = is_started
+        self.outcome = outcome
+        self.status = status
+        self.address = address
         self.retry_after_ms = retry_after_ms
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the upstream may have run the request."""
+        return self.outcome is not Outcome.NOT_STARTED
 
 
 class ConnectionFailed(GatesvrError):

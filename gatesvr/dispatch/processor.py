@@ -16,9 +16,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import ErrorCode
+from ..errors import ErrorCode, UpstreamError
 from ..observe.log import keys
 from ..protocol.messages import Outcome
+from .failures import FailureLog
 from .task import AsyncTask, DispatchCounters
 from .worker import Worker, fail
 
@@ -63,6 +64,7 @@ class AsyncProcessor:
     ) -> None:
         self._upstream = upstream
         self._counters = DispatchCounters() if counters is None else counters
+        self._failures = FailureLog()
         self._now = clock
         self._max_workers = int(config.max_workers)
         self._max_queue_size = int(config.max_queue_size)
@@ -164,9 +166,11 @@ class AsyncProcessor:
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         now = self._now()
+        stopped = UpstreamError("the gateway stopped", ErrorCode.BUSY, status="stopped")
         for waiting in (*self._chains.values(), self._queue):
             while waiting:
                 task = waiting.popleft()
+                self._failures.add(task, stopped, now)
                 fail(task, ErrorCode.BUSY, Outcome.NOT_STARTED, now, self._counters)
         self._chained = 0
         for worker in [*self._workers, *self._logins]:
@@ -174,6 +178,7 @@ class AsyncProcessor:
         self._chains.clear()
         self._workers.clear()
         self._idle.clear()
+        self._failures.close()
 
     def submit(self, task: AsyncTask, now: float) -> bool:
         """Queue a task, and hand it to a worker where one is idle or may be added.
@@ -237,6 +242,7 @@ class AsyncProcessor:
 
     def tick(self, now: float) -> None:
         """Retire workers that were idle too long and move the window of answers a second."""
+        self._failures.tick(now)
         if now - self._marks[1][0] >= TICK_S:
             self._marks = (self._marks[1], (now, self._counters.answers))
         idle = self._idle
@@ -280,7 +286,7 @@ class AsyncProcessor:
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
         free: Callable[[Worker, AsyncTask, float], None],
     ) -> Worker:
-        return Worker(self._upstream, self._counters, self._now, answer, free)
+        return Worker(self._upstream, self._counters, self._failures, self._now, answer, free)
 
     def _add_worker(self) -> Worker:
         worker = self._make_worker(self.reply, self._free)

@@ -109,11 +109,14 @@ class DispatchCounters(ProtocolCounters):
     no_route: int = 0
     tasks: int = 0
     answers: int = 0
+    """Requests ended by an answer or an ERROR after they were accepted for an upstream."""
     refused_full: int = 0
     refused_draining: int = 0
     closed_499: int = 0
     deadlines: int = 0
-    upstream_errors: int = 0
+    """Requests answered 504, whatever made it late: the queue, the lane or the service."""
+    foreign_answers: int = 0
+    """Answers that carried the client_seq_id of another request."""
     internal_errors: int = 0
     workers: int = 0
     """Workers now (a gauge)."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .._core.codec import UpstreamAnswer
     from ..upstream.manager import UpstreamManager
+    from .failures import FailureLog
     from .task import AsyncTask, DispatchCounters
 
 __all__ = ["Worker", "fail"]
@@ -29,10 +30,21 @@ logger = logging.getLogger("gatesvr.dispatch")
 # What a client reads; an upstream's own text and address never go into an ERROR.
 _MESSAGES = {
     ErrorCode.NO_ROUTE: "no such service",
+    ErrorCode.TOO_LARGE: "request too large for the service",
     ErrorCode.INTERNAL: "internal error",
     ErrorCode.UPSTREAM_UNREACHABLE: "upstream unreachable or broken off",
     ErrorCode.BUSY: "busy",
     ErrorCode.DEADLINE: "deadline passed",
+}
+# The same where the service itself has ended the request.
+_DONE_MESSAGES = {
+    ErrorCode.BAD_REQUEST: "the service calls it a bad request",
+    ErrorCode.FORBIDDEN: "the service does not allow it",
+    ErrorCode.NO_ROUTE: "the service did not find it",
+    ErrorCode.TOO_LARGE: "answer too large",
+    ErrorCode.UNKNOWN_TYPE: "the service does not implement it",
+    ErrorCode.UPSTREAM_UNREACHABLE: "the service failed",
+    ErrorCode.BUSY: "the service is exhausted",
 }
 
 
@@ -54,7 +66,7 @@ def fail(
         is_kept = task.session.fail(
             task.client_seq,
             code,
-            _MESSAGES.get(code, "request failed"),
+            (_DONE_MESSAGES if outcome is Outcome.DONE else _MESSAGES).get(code, "request failed"),
             outcome=outcome,
             retry_after_ms=retry_after_ms,
             detail=str(task.task_id),
@@ -62,7 +74,7 @@ def fail(
         )
     except Exception:
         counters.internal_errors += 1
-        logger.exception("task_lost", extra=keys(task=task.task_id, session=task.session_id))
+        logger.exception("task_lost", extra=keys(request_id=task.task_id, session=task.session_id))
         return
     if is_kept:
         counters.answers += 1
@@ -76,6 +88,7 @@ class Worker:
     Args:
         upstream: Makes the calls.
         counters: The layer's counters.
+        failures: Gets the calls that failed.
         clock: Loop time.
         answer: Takes the answer of a task.
         free: Called when a task has ended that did not end in begin().
@@ -89,6 +102,7 @@ class Worker:
         "_answer",
         "_clock",
         "_counters",
+        "_failures",
         "_free",
         "_upstream",
         "idle_since",
@@ -99,12 +113,14 @@ class Worker:
         self,
         upstream: UpstreamManager,
         counters: DispatchCounters,
+        failures: FailureLog,
         clock: Callable[[], float],
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
         free: Callable[[Worker, AsyncTask, float], None],
     ) -> None:
         self._upstream = upstream
         self._counters = counters
+        self._failures = failures
         self._clock = clock
         self._answer = answer
         self._free = free
@@ -123,7 +139,8 @@ class Worker:
             return False
         left = task.deadline - now
         if left <= 0:
-            fail(task, ErrorCode.DEADLINE, Outcome.NOT_STARTED, now, self._counters)
+            late = UpstreamError("not called in time", ErrorCode.DEADLINE, status="queued")
+            self._fail(task, late, now)
             return False
         try:
             request = task.request
@@ -150,7 +167,10 @@ class Worker:
             self.task = None
             task.give_up()
             now = self._clock()
-            fail(task, ErrorCode.BUSY, Outcome.UNKNOWN, now, self._counters)
+            stopped = UpstreamError(
+                "the gateway stopped", ErrorCode.BUSY, outcome=Outcome.UNKNOWN, status="stopped"
+            )
+            self._fail(task, stopped, now)
             self._free(self, task, now)
 
     def _ended(self, answer: UpstreamAnswer | None, error: UpstreamError | None) -> None:
@@ -166,8 +186,8 @@ class Worker:
                 self._fail(task, error, now)
                 return
             client_seq = task.request.seq_id
-            if answer.error or (answer.client_seq_id and answer.client_seq_id != client_seq):
-                self._refuse_answer(task, answer, now)
+            if answer.client_seq_id and answer.client_seq_id != client_seq:
+                self._refuse_answer(task, now)
                 return
             self._answer(task, answer, now)
         except Exception as problem:
@@ -175,33 +195,20 @@ class Worker:
         finally:
             self._free(self, task, now)
 
-    def _refuse_answer(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        """Answer for an upstream whose answer cannot be passed on."""
-        self._counters.upstream_errors += 1
-        logger.warning(
-            "bad_answer",
-            extra=keys(
-                task=task.task_id,
-                service=task.service_type,
-                reason=answer.error or "client_seq_id of another request",
-            ),
-        )
-        code = ErrorCode.UPSTREAM_UNREACHABLE
-        fail(task, code, Outcome.UNKNOWN, now, self._counters)
+    def _refuse_answer(self, task: AsyncTask, now: float) -> None:
+        """Answer for an upstream whose answer is another request's."""
+        self._counters.foreign_answers += 1
+        why = "client_seq_id of another request"
+        error = UpstreamError(why, outcome=Outcome.UNKNOWN, status="foreign_answer")
+        self._fail(task, error, now)
 
     def _fail(self, task: AsyncTask, error: UpstreamError, now: float) -> None:
-        counters = self._counters
-        counters.upstream_errors += error.code != ErrorCode.DEADLINE
-        logger.debug(
-            "call_failed",
-            extra=keys(task=task.task_id, service=task.service_type, reason=str(error)),
-        )
-        outcome = Outcome.UNKNOWN if error.is_started else Outcome.NOT_STARTED
-        fail(task, error.code, outcome, now, counters, error.retry_after_ms)
+        self._failures.add(task, error, now)
+        fail(task, error.code, error.outcome, now, self._counters, error.retry_after_ms)
 
     def _fail_internal(self, task: AsyncTask, outcome: Outcome, error: Exception) -> None:
         """Answer for a step of ours that raised."""
         self._counters.internal_errors += 1
-        names = keys(task=task.task_id, session=task.session_id)
+        names = keys(request_id=task.task_id, session=task.session_id)
         logger.error("task_failed", extra=names, exc_info=error)
         fail(task, ErrorCode.INTERNAL, outcome, self._clock(), self._counters)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
-from ..errors import ErrorCode, UpstreamError
+from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.metrics import Counters
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class Call:
         message: str,
         code: ErrorCode = ErrorCode.UPSTREAM_UNREACHABLE,
         *,
-        is_started: bool = False,
+        outcome: Outcome = Outcome.NOT_STARTED,
+        status: str = "",
+        address: str = "",
         retry_after_ms: int = 0,
     ) -> None:
         """End the call by an UpstreamError, unless it has ended."""
@@ -93,7 +95,12 @@ class Call:
         if on_end is not None:
             self.on_end = None
             error = UpstreamError(
-                message, code, is_started=is_started, retry_after_ms=retry_after_ms
+                message,
+                code,
+                outcome=outcome,
+                status=status,
+                address=address,
+                retry_after_ms=retry_after_ms,
             )
             asyncio.get_running_loop().call_soon(on_end, None, error)
 
@@ -107,7 +114,15 @@ class UpstreamCounters(Counters):
     """What the upstream layer counts; every refusal has its own."""
 
     calls: int = 0
+    """Calls made; each is counted once more by how it ended, unless its caller gave it up."""
     answers: int = 0
+    """Answers handed to their callers."""
+    failed_calls: int = 0
+    """Calls that the service itself ended by a gRPC status."""
+    bad_answers: int = 0
+    """Calls ended 502 because their answer did not decode."""
+    too_large: int = 0
+    """Calls ended 413: their request, or its answer, was above a gRPC message limit."""
     batches: int = 0
     """Lane messages written."""
     batched_requests: int = 0
@@ -119,10 +134,10 @@ class UpstreamCounters(Counters):
     """Answers whose request_id is unknown or repeated; dropped."""
     bad_batches: int = 0
     """Lane messages that did not decode; each breaks its lane."""
-    deadlines: int = 0
-    """Calls ended 504."""
+    unanswered: int = 0
+    """Calls ended 504 for want of an answer; dispatch.deadlines counts all that clients got."""
     broken_calls: int = 0
-    """Calls ended 502 that were written, or may have been."""
+    """Calls that were written, or may have been, and ended with their connection."""
     unsent_calls: int = 0
     """Calls ended 502 that were not written."""
     moved_calls: int = 0

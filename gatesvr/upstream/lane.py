@@ -27,10 +27,11 @@ import grpc
 import grpc.aio
 
 from .._core.codec import decode_answer, decode_answers, encode_batch
-from ..errors import ErrorCode
+from ..errors import ErrorCode, Outcome
 from ..observe.log import keys
 from .channel import CALL_ENDED, channel_options, raise_if_cancelled
 from .health import HealthWatch
+from .status import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,8 +196,10 @@ class Lane:
         if len(self._waiting) >= self._max_waiting:
             self._counters.overflows += 1
             call.fail(
-                f"{self.address}: {self._max_waiting} calls wait",
+                f"{self._max_waiting} calls wait",
                 ErrorCode.BUSY,
+                status="overflow",
+                address=self.address,
                 retry_after_ms=RETRY_MS,
             )
             return
@@ -252,8 +255,7 @@ class Lane:
         self._strand("stopped")
         self._break("stopped")
         for call in self._unary.values():
-            self._counters.broken_calls += 1
-            call.fail(f"{self.address}: stopped", is_started=True)
+            self._fail_broken(call, "stopped")
         self._unary.clear()
         for timer in (self._timer, self._recheck):
             if timer is not None:
@@ -436,6 +438,9 @@ class Lane:
         elif answer.status == REFUSED:
             self._counters.refused_calls += 1
             self._on_refused(self, call)
+        elif error := answer.error:
+            self._counters.bad_answers += 1
+            call.fail(error, outcome=Outcome.DONE, status="bad_answer", address=self.address)
         else:
             self._counters.answers += 1
             call.answer(answer)
@@ -489,7 +494,8 @@ class Lane:
         timeout = max(call.deadline - now, 0.0) + LATE_S
         code, details = grpc.StatusCode.CANCELLED, "channel closed"
         answer: UpstreamAnswer | None = None
-        rpc = self._process_request(call.request_at(now), timeout=timeout)
+        request = call.request_at(now)
+        rpc = self._process_request(request, timeout=timeout)
         self._rpcs.add(rpc)
         try:
             answer = decode_answer(await rpc)
@@ -508,8 +514,7 @@ class Lane:
             return
         self._late.pop(call.request_id, None)
         if is_open:
-            self._counters.broken_calls += 1
-            call.fail(f"{self.address}: {code.name}: {details}", is_started=True)
+            self._fail_by_status(call, code, details, len(request))
         if code is grpc.StatusCode.UNAVAILABLE and self._state is LaneState.UNARY:
             # Without a stream nothing else would notice that the upstream has gone.
             self._end_pause()
@@ -562,9 +567,27 @@ class Lane:
             return
         broken = list(self._open.values())
         self._open.clear()
-        self._counters.broken_calls += len(broken)
         for call in broken:
-            call.fail(f"{self.address}: {reason}", is_started=True)
+            self._fail_broken(call, reason)
+
+    def _fail_broken(self, call: Call, reason: str) -> None:
+        """End a call that was written, and of which nothing more will be heard."""
+        self._counters.broken_calls += 1
+        call.fail(reason, outcome=Outcome.UNKNOWN, status="broken", address=self.address)
+
+    def _fail_by_status(
+        self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
+    ) -> None:
+        """End a unary call by the status that it ended with."""
+        code, outcome = outcome_of(status, details, request_bytes)
+        counters = self._counters
+        if code is ErrorCode.TOO_LARGE:
+            counters.too_large += 1
+        elif outcome is Outcome.DONE:
+            counters.failed_calls += 1
+        else:
+            counters.broken_calls += 1
+        call.fail(details, code, outcome=outcome, status=status.name, address=self.address)
 
     def _strand(self, reason: str, *, keep: bool = False) -> None:
         """Hand the calls that were not written to other lanes; end, or keep, what none takes."""
@@ -578,7 +601,7 @@ class Lane:
             return
         self._counters.unsent_calls += len(left)
         for call in left:
-            call.fail(f"{self.address}: {reason}")
+            call.fail(reason, status="unreachable", address=self.address)
 
     def _arm_timer(self, due: float) -> None:
         if self._timer is not None:
@@ -597,12 +620,12 @@ class Lane:
                 if call.deadline <= now:
                     del table[call.request_id]
                     self._remember_late(call.request_id)
-                    self._fail_late(call, is_started=True)
+                    self._fail_late(call, Outcome.UNKNOWN)
                 elif call.deadline < due:
                     due = call.deadline
         for call in self._waiting:
             if call.deadline <= now:
-                self._fail_late(call, is_started=False)
+                self._fail_late(call, Outcome.NOT_STARTED)
             elif call.deadline < due:
                 due = call.deadline
         if due < inf:
@@ -611,10 +634,16 @@ class Lane:
             self._waiting = deque(call for call in self._waiting if call.on_end is not None)
             self._wake_writer()
 
-    def _fail_late(self, call: Call, *, is_started: bool) -> None:
+    def _fail_late(self, call: Call, outcome: Outcome) -> None:
         if call.on_end is not None:
-            self._counters.deadlines += 1
-            call.fail(f"{self.address}: no answer", ErrorCode.DEADLINE, is_started=is_started)
+            self._counters.unanswered += 1
+            call.fail(
+                "no answer in time",
+                ErrorCode.DEADLINE,
+                outcome=outcome,
+                status="deadline",
+                address=self.address,
+            )
 
     def _remember_late(self, request_id: int) -> None:
         if len(self._late) >= MAX_LATE:

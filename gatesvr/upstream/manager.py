@@ -167,8 +167,9 @@ class UpstreamManager:
         """Send a call to an endpoint of its service.
 
         It ends once, never from in here: by the answer, or by an UpstreamError: 404 no such
-        service, 502 unreachable or broken off, 503 refused or overloaded, 504. Whether the answer's
-        client_seq_id is the request's is for the caller to check.
+        service, 502 unreachable or broken off, 503 refused or overloaded, 504, or by what the
+        service's gRPC status means. Whether the answer's client_seq_id is the request's is for the
+        caller to check.
 
         Args:
             call: A new one; its request_id is from next_request_id() and stands in the request.
@@ -177,12 +178,12 @@ class UpstreamManager:
         pool = self._pools.get(call.service)
         if pool is None and (pool := self._pool(call.service)) is None:
             self._counters.no_service += 1
-            call.fail(f"no service {call.service}", ErrorCode.NO_ROUTE)
+            call.fail(f"no service {call.service}", ErrorCode.NO_ROUTE, status="no_service")
             return
         lane = pool.pick(call.openid, call.zone)
         if lane is None:
             self._counters.unsent_calls += 1
-            call.fail(f"no endpoint of {call.service} can be reached")
+            call.fail(f"no endpoint of {call.service} can be reached", status="unreachable")
             return
         lane.submit(call)
 
@@ -223,7 +224,13 @@ class UpstreamManager:
             if self._place_elsewhere(lane, call):
                 return
         self._counters.not_started += 1
-        call.fail(f"{lane.address}: refused", ErrorCode.BUSY, retry_after_ms=RETRY_MS)
+        call.fail(
+            "refused",
+            ErrorCode.BUSY,
+            status="refused",
+            address=lane.address,
+            retry_after_ms=RETRY_MS,
+        )
 
     # Endpoints.
 

@@ -112,7 +112,9 @@ class FakeUpstream:
         self.open.pop(request_id).fail(
             str(error),
             error.code,
-            is_started=error.is_started,
+            outcome=error.outcome,
+            status=error.status,
+            address=error.address,
             retry_after_ms=error.retry_after_ms,
         )
 

@@ -13,7 +13,7 @@ import pytest
 from gatesvr.config import DispatchConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
-from gatesvr.errors import ErrorCode, UpstreamError
+from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream.call import Call
 from gatesvr.upstream.router import Route
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 NOT_STARTED = 1
+DONE = 2
 UNKNOWN = 0
 ZONE = Route("zone", "completion")
 SINGLE = Route("zone", "completion", serial=True)
@@ -191,9 +192,10 @@ async def test_closed_session_is_499_before_and_after_the_call() -> None:
     ("error", "code", "outcome"),
     [
         (UpstreamError("down"), 502, NOT_STARTED),
-        (UpstreamError("broken off", is_started=True), 502, UNKNOWN),
+        (UpstreamError("broken off", outcome=Outcome.UNKNOWN), 502, UNKNOWN),
         (UpstreamError("full", ErrorCode.BUSY), 503, NOT_STARTED),
-        (UpstreamError("late", ErrorCode.DEADLINE, is_started=True), 504, UNKNOWN),
+        (UpstreamError("late", ErrorCode.DEADLINE, outcome=Outcome.UNKNOWN), 504, UNKNOWN),
+        (UpstreamError("denied", ErrorCode.FORBIDDEN, outcome=Outcome.DONE), 403, DONE),
         (UpstreamError("unknown", ErrorCode.NO_ROUTE), 404, NOT_STARTED),
     ],
 )
@@ -279,7 +281,6 @@ async def test_error_that_is_on_its_way_when_the_pool_stops() -> None:
         await stopping
         await settle()
         assert session.ended == {1: {"code": 503, "outcome": UNKNOWN}}
-        assert processor.counters.upstream_errors == 0
 
 
 async def test_login_that_ends_at_once_opens_its_gate() -> None:
@@ -315,15 +316,62 @@ async def test_tasks_that_end_at_once_take_no_stack() -> None:
         assert len(processor) == processor.counters.running == 0
 
 
-@pytest.mark.parametrize("answer", [FakeAnswer(error="bad UTF-8"), FakeAnswer(client_seq_id=9)])
-async def test_answer_that_cannot_be_passed_on_is_502(answer: FakeAnswer) -> None:
+async def test_answer_of_another_request_is_502() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     async with running(upstream) as (processor, clock):
         assert processor.submit(task(session, 1), clock.now)
         await settle()
-        upstream.answer(1, answer)
+        upstream.answer(1, FakeAnswer(client_seq_id=9))
         await settle()
         assert session.ended == {1: {"code": 502, "outcome": UNKNOWN}}
+        assert processor.counters.foreign_answers == 1
+
+
+def failed(status: str, address: str = "h:1", code: int = 502) -> UpstreamError:
+    return UpstreamError(
+        f"text of {status}", ErrorCode(code), outcome=Outcome.DONE, status=status, address=address
+    )
+
+
+async def test_failed_calls_are_logged_once_a_second_and_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gatesvr.dispatch")
+    upstream, session = FakeUpstream(), FakeSession()
+
+    def lines() -> list[Any]:
+        found = [r.keys for r in caplog.records if r.message == "call_failed"]  # type: ignore[attr-defined]
+        caplog.clear()
+        return [
+            (k["service"], k["address"], k["status"], k["request_id"], k["suppressed"])
+            for k in found
+        ]
+
+    async with running(upstream) as (processor, clock):
+        for seq in range(1, 8):
+            assert processor.submit(task(session, seq), clock.now)
+        upstream.fail(1, failed("NOT_FOUND"))
+        upstream.fail(2, failed("NOT_FOUND"))
+        upstream.fail(3, failed("INTERNAL"))
+        upstream.fail(4, failed("NOT_FOUND", "h:2"))
+        upstream.fail(5, failed("NOT_FOUND"))
+        await settle()
+        assert lines() == [
+            ("zone", "h:1", "NOT_FOUND", 1, 0),
+            ("zone", "h:1", "INTERNAL", 3, 0),
+            ("zone", "h:2", "NOT_FOUND", 4, 0),
+        ]
+        clock.now += 1.0
+        upstream.fail(6, failed("NOT_FOUND"))  # the next one tells of those left out
+        upstream.fail(7, failed("NOT_FOUND"))
+        await settle()
+        assert lines() == [("zone", "h:1", "NOT_FOUND", 6, 2)]
+        clock.now += 1.0
+        processor.tick(clock.now)  # where none comes the second's end does
+        assert lines() == [("zone", "h:1", "NOT_FOUND", 7, 0)]
+        clock.now += 1.0
+        processor.tick(clock.now)
+        assert lines() == []
 
 
 async def test_failed_call_leaves_no_cycle_behind() -> None:

@@ -3,7 +3,7 @@
 Actions: ``hello`` logs in (held while hello_gate is not set, refused with params deny=1), ``echo``
 answers the data, ``silent`` never answers, ``slow`` answers after params ms, ``gate`` answers when
 its gate opens, ``turn``, ``single`` and ``lonely`` when the turn of their data has come, ``fail``
-aborts the call, ``notify`` carries one notify before and one behind.
+aborts the call with params status, ``notify`` carries one notify before and one behind.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class PlainUpstream(rpc.UpstreamServiceServicer):
                 await self.turns[request.data].wait()
                 response.data = request.data
             case "fail":
-                await context.abort(grpc.StatusCode.INTERNAL, "broken on purpose")
+                status = grpc.StatusCode[request.params.get("status", "INTERNAL")]
+                await context.abort(status, "broken on purpose")
             case "notify":
                 response.data = request.data
                 response.notifies.add(

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gatesvr._pb import upstream_pb2 as pb
-from gatesvr.errors import ErrorCode, UpstreamError
+from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream import lane
 from gatesvr.upstream.lane import LaneState
 
@@ -221,9 +221,9 @@ async def test_unary_upstream_that_raises() -> None:
 
     async with serving(Raises()) as address, lane_to(address) as under_test:
         error = await failure(under_test.call())
-        assert (error.code, error.is_started) == (ErrorCode.UPSTREAM_UNREACHABLE, True)
+        assert (error.code, error.outcome) == (ErrorCode.UPSTREAM_UNREACHABLE, Outcome.DONE)
         assert under_test.lane.is_up
-        assert under_test.counters.broken_calls == 1
+        assert under_test.counters.failed_calls == 1
 
 
 async def test_stream_that_raises_breaks_its_calls_and_comes_back() -> None:
@@ -323,7 +323,7 @@ async def test_deadline_and_late_answer(kind: type[Streaming]) -> None:
         upstream.gate.set()
         await until(lambda: under_test.counters.late_answers == 1)
         await under_test.call()
-        assert (under_test.counters.deadlines, under_test.counters.unknown_answers) == (2, 0)
+        assert (under_test.counters.unanswered, under_test.counters.unknown_answers) == (2, 0)
 
 
 async def test_cancelled_caller_reaches_nobody() -> None:

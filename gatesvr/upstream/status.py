@@ -1,0 +1,81 @@
+"""What a gRPC status means for the request that it ended (PROTOCOL 6, 7.4)."""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+
+from ..errors import ErrorCode, Outcome
+
+__all__ = ["is_about_size", "message_limit", "outcome_of"]
+
+_Status = grpc.StatusCode
+
+_CODES = {
+    _Status.INVALID_ARGUMENT: ErrorCode.BAD_REQUEST,
+    _Status.UNAUTHENTICATED: ErrorCode.FORBIDDEN,
+    _Status.PERMISSION_DENIED: ErrorCode.FORBIDDEN,
+    _Status.NOT_FOUND: ErrorCode.NO_ROUTE,
+    _Status.RESOURCE_EXHAUSTED: ErrorCode.BUSY,
+    _Status.UNIMPLEMENTED: ErrorCode.UNKNOWN_TYPE,
+    _Status.DEADLINE_EXCEEDED: ErrorCode.DEADLINE,
+}
+"""As other gRPC gateways map them; every other status is 502."""
+
+_UNCERTAIN = frozenset(
+    (_Status.UNAVAILABLE, _Status.CANCELLED, _Status.DEADLINE_EXCEEDED, _Status.INTERNAL)
+)
+"""Made by gRPC itself, here or in a proxy, wherever a connection or a call breaks: the service may
+have run the request all the same."""
+
+_MADE_BY_GRPC = re.compile(r"RST_STREAM|http2 header|Stream removed", re.IGNORECASE)
+"""Our gRPC library's words where it makes a status that services make too: for a stream that was
+reset, or an HTTP status of something that is no gRPC server."""
+
+# C++ and Python, Go: "… message larger than max (5000005 vs. 4194304)"; Java: "gRPC message exceeds
+# maximum size 4194304: 5000005"; Rust (OUT_OF_RANGE): "message length too large: found 5000005
+# bytes, the limit is: 4194304 bytes"; .NET: "message exceeds the maximum configured message size".
+_SIZE = re.compile(
+    r"message (?:length )?(?:larger than max|exceeds (?:the )?maximum|too large)", re.IGNORECASE
+)
+_SIZE_STATUSES = frozenset((_Status.RESOURCE_EXHAUSTED, _Status.OUT_OF_RANGE))
+_NUMBER = re.compile(r"\d{2,}")
+
+DEFAULT_LIMIT = 4 << 20
+"""What a gRPC server takes unless it is told otherwise, bytes."""
+
+
+def is_about_size(status: grpc.StatusCode, details: str) -> bool:
+    """Whether a message was above a limit of the gRPC library here or there."""
+    return status in _SIZE_STATUSES and _SIZE.search(details) is not None
+
+
+def message_limit(details: str) -> int:
+    """Return the limit that a message about size names, bytes; 0 where it names none."""
+    numbers = [int(text) for text in _NUMBER.findall(details)]
+    return min(numbers) if len(numbers) == 2 else 0
+
+
+def outcome_of(
+    status: grpc.StatusCode, details: str, request_bytes: int
+) -> tuple[ErrorCode, Outcome]:
+    """Return what a client is told of a call that a status has ended.
+
+    Args:
+        status: Of the call.
+        details: The status's text.
+        request_bytes: Size of the request as it was sent.
+
+    Returns:
+        The wire error code, and what is known of the request: DONE where the service itself spoke,
+        NOT_STARTED where the request was too large to reach it.
+    """
+    if is_about_size(status, details):
+        numbers = _NUMBER.findall(details)
+        is_request = str(request_bytes) in numbers if numbers else request_bytes > DEFAULT_LIMIT
+        outcome = Outcome.NOT_STARTED if is_request else Outcome.DONE
+        return ErrorCode.TOO_LARGE, outcome
+    is_known = status not in _UNCERTAIN and not _MADE_BY_GRPC.search(details)
+    outcome = Outcome.DONE if is_known else Outcome.UNKNOWN
+    return _CODES.get(status, ErrorCode.UPSTREAM_UNREACHABLE), outcome

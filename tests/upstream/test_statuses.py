@@ -1,0 +1,121 @@
+"""What becomes of calls that end by a gRPC status, and what a large message costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from gatesvr._core.codec import encode_batch
+from gatesvr._pb import upstream_pb2 as pb
+from gatesvr.errors import ErrorCode, Outcome
+from gatesvr.upstream.lane import LaneState
+from gatesvr.upstream.status import outcome_of
+
+from .servers import SERVICE, UnaryOnly, lane_to, serving
+from .test_lane import failure
+
+OWN_WORDS = "postgres at 10.0.0.7 is angry"
+
+
+class Aborts(UnaryOnly):
+    """Ends each call by the status that its action names."""
+
+    async def ProcessRequest(self, request: Any, context: Any) -> pb.UpstreamResponse:  # noqa: N802
+        await context.abort(grpc.StatusCode[request.action], OWN_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "outcome"),
+    [
+        ("INVALID_ARGUMENT", 400, Outcome.DONE),
+        ("UNAUTHENTICATED", 403, Outcome.DONE),
+        ("PERMISSION_DENIED", 403, Outcome.DONE),
+        ("NOT_FOUND", 404, Outcome.DONE),
+        ("RESOURCE_EXHAUSTED", 503, Outcome.DONE),
+        ("UNIMPLEMENTED", 501, Outcome.DONE),
+        ("DEADLINE_EXCEEDED", 504, Outcome.UNKNOWN),
+        ("FAILED_PRECONDITION", 502, Outcome.DONE),
+        ("ALREADY_EXISTS", 502, Outcome.DONE),
+        ("ABORTED", 502, Outcome.DONE),
+        ("OUT_OF_RANGE", 502, Outcome.DONE),
+        ("DATA_LOSS", 502, Outcome.DONE),
+        ("UNKNOWN", 502, Outcome.DONE),
+        ("INTERNAL", 502, Outcome.UNKNOWN),
+        ("UNAVAILABLE", 502, Outcome.UNKNOWN),
+        ("CANCELLED", 502, Outcome.UNKNOWN),
+    ],
+)
+async def test_status_of_a_plain_service(status: str, code: int, outcome: Outcome) -> None:
+    async with serving(Aborts()) as address, lane_to(address) as under_test:
+        error = await failure(under_test.call(status))
+        assert (error.code, error.outcome) == (code, outcome)
+        assert (error.status, error.address) == (status, address)
+        assert OWN_WORDS in str(error)
+        counters = under_test.counters
+        assert (counters.failed_calls, counters.broken_calls) == (
+            (1, 0) if outcome is Outcome.DONE else (0, 1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "details"),
+    [
+        ("UNKNOWN", "Stream removed"),
+        ("RESOURCE_EXHAUSTED", "Received RST_STREAM with error code 11"),
+        ("UNIMPLEMENTED", "Received http2 header with status: 404"),
+        ("PERMISSION_DENIED", "Received http2 header with status: 403"),
+    ],
+)
+def test_status_that_grpc_made_itself_says_nothing_of_the_call(status: str, details: str) -> None:
+    assert outcome_of(grpc.StatusCode[status], details, 10)[1] is Outcome.UNKNOWN
+
+
+async def test_method_that_the_server_lacks() -> None:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with lane_to(f"127.0.0.1:{port}") as under_test:
+            error = await failure(under_test.call())
+            assert (error.code, error.status) == (501, "UNIMPLEMENTED")
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_undecodable_answer_was_given_and_costs_no_other(is_stream: bool) -> None:
+    def answer(request: pb.UpstreamRequest) -> bytes:
+        response = pb.UpstreamResponse(code=200, request_id=request.request_id)
+        bad = b"\x12\x01\xff"  # a message that is no UTF-8
+        return response.SerializeToString() + (bad if request.action == "bad" else b"")
+
+    async def process_stream(request_iterator: Any, context: Any) -> None:
+        await context.send_initial_metadata(())
+        while (data := await context.read()) is not grpc.aio.EOF:
+            requests = pb.UpstreamRequestBatch.FromString(data).requests
+            await context.write(encode_batch([answer(request) for request in requests]))
+
+    async def process_request(data: bytes, context: Any) -> bytes:
+        return answer(pb.UpstreamRequest.FromString(data))
+
+    handlers = {"ProcessRequest": grpc.unary_unary_rpc_method_handler(process_request)}
+    if is_stream:
+        handlers["ProcessStream"] = grpc.stream_stream_rpc_method_handler(process_stream)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with lane_to(address) as under_test:
+        if is_stream:
+            await under_test.until_state(LaneState.STREAM)
+        calls = [under_test.call(), under_test.call("bad"), under_test.call()]
+        await calls[0]
+        error = await failure(calls[1])
+        await calls[2]
+        assert (error.code, error.outcome) == (ErrorCode.UPSTREAM_UNREACHABLE, Outcome.DONE)
+        assert (error.status, error.address) == ("bad_answer", address)
+        assert under_test.counters.bad_answers == 1
+    await server.stop(None)
