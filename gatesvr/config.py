@@ -239,7 +239,7 @@ class UpstreamConfig(_Section, frozen=True, kw_only=True):
     max_batch: Count = 64
     """Requests a lane message."""
     max_batch_bytes: Size = Size(1 << 20)
-    """Bytes a lane message, unless it is one request."""
+    """Bytes a lane message, unless it is one request; at most 1 MiB. Larger requests go alone."""
     max_open: Count = 1_024
     """Requests a lane has written and not seen answered."""
     max_waiting: Count = 10_000

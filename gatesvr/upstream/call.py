@@ -147,7 +147,7 @@ class UpstreamCounters(Counters):
     not_started: int = 0
     """Calls ended 503 because every endpoint tried has refused."""
     overflows: int = 0
-    """Calls ended 503 because a lane's waiting line was full."""
+    """Calls ended 503 because a lane had too many waiting, or too many large ones."""
     no_service: int = 0
     """Calls ended 404."""
     connects: int = 0

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL_ENDED", "channel_options", "raise_if_cancelled"]
 
+MAX_ANSWER_BYTES = 64 << 20
+"""Largest message that is taken; one above it ends its call, and a stream with all of its calls.
+What a client takes is for its session to say."""
 KEEPALIVE_TIMEOUT_MS = 20_000
 """Longest wait for the answer to a keepalive ping."""
 CALL_ENDED = (
@@ -30,7 +33,7 @@ def channel_options(config: UpstreamConfig, max_message_bytes: int) -> list[tupl
     pause_ms = max(int(config.reconnect_min * 1000), 100)
     return [
         ("grpc.max_send_message_length", max_grpc_bytes),
-        ("grpc.max_receive_message_length", max_grpc_bytes),
+        ("grpc.max_receive_message_length", max(MAX_ANSWER_BYTES, max_grpc_bytes)),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         # A request that was written is never sent again by itself.

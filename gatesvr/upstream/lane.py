@@ -31,7 +31,7 @@ from ..errors import ErrorCode, Outcome
 from ..observe.log import keys
 from .channel import CALL_ENDED, channel_options, raise_if_cancelled
 from .health import HealthWatch
-from .status import outcome_of
+from .status import is_about_size, limit_and_size, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,14 @@ logger = logging.getLogger("gatesvr.upstream")
 
 SERVICE = "/gatesvr.proto.UpstreamService/"
 REFUSED = 1  # UpstreamStatus.UPSTREAM_REFUSED
+
+MAX_SHARED_BYTES = 1 << 20
+"""Largest message on a stream: services of our SDK take it, and those that take gRPC's usual 4 MiB.
+A request above it is a call of its own, so that a limit it passes costs no other request."""
+MIN_SHARED_BYTES = 1 << 10
+"""Least that is learned from an upstream that takes less."""
+ENTRY_BYTES = 16
+"""Bounds what a message has for each request besides its bytes."""
 
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
@@ -114,7 +122,8 @@ class Lane:
         """Endpoints that use it; kept by the manager."""
         self._config = config
         self._max_batch = config.max_batch
-        self._max_batch_bytes = int(config.max_batch_bytes)
+        self._max_shared_bytes = MAX_SHARED_BYTES
+        self._max_batch_bytes = min(int(config.max_batch_bytes), MAX_SHARED_BYTES)
         self._max_open = config.max_open
         self._max_waiting = config.max_waiting
         self._counters = counters
@@ -194,14 +203,7 @@ class Lane:
     def submit(self, call: Call) -> None:
         """Take a call; it always ends."""
         if len(self._waiting) >= self._max_waiting:
-            self._counters.overflows += 1
-            call.fail(
-                f"{self._max_waiting} calls wait",
-                ErrorCode.BUSY,
-                status="overflow",
-                address=self.address,
-                retry_after_ms=RETRY_MS,
-            )
+            self._overflow(call, f"{self._max_waiting} calls wait")
             return
         self._waiting.append(call)
         if call.deadline < self._timer_due:
@@ -277,6 +279,11 @@ class Lane:
             reason = f"{code.name}: {details}"
             self._break(reason)
             was_connected = self._state in (LaneState.UNARY, LaneState.STREAM)
+            if is_about_size(code, details) and not self._learn_limit(details):
+                # An answer was too large. One by one, the next costs its own request only.
+                self._enter(LaneState.UNARY, reason)
+                await self._pause(float(config.unary_retry))
+                continue
             if was_connected and self._loop.time() - began > config.reconnect_min:
                 pause = 0.0
             if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -303,6 +310,28 @@ class Lane:
                 self._strand(reason)
                 await self._pause(self._jitter(pause or float(config.reconnect_min)))
             pause = min(2 * pause or float(config.reconnect_min), float(config.reconnect_max))
+
+    def _learn_limit(self, details: str) -> bool:
+        """Keep requests that an upstream does not take off its stream, from now on.
+
+        Returns:
+            False where it was no request that was too large.
+        """
+        known = limit_and_size(details)
+        if known is None:
+            limit = self._max_shared_bytes // 2
+        elif known[1] <= self._max_shared_bytes:
+            limit = known[0]
+        else:
+            return False
+        limit = max(limit, MIN_SHARED_BYTES)
+        self._max_shared_bytes = limit
+        self._max_batch_bytes = min(self._max_batch_bytes, limit)
+        logger.warning(
+            "upstream_limit",
+            extra=keys(address=self.address, max_message_bytes=limit, why=details),
+        )
+        return True
 
     async def _serve_stream(self) -> tuple[grpc.StatusCode, str]:
         """Open the stream and read it to its end; return its status."""
@@ -384,9 +413,14 @@ class Lane:
             if call.on_end is None:
                 waiting.popleft()
                 continue
-            size += len(call.upstream_req)
-            if size > self._max_batch_bytes and batch:
-                break
+            size += len(call.upstream_req) + ENTRY_BYTES
+            if size > self._max_batch_bytes:
+                if batch:
+                    break
+                if size > self._max_shared_bytes:
+                    self._call_alone(waiting.popleft())
+                    size = 0
+                    continue
             waiting.popleft()
             open_calls[call.request_id] = call
             batch.append(call.request_at(now) if is_old else call.upstream_req)
@@ -471,13 +505,32 @@ class Lane:
             return
         while self._waiting and len(self._unary_tasks) < min(self._max_open, MAX_UNARY):
             call = self._waiting.popleft()
-            if call.on_end is None:
-                continue
-            self._counters.unary_calls += 1
-            self._unary[call.request_id] = call
-            task = self._loop.create_task(self._call_unary(call), name="gatesvr-lane-unary")
-            self._unary_tasks.add(task)
-            task.add_done_callback(self._unary_done)
+            if call.on_end is not None:
+                self._start_unary(call)
+
+    def _call_alone(self, call: Call) -> None:
+        """Make a unary call of a request that is too large for the stream that others share."""
+        if len(self._unary_tasks) < MAX_UNARY:
+            self._start_unary(call)
+        else:
+            self._overflow(call, f"{MAX_UNARY} large requests are under way")
+
+    def _start_unary(self, call: Call) -> None:
+        self._counters.unary_calls += 1
+        self._unary[call.request_id] = call
+        task = self._loop.create_task(self._call_unary(call), name="gatesvr-lane-unary")
+        self._unary_tasks.add(task)
+        task.add_done_callback(self._unary_done)
+
+    def _overflow(self, call: Call, reason: str) -> None:
+        self._counters.overflows += 1
+        call.fail(
+            reason,
+            ErrorCode.BUSY,
+            status="overflow",
+            address=self.address,
+            retry_after_ms=RETRY_MS,
+        )
 
     def _pump_again(self) -> None:
         self._recheck = None

@@ -8,7 +8,7 @@ import grpc
 
 from ..errors import ErrorCode, Outcome
 
-__all__ = ["is_about_size", "message_limit", "outcome_of"]
+__all__ = ["is_about_size", "limit_and_size", "outcome_of"]
 
 _Status = grpc.StatusCode
 
@@ -51,10 +51,10 @@ def is_about_size(status: grpc.StatusCode, details: str) -> bool:
     return status in _SIZE_STATUSES and _SIZE.search(details) is not None
 
 
-def message_limit(details: str) -> int:
-    """Return the limit that a message about size names, bytes; 0 where it names none."""
-    numbers = [int(text) for text in _NUMBER.findall(details)]
-    return min(numbers) if len(numbers) == 2 else 0
+def limit_and_size(details: str) -> tuple[int, int] | None:
+    """Return the limit, and the size above it, that a status's text names, bytes."""
+    numbers = sorted(int(text) for text in _NUMBER.findall(details))
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else None
 
 
 def outcome_of(

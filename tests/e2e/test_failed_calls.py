@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .harness import running_gateway
-from .plain_client import business, error, plain_client
+from ..upstream.servers import Streaming, serving
+from .harness import counter, running_gateway, until
+from .plain_client import answer, business, error, plain_client
 from .plain_upstream import plain_upstream
 
 if TYPE_CHECKING:
@@ -37,6 +38,33 @@ async def test_status_is_told_by_code_and_its_text_only_in_the_log(
             assert (line["service"], line["address"]) == ("business", upstream.address)
             assert str(line["request_id"]) == message.detail
             assert "on purpose" in str(line["reason"])
+
+
+async def test_request_that_its_service_does_not_take_is_413_and_no_stranger_sees_it(
+    backend: str,
+) -> None:
+    sets = ("session.max_message_bytes=8MiB", "session.max_queue_bytes=16MiB")
+    streaming = Streaming()
+    async with (
+        serving(streaming) as upstream,  # as gRPC makes them: it takes 4 MiB
+        running_gateway(backend, upstream, *sets) as gateway,
+        plain_client(gateway.address) as stranger,
+        plain_client(gateway.address) as client,
+    ):
+        await stranger.login("bob")
+        await client.login("alice")
+        await until(lambda: gateway.upstream.endpoints()[0].state == "stream")
+        stranger.send(business(2, "gate"))
+        await until(lambda: "gate" in streaming.actions)
+        client.send(business(2, "echo", b"x" * 5_000_000))
+        push = await client.receive()
+        message = error(push)
+        assert (message.error_code, message.outcome, push.client_seq_id) == (413, 1, 2)
+        client.send(business(3, "echo", b"x" * 3_000_000))
+        streaming.gate.set()
+        assert answer(await stranger.receive()).code == 200
+        assert len(answer(await client.receive()).data) == 3_000_000
+        assert counter(gateway, "upstream.broken_calls") == 0
 
 
 def find_line(caplog: pytest.LogCaptureFixture, status: str) -> dict[str, Any]:

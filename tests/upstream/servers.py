@@ -97,9 +97,12 @@ class Served(str):
 
 
 @asynccontextmanager
-async def serving(servicer: Any, port: int = 0, *also: Any) -> AsyncIterator[Served]:
-    """Serve servicer on loopback; also are add functions of further services."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+async def serving(
+    servicer: Any, port: int = 0, *also: Any, **options: int
+) -> AsyncIterator[Served]:
+    """Serve servicer on loopback; also are add functions of further services, options gRPC's."""
+    named = [(f"grpc.{name}", value) for name, value in options.items()]
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *named])
     add: Any = rpc.add_UpstreamServiceServicer_to_server
     add(servicer, server)
     for add_more in also:
@@ -137,14 +140,14 @@ def outcome() -> tuple[asyncio.Future[Any], OnEnd]:
 class LaneUnderTest:
     """A lane, what it asks of its manager, and calls through it."""
 
-    def __init__(self, address: str, **values: Any) -> None:
+    def __init__(self, address: str, max_message_bytes: int = 1 << 20, **values: Any) -> None:
         self.counters = UpstreamCounters()
         self.stranded: list[Call] = []
         self.refused: list[Call] = []
         self.lane = Lane(
             address,
             settings(**values),
-            1 << 20,
+            max_message_bytes,
             self.counters,
             on_change=lambda: None,
             on_stranded=self._stranded,
@@ -180,10 +183,12 @@ class LaneUnderTest:
 
 
 @asynccontextmanager
-async def lane_to(address: str, **values: Any) -> AsyncIterator[LaneUnderTest]:
+async def lane_to(
+    address: str, max_message_bytes: int = 1 << 20, **values: Any
+) -> AsyncIterator[LaneUnderTest]:
     """Run a lane; afterwards none of its tasks is left."""
     before = asyncio.all_tasks()
-    under_test = LaneUnderTest(address, **values)
+    under_test = LaneUnderTest(address, max_message_bytes, **values)
     under_test.lane.start()
     try:
         yield under_test

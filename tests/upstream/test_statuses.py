@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import grpc
@@ -10,11 +12,12 @@ import pytest
 
 from gatesvr._core.codec import encode_batch
 from gatesvr._pb import upstream_pb2 as pb
-from gatesvr.errors import ErrorCode, Outcome
+from gatesvr.errors import ErrorCode, Outcome, UpstreamError
+from gatesvr.upstream import channel
 from gatesvr.upstream.lane import LaneState
 from gatesvr.upstream.status import outcome_of
 
-from .servers import SERVICE, UnaryOnly, lane_to, serving
+from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving, until
 from .test_lane import failure
 
 OWN_WORDS = "postgres at 10.0.0.7 is angry"
@@ -119,3 +122,108 @@ async def test_undecodable_answer_was_given_and_costs_no_other(is_stream: bool) 
         assert (error.status, error.address) == ("bad_answer", address)
         assert under_test.counters.bad_answers == 1
     await server.stop(None)
+
+
+MB = 1 << 20
+
+
+async def test_request_that_the_upstream_does_not_take_costs_itself_only() -> None:
+    upstream = Streaming()
+    async with serving(upstream) as address, lane_to(address, 8 * MB) as under_test:
+        await under_test.until_state(LaneState.STREAM)
+        strangers = [under_test.call("gate", b"%d" % i) for i in range(20)]
+        await until(lambda: upstream.requests == 20)
+        large = under_test.call(data=b"x" * 5_000_000)  # gRPC servers take 4 MiB by default
+        strangers.append(under_test.call(data=b"20"))
+        error = await failure(large)
+        assert (error.code, error.outcome) == (413, Outcome.NOT_STARTED)
+        upstream.gate.set()
+        for i, stranger in enumerate(strangers):
+            assert parse(await stranger).data == b"%d" % i
+        assert parse(await under_test.call(data=b"x" * 3_000_000)).data == b"x" * 3_000_000
+        counters = under_test.counters
+        assert (counters.too_large, counters.connects, counters.broken_calls) == (1, 1, 0)
+
+
+async def test_many_large_requests_do_not_add_up_to_one_that_is_too_large() -> None:
+    upstream = Streaming()
+    async with (
+        serving(upstream) as address,
+        lane_to(address, 8 * MB, max_batch_bytes=16 * MB) as under_test,
+    ):
+        await under_test.until_state(LaneState.STREAM)
+        calls = [under_test.call(data=b"x" * 200_000) for _ in range(64)]
+        await asyncio.gather(*calls)
+        assert under_test.counters.connects == 1
+
+
+async def test_limit_below_that_of_grpc_is_learned() -> None:
+    upstream = Streaming()
+    async with (
+        serving(upstream, max_receive_message_length=100_000) as address,
+        lane_to(address) as under_test,
+    ):
+        await under_test.until_state(LaneState.STREAM)
+        with contextlib.suppress(UpstreamError):
+            await under_test.call(data=b"x" * 150_000)
+        await under_test.until_state(LaneState.STREAM)
+        connects = under_test.counters.connects
+        strangers = [under_test.call("gate", b"%d" % i) for i in range(3)]
+        await until(lambda: upstream.requests == 3)
+        error = await failure(under_test.call(data=b"x" * 150_000))
+        assert (error.code, error.outcome) == (413, Outcome.NOT_STARTED)
+        together = [under_test.call(data=b"x" * 60_000) for _ in range(3)]
+        upstream.gate.set()
+        await asyncio.gather(*strangers, *together)
+        assert under_test.counters.connects == connects
+
+
+class LargeAnswers(Streaming):
+    """Answers ``large`` by 8 MB."""
+
+    def answer(self, request: pb.UpstreamRequest) -> pb.UpstreamResponse:
+        response = super().answer(request)
+        if request.action == "large":
+            response.data = b"x" * 8_000_000
+        return response
+
+
+async def test_large_answer_breaks_no_stream() -> None:
+    async with serving(LargeAnswers()) as address, lane_to(address) as under_test:
+        await under_test.until_state(LaneState.STREAM)
+        calls = [under_test.call(action) for action in ("echo", "large", "echo")]
+        # It is the session that knows what its client takes (PROTOCOL 5.2).
+        assert [len(parse(await call).data) for call in calls] == [0, 8_000_000, 0]
+        assert under_test.counters.connects == 1
+
+
+async def test_answer_above_every_bound_costs_others_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "MAX_ANSWER_BYTES", 4 * MB)
+    async with serving(LargeAnswers()) as address, lane_to(address) as under_test:
+        await under_test.until_state(LaneState.STREAM)
+        await failure(under_test.call("large"))
+        await under_test.until_state(LaneState.UNARY)  # nobody else is in its message from now on
+        calls = [under_test.call(action) for action in ("echo", "large", "echo")]
+        await calls[0]
+        await calls[2]
+        error = await failure(calls[1])
+        assert (error.code, error.outcome) == (413, Outcome.DONE)
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "outcome"),
+    [
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5000005 vs. 4194304)", 1),
+        ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4194304: 5000005", 1),
+        ("RESOURCE_EXHAUSTED", "Received message exceeds the maximum configured message size.", 1),
+        (
+            "OUT_OF_RANGE",
+            "decoded message length too large: found 5000005 bytes, the limit is: 4194304 bytes",
+            1,
+        ),
+        ("RESOURCE_EXHAUSTED", "trying to send message larger than max (9000000 vs. 4194304)", 2),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (5000005 vs. 4194304)", 1),
+    ],
+)
+def test_size_in_the_words_of_every_library(status: str, details: str, outcome: int) -> None:
+    assert outcome_of(grpc.StatusCode[status], details, 5_000_005) == (413, outcome)
