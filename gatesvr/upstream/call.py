@@ -150,6 +150,8 @@ class UpstreamCounters(Counters):
     """Calls ended 503 because a lane had too many waiting, or too many large ones."""
     no_service: int = 0
     """Calls ended 404."""
+    goodbyes: int = 0
+    """Times a lane left a stream because its connection was left, in order or not."""
     connects: int = 0
     """Attempts to reach an upstream."""
     ups: int = 0

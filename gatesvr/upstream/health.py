@@ -65,6 +65,7 @@ class HealthWatch:
                 self._on_status(status != NOT_SERVING)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self._on_status(True)
                 return
         except asyncio.CancelledError:
             raise_if_cancelled()

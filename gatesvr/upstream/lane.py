@@ -7,6 +7,11 @@ as ten requests in it, and a request would wait longer for a busy process. Until
 initial metadata has arrived, and where the server has no ProcessStream, each call is a
 ProcessRequest of its own.
 
+A server that says goodbye (GOAWAY: its connection is old enough, or it stops) still serves the
+streams it has. The channel leaves the connection then, and so does the lane: it opens a stream on
+the next connection, and what was written to the old one is answered there (*draining*) before that
+one is half-closed.
+
 Only the lane's own tasks await gRPC objects, and nobody cancels them there while the lane lives:
 callers are called back.
 """
@@ -19,6 +24,7 @@ import logging
 import random
 import time
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -70,7 +76,9 @@ SETTLE_S = 0.05
 RECHECK_S = 0.01
 """How soon a channel is looked at again that does not say that it is connected."""
 CLOSE_S = 2.0
-"""Longest wait for the tasks of a closed channel."""
+"""Longest wait for the tasks of a closed channel, and for the end of a half-closed stream."""
+DRAIN_STEP_S = 0.02
+"""How often is looked whether all calls of a draining stream have ended."""
 PACE_S = 0.001
 """How far messages are apart while the process is busy and earlier calls are unanswered."""
 PACE_CALLS = 16
@@ -81,6 +89,16 @@ BUSY_SHARE, IDLE_SHARE = 0.5, 0.25
 """It is from the first part of its time that its thread works on, until the second."""
 RETRY_MS = 100
 """Told to the client of a call that found the line full."""
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """The ProcessStream that is written to, and its tasks."""
+
+    rpc: Any
+    reader: asyncio.Task[None]
+    writer: asyncio.Task[None]
+    left: asyncio.Future[None]  # done when the lane has left it
 
 
 class LaneState(Enum):
@@ -148,7 +166,10 @@ class Lane:
         self._waiting: deque[Call] = deque()
         # When a batch last left nothing waiting: all that waits was made, or moved here, since.
         self._emptied_at = 0.0
-        self._open: dict[int, Call] = {}  # written to the stream
+        self._open: dict[int, Call] = {}  # written to the stream, or to one that is draining
+        self._draining_ids: set[int] = set()  # those of them
+        self._stream: _Stream | None = None
+        self._is_left = False  # the channel has left the connection that it had
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
         self._writer_waker: asyncio.Future[None] | None = None
@@ -162,6 +183,8 @@ class Lane:
 
         self._is_stopping = False
         self._runner: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._drains: set[asyncio.Task[None]] = set()
         self._unary_tasks: set[asyncio.Task[None]] = set()
         self._rpcs: set[Any] = set()  # gRPC calls under way
 
@@ -199,6 +222,7 @@ class Lane:
     def start(self) -> None:
         """Begin to connect."""
         self._runner = self._loop.create_task(self._run(), name=f"gatesvr-lane-{self.address}")
+        self._watcher = self._loop.create_task(self._watch(), name="gatesvr-lane-watcher")
 
     def submit(self, call: Call) -> None:
         """Take a call; it always ends."""
@@ -231,12 +255,9 @@ class Lane:
         self._is_stopping = True
         self._on_change()
         self._strand("stopped")
-        self._wake_writer()
+        self._leave_stream()
         self._end_pause()
-        tasks = set(self._unary_tasks)
-        if self._runner is not None and (self._open or self._state is LaneState.STREAM):
-            tasks.add(self._runner)
-        if tasks:
+        if tasks := self._unary_tasks | self._drains:
             await asyncio.wait(tasks, timeout=grace)
         self._state = LaneState.STOPPED
         # What has not ended by now is cancelled: once a lane's life that may leak in gRPC.
@@ -247,7 +268,8 @@ class Lane:
             self._runner.cancel()
         self._health.cancel()
         await self._channel.close()
-        rest = {task for task in (self._runner, self._health.task, *self._unary_tasks) if task}
+        tasks = {*self._unary_tasks, *self._drains}
+        rest = {task for task in (self._runner, self._watcher, self._health.task, *tasks) if task}
         if rest:
             _, rest = await asyncio.wait(rest, timeout=CLOSE_S)
         for task in rest:
@@ -299,7 +321,7 @@ class Lane:
                 continue
             if was_connected and not pause:
                 # The first loss after a good time: try again at once, the line waits for it.
-                self._enter(LaneState.CONNECTING, reason)
+                self._enter(LaneState.CONNECTING, reason, is_quiet=code is grpc.StatusCode.OK)
                 self._strand(reason, keep=True)
             elif was_connected and code is not grpc.StatusCode.UNAVAILABLE:
                 # The upstream is there, but its stream ends again and again.
@@ -334,12 +356,13 @@ class Lane:
         return True
 
     async def _serve_stream(self) -> tuple[grpc.StatusCode, str]:
-        """Open the stream and read it to its end; return its status."""
+        """Open a stream, and serve it until it ends or the lane leaves it; return its status."""
         call = self._process_stream()
         self._rpcs.add(call)
-        writer: asyncio.Task[None] | None = None
+        stream: _Stream | None = None
         try:
             self._is_dialling = True
+            self._is_left = False
             await call.wait_for_connection()
             self._is_dialling = False
             self._is_serving = self._health.start() or self._is_serving
@@ -352,11 +375,24 @@ class Lane:
             call.add_done_callback(lambda _: ended.set())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), SETTLE_S)
+            if self._is_left and not call.done():
+                # Its connection went while it settled: the next one's stream will do.
+                call.cancel()
+                return grpc.StatusCode.OK, "goodbye"
             if not call.done() and not self._is_stopping:
+                create = self._loop.create_task
+                stream = self._stream = _Stream(
+                    call,
+                    create(self._read(call), name="gatesvr-lane-reader"),
+                    create(self._write(call), name="gatesvr-lane-writer"),
+                    self._loop.create_future(),
+                )
                 self._enter(LaneState.STREAM, "")
-                writer = self._loop.create_task(self._write(call), name="gatesvr-lane-writer")
-                while (batch := await call.read()) is not grpc.aio.EOF:
-                    self._take_answers(batch)
+                ends = (stream.reader, stream.left)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if stream.left.done():
+                    return grpc.StatusCode.OK, "goodbye"
+                stream.reader.result()
             return await call.code(), (await call.details()) or ""
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details() or ""
@@ -369,16 +405,86 @@ class Lane:
             return grpc.StatusCode.CANCELLED, "channel closed"
         finally:
             self._is_dialling = False
-            self._rpcs.discard(call)
-            if writer is not None:
-                await self._end_writer(writer)
+            if stream is None or not stream.left.done():
+                self._rpcs.discard(call)
+                self._stream = None
+                if stream is not None:
+                    await self._end_writer(stream.writer)
+
+    async def _watch(self) -> None:
+        """Notice that the channel leaves its connection, whose streams may live on."""
+        state = self._channel.get_state()
+        try:
+            while True:
+                await self._channel.wait_for_state_change(state)
+                if state is grpc.ChannelConnectivity.READY:
+                    self._is_left = True
+                    self._leave_stream()
+                state = self._channel.get_state()
+        except CALL_ENDED:
+            return  # the channel is closed
+
+    def _leave_stream(self) -> None:
+        """Write no more to the stream, if there is one; let what was written be answered."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        self._wake_writer()
+        stream.left.set_result(None)
+        ids = [request_id for request_id in self._open if request_id not in self._draining_ids]
+        self._draining_ids.update(ids)
+        if not self._is_stopping:
+            self._counters.goodbyes += 1
+            logger.info("lane_moves", extra=keys(address=self.address, open=len(ids)))
+        drain = self._loop.create_task(self._drain(stream, ids), name="gatesvr-lane-drain")
+        self._drains.add(drain)
+        drain.add_done_callback(self._drains.discard)
+
+    async def _drain(self, stream: _Stream, ids: list[int]) -> None:
+        """Wait for the answers of a stream that is written to no more, then for its end."""
+        rpc, reader, writer = stream.rpc, stream.reader, stream.writer
+        reason = "the stream ended without an answer"
+        try:
+            # Half-closed earlier, some servers would end the stream and answer nothing more.
+            while not reader.done() and any(request_id in self._open for request_id in ids):
+                await asyncio.wait({reader}, timeout=DRAIN_STEP_S)
+            if not reader.done() and writer.done():
+                with contextlib.suppress(*CALL_ENDED):
+                    await rpc.done_writing()
+                await asyncio.wait({reader}, timeout=CLOSE_S)
+            if not reader.done():
+                rpc.cancel()
+            await self._end_writer(writer)
+            await reader
+        except grpc.aio.AioRpcError as error:
+            reason = f"{error.code().name}: {error.details()}"
+        except CALL_ENDED as error:
+            reason = str(error)
+        except ValueError as error:
+            self._counters.bad_batches += 1
+            rpc.cancel()
+            reason = f"undecodable answers: {error}"
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+        finally:
+            self._rpcs.discard(rpc)
+            self._draining_ids.difference_update(ids)
+            for request_id in ids:
+                if (call := self._open.pop(request_id, None)) is not None:
+                    self._fail_broken(call, reason)
+
+    async def _read(self, call: Any) -> None:
+        """Read answers until the stream ends."""
+        while (batch := await call.read()) is not grpc.aio.EOF:
+            self._take_answers(batch)
 
     async def _write(self, call: Any) -> None:
-        """Write what has gathered, again and again, until the stream ends or the lane stops."""
+        """Write what has gathered, again and again, until the stream ends or the lane leaves it."""
         counters = self._counters
         open_calls = self._open
+        waker: asyncio.Future[None] | None = None
         try:
-            while not call.done():
+            while (stream := self._stream) is not None and stream.rpc is call and not call.done():
                 if self._waiting and len(open_calls) < self._max_open:
                     if self._is_busy and (wait := self._pace(self._loop.time())) > 0:
                         await asyncio.sleep(wait)
@@ -386,19 +492,17 @@ class Lane:
                         counters.batches += 1
                         counters.batched_requests += len(batch)
                         await call.write(encode_batch(batch))
-                elif self._is_stopping:
-                    await call.done_writing()
-                    return
                 else:
-                    self._writer_waker = self._loop.create_future()
-                    await self._writer_waker
+                    waker = self._writer_waker = self._loop.create_future()
+                    await waker
         except CALL_ENDED as error:
             # The reader gets the stream's status and ends the calls.
             logger.debug("write_failed", extra=keys(address=self.address, error=error))
         except asyncio.CancelledError:
             raise_if_cancelled()
         finally:
-            self._writer_waker = None
+            if self._writer_waker is waker:  # and not the next stream's
+                self._writer_waker = None
 
     def _gather(self) -> list[bytes]:
         """Move the next batch from the line to the open calls."""
@@ -578,6 +682,13 @@ class Lane:
         if self._state is LaneState.UNARY and lasted > self._config.reconnect_min:
             # Most likely the connection has ended, and without a stream nothing else tells.
             self._end_pause()
+        elif self._state is LaneState.STREAM and lasted > self._config.reconnect_min:
+            # It was on a connection that the lane has left.
+            self._loop.call_soon(self._follow_health)
+
+    def _follow_health(self) -> None:
+        if self._state is LaneState.STREAM and not self._is_stopping:
+            self._health.start()
 
     def _set_serving(self, is_serving: bool) -> None:
         if is_serving is self._is_serving:
@@ -591,11 +702,14 @@ class Lane:
 
     # States, breaks and deadlines.
 
-    def _enter(self, state: LaneState, reason: str) -> None:
+    def _enter(self, state: LaneState, reason: str, *, is_quiet: bool = False) -> None:
         if state is self._state:
             return
         self._state = state
-        self._changed(reason)
+        if is_quiet:
+            self._on_change()
+        else:
+            self._changed(reason)
         if state is LaneState.UNARY:
             self._pump()
 
@@ -616,12 +730,8 @@ class Lane:
 
     def _break(self, reason: str) -> None:
         """End the calls that were written to a stream that has ended."""
-        if not self._open:
-            return
-        broken = list(self._open.values())
-        self._open.clear()
-        for call in broken:
-            self._fail_broken(call, reason)
+        for request_id in [i for i in self._open if i not in self._draining_ids]:
+            self._fail_broken(self._open.pop(request_id), reason)
 
     def _fail_broken(self, call: Call, reason: str) -> None:
         """End a call that was written, and of which nothing more will be heard."""

@@ -41,8 +41,10 @@ __all__ = ["GatewayClient", "Reply", "Request", "ServiceCounters", "UpstreamServ
 
 logger = logging.getLogger("gatesvr.service")
 
+FAREWELL_S = 0.1
+"""How long requests are refused, at least, while a gateway learns that the service stops."""
 FLUSH_S = 1.0
-"""Longest wait, at the end, for answers to be written."""
+"""Longest wait, at the end, for gateways to close their lanes, and for answers to be written."""
 
 H = TypeVar("H", bound=Callable[[Request], Any])
 
@@ -155,24 +157,36 @@ class UpstreamService:
         return self.address
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Refuse new requests, finish the running ones within grace, close. Idempotent."""
+        """Say goodbye, refuse new requests, finish the running ones within grace. Idempotent."""
         if self._server is None or self.is_stopping:
             return
         self.is_stopping = True
+        is_watched = self._health is not None and self._health.watchers > 0
         if self._health is not None:
             self._health.stopped.set()
         while self._waiting:
             _, message, sink, _ = self._waiting.popleft()
             self._refuse(message, sink)
+        if is_watched:
+            # Gateways send no more once they know; what is on its way is refused, and goes
+            # elsewhere. A server that is shut down would break it off.
+            await asyncio.sleep(FAREWELL_S)
         if tasks := set(self._tasks):
             _, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        # Frees the port, and has every gateway half-close its lane: ended by us it would lose what
+        # is on its way.
+        closing = asyncio.ensure_future(self._server.stop(2 * FLUSH_S))
+        if self.streams:
+            await asyncio.wait({stream.closed for stream in self.streams}, timeout=FLUSH_S)
         for stream in self.streams:
             stream.end()
-        await self._server.stop(FLUSH_S)
+        await asyncio.wait({closing}, timeout=FLUSH_S)
+        await self._server.stop(0)
+        await closing
         await self.gateway.close()
         logger.info("service_stopped", extra=keys(service=self.name))
 

@@ -95,6 +95,8 @@ class Stream:
         self._is_ended = False
         self._is_closed = False
         self._waker: asyncio.Future[None] | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the stream has ended."""
 
     async def serve(self) -> None:
         """Serve the stream to its end; the caller is its writer."""
@@ -117,6 +119,7 @@ class Stream:
                     await self._waker
         finally:
             self._is_closed = True
+            self.closed.set_result(None)
             self._batches.clear()
             self._service.streams.discard(self)
             self._service.counters.streams -= 1
@@ -175,6 +178,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.stopped = asyncio.Event()
+        self.watchers = 0
+        """Watches under way: gateways that learn by them that the service stops."""
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Any
@@ -191,5 +196,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if not self.stopped.is_set():
             status = _SERVING if is_known else _SERVICE_UNKNOWN
             await context.write(health_pb2.HealthCheckResponse(status=status))
-        await self.stopped.wait()
+        self.watchers += 1
+        try:
+            await self.stopped.wait()
+        finally:
+            self.watchers -= 1
         await context.write(health_pb2.HealthCheckResponse(status=_NOT_SERVING))

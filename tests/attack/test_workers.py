@@ -13,7 +13,7 @@ import pytest
 from gatesvr.config import DispatchConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
-from gatesvr.errors import ErrorCode
+from gatesvr.errors import ErrorCode, Outcome
 from gatesvr.upstream.router import Route
 
 from ..dispatch.fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
@@ -102,9 +102,7 @@ class OddUpstream(FakeUpstream):
         call = self.chance.choice(self.all[-30:])
         kind = self.chance.random()
         answer: Any = OddAnswer(call, self.mixed_up)
-        if kind < 0.1:
-            answer = OddAnswer(call, self.mixed_up, error="undecodable")
-        elif kind < 0.2:
+        if kind < 0.2:
             answer = OddAnswer(call, self.mixed_up, client_seq_id=1 << 40)
         if kind < 0.7:
             call.answer(answer)
@@ -112,12 +110,12 @@ class OddUpstream(FakeUpstream):
                 call.answer(answer)
         elif kind < 0.85:
             # The deadline, or the lane's end; and the answer in the same turn.
-            call.fail("no answer", ErrorCode.DEADLINE, is_started=True)
+            call.fail("no answer", ErrorCode.DEADLINE, outcome=Outcome.UNKNOWN)
             call.answer(answer)
-            call.fail("broken off", is_started=True)
+            call.fail("broken off", outcome=Outcome.UNKNOWN)
         elif kind < 0.95:
             for broken in self.all[-30:]:
-                broken.fail("broken off", is_started=True)
+                broken.fail("broken off", outcome=Outcome.UNKNOWN)
 
 
 def check(processor: AsyncProcessor, max_workers: int) -> None:
@@ -216,7 +214,7 @@ async def test_whatever_comes_no_worker_is_lost(
                 # Errors that are on their way when the pool gives up.
                 await settle(chance.choice([1, 2]))
                 for call in upstream.all[-30:]:
-                    call.fail("broken off", is_started=True)
+                    call.fail("broken off", outcome=Outcome.UNKNOWN)
     # An upstream that comes to its senses: all that is left is answered, and drained.
     if stopping is None:
         stopping = asyncio.ensure_future(processor.stop(3600.0))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatesvr._core.codec import decode_answer, notify_body
 from gatesvr._pb import upstream_pb2 as up
-from gatesvr.errors import ErrorCode
+from gatesvr.errors import ErrorCode, Outcome
 from gatesvr.session.state import State
 from gatesvr.upstream import call as upstream
 
@@ -99,7 +99,7 @@ class Upstream:
         world.counts["upstream_failures"] += 1
         world.note("upstream fails %s: %s", call.name, kind)
         if kind == "broken":
-            self._fail(call, "lane broke", ErrorCode.UPSTREAM_UNREACHABLE, is_started=True)
+            self._fail(call, "lane broke", ErrorCode.UPSTREAM_UNREACHABLE, outcome=Outcome.UNKNOWN)
         elif kind == "refused":
             world.checker.refused(call.session_id, call.client_seq, call.name)
             self._fail(call, "refused", ErrorCode.BUSY, retry_after_ms=50)
@@ -135,7 +135,7 @@ class Upstream:
             self.calls.remove(call)
             if call.real.on_end is not None:
                 self.world.counts["upstream_timeouts"] += 1
-                self._fail(call, "deadline", ErrorCode.DEADLINE, is_started=True)
+                self._fail(call, "deadline", ErrorCode.DEADLINE, outcome=Outcome.UNKNOWN)
 
     def forget(self) -> None:
         """The gateway's process is gone: nobody waits any more."""
