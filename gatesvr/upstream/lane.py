@@ -266,6 +266,8 @@ class Lane:
         if self._is_dialling and self._runner is not None:
             # It awaits an Event, no gRPC object; one that is never set if the call was so young.
             self._runner.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()  # the news that it waits for may never come
         self._health.cancel()
         await self._channel.close()
         tasks = {*self._unary_tasks, *self._drains}
