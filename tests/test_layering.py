@@ -22,7 +22,7 @@ BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 MIDDLE = BOTTOM | {"transport", "session", "upstream"}
 BELOW_GATEWAY = MIDDLE | {"dispatch", "push"}
 
-SDK = frozenset({"service", "servicer", "request", "gateway_client", "event_stream"})
+SDK = frozenset({"service", "servicer", "request", "gateway_client", "event_stream", "fields"})
 """Modules of upstream that run in a service's process: they know nothing of a gateway's inside."""
 
 ALLOWED: dict[str, frozenset[str]] = {

@@ -37,9 +37,17 @@ class PendingRequest:
         headers: Mapping[str, str] | None,
     ) -> None:
         self.msg_id = msg_id
-        self.is_login = action.lower() == LOGIN_ACTION
         self.is_sent = False
-        self._payload = encode_business(action, params, data)
+        try:
+            self.is_login = action.lower() == LOGIN_ACTION
+            self._payload = encode_business(action, params, data)
+        except (TypeError, AttributeError):
+            _check("action", action, str)
+            _check("data", data, bytes)
+            _check_texts("params", params)
+            raise
+        if headers:
+            _check_texts("headers", headers)
         self._headers = dict(headers) if headers else None
 
     @property
@@ -54,3 +62,17 @@ class PendingRequest:
         """Return its frame, with an ack on the way where ack_seq_id is not 0."""
         self.is_sent = True
         return encode_request(self.msg_id, seq, _BUSINESS, self._payload, self._headers, ack_seq_id)
+
+
+def _check(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {kind.__name__}, not {type(value).__name__}")
+
+
+def _check_texts(name: str, texts: Mapping[str, str] | None) -> None:
+    if texts is None:
+        return
+    _check(name, texts, Mapping)
+    for key, value in texts.items():
+        _check(f"a key of {name}", key, str)
+        _check(f"{name}[{key!r:.64}]", value, str)

@@ -12,6 +12,7 @@ from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..errors import ConfigError, UpstreamError
 from .event_stream import GatewayEvents
+from .fields import message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -92,7 +93,8 @@ class GatewayClient:
         Returns:
             The gateway's answer: look at ``success`` and ``error_code``.
         """
-        request = pb.UnicastPushRequest(
+        request = message(
+            pb.UnicastPushRequest,
             target_type=target_type,
             target_id=target_id,
             msg_type=msg_type,
@@ -119,7 +121,8 @@ class GatewayClient:
         metadata: Mapping[str, str] | None = None,
     ) -> pb.UnicastPushResponse:
         """Push a notify that goes right before or after the answer to a request in flight."""
-        push = pb.UnicastPushRequest(
+        push = message(
+            pb.UnicastPushRequest,
             target_type="session",
             target_id=request.session_id,
             msg_type=msg_type,
@@ -151,7 +154,8 @@ class GatewayClient:
             msg_type: As in push(); so are title, content, data, metadata and ttl.
             suspended: Also to sessions whose client is away.
         """
-        request = pb.BroadcastRequest(
+        request = message(
+            pb.BroadcastRequest,
             msg_type=msg_type,
             title=title,
             content=content,

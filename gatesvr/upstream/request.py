@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
 from ..observe.metrics import Counters
+from .fields import message as build_message
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -54,18 +56,38 @@ class Reply:
 
     @classmethod
     def of(cls, result: Result) -> Reply:
-        """Return what a handler's result stands for."""
+        """Return what a handler's result stands for.
+
+        Raises:
+            TypeError: It stands for nothing.
+        """
         if isinstance(result, Reply):
             return result
         if result is None:
             return cls()
-        return cls(data=result.encode() if isinstance(result, str) else result)
+        if isinstance(result, bytes):
+            return cls(data=result)
+        if isinstance(result, str):
+            return cls(data=result.encode())
+        kind = type(result).__name__
+        raise TypeError(f"a handler returns Reply, bytes, str or None, not {kind}")
+
+    def why_bad(self) -> str:
+        """Return which field no answer can carry, and why; empty where all can."""
+        for name, kind in (("code", int), ("message", str), ("data", bytes)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                return f"Reply.{name} must be {kind.__name__}, not {type(value).__name__}"
+        for key, value in dict(self.headers).items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                return f"Reply.headers must map str to str, not {key!r:.64} to {value!r:.64}"
+        return ""
 
 
 class Request:
     """One client request."""
 
-    __slots__ = ("message", "notifies", "service")
+    __slots__ = ("began", "message", "notifies", "service")
 
     def __init__(self, message: pb.UpstreamRequest, service: UpstreamService) -> None:
         self.message = message
@@ -74,6 +96,8 @@ class Request:
         """What goes around its answer."""
         self.service = service
         """The service that runs it."""
+        self.began = monotonic()
+        """When its handler was called."""
 
     @property
     def session_id(self) -> str:
@@ -154,7 +178,8 @@ class Request:
         metadata: Mapping[str, str] | None,
     ) -> None:
         self.notifies.append(
-            pb.BoundNotify(
+            build_message(
+                pb.BoundNotify,
                 sync_hint=hint,
                 msg_type=msg_type,
                 title=title,

@@ -46,6 +46,8 @@ FAREWELL_S = 0.1
 FLUSH_S = 1.0
 """Longest wait, at the end, for gateways to close their lanes, and for answers to be written."""
 
+_RESULTS = (Reply, bytes, str)
+
 H = TypeVar("H", bound=Callable[[Request], Any])
 
 
@@ -256,14 +258,14 @@ class UpstreamService:
         request = Request(message, self)
         try:
             result = handler(request)
-        except Exception:
-            result = self._failed(message)
-        if result is None or isinstance(result, Reply | bytes | str):
+        except Exception as error:
+            result = self._failed(request, error)
+        if result is None or isinstance(result, _RESULTS):
             sink.answer(message, Reply.of(result), request.notifies)
         elif inspect.isawaitable(result):
             self._spawn(self._finish(result, request, sink))
         else:
-            sink.answer(message, self._failed(message), [])
+            sink.answer(message, self._reply(result, request), request.notifies)
 
     def _start(self, handler: Handler, message: pb.UpstreamRequest, sink: Sink) -> None:
         request = Request(message, self)
@@ -272,9 +274,9 @@ class UpstreamService:
 
     async def _finish(self, awaitable: Awaitable[Result], request: Request, sink: Sink) -> None:
         try:
-            reply = Reply.of(await awaitable)
-        except Exception:
-            reply = self._failed(request.message)
+            reply = self._reply(await awaitable, request)
+        except Exception as error:
+            reply = self._failed(request, error)
         except asyncio.CancelledError:
             sink.answer(request.message, Reply(500, "service stopped"), request.notifies)
             raise
@@ -304,12 +306,45 @@ class UpstreamService:
             else:
                 self._start(handler, message, sink)
 
-    def _failed(self, message: pb.UpstreamRequest) -> Reply:
+    def _reply(self, result: Result, request: Request) -> Reply:
+        """Return what a handler's result stands for; a code 500 where it is none."""
+        try:
+            return Reply.of(result)
+        except TypeError as error:
+            return self._failed(request, error, is_raised=False)
+
+    def _failed(self, request: Request, error: Exception, *, is_raised: bool = True) -> Reply:
+        """Log a handler that raised, or whose result stands for nothing; return its reply."""
         self.counters.failed += 1
-        logger.exception(
-            "handler_failed", extra=keys(service=self.name, session=message.session_id)
+        self._log_failure(
+            "handler_failed",
+            request.message,
+            f"{type(error).__name__}: {error}" if is_raised else str(error),
+            ms=round(1000 * (time.monotonic() - request.began), 1),
+            error=error if is_raised else None,
         )
         return Reply(500, "internal error")
+
+    def _log_failure(
+        self,
+        event: str,
+        message: pb.UpstreamRequest,
+        reason: str,
+        error: Exception | None = None,
+        **more: object,
+    ) -> None:
+        logger.error(
+            event,
+            extra=keys(
+                service=self.name,
+                action=message.action,
+                openid=message.openid,
+                session=message.session_id,
+                reason=reason,
+                **more,
+            ),
+            exc_info=error,
+        )
 
     def fill(
         self,
@@ -318,7 +353,7 @@ class UpstreamService:
         reply: Reply,
         notifies: list[pb.BoundNotify],
     ) -> None:
-        """Put a reply into an empty response; what cannot be sent becomes a code 500."""
+        """Put a reply into an empty response; what cannot be sent becomes a code 500 or 413."""
         self.counters.answers += 1
         try:
             response.code = reply.code
@@ -330,16 +365,29 @@ class UpstreamService:
                 response.notifies.extend(notifies)
             if reply.is_refused:
                 response.status = pb.UPSTREAM_REFUSED
-            if reply.size(notifies) > self._max_grpc_bytes - 64:
-                raise ValueError("the answer is above gRPC's message limit")
-        except (TypeError, ValueError, AttributeError):
-            self.counters.failed += 1
-            logger.exception("bad_reply", extra=keys(service=self.name, session=message.session_id))
-            response.Clear()
-            response.code = 500
-            response.message = "internal error"
+            if (size := reply.size(notifies)) > self._max_grpc_bytes - 64:
+                limit = f"{size} bytes are above the limit of {self._max_grpc_bytes}"
+                self._spoil(response, message, 413, "answer too large", limit)
+        except (TypeError, ValueError, AttributeError) as error:
+            why = reply.why_bad() or f"{type(error).__name__}: {error}"
+            self._spoil(response, message, 500, "internal error", why)
         response.client_seq_id = message.client_seq_id
         response.request_id = message.request_id
+
+    def _spoil(
+        self,
+        response: pb.UpstreamResponse,
+        message: pb.UpstreamRequest,
+        code: int,
+        text: str,
+        reason: str,
+    ) -> None:
+        """Answer in the place of a reply that cannot be sent."""
+        self.counters.failed += 1
+        self._log_failure("bad_reply", message, reason)
+        response.Clear()
+        response.code = code
+        response.message = text
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

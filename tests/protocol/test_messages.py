@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol import messages
+from gatesvr.protocol.pending import PendingRequest
 from tests.session.rig import pushes
 
 
@@ -97,3 +100,20 @@ def test_control_pushes_have_no_seq():
     assert found[2].client_seq_id == 3
     assert pb.GoAway.FromString(found[3].payload).address == "a:1"
     assert pb.Kick.FromString(found[4].payload).code == 4410
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("params", {"a": 1}, r"params\['a'\] must be str, not int"),
+        ("params", ["a"], "params must be Mapping, not list"),
+        ("headers", {"a": 1}, r"headers\['a'\] must be str, not int"),
+        ("headers", {1: "a"}, "a key of headers must be str, not int"),
+        ("data", "text", "data must be bytes, not str"),
+        ("action", 5, "action must be str, not int"),
+    ],
+)
+def test_request_names_the_parameter_that_does_not_fit(field: str, value: Any, told: str) -> None:
+    fields: dict[str, Any] = {"action": "echo", "data": b"", "params": None, "headers": None}
+    with pytest.raises(TypeError, match=told):
+        PendingRequest(1, **{**fields, field: value})

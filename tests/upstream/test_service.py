@@ -63,6 +63,14 @@ def make(**values: Any) -> UpstreamService:
     def wrong(_: Request) -> Any:
         return 5
 
+    @service.action("wrong_later")
+    async def wrong_later(_: Request) -> Any:
+        return {"a": 1}
+
+    @service.action("wrong_headers")
+    def wrong_headers(_: Request) -> Any:
+        return Reply(headers={"n": 1})  # type: ignore[dict-item]
+
     @service.action("wrong_reply")
     def wrong_reply(_: Request) -> Any:
         return Reply(data="text")  # type: ignore[arg-type]
@@ -187,7 +195,7 @@ async def test_reply_with_everything() -> None:
         ("wrong", 500, "failed"),
         ("wrong_reply", 500, "failed"),
         ("wrong_code", 500, "failed"),
-        ("huge", 500, "failed"),
+        ("huge", 413, "failed"),
     ],
 )
 async def test_bad_ends(
@@ -205,6 +213,31 @@ async def test_bad_ends(
         await lane.end()
         assert (await stub.ProcessRequest(request(action))).code == code
     assert ("secret text" in caplog.text) == action.startswith("raise")
+
+
+@pytest.mark.parametrize(
+    ("action", "event", "reason"),
+    [
+        ("raise", "handler_failed", "ValueError: secret text"),
+        ("raise_later", "handler_failed", "ValueError: secret text"),
+        ("wrong", "handler_failed", "a handler returns Reply, bytes, str or None, not int"),
+        ("wrong_later", "handler_failed", "a handler returns Reply, bytes, str or None, not dict"),
+        ("wrong_reply", "bad_reply", "Reply.data must be bytes, not str"),
+        ("wrong_headers", "bad_reply", "Reply.headers must map str to str, not 'n' to 1"),
+    ],
+)
+async def test_what_a_handler_does_wrong_is_named(
+    action: str, event: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make()
+    async with served(service) as stub:
+        assert (await stub.ProcessRequest(request(action, openid="alice"))).code == 500
+    (record,) = [r for r in caplog.records if r.message == event]
+    found = record.keys  # type: ignore[attr-defined]
+    assert (found["service"], found["action"], found["openid"]) == ("test", action, "alice")
+    assert found["reason"] == reason
+    assert (record.exc_info is not None) == action.startswith("raise")
+    assert event != "handler_failed" or found["ms"] >= 0
 
 
 async def test_lane_answers_in_any_order_and_in_batches() -> None:
@@ -423,6 +456,30 @@ async def test_gateway_client() -> None:
     ]
     await gateway.close()
     await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("content", 5, "content must be str, not int"),
+        ("data", "text", "data must be bytes, not str"),
+        ("metadata", {"a": 1}, "metadata must map str to str"),
+    ],
+)
+async def test_push_names_the_parameter_that_does_not_fit(
+    field: str, value: Any, told: str
+) -> None:
+    gateway = UpstreamService("test", gateway="127.0.0.1:9").gateway
+    wrong: Any = {field: value}
+    asked = Request(pb.UpstreamRequest(), UpstreamService("test"))
+    with pytest.raises(TypeError, match=told):
+        await gateway.push("alice", **wrong)
+    with pytest.raises(TypeError, match=told):
+        await gateway.broadcast(**wrong)
+    with pytest.raises(TypeError, match=told):
+        await gateway.push_bound(asked, before=True, **wrong)
+    with pytest.raises(TypeError, match=told):
+        asked.notify_before("m", **wrong)
 
 
 async def test_gateway_without_an_address() -> None:
