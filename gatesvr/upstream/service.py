@@ -14,22 +14,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import inspect
 import logging
 import signal
+import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
+from ..config import parse_address
 from ..errors import ConfigError
-from ..observe.log import keys
+from ..observe.log import configure, keys
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
 from .servicer import Health, Servicer, Stream
@@ -129,6 +133,7 @@ class UpstreamService:
         """
         if self._server is not None:
             raise RuntimeError("UpstreamService was served before")
+        await _check_free(bind)
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # else a busy port goes unnoticed
@@ -148,9 +153,7 @@ class UpstreamService:
         except RuntimeError:
             port = 0
         if not port:
-            raise ConfigError(
-                f"cannot listen on {bind}: in use, or no address of this machine", field="bind"
-            )
+            raise ConfigError(f"cannot listen on {bind}: no address of this machine")
         await server.start()
         self._server = server
         self.began = time.monotonic()
@@ -193,9 +196,19 @@ class UpstreamService:
         logger.info("service_stopped", extra=keys(service=self.name))
 
     def run(self, bind: str = "127.0.0.1:0") -> None:
-        """Serve until SIGINT or SIGTERM; a second one ends the handlers at once."""
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(self._serve_until_signal(bind))
+        """Serve until SIGINT or SIGTERM; a second one ends the handlers at once.
+
+        Prints where it serves. Logs failures to standard error where the application has set up no
+        logging. Where it cannot listen it says so in one line and exits with code 2.
+        """
+        if not logging.getLogger("gatesvr").hasHandlers():
+            configure("warning")
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve_until_signal(bind))
+        except ConfigError as error:
+            _print(f"{self.name}: {error}", sys.stderr)
+            raise SystemExit(2) from None
 
     async def _serve_until_signal(self, bind: str) -> None:
         loop = asyncio.get_running_loop()
@@ -209,6 +222,7 @@ class UpstreamService:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
         await self.serve(bind)
+        _print(self._where(), sys.stdout)
         await first.wait()
         stopping = asyncio.ensure_future(self.stop())
         hurry = asyncio.ensure_future(second.wait())
@@ -217,6 +231,13 @@ class UpstreamService:
         for task in self._tasks:
             task.cancel()
         await stopping
+
+    def _where(self) -> str:
+        where = f"{self.name} serves on {self.address} (TCP, gRPC)"
+        gateway = self.gateway.address
+        if isinstance(gateway, str) and gateway:
+            where += f", pushes through the gateway at {gateway}"
+        return where
 
     # Requests.
 
@@ -388,6 +409,42 @@ class UpstreamService:
         response.Clear()
         response.code = code
         response.message = text
+
+
+async def _check_free(bind: str) -> None:
+    """Raise ConfigError where bind is no address to listen on; gRPC says it in lines of its own."""
+    if bind.startswith(("unix:", "unix-abstract:")):
+        return
+    try:
+        host, port = parse_address(bind)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"cannot listen on {bind}: {error}") from None
+    problems: list[OSError] = []
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.bind(address)
+                if port:
+                    tried.listen(1)
+        except OSError as error:
+            problems.append(error)
+    for problem in problems:
+        # Half of a name's addresses is no good: its clients would reach who has the other half.
+        if problem.errno == errno.EADDRINUSE or len(problems) == len(found):
+            why = problem.strerror or str(problem)
+            raise ConfigError(f"cannot listen on {bind}: {why[:1].lower()}{why[1:]}") from None
+
+
+def _print(line: str, stream: TextIO | None) -> None:
+    """Print a line, if there is somewhere to print it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -387,6 +388,24 @@ async def test_busy_port_is_a_clear_error() -> None:
     await other.stop()
 
 
+@pytest.mark.parametrize("bind", ["nonsense", "127.0.0.1:99999", "no-such-host.invalid:0"])
+async def test_address_that_is_none_is_a_clear_error(bind: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on {bind}"):
+        await make().serve(bind)
+
+
+def test_run_on_a_busy_port_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SystemExit) as ended:
+            UpstreamService("zone").run(bind)
+    assert ended.value.code == 2
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", f"zone: cannot listen on {bind}: address already in use\n")
+
+
 class Pushes(rpc.GatewayServiceServicer):
     """Keeps what it is asked."""
 
@@ -487,9 +506,11 @@ async def test_gateway_without_an_address() -> None:
         await UpstreamService("test").gateway.broadcast()
 
 
-def test_run_ends_with_a_signal(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_says_where_and_ends_with_a_signal(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     caplog.set_level(logging.INFO, "gatesvr.service")
-    service = UpstreamService("test")
+    service = UpstreamService("test", gateway="127.0.0.1:8092")
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -503,3 +524,7 @@ def test_run_ends_with_a_signal(caplog: pytest.LogCaptureFixture) -> None:
     finally:
         logging.getLogger("gatesvr.service").removeHandler(handler)
     assert [r.message for r in caplog.records] == ["service_started", "service_stopped"]
+    assert capsys.readouterr().out == (
+        f"test serves on {service.address} (TCP, gRPC), "
+        "pushes through the gateway at 127.0.0.1:8092\n"
+    )
