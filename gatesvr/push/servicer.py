@@ -302,10 +302,13 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     # Sessions.
 
     @_rpc
-    def KickClient(  # noqa: N802
+    async def KickClient(  # noqa: N802
         self, request: pb.KickRequest, context: object
     ) -> pb.UnicastPushResponse:
-        """Close a session, or every session of an openid, telling the clients why."""
+        """Close a session, or every session of an openid, telling the clients why.
+
+        Those that have not logged in yet end too, wherever their hello stands.
+        """
         try:
             self._check_target(request.target_type, request.target_id)
             code = request.code or CloseCode.KICKED
@@ -315,15 +318,19 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
                 raise _RefusedError(
                     "INVALID", f"reason: not {MAX_REASON_BYTES} bytes of plain text"
                 )
-            sessions = self._manager.find(request.target_type, request.target_id)
+            sessions = self._manager.find(request.target_type, request.target_id, with_inited=True)
             if not sessions:
                 raise _RefusedError("NOT_FOUND", "no such session")
         except _RefusedError as refusal:
             return self._refused(refusal)
-        now = self._clock()
-        for session in sessions:
-            self._manager.kick(session, request.reason, now, code)
-            self.counters.kicked += 1
+        # Whoever likes may claim an openid: there may be very many.
+        for start in range(0, len(sessions), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            now = self._clock()
+            for session in sessions[start : start + SLICE]:
+                self._manager.kick(session, request.reason, now, code)
+                self.counters.kicked += 1
         return pb.UnicastPushResponse(success=True, sessions=len(sessions))
 
     async def GetSession(  # noqa: N802

@@ -98,6 +98,7 @@ class SessionManager:
         # Not logged in, in the order of their STARTs; and how many of them an address has.
         self._inited: dict[Session, str] = {}
         self._inited_by_ip: dict[str, int] = {}
+        self._inited_by_openid: dict[str, dict[Session, None]] = {}
         # Without a connection, in the order in which they lost it.
         self._detached: dict[Session, None] = {}
         self._tombstones = Tombstones(config.max_tombstones, config.resume_window)
@@ -127,18 +128,24 @@ class SessionManager:
         """Return the logged-in sessions of a user, in the order of their logins."""
         return self._by_openid.get(openid, ())
 
-    def find(self, target_type: str, target_id: str) -> list[Session]:
-        """Return the sessions that a push names.
+    def find(self, target_type: str, target_id: str, *, with_inited: bool = False) -> list[Session]:
+        """Return the sessions that a push or a kick names.
 
         Args:
             target_type: ``session`` (logged in or not) or ``openid`` (logged in).
             target_id: A session id or an openid.
+            with_inited: Whether an openid names those too that have only claimed it in START. They
+                get nothing that is meant for the user; but a kick that left them out would let a
+                user in whose hello is under way.
         """
         if target_type == "session":
             session = self._by_id.get(target_id)
             return [] if session is None else [session]
         if target_type == "openid":
-            return list(self._by_openid.get(target_id, ()))
+            found = list(self._by_openid.get(target_id, ()))
+            if with_inited:
+                found.extend(self._inited_by_openid.get(target_id, ()))
+            return found
         return []
 
     # START.
@@ -324,6 +331,7 @@ class SessionManager:
         self._by_id[session.session_id] = session
         self._inited[session] = ip
         self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
+        self._inited_by_openid.setdefault(session.openid, {})[session] = None
         counters.created += 1
         self.events.emit(EventKind.CONNECTED, session, reason, now)
         logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
@@ -514,6 +522,10 @@ class SessionManager:
             self._inited_by_ip[ip] = count
         else:
             del self._inited_by_ip[ip]
+        same = self._inited_by_openid[session.openid]
+        del same[session]
+        if not same:
+            del self._inited_by_openid[session.openid]
 
     def _forget_login(self, session: Session) -> None:
         left = tuple(s for s in self._by_openid.get(session.openid, ()) if s is not session)

@@ -534,6 +534,37 @@ async def test_bad_kick_is_refused(fields: dict[str, Any]) -> None:
         assert len(rig.manager) == 1
 
 
+async def test_a_kick_reaches_those_that_have_not_logged_in_and_a_push_does_not() -> None:
+    async with running() as rig:
+        session = rig.session("alice", login=False)
+        target = {"target_type": "openid", "target_id": "alice"}
+        push = pb.UnicastPushRequest(**target)
+        assert (await rig.stub.PushToClient(push)).error_code == "NOT_FOUND"
+        bound = pb.UnicastPushRequest(
+            **target, sync_hint=pb.NSH_AFTER_RESPONSE, bind_session_id=session.session_id
+        )
+        assert (await rig.stub.PushToClient(bound)).error_code == "NOT_FOUND"
+        assert not (await rig.stub.GetSession(pb.GetSessionRequest(**target))).found
+        named = pb.UnicastTarget(target_type="session", target_id=session.session_id)
+        bulk = pb.MulticastRequest(targets=[pb.UnicastTarget(**target), named])
+        assert (await rig.stub.MulticastToClients(bulk)).sent_count == 0
+        assert (await rig.stub.BroadcastToClients(pb.BroadcastRequest())).sent_count == 0
+        response = await rig.stub.KickClient(pb.KickRequest(**target))
+        assert (response.success, response.sessions) == (True, 1)
+        assert len(rig.manager) == 0
+
+
+async def test_a_kick_of_very_many_lets_others_have_their_turn() -> None:
+    async with running(config=SessionConfig(max_inited_per_address=1_000)) as rig:
+        for _ in range(600):
+            rig.session("alice", login=False)
+        response = await rig.stub.KickClient(
+            pb.KickRequest(target_type="openid", target_id="alice")
+        )
+        assert (response.success, response.sessions) == (True, 600)
+        assert len(rig.manager) == 0
+
+
 async def test_session_is_shown() -> None:
     async with running() as rig:
         session = rig.session("alice", client_id="phone")

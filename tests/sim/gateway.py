@@ -150,7 +150,9 @@ class Gateway:
         return {
             "sessions": len(sessions),
             "openids": len(sessions._by_openid),
-            "inited": len(sessions._inited) + len(sessions._inited_by_ip),
+            "inited": len(sessions._inited)
+            + len(sessions._inited_by_ip)
+            + len(sessions._inited_by_openid),
             "detached": len(sessions._detached),
             "tombstones": len(sessions._tombstones),
             "watched": len(sessions._context.watched),

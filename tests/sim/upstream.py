@@ -229,11 +229,18 @@ class Pushers:
     def kick(self) -> None:
         sessions = list(self.gateway.sessions.all_sessions())
         if sessions:
-            session = self.world.random.choice(sessions)
-            self.world.note("kicks %s", session)
-            self.world.counts["kicks"] += 1
-            code = self.world.random.choice((4410, 4410, 4601, 2000))
-            self.gateway.sessions.kick(session, "kicked", self.world.now, code)
+            world = self.world
+            openid = world.random.choice(sessions).openid
+            found = self.gateway.sessions.find("openid", openid, with_inited=True)
+            world.note("kicks %s", found)
+            world.counts["kicks"] += 1
+            world.counts["kicks_during_login"] += any(session.hello_pending for session in found)
+            code = world.random.choice((4410, 4410, 4601, 2000))
+            for session in found:
+                self.gateway.sessions.kick(session, "kicked", world.now, code)
+            for session in self.gateway.sessions.all_sessions():
+                if session.openid == openid:
+                    world.checker.broken(session.session_id, f"{openid} was kicked and is still in")
 
     def _send(self, request: up.UnicastPushRequest, name: str) -> None:
         world = self.world
