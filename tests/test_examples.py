@@ -64,8 +64,7 @@ async def running(
             Gateway(load(config, overrides=overrides)) as gateway,
         ):
             service.gateway.address = gateway.grpc_address
-            host, port = gateway.address
-            yield f"{host}:{port}"
+            yield gateway.address
     finally:
         await service.stop()
 

@@ -92,7 +92,9 @@ class SessionManager:
             self._context.counters, push.max_event_subscribers, push.max_event_queue, wall_ms
         )
         self._judge = ResumeJudge(self._context.counters)
+        # In the order in which they were made.
         self._by_id: dict[str, Session] = {}
+        self._last_number = 0
         # Logged-in sessions, in the order of their logins.
         self._by_openid: dict[str, tuple[Session, ...]] = {}
         # Not logged in, in the order of their STARTs; and how many of them an address has.
@@ -147,6 +149,19 @@ class SessionManager:
                 found.extend(self._inited_by_openid.get(target_id, ()))
             return found
         return []
+
+    def sessions_behind(self, number: int, openid: str = "") -> list[Session]:
+        """Return the sessions made after that of a number, logged in or not, in their order.
+
+        Args:
+            number: Session.number; 0 for all.
+            openid: Whose, empty for everybody's.
+        """
+        found: Iterable[Session] = self._by_id.values()
+        if openid:
+            same = self.find("openid", openid, with_inited=True)
+            found = sorted(same, key=lambda session: session.number)
+        return [session for session in found if session.number > number]
 
     # START.
 
@@ -328,6 +343,8 @@ class SessionManager:
         session.token = ResumeToken()
         token = session.token.issue(self._random_bytes)
         session.attach(link, now)
+        self._last_number += 1
+        session.number = self._last_number
         self._by_id[session.session_id] = session
         self._inited[session] = ip
         self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
@@ -355,7 +372,7 @@ class SessionManager:
         if not session.is_logged_in:
             verdict = self._settle_duplicates(session, now)
             if verdict.close_code is not None:
-                self._context.counters.refused_logins += 1
+                self.refuse_login(session)
                 return verdict
             self._leave_inited(session)
             openid = session.openid
@@ -370,6 +387,19 @@ class SessionManager:
         if zone or not session.zone:
             session.set_zone(zone)
         return LOGGED_IN
+
+    def refuse_login(self, session: Session) -> None:
+        """Take note of a hello that was refused; logged_in() does so itself."""
+        session.refused_logins += 1
+        self._context.counters.refused_logins += 1
+
+    def time_out_login(self, session: Session, now: float) -> None:
+        """Close a session that has not logged in in time.
+
+        Source: PROTOCOL 3.1: "login within 30 s of START (4408, Closed)".
+        """
+        self._context.counters.login_timeouts += 1
+        self.close(session, CloseCode.TIMEOUT, "no login", now)
 
     def _settle_duplicates(self, session: Session, now: float) -> LoginVerdict:
         """Apply on_duplicate to the other logged-in sessions of session's openid."""
@@ -583,9 +613,7 @@ class SessionManager:
             session = next(iter(self._inited))
             if session.create_time > deadline:
                 break
-            # PROTOCOL 3.1: "login within 30 s of START (4408, Closed)".
-            self._context.counters.login_timeouts += 1
-            self.close(session, CloseCode.TIMEOUT, "no login", now)
+            self.time_out_login(session, now)
 
     def _sweep_detached(self, now: float) -> None:
         deadline = now - self._config.resume_window

@@ -143,7 +143,7 @@ class Upstream:
 
 
 class Pushers:
-    """Upstream services that push, through the real servicer."""
+    """Upstream services that push, through the real commands."""
 
     def __init__(self, world: World, gateway: Gateway) -> None:
         self.world = world
@@ -207,7 +207,7 @@ class Pushers:
         if not is_bound:
             self._send(request, name)
             return
-        response = self.gateway.servicer.push(request)
+        response = self.gateway.commands.push(request)
         world.note("binds %s to %d: %s", name, seq, response.error_code or "ok")
         if response.success and not is_repeat:
             world.counts["bound"] += 1
@@ -247,7 +247,7 @@ class Pushers:
         sessions = self.gateway.sessions.find(request.target_type, request.target_id)
         seqs = [session.queue.next_expected_seq for session in sessions]
         held = [world.held(session) for session in sessions]
-        response = self.gateway.servicer.push(request)
+        response = self.gateway.commands.push(request)
         world.note("pushes %s to %s: %s", name, sessions, response.error_code or "ok")
         if response.error_code:
             world.counts[f"push_{response.error_code.lower()}"] += 1
