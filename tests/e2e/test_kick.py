@@ -74,3 +74,25 @@ async def test_a_kick_ends_a_login_wherever_it_stands(
         assert upstream.calls["echo"] == (stage == "logged in")
         response = await later.resume(started, 0, openid="alice")
         assert (response.success, response.lost_reason) == (False, pb.LOST_KICKED)
+
+
+async def test_an_embedded_gateway_pushes_and_kicks_itself(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address) as gateway,
+        plain_client(gateway.address) as client,
+        plain_client(gateway.address) as other,
+    ):
+        await client.login("alice")
+        await other.start("bob")
+        assert [(s.openid, s.state) async for s in gateway.sessions()] == [
+            ("alice", "Normal"),
+            ("bob", "Inited"),
+        ]
+        assert (await gateway.push("alice", data=b"1")).success
+        assert (await gateway.multicast(["alice", "bob"], data=b"2")).sessions == 1
+        assert (await gateway.broadcast(data=b"3")).sessions == 1
+        assert [answer(await client.receive()).data for _ in range(3)] == [b"1", b"2", b"3"]
+        assert (await gateway.kick("bob")).success
+        assert await other.closed() == 4410
+        assert [s.openid async for s in gateway.sessions()] == ["alice"]
