@@ -133,7 +133,8 @@ async def serve_gateway(pipe: Pipe, backend: str, batch_io: bool, services: dict
         ]
     )
     async with Gateway(config) as gateway:
-        pipe.send(parse_address(gateway.address))
+        at: Any = gateway.address  # a tuple in older revisions, which this is compared with
+        pipe.send(parse_address(at) if isinstance(at, str) else at)
         await until_readable(pipe)
         pipe.send(gateway.stats())
 

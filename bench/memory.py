@@ -207,7 +207,7 @@ async def run_slow(server: Process, options: argparse.Namespace) -> None:
     print(
         f"{options.clients} slow readers, {options.pushes} pushes of {PUSH_BYTES} bytes to each:"
         f" rss {grown / MIB:+.1f} MiB, {grown / MIB / options.clients:.2f} MiB each;"
-        f" {queued['pushes']} taken, {refused} refused"
+        f" {queued['pushes_taken']} taken, {refused} refused"
     )
     for connection in connections:
         await connection.close()
