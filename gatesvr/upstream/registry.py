@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import Endpoint, PushConfig, parse_address
+from ..config import Endpoint, PushConfig, join_address, parse_address
 from ..observe.log import keys
 from .results import RegistryResult
 
@@ -267,7 +267,7 @@ class UpstreamRegistry:
             raise ValueError(f"{ip} cannot be registered")
         if not (ip == caller or ip.is_loopback or any(ip in net for net in self._networks)):
             raise ValueError(f"{ip} is outside push.register_cidrs")
-        return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+        return join_address(str(ip), port)
 
 
 def _ip(text: str) -> _Address:

@@ -596,6 +596,14 @@ async def test_session_is_shown() -> None:
         assert (await rig.stub.GetSession(get)).last_acked_seq == 1
 
 
+async def test_an_ipv6_client_is_shown_in_brackets() -> None:
+    async with running() as rig:
+        session = rig.session("alice")
+        rig.links[session.session_id].peer = ("2001:db8::1", 4000)
+        get = pb.GetSessionRequest(target_type="openid", target_id="alice")
+        assert (await rig.stub.GetSession(get)).connection == "[2001:db8::1]:4000"
+
+
 async def test_session_that_is_not_there_or_not_one() -> None:
     async with running() as rig:
         get = rig.stub.GetSession
