@@ -180,6 +180,25 @@ async def test_a_stream_whose_gateway_is_lost_says_so() -> None:
                     await stream.push(Push("alice"))
 
 
+async def test_a_stream_whose_gateway_does_not_answer_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(requests: object) -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(DEADLINE_S), running() as rig:
+        monkeypatch.setattr(rig.commands, "push_batch", never)
+        async with (
+            GatewayClient(rig.service.address, timeout=0.05) as client,
+            client.push_stream() as stream,
+        ):
+            with pytest.raises(UpstreamError, match=r"no answer in 0\.05 s"):
+                await stream.push(Push("alice"))
+            with pytest.raises(UpstreamError, match="CANCELLED"):
+                await stream.push(Push("alice"))
+        await until(lambda: rig.counters["streams"] == 0)
+
+
 async def test_a_stream_to_nobody_says_so() -> None:
     async with GatewayClient("127.0.0.1:9", timeout=DEADLINE_S) as client:
         with pytest.raises(UpstreamError, match="UNAVAILABLE"):
