@@ -37,7 +37,7 @@ async def reach(
     client.send(business(1, "hello"), business(2, "echo"))
     await upstream.until_asked("hello")
     if stage == "logged in":
-        await until(lambda: counter(gateway, "session.logins") == 1)
+        await upstream.until_asked("echo")
     if stage == "lost during hello":
         client.close()
         await until(lambda: counter(gateway, "transport.connections") == 1)
