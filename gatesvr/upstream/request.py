@@ -178,19 +178,23 @@ class ServiceCounters(Counters):
     batched_requests: int = 0
     """Requests in them."""
     unary_requests: int = 0
+    """Requests that came by themselves."""
     answer_batches: int = 0
     """Lane messages written."""
     answers: int = 0
+    """Answers given, by lane or by themselves."""
     refused: int = 0
     """Requests not started: stopping, overloaded, or past their deadline in the queue."""
     expired: int = 0
     """Those of the refused whose deadline had passed."""
     unknown_actions: int = 0
+    """Requests that no handler takes."""
     failed: int = 0
     """Handlers that raised, and answers that could not be sent."""
     running: int = 0
     """Handlers that run now (a gauge)."""
     peak_running: int = 0
+    """The most handlers that ran at a time."""
     streams: int = 0
     """Lanes open now (a gauge)."""
 

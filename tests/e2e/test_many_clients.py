@@ -37,7 +37,7 @@ async def test_two_hundred_clients_leave_nothing_behind(backend: str) -> None:
         assert upstream.calls["echo"] == CLIENTS * REQUESTS
 
 
-async def one_client(address: tuple[str, int], number: int) -> None:
+async def one_client(address: str, number: int) -> None:
     async with plain_client(address) as client:
         await client.login(f"player-{number}")
         client.send(

@@ -38,6 +38,7 @@ def index_sizes(manager: SessionManager) -> dict[str, int]:
         "by_openid": len(manager._by_openid),
         "inited": len(manager._inited),
         "inited_by_ip": len(manager._inited_by_ip),
+        "inited_by_openid": len(manager._inited_by_openid),
         "detached": len(manager._detached),
         "tombstones": len(manager._tombstones),
         "wrong_tokens": len(manager._judge._wrong_tokens),

@@ -46,6 +46,7 @@ AT_LEAST = {
     "gw_login_timeouts": 100,
     "stops": 100,
     "kicks": 100,
+    "kicks_during_login": 10,
     # Queues.
     "gw_notifies_expired": 100,
     "gw_notifies_dropped": 100,

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import ConfigError, UpstreamError
+from gatesvr.upstream.results import PushResult
 from gatesvr.upstream.service import Reply, Request, UpstreamService
 
 from .servers import DEADLINE_S, until
@@ -368,6 +369,9 @@ class Pushes(rpc.GatewayServiceServicer):
         self.asked.append(request)
         return pb.BroadcastResponse(sent_count=3)
 
+    async def MulticastToClients(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.BroadcastResponse(message=f"{len(request.targets)} targets")
+
     async def KickClient(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.UnicastPushResponse(success=True, message=f"{request.target_id} {request.code}")
 
@@ -397,7 +401,9 @@ async def test_gateway_client() -> None:
     assert (await gateway.push("alice", msg_type="m", data=b"d", ttl=1.5)).sessions == 1
     asking = Request(pb.UpstreamRequest(session_id="S", client_seq_id=9), service)
     assert (await gateway.push_bound(asking, before=True, content="c")).success
-    assert await gateway.broadcast(title="t", suspended=True) == 3
+    assert await gateway.broadcast(title="t", suspended=True) == PushResult(True, 3)
+    refused = await gateway.multicast(["a", "b"], content="c")
+    assert refused == PushResult(False, message="2 targets")  # as older gateways refuse
     assert (await gateway.kick("bob", code=1001)).message == "bob 1001"
     registered = await gateway.register(":1", "zone", zone="001", lease=5)
     assert (await gateway.keep_alive(registered.lease_id)).success
