@@ -28,7 +28,7 @@ import uvloop
 
 from gatesvr import Gateway
 from gatesvr.cli.loop import spare_collector
-from gatesvr.config import TransportConfig, load
+from gatesvr.config import TransportConfig, load, parse_address
 from gatesvr.demo import services
 from gatesvr.load.meter import Histogram
 from gatesvr.load.process import Sampler, Usage
@@ -133,7 +133,8 @@ async def serve_gateway(pipe: Pipe, backend: str, batch_io: bool, services: dict
         ]
     )
     async with Gateway(config) as gateway:
-        pipe.send(gateway.address)
+        at: Any = gateway.address  # a tuple in older revisions, which this is compared with
+        pipe.send(parse_address(at) if isinstance(at, str) else at)
         await until_readable(pipe)
         pipe.send(gateway.stats())
 

@@ -28,7 +28,7 @@ else:
 from gatesvr import Gateway
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
-from gatesvr.config import load
+from gatesvr.config import load, parse_address
 from gatesvr.protocol.client import Answered, ClientProtocol, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.endpoint import Driver
@@ -68,7 +68,7 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
         ]
     )
     async with Gateway(config) as gateway:
-        pipe.send((gateway.address, gateway.grpc_address))
+        pipe.send((parse_address(gateway.address), gateway.grpc_address))
         while True:
             await until_readable(pipe)
             if pipe.recv() != "stats":
@@ -207,7 +207,7 @@ async def run_slow(server: Process, options: argparse.Namespace) -> None:
     print(
         f"{options.clients} slow readers, {options.pushes} pushes of {PUSH_BYTES} bytes to each:"
         f" rss {grown / MIB:+.1f} MiB, {grown / MIB / options.clients:.2f} MiB each;"
-        f" {queued['pushes']} taken, {refused} refused"
+        f" {queued['pushes_taken']} taken, {refused} refused"
     )
     for connection in connections:
         await connection.close()

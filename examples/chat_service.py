@@ -22,8 +22,8 @@ async def say(request: Request) -> Reply:
     text = request.data.decode(errors="replace").strip()
     if not 0 < len(text) <= MAX_TEXT:
         return Reply(400, f"a line has 1 to {MAX_TEXT} characters")
-    count = await service.gateway.broadcast(msg_type="chat", title=request.openid, content=text)
-    return Reply(message=f"heard by {count}")
+    pushed = await service.gateway.broadcast(msg_type="chat", title=request.openid, content=text)
+    return Reply(message=f"heard by {pushed.sessions}")
 
 
 if __name__ == "__main__":

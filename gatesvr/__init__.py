@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from .observe.events import EventKind as EventKind
     from .observe.events import SessionEvent as SessionEvent
     from .upstream.gateway_client import GatewayClient as GatewayClient
+    from .upstream.push_api import Push as Push
+    from .upstream.push_api import PushStream as PushStream
+    from .upstream.results import PushResult as PushResult
+    from .upstream.results import RegistryResult as RegistryResult
+    from .upstream.results import SessionInfo as SessionInfo
     from .upstream.service import Reply as Reply
     from .upstream.service import Request as Request
     from .upstream.service import UpstreamService as UpstreamService
@@ -58,12 +63,17 @@ _MODULES = {
     "NotifyOverflow": ".errors",
     "Outcome": ".errors",
     "ProtocolError": ".errors",
+    "Push": ".upstream.push_api",
+    "PushResult": ".upstream.results",
+    "PushStream": ".upstream.push_api",
     "QueueFull": ".errors",
+    "RegistryResult": ".upstream.results",
     "Reply": ".upstream.service",
     "Request": ".upstream.service",
     "RequestFailed": ".errors",
     "SessionError": ".errors",
     "SessionEvent": ".observe.events",
+    "SessionInfo": ".upstream.results",
     "SessionLost": ".errors",
     "UpstreamError": ".errors",
     "UpstreamService": ".upstream.service",

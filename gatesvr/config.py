@@ -35,6 +35,7 @@ __all__ = [
     "TransportConfig",
     "UpstreamConfig",
     "fields",
+    "join_address",
     "load",
     "parse_address",
 ]
@@ -406,6 +407,11 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT")
     return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, an IPv6 host in brackets: what parse_address() takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check(config: Config, sources: Mapping[str, str], path: str) -> None:

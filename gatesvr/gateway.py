@@ -8,12 +8,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from .config import Config
+from .config import Config, join_address
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
 from .errors import CloseCode
 from .observe.log import keys
+from .push.commands import PushCommands
 from .push.events import EventStream
+from .push.local import LocalPushApi
 from .push.service import PushService
 from .session.manager import SessionManager
 from .transport.listener import ConnectionListener
@@ -37,12 +39,16 @@ UPSTREAM_GRACE_S = 0.5
 STOP_REASON = "gateway stops"
 
 
-class Gateway:
+class Gateway(LocalPushApi):
     """A whole gateway: QUIC in front, gRPC behind::
 
         async with Gateway(Config()) as gateway:
             print(gateway.address, gateway.grpc_address)
+            await gateway.push("ann", content="hello from inside")
             await forever
+
+    What GatewayClient does from outside it does itself: push(), push_bound(), push_many(),
+    push_stream(), broadcast(), multicast(), kick(), get_session(), sessions() and events().
 
     Args:
         config: The configuration.
@@ -60,7 +66,7 @@ class Gateway:
         # turn late.
         clock = time.monotonic
         max_message_bytes = int(config.session.max_message_bytes)
-        self.sessions = SessionManager(
+        self.session_manager = SessionManager(
             config.session,
             config.transport,
             config.push,
@@ -72,14 +78,16 @@ class Gateway:
         )
         self.processor = AsyncProcessor(config.dispatch, self.upstream, clock=clock)
         self.dispatcher = Dispatcher(
-            config, self.sessions, self.router, self.upstream, self.processor, clock
+            config, self.session_manager, self.router, self.upstream, self.processor, clock
         )
-        self.push = PushService(
+        commands = PushCommands(self.session_manager, max_message_bytes, clock)
+        super().__init__(commands)
+        self.push_service = PushService(
             config.push,
-            self.sessions,
+            commands,
+            self.session_manager.events,
             self.upstream.registry,
             max_message_bytes=max_message_bytes,
-            clock=clock,
         )
         self.listener = ConnectionListener(config.transport, self.dispatcher.handler)
         self._clock = clock
@@ -100,14 +108,14 @@ class Gateway:
         await self.stop()
 
     @property
-    def address(self) -> tuple[str, int]:
-        """The UDP address that clients connect to: host, port."""
-        return self.listener.address
+    def address(self) -> str:
+        """The UDP address that clients connect to: ``HOST:PORT``, an IPv6 host in brackets."""
+        return join_address(*self.listener.address[:2])
 
     @property
     def grpc_address(self) -> str:
-        """The TCP address, HOST:PORT, that upstreams push to."""
-        return self.push.address
+        """The TCP address that upstreams push to: ``HOST:PORT``, an IPv6 host in brackets."""
+        return self.push_service.address
 
     @property
     def backend(self) -> str:
@@ -123,10 +131,10 @@ class Gateway:
         """Return every counter, by layer and name."""
         layers: dict[str, Counters] = {
             "transport": self.listener.counters,
-            "session": self.sessions.counters,
+            "session": self.session_manager.counters,
             "dispatch": self.processor.counters,
             "upstream": self.upstream.counters,
-            "push": self.push.counters,
+            "push": self._commands.counters,
         }
         return {name: counters.snapshot() for name, counters in layers.items()}
 
@@ -136,7 +144,7 @@ class Gateway:
         Args:
             kinds: Which events, EventKind or their names; none for all.
         """
-        return EventStream(self.sessions.events, kinds)
+        return EventStream(self.session_manager.events, kinds)
 
     async def start(self) -> None:
         """Start the layers, from the upstreams to the clients.
@@ -151,7 +159,7 @@ class Gateway:
         try:
             await self.upstream.start()
             self.processor.start()
-            await self.push.start()
+            await self.push_service.start()
             await self.listener.start()
         except BaseException:
             await self.stop()
@@ -159,9 +167,7 @@ class Gateway:
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
         logger.info(
             "gateway_started",
-            extra=keys(
-                udp="{}:{}".format(*self.address), grpc=self.grpc_address, backend=self.backend
-            ),
+            extra=keys(udp=self.address, grpc=self.grpc_address, backend=self.backend),
         )
 
     async def stop(self) -> None:
@@ -185,9 +191,9 @@ class Gateway:
             self._sweeper.cancel()
         # Each is stopped whatever becomes of those before it.
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self.sessions.events.end)
+            stack.callback(self.session_manager.events.end)
             stack.push_async_callback(self.listener.stop)
-            stack.push_async_callback(self.push.stop)
+            stack.push_async_callback(self.push_service.stop)
             stack.push_async_callback(self.upstream.stop, UPSTREAM_GRACE_S)
         logger.info("gateway_stopped")
 
@@ -196,7 +202,7 @@ class Gateway:
         while True:
             await asyncio.sleep(self.config.session.sweep_interval)
             try:
-                self.sessions.sweep(self._clock())
+                self.session_manager.sweep(self._clock())
             except Exception:
-                self.processor.counters.internal_errors += 1
+                self.session_manager.counters.internal_errors += 1
                 logger.exception("sweep_failed")

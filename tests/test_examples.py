@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatesvr import Client, Gateway, UpstreamService
+from gatesvr import Client, GatesvrError, Gateway, UpstreamService
 from gatesvr.config import load
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ async def running(
             Gateway(load(config, overrides=overrides)) as gateway,
         ):
             service.gateway.address = gateway.grpc_address
-            host, port = gateway.address
-            yield f"{host}:{port}"
+            yield gateway.address
     finally:
         await service.stop()
 
@@ -74,6 +73,53 @@ async def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     async with running(readme("service").service, "hello", "business") as server:
         await readme("client").main(server)
     assert capsys.readouterr().out == "200 b'GOOD MORNING'\nmood that was loud\n"
+
+
+async def test_readme_pusher(capsys: pytest.CaptureFixture[str]) -> None:
+    service = readme("service").service
+    async with (
+        running(service, "hello", "business") as server,
+        Client(server, openid="ann") as ann,
+        Client(server, openid="bob") as bob,
+    ):
+        await readme("pusher").main(str(service.gateway.address))
+        got = [await anext(aiter(ann)) for _ in range(3)]
+        assert [(n.msg_type, n.content) for n in got[:2]] == [
+            ("mail", "you have mail"),
+            ("news", "rain"),
+        ]
+        while got[-1].data != b"101":  # 100 may have been replaced before it was sent
+            got.append(await anext(aiter(ann)))
+        with pytest.raises(GatesvrError):
+            _ = [notify async for notify in bob]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["True 1 ", "told 2"]
+    assert sorted(line.split()[0] for line in lines[2:]) == ["ann", "bob"]
+
+
+async def test_readme_embedded(capsys: pytest.CaptureFixture[str]) -> None:
+    service = readme("service").service
+    config = load(
+        overrides={
+            "transport.bind": "127.0.0.1:0",
+            "push.bind": "127.0.0.1:0",
+            "upstream.services": {"hello": [{"address": await service.serve("127.0.0.1:0")}]},
+        }
+    )
+    main = asyncio.create_task(readme("embedded").main(config))
+    try:
+        out = ""
+        while "clients" not in out:
+            assert not main.done()
+            await asyncio.sleep(0.001)
+            out += capsys.readouterr().out
+        async with asyncio.timeout(DEADLINE_S), Client(out.split()[1], openid="ann") as ann:
+            got = [await anext(aiter(ann)) for _ in range(2)]
+        assert [(n.msg_type, n.content) for n in got] == [("", "you are in"), ("online", "ann")]
+    finally:
+        main.cancel()
+        await asyncio.gather(main, return_exceptions=True)
+        await service.stop()
 
 
 async def test_readme_events(capsys: pytest.CaptureFixture[str]) -> None:

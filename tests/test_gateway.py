@@ -54,9 +54,7 @@ async def test_own_client_and_services_work_together(backend: str) -> None:
         )
         async with (
             Gateway(config) as gateway,
-            Client(
-                "{}:{}".format(*gateway.address), openid="alice", insecure=True, transport=backend
-            ) as client,
+            Client(gateway.address, openid="alice", insecure=True, transport=backend) as client,
         ):
             answers = await asyncio.gather(
                 *(client.request("echo", b"%d" % number) for number in range(200))
@@ -123,9 +121,8 @@ async def test_start_twice_raises() -> None:
 
 async def test_busy_port_is_a_config_error_that_names_the_field() -> None:
     async with Gateway(free_ports()) as gateway:
-        host, port = gateway.address
         with pytest.raises(ConfigError) as caught:
-            await Gateway(free_ports(f"transport.bind={host}:{port}")).start()
+            await Gateway(free_ports(f"transport.bind={gateway.address}")).start()
         assert caught.value.field == "transport.bind"
         with pytest.raises(ConfigError) as caught:
             await Gateway(free_ports(f"push.bind={gateway.grpc_address}")).start()
@@ -137,7 +134,7 @@ async def test_a_layer_that_fails_to_stop_keeps_no_other_from_it(
 ) -> None:
     gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
     await gateway.start()
-    udp, tcp = "{}:{}".format(*gateway.address), gateway.grpc_address
+    udp, tcp = gateway.address, gateway.grpc_address
     stop_upstream = gateway.upstream.stop
 
     async def fail(grace: float) -> None:

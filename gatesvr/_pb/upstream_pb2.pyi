@@ -250,12 +250,14 @@ class BroadcastRequest(_message.Message):
     def __init__(self, msg_type: _Optional[str] = ..., title: _Optional[str] = ..., content: _Optional[str] = ..., data: _Optional[bytes] = ..., metadata: _Optional[_Mapping[str, str]] = ..., suspended: _Optional[bool] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
 
 class BroadcastResponse(_message.Message):
-    __slots__ = ("sent_count", "message")
+    __slots__ = ("sent_count", "message", "error_code")
     SENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     sent_count: int
     message: str
-    def __init__(self, sent_count: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    error_code: str
+    def __init__(self, sent_count: _Optional[int] = ..., message: _Optional[str] = ..., error_code: _Optional[str] = ...) -> None: ...
 
 class UpstreamRegisterRequest(_message.Message):
     __slots__ = ("address", "zone_id", "service_name", "lease_seconds", "weight")
@@ -392,6 +394,28 @@ class SessionInfo(_message.Message):
     queued_bytes: int
     stopped: bool
     def __init__(self, found: _Optional[bool] = ..., session_id: _Optional[str] = ..., connection: _Optional[str] = ..., stream_id: _Optional[int] = ..., state: _Optional[str] = ..., client_id: _Optional[str] = ..., openid: _Optional[str] = ..., zone: _Optional[str] = ..., user_ip: _Optional[str] = ..., next_server_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., client_ack_server_seq: _Optional[int] = ..., create_time_ms: _Optional[int] = ..., last_activity_ms: _Optional[int] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., protocol: _Optional[int] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., next_expected_seq: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., waiting_slots: _Optional[int] = ..., queued_messages: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., stopped: _Optional[bool] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "openid", "zone", "state")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OPENID_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    openid: str
+    zone: str
+    state: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., openid: _Optional[str] = ..., zone: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ListSessionsResponse(_message.Message):
+    __slots__ = ("sessions", "next_page_token")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[SessionInfo]
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
     __slots__ = ("kinds",)

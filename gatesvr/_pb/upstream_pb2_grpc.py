@@ -242,6 +242,11 @@ class GatewayServiceStub:
                 request_serializer=gatesvr_dot___pb_dot_upstream__pb2.GetSessionRequest.SerializeToString,
                 response_deserializer=gatesvr_dot___pb_dot_upstream__pb2.SessionInfo.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/gatesvr.proto.GatewayService/ListSessions',
+                request_serializer=gatesvr_dot___pb_dot_upstream__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=gatesvr_dot___pb_dot_upstream__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
         self.SubscribeEvents = channel.unary_stream(
                 '/gatesvr.proto.GatewayService/SubscribeEvents',
                 request_serializer=gatesvr_dot___pb_dot_upstream__pb2.SubscribeRequest.SerializeToString,
@@ -308,6 +313,13 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """A page of the sessions that there are, in the order in which they were made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubscribeEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -361,6 +373,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetSession,
                     request_deserializer=gatesvr_dot___pb_dot_upstream__pb2.GetSessionRequest.FromString,
                     response_serializer=gatesvr_dot___pb_dot_upstream__pb2.SessionInfo.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=gatesvr_dot___pb_dot_upstream__pb2.ListSessionsRequest.FromString,
+                    response_serializer=gatesvr_dot___pb_dot_upstream__pb2.ListSessionsResponse.SerializeToString,
             ),
             'SubscribeEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.SubscribeEvents,
@@ -612,6 +629,33 @@ class GatewayService:
             '/gatesvr.proto.GatewayService/GetSession',
             gatesvr_dot___pb_dot_upstream__pb2.GetSessionRequest.SerializeToString,
             gatesvr_dot___pb_dot_upstream__pb2.SessionInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatesvr.proto.GatewayService/ListSessions',
+            gatesvr_dot___pb_dot_upstream__pb2.ListSessionsRequest.SerializeToString,
+            gatesvr_dot___pb_dot_upstream__pb2.ListSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

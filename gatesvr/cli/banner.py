@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..config import join_address, parse_address
 from .terminal import style
 from .version import core, version_of
 
@@ -34,7 +35,7 @@ def banner(
     certificate = tls.path + (" (development)" if tls.is_development else "")
     backend = f"{gateway.backend} {version_of(gateway.backend)}"
     lines = {
-        "clients": f"{_join(*gateway.address)} (UDP, QUIC by {backend})",
+        "clients": f"{gateway.address} (UDP, QUIC by {backend})",
         "push": f"{gateway.grpc_address} (TCP, gRPC)",
         "services": ", ".join(f"{name} {address}" for name, address in services.items()),
         "core": f"{core()}, {loop} loop",
@@ -44,7 +45,7 @@ def banner(
     text = [style(f"GateSvr {version_of('gatesvr')}", bold=True)]
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
     text += ["", "Try it from another shell:", ""]
-    line = call_line(gateway.address, tls, "echo" if is_demo else "hello")
+    line = call_line(parse_address(gateway.address), tls, "echo" if is_demo else "hello")
     text += [f"  {style(line, fg='green')}", ""]
     return "\n".join(text)
 
@@ -69,7 +70,7 @@ def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") ->
         if not (tls.is_development and _is_loopback(host)):
             trust = ["--ca", tls.path]
     more = ["--data", "hello"] if action == "echo" else ["--json"]
-    words = ["call", action, "--server", _join(host, port), *more, *trust]
+    words = ["call", action, "--server", join_address(host, port), *more, *trust]
     return f"{invocation()} {shlex.join(words)}"
 
 
@@ -112,7 +113,3 @@ def _is_loopback(host: str) -> bool:
     from ..transport.tls import is_loopback
 
     return is_loopback(host)
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -54,12 +54,14 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     async def broadcast(request: Request) -> Reply:
         """Push the request's data to everybody who is logged in."""
         try:
-            count = await service.gateway.broadcast(
+            pushed = await service.gateway.broadcast(
                 msg_type="broadcast", title=request.openid, data=request.data
             )
         except GatesvrError as error:
             return Reply(503, f"cannot push: {error}")
-        return Reply(data=json.dumps({"sessions": count}).encode())
+        if not pushed.success:
+            return Reply(503, f"cannot push: {pushed.message}")
+        return Reply(data=json.dumps({"sessions": pushed.sessions}).encode())
 
     @service.action("slow")
     async def slow(request: Request) -> Reply:

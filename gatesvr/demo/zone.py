@@ -67,12 +67,14 @@ def zone_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     async def zone_broadcast(request: Request) -> Reply:
         """Push the request's data to everybody who is logged in."""
         try:
-            count = await service.gateway.broadcast(
+            pushed = await service.gateway.broadcast(
                 msg_type="zone_news", title=request.peer.zone, data=request.data
             )
         except GatesvrError as error:
             return Reply(503, f"cannot push: {error}")
-        return Reply(data=json.dumps({"sessions": count}).encode())
+        if not pushed.success:
+            return Reply(503, f"cannot push: {pushed.message}")
+        return Reply(data=json.dumps({"sessions": pushed.sessions}).encode())
 
     return service
 

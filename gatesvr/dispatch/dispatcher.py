@@ -144,13 +144,11 @@ class Dispatcher:
             if verdict.close_code is not None:
                 self._refuse_login(task, verdict, now)
                 return
-            self.counters.logins += 1
             self._lift_limit(session)
             self._processor.reply(task, answer, now)
             return
         self._processor.reply(task, answer, now)
-        self.counters.refused_logins += 1
-        session.refused_logins += 1
+        sessions.refuse_login(session)
         if not session.is_logged_in and session.refused_logins >= self.config.max_refused_logins:
             self._end(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
 
@@ -158,8 +156,7 @@ class Dispatcher:
         """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
         session = task.session
         retry_after_ms = verdict.retry_after_ms
-        self.counters.refused_logins += 1
-        session.fail(
+        self.counters.answers += session.fail(
             task.client_seq,
             verdict.error_code,
             verdict.reason,

@@ -125,7 +125,6 @@ class ClientHandler:
             if protocol.error is not None:
                 raise protocol.error
         except ProtocolError:
-            self._counters.protocol_errors += 1
             self._is_ended = True
             self._drop_held()
             raise
@@ -142,7 +141,6 @@ class ClientHandler:
             try:
                 self._begin(start, now)
             except ProtocolError:
-                self._counters.protocol_errors += 1
                 self._is_ended = True
                 raise
         self._move_held(now)
@@ -208,9 +206,8 @@ class ClientHandler:
             session = self.session
             # The session may have moved to another connection, and live on there.
             if session is not None and session.link is self._link and not session.is_logged_in:
-                counters.login_timeouts += 1
                 self._is_ended = True
-                self._sessions.close(session, CloseCode.TIMEOUT, "no login", now)
+                self._sessions.time_out_login(session, now)
         elif began_at is not None and now >= began_at + self._config.frame_timeout:
             counters.frame_timeouts += 1
             self.close(CloseCode.TIMEOUT, "frame begun and not ended")
@@ -305,7 +302,6 @@ class ClientHandler:
 
     def _handle_stop(self, request: ClientRequest, now: float) -> None:
         assert self.session is not None
-        self._counters.stops += 1
         self._is_ended = True
         self._drop_held()
         self._sessions.stop(self.session, parse_stop(request.payload), now)
@@ -318,12 +314,10 @@ class ClientHandler:
         response = self._protocol.start_response(outcome.response)
         session = outcome.session
         if session is None:
-            self._counters.refused_starts += 1
             self._is_ended = True
             self._drop_held()
             self._link.close(outcome.close_code, outcome.reason, last=response)
             return
-        self._counters.starts += 1
         self.session = session
         self._start_deadline = None
         self._silence_s = SILENT_INTERVALS * outcome.response.heartbeat_interval

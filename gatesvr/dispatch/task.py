@@ -85,44 +85,56 @@ class AsyncTask(Call):
 
 @dataclass(slots=True)
 class DispatchCounters(ProtocolCounters):
-    """What dispatch, and the protocol under it, count; every refusal has its own."""
+    """What dispatch, and the protocol under it, count; every refusal has its own.
 
-    starts: int = 0
-    refused_starts: int = 0
-    stops: int = 0
+    What becomes of sessions (STARTs, logins, ends) is counted in session, and protocol errors where
+    the connection is closed for them, in transport.
+    """
+
     heartbeats: int = 0
-    logins: int = 0
-    refused_logins: int = 0
-    protocol_errors: int = 0
+    """HEARTBEATs answered."""
     acks: int = 0
+    """ACK frames; acks that other frames carry are none."""
     start_timeouts: int = 0
-    login_timeouts: int = 0
+    """Connections closed 4408 because no START came."""
     frame_timeouts: int = 0
+    """Connections closed 4408 because a frame was begun and not ended."""
     heartbeat_timeouts: int = 0
+    """Connections closed 4408 because the client was silent."""
     held_overflows: int = 0
+    """Connections closed 4429 because the client sent too far ahead."""
     unread_overflows: int = 0
     """Connections closed 4429 because the client asked on and read no answers."""
     fenced: int = 0
     """Messages read on a connection that its session had already left."""
     bad_payloads: int = 0
+    """Requests answered by ERROR 400 because their payload does not decode."""
     not_logged_in: int = 0
+    """Requests answered by ERROR 401."""
     no_route: int = 0
-    tasks: int = 0
-    answers: int = 0
-    """Requests ended by an answer or an ERROR after they were accepted for an upstream."""
+    """Requests answered by ERROR 404 because no route takes their action."""
     refused_full: int = 0
+    """Requests answered by ERROR 503 because the task queue was full."""
     refused_draining: int = 0
+    """Requests answered by ERROR 503 because the gateway was about to stop."""
+    tasks: int = 0
+    """Requests taken on, hellos included; each ends as one of answers or of closed_499."""
+    answers: int = 0
+    """Tasks whose client got an answer, be it an ERROR."""
     closed_499: int = 0
+    """Tasks whose session was closed before their answer."""
     deadlines: int = 0
-    """Requests answered 504, whatever made it late: the queue, the lane or the service."""
+    """Tasks answered by ERROR 504, wherever they were when their time was over."""
     foreign_answers: int = 0
     """Answers that carried the client_seq_id of another request."""
     internal_errors: int = 0
+    """Exceptions of ours on a task's way."""
     workers: int = 0
     """Workers now (a gauge)."""
     idle_workers: int = 0
     """Workers without a task now (a gauge)."""
     peak_workers: int = 0
+    """The most workers that there were at a time."""
     queued: int = 0
     """Tasks waiting now (a gauge)."""
     running: int = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..config import join_address
 from .process import Sample, verdict
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Report:
             "settings": {
                 **settings,
                 "backend": self._backend,
-                "server": f"{plan.server[0]}:{plan.server[1]}",
+                "server": join_address(*plan.server),
             },
             "interrupted": result.is_interrupted,
             "seconds": round(result.seconds, 3),

@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import logging
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,14 +15,13 @@ from .._pb import upstream_pb2_grpc as pb_grpc
 from ..config import parse_address
 from ..errors import ConfigError
 from ..observe.log import keys
-from .servicer import GatewayServicer, PushCounters
+from .servicer import GatewayServicer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..config import PushConfig
-    from ..session.manager import SessionManager
+    from ..session.events import EventHub
     from ..upstream.registry import UpstreamRegistry
+    from .commands import PushCommands
 
 __all__ = ["PushService"]
 
@@ -45,27 +43,26 @@ class PushService:
 
     Args:
         config: Where to listen, and whether that needs ``insecure``.
-        manager: Where the sessions are.
+        commands: Does what is asked of sessions.
+        events: Tells what happens to them.
         registry: Where upstreams register.
         max_message_bytes: The largest frame that any client takes; gRPC's own limits follow.
-        clock: Loop time.
     """
 
     def __init__(
         self,
         config: PushConfig,
-        manager: SessionManager,
+        commands: PushCommands,
+        events: EventHub,
         registry: UpstreamRegistry,
         *,
         max_message_bytes: int = 1 << 20,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counters = PushCounters()
         self._config = config
-        self._manager = manager
+        self._commands = commands
+        self._events = events
         self._registry = registry
         self._max_message_bytes = max_message_bytes
-        self._clock = clock
         self._server: grpc.aio.Server | None = None
         self._health: health.aio.HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
@@ -105,13 +102,7 @@ class PushService:
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ]
         )
-        servicer = GatewayServicer(
-            self._manager,
-            self._registry,
-            self.counters,
-            self._max_message_bytes,
-            self._clock,
-        )
+        servicer = GatewayServicer(self._commands, self._events, self._registry)
         pb_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -43,45 +43,83 @@ class SessionCounters(Counters):
     tombstones: int = 0
     """Ended sessions remembered (a gauge)."""
     created: int = 0
+    """Sessions made by a START."""
     logins: int = 0
-    closed: int = 0
-    stopped: int = 0
-    expired: int = 0
-    login_timeouts: int = 0
-    replaced: int = 0
-    kicked: int = 0
-    refused_starts: int = 0
-    refused_full: int = 0
-    refused_address: int = 0
+    """Sessions that logged in; a later hello of one is none."""
     refused_logins: int = 0
-    resumes: int = 0
-    steals: int = 0
-    base_resumes: int = 0
+    """Hellos refused: answered otherwise than 200, or forbidden by ``on_duplicate``."""
+    closed: int = 0
+    """Sessions ended, in whatever way; the next six are among them."""
+    stopped: int = 0
+    """Sessions that their client ended by STOP."""
+    expired: int = 0
+    """Sessions whose client did not come back within the resume window."""
+    login_timeouts: int = 0
+    """Sessions that did not log in within ``login_timeout``, with a connection or without."""
+    replaced: int = 0
+    """Sessions that another login of their openid ended."""
+    kicked: int = 0
+    """Sessions that an upstream ended."""
+    memory_closed: int = 0
+    """Suspended sessions ended because all queues together were above their bound."""
+    refused_starts: int = 0
+    """STARTs refused, for whatever reason; some reasons have counters of their own."""
+    refused_full: int = 0
+    """STARTs refused because there were too many sessions."""
+    refused_address: int = 0
+    """STARTs refused because too many sessions of their address had not logged in."""
     resumes_ahead: int = 0
     """Resumes from a position that was never given out; each ends its session."""
     resumes_unknown: int = 0
+    """Resumes of a session that there is not; most are answered by a new session."""
     resumes_denied: int = 0
+    """Resumes with a wrong token or openid."""
     resumes_stale: int = 0
+    """Resumes that a later attempt had overtaken."""
     resumes_limited: int = 0
+    """Resumes of one session, or wrong tokens of one address, that were too many."""
     resumes_tombstoned: int = 0
+    """Resumes of a session that a kick or a replacement had ended."""
     token_reused: int = 0
+    """Wrong tokens that had been good once."""
+    resumes: int = 0
+    """Sessions resumed with a token."""
+    base_resumes: int = 0
+    """Sessions of protocol 0 resumed by their openid."""
+    steals: int = 0
+    """Resumes, of both kinds, that took the session from a connection it still had."""
     duplicates: int = 0
+    """Requests whose number had been accepted before."""
     gaps: int = 0
+    """Requests whose number was not the next one."""
     answers_too_large: int = 0
+    """Answers larger than the client takes: ERROR 413."""
     answers_not_kept: int = 0
-    pushes: int = 0
+    """Answers that the queue had no room for: ERROR 507."""
+    pushes_taken: int = 0
+    """Notifies that sessions took, one for each session, those of broadcasts included."""
     pushes_held: int = 0
+    """Those of them that wait for the session's login."""
     pushes_bound: int = 0
+    """Notifies that wait for the answer to their request; not among pushes_taken."""
     pushes_busy: int = 0
+    """Notifies that a session did not take because its queue, or memory, was full."""
     pushes_too_large: int = 0
+    """Notifies that a session did not take because its client takes none so large."""
     pushes_too_late: int = 0
+    """Notifies bound to come before an answer that was gone."""
+    pushes_unasked: int = 0
+    """Notifies bound to a request that the session has not sent."""
     push_repeats: int = 0
+    """Pushes not queued again because the session had seen their push_id."""
     notifies_expired: int = 0
+    """Notifies whose TTL passed before they were acknowledged."""
     notifies_dropped: int = 0
+    """Notifies dropped by ``drop_oldest``, or because no room was left around an answer."""
     notifies_conflated: int = 0
     """Notifies that a newer one with the same key replaced before they were sent."""
     slow_consumers: int = 0
-    memory_closed: int = 0
+    """Connections closed 4413: the queue was at a cap and no ack moved."""
     events: int = 0
     """Events that happened while there was a subscriber, of whatever kinds."""
     events_missed: int = 0
@@ -89,6 +127,9 @@ class SessionCounters(Counters):
     event_subscribers: int = 0
     """Subscribers of events now (a gauge)."""
     event_subscribers_refused: int = 0
+    """Subscribers refused because there were ``push.max_event_subscribers``."""
+    internal_errors: int = 0
+    """Sweeps that raised."""
 
 
 class SessionContext:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._pb import upstream_pb2 as pb
+from ..config import join_address
 
 if TYPE_CHECKING:
     from .session import Session
@@ -25,7 +26,7 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
     return pb.SessionInfo(
         found=True,
         session_id=session.session_id,
-        connection=f"{link.peer[0]}:{link.peer[1]}" if link is not None else "",
+        connection=join_address(*link.peer) if link is not None else "",
         stream_id=0,
         state=session.state.name.capitalize(),
         client_id=session.client_id,

@@ -92,12 +92,15 @@ class SessionManager:
             self._context.counters, push.max_event_subscribers, push.max_event_queue, wall_ms
         )
         self._judge = ResumeJudge(self._context.counters)
+        # In the order in which they were made.
         self._by_id: dict[str, Session] = {}
+        self._last_number = 0
         # Logged-in sessions, in the order of their logins.
         self._by_openid: dict[str, tuple[Session, ...]] = {}
         # Not logged in, in the order of their STARTs; and how many of them an address has.
         self._inited: dict[Session, str] = {}
         self._inited_by_ip: dict[str, int] = {}
+        self._inited_by_openid: dict[str, dict[Session, None]] = {}
         # Without a connection, in the order in which they lost it.
         self._detached: dict[Session, None] = {}
         self._tombstones = Tombstones(config.max_tombstones, config.resume_window)
@@ -127,19 +130,38 @@ class SessionManager:
         """Return the logged-in sessions of a user, in the order of their logins."""
         return self._by_openid.get(openid, ())
 
-    def find(self, target_type: str, target_id: str) -> list[Session]:
-        """Return the sessions that a push names.
+    def find(self, target_type: str, target_id: str, *, with_inited: bool = False) -> list[Session]:
+        """Return the sessions that a push or a kick names.
 
         Args:
             target_type: ``session`` (logged in or not) or ``openid`` (logged in).
             target_id: A session id or an openid.
+            with_inited: Whether an openid names those too that have only claimed it in START. They
+                get nothing that is meant for the user; but a kick that left them out would let a
+                user in whose hello is under way.
         """
         if target_type == "session":
             session = self._by_id.get(target_id)
             return [] if session is None else [session]
         if target_type == "openid":
-            return list(self._by_openid.get(target_id, ()))
+            found = list(self._by_openid.get(target_id, ()))
+            if with_inited:
+                found.extend(self._inited_by_openid.get(target_id, ()))
+            return found
         return []
+
+    def sessions_behind(self, number: int, openid: str = "") -> list[Session]:
+        """Return the sessions made after that of a number, logged in or not, in their order.
+
+        Args:
+            number: Session.number; 0 for all.
+            openid: Whose, empty for everybody's.
+        """
+        found: Iterable[Session] = self._by_id.values()
+        if openid:
+            same = self.find("openid", openid, with_inited=True)
+            found = sorted(same, key=lambda session: session.number)
+        return [session for session in found if session.number > number]
 
     # START.
 
@@ -321,9 +343,12 @@ class SessionManager:
         session.token = ResumeToken()
         token = session.token.issue(self._random_bytes)
         session.attach(link, now)
+        self._last_number += 1
+        session.number = self._last_number
         self._by_id[session.session_id] = session
         self._inited[session] = ip
         self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
+        self._inited_by_openid.setdefault(session.openid, {})[session] = None
         counters.created += 1
         self.events.emit(EventKind.CONNECTED, session, reason, now)
         logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
@@ -347,7 +372,7 @@ class SessionManager:
         if not session.is_logged_in:
             verdict = self._settle_duplicates(session, now)
             if verdict.close_code is not None:
-                self._context.counters.refused_logins += 1
+                self.refuse_login(session)
                 return verdict
             self._leave_inited(session)
             openid = session.openid
@@ -362,6 +387,19 @@ class SessionManager:
         if zone or not session.zone:
             session.set_zone(zone)
         return LOGGED_IN
+
+    def refuse_login(self, session: Session) -> None:
+        """Take note of a hello that was refused; logged_in() does so itself."""
+        session.refused_logins += 1
+        self._context.counters.refused_logins += 1
+
+    def time_out_login(self, session: Session, now: float) -> None:
+        """Close a session that has not logged in in time.
+
+        Source: PROTOCOL 3.1: "login within 30 s of START (4408, Closed)".
+        """
+        self._context.counters.login_timeouts += 1
+        self.close(session, CloseCode.TIMEOUT, "no login", now)
 
     def _settle_duplicates(self, session: Session, now: float) -> LoginVerdict:
         """Apply on_duplicate to the other logged-in sessions of session's openid."""
@@ -514,6 +552,10 @@ class SessionManager:
             self._inited_by_ip[ip] = count
         else:
             del self._inited_by_ip[ip]
+        same = self._inited_by_openid[session.openid]
+        del same[session]
+        if not same:
+            del self._inited_by_openid[session.openid]
 
     def _forget_login(self, session: Session) -> None:
         left = tuple(s for s in self._by_openid.get(session.openid, ()) if s is not session)
@@ -571,9 +613,7 @@ class SessionManager:
             session = next(iter(self._inited))
             if session.create_time > deadline:
                 break
-            # PROTOCOL 3.1: "login within 30 s of START (4408, Closed)".
-            self._context.counters.login_timeouts += 1
-            self.close(session, CloseCode.TIMEOUT, "no login", now)
+            self.time_out_login(session, now)
 
     def _sweep_detached(self, now: float) -> None:
         deadline = now - self._config.resume_window

@@ -65,6 +65,7 @@ class Session:
     """One client's session. SessionManager makes, logs in, resumes and closes it.
 
     Attributes:
+        number: Its place in the order in which sessions were made.
         session_id: Unguessable name; connection_id on the wire is the same.
         openid: The user.
         client_id: The client's own name, may be empty.
@@ -121,6 +122,7 @@ class Session:
         "max_client_seq",
         "max_message_bytes",
         "notifies",
+        "number",
         "openid",
         "peer_info",
         "pending",
@@ -150,6 +152,7 @@ class Session:
         user_ip: str = "",
     ) -> None:
         self._context = context
+        self.number = 0
         self.session_id = session_id
         self.openid = openid
         self.client_id = client_id
@@ -444,7 +447,7 @@ class Session:
         else:
             result = self._queue_notify(body, flags, expires_at, now)
         if result is OK:
-            counters.pushes += 1
+            counters.pushes_taken += 1
             if push_id:
                 self._remember(push_id)
         elif result.error_code == "BUSY":
@@ -477,6 +480,7 @@ class Session:
             return NOT_FOUND
         if client_seq not in self.pending:
             if not 0 < client_seq <= self.max_client_seq:
+                counters.pushes_unasked += 1
                 return NO_SUCH_REQUEST
             if before:
                 counters.pushes_too_late += 1

@@ -14,14 +14,19 @@ class EndpointCounters(Counters):
     """What a socket did."""
 
     datagrams_received: int = 0
+    """Datagrams read."""
     bytes_received: int = 0
+    """Bytes of them."""
     datagrams_truncated: int = 0
     """Datagrams dropped because they were too long."""
     datagrams_sent: int = 0
+    """Datagrams that the system took."""
     bytes_sent: int = 0
+    """Bytes of them."""
     segments_sent: int = 0
     """Datagrams sent as parts of a run that the system cuts up (UDP_SEGMENT)."""
     read_wakeups: int = 0
+    """Times that the loop found the socket readable."""
     receive_calls: int = 0
     """System calls that read."""
     send_calls: int = 0
@@ -61,6 +66,7 @@ class TransportCounters(EndpointCounters):
     handshakes_failed: int = 0
     """Handshakes that an alert, a close or an idle time-out ended."""
     handshakes_timed_out: int = 0
+    """Handshakes not completed within ``handshake_timeout``."""
     handshakes_dropped: int = 0
     """Initials dropped because max_handshakes were under way."""
     connections_refused: int = 0
@@ -68,11 +74,13 @@ class TransportCounters(EndpointCounters):
     connections_dropped: int = 0
     """Initials dropped because there were 5 % more than max_connections, or at shutdown."""
     retries_sent: int = 0
+    """Retry packets sent."""
     retries_validated: int = 0
     """Initials that came back with a good Retry token."""
     retries_refused: int = 0
     """Initials with a token that is not ours, too old, or another address's."""
     versions_negotiated: int = 0
+    """Version Negotiation packets sent."""
     datagrams_malformed: int = 0
     """Datagrams that are no QUIC."""
     datagrams_unknown: int = 0
@@ -82,17 +90,23 @@ class TransportCounters(EndpointCounters):
     resets_limited: int = 0
     """Stateless resets not sent because there were too many."""
     initials_undecryptable: int = 0
+    """Initials that do not decrypt."""
     initials_without_crypto: int = 0
     """Initials that no handshake can begin with: probes whose client hello is not here yet."""
     datagrams_after_close: int = 0
     """Datagrams for a connection that is closed."""
     streams_refused: int = 0
+    """Streams refused: a connection has one."""
     closed_local: int = 0
+    """Connections that this side closed."""
     closed_peer: int = 0
+    """Connections that the other side closed."""
     closed_transport: int = 0
     """Connections that a QUIC error of either side ended."""
     closed_idle: int = 0
+    """Connections that the idle time-out ended."""
     closed_reset: int = 0
+    """Connections that a stateless reset ended."""
     protocol_errors: int = 0
     """Connections closed because the handler found a protocol error."""
     connection_errors: int = 0
@@ -106,8 +120,10 @@ class TransportCounters(EndpointCounters):
     writes_dropped: int = 0
     """Writes to a stream that the client has not begun, or has stopped."""
     pings_sent: int = 0
+    """PINGs sent to see whether the other side is there."""
     refusals: int = 0
-    """Times that the network said of an open connection that nobody listens at its other end."""
+    """Times that the network said that nobody listens at the other end; clients alone look."""
     address_changes: int = 0
+    """Times that a connection moved to another address of its client."""
     path_limits: int = 0
     """Clients asked to come back because their connection cannot follow them further."""

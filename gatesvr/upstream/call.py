@@ -128,6 +128,7 @@ class UpstreamCounters(Counters):
     batched_requests: int = 0
     """Requests written in lane messages; by batches it is the mean batch."""
     unary_calls: int = 0
+    """Requests written by themselves, where the upstream has no lane."""
     late_answers: int = 0
     """Answers whose deadline had passed or whose caller was gone; dropped."""
     unknown_answers: int = 0
@@ -159,8 +160,17 @@ class UpstreamCounters(Counters):
     downs: int = 0
     """Times an upstream became unreachable."""
     registered: int = 0
+    """Endpoints registered, or registered anew."""
     register_refused: int = 0
+    """Registrations refused."""
+    leases_kept: int = 0
+    """Leases begun anew."""
+    leases_unknown: int = 0
+    """Leases to keep or to end that are not there."""
     leases_expired: int = 0
+    """Endpoints removed because their lease had ended."""
+    deregistered: int = 0
+    """Endpoints that their service removed."""
     endpoints: int = 0
     """Endpoints now (a gauge)."""
     lanes: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -12,14 +12,16 @@ from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..errors import ConfigError, UpstreamError
 from .event_stream import GatewayEvents
-from .fields import message
+from .push_api import PushApi
+from .push_stream import GrpcPushStream
+from .results import RegistryResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
-    from .request import Request
+    from .push_api import PushStream
 
 __all__ = ["GatewayClient"]
 
@@ -28,10 +30,8 @@ KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 """A gateway that is silent for the first, and then for the second, is gone."""
 
-Target = Literal["session", "openid"]
 
-
-class GatewayClient:
+class GatewayClient(PushApi):
     """Calls a gateway's GatewayService. The channel is opened by the first call; close() it.
 
     Every method raises UpstreamError where the gateway cannot be reached or does not answer in
@@ -49,6 +49,7 @@ class GatewayClient:
         self._stub: Any = None
         self._calls: set[asyncio.Task[Any]] = set()
         self._streams: set[GatewayEvents] = set()
+        self._pushing: set[GrpcPushStream] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,135 +62,15 @@ class GatewayClient:
     ) -> None:
         await self.close()
 
-    async def push(
-        self,
-        target_id: str,
-        *,
-        target_type: Target = "openid",
-        msg_type: str = "",
-        title: str = "",
-        content: str = "",
-        data: bytes = b"",
-        metadata: Mapping[str, str] | None = None,
-        push_id: str = "",
-        ttl: float = 0.0,
-        conflate_key: str = "",
-    ) -> pb.UnicastPushResponse:
-        """Push a notify to one session, or to all sessions of one openid.
-
-        Args:
-            target_id: The session's id, or the openid.
-            target_type: Which of both it is.
-            msg_type: What the client tells notifies apart by.
-            title: Text for people.
-            content: Text for people; it is the payload where data is empty.
-            data: The payload.
-            metadata: Headers of the push.
-            push_id: A name of the caller's own; a repeated one is not queued again.
-            ttl: Seconds after which it need not be delivered any more; 0 for ever.
-            conflate_key: What it tells the newest of: it replaces the last notify with this key
-                that was not sent yet, and the client is told of a loss (CONFLATED) in its place.
-
-        Returns:
-            The gateway's answer: look at ``success`` and ``error_code``.
-        """
-        request = message(
-            pb.UnicastPushRequest,
-            target_type=target_type,
-            target_id=target_id,
-            msg_type=msg_type,
-            title=title,
-            content=content,
-            data=data,
-            metadata=metadata,
-            push_id=push_id,
-            ttl_ms=int(ttl * 1000),
-            conflate_key=conflate_key,
-        )
-        answer: pb.UnicastPushResponse = await self._call("PushToClient", request)
-        return answer
-
-    async def push_bound(
-        self,
-        request: Request,
-        *,
-        before: bool,
-        msg_type: str = "",
-        title: str = "",
-        content: str = "",
-        data: bytes = b"",
-        metadata: Mapping[str, str] | None = None,
-    ) -> pb.UnicastPushResponse:
-        """Push a notify that goes right before or after the answer to a request in flight."""
-        push = message(
-            pb.UnicastPushRequest,
-            target_type="session",
-            target_id=request.session_id,
-            msg_type=msg_type,
-            title=title,
-            content=content,
-            data=data,
-            metadata=metadata,
-            sync_hint=pb.NSH_BEFORE_RESPONSE if before else pb.NSH_AFTER_RESPONSE,
-            bind_client_seq_id=request.client_seq_id,
-            bind_session_id=request.session_id,
-        )
-        answer: pb.UnicastPushResponse = await self._call("PushToClient", push)
-        return answer
-
-    async def broadcast(
-        self,
-        *,
-        msg_type: str = "",
-        title: str = "",
-        content: str = "",
-        data: bytes = b"",
-        metadata: Mapping[str, str] | None = None,
-        suspended: bool = False,
-        ttl: float = 0.0,
-    ) -> int:
-        """Push a notify to every logged-in session; return how many it was queued for.
-
-        Args:
-            msg_type: As in push(); so are title, content, data, metadata and ttl.
-            suspended: Also to sessions whose client is away.
-        """
-        request = message(
-            pb.BroadcastRequest,
-            msg_type=msg_type,
-            title=title,
-            content=content,
-            data=data,
-            metadata=metadata,
-            suspended=suspended,
-            ttl_ms=int(ttl * 1000),
-        )
-        return int((await self._call("BroadcastToClients", request)).sent_count)
-
-    async def kick(
-        self, target_id: str, *, target_type: Target = "openid", reason: str = "", code: int = 1000
-    ) -> pb.UnicastPushResponse:
-        """Close sessions for good; reason and code (at least 1000) are for their clients."""
-        answer: pb.UnicastPushResponse = await self._call(
-            "KickClient",
-            pb.KickRequest(target_type=target_type, target_id=target_id, reason=reason, code=code),
-        )
-        return answer
-
-    async def get_session(
-        self, target_id: str, *, target_type: Target = "openid"
-    ) -> pb.SessionInfo:
-        """Return a session and its queue; ``found`` says whether there is one."""
-        answer: pb.SessionInfo = await self._call(
-            "GetSession", pb.GetSessionRequest(target_type=target_type, target_id=target_id)
-        )
-        return answer
+    def push_stream(self) -> PushStream:
+        """Return a PushStream of the gateway's; see PushApi."""
+        return GrpcPushStream(lambda: self._connected().PushStream(), self._pushing, self._timeout)
 
     async def register(
         self, address: str, service: str, *, zone: str = "", lease: int = 0, weight: int = 1
-    ) -> pb.UpstreamRegisterResponse:
+    ) -> RegistryResult:
         """Register an endpoint: ``:PORT`` or HOST:PORT; lease in seconds, 0 for none."""
-        answer: pb.UpstreamRegisterResponse = await self._call(
+        return await self._lease(
             "RegisterUpstream",
             pb.UpstreamRegisterRequest(
                 address=address,
@@ -199,21 +80,14 @@ class GatewayClient:
                 weight=weight,
             ),
         )
-        return answer
 
-    async def keep_alive(self, lease_id: str) -> pb.UpstreamRegisterResponse:
+    async def keep_alive(self, lease_id: str) -> RegistryResult:
         """Start the lease of a registered endpoint anew."""
-        answer: pb.UpstreamRegisterResponse = await self._call(
-            "KeepUpstreamAlive", pb.LeaseRequest(lease_id=lease_id)
-        )
-        return answer
+        return await self._lease("KeepUpstreamAlive", pb.LeaseRequest(lease_id=lease_id))
 
-    async def deregister(self, lease_id: str) -> pb.UpstreamRegisterResponse:
+    async def deregister(self, lease_id: str) -> RegistryResult:
         """Remove a registered endpoint."""
-        answer: pb.UpstreamRegisterResponse = await self._call(
-            "DeregisterUpstream", pb.LeaseRequest(lease_id=lease_id)
-        )
-        return answer
+        return await self._lease("DeregisterUpstream", pb.LeaseRequest(lease_id=lease_id))
 
     def events(self, kinds: Iterable[str] = ()) -> GatewayEvents:
         """Return what happens to sessions, as it happens, to be entered by ``async with``::
@@ -223,8 +97,7 @@ class GatewayClient:
                     print(event.kind, event.openid, event.undelivered)
 
         It ends when the gateway stops, and raises UpstreamError when the gateway is lost. What
-        happens until the next subscription is told to nobody: look at the sessions by
-        get_session() then.
+        happens until the next subscription is told to nobody: look at the sessions() then.
 
         Args:
             kinds: Which events, EventKind or their names; none for all.
@@ -235,9 +108,11 @@ class GatewayClient:
         )
 
     async def close(self) -> None:
-        """End event streams, wait for the calls under way, and close the channel."""
-        for stream in list(self._streams):
-            await stream.close()
+        """End the streams, wait for the calls under way, and close the channel."""
+        for events in list(self._streams):
+            await events.close()
+        for pushes in list(self._pushing):
+            await pushes.close()
         if self._calls:
             await asyncio.wait(self._calls)
         if self._channel is not None:
@@ -264,6 +139,10 @@ class GatewayClient:
             )
             self._stub = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
+
+    async def _lease(self, method: str, request: Any) -> RegistryResult:
+        answer: pb.UpstreamRegisterResponse = await self._call(method, request)
+        return RegistryResult(answer.success, answer.message, answer.error_code, answer.lease_id)
 
     async def _call(self, method: str, request: Any) -> Any:
         call = getattr(self._connected(), method)

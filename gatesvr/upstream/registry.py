@@ -13,8 +13,9 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import Endpoint, PushConfig, parse_address
+from ..config import Endpoint, PushConfig, join_address, parse_address
 from ..observe.log import keys
+from .results import RegistryResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,16 +62,6 @@ class Registration:
     expires: float | None = None
     lease: float = 0.0
     caller_ip: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryResult:
-    """What a registration came to: the fields of UpstreamRegisterResponse."""
-
-    success: bool
-    message: str = ""
-    error_code: str = ""
-    lease_id: str = ""
 
 
 class UpstreamRegistry:
@@ -186,7 +177,8 @@ class UpstreamRegistry:
         """Start an endpoint's lease anew."""
         endpoint = self._leases.get(lease_id)
         if endpoint is None:
-            return RegistryResult(False, "no such lease", "NOT_FOUND")
+            return self._no_lease()
+        self._counters.leases_kept += 1
         if endpoint.expires is not None:
             endpoint.expires = self._clock() + endpoint.lease
         return RegistryResult(True, "kept", lease_id=lease_id)
@@ -195,7 +187,8 @@ class UpstreamRegistry:
         """Remove an endpoint."""
         endpoint = self._leases.get(lease_id)
         if endpoint is None:
-            return RegistryResult(False, "no such lease", "NOT_FOUND")
+            return self._no_lease()
+        self._counters.deregistered += 1
         self._remove(endpoint, "deregistered")
         return RegistryResult(True, "deregistered", lease_id=lease_id)
 
@@ -217,6 +210,10 @@ class UpstreamRegistry:
         return service in self._configured or any(
             endpoint.service in (service, ANY_SERVICE) for endpoint in self.endpoints
         )
+
+    def _no_lease(self) -> RegistryResult:
+        self._counters.leases_unknown += 1
+        return RegistryResult(False, "no such lease", "NOT_FOUND")
 
     def _remove(self, endpoint: Registration, why: str) -> None:
         del self._leases[endpoint.lease_id]
@@ -270,7 +267,7 @@ class UpstreamRegistry:
             raise ValueError(f"{ip} cannot be registered")
         if not (ip == caller or ip.is_loopback or any(ip in net for net in self._networks)):
             raise ValueError(f"{ip} is outside push.register_cidrs")
-        return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+        return join_address(str(ip), port)
 
 
 def _ip(text: str) -> _Address:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
 from ..observe.metrics import Counters
-from .fields import message as build_message
+from .push_api import body_fields
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -178,15 +178,7 @@ class Request:
         metadata: Mapping[str, str] | None,
     ) -> None:
         self.notifies.append(
-            build_message(
-                pb.BoundNotify,
-                sync_hint=hint,
-                msg_type=msg_type,
-                title=title,
-                content=content,
-                data=data,
-                metadata=metadata,
-            )
+            pb.BoundNotify(sync_hint=hint, **body_fields(msg_type, title, content, data, metadata))
         )
 
 
@@ -203,19 +195,23 @@ class ServiceCounters(Counters):
     batched_requests: int = 0
     """Requests in them."""
     unary_requests: int = 0
+    """Requests that came by themselves."""
     answer_batches: int = 0
     """Lane messages written."""
     answers: int = 0
+    """Answers given, by lane or by themselves."""
     refused: int = 0
     """Requests not started: stopping, overloaded, or past their deadline in the queue."""
     expired: int = 0
     """Those of the refused whose deadline had passed."""
     unknown_actions: int = 0
+    """Requests that no handler takes."""
     failed: int = 0
     """Handlers that raised, and answers that could not be sent."""
     running: int = 0
     """Handlers that run now (a gauge)."""
     peak_running: int = 0
+    """The most handlers that ran at a time."""
     streams: int = 0
     """Lanes open now (a gauge)."""
 

@@ -35,7 +35,7 @@ async def demo_gateway(backend: str, *sets: str) -> AsyncIterator[tuple[Gateway,
         )
         async with asyncio.timeout(DEADLINE_S), Gateway(config) as gateway:
             addresses.append(gateway.grpc_address)
-            yield gateway, "{}:{}".format(*gateway.address)
+            yield gateway, gateway.address
 
 
 async def test_requests_and_bound_notifies(backend: str) -> None:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
+from .plain_client import host_port
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -346,10 +348,10 @@ def _udp_socket() -> socket.socket:
 
 @asynccontextmanager
 async def bad_network(
-    gateway: Address, seed: int, weather: Weather | None = None
+    gateway: Address | str, seed: int, weather: Weather | None = None
 ) -> AsyncIterator[BadNetwork]:
     """Run a proxy to the gateway on a free port of loopback; its ``address`` is for the clients."""
-    network = BadNetwork(gateway, seed, weather)
+    network = BadNetwork(host_port(gateway), seed, weather)
     try:
         yield network
     finally:

@@ -141,21 +141,29 @@ class PlainClient(QuicConnectionProtocol):
         return response
 
 
+def host_port(address: str | tuple[str, int]) -> tuple[str, int]:
+    """Take ``HOST:PORT`` apart; an IPv6 host stands in brackets."""
+    if isinstance(address, tuple):
+        return address
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 @asynccontextmanager
-async def plain_client(address: tuple[str, int]) -> AsyncIterator[PlainClient]:
+async def plain_client(address: str | tuple[str, int]) -> AsyncIterator[PlainClient]:
     """Connect to the gateway without checking its certificate."""
     configuration = QuicConfiguration(
         is_client=True, alpn_protocols=["gatesvr"], verify_mode=ssl.CERT_NONE
     )
     async with connect(
-        *address, configuration=configuration, create_protocol=PlainClient
+        *host_port(address), configuration=configuration, create_protocol=PlainClient
     ) as client:
         assert isinstance(client, PlainClient)
         yield client
 
 
 @asynccontextmanager
-async def stingy_client(address: tuple[str, int], credit: int) -> AsyncIterator[PlainClient]:
+async def stingy_client(address: str | tuple[str, int], credit: int) -> AsyncIterator[PlainClient]:
     """Connect; once credit bytes have come, the gateway may send no more."""
     configuration = QuicConfiguration(
         is_client=True,
@@ -165,7 +173,7 @@ async def stingy_client(address: tuple[str, int], credit: int) -> AsyncIterator[
         max_stream_data=credit,
     )
     async with connect(
-        *address, configuration=configuration, create_protocol=PlainClient
+        *host_port(address), configuration=configuration, create_protocol=PlainClient
     ) as client:
         assert isinstance(client, PlainClient)
         # aioquic doubles a limit once half of it is used: this one never is.

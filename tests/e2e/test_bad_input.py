@@ -63,10 +63,10 @@ BROKEN_STREAMS = {
 @pytest.mark.parametrize("what", BROKEN_STREAMS)
 async def test_broken_stream_closes_4400(backend: str, what: str) -> None:
     async with beside_a_healthy_client(backend) as gateway, plain_client(gateway.address) as bad:
-        before = counter(gateway, "dispatch.protocol_errors")
+        before = counter(gateway, "transport.protocol_errors")
         bad.send_bytes(BROKEN_STREAMS[what])
         assert await bad.closed() == 4400
-        assert counter(gateway, "dispatch.protocol_errors") == before + 1
+        assert counter(gateway, "transport.protocol_errors") == before + 1
         assert counter(gateway, "session.sessions") == 1
 
 

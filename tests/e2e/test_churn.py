@@ -7,6 +7,8 @@ import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from gatesvr._pb import upstream_pb2 as up
 from gatesvr.dispatch.handlers import ClientHandler
 from gatesvr.dispatch.task import AsyncTask
@@ -54,7 +56,7 @@ def is_none_new(before: list[object]) -> bool:
 
 
 @asynccontextmanager
-async def brief_client(address: tuple[str, int]) -> AsyncIterator[PlainClient]:
+async def brief_client(address: str) -> AsyncIterator[PlainClient]:
     """A client that says goodbye and does not wait for its packets to drain."""
     async with plain_client(address) as client:
         yield client
@@ -62,7 +64,7 @@ async def brief_client(address: tuple[str, int]) -> AsyncIterator[PlainClient]:
         client.mute()
 
 
-async def one_client(address: tuple[str, int], push: Pusher, number: int) -> None:
+async def one_client(address: str, push: Pusher, number: int) -> None:
     """Log in, be served, and go in one of the ways in which a client goes."""
     way = number % 6
     async with brief_client(address) as client:
@@ -91,6 +93,7 @@ async def one_client(address: tuple[str, int], push: Pusher, number: int) -> Non
             assert await client.closed() == 4400
 
 
+@pytest.mark.long
 async def test_sessions_that_come_and_go_leave_nothing_behind(backend: str) -> None:
     before = live_objects()
     # A traceback for each of many thousand futures takes longer than all the rest.
@@ -120,4 +123,4 @@ async def test_sessions_that_come_and_go_leave_nothing_behind(backend: str) -> N
         await until(lambda: counter(gateway, "session.tombstones") == 0)
         assert counter(gateway, "dispatch.closed_499") >= ROUNDS * CLIENTS // 6
         assert counter(gateway, "session.stopped") == ROUNDS * CLIENTS // 6
-        assert counter(gateway, "dispatch.protocol_errors") == ROUNDS * CLIENTS // 6
+        assert counter(gateway, "transport.protocol_errors") == ROUNDS * CLIENTS // 6

@@ -89,7 +89,7 @@ async def _live(gateway: Gateway, upstream: GatewayClient, told: Told) -> None:
         assert (event.last_acked_seq, event.undelivered) == (1, 1)
         assert (await client.receive()).seq_id == 2
         client.send(ack(2))
-        session = gateway.sessions.by_id(started.session_id)
+        session = gateway.session_manager.by_id(started.session_id)
         assert session is not None
         await until(lambda: session.client_ack_server_seq == 2)
         # A second device takes its place, and is thrown out.
@@ -107,7 +107,7 @@ async def _live(gateway: Gateway, upstream: GatewayClient, told: Told) -> None:
     async with plain_client(gateway.address) as client:
         third = await client.login("alice")
     await told.expect("connected", "logged_in", "suspended")
-    gateway.sessions.sweep(time.monotonic() + gateway.config.session.resume_window + 1)
+    gateway.session_manager.sweep(time.monotonic() + gateway.config.session.resume_window + 1)
     event = await told.expect("expired")
     assert (event.session_id, event.reason, event.undelivered) == (
         third.session_id,

@@ -30,7 +30,7 @@ async def test_answers_come_in_the_order_of_asking_though_upstreams_answer_in_re
         plain_client(gateway.address) as client,
     ):
         started = await client.login("alice")
-        session = gateway.sessions.by_id(started.session_id)
+        session = gateway.session_manager.by_id(started.session_id)
         assert session is not None
         seqs = range(2, 2 + REQUESTS)
         client.send(*(business(seq, "turn", b"%d" % seq) for seq in seqs))
@@ -75,7 +75,7 @@ async def test_a_time_out_delays_and_never_blocks_what_is_behind_it(backend: str
         )
         first = await client.receive()
         assert (first.seq_id, first.client_seq_id) == (2, 2)
-        session = gateway.sessions.by_id(started.session_id)
+        session = gateway.session_manager.by_id(started.session_id)
         assert session is not None
         await until(lambda: set(session.pending) == {3})
         await push.push_all(started.session_id, b"push")
@@ -129,7 +129,7 @@ async def test_order_may_be_the_default_of_all_routes(backend: str) -> None:
     ):
         started = await client.login("alice")
         client.send(business(2, "gate", b"2"), business(3, "echo", b"3"))
-        session = gateway.sessions.by_id(started.session_id)
+        session = gateway.session_manager.by_id(started.session_id)
         assert session is not None
         await until(lambda: set(session.pending) == {2})
         client.send(heartbeat(1))

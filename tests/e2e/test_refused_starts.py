@@ -111,7 +111,7 @@ async def test_wrong_token_is_denied(backend: str, what: str) -> None:
             4403,
         )
         s.counted(denied=1)
-        assert counter(s.gateway, "dispatch.refused_starts") == 1
+        assert counter(s.gateway, "session.refused_starts") == 1
         await s.alice_is_served()
 
 

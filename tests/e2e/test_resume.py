@@ -73,7 +73,7 @@ async def test_resume_replays_exactly_what_is_not_acked(
             checker.pushed(device.session_id, name.decode(), stream="push")
         # Half of it reached the application; what counts is what the client says at START.
         await device.take_until(old, 1 + unacked // 2, acks=False)
-        await until(lambda: gateway.sessions.by_id(device.session_id).queue.unsent == 0)
+        await until(lambda: gateway.session_manager.by_id(device.session_id).queue.unsent == 0)
         await part(old, how)
         if how == "closed":
             await until(lambda: counter(gateway, "session.suspended") == 1)
@@ -137,7 +137,7 @@ async def test_resume_twice_at_once_leaves_one_connection_and_loses_nothing(
         pushing = asyncio.create_task(push_names(50, 100))
         responses = await asyncio.gather(*starts)
         await pushing
-        session = gateway.sessions.by_id(device.session_id)
+        session = gateway.session_manager.by_id(device.session_id)
         assert session is not None
         good = [i for i, response in enumerate(responses) if response.success]
         assert good, responses
@@ -180,7 +180,7 @@ async def test_answers_made_while_suspended_are_replayed_in_the_order_of_asking(
         await upstream.until_asked("gate")
         await part(old, "closed")
         await until(lambda: counter(gateway, "session.suspended") == 1)
-        session = gateway.sessions.by_id(device.session_id)
+        session = gateway.session_manager.by_id(device.session_id)
         upstream.turns[b"4"].set()
         upstream.gate.set()
         await until(lambda: set(session.pending) == {2, 3})

@@ -71,7 +71,7 @@ async def test_a_reader_that_stops_is_bounded_cut_and_served_again(backend: str,
         healthy.send(ack(1))
         device = Device(checker, "slow")
         await device.login(slow)
-        session = gateway.sessions.by_id(device.session_id)
+        session = gateway.session_manager.by_id(device.session_id)
         assert session is not None
         await until(lambda: session.queue.last_acked_seq == 1)
         if what == "no packets":
@@ -102,7 +102,7 @@ async def test_a_reader_that_stops_is_bounded_cut_and_served_again(backend: str,
         assert most_unsent <= HIGH_WATER + 2 * SIZE
         assert taken >= MAX_BYTES // (SIZE + 64) - 1
         await until(lambda: counter(gateway, "session.slow_consumers") == 1)
-        assert gateway.sessions.by_id(device.session_id) is session
+        assert gateway.session_manager.by_id(device.session_id) is session
         assert counter(gateway, "session.suspended") == 1
         if what == "no acks":
             assert await slow.closed() == 4413

@@ -317,11 +317,10 @@ async def bad_pushes(gateway: Gateway, fault: str) -> AsyncIterator[str]:
 
 async def bench_against(gateway: Gateway, state: Path, *args: str) -> tuple[int, dict[str, Any]]:
     """Run a bench against a gateway of this process; return its exit code and report."""
-    host, port = gateway.address
-    assert is_loopback(host)
+    assert is_loopback(parse_address(gateway.address)[0])
     done = await gatesvr(
         state,
-        *("bench", "--server", f"{host}:{port}", "--insecure", "--transport", gateway.backend),
+        *("bench", "--server", gateway.address, "--insecure", "--transport", gateway.backend),
         *("--clients", "2", "--duration", "0.5s", "--warmup", "0.1s", "--timeout", "2s"),
         *("--json", "-", *args),
     )
@@ -355,10 +354,9 @@ async def test_a_bad_push_is_found(tmp_path: Path, fault: str, finding: str) -> 
 
 async def test_ctrl_c_reports_what_there_is(tmp_path: Path) -> None:
     async with lying_service(10**9) as upstream, running_gateway("qh3", upstream) as gateway:
-        host, port = gateway.address
         process = await start(
             tmp_path,
-            *("bench", "echo", "--server", f"{host}:{port}", "--insecure", "--clients", "2"),
+            *("bench", "echo", "--server", gateway.address, "--insecure", "--clients", "2"),
             *("--warmup", "0", "--duration", "10m", "--json", "-"),
         )
         try:

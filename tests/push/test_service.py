@@ -18,6 +18,7 @@ from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig, SessionConfig, Size
 from gatesvr.errors import ConfigError
+from gatesvr.push.commands import PushCommands
 from gatesvr.push.service import PushService
 from gatesvr.push.servicer import caller_ip
 from gatesvr.session.manager import SessionManager
@@ -62,8 +63,10 @@ class Rig:
     service: PushService
     manager: SessionManager
     registry: UpstreamRegistry
+    commands: PushCommands
     stub: GatewayServiceStub
     channel: grpc.aio.Channel
+    upstream_counters: UpstreamCounters
     links: dict[str, FakeLink] = field(default_factory=dict)
 
     def session(
@@ -95,7 +98,11 @@ class Rig:
 
     @property
     def counters(self) -> dict[str, int | float]:
-        return self.service.counters.snapshot()
+        return self.commands.counters.snapshot()
+
+    @property
+    def session_counters(self) -> dict[str, int | float]:
+        return self.manager.counters.snapshot()
 
 
 ECHO = encode_business("echo", {}, b"")
@@ -108,21 +115,28 @@ async def running(
     push = push or PushConfig(bind="127.0.0.1:0")
     config = config or SessionConfig(on_duplicate="allow")
     manager = SessionManager(config, None, push)
+    counted = UpstreamCounters()
     registry = UpstreamRegistry(
         {},
         push,
         ["chat"],
-        UpstreamCounters(),
+        counted,
         asyncio.get_running_loop().time,
         on_added=lambda endpoint: None,
         on_removed=lambda endpoint: None,
         is_down=lambda endpoint: False,
     )
-    service = PushService(push, manager, registry, max_message_bytes=int(config.max_message_bytes))
+    max_message_bytes = int(config.max_message_bytes)
+    commands = PushCommands(manager, max_message_bytes, asyncio.get_running_loop().time)
+    service = PushService(
+        push, commands, manager.events, registry, max_message_bytes=max_message_bytes
+    )
     await service.start()
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:
-            yield Rig(service, manager, registry, GatewayServiceStub(channel), channel)
+            yield Rig(
+                service, manager, registry, commands, GatewayServiceStub(channel), channel, counted
+            )
     finally:
         await service.stop()
 
@@ -175,7 +189,7 @@ async def test_push_to_a_session() -> None:
         }
         body = client_pb.BusinessResponse.FromString(push.payload)
         assert (body.code, body.message, body.data) == (200, "[chat] Hello", b"you")
-        assert (rig.counters["pushes"], rig.counters["queued"]) == (1, 1)
+        assert (rig.counters["pushes"], rig.session_counters["pushes_taken"]) == (1, 1)
 
 
 async def test_push_to_every_session_of_an_openid() -> None:
@@ -236,7 +250,7 @@ async def test_too_large_for_the_client() -> None:
         )
         response = await rig.stub.PushToClient(request)
         assert response.error_code == "TOO_LARGE"
-        assert rig.counters["too_large"] == 1
+        assert rig.session_counters["pushes_too_large"] == 1
 
 
 async def test_full_queue_is_busy_with_a_hint() -> None:
@@ -248,7 +262,7 @@ async def test_full_queue_is_busy_with_a_hint() -> None:
         assert [answer.success for answer in answers] == [True] * 4 + [False]
         assert answers[4].error_code == "BUSY"
         assert answers[4].retry_after_ms > 0
-        assert rig.counters["busy"] == 1
+        assert rig.session_counters["pushes_busy"] == 1
 
 
 async def test_repeated_push_id_is_queued_once() -> None:
@@ -333,7 +347,7 @@ async def test_binding_to_an_answered_request() -> None:
         assert (before.success, before.error_code) == (False, "TOO_LATE")
         assert after.success
         assert texts(session) == ["answer", "a"]
-        assert rig.counters["too_late"] == 1
+        assert rig.session_counters["pushes_too_late"] == 1
 
 
 @pytest.mark.parametrize("seq", [0, 2, 2**53])
@@ -343,7 +357,7 @@ async def test_binding_to_no_request(seq: int) -> None:
         rig.request(session)
         response = await rig.stub.PushToClient(bound(session, seq, "a", pb.NSH_AFTER_RESPONSE))
         assert (response.success, response.error_code) == (False, "NO_SUCH_REQUEST")
-        assert rig.counters["no_such_request"] == 1
+        assert rig.session_counters["pushes_unasked"] == 1
 
 
 async def test_binding_by_openid_needs_one_session() -> None:
@@ -434,7 +448,7 @@ async def test_broadcast_reaches_all_that_are_logged_in() -> None:
         assert response.sent_count == 5
         assert [texts(session) for session in sessions] == [["all"]] * 5
         assert pushes(inited) == []
-        assert (rig.counters["broadcasts"], rig.counters["bulk_queued"]) == (1, 5)
+        assert (rig.counters["broadcasts"], rig.session_counters["pushes_taken"]) == (1, 5)
 
 
 async def test_broadcast_takes_a_quarter_of_a_queue() -> None:
@@ -522,7 +536,7 @@ async def test_kick_tells_the_client_and_closes() -> None:
         assert (kick.code, kick.reason) == (1001, "rude")
         assert len(rig.manager) == 0
         assert (await rig.stub.KickClient(request)).error_code == "NOT_FOUND"
-        assert rig.counters["kicked"] == 1
+        assert (rig.counters["kicks"], rig.session_counters["kicked"]) == (2, 1)
 
 
 @pytest.mark.parametrize("fields", [{"code": 999}, {"reason": "r" * 65}, {"target_type": "x"}])
@@ -532,6 +546,37 @@ async def test_bad_kick_is_refused(fields: dict[str, Any]) -> None:
         request = {"target_type": "openid", "target_id": "alice", "code": 1000, **fields}
         assert (await rig.stub.KickClient(pb.KickRequest(**request))).error_code == "INVALID"
         assert len(rig.manager) == 1
+
+
+async def test_a_kick_reaches_those_that_have_not_logged_in_and_a_push_does_not() -> None:
+    async with running() as rig:
+        session = rig.session("alice", login=False)
+        target = {"target_type": "openid", "target_id": "alice"}
+        push = pb.UnicastPushRequest(**target)
+        assert (await rig.stub.PushToClient(push)).error_code == "NOT_FOUND"
+        bound = pb.UnicastPushRequest(
+            **target, sync_hint=pb.NSH_AFTER_RESPONSE, bind_session_id=session.session_id
+        )
+        assert (await rig.stub.PushToClient(bound)).error_code == "NOT_FOUND"
+        assert not (await rig.stub.GetSession(pb.GetSessionRequest(**target))).found
+        named = pb.UnicastTarget(target_type="session", target_id=session.session_id)
+        bulk = pb.MulticastRequest(targets=[pb.UnicastTarget(**target), named])
+        assert (await rig.stub.MulticastToClients(bulk)).sent_count == 0
+        assert (await rig.stub.BroadcastToClients(pb.BroadcastRequest())).sent_count == 0
+        response = await rig.stub.KickClient(pb.KickRequest(**target))
+        assert (response.success, response.sessions) == (True, 1)
+        assert len(rig.manager) == 0
+
+
+async def test_a_kick_of_very_many_lets_others_have_their_turn() -> None:
+    async with running(config=SessionConfig(max_inited_per_address=1_000)) as rig:
+        for _ in range(600):
+            rig.session("alice", login=False)
+        response = await rig.stub.KickClient(
+            pb.KickRequest(target_type="openid", target_id="alice")
+        )
+        assert (response.success, response.sessions) == (True, 600)
+        assert len(rig.manager) == 0
 
 
 async def test_session_is_shown() -> None:
@@ -549,6 +594,14 @@ async def test_session_is_shown() -> None:
         pushes(session)
         session.ack(1, 0.0)
         assert (await rig.stub.GetSession(get)).last_acked_seq == 1
+
+
+async def test_an_ipv6_client_is_shown_in_brackets() -> None:
+    async with running() as rig:
+        session = rig.session("alice")
+        rig.links[session.session_id].peer = ("2001:db8::1", 4000)
+        get = pb.GetSessionRequest(target_type="openid", target_id="alice")
+        assert (await rig.stub.GetSession(get)).connection == "[2001:db8::1]:4000"
 
 
 async def test_session_that_is_not_there_or_not_one() -> None:
@@ -584,10 +637,10 @@ async def test_register_keep_alive_deregister() -> None:
             pb.UpstreamRegisterRequest(address="192.0.2.9:9", service_name="chat")
         )
         assert (refused.success, refused.error_code) == (False, "INVALID")
-        counters = rig.counters
-        assert (counters["registrations"], counters["registrations_refused"]) == (1, 1)
-        assert (counters["leases_kept"], counters["leases_refused"]) == (1, 1)
-        assert counters["deregistrations"] == 1
+        counters = rig.upstream_counters
+        assert (counters.registered, counters.register_refused) == (1, 1)
+        assert (counters.leases_kept, counters.leases_unknown) == (1, 1)
+        assert counters.deregistered == 1
 
 
 # The server.

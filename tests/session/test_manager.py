@@ -299,6 +299,48 @@ def test_a_kick_says_why(code, close_code):
     assert sessions.counters["kicked"] == 1
 
 
+def test_a_kick_by_openid_finds_those_that_have_not_logged_in():
+    sessions = Sessions(on_duplicate="allow")
+    logged_in, _, _ = sessions.login()
+    away, link, _ = sessions.login()
+    sessions.manager.detach(away, link, CUT, sessions.now)
+    fresh, _, _ = sessions.start()
+    asking, link, _ = sessions.start()
+    asking.accept(business(1, "hello"), "completion", sessions.now)
+    asking.hello_pending = True
+    sessions.manager.detach(asking, link, CUT, sessions.now)  # a session without a connection
+    other, _, _ = sessions.start("bob")
+    assert sessions.manager.find("openid", "alice") == [logged_in, away]
+    found = sessions.manager.find("openid", "alice", with_inited=True)
+    assert found == [logged_in, away, fresh, asking]
+    for session in found:
+        sessions.manager.kick(session, "banned", sessions.now)
+    assert sessions.manager.find("openid", "alice", with_inited=True) == []
+    assert sessions.manager.logged_in(asking, "1", sessions.now).close_code is not None
+    assert sessions.manager.find("openid", "bob", with_inited=True) == [other]
+    assert sessions.counters["tombstones"] == 4
+    for session in found:
+        start = start_request(session_id=session.session_id)
+        outcome = sessions.manager.start(start, sessions.link(), sessions.now)
+        assert outcome.close_code == 4410
+
+
+@pytest.mark.parametrize(
+    ("policy", "earlier_stays", "code"), [("replace", False, 4410), ("reject", True, 4411)]
+)
+def test_of_two_logins_under_way_one_gets_in(policy, earlier_stays, code):
+    sessions = Sessions(on_duplicate=policy)
+    first, first_link, _ = sessions.start()
+    second, second_link, _ = sessions.start()
+    assert sessions.hello(second)
+    assert second_link.closed is first_link.closed is None
+    assert sessions.hello(first) is not earlier_stays
+    winner, loser = (second, first_link) if earlier_stays else (first, second_link)
+    assert loser.closed is not None
+    assert loser.closed[0] == code
+    assert sessions.manager.find("openid", "alice", with_inited=True) == [winner]
+
+
 # The sweep.
 
 
@@ -530,6 +572,14 @@ def test_ten_thousand_sessions_leave_nothing_behind():
     sessions.manager.sweep(sessions.now)
     manager = sessions.manager
     assert len(manager) == 0
-    for index in ("_by_id", "_by_openid", "_inited", "_inited_by_ip", "_detached", "_tombstones"):
+    for index in (
+        "_by_id",
+        "_by_openid",
+        "_inited",
+        "_inited_by_ip",
+        "_inited_by_openid",
+        "_detached",
+        "_tombstones",
+    ):
         assert not getattr(manager, index), index
     assert not manager._context.watched

@@ -10,7 +10,7 @@ from gatesvr.dispatch.dispatcher import Dispatcher
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Link
-from gatesvr.push.servicer import GatewayServicer, PushCounters
+from gatesvr.push.commands import PushCommands
 from gatesvr.session.manager import LoginVerdict, SessionManager
 from gatesvr.session.start import StartOutcome
 from gatesvr.session.state import State
@@ -121,10 +121,7 @@ class Gateway:
         self.dispatcher = Dispatcher(
             config, self.sessions, self.router, upstream, self.processor, clock
         )
-        registry: Any = None
-        self.servicer = GatewayServicer(
-            self.sessions, registry, PushCounters(), config.session.max_message_bytes, clock
-        )
+        self.commands = PushCommands(self.sessions, config.session.max_message_bytes, clock)
         world.loop.call(self.processor.start)
 
     def _read_events(self) -> None:
@@ -150,7 +147,9 @@ class Gateway:
         return {
             "sessions": len(sessions),
             "openids": len(sessions._by_openid),
-            "inited": len(sessions._inited) + len(sessions._inited_by_ip),
+            "inited": len(sessions._inited)
+            + len(sessions._inited_by_ip)
+            + len(sessions._inited_by_openid),
             "detached": len(sessions._detached),
             "tombstones": len(sessions._tombstones),
             "watched": len(sessions._context.watched),

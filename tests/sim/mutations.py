@@ -408,3 +408,15 @@ def ends_told_twice(patch: pytest.MonkeyPatch) -> None:
         return mutant
 
     wrap(patch, EventHub, "emit", make)
+
+
+@mutation
+def kick_leaves_out_logins_under_way(patch: pytest.MonkeyPatch) -> None:
+    def make(find: Any) -> Any:
+        def mutant(self: SessionManager, *target: str, **how: bool) -> list[Session]:
+            found: list[Session] = find(self, *target)
+            return found
+
+        return mutant
+
+    wrap(patch, SessionManager, "find", make)

@@ -60,6 +60,7 @@ FOUND_AS: dict[str, tuple[type[Finding], ...]] = {
     "nothing_expires": (Broken,),
     "suspensions_not_told": (Broken,),
     "ends_told_twice": (Broken,),
+    "kick_leaves_out_logins_under_way": (Broken,),
 }
 """What each mutation breaks: finding something else by accident would not count."""
 

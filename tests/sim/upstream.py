@@ -143,7 +143,7 @@ class Upstream:
 
 
 class Pushers:
-    """Upstream services that push, through the real servicer."""
+    """Upstream services that push, through the real commands."""
 
     def __init__(self, world: World, gateway: Gateway) -> None:
         self.world = world
@@ -207,7 +207,7 @@ class Pushers:
         if not is_bound:
             self._send(request, name)
             return
-        response = self.gateway.servicer.push(request)
+        response = self.gateway.commands.push(request)
         world.note("binds %s to %d: %s", name, seq, response.error_code or "ok")
         if response.success and not is_repeat:
             world.counts["bound"] += 1
@@ -229,18 +229,25 @@ class Pushers:
     def kick(self) -> None:
         sessions = list(self.gateway.sessions.all_sessions())
         if sessions:
-            session = self.world.random.choice(sessions)
-            self.world.note("kicks %s", session)
-            self.world.counts["kicks"] += 1
-            code = self.world.random.choice((4410, 4410, 4601, 2000))
-            self.gateway.sessions.kick(session, "kicked", self.world.now, code)
+            world = self.world
+            openid = world.random.choice(sessions).openid
+            found = self.gateway.sessions.find("openid", openid, with_inited=True)
+            world.note("kicks %s", found)
+            world.counts["kicks"] += 1
+            world.counts["kicks_during_login"] += any(session.hello_pending for session in found)
+            code = world.random.choice((4410, 4410, 4601, 2000))
+            for session in found:
+                self.gateway.sessions.kick(session, "kicked", world.now, code)
+            for session in self.gateway.sessions.all_sessions():
+                if session.openid == openid:
+                    world.checker.broken(session.session_id, f"{openid} was kicked and is still in")
 
     def _send(self, request: up.UnicastPushRequest, name: str) -> None:
         world = self.world
         sessions = self.gateway.sessions.find(request.target_type, request.target_id)
         seqs = [session.queue.next_expected_seq for session in sessions]
         held = [world.held(session) for session in sessions]
-        response = self.gateway.servicer.push(request)
+        response = self.gateway.commands.push(request)
         world.note("pushes %s to %s: %s", name, sessions, response.error_code or "ok")
         if response.error_code:
             world.counts[f"push_{response.error_code.lower()}"] += 1

@@ -14,6 +14,7 @@ import grpc.aio
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import UpstreamError
+from gatesvr.upstream.results import PushResult
 from gatesvr.upstream.service import GatewayClient, Reply, Request, UpstreamService
 
 from .child import Commands, Watch
@@ -102,9 +103,10 @@ class Services:
         found = {}
         for session_id in self.sessions.values():
             info = await self.gateway.get_session(session_id, target_type="session")
-            if not info.found:
+            if info is None:
                 self._history.tell("broken", session_id, "the gateway does not know it any more")
-            found[session_id] = info.last_sent_seq
+            else:
+                found[session_id] = info.last_sent_seq
         return found
 
     def new_name(self, kind: str) -> str:
@@ -247,7 +249,7 @@ class Pusher:
             )
             sessions = list(self._services.sessions.values())
             for session_id in sessions:
-                is_sure = sent == len(sessions)
+                is_sure = sent.sessions == len(sessions)
                 self._history.tell("pushed", session_id, name, at=at, is_sure=is_sure)
             self.counts["broadcasts"] += 1
             await asyncio.sleep(self._random.expovariate(1.0))
@@ -262,7 +264,7 @@ class Pusher:
     def _pushed(
         self,
         request: pb.UnicastPushRequest,
-        response: pb.UnicastPushResponse,
+        response: pb.UnicastPushResponse | PushResult,
         at: float,
         stream: str,
     ) -> None:

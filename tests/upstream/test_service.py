@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import ConfigError, UpstreamError
+from gatesvr.upstream.results import PushResult
 from gatesvr.upstream.service import Reply, Request, UpstreamService
 
 from .servers import DEADLINE_S, until
@@ -420,6 +421,9 @@ class Pushes(rpc.GatewayServiceServicer):
         self.asked.append(request)
         return pb.BroadcastResponse(sent_count=3)
 
+    async def MulticastToClients(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.BroadcastResponse(message=f"{len(request.targets)} targets")
+
     async def KickClient(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.UnicastPushResponse(success=True, message=f"{request.target_id} {request.code}")
 
@@ -449,7 +453,9 @@ async def test_gateway_client() -> None:
     assert (await gateway.push("alice", msg_type="m", data=b"d", ttl=1.5)).sessions == 1
     asking = Request(pb.UpstreamRequest(session_id="S", client_seq_id=9), service)
     assert (await gateway.push_bound(asking, before=True, content="c")).success
-    assert await gateway.broadcast(title="t", suspended=True) == 3
+    assert await gateway.broadcast(title="t", suspended=True) == PushResult(True, 3)
+    refused = await gateway.multicast(["a", "b"], content="c")
+    assert refused == PushResult(False, message="2 targets")  # as older gateways refuse
     assert (await gateway.kick("bob", code=1001)).message == "bob 1001"
     registered = await gateway.register(":1", "zone", zone="001", lease=5)
     assert (await gateway.keep_alive(registered.lease_id)).success
@@ -480,9 +486,9 @@ async def test_gateway_client() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("content", 5, "content must be str, not int"),
-        ("data", "text", "data must be bytes, not str"),
-        ("metadata", {"a": 1}, "metadata must map str to str"),
+        ("content", 5, "content: int, not str"),
+        ("data", "text", "data: str, not bytes"),
+        ("metadata", {"a": 1}, "metadata: int, not str"),
     ],
 )
 async def test_push_names_the_parameter_that_does_not_fit(

@@ -1,0 +1,112 @@
+"""GrpcPushStream: pushes in a row, many to a message, over one PushStream rpc."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from .._pb import upstream_pb2 as pb
+from ..errors import UpstreamError
+from .push_api import PushStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["GrpcPushStream"]
+
+MAX_BATCH = 1_000
+"""Pushes of one message; the gateway takes ten times as many."""
+MAX_BATCH_BYTES = 1 << 20
+"""Bytes of one message, unless a single push is larger."""
+
+
+class GrpcPushStream(PushStream):
+    """A PushStream rpc, begun by the first push.
+
+    Args:
+        begin: Begins the call.
+        streams: The client's open streams; this one is among them from its begin to close().
+        timeout: Longest wait for the answer to one message, seconds.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Any], streams: set[GrpcPushStream], timeout: float
+    ) -> None:
+        self._begin = begin
+        self._streams = streams
+        self._timeout = timeout
+        self._call: Any = None
+        self._is_closed = False
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """End the stream; may be called any number of times."""
+        self._is_closed = True
+        self._streams.discard(self)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._call is not None:
+            self._call.cancel()
+
+    async def _push(self, requests: list[pb.UnicastPushRequest]) -> list[pb.UnicastPushResponse]:
+        if self._is_closed:
+            raise RuntimeError("the stream is closed")
+        # A task of its own: cancelling the caller must not reach gRPC, and what the next one pushes
+        # must not get the answers of this.
+        task = asyncio.ensure_future(self._push_in_turn(requests))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _push_in_turn(
+        self, requests: list[pb.UnicastPushRequest]
+    ) -> list[pb.UnicastPushResponse]:
+        answers: list[pb.UnicastPushResponse] = []
+        async with self._turn:
+            if self._call is None:
+                self._call = self._begin()
+                self._streams.add(self)
+            for batch in _batches(requests):
+                answer = await self._ask(batch)
+                answers.extend(answer.responses)
+        return answers
+
+    async def _ask(self, batch: pb.UnicastPushBatch) -> pb.UnicastPushBatchResponse:
+        call = self._call
+        try:
+            async with asyncio.timeout(self._timeout):
+                await call.write(batch)
+                answer = await call.read()
+        except TimeoutError:
+            call.cancel()
+            raise UpstreamError(f"gateway: no answer in {self._timeout:g} s") from None
+        except grpc.aio.AioRpcError as error:
+            raise UpstreamError(f"gateway: {error.code().name}: {error.details()}") from None
+        except (asyncio.InvalidStateError, grpc.aio.UsageError):
+            answer = grpc.aio.EOF  # it had ended before
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise  # this task is, not the call
+            answer = grpc.aio.EOF
+        if answer is grpc.aio.EOF:
+            code, details = await call.code(), await call.details()
+            raise UpstreamError(f"gateway: {code.name}: {details or 'the stream has ended'}")
+        found: pb.UnicastPushBatchResponse = answer
+        return found
+
+
+def _batches(requests: list[pb.UnicastPushRequest]) -> Iterator[pb.UnicastPushBatch]:
+    """Cut a row of pushes into messages that a gateway takes."""
+    start = size = 0
+    for end, request in enumerate(requests):
+        request_size = request.ByteSize()
+        if end > start and (end - start >= MAX_BATCH or size + request_size > MAX_BATCH_BYTES):
+            yield pb.UnicastPushBatch(requests=requests[start:end])
+            start, size = end, 0
+        size += request_size
+    if requests:
+        yield pb.UnicastPushBatch(requests=requests[start:])

@@ -1,0 +1,126 @@
+"""Each thing that the gateway counts has one place and one meaning."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections import defaultdict
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import gatesvr
+from gatesvr.client.counters import ClientCounters
+from gatesvr.dispatch.task import DispatchCounters
+from gatesvr.push.commands import PushCounters
+from gatesvr.session.context import SessionCounters
+from gatesvr.transport.counters import TransportCounters
+from gatesvr.upstream.call import UpstreamCounters
+from gatesvr.upstream.request import ServiceCounters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gatesvr.observe.metrics import Counters
+
+PACKAGE = Path(gatesvr.__file__).parent
+
+GATEWAY: dict[str, type[Counters]] = {
+    "transport": TransportCounters,
+    "session": SessionCounters,
+    "dispatch": DispatchCounters,
+    "upstream": UpstreamCounters,
+    "push": PushCounters,
+}
+"""What Gateway.stats() tells of."""
+
+OWNERS: dict[type[Counters], tuple[str, ...]] = {
+    TransportCounters: ("transport",),
+    SessionCounters: ("session", "gateway.py"),
+    DispatchCounters: ("dispatch", "protocol"),
+    UpstreamCounters: ("upstream",),
+    PushCounters: ("push",),
+    ServiceCounters: ("upstream",),
+    ClientCounters: ("client",),
+}
+"""The folders whose code counts."""
+
+SHARED_NAMES = {
+    # In transport the tasks are asyncio's, in dispatch requests.
+    "tasks": {"transport", "dispatch"},
+    # No room for a session; no room for a request.
+    "refused_full": {"session", "dispatch"},
+    # What upstreams said; what clients were told, an ERROR included.
+    "answers": {"dispatch", "upstream"},
+    # Calls that were too late; requests, also those that never became a call.
+    "deadlines": {"dispatch", "upstream"},
+    # To upstreams; from them.
+    "calls": {"upstream", "push"},
+    # Each layer's own.
+    "internal_errors": {"session", "dispatch", "push"},
+}
+"""Names that several layers have, each for something of its own."""
+
+
+def names(counters: type[Counters]) -> set[str]:
+    return {field.name for field in fields(counters)}
+
+
+def counted() -> Iterator[tuple[str, str]]:
+    """Yield (folder, counter) of every place in the package that moves a counter."""
+    for path in PACKAGE.rglob("*.py"):
+        folder = path.relative_to(PACKAGE).parts[0]
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            targets: list[ast.expr] = []
+            if isinstance(node, ast.AugAssign | ast.AnnAssign):
+                targets = [node.target]
+            elif isinstance(node, ast.Assign):
+                targets = node.targets
+            for target in targets:
+                if isinstance(target, ast.Attribute) and _is_counters(target.value):
+                    yield folder, target.attr
+
+
+def _is_counters(node: ast.expr) -> bool:
+    name = getattr(node, "attr", getattr(node, "id", ""))
+    return name in ("counters", "_counters")
+
+
+@pytest.mark.parametrize("counters", OWNERS)
+def test_every_counter_is_moved_by_its_layer(counters: type[Counters]) -> None:
+    moved = {name for folder, name in counted() if folder in OWNERS[counters]}
+    assert names(counters) - moved == set()
+
+
+def test_no_code_counts_what_is_not_declared() -> None:
+    known = defaultdict(set)
+    for counters, folders in OWNERS.items():
+        for folder in folders:
+            known[folder] |= names(counters)
+    known["gateway.py"] = set.union(*map(names, GATEWAY.values()))
+    assert [(folder, name) for folder, name in counted() if name not in known[folder]] == []
+
+
+@pytest.mark.parametrize("counters", OWNERS)
+def test_every_counter_says_what_it_counts(counters: type[Counters]) -> None:
+    silent = []
+    for kind in counters.__mro__[:-2]:
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(body, ast.ClassDef)
+        for node, behind in zip(body.body, [*body.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and not (
+                isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant)
+            ):
+                silent.append(ast.unparse(node.target))
+    assert silent == []
+
+
+def test_no_two_layers_count_the_same_thing() -> None:
+    places = defaultdict(set)
+    for layer, counters in GATEWAY.items():
+        for name in names(counters):
+            places[name].add(layer)
+    assert {name: layers for name, layers in places.items() if len(layers) > 1} == SHARED_NAMES
