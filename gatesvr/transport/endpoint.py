@@ -19,6 +19,7 @@ from itertools import count, islice
 from math import inf
 from typing import Protocol
 
+from ..observe.clock import TICK_S, RunningClock
 from .counters import EndpointCounters
 from .quic import Address, Datagram
 from .sockets import datagram_socket
@@ -29,6 +30,10 @@ GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
 MAX_BACKLOG = 4096
 """Datagrams kept while the socket takes none; beyond it the newest are dropped (QUIC resends)."""
+LATE_S = 0.1
+"""Timers later than this run after what has arrived is read, seconds."""
+MAX_LATE_READS = 256
+"""Batches of one socket read ahead of a late timer."""
 MAX_FLUSHES = 256
 """Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
 MIN_COMPACT = 64
@@ -140,17 +145,34 @@ class TimerHeap:
 class Driver:
     """One loop's timers and the flush at the end of each turn.
 
+    No timer runs ahead of what has arrived: event loops may run timers before they read, so timers
+    that are late have the sockets read first, and with a RunningClock a stall does not count.
+
+    Args:
+        loop: The event loop; by default the running one.
+        clock: Watched until close(); by default plain monotonic time.
+
     Attributes:
         loop: The event loop.
+        clock: Gives the time of all timers.
         timers: Of all connections.
+        readers: The endpoints that read.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: RunningClock | None = None,
+    ) -> None:
         self.loop = loop or asyncio.get_running_loop()
         # Loop time is monotonic time; uvloop's own loop.time() stands still within a turn and
         # counts whole milliseconds, too coarse for round trips.
         self.clock: Callable[[], float] = time.monotonic
         self.timers = TimerHeap()
+        self._running_clock = clock
+        self._lost = 0.0  # the clock's, when the sockets were last read ahead of timers
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self.readers: dict[Endpoint, None] = {}
         self._dirty: dict[Flushable, None] = {}
         self._put_off: dict[Flushable, float] = {}  # when to flush at the latest, rising
         self._put_off_handle: asyncio.TimerHandle | None = None
@@ -158,6 +180,20 @@ class Driver:
         self._is_flush_due = False
         self._handle: asyncio.TimerHandle | None = None
         self._handle_at = 0.0
+        if clock is not None:
+            self.clock = clock.now
+            clock.watch()
+            self._tick()
+
+    def add_reader(self, endpoint: Endpoint) -> None:
+        """Have endpoint.read() called when something has arrived, and before late timers."""
+        self.readers[endpoint] = None
+        self.loop.add_reader(endpoint.fileno(), endpoint.read)
+
+    def remove_reader(self, endpoint: Endpoint) -> None:
+        """Leave what arrives at endpoint in its socket."""
+        self.readers.pop(endpoint, None)
+        self.loop.remove_reader(endpoint.fileno())
 
     def mark_dirty(self, connection: Flushable) -> None:
         """Have connection.flush() called once at the end of this turn."""
@@ -182,7 +218,7 @@ class Driver:
         """
         self._put_off[connection] = when
         if self._put_off_handle is None:
-            self._put_off_handle = self.loop.call_at(when, self._flush_put_off)
+            self._put_off_handle = self._call_at(when, self._flush_put_off)
 
     def flushed(self, connection: Flushable) -> None:
         """Take note that what flush_by() asked for is done."""
@@ -201,10 +237,12 @@ class Driver:
 
     def close(self) -> None:
         """Stop the clock: no timer fires any more."""
-        for handle in (self._handle, self._put_off_handle):
+        for handle in (self._handle, self._put_off_handle, self._tick_handle):
             if handle is not None:
                 handle.cancel()
-        self._handle = self._put_off_handle = None
+        self._handle = self._put_off_handle = self._tick_handle = None
+        if self._running_clock is not None:
+            self._running_clock.unwatch()
 
     def flush(self) -> None:
         """Flush now instead of at the end of the turn."""
@@ -242,7 +280,7 @@ class Driver:
         due = self.clock() + GRANULARITY
         for connection, when in self._put_off.items():
             if when > due:
-                self._put_off_handle = self.loop.call_at(when, self._flush_put_off)
+                self._put_off_handle = self._call_at(when, self._flush_put_off)
                 return
             self.mark_dirty(connection)
 
@@ -254,12 +292,34 @@ class Driver:
         if when is not None:
             # Not at once, or a deadline that cannot be met would keep the loop from waiting.
             self._handle_at = max(when, self.clock() + GRANULARITY)
-            self._handle = self.loop.call_at(self._handle_at, self._run_timers)
+            self._handle = self._call_at(self._handle_at, self._run_timers)
 
     def _run_timers(self) -> None:
         self._handle = None
-        self.timers.run(self.clock())
-        self._arm()
+        now = self.clock()
+        lost = 0.0 if self._running_clock is None else self._running_clock.lost
+        if now - self._handle_at > LATE_S or lost != self._lost:
+            self._lost = lost
+            self._read_all()
+            now = self.clock()
+        self.timers.run(now)
+        if self._handle is None:  # a timer's callback may have armed it
+            self._arm()
+
+    def _read_all(self) -> None:
+        """Handle what waits in the sockets."""
+        for endpoint in list(self.readers):
+            for _ in range(MAX_LATE_READS):
+                if not endpoint.read():
+                    break
+
+    def _call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        clock = self._running_clock
+        return self.loop.call_at(when if clock is None else clock.loop_time(when), callback)
+
+    def _tick(self) -> None:
+        self.clock()
+        self._tick_handle = self.loop.call_later(TICK_S, self._tick)
 
 
 class Endpoint:
@@ -296,7 +356,11 @@ class Endpoint:
         self._backlog: deque[Datagram] = deque()
         self._is_closed = False
         self.address: Address = sock.getsockname()
-        driver.loop.add_reader(sock.fileno(), self._readable)
+        driver.add_reader(self)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._sock.fileno()
 
     def send(self, datagrams: list[Datagram]) -> None:
         """Have datagrams sent at the end of this turn, in the order given."""
@@ -367,12 +431,12 @@ class Endpoint:
     def pause_reading(self) -> None:
         """Leave what arrives in the socket, whose buffer drops what it has no room for."""
         if not self._is_closed:
-            self._driver.loop.remove_reader(self._sock.fileno())
+            self._driver.remove_reader(self)
 
     def resume_reading(self) -> None:
         """Read again what arrives."""
         if not self._is_closed:
-            self._driver.loop.add_reader(self._sock.fileno(), self._readable)
+            self._driver.add_reader(self)
 
     def close(self) -> None:
         """Send what waits if the socket takes it, and close the socket."""
@@ -380,27 +444,31 @@ class Endpoint:
             return
         self.transmit()
         self._is_closed = True
-        self._driver.loop.remove_reader(self._sock.fileno())
+        self._driver.remove_reader(self)
         self._driver.loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._backlog.clear()
 
-    def _readable(self) -> None:
+    def read(self) -> int:
+        """Handle a batch of what is there; return how many datagrams there were."""
+        if self._is_closed:
+            return 0
         batch = self.receive_batch()
         if not batch:
             self._read_on()
-            return
+            return 0
         self.counters.read_wakeups += 1
         self._receiver(batch, self._driver.clock())
+        return len(batch)
 
     def _read_on(self) -> None:
         """Have the loop watch the socket again: uvloop stops for good when there was an error.
 
         The error that stopped it may have gone to a send since: then the read finds nothing.
         """
-        if not self._is_closed:
-            self._driver.loop.remove_reader(self._sock.fileno())
-            self._driver.loop.add_reader(self._sock.fileno(), self._readable)
+        if not self._is_closed and self in self._driver.readers:
+            self._driver.remove_reader(self)
+            self._driver.add_reader(self)
 
     def _writable(self) -> None:
         backlog = self._backlog

@@ -23,6 +23,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
+from ..observe.clock import RunningClock
 from ..observe.log import keys
 from ..protocol.link import Disconnect, HandlerFactory
 from .connection import Connection
@@ -94,10 +95,13 @@ class ConnectionListener:
         handler_factory: HandlerFactory,
         *,
         retry: str = "needed",
+        clock: RunningClock | None = None,
     ) -> None:
         self._backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
+        self._clock = clock or RunningClock()
+        self._clock.on_stall = self._stalled
         self._is_retry_always = retry == "always"
         self.backend: str = self._backend.name
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
@@ -159,7 +163,7 @@ class ConnectionListener:
                 f"cannot listen on UDP {config.bind}: {error.strerror or error}",
                 field="transport.bind",
             ) from None
-        self._driver = Driver(loop)
+        self._driver = Driver(loop, self._clock)
         self._endpoint = Endpoint(
             self._driver,
             sock,
@@ -391,6 +395,10 @@ class ConnectionListener:
     def _send(self, data: bytes, address: Address) -> None:
         assert self._endpoint is not None
         self._endpoint.send([(data, address)])
+
+    def _stalled(self, seconds: float) -> None:
+        self.counters.stalls += 1
+        logger.warning("process_stalled", extra=keys(seconds=round(seconds, 3)))
 
     # ConnectionOwner.
 
