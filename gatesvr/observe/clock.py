@@ -30,28 +30,31 @@ class RunningClock:
         on_stall: Called with the seconds of a stall when it is found.
     """
 
+    __slots__ = ("_max_gap", "_monotonic", "_seen", "lost", "on_stall")
+
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.lost = 0.0
         self.on_stall: Callable[[float], None] | None = None
         self._monotonic = monotonic
-        self._seen = inf  # the last reading; inf: not watched
+        self._max_gap = inf  # no gap is a stall where nobody watches
+        self._seen = 0.0  # the last reading
 
     def now(self) -> float:
         """Return the time, seconds."""
         now = self._monotonic()
-        if now - self._seen > MAX_GAP_S:
+        if now - self._seen > self._max_gap:
             self._skip(now)
-        elif self._seen is not inf:
-            self._seen = now
+        self._seen = now
         return now - self.lost
 
     def watch(self) -> None:
-        """Count no stall from now on; now() is called every TICK_S."""
+        """Leave stalls out from now on; now() is called every TICK_S."""
         self._seen = self._monotonic()
+        self._max_gap = MAX_GAP_S
 
     def unwatch(self) -> None:
         """Count every second again: now() is called when somebody likes to."""
-        self._seen = inf
+        self._max_gap = inf
 
     def loop_time(self, when: float) -> float:
         """Return the event loop's time for a time of this clock, as of now."""
@@ -60,6 +63,5 @@ class RunningClock:
     def _skip(self, now: float) -> None:
         stall = now - self._seen
         self.lost += stall
-        self._seen = now
         if self.on_stall is not None:
             self.on_stall(stall)

@@ -125,7 +125,7 @@ class Lane:
         self._on_refused = on_refused
 
         self._loop = asyncio.get_running_loop()
-        self._clock = clock or RunningClock(self._loop.time)  # of the calls' deadlines
+        self._clock = clock or RunningClock(lambda: self._loop.time())  # of the calls' deadlines
         self._channel = grpc.aio.insecure_channel(
             address, options=channel_options(config, max_message_bytes)
         )
