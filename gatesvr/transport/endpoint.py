@@ -332,6 +332,8 @@ class Endpoint:
         on_error: Called with errors of the network that a read or a write reports.
         counters: Where to count, for an owner that counts more in the same place.
         is_batched: Many datagrams a system call, where the system can.
+        with_local: Peers' addresses come with the address of ours that they asked, and answers
+            leave from it, where the system can.
     """
 
     def __init__(
@@ -343,6 +345,7 @@ class Endpoint:
         counters: EndpointCounters | None = None,
         *,
         is_batched: bool = True,
+        with_local: bool = False,
     ) -> None:
         self.counters = counters or EndpointCounters()
         self.counters.receive_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -351,7 +354,7 @@ class Endpoint:
         self._sock = sock
         self._receiver = receiver
         self._on_error = on_error
-        self._io = datagram_socket(sock, is_batched=is_batched)
+        self._io = datagram_socket(sock, is_batched=is_batched, with_local=with_local)
         self._out: list[Datagram] = []
         self._backlog: deque[Datagram] = deque()
         self._is_closed = False

@@ -40,6 +40,7 @@ from .quic import (
     pick_backend,
 )
 from .reset import StatelessResets, reset_key
+from .sockets import is_wildcard
 from .tls import ServerTls, load_server_tls
 
 __all__ = ["ConnectionListener"]
@@ -170,6 +171,7 @@ class ConnectionListener:
             self._datagrams_received,
             counters=self.counters,
             is_batched=config.batch_io,
+            with_local=is_wildcard(sock),
         )
         self._resets = StatelessResets(
             reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address),
