@@ -9,8 +9,8 @@ driver). How the datagrams are read and written is the affair of sockets.py.
 from __future__ import annotations
 
 import asyncio
-import errno
 import heapq
+import logging
 import socket
 import time
 from collections import deque
@@ -20,6 +20,7 @@ from math import inf
 from typing import Protocol
 
 from ..observe.clock import TICK_S, RunningClock
+from ..observe.log import keys
 from .counters import EndpointCounters
 from .quic import Address, Datagram
 from .sockets import datagram_socket
@@ -38,20 +39,10 @@ MAX_FLUSHES = 256
 """Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
 MIN_COMPACT = 64
 
-# Errors of a send that concern one datagram: QUIC takes it for lost.
-_SEND_LOST = {
-    errno.EPERM,
-    errno.EACCES,
-    errno.EMSGSIZE,
-    errno.EINVAL,
-    errno.ENOBUFS,
-    errno.ENETUNREACH,
-    errno.ENETDOWN,
-    errno.EHOSTUNREACH,
-    errno.EADDRNOTAVAIL,
-    errno.ECONNREFUSED,
-    errno.EAFNOSUPPORT,
-}
+ERROR_LOG_S = 60.0
+"""An error of the network is logged again after this long, with how often it came meanwhile."""
+
+logger = logging.getLogger("gatesvr.transport")
 
 
 class Flushable(Protocol):
@@ -329,7 +320,8 @@ class Endpoint:
         driver: Its loop's driver.
         sock: A bound or connected non-blocking UDP socket; the endpoint owns it.
         receiver: Called with each batch of datagrams and the time.
-        on_error: Called with errors of the network that a read or a write reports.
+        on_error: Called with errors of the network that a read or a write reports; without it they
+            are logged, each kind once a minute.
         counters: Where to count, for an owner that counts more in the same place.
         is_batched: Many datagrams a system call, where the system can.
         with_local: Peers' addresses come with the address of ours that they asked, and answers
@@ -358,6 +350,8 @@ class Endpoint:
         self._out: list[Datagram] = []
         self._backlog: deque[Datagram] = deque()
         self._is_closed = False
+        # (event, errno) → when it is logged next, how often it came since it was logged.
+        self._errors: dict[tuple[str, int | None], tuple[float, int]] = {}
         self.address: Address = sock.getsockname()
         driver.add_reader(self)
 
@@ -398,9 +392,7 @@ class Endpoint:
             io.receive_into(batch)
         except OSError as error:
             counters.receive_errors += 1
-            self._read_on()
-            if self._on_error is not None:
-                self._on_error(error)
+            self._handle_error("datagram_receive_failed", error)
         counters.receive_calls = io.receive_calls
         counters.datagrams_received = io.datagrams_received
         counters.bytes_received = io.bytes_received
@@ -415,13 +407,9 @@ class Endpoint:
             try:
                 sent = io.send(datagrams, done)
             except OSError as error:
-                if error.errno not in _SEND_LOST:
-                    raise
                 counters.send_errors += 1
-                self._read_on()
-                if self._on_error is not None:
-                    self._on_error(error)
-                sent = 1  # the one that failed
+                self._handle_error("datagram_send_failed", error)
+                sent = 1  # the one that failed: QUIC takes it for lost
             if not sent:
                 break
             done += sent
@@ -463,6 +451,24 @@ class Endpoint:
         self.counters.read_wakeups += 1
         self._receiver(batch, self._driver.clock())
         return len(batch)
+
+    def _handle_error(self, event: str, error: OSError) -> None:
+        """Go on after an error of the network, which costs a datagram at most."""
+        self._read_on()
+        if self._on_error is not None:
+            self._on_error(error)
+            return
+        now = self._driver.clock()
+        key = event, error.errno
+        log_at, times = self._errors.get(key, (now, 0))
+        if now < log_at:
+            self._errors[key] = log_at, times + 1
+            return
+        self._errors[key] = now + ERROR_LOG_S, 0
+        logger.warning(
+            event,
+            extra=keys(reason=error.strerror or str(error), errno=error.errno, before=times),
+        )
 
     def _read_on(self) -> None:
         """Have the loop watch the socket again: uvloop stops for good when there was an error.
