@@ -22,7 +22,7 @@ from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
 from ..protocol.link import ConnectionHandler, Disconnect, HandlerFactory
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, Timer
+from .endpoint import Driver, Endpoint, EndpointGroup, Timer
 from .quic import (
     ACK_PATIENCE,
     NO_CRYPTO,
@@ -105,7 +105,7 @@ class Connection:
     def __init__(
         self,
         quic: QuicTransport,
-        endpoint: Endpoint,
+        endpoint: Endpoint | EndpointGroup,
         driver: Driver,
         owner: ConnectionOwner,
         config: TransportConfig,

@@ -9,12 +9,14 @@ driver). How the datagrams are read and written is the affair of sockets.py.
 from __future__ import annotations
 
 import asyncio
+import errno
 import heapq
 import logging
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from itertools import count, islice
 from math import inf
 from typing import Protocol
@@ -25,7 +27,16 @@ from .counters import EndpointCounters
 from .quic import Address, Datagram
 from .sockets import datagram_socket
 
-__all__ = ["Driver", "Endpoint", "Flushable", "Timer", "TimerHeap", "open_socket"]
+__all__ = [
+    "Driver",
+    "Endpoint",
+    "EndpointGroup",
+    "Flushable",
+    "Timer",
+    "TimerHeap",
+    "open_socket",
+    "open_sockets",
+]
 
 GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
@@ -38,6 +49,9 @@ MAX_LATE_READS = 256
 MAX_FLUSHES = 256
 """Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
 MIN_COMPACT = 64
+MAX_PORTS = 20
+"""Free ports tried until one is free on all addresses."""
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 ERROR_LOG_S = 60.0
 """An error of the network is logged again after this long, with how often it came meanwhile."""
@@ -487,6 +501,112 @@ class Endpoint:
         self.counters.send_backlog = len(backlog)
         if not backlog:
             self._driver.loop.remove_writer(self._sock.fileno())
+
+
+class EndpointGroup:
+    """Endpoints on several addresses that are one to their owner.
+
+    What is sent leaves where its peer asked. Same arguments as an Endpoint's, but for the sockets.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        socks: list[socket.socket],
+        receiver: Callable[[list[Datagram], float], None],
+        counters: EndpointCounters,
+        *,
+        is_batched: bool = True,
+    ) -> None:
+        self._counters = counters
+        self._endpoints: list[Endpoint] = []
+        self._by_local: dict[bytes, Endpoint] = {}
+        self._by_length: dict[int, Endpoint] = {}  # of the address: where the system tells no local
+        try:
+            for sock in socks:
+                endpoint = Endpoint(driver, sock, receiver, is_batched=is_batched, with_local=True)
+                self._endpoints.append(endpoint)
+                host = endpoint.address[0].partition("%")[0]
+                self._by_local[socket.inet_pton(sock.family, host)] = endpoint
+                self._by_length.setdefault(len(endpoint.address), endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def address(self) -> Address:
+        """The first one's address."""
+        return self._endpoints[0].address
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All addresses."""
+        return [endpoint.address for endpoint in self._endpoints]
+
+    def send(self, datagrams: list[Datagram]) -> None:
+        """Have datagrams sent at the end of this turn, to each peer in the order given."""
+        for datagram in datagrams:
+            address = datagram[1]
+            endpoint = self._by_local.get(address[-1]) or self._by_length[len(address)]
+            endpoint.send([datagram])
+
+    def count(self) -> None:
+        """Bring the counters up to date."""
+        for field in fields(EndpointCounters):
+            total = sum(getattr(endpoint.counters, field.name) for endpoint in self._endpoints)
+            setattr(self._counters, field.name, total)
+
+    def close(self) -> None:
+        """Close them all."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+
+def open_sockets(
+    found: list[tuple[socket.AddressFamily, Address]], *, receive_buffer: int, send_buffer: int
+) -> list[socket.socket]:
+    """Return a bound socket for each address that this host has, all with the same port.
+
+    Args:
+        found: Families and addresses with one port; for port 0 a free one is taken.
+        receive_buffer: See open_socket().
+        send_buffer: See open_socket().
+
+    Raises:
+        OSError: None of the addresses can be used, or one is in use.
+    """
+    for attempt in range(1, MAX_PORTS + 1):
+        socks: list[socket.socket] = []
+        error: OSError | None = None
+        try:
+            for family, address in found:
+                if socks and not address[1]:
+                    address = (address[0], socks[0].getsockname()[1], *address[2:])
+                try:
+                    sock = open_socket(
+                        address,
+                        family,
+                        is_server=True,
+                        receive_buffer=receive_buffer,
+                        send_buffer=send_buffer,
+                    )
+                except OSError as problem:
+                    # A name may have an address of a family that is switched off.
+                    if problem.errno not in _NOT_HERE:
+                        raise
+                    error = problem
+                else:
+                    socks.append(sock)
+            if not socks:
+                raise error or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+            return socks
+        except BaseException as problem:
+            for sock in socks:
+                sock.close()
+            is_taken = isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE
+            if not is_taken or found[0][1][1] or attempt == MAX_PORTS:
+                raise
+    raise AssertionError
 
 
 def open_socket(

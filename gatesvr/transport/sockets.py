@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import socket
 import struct
 import sys
+from functools import partial
 from typing import Any, Protocol
 
 from .._core.udp import HAS_BATCH, BatchSocket
@@ -16,6 +19,7 @@ __all__ = [
     "PlainSocket",
     "datagram_socket",
     "is_wildcard",
+    "resolve",
 ]
 
 MAX_BATCH = 64
@@ -175,6 +179,35 @@ def datagram_socket(
         max_peers = 1 if _is_connected(sock) else MAX_PEERS
         return BatchSocket(sock, max_peers=max_peers, with_local=with_local)
     return PlainSocket(sock, with_local=with_local)
+
+
+async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:
+    """Return family and socket address of each address of a host, each once, IPv4 first.
+
+    Not by the loop's own getaddrinfo: uvloop's drops the scope of a link-local address.
+
+    Args:
+        host: A name or an address, with a scope or without.
+        port: UDP port.
+
+    Raises:
+        OSError: There is no such host, or the name cannot be one.
+    """
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_DGRAM)
+    try:
+        try:
+            found = look_up(flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await asyncio.get_running_loop().run_in_executor(None, look_up)
+    except UnicodeError as error:  # a label that is empty or too long
+        raise OSError(errno.EINVAL, f"not a host name: {error}") from None
+    # IPv4 first: the gateway listens on 0.0.0.0 by default.
+    families = (socket.AF_INET, socket.AF_INET6)
+    addresses = {entry[4]: entry[0] for entry in found if entry[0] in families}
+    return sorted(
+        ((family, address) for address, family in addresses.items()),
+        key=lambda entry: families.index(entry[0]),
+    )
 
 
 def is_wildcard(sock: socket.socket) -> bool:
