@@ -284,6 +284,15 @@ class Connection:
         self._counters.pings_sent += 1
         self._driver.mark_dirty(self)
 
+    def count_silence(self, seconds: float) -> None:
+        """Count a stall that the clock left out into the silence that a PING breaks.
+
+        The peer's clock has gone on: it hears of us late enough as it is.
+        """
+        self._last_received -= seconds
+        if self.keep_alive:
+            self._driver.mark_dirty(self)
+
     def is_authenticated(self) -> bool:
         """Return whether the peer has proved to be one that speaks QUIC."""
         return self._state != _ENDED and self._quic.is_authenticated()

@@ -421,6 +421,12 @@ class ConnectionListener:
     def _stalled(self, seconds: float) -> None:
         self._counters.stalls += 1
         logger.warning("process_stalled", extra=keys(seconds=round(seconds, 3)))
+        if self._driver is not None:
+            self._driver.loop.call_soon(self._break_silence, seconds)
+
+    def _break_silence(self, seconds: float) -> None:
+        for connection in self.connections:
+            connection.count_silence(seconds)
 
     # ConnectionOwner.
 

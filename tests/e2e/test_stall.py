@@ -106,3 +106,25 @@ async def _answer(backend: str) -> None:
         upstream.gate.set()
         stand_still()
         assert answer(await client.receive()).code == 200
+
+
+@on_both_loops
+def test_a_client_that_waits_for_a_sign_of_life_gets_it_at_once(backend: str, loop: str) -> None:
+    run(loop, _sign_of_life(backend))
+
+
+async def _sign_of_life(backend: str) -> None:
+    idle_s = 1.6 * STALL_S  # a PING is due at half of it
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, f"transport.idle_timeout={idle_s}") as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.start("alice")
+        (connection,) = gateway.listener.connections
+        before = counter(gateway, "transport.pings_sent")
+        stand_still()
+        gateway.listener._clock.now()
+        await asyncio.sleep(0)  # the stall is found
+        assert connection._last_received + idle_s / 2 < gateway.listener._clock.now()
+        await until(lambda: counter(gateway, "transport.pings_sent") > before)
