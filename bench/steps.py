@@ -26,7 +26,7 @@ PACKAGE = str(Path(gatesvr.__file__).parent) + "/"
 OUTSIDE = "event loop, epoll, gRPC's own threads"
 STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     # What it does, the file, the functions of it; no functions: the rest of the file.
-    ("read datagrams", "transport/endpoint.py", ("_readable", "receive_batch")),
+    ("read datagrams", "transport/endpoint.py", ("read", "receive_batch")),
     ("send datagrams", "transport/endpoint.py", ("send", "transmit", "send_batch", "_writable")),
     ("timers and flush", "transport/endpoint.py", ()),
     ("route datagrams", "transport/listener.py", ()),

@@ -107,7 +107,11 @@ class TransportConfig(_Section, frozen=True, kw_only=True):
     """QUIC, UDP and TLS."""
 
     bind: str = "0.0.0.0:8453"
-    """UDP address to listen on, HOST:PORT, port 0 for any free one."""
+    """UDP address to listen on, HOST:PORT, port 0 for any free one.
+
+    A name with several addresses is listened to on each. On 0.0.0.0 or [::] every answer leaves
+    from the address that the client asked (Linux, macOS; elsewhere bind the address itself).
+    """
     backend: Literal["auto", "aioquic", "qh3"] = "auto"
     """QUIC library; auto takes qh3 where it is installed."""
     cert: str = ""

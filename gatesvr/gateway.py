@@ -12,6 +12,7 @@ from .config import Config, join_address
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
 from .errors import CloseCode
+from .observe.clock import RunningClock
 from .observe.log import keys
 from .push.commands import PushCommands
 from .push.events import EventStream
@@ -62,9 +63,9 @@ class Gateway(LocalPushApi):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or Config()
-        # One clock for all layers: the loop's own is this one too, but uvloop's is up to a loop
-        # turn late.
-        clock = time.monotonic
+        # One clock for all layers: what is due in one is due in all, and a stall counts in none.
+        running_clock = RunningClock()
+        clock = running_clock.now
         max_message_bytes = int(config.session.max_message_bytes)
         self.session_manager = SessionManager(
             config.session,
@@ -74,7 +75,11 @@ class Gateway(LocalPushApi):
         )
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.upstream = UpstreamManager(
-            config.upstream, max_message_bytes, push=config.push, rules=config.route
+            config.upstream,
+            max_message_bytes,
+            push=config.push,
+            rules=config.route,
+            clock=running_clock,
         )
         self.processor = AsyncProcessor(config.dispatch, self.upstream, clock=clock)
         self.dispatcher = Dispatcher(
@@ -89,7 +94,9 @@ class Gateway(LocalPushApi):
             self.upstream.registry,
             max_message_bytes=max_message_bytes,
         )
-        self.listener = ConnectionListener(config.transport, self.dispatcher.handler)
+        self.listener = ConnectionListener(
+            config.transport, self.dispatcher.handler, clock=running_clock
+        )
         self._clock = clock
         self._sweeper: asyncio.Task[None] | None = None
         self._is_started = False

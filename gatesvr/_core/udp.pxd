@@ -18,34 +18,103 @@ cdef extern from *:
     #    define UDP_SEGMENT 103
     #  endif
     #  define BATCH_COMPILED 1
+    #  define LOCAL_INFO_BYTES sizeof(struct in6_pktinfo)
     typedef struct mmsghdr batch_message;
     #  define batch_recv(fd, messages, count) recvmmsg(fd, messages, count, MSG_DONTWAIT, NULL)
     #  define batch_send(fd, messages, count) sendmmsg(fd, messages, count, MSG_DONTWAIT)
     #else
     #  define UDP_SEGMENT 0
     #  define BATCH_COMPILED 0
+    #  define LOCAL_INFO_BYTES 0
     typedef struct { struct msghdr msg_hdr; unsigned int msg_len; } batch_message;
     static int batch_recv(int fd, batch_message *messages, unsigned int count)
     { (void)fd; (void)messages; (void)count; errno = ENOSYS; return -1; }
     #  define batch_send batch_recv
     #endif
 
+    /* What goes along with a message: the address it leaves from, the size that it is cut into. */
     typedef union {
-        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        char bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(LOCAL_INFO_BYTES)];
         struct cmsghdr header; /* for its alignment */
-    } segment_control;
+    } control_buffer;
+
+    static void *add_control(
+        struct msghdr *message, control_buffer *control, int level, int type, size_t size)
+    {
+        size_t used = message->msg_controllen;
+        struct cmsghdr *header = (struct cmsghdr *)(control->bytes + used);
+        memset(header, 0, CMSG_SPACE(size));
+        header->cmsg_level = level;
+        header->cmsg_type = type;
+        header->cmsg_len = CMSG_LEN(size);
+        message->msg_control = control;
+        message->msg_controllen = used + CMSG_SPACE(size);
+        return CMSG_DATA(header);
+    }
 
     /* Have message cut into datagrams of size bytes each; the last may be shorter. */
-    static void set_segment(struct msghdr *message, segment_control *control, uint16_t size)
+    static void set_segment(struct msghdr *message, control_buffer *control, uint16_t size)
     {
-        struct cmsghdr *header = &control->header;
-        memset(control, 0, sizeof(*control));
-        header->cmsg_level = IPPROTO_UDP;
-        header->cmsg_type = UDP_SEGMENT;
-        header->cmsg_len = CMSG_LEN(sizeof(uint16_t));
-        memcpy(CMSG_DATA(header), &size, sizeof(size));
-        message->msg_control = control;
-        message->msg_controllen = sizeof(control->bytes);
+        memcpy(add_control(message, control, IPPROTO_UDP, UDP_SEGMENT, sizeof(size)),
+               &size, sizeof(size));
+    }
+
+    /* Have the socket tell which local address each datagram was sent to; 0, or -1 and errno. */
+    static int ask_local(int fd, int family)
+    {
+    #if BATCH_COMPILED
+        int on = 1;
+        if (family == AF_INET)
+            return setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on));
+        return setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on));
+    #else
+        (void)fd; (void)family; errno = ENOSYS; return -1;
+    #endif
+    }
+
+    /* Have message sent from a local address: 4 bytes of an IPv4 socket's, 16 of an IPv6 one's.
+       The interface stays the routes' choice. */
+    static void set_local(
+        struct msghdr *message, control_buffer *control, int family, const char *local)
+    {
+    #if BATCH_COMPILED
+        if (family == AF_INET) {
+            struct in_pktinfo *info = add_control(
+                message, control, IPPROTO_IP, IP_PKTINFO, sizeof(*info));
+            memcpy(&info->ipi_spec_dst, local, sizeof(info->ipi_spec_dst));
+        } else {
+            struct in6_pktinfo *info = add_control(
+                message, control, IPPROTO_IPV6, IPV6_PKTINFO, sizeof(*info));
+            memcpy(&info->ipi6_addr, local, sizeof(info->ipi6_addr));
+        }
+    #else
+        (void)message; (void)control; (void)family; (void)local;
+    #endif
+    }
+
+    /* Copy the local address that message was sent to; return its bytes, 0 where none can answer. */
+    static int get_local(struct msghdr *message, char *local)
+    {
+    #if BATCH_COMPILED
+        struct cmsghdr *header;
+        for (header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
+            if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == IP_PKTINFO) {
+                struct in_pktinfo *info = (struct in_pktinfo *)CMSG_DATA(header);
+                memcpy(local, &info->ipi_spec_dst, 4);
+                return 4;
+            }
+            if (header->cmsg_level == IPPROTO_IPV6 && header->cmsg_type == IPV6_PKTINFO) {
+                struct in6_pktinfo *info = (struct in6_pktinfo *)CMSG_DATA(header);
+                if (IN6_IS_ADDR_MULTICAST(&info->ipi6_addr))
+                    return 0;
+                memcpy(local, &info->ipi6_addr, 16);
+                return 16;
+            }
+        }
+    #else
+        (void)message; (void)local;
+    #endif
+        return 0;
     }
 
     /* Whether the kernel knows UDP_SEGMENT; one that does not would send a run as one datagram. */
@@ -89,11 +158,14 @@ cdef extern from *:
         uint32_t sin6_flowinfo
         in6_addr sin6_addr
         uint32_t sin6_scope_id
-    ctypedef union segment_control:
+    ctypedef union control_buffer:
         char bytes[1]
     int batch_recv(int fd, batch_message *messages, unsigned int count)
     int batch_send(int fd, batch_message *messages, unsigned int count)
-    void set_segment(msghdr *message, segment_control *control, uint16_t size)
+    void set_segment(msghdr *message, control_buffer *control, uint16_t size)
+    int ask_local(int fd, int family)
+    void set_local(msghdr *message, control_buffer *control, int family, const char *local)
+    int get_local(msghdr *message, char *local)
     bint has_segment(int fd)
     uint16_t htons(uint16_t value)
     uint16_t ntohs(uint16_t value)
@@ -114,19 +186,22 @@ cdef struct Peer:
     PyObject *address  # owned tuple; NULL: the slot is free
     sockaddr_in6 name  # a sockaddr_in for IPv4
     socklen_t size  # bytes of name
+    int local_size  # bytes of local, 0 for none
+    char local[16]  # the address of ours that it sends to
 
 # What a system call reads into; allocated with the first read.
 cdef struct Incoming:
     batch_message messages[MAX_BATCH]
     iovec parts[MAX_BATCH]
     sockaddr_in6 names[MAX_BATCH]
+    control_buffer controls[MAX_BATCH]
 
 # What a system call sends: message i is one datagram, or a run of several parts.
 cdef struct Outgoing:
     batch_message messages[MAX_BATCH]
     iovec parts[MAX_BATCH]
     sockaddr_in6 names[MAX_BATCH]
-    segment_control controls[MAX_BATCH]
+    control_buffer controls[MAX_BATCH]
 
 
 cdef class BatchSocket:
@@ -134,6 +209,8 @@ cdef class BatchSocket:
     cdef object _fileno
     cdef int _family
     cdef bint _is_connected
+    cdef bint _with_local  # peers' addresses have the local one behind them
+    cdef bytes _local  # the last one, for the next peer's address
 
     # Reading.
     cdef Incoming *_incoming
@@ -158,5 +235,7 @@ cdef class BatchSocket:
     cdef readonly uint64_t segments_sent
 
     cdef int _open_incoming(self) except -1
-    cdef object _address_of(self, const sockaddr_in6 *name, socklen_t size)
+    cdef object _address_of(
+        self, const sockaddr_in6 *name, socklen_t size, const char *local, int local_size
+    )
     cdef int _fill(self, list datagrams, Py_ssize_t start, bint with_runs) except -1

@@ -4,7 +4,14 @@ HAS_BATCH: Final[bool]
 
 @final
 class BatchSocket:
-    def __init__(self, sock: Any, *, max_peers: int = 1, max_datagram: int = 65535) -> None: ...
+    def __init__(
+        self,
+        sock: Any,
+        *,
+        max_peers: int = 1,
+        max_datagram: int = 65535,
+        with_local: bool = False,
+    ) -> None: ...
     @property
     def is_segmenting(self) -> bool: ...
     @property

@@ -69,6 +69,16 @@ cdef object address_from(const sockaddr_in6 *name):
     )
 
 
+cdef const char *local_of(object address, int family) except? NULL:
+    """Return the local address behind a peer's, NULL where there is none."""
+    cdef object last = (<tuple>address)[len(<tuple>address) - 1]
+    if type(last) is not bytes:
+        return NULL
+    if PyBytes_GET_SIZE(last) != (4 if family == AF_INET else 16):
+        raise_invalid(address)
+    return PyBytes_AS_STRING(last)
+
+
 cdef socklen_t put_address(sockaddr_in6 *name, object address, int family) except 0:
     """Write an address of the family at name; return its bytes."""
     cdef sockaddr_in *name4 = <sockaddr_in *>name
@@ -86,7 +96,7 @@ cdef socklen_t put_address(sockaddr_in6 *name, object address, int family) excep
     name.sin6_port = htons(<uint16_t>(<tuple>address)[1])  # both forms have it in one place
     if family == AF_INET:
         return sizeof(sockaddr_in)
-    if count == 4:
+    if count >= 4:
         name.sin6_flowinfo = htonl(<uint32_t>(<tuple>address)[2])
         name.sin6_scope_id = <uint32_t>(<tuple>address)[3]
     return sizeof(sockaddr_in6)
@@ -104,6 +114,8 @@ cdef class BatchSocket:
         sock: The socket, IPv4 or IPv6; its owner keeps it open and closes it.
         max_peers: Addresses kept as objects, a power of two; others are made again.
         max_datagram: Bytes; longer ones are dropped.
+        with_local: Whether addresses have the local address behind them, as bytes: which one a
+            datagram was sent to, and which one to send from.
 
     Attributes:
         is_segmenting: Whether runs are sent as such. Off where the system cannot, or refused.
@@ -122,7 +134,12 @@ cdef class BatchSocket:
     """
 
     def __cinit__(
-        self, object sock not None, *, size_t max_peers=1, size_t max_datagram=65535
+        self,
+        object sock not None,
+        *,
+        size_t max_peers=1,
+        size_t max_datagram=65535,
+        bint with_local=False,
     ):
         self._incoming = NULL
         self._buffer = NULL
@@ -143,6 +160,10 @@ cdef class BatchSocket:
         except OSError:
             self._is_connected = False
         self._max_datagram = max_datagram
+        self._with_local = with_local
+        self._local = b""
+        if with_local and ask_local(self._fileno(), self._family) < 0:
+            raise_errno()
         self._outgoing = <Outgoing *>PyMem_Calloc(1, sizeof(Outgoing))
         self._peers = <Peer *>PyMem_Calloc(max_peers, sizeof(Peer))
         if self._outgoing == NULL or self._peers == NULL:
@@ -170,8 +191,11 @@ cdef class BatchSocket:
         cdef Incoming *incoming
         cdef int fd = self._fileno()
         cdef int count, index
+        cdef int local_size = 0
         cdef size_t size
         cdef bytes data
+        cdef char local[16]
+        cdef msghdr *header
         if self._incoming == NULL:
             self._open_incoming()
         incoming = self._incoming
@@ -183,21 +207,26 @@ cdef class BatchSocket:
             return
         for index in range(count):
             size = incoming.messages[index].msg_len
-            if incoming.messages[index].msg_hdr.msg_flags & MSG_TRUNC:
+            header = &incoming.messages[index].msg_hdr
+            if header.msg_flags & MSG_TRUNC:
                 self.datagrams_truncated += 1
             else:
                 data = PyBytes_FromStringAndSize(
                     <char *>self._buffer + index * self._max_datagram, size
                 )
+                if self._with_local:
+                    local_size = get_local(header, local)
                 batch.append((
                     data,
                     self._address_of(
-                        &incoming.names[index], incoming.messages[index].msg_hdr.msg_namelen
+                        &incoming.names[index], header.msg_namelen, local, local_size
                     ),
                 ))
                 self.datagrams_received += 1
                 self.bytes_received += size
-            incoming.messages[index].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+            header.msg_namelen = sizeof(sockaddr_in6)
+            if self._with_local:
+                header.msg_controllen = sizeof(control_buffer)
 
     def send(self, list datagrams not None, Py_ssize_t start=0):
         """Send datagrams from index start on, at most 64; return how many the socket took.
@@ -262,21 +291,41 @@ cdef class BatchSocket:
             incoming.messages[index].msg_hdr.msg_iovlen = 1
             incoming.messages[index].msg_hdr.msg_name = &incoming.names[index]
             incoming.messages[index].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+            if self._with_local:
+                incoming.messages[index].msg_hdr.msg_control = &incoming.controls[index]
+                incoming.messages[index].msg_hdr.msg_controllen = sizeof(control_buffer)
         self._incoming = incoming
         return 0
 
-    cdef object _address_of(self, const sockaddr_in6 *name, socklen_t size):
+    cdef object _address_of(
+        self, const sockaddr_in6 *name, socklen_t size, const char *local, int local_size
+    ):
         """Return the address for a name: the object of the last time where it is still there."""
         cdef Peer *peer = &self._peers[hash_name(name, size) & (self._max_peers - 1)]
         cdef object address
-        if peer.address != NULL and peer.size == size and memcmp(&peer.name, name, size) == 0:
+        if (
+            peer.address != NULL
+            and peer.size == size
+            and memcmp(&peer.name, name, size) == 0
+            and peer.local_size == local_size
+            and memcmp(peer.local, local, local_size) == 0
+        ):
             return <object>peer.address
         address = address_from(name)
+        if local_size:
+            if (
+                PyBytes_GET_SIZE(self._local) != local_size
+                or memcmp(PyBytes_AS_STRING(self._local), local, local_size) != 0
+            ):
+                self._local = PyBytes_FromStringAndSize(local, local_size)
+            address = (*address, self._local)
         Py_XDECREF(peer.address)
         Py_INCREF(address)
         peer.address = <PyObject *>address
         memcpy(&peer.name, name, size)
         peer.size = size
+        memcpy(peer.local, local, local_size)
+        peer.local_size = local_size
         return address
 
     cdef int _fill(self, list datagrams, Py_ssize_t start, bint with_runs) except -1:
@@ -295,6 +344,7 @@ cdef class BatchSocket:
         cdef size_t run_bytes = 0
         cdef object item, data, address
         cdef object last = None
+        cdef const char *local
         for index in range(total):
             item = datagrams[start + index]
             if type(item) is not tuple or len(<tuple>item) != 2:
@@ -329,6 +379,10 @@ cdef class BatchSocket:
                     message.msg_namelen = put_address(
                         &outgoing.names[count], address, self._family
                     )
+                    if self._with_local:
+                        local = local_of(address, self._family)
+                        if local != NULL:
+                            set_local(message, &outgoing.controls[count], self._family, local)
                 except (OSError, TypeError, OverflowError):
                     if count:
                         break

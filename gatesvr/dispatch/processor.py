@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..upstream.manager import UpstreamManager
     from ..upstream.router import Route
 
-__all__ = ["AsyncProcessor"]
+__all__ = ["AsyncProcessor", "usable_cpus"]
 
 logger = logging.getLogger("gatesvr.dispatch")
 
@@ -39,6 +39,13 @@ WORKERS_PER_CPU = 4
 TICK_S = 1.0
 MIN_RETRY_MS = 50
 MAX_RETRY_MS = 5_000
+
+
+def usable_cpus() -> int:
+    """Return the processors that this process may run on, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has not
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class AsyncProcessor:
@@ -70,7 +77,7 @@ class AsyncProcessor:
         self._max_queue_size = int(config.max_queue_size)
         self._idle_timeout = float(config.idle_worker_timeout)
         self.start_workers = min(
-            config.workers or len(os.sched_getaffinity(0)) * WORKERS_PER_CPU, self._max_workers
+            config.workers or usable_cpus() * WORKERS_PER_CPU, self._max_workers
         )
         self.on_login: Callable[[AsyncTask, UpstreamAnswer, float], None] | None = None
         """Takes a hello's answer instead of reply()."""

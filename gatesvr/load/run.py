@@ -329,7 +329,13 @@ def raise_file_limit(clients: int) -> None:
             " (ulimit -Hn): take more --processes or fewer",
             source="--clients",
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError) as error:  # macOS has a limit below the one that it tells
+        raise ConfigError(
+            f"{clients} clients a load process need {wanted} open files: {error}",
+            source="--clients",
+        ) from None
 
 
 def _merge(figures: list[dict[str, float]]) -> dict[str, float]:

@@ -142,6 +142,8 @@ class PushService:
             )
         except OSError as error:
             raise self._bad(error.strerror or str(error)) from None
+        except UnicodeError as error:  # a label that is empty or too long
+            raise self._bad(f"not a host name: {error}") from None
         if not self._config.insecure and not all(
             ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
         ):

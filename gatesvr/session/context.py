@@ -24,6 +24,8 @@ MESSAGE_BYTES = 80
 """What a queued message takes beside its body: a place in the ring, a bytes object's own part."""
 NAME_BYTES = 256
 """What a remembered push_id or conflate_key of the longest takes."""
+ASSUMED_MEMORY_BYTES = 4 << 30
+"""Memory of a machine whose system does not tell."""
 RECOUNT_SHARE = 64
 """Near the bound memory is counted again after one part in this many of it."""
 
@@ -197,5 +199,8 @@ def memory_limit() -> int:
         text = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
     except OSError:
         text = "max"
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):  # not every system tells
+        machine = ASSUMED_MEMORY_BYTES
     return min(int(text), machine) if text.isdigit() else machine

@@ -42,6 +42,7 @@ from .quic import (
     StreamData,
     StreamReset,
     TokenOf,
+    without_local,
 )
 from .tls import ClientTls, ServerTls
 
@@ -49,6 +50,8 @@ __all__ = ["Qh3Backend", "Qh3Connection"]
 
 LAST_SAFE_PATH = 3
 """Index of a client's fourth address; qh3 never accepts a fifth."""
+MAX_ADDRESSES = 8
+"""Addresses of one peer that are known whole; most have one, forged ones push out others."""
 ASSUMED_ACK_DELAY = 0.025
 PROMPT_DATAGRAMS = 8
 """Datagrams whose acknowledgement does not wait, from one on that did not come in its order."""
@@ -225,11 +228,14 @@ class Qh3Connection:
 
     __slots__ = (
         "_acks",
+        "_address",
+        "_addresses",
         "_in_flight",
         "_is_complete",
         "_is_used",
         "_is_written",
         "_losses",
+        "_plain",
         "_prompt",
         "_quic",
         "_recv_many",
@@ -246,6 +252,10 @@ class Qh3Connection:
         self._losses = 0  # packets, when last something was sent
         self._is_used = False  # something has happened since the handshake
         self._is_written = False  # to the stream, since datagrams_to_send()
+        # qh3 takes a peer's address without ours behind it: what it had comes back here.
+        self._address: Address = None  # the last one
+        self._plain: Address = None  # and as qh3 has it
+        self._addresses: dict[Address, Address] = {}  # plain → whole, of all that differ
         self._prompt = 0  # datagrams to come that are acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
         self.events = quic.found
@@ -257,10 +267,12 @@ class Qh3Connection:
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram in."""
         quic = self._quic
+        if address is not self._address:
+            self._know(address)
         if self._is_complete:
             # Straight to the core: the facade's bookkeeping is for the handshake.
             found = len(self.events)
-            self._recv_many([data], address, now)
+            self._recv_many([data], self._plain, now)
             quic._drain_core()
             # The core tells no packet numbers, but a datagram makes less of what is in flight
             # only where it acknowledges something.
@@ -277,11 +289,27 @@ class Qh3Connection:
                 self._prompt = PROMPT_DATAGRAMS
             self._in_flight = in_flight
             return
-        quic.receive_datagram(data, address, now)
+        quic.receive_datagram(data, self._plain, now)
         quic.drain_facade()
         if quic._handshake_complete:
             self._is_complete = True
             self._recv_many = quic._core.receive_many_datagrams
+
+    def _know(self, address: Address) -> None:
+        """Keep whole the address that a datagram came from."""
+        self._address = address
+        self._plain = plain = without_local(address)
+        addresses = self._addresses
+        if plain is not address or addresses:
+            addresses.pop(plain, None)
+            addresses[plain] = address
+            if len(addresses) > MAX_ADDRESSES:
+                current = self.peer_address()
+                del addresses[next(a for a in addresses if addresses[a] != current)]
+
+    def _whole(self, plain: Address) -> Address:
+        """Return the address that qh3 has as plain."""
+        return self._address if plain == self._plain else self._addresses.get(plain, plain)
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now.
@@ -302,7 +330,7 @@ class Qh3Connection:
         datagrams: list[Datagram] = []
         try:
             while (transmit := poll(now)) is not None:
-                datagrams.append((transmit[0], transmit[1]))
+                datagrams.append((transmit[0], self._whole(transmit[1])))
         except RuntimeError as error:
             if "capacity exhausted" not in str(error):
                 raise
@@ -396,7 +424,7 @@ class Qh3Connection:
     def peer_address(self) -> Address:
         """Return the address that datagrams go to now."""
         core = self._quic._core
-        return self._quic._remote_addr if core is None else core.active_path[2]
+        return self._whole(self._quic._remote_addr if core is None else core.active_path[2])
 
     def is_path_limit_near(self) -> bool:
         """Return whether the peer is at the last address that qh3 follows it to."""

@@ -22,7 +22,7 @@ from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
 from ..protocol.link import ConnectionHandler, Disconnect, HandlerFactory
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, Timer
+from .endpoint import Driver, Endpoint, EndpointGroup, Timer
 from .quic import (
     ACK_PATIENCE,
     NO_CRYPTO,
@@ -105,7 +105,7 @@ class Connection:
     def __init__(
         self,
         quic: QuicTransport,
-        endpoint: Endpoint,
+        endpoint: Endpoint | EndpointGroup,
         driver: Driver,
         owner: ConnectionOwner,
         config: TransportConfig,
@@ -283,6 +283,15 @@ class Connection:
             self._fail(error)
         self._counters.pings_sent += 1
         self._driver.mark_dirty(self)
+
+    def count_silence(self, seconds: float) -> None:
+        """Count a stall that the clock left out into the silence that a PING breaks.
+
+        The peer's clock has gone on: it hears of us late enough as it is.
+        """
+        self._last_received -= seconds
+        if self.keep_alive:
+            self._driver.mark_dirty(self)
 
     def is_authenticated(self) -> bool:
         """Return whether the peer has proved to be one that speaks QUIC."""

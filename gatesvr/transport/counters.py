@@ -61,6 +61,8 @@ class TransportCounters(EndpointCounters):
     """Gauge: connection tasks."""
     timers: int = 0
     """Gauge: entries in the timer heap."""
+    stalls: int = 0
+    """Times that the process did not run for a second or longer."""
     accepted: int = 0
     """Handshakes completed."""
     handshakes_failed: int = 0

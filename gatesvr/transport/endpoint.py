@@ -11,42 +11,52 @@ from __future__ import annotations
 import asyncio
 import errno
 import heapq
+import logging
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from itertools import count, islice
 from math import inf
 from typing import Protocol
 
+from ..observe.clock import TICK_S, RunningClock
+from ..observe.log import keys
 from .counters import EndpointCounters
 from .quic import Address, Datagram
 from .sockets import datagram_socket
 
-__all__ = ["Driver", "Endpoint", "Flushable", "Timer", "TimerHeap", "open_socket"]
+__all__ = [
+    "Driver",
+    "Endpoint",
+    "EndpointGroup",
+    "Flushable",
+    "Timer",
+    "TimerHeap",
+    "open_socket",
+    "open_sockets",
+]
 
 GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
 MAX_BACKLOG = 4096
 """Datagrams kept while the socket takes none; beyond it the newest are dropped (QUIC resends)."""
+LATE_S = 0.1
+"""Timers later than this run after what has arrived is read, seconds."""
+MAX_LATE_READS = 256
+"""Batches of one socket read ahead of a late timer."""
 MAX_FLUSHES = 256
 """Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
 MIN_COMPACT = 64
+MAX_PORTS = 20
+"""Free ports tried until one is free on all addresses."""
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-# Errors of a send that concern one datagram: QUIC takes it for lost.
-_SEND_LOST = {
-    errno.EPERM,
-    errno.EACCES,
-    errno.EMSGSIZE,
-    errno.EINVAL,
-    errno.ENOBUFS,
-    errno.ENETUNREACH,
-    errno.ENETDOWN,
-    errno.EHOSTUNREACH,
-    errno.EADDRNOTAVAIL,
-    errno.ECONNREFUSED,
-    errno.EAFNOSUPPORT,
-}
+ERROR_LOG_S = 60.0
+"""An error of the network is logged again after this long, with how often it came meanwhile."""
+
+logger = logging.getLogger("gatesvr.transport")
 
 
 class Flushable(Protocol):
@@ -140,17 +150,34 @@ class TimerHeap:
 class Driver:
     """One loop's timers and the flush at the end of each turn.
 
+    No timer runs ahead of what has arrived: event loops may run timers before they read, so timers
+    that are late have the sockets read first, and with a RunningClock a stall does not count.
+
+    Args:
+        loop: The event loop; by default the running one.
+        clock: Watched until close(); by default plain monotonic time.
+
     Attributes:
         loop: The event loop.
+        clock: Gives the time of all timers.
         timers: Of all connections.
+        readers: The endpoints that read.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: RunningClock | None = None,
+    ) -> None:
         self.loop = loop or asyncio.get_running_loop()
         # Loop time is monotonic time; uvloop's own loop.time() stands still within a turn and
         # counts whole milliseconds, too coarse for round trips.
         self.clock: Callable[[], float] = time.monotonic
         self.timers = TimerHeap()
+        self._running_clock = clock
+        self._lost = 0.0  # the clock's, when the sockets were last read ahead of timers
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self.readers: dict[Endpoint, None] = {}
         self._dirty: dict[Flushable, None] = {}
         self._put_off: dict[Flushable, float] = {}  # when to flush at the latest, rising
         self._put_off_handle: asyncio.TimerHandle | None = None
@@ -158,6 +185,20 @@ class Driver:
         self._is_flush_due = False
         self._handle: asyncio.TimerHandle | None = None
         self._handle_at = 0.0
+        if clock is not None:
+            self.clock = clock.now
+            clock.watch()
+            self._tick()
+
+    def add_reader(self, endpoint: Endpoint) -> None:
+        """Have endpoint.read() called when something has arrived, and before late timers."""
+        self.readers[endpoint] = None
+        self.loop.add_reader(endpoint.fileno(), endpoint.read)
+
+    def remove_reader(self, endpoint: Endpoint) -> None:
+        """Leave what arrives at endpoint in its socket."""
+        self.readers.pop(endpoint, None)
+        self.loop.remove_reader(endpoint.fileno())
 
     def mark_dirty(self, connection: Flushable) -> None:
         """Have connection.flush() called once at the end of this turn."""
@@ -182,7 +223,7 @@ class Driver:
         """
         self._put_off[connection] = when
         if self._put_off_handle is None:
-            self._put_off_handle = self.loop.call_at(when, self._flush_put_off)
+            self._put_off_handle = self._call_at(when, self._flush_put_off)
 
     def flushed(self, connection: Flushable) -> None:
         """Take note that what flush_by() asked for is done."""
@@ -201,10 +242,12 @@ class Driver:
 
     def close(self) -> None:
         """Stop the clock: no timer fires any more."""
-        for handle in (self._handle, self._put_off_handle):
+        for handle in (self._handle, self._put_off_handle, self._tick_handle):
             if handle is not None:
                 handle.cancel()
-        self._handle = self._put_off_handle = None
+        self._handle = self._put_off_handle = self._tick_handle = None
+        if self._running_clock is not None:
+            self._running_clock.unwatch()
 
     def flush(self) -> None:
         """Flush now instead of at the end of the turn."""
@@ -242,7 +285,7 @@ class Driver:
         due = self.clock() + GRANULARITY
         for connection, when in self._put_off.items():
             if when > due:
-                self._put_off_handle = self.loop.call_at(when, self._flush_put_off)
+                self._put_off_handle = self._call_at(when, self._flush_put_off)
                 return
             self.mark_dirty(connection)
 
@@ -254,12 +297,34 @@ class Driver:
         if when is not None:
             # Not at once, or a deadline that cannot be met would keep the loop from waiting.
             self._handle_at = max(when, self.clock() + GRANULARITY)
-            self._handle = self.loop.call_at(self._handle_at, self._run_timers)
+            self._handle = self._call_at(self._handle_at, self._run_timers)
 
     def _run_timers(self) -> None:
         self._handle = None
-        self.timers.run(self.clock())
-        self._arm()
+        now = self.clock()
+        lost = 0.0 if self._running_clock is None else self._running_clock.lost
+        if now - self._handle_at > LATE_S or lost != self._lost:
+            self._lost = lost
+            self._read_all()
+            now = self.clock()
+        self.timers.run(now)
+        if self._handle is None:  # a timer's callback may have armed it
+            self._arm()
+
+    def _read_all(self) -> None:
+        """Handle what waits in the sockets."""
+        for endpoint in list(self.readers):
+            for _ in range(MAX_LATE_READS):
+                if not endpoint.read():
+                    break
+
+    def _call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        clock = self._running_clock
+        return self.loop.call_at(when if clock is None else clock.loop_time(when), callback)
+
+    def _tick(self) -> None:
+        self.clock()
+        self._tick_handle = self.loop.call_later(TICK_S, self._tick)
 
 
 class Endpoint:
@@ -269,9 +334,12 @@ class Endpoint:
         driver: Its loop's driver.
         sock: A bound or connected non-blocking UDP socket; the endpoint owns it.
         receiver: Called with each batch of datagrams and the time.
-        on_error: Called with errors of the network that a read or a write reports.
+        on_error: Called with errors of the network that a read or a write reports; without it they
+            are logged, each kind once a minute.
         counters: Where to count, for an owner that counts more in the same place.
         is_batched: Many datagrams a system call, where the system can.
+        with_local: Peers' addresses come with the address of ours that they asked, and answers
+            leave from it, where the system can.
     """
 
     def __init__(
@@ -283,6 +351,7 @@ class Endpoint:
         counters: EndpointCounters | None = None,
         *,
         is_batched: bool = True,
+        with_local: bool = False,
     ) -> None:
         self.counters = counters or EndpointCounters()
         self.counters.receive_buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -291,12 +360,18 @@ class Endpoint:
         self._sock = sock
         self._receiver = receiver
         self._on_error = on_error
-        self._io = datagram_socket(sock, is_batched=is_batched)
+        self._io = datagram_socket(sock, is_batched=is_batched, with_local=with_local)
         self._out: list[Datagram] = []
         self._backlog: deque[Datagram] = deque()
         self._is_closed = False
+        # (event, errno) → when it is logged next, how often it came since it was logged.
+        self._errors: dict[tuple[str, int | None], tuple[float, int]] = {}
         self.address: Address = sock.getsockname()
-        driver.loop.add_reader(sock.fileno(), self._readable)
+        driver.add_reader(self)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._sock.fileno()
 
     def send(self, datagrams: list[Datagram]) -> None:
         """Have datagrams sent at the end of this turn, in the order given."""
@@ -331,9 +406,7 @@ class Endpoint:
             io.receive_into(batch)
         except OSError as error:
             counters.receive_errors += 1
-            self._read_on()
-            if self._on_error is not None:
-                self._on_error(error)
+            self._handle_error("datagram_receive_failed", error)
         counters.receive_calls = io.receive_calls
         counters.datagrams_received = io.datagrams_received
         counters.bytes_received = io.bytes_received
@@ -348,13 +421,9 @@ class Endpoint:
             try:
                 sent = io.send(datagrams, done)
             except OSError as error:
-                if error.errno not in _SEND_LOST:
-                    raise
                 counters.send_errors += 1
-                self._read_on()
-                if self._on_error is not None:
-                    self._on_error(error)
-                sent = 1  # the one that failed
+                self._handle_error("datagram_send_failed", error)
+                sent = 1  # the one that failed: QUIC takes it for lost
             if not sent:
                 break
             done += sent
@@ -367,12 +436,12 @@ class Endpoint:
     def pause_reading(self) -> None:
         """Leave what arrives in the socket, whose buffer drops what it has no room for."""
         if not self._is_closed:
-            self._driver.loop.remove_reader(self._sock.fileno())
+            self._driver.remove_reader(self)
 
     def resume_reading(self) -> None:
         """Read again what arrives."""
         if not self._is_closed:
-            self._driver.loop.add_reader(self._sock.fileno(), self._readable)
+            self._driver.add_reader(self)
 
     def close(self) -> None:
         """Send what waits if the socket takes it, and close the socket."""
@@ -380,27 +449,49 @@ class Endpoint:
             return
         self.transmit()
         self._is_closed = True
-        self._driver.loop.remove_reader(self._sock.fileno())
+        self._driver.remove_reader(self)
         self._driver.loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._backlog.clear()
 
-    def _readable(self) -> None:
+    def read(self) -> int:
+        """Handle a batch of what is there; return how many datagrams there were."""
+        if self._is_closed:
+            return 0
         batch = self.receive_batch()
         if not batch:
             self._read_on()
-            return
+            return 0
         self.counters.read_wakeups += 1
         self._receiver(batch, self._driver.clock())
+        return len(batch)
+
+    def _handle_error(self, event: str, error: OSError) -> None:
+        """Go on after an error of the network, which costs a datagram at most."""
+        self._read_on()
+        if self._on_error is not None:
+            self._on_error(error)
+            return
+        now = self._driver.clock()
+        key = event, error.errno
+        log_at, times = self._errors.get(key, (now, 0))
+        if now < log_at:
+            self._errors[key] = log_at, times + 1
+            return
+        self._errors[key] = now + ERROR_LOG_S, 0
+        logger.warning(
+            event,
+            extra=keys(reason=error.strerror or str(error), errno=error.errno, before=times),
+        )
 
     def _read_on(self) -> None:
         """Have the loop watch the socket again: uvloop stops for good when there was an error.
 
         The error that stopped it may have gone to a send since: then the read finds nothing.
         """
-        if not self._is_closed:
-            self._driver.loop.remove_reader(self._sock.fileno())
-            self._driver.loop.add_reader(self._sock.fileno(), self._readable)
+        if not self._is_closed and self in self._driver.readers:
+            self._driver.remove_reader(self)
+            self._driver.add_reader(self)
 
     def _writable(self) -> None:
         backlog = self._backlog
@@ -410,6 +501,112 @@ class Endpoint:
         self.counters.send_backlog = len(backlog)
         if not backlog:
             self._driver.loop.remove_writer(self._sock.fileno())
+
+
+class EndpointGroup:
+    """Endpoints on several addresses that are one to their owner.
+
+    What is sent leaves where its peer asked. Same arguments as an Endpoint's, but for the sockets.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        socks: list[socket.socket],
+        receiver: Callable[[list[Datagram], float], None],
+        counters: EndpointCounters,
+        *,
+        is_batched: bool = True,
+    ) -> None:
+        self._counters = counters
+        self._endpoints: list[Endpoint] = []
+        self._by_local: dict[bytes, Endpoint] = {}
+        self._by_length: dict[int, Endpoint] = {}  # of the address: where the system tells no local
+        try:
+            for sock in socks:
+                endpoint = Endpoint(driver, sock, receiver, is_batched=is_batched, with_local=True)
+                self._endpoints.append(endpoint)
+                host = endpoint.address[0].partition("%")[0]
+                self._by_local[socket.inet_pton(sock.family, host)] = endpoint
+                self._by_length.setdefault(len(endpoint.address), endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def address(self) -> Address:
+        """The first one's address."""
+        return self._endpoints[0].address
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All addresses."""
+        return [endpoint.address for endpoint in self._endpoints]
+
+    def send(self, datagrams: list[Datagram]) -> None:
+        """Have datagrams sent at the end of this turn, to each peer in the order given."""
+        for datagram in datagrams:
+            address = datagram[1]
+            endpoint = self._by_local.get(address[-1]) or self._by_length[len(address)]
+            endpoint.send([datagram])
+
+    def count(self) -> None:
+        """Bring the counters up to date."""
+        for field in fields(EndpointCounters):
+            total = sum(getattr(endpoint.counters, field.name) for endpoint in self._endpoints)
+            setattr(self._counters, field.name, total)
+
+    def close(self) -> None:
+        """Close them all."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+
+def open_sockets(
+    found: list[tuple[socket.AddressFamily, Address]], *, receive_buffer: int, send_buffer: int
+) -> list[socket.socket]:
+    """Return a bound socket for each address that this host has, all with the same port.
+
+    Args:
+        found: Families and addresses with one port; for port 0 a free one is taken.
+        receive_buffer: See open_socket().
+        send_buffer: See open_socket().
+
+    Raises:
+        OSError: None of the addresses can be used, or one is in use.
+    """
+    for attempt in range(1, MAX_PORTS + 1):
+        socks: list[socket.socket] = []
+        error: OSError | None = None
+        try:
+            for family, address in found:
+                if socks and not address[1]:
+                    address = (address[0], socks[0].getsockname()[1], *address[2:])
+                try:
+                    sock = open_socket(
+                        address,
+                        family,
+                        is_server=True,
+                        receive_buffer=receive_buffer,
+                        send_buffer=send_buffer,
+                    )
+                except OSError as problem:
+                    # A name may have an address of a family that is switched off.
+                    if problem.errno not in _NOT_HERE:
+                        raise
+                    error = problem
+                else:
+                    socks.append(sock)
+            if not socks:
+                raise error or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+            return socks
+        except BaseException as problem:
+            for sock in socks:
+                sock.close()
+            is_taken = isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE
+            if not is_taken or found[0][1][1] or attempt == MAX_PORTS:
+                raise
+    raise AssertionError
 
 
 def open_socket(

@@ -23,11 +23,12 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
+from ..observe.clock import RunningClock
 from ..observe.log import keys
 from ..protocol.link import Disconnect, HandlerFactory
 from .connection import Connection
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, Timer, open_socket
+from .endpoint import Driver, Endpoint, EndpointGroup, Timer, open_sockets
 from .quic import (
     CONNECTION_ID_LENGTH,
     MIN_INITIAL_BYTES,
@@ -39,6 +40,7 @@ from .quic import (
     pick_backend,
 )
 from .reset import StatelessResets, reset_key
+from .sockets import is_wildcard, resolve
 from .tls import ServerTls, load_server_tls
 
 __all__ = ["ConnectionListener"]
@@ -84,7 +86,6 @@ class ConnectionListener:
     Attributes:
         backend: Name of the QUIC library.
         tls: The certificate that is shown.
-        counters: What was done.
         connections: The connections that have not ended.
     """
 
@@ -94,14 +95,17 @@ class ConnectionListener:
         handler_factory: HandlerFactory,
         *,
         retry: str = "needed",
+        clock: RunningClock | None = None,
     ) -> None:
         self._backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
+        self._clock = clock or RunningClock()
+        self._clock.on_stall = self._stalled
         self._is_retry_always = retry == "always"
         self.backend: str = self._backend.name
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
-        self.counters = TransportCounters()
+        self._counters = TransportCounters()
         self.connections: set[Connection] = set()
         self._server: ServerFactory = self._backend.server(
             self.tls, config.idle_timeout, self._token_of
@@ -115,13 +119,20 @@ class ConnectionListener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._max_all = config.max_connections + max(1, config.max_connections // 20)
         self._driver: Driver | None = None
-        self._endpoint: Endpoint | None = None
+        self._endpoint: Endpoint | EndpointGroup | None = None
         self._is_accepting = False
         self._is_stopped = False
 
     @property
+    def counters(self) -> TransportCounters:
+        """What was done."""
+        if isinstance(self._endpoint, EndpointGroup):
+            self._endpoint.count()
+        return self._counters
+
+    @property
     def address(self) -> tuple[str, int]:
-        """The address listened on, with the real port."""
+        """The address listened on, with the real port; the first one where there are several."""
         if self._endpoint is None:
             raise RuntimeError("the listener was not started")
         host, port = self._endpoint.address[:2]
@@ -138,19 +149,10 @@ class ConnectionListener:
             raise RuntimeError("the listener was started before")
         config = self._config
         host, port = parse_address(config.bind)
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(
-                host or "0.0.0.0",  # noqa: S104  # an empty host is every address, as in config
-                port,
-                type=socket.SOCK_DGRAM,
-                flags=socket.AI_PASSIVE,
-            )
-            family, address = found[0][0], found[0][4]
-            sock = open_socket(
-                address,
-                family,
-                is_server=True,
+            socks = open_sockets(
+                # An empty host is every address, as in config.
+                await resolve(host or "0.0.0.0", port),  # noqa: S104
                 receive_buffer=config.receive_buffer,
                 send_buffer=config.send_buffer,
             )
@@ -159,19 +161,43 @@ class ConnectionListener:
                 f"cannot listen on UDP {config.bind}: {error.strerror or error}",
                 field="transport.bind",
             ) from None
-        self._driver = Driver(loop)
-        self._endpoint = Endpoint(
-            self._driver,
-            sock,
-            self._datagrams_received,
-            counters=self.counters,
-            is_batched=config.batch_io,
-        )
-        self._resets = StatelessResets(
-            reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address),
-            self.counters,
-        )
+        driver = Driver(asyncio.get_running_loop(), self._clock)
+        try:
+            self._endpoint = self._make_endpoint(driver, socks)
+            self._resets = StatelessResets(
+                reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address),
+                self._counters,
+            )
+        except BaseException:
+            if self._endpoint is not None:
+                self._endpoint.close()
+                self._endpoint = None
+            for sock in socks:
+                sock.close()
+            driver.close()
+            raise
+        self._driver = driver
         self._is_accepting = True
+
+    def _make_endpoint(
+        self, driver: Driver, socks: list[socket.socket]
+    ) -> Endpoint | EndpointGroup:
+        is_batched = self._config.batch_io
+        receive, counters = self._datagrams_received, self._counters
+        if len(socks) == 1:
+            return Endpoint(
+                driver,
+                socks[0],
+                receive,
+                counters=counters,
+                is_batched=is_batched,
+                with_local=is_wildcard(socks[0]),
+            )
+        group = EndpointGroup(driver, socks, receive, counters, is_batched=is_batched)
+        logger.info(
+            "listening", extra=keys(udp=" ".join(str(address[:2]) for address in group.addresses))
+        )
+        return group
 
     def stop_accepting(self) -> None:
         """Answer no new client from now on; connections live on."""
@@ -217,7 +243,7 @@ class ConnectionListener:
         touched: dict[Connection, None] = {}
         for data, address in batch:
             if len(data) < _SHORT_HEADER_BYTES:
-                self.counters.datagrams_malformed += 1
+                self._counters.datagrams_malformed += 1
                 continue
             if data[0] & 0x80:
                 target = routes.get(data[6 : 6 + data[5]])
@@ -235,12 +261,12 @@ class ConnectionListener:
         for connection in touched:
             connection.process(now)
             if connection in self._half_open and not connection.is_authenticated():
-                self.counters.initials_undecryptable += 1
+                self._counters.initials_undecryptable += 1
                 connection.discard("undecryptable")
 
     def _handle_late(self, draining: _Draining, address: Address) -> None:
         """Say again that a connection is closed (RFC 9000 10.2.1)."""
-        self.counters.datagrams_after_close += 1
+        self._counters.datagrams_after_close += 1
         if draining.answers() and self._endpoint is not None:
             self._endpoint.send([(draining.farewell, address)])
 
@@ -249,7 +275,7 @@ class ConnectionListener:
         try:
             return self._admit(data, address, now)
         except Exception as error:
-            self.counters.connection_errors += 1
+            self._counters.connection_errors += 1
             logger.error(
                 "connection_error",
                 extra=keys(peer=address[0], error=repr(error)),
@@ -258,7 +284,7 @@ class ConnectionListener:
             return None
 
     def _admit(self, data: bytes, address: Address, now: float) -> Connection | None:
-        counters = self.counters
+        counters = self._counters
         if not data[0] & 0x80:
             counters.datagrams_unknown += 1
             self._reset(data, address, now)
@@ -295,7 +321,7 @@ class ConnectionListener:
     def _handle_initial(
         self, data: bytes, header: QuicHeader, address: Address, now: float
     ) -> Connection | None:
-        counters = self.counters
+        counters = self._counters
         if not self._is_accepting or len(self.connections) >= self._max_all:
             counters.connections_dropped += 1
             return None
@@ -329,7 +355,7 @@ class ConnectionListener:
         )
 
     def _send_retry(self, header: QuicHeader, address: Address, now: float) -> None:
-        self.counters.retries_sent += 1
+        self._counters.retries_sent += 1
         source_id = os.urandom(CONNECTION_ID_LENGTH)
         token = self._retry_tokens.create_token(
             address=address,
@@ -364,7 +390,7 @@ class ConnectionListener:
             self._driver,
             self,
             self._config,
-            self.counters,
+            self._counters,
             address,
             is_client=False,
             deadline=now + self._config.handshake_timeout,
@@ -392,6 +418,16 @@ class ConnectionListener:
         assert self._endpoint is not None
         self._endpoint.send([(data, address)])
 
+    def _stalled(self, seconds: float) -> None:
+        self._counters.stalls += 1
+        logger.warning("process_stalled", extra=keys(seconds=round(seconds, 3)))
+        if self._driver is not None:
+            self._driver.loop.call_soon(self._break_silence, seconds)
+
+    def _break_silence(self, seconds: float) -> None:
+        for connection in self.connections:
+            connection.count_silence(seconds)
+
     # ConnectionOwner.
 
     def connection_id_issued(self, connection: Connection, connection_id: bytes) -> None:
@@ -409,10 +445,10 @@ class ConnectionListener:
         """Let a handler be made for connection, or refuse it."""
         self._half_open.discard(connection)
         if connection in self._refused:
-            self.counters.connections_refused += 1
+            self._counters.connections_refused += 1
             connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
             return None
-        self.counters.accepted += 1
+        self._counters.accepted += 1
         self._gauge()
         return self._handler_factory
 
@@ -421,9 +457,9 @@ class ConnectionListener:
         if connection in self._half_open:
             self._half_open.discard(connection)
             if how is NO_CRYPTO:
-                self.counters.initials_without_crypto += 1
+                self._counters.initials_without_crypto += 1
             else:
-                self.counters.handshakes_failed += 1
+                self._counters.handshakes_failed += 1
         self.connections.discard(connection)
         self._refused.discard(connection)
         ids, connection.ids = connection.ids, set()
@@ -443,13 +479,13 @@ class ConnectionListener:
         """Keep track of the connection's task."""
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
-        self.counters.tasks = len(self._tasks)
+        self._counters.tasks = len(self._tasks)
 
     # Ends.
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self.counters.tasks = len(self._tasks)
+        self._counters.tasks = len(self._tasks)
 
     def _drain(self, ids: set[bytes], farewell: bytes) -> None:
         assert self._driver is not None
@@ -468,7 +504,7 @@ class ConnectionListener:
         self._gauge()
 
     def _gauge(self) -> None:
-        counters = self.counters
+        counters = self._counters
         counters.handshakes = len(self._half_open)
         counters.connections = len(self.connections) - len(self._half_open)
         counters.drained = len(self._draining)

@@ -44,6 +44,7 @@ __all__ = [
     "backends",
     "pick_backend",
     "plain_address",
+    "without_local",
 ]
 
 ALPN = "gatesvr"
@@ -66,7 +67,11 @@ RECEIVE_WINDOW = 1 << 20
 """Flow-control credit of a connection and of its stream, bytes."""
 
 Address: TypeAlias = Any
-"""A socket address as the socket gives it: (host, port), for IPv6 (host, port, flow, scope)."""
+"""A socket address as the socket gives it: (host, port), for IPv6 (host, port, flow, scope).
+
+Where a socket receives for several addresses of the host, the one that was asked is behind it, as
+bytes. So each answer leaves from the address that was asked, and one that changes is a new path.
+"""
 Datagram: TypeAlias = "tuple[bytes, Address]"
 TokenOf: TypeAlias = Callable[[bytes], bytes]
 """Gives the stateless reset token of a connection id, 16 bytes."""
@@ -269,6 +274,11 @@ def pick_backend(name: str = "auto") -> QuicBackend:
     else:
         message = f"{name!r} is no backend (auto, aioquic, qh3)"
     raise ConfigError(message, field="transport.backend")
+
+
+def without_local(address: Address) -> Address:
+    """Return a peer's address without our own address behind it."""
+    return address[:-1] if type(address[-1]) is bytes else address
 
 
 def plain_address(address: Address) -> tuple[str, int]:

@@ -34,6 +34,7 @@ import grpc.aio
 
 from .._core.codec import decode_answer, decode_answers, encode_batch
 from ..errors import ErrorCode, Outcome
+from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .channel import CALL_ENDED, channel_options, raise_if_cancelled
 from .health import HealthWatch
@@ -122,6 +123,7 @@ class Lane:
         on_change: Called when is_up or is_connecting may have changed.
         on_stranded: Takes calls that were not written; returns those no other lane takes.
         on_refused: Takes a call that the upstream has refused.
+        clock: Of the calls' deadlines; by default loop time.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Lane:
         on_change: Callable[[], None],
         on_stranded: Callable[[Lane, list[Call]], list[Call]],
         on_refused: Callable[[Lane, Call], None],
+        clock: RunningClock | None = None,
     ) -> None:
         self.address = address
         self.users = 0
@@ -150,6 +153,7 @@ class Lane:
         self._on_refused = on_refused
 
         self._loop = asyncio.get_running_loop()
+        self._clock = clock or RunningClock(lambda: self._loop.time())  # of the calls' deadlines
         self._channel = grpc.aio.insecure_channel(
             address, options=channel_options(config, max_message_bytes)
         )
@@ -512,6 +516,7 @@ class Lane:
         room = min(self._max_batch, self._max_open - len(open_calls))
         now = self._loop.time()
         is_old = now - self._emptied_at > LONG_WAIT_S
+        age_now = self._clock.now() if is_old else 0.0
         size = 0
         batch: list[bytes] = []
         while waiting and len(batch) < room:
@@ -529,7 +534,7 @@ class Lane:
                     continue
             waiting.popleft()
             open_calls[call.request_id] = call
-            batch.append(call.request_at(now) if is_old else call.upstream_req)
+            batch.append(call.request_at(age_now) if is_old else call.upstream_req)
         if not waiting:
             self._emptied_at = now
         self._written_at = now
@@ -649,7 +654,7 @@ class Lane:
         self._pump()
 
     async def _call_unary(self, call: Call) -> None:
-        now = self._loop.time()
+        now = self._clock.now()
         timeout = max(call.deadline - now, 0.0) + LATE_S
         code, details = grpc.StatusCode.CANCELLED, "channel closed"
         answer: UpstreamAnswer | None = None
@@ -772,11 +777,11 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_due = due
-        self._timer = self._loop.call_at(due, self._expire)
+        self._timer = self._loop.call_at(self._clock.loop_time(due), self._expire)
 
     def _expire(self) -> None:
         """End the calls whose deadline has passed; one timer serves them all."""
-        now = self._loop.time()
+        now = self._clock.now()
         self._timer_due = inf
         self._timer = None
         due = inf

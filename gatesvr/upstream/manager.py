@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PushConfig
 from ..errors import ErrorCode
+from ..observe.clock import RunningClock
 from .call import Call, UpstreamCounters
 from .lane import RETRY_MS, Lane
 from .pool import Member, Pool
@@ -65,6 +66,7 @@ class UpstreamManager:
         push: What upstreams may register.
         rules: The routes; the services that they name may be registered.
         counters: The layer's counters.
+        clock: Of the calls' deadlines and of the leases; by default loop time.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class UpstreamManager:
         push: PushConfig | None = None,
         rules: Iterable[RouteRule] = (),
         counters: UpstreamCounters | None = None,
+        clock: RunningClock | None = None,
     ) -> None:
         self._config = config
         self._max_message_bytes = max_message_bytes
         self._counters = UpstreamCounters() if counters is None else counters
+        self._clock = clock or RunningClock(lambda: asyncio.get_running_loop().time())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: dict[str, Lane] = {}  # by address
         self._members: dict[Registration, Member] = {}
@@ -205,9 +209,8 @@ class UpstreamManager:
         other = pool.pick(call.openid, call.zone, lane) if pool is not None else None
         if other is None:
             return False
-        assert self._loop is not None
         # To its new lane it is as good as new: how long it waited is in it.
-        call.upstream_req = call.request_at(self._loop.time())
+        call.upstream_req = call.request_at(self._clock.now())
         other.submit(call)
         return True
 
@@ -249,6 +252,7 @@ class UpstreamManager:
                 on_change=self._lanes_changed,
                 on_stranded=self._stranded,
                 on_refused=self._refused,
+                clock=self._clock,
             )
             lane.start()
         else:
@@ -278,7 +282,7 @@ class UpstreamManager:
             self._lease_timer = None
         due = self.registry.get_timer()
         if due is not None and self._loop is not None and not self._is_stopped:
-            self._lease_timer = self._loop.call_at(due, self._handle_leases)
+            self._lease_timer = self._loop.call_at(self._clock.loop_time(due), self._handle_leases)
 
     def _handle_leases(self) -> None:
         self._lease_timer = None
@@ -288,4 +292,4 @@ class UpstreamManager:
     def _now(self) -> float:
         if self._loop is None or self._is_stopped:
             raise RuntimeError("UpstreamManager is not running")
-        return self._loop.time()
+        return self._clock.now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import re
 import select
 import socket
@@ -74,7 +75,7 @@ def send_all(io: DatagramSocket, datagrams: list[Datagram]) -> None:
 
 
 def test_the_system_of_these_tests() -> None:
-    assert HAS_BATCH or sys.platform != "linux"
+    assert (sys.platform == "linux" and "GATESVR_NO_BATCH" not in os.environ) == HAS_BATCH
 
 
 @any_family
@@ -362,3 +363,54 @@ def test_addresses_are_kept_and_bounded(make: Make, family: int, host: str) -> N
     del receiver
     gc.collect()
     assert sys.getrefcount(first) == 3
+
+
+two_addresses = pytest.mark.skipif(sys.platform != "linux", reason="one IPv4 loopback address")
+
+
+@two_addresses
+@any_kind
+@pytest.mark.parametrize(
+    ("family", "wildcard", "prefix"),
+    [(socket.AF_INET, "0.0.0.0", ""), (socket.AF_INET6, "::", "::ffff:")],
+)
+def test_answers_leave_from_the_address_that_was_asked(
+    make: Make, family: int, wildcard: str, prefix: str, kind: type[DatagramSocket]
+) -> None:
+    left, right = make(family, "::" if prefix else "127.0.0.1"), make(family, wildcard)
+    sender, receiver = kind(left), kind(right, with_local=True)  # type: ignore[call-arg]
+    port = right.getsockname()[1]
+    hosts = [f"{prefix}127.0.0.{1 + i % 3 // 2}" for i in range(30)]  # 1, 1, 2, 1, 1, 2, …
+    send_all(sender, [(b"%d" % i, (host, port)) for i, host in enumerate(hosts)])
+    got = receive(right, receiver, len(hosts))
+    size = 4 if family == socket.AF_INET else 16
+    assert {len(address[-1]) for _, address in got} == {size}
+    assert len({address for _, address in got}) == 2
+    send_all(receiver, got)
+    back = receive(left, sender, len(hosts))
+    assert [(data, address[0]) for data, address in back] == [
+        (b"%d" % i, host) for i, host in enumerate(hosts)
+    ]
+    assert receiver.datagrams_sent == receiver.datagrams_received == len(hosts)
+
+
+@two_addresses
+@any_kind
+def test_an_address_of_ours_that_has_gone_costs_its_datagram(
+    make: Make, kind: type[DatagramSocket]
+) -> None:
+    left, right = make(), make(host="0.0.0.0")
+    io = kind(right, with_local=True)  # type: ignore[call-arg]
+    with pytest.raises(OSError, match="Errno"):
+        io.send([(b"x", (*left.getsockname(), bytes([192, 0, 2, 77])))])
+    assert io.send([(b"x", (*left.getsockname(), bytes([127, 0, 0, 2])))]) == 1
+    assert left.recvfrom(10) == (b"x", ("127.0.0.2", right.getsockname()[1]))
+
+
+@batches
+def test_an_address_of_ours_that_is_none(make: Make) -> None:
+    left, right = make(), make(host="0.0.0.0")
+    io = BatchSocket(right, with_local=True)
+    for local in (b"", b"\x7f\0\0", bytes(16)):
+        with failing(errno.EINVAL):
+            io.send([(b"x", (*left.getsockname(), local))])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
 from gatesvr import Client
 
 from .bad_network import bad_network
-from .harness import counter, running_gateway
+from .harness import counter, running_gateway, until
 from .plain_upstream import plain_upstream
 
 MOVES = 8
@@ -38,3 +42,25 @@ async def test_a_client_moves_on_and_on(backend: str) -> None:
         limits = counter(gateway, "transport.path_limits")
         assert (limits > 0) == (backend == "qh3")
         assert counter(gateway, "session.resumes") == limits
+
+
+@pytest.mark.parametrize("batch_io", [True, False], ids=["batch", "plain"])
+@pytest.mark.skipif(sys.platform != "linux", reason="the host has one IPv4 loopback")
+async def test_answers_come_from_the_address_that_was_asked_after_a_move(
+    backend: str, batch_io: bool
+) -> None:
+    sets = ("transport.bind=0.0.0.0:0", f"transport.batch_io={str(batch_io).lower()}")
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, *sets) as gateway,
+        bad_network(("127.0.0.2", gateway.address[1]), seed=1) as network,
+        Client(
+            "{}:{}".format(*network.address), openid="ann", insecure=True, transport=backend
+        ) as client,
+    ):
+        for number in range(2):
+            assert (await client.request("echo", b"%d" % number)).data == b"%d" % number
+            network.change_source_ports()
+        assert (await client.request("echo", b"moved")).data == b"moved"
+        await until(lambda: counter(gateway, "transport.address_changes") > 0)
+        assert counter(gateway, "session.resumes") == 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+
+from gatesvr.dispatch.processor import usable_cpus
 
 from .world import run
 
@@ -71,7 +72,7 @@ def run_many(first: int, count: int) -> Result:
     result = Result()
     # Fresh ones: other tests have threads, which a forked process would be without.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+    with ProcessPoolExecutor(usable_cpus(), mp_context=context) as pool:
         firsts = range(first, first + count, CHUNK)
         sizes = [min(CHUNK, first + count - start) for start in firsts]
         for part in pool.map(run_some, firsts, sizes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr.transport.endpoint import (
+    ERROR_LOG_S,
     GRANULARITY,
     MAX_BACKLOG,
     MAX_FLUSHES,
@@ -187,6 +189,64 @@ async def test_an_error_of_one_datagram_does_not_stop_the_rest(is_batched: bool)
         reader.close()
         writer.close()
         writer.close()
+        driver.close()
+
+
+class _Faulty:
+    """A DatagramSocket whose datagrams that name an error meet it."""
+
+    datagrams_truncated = segments_sent = receive_calls = send_calls = 0
+    datagrams_received = bytes_received = datagrams_sent = bytes_sent = 0
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.to_receive: list[int] = []
+
+    def receive_into(self, batch: list[Datagram]) -> None:
+        if self.to_receive:
+            raise OSError(self.to_receive.pop(), "on purpose")
+
+    def send(self, datagrams: list[Datagram], start: int = 0) -> int:
+        data = datagrams[start][0]
+        if data.isdigit():
+            raise OSError(int(data), "on purpose")
+        self.sent.append(data)
+        return 1
+
+
+@pytest.mark.parametrize("number", sorted({*errno.errorcode} - {errno.EAGAIN, errno.EINTR}))
+async def test_every_error_costs_its_datagram_and_is_logged_once(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = Driver()
+    now = 0.0
+    driver.clock = lambda: now
+    sock = open_socket(("127.0.0.1", 0), socket.AF_INET, is_server=True)
+    endpoint = Endpoint(driver, sock, lambda batch, now: None)
+    io = endpoint._io = _Faulty()
+    to = ("127.0.0.1", 9)
+    try:
+        for _ in range(3):
+            endpoint.send([(b"a", to), (b"%d" % number, to), (b"b", to)])
+            endpoint.transmit()
+            io.to_receive.append(number)
+            endpoint.read()
+        assert io.sent == [b"a", b"b"] * 3
+        assert endpoint.counters.send_errors == endpoint.counters.receive_errors == 3
+        assert [record.message for record in caplog.records] == [
+            "datagram_send_failed",
+            "datagram_receive_failed",
+        ]
+        now = ERROR_LOG_S
+        endpoint.send([(b"%d" % number, to)])
+        endpoint.transmit()
+        assert caplog.records[-1].keys == {  # type: ignore[attr-defined]
+            "reason": "on purpose",
+            "errno": number,
+            "before": 2,
+        }
+    finally:
+        endpoint.close()
         driver.close()
 
 
