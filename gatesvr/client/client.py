@@ -78,7 +78,9 @@ class Client:
         login: Log in while connecting; without it call login().
         max_notifies: Notifies that wait for the application; what comes above it is dropped, and
             the reader gets a NotifyOverflow in its place.
-        connect_timeout: Longest time for a connection to come up, seconds.
+        connect_timeout: How long connect() tries, whatever its tries meet, unless the gateway says
+            no; a login that is under way is waited for. Later the longest time for a connection to
+            come up. Seconds.
         request_timeout: Longest time for an answer unless the request says another, seconds.
         reconnect_timeout: How long to try to get back a session whose connection is lost, seconds;
             0 for not at all.
@@ -192,8 +194,9 @@ class Client:
     async def connect(self) -> None:
         """Connect, begin a session, and log in unless the client was made with login=False.
 
-        A session to resume is tried for reconnect_timeout. Where it is gone a new one begins, and
-        the iteration says so by a SessionLost.
+        What fails is tried again within connect_timeout, where the gateway is busy not before it
+        says. A session to resume is tried for reconnect_timeout. Where it is gone a new one begins,
+        and the iteration says so by a SessionLost.
 
         Raises:
             ConnectionFailed: No gateway, or it refused the session.
@@ -252,7 +255,9 @@ class Client:
             LOGIN_ACTION, data, params, None, self._now() + self.request_timeout
         )
         if not answer.is_ok:
-            raise RequestFailed(f"login refused: {answer.message}", answer.code)
+            raise RequestFailed(
+                f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
+            )
         return answer
 
     async def request(
