@@ -14,6 +14,7 @@ from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, 
 from ..protocol import events
 from ..protocol.client import ClientProtocol
 from ..protocol.messages import StopReason
+from ..transport.client import host_name
 from ..transport.tls import client_tls
 from .connector import Connector
 from .counters import ClientCounters
@@ -66,7 +67,8 @@ class Client:
     later one takes the session over and the other ends.
 
     Args:
-        server: The gateway, HOST:PORT.
+        server: The gateway, ``"HOST:PORT"`` or (host, port); a link-local address with its
+            interface: ``"[fe80::1%eth0]:8453"``. Of a name's addresses, whichever answers first.
         openid: Who logs in; may be left out with resume, and must be the same otherwise.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, where the gateway asks for one.
@@ -76,6 +78,10 @@ class Client:
         insecure: Accept any certificate.
         transport: QUIC library: auto, aioquic or qh3.
         login: Log in while connecting; without it call login().
+        login_params: For the login service, or what returns them each time: the client logs in by
+            itself whenever a new session takes the place of one that is gone, such as after a
+            restart of the gateway. Without them it repeats the last login() that was accepted.
+        login_data: For the login service, beside the parameters.
         max_notifies: Notifies that wait for the application; what comes above it is dropped, and
             the reader gets a NotifyOverflow in its place.
         connect_timeout: How long connect() tries, whatever its tries meet, unless the gateway says
@@ -96,7 +102,7 @@ class Client:
 
     def __init__(
         self,
-        server: str = "localhost:8453",
+        server: str | tuple[str, int] = "localhost:8453",
         *,
         openid: str | None = None,
         client_id: str = "",
@@ -106,6 +112,8 @@ class Client:
         insecure: bool = False,
         transport: str = "auto",
         login: bool = True,
+        login_params: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
+        login_data: bytes = b"",
         max_notifies: int = 1_024,
         connect_timeout: float = 10.0,
         request_timeout: float = 30.0,
@@ -114,10 +122,7 @@ class Client:
         resume: bytes = b"",
         on_state: Callable[[bytes], None] | None = None,
     ) -> None:
-        try:
-            host, port = parse_address(server)
-        except ValueError as error:
-            raise ConfigError(str(error), field="server") from None
+        self._server = _server(server)
         self._protocol = _protocol(openid, client_id, auth_token, resume)
         self._protocol.carries_acks = on_state is None
         self.openid = self._protocol.openid
@@ -126,11 +131,14 @@ class Client:
         self.connect_timeout = connect_timeout
         self.request_timeout = request_timeout
         self.reconnect_timeout = reconnect_timeout
-        self._server = (host or "localhost", port)
         self._ca = ca or ""
         self._insecure = insecure
         self._transport = transport
         self._is_auto_login = login
+        self._login_params = login_params
+        self._login_data = login_data
+        # Of the last login() that was accepted.
+        self._last_login: tuple[bytes, Mapping[str, str] | None] | None = None
         self._connector: Connector | None = None
         self._on_state = on_state
         self._stored = b""
@@ -215,7 +223,7 @@ class Client:
             backend=self._transport,
             connect_timeout=self.connect_timeout,
             reconnect_timeout=self.reconnect_timeout,
-            login=self.login if self._is_auto_login else None,
+            login=self._log_in,
         )
         await self._connector.start()
 
@@ -242,12 +250,19 @@ class Client:
 
         Args:
             data: For the login service.
-            params: For the login service; the client's zone is added to them.
+            params: For the login service; the client's zone is added to them. Where neither is
+                given, login_params and login_data are.
 
         Raises:
             RequestFailed: The login was refused, by the gateway or by the upstream.
             SessionLost: The session ended first.
         """
+        if not data and params is None:
+            data = self._login_data
+            params = self._login_params() if callable(self._login_params) else self._login_params
+            last = None
+        else:
+            last = (data, params)
         params = dict(params or {})
         if self.zone:
             params.setdefault("zone", self.zone)
@@ -258,7 +273,20 @@ class Client:
             raise RequestFailed(
                 f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
             )
+        self._last_login = last or (b"", None)
         return answer
+
+    async def _log_in(self) -> None:
+        """Log in to a new session as to the last one."""
+        if self._login_params is None and not self._login_data and self._last_login is not None:
+            await self.login(*self._last_login)
+        elif self._logs_in:
+            await self.login()
+
+    @property
+    def _logs_in(self) -> bool:
+        """Whether a new session is logged in to before the application's requests are sent."""
+        return self._is_auto_login or self._last_login is not None
 
     async def request(
         self,
@@ -346,7 +374,7 @@ class Client:
         protocol = self._protocol
         return (
             protocol.is_ready
-            and (protocol.is_logged_in or not self._is_auto_login)
+            and (protocol.is_logged_in or not self._logs_in)
             and len(protocol.pending) + self._granted < protocol.max_in_flight
         )
 
@@ -431,7 +459,7 @@ class Client:
         elif isinstance(event, events.SessionReset):
             self._handle_reset(event)
         elif isinstance(event, events.Started):
-            if event.is_logged_in or not self._is_auto_login:
+            if event.is_logged_in or not self._logs_in:
                 self._begin_session()
             self._grant()
 
@@ -547,6 +575,22 @@ class Client:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _server(server: str | tuple[str, int]) -> tuple[str, int]:
+    """Return host and port, of whichever form.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        host, port = parse_address(server) if isinstance(server, str) else server[:2]
+        host_name(host)
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ValueError(f"{port!r:.40} is no UDP port")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(str(error), field="server") from None
+    return host or "localhost", port
 
 
 def _protocol(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientProtocol:

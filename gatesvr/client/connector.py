@@ -80,7 +80,7 @@ class Connector:
         connect_timeout: How long to try to connect for the first time, and the longest time for a
             connection and its handshake later, seconds.
         reconnect_timeout: How long to try to get the session back, seconds; 0 for not at all.
-        login: Called behind each START whose session is not logged in; None for never.
+        login: Called behind each START whose session is not logged in.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Connector:
         backend: str,
         connect_timeout: float,
         reconnect_timeout: float,
-        login: Callable[[], Coroutine[Any, Any, object]] | None,
+        login: Callable[[], Coroutine[Any, Any, object]],
     ) -> None:
         self.connects = 0
         """Connections that reached their START_RESP."""
@@ -276,8 +276,8 @@ class Connector:
         )
         try:
             started = await outcome
-            if self._login is not None and not started.is_logged_in:
-                await self._log_in(self._login, connection)
+            if not started.is_logged_in:
+                await self._log_in(connection)
             self.connects += 1
             self._up_at = self._loop.time()
             self.resumes += started.is_resumed
@@ -291,11 +291,9 @@ class Connector:
             self._link = None
             await connection.close(CloseCode.NORMAL)
 
-    async def _log_in(
-        self, login: Callable[[], Coroutine[Any, Any, object]], connection: ClientConnection
-    ) -> None:
+    async def _log_in(self, connection: ClientConnection) -> None:
         """Log in, for as long as the connection lasts."""
-        task = self._loop.create_task(login())
+        task = self._loop.create_task(self._login())
         ended = self._loop.create_task(connection.wait_ended())
         try:
             await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -280,9 +280,21 @@ async def test_certificate_of_another_is_refused(backend: str, tmp_path: Path) -
             assert (await insecure.request("echo", b"x")).data == b"x"
 
 
-def test_bad_server_and_ca(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        Client("localhost", openid="ann")
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("localhost", "'localhost' is not HOST:PORT"),
+        ("a..b:1", r"'a\.\.b' is no host name: it has an empty label"),
+        (("a" * 64, 1), "is no host name: a label has at most 63 characters"),
+        (("localhost",), "server: "),
+        (("localhost", "8453"), "is no UDP port"),
+        (("localhost", 70_000), "70000 is no UDP port"),
+        (8453, "server: "),
+    ],
+)
+def test_bad_server(server: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Client(server, openid="ann")
 
 
 async def test_missing_ca_file(tmp_path: Path) -> None:
@@ -342,6 +354,39 @@ async def test_session_that_is_gone_is_told_and_begun_again(backend: str) -> Non
         assert (await client.request("echo", b"again")).data == b"again"
         assert client.session_id == gateway.session.session_id != first.session_id
         assert client.counters.session_losses == 1
+
+
+@pytest.mark.parametrize("form", ["mapping", "callback", "last"])
+async def test_new_session_is_logged_in_to_as_the_last(backend: str, form: str) -> None:
+    """With its parameters, before anything else is sent, and where a callback says them anew."""
+    tickets = iter(["1", "2"])
+    options: dict[str, Any] = {
+        "mapping": {"login_params": {"ticket": "1"}},
+        "callback": {"login_params": lambda: {"ticket": next(tickets)}},
+        "last": {"login": False},
+    }[form]
+    async with both(backend, zone="007", **options) as (gateway, client):
+        if form == "last":
+            await client.login(params={"ticket": "1"})
+        gateway.sessions.clear()
+        assert gateway.listener is not None
+        gateway.listener.close_all(4500)
+        await until(lambda: not client.is_connected)
+        assert (await client.request("echo", b"x")).data == b"x"
+        assert [action for action, _ in gateway.requests] == ["hello", "hello", "echo"]
+        second = "2" if form == "callback" else "1"
+        assert gateway.hello_params == [
+            {"ticket": "1", "zone": "007"},
+            {"ticket": second, "zone": "007"},
+        ]
+
+
+async def test_server_of_either_form(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        assert gateway.listener is not None
+        for server in (gateway.listener.address, gateway.server):
+            async with Client(server, openid="ann", transport=backend) as client:
+                assert (await client.request("echo", b"x")).data == b"x"
 
 
 async def test_no_reconnect_where_none_is_wanted(backend: str) -> None:
