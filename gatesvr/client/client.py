@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..config import parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
@@ -26,6 +27,8 @@ __all__ = ["Client"]
 logger = logging.getLogger("gatesvr.client")
 
 LOGIN_ACTION = "hello"
+LATE_S = 0.1
+"""A time-out that is later than this has the process's stall to thank for it, seconds."""
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
 
@@ -357,18 +360,16 @@ class Client:
         self._pending[seq] = future
         self.counters.requests += 1
         connector.flush()
-        timer = loop.call_at(deadline, self._time_out, future)
+        timer = loop.call_at(deadline, _expire, future, deadline)
         try:
             return await future
+        except TimeoutError:
+            self.counters.timeouts += 1
+            raise RequestFailed("no answer in time", ErrorCode.DEADLINE) from None
         finally:
             timer.cancel()
             if self._pending.get(seq) is future:
                 del self._pending[seq]
-
-    def _time_out(self, future: asyncio.Future[Answer]) -> None:
-        if not future.done():
-            self.counters.timeouts += 1
-            future.set_exception(RequestFailed("no answer in time", ErrorCode.DEADLINE))
 
     def _has_room(self) -> bool:
         protocol = self._protocol
@@ -384,11 +385,12 @@ class Client:
         if len(self._waiters) >= MAX_WAITING:
             self.counters.refused += 1
             raise QueueFull(f"{MAX_WAITING} requests wait already")
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append(waiter)
+        timer = loop.call_at(deadline, _expire, waiter, deadline)
         try:
-            async with asyncio.timeout_at(deadline):
-                await waiter
+            await waiter
         except BaseException as error:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -401,6 +403,8 @@ class Client:
             raise RequestFailed(
                 "not sent in time", ErrorCode.DEADLINE, outcome=Outcome.NOT_STARTED
             ) from None
+        finally:
+            timer.cancel()
         self._granted -= 1  # from here to the protocol nothing else runs
 
     def _grant(self) -> None:
@@ -575,6 +579,20 @@ class Client:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _expire(future: asyncio.Future[Any], deadline: float) -> None:
+    """Let a future's time run out; after a stall of the process what has arrived goes first.
+
+    An event loop may run timers before it reads (uvloop does).
+    """
+    if future.done():
+        return
+    loop = future.get_loop()
+    if loop.time() - deadline > LATE_S:
+        loop.call_later(LATE_S, _expire, future, inf)
+    else:
+        future.set_exception(TimeoutError())
 
 
 def _server(server: str | tuple[str, int]) -> tuple[str, int]:

@@ -12,6 +12,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -233,16 +234,25 @@ async def open_connection(
     """
     config = config or TransportConfig()
     tls = tls or client_tls(host)
-    race = _Race(host, port)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + connect_timeout
+    try:
+        name = host_name(host)
+    except ValueError as error:
+        raise ConnectionFailed(str(error)) from None
+    winner = _Winner()
 
     async def attempt(family: socket.AddressFamily, address: Address) -> ClientConnection:
-        sock = open_socket(
-            address,
-            family,
-            is_server=False,
-            receive_buffer=config.receive_buffer,
-            send_buffer=config.send_buffer,
-        )
+        try:
+            sock = open_socket(
+                address,
+                family,
+                is_server=False,
+                receive_buffer=config.receive_buffer,
+                send_buffer=config.send_buffer,
+            )
+        except OSError as error:
+            raise _unreachable(host, address, error) from None
         try:
             connection = ClientConnection(
                 sock,
@@ -251,10 +261,10 @@ async def open_connection(
                 driver=driver,
                 backend=backend,
                 tls=tls,
-                server_name=race.server_name,
+                server_name=name.partition("%")[0],
                 config=config,
-                connect_timeout=connect_timeout,
-                is_wanted=race.finish,
+                connect_timeout=deadline - loop.time(),
+                is_wanted=winner.take,
             )
         except BaseException:
             sock.close()
@@ -263,14 +273,16 @@ async def open_connection(
         return connection
 
     try:
-        async with asyncio.timeout(connect_timeout):
-            return await race.run(await _resolve(race.name, port), attempt)
+        async with asyncio.timeout_at(deadline):
+            found = await _resolve(name, port)
     except TimeoutError:
-        raise race.failure() from None
+        raise ConnectionFailed(f"cannot reach {host} port {port}: no word of its address") from None
     except OSError as error:
         raise ConnectionFailed(
             f"cannot reach {host} port {port}: {error.strerror or error}"
         ) from None
+    # Each attempt has its own time-out, which waits for what has arrived to be handled.
+    return await _race([partial(attempt, *entry) for entry in found])
 
 
 def host_name(host: str) -> str:
@@ -291,92 +303,62 @@ def host_name(host: str) -> str:
         raise ValueError(f"{host!r:.80} is no host name: {reason or error}") from None
 
 
-class _Race:
-    """The addresses of a host, side by side; the first whose handshake completes is taken.
+class _Winner:
+    """The one of several connections whose handshake is complete first."""
 
-    Attributes:
-        name: The host's name in ASCII, or its address.
-        server_name: What its certificate is to be for.
+    def __init__(self) -> None:
+        self._is_taken = False
 
-    Raises:
-        ConnectionFailed: The host is none.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
-        self._is_finished = False
-        self._failures: list[ConnectionFailed] = []
-        self._waiting: dict[asyncio.Task[ClientConnection], Address] = {}
-        try:
-            self.name = host_name(host)
-        except ValueError as error:
-            raise ConnectionFailed(str(error)) from None
-        self.server_name = self.name.partition("%")[0]
-
-    def finish(self) -> bool:
-        """Take the connection that asks, unless another one was taken."""
-        is_first = not self._is_finished
-        self._is_finished = True
+    def take(self) -> bool:
+        """Return whether the connection that asks is the first."""
+        is_first = not self._is_taken
+        self._is_taken = True
         return is_first
 
-    async def run(
-        self,
-        found: list[tuple[socket.AddressFamily, Address]],
-        attempt: Callable[..., Coroutine[Any, Any, ClientConnection]],
-    ) -> ClientConnection:
-        """Return the connection that is taken.
 
-        Raises:
-            ConnectionFailed: None will be.
-        """
-        waiting = self._waiting
-        try:
-            while found or waiting:
-                if found and not self._is_finished:
-                    family, address = found.pop(0)
-                    waiting[asyncio.create_task(attempt(family, address))] = address
-                done, _ = await asyncio.wait(
-                    waiting,
-                    timeout=RACE_DELAY_S if found else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for task in done:
-                    address = waiting.pop(task)
-                    try:
-                        return task.result()
-                    except ConnectionFailed as error:
-                        self._failures.append(error)
-                    except OSError as error:
-                        self._failures.append(self._unreachable(address, error))
-            raise self.failure()
-        finally:
-            self._is_finished = True
-            for task in waiting:
-                task.cancel()
-            # They close their connections at once and wait for nothing.
-            for ended in await asyncio.gather(*waiting, return_exceptions=True):
-                if isinstance(ended, ClientConnection):
-                    ended.link.close(CloseCode.NORMAL)  # taken as the caller gave up
+async def _race(
+    attempts: list[Callable[[], Coroutine[Any, Any, ClientConnection]]],
+) -> ClientConnection:
+    """Return the first connection that comes up; the other attempts are given up.
 
-    def failure(self) -> ConnectionFailed:
-        """Return why there is no connection, with all that was tried."""
-        failures = self._failures
-        told = [str(failure) for failure in failures]
-        silent = ", ".join(address[0] for address in self._waiting.values())
-        if silent or not told:
-            host = f"{self._host} ({silent})" if silent not in ("", self._host) else self._host
-            told.append(f"no answer from {host} port {self._port}: time-out")
+    Raises:
+        ConnectionFailed: None will; it names each failure.
+    """
+    running: set[asyncio.Task[ClientConnection]] = set()
+    failures: list[ConnectionFailed] = []
+    try:
+        while attempts or running:
+            if attempts:
+                running.add(asyncio.create_task(attempts.pop(0)()))
+            done, _ = await asyncio.wait(
+                running,
+                timeout=RACE_DELAY_S if attempts else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                running.remove(task)
+                try:
+                    return task.result()
+                except ConnectionFailed as error:
+                    failures.append(error)
         # A certificate that is refused is no reason to try again, whatever the others say.
-        code = max((failure.code for failure in failures), default=0)
-        return ConnectionFailed("; ".join(told), code)
+        code = max(failure.code for failure in failures)
+        raise ConnectionFailed("; ".join(map(str, failures)), code)
+    finally:
+        for task in running:
+            task.cancel()
+        # They close their connections at once and wait for nothing.
+        for ended in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(ended, ClientConnection):
+                ended.link.close(CloseCode.NORMAL)  # it came up as the caller gave up
 
-    def _unreachable(self, address: Address, error: OSError) -> ConnectionFailed:
-        reason = error.strerror or str(error)
-        if error.errno == errno.EINVAL and ipaddress.ip_address(address[0]).is_link_local:
-            reason = f"a link-local address needs its interface, as in [{address[0]}%eth0]"
-        host = self._host if self._host == address[0] else f"{self._host} ({address[0]})"
-        return ConnectionFailed(f"cannot reach {host} port {self._port}: {reason}")
+
+def _unreachable(host: str, address: Address, error: OSError) -> ConnectionFailed:
+    reason = error.strerror or str(error)
+    if error.errno == errno.EINVAL and ipaddress.ip_address(address[0]).is_link_local:
+        reason = f"a link-local address needs its interface, as in [{address[0]}%eth0]"
+    name = host if host == address[0] else f"{host} ({address[0]})"
+    return ConnectionFailed(f"cannot reach {name} port {address[1]}: {reason}")
 
 
 async def _resolve(name: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:

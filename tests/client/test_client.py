@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from gatesvr.client import Client, Notify
 from gatesvr.client import client as client_module
@@ -18,6 +20,7 @@ from gatesvr.errors import (
     RequestFailed,
     SessionLost,
 )
+from gatesvr.transport import sockets
 
 from .fake_gateway import FakeGateway, fake_gateway
 
@@ -157,6 +160,39 @@ async def test_timeout_is_504_and_its_answer_is_dropped(backend: str) -> None:
         assert (await client.request("echo", b"on")).data == b"on"
         assert client.counters.timeouts == 1
         assert client.counters.late == 1
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_stall_expires_no_request_whose_answer_has_arrived(
+    backend: str, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process stood still beyond the time-out; the answer came, behind more than one read."""
+    monkeypatch.setattr(sockets, "HAS_BATCH", False)
+    monkeypatch.setattr(sockets, "MAX_BATCH", 1)
+
+    async def main() -> None:
+        async with both(backend) as (gateway, client):
+            assert client._connector is not None
+            assert gateway.listener is not None
+            link: Any = client._connector._link
+            counters = gateway.listener.counters
+            timeout_s = 1.0
+            ends_at = time.monotonic() + timeout_s
+            request = asyncio.create_task(client.request("hold", timeout=timeout_s))
+            await until(lambda: gateway.session.held)
+            link._endpoint.pause_reading()
+            sent = counters.datagrams_sent
+            for _ in range(6):
+                gateway.session.notify(bytes(1_000))
+            gateway.session.release()
+            await until(lambda: counters.datagrams_sent > sent + 5)
+            while time.monotonic() < ends_at + 2 * client_module.LATE_S:
+                pass  # the stall: no other task runs
+            link._endpoint.resume_reading()
+            assert (await request).data == b"released"
+
+    run: Any = asyncio.run if loop == "asyncio" else uvloop.run
+    run(main())
 
 
 async def test_timeout_while_waiting_for_room(backend: str) -> None:
