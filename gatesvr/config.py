@@ -169,8 +169,8 @@ class SessionConfig(_Section, frozen=True, kw_only=True):
     """Largest frame before login."""
     max_refused_logins: Count = 5
     """Refused hellos after which the connection closes 4401."""
-    max_inited_per_address: Count = 64
-    """Sessions that have not logged in, a client address."""
+    max_inited_per_address: Count = 1_000
+    """Sessions that have not logged in, a client address: a whole school may be behind one."""
     max_logged_in: Count = 5
     """Logged-in sessions of one openid with on_duplicate = "allow"."""
     on_duplicate: Literal["replace", "reject", "allow"] = "replace"

@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..config import parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..protocol import events
 from ..protocol.client import ClientProtocol
 from ..protocol.messages import StopReason
+from ..transport.client import host_name
 from ..transport.tls import client_tls
 from .connector import Connector
 from .counters import ClientCounters
@@ -25,6 +27,8 @@ __all__ = ["Client"]
 logger = logging.getLogger("gatesvr.client")
 
 LOGIN_ACTION = "hello"
+LATE_S = 0.1
+"""A time-out that is later than this has the process's stall to thank for it, seconds."""
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
 
@@ -44,7 +48,9 @@ class Client:
 
     A lost connection is replaced by itself and nothing of the session is lost or repeated; requests
     made meanwhile wait. Where the session cannot be resumed, those under way fail with SessionLost,
-    so does the iteration, once, and a new session takes the place of the old one.
+    so does the iteration, once, and a new session takes the place of the old one. That a gateway
+    was killed and is back is noticed in about 2 s while a request is under way, else at the next
+    heartbeat: within 15 s by default.
 
     **Across restarts.** A client whose process may be killed stores its state::
 
@@ -66,7 +72,8 @@ class Client:
     later one takes the session over and the other ends.
 
     Args:
-        server: The gateway, HOST:PORT.
+        server: The gateway, ``"HOST:PORT"`` or (host, port); a link-local address with its
+            interface: ``"[fe80::1%eth0]:8453"``. Of a name's addresses, whichever answers first.
         openid: Who logs in; may be left out with resume, and must be the same otherwise.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, where the gateway asks for one.
@@ -76,9 +83,15 @@ class Client:
         insecure: Accept any certificate.
         transport: QUIC library: auto, aioquic or qh3.
         login: Log in while connecting; without it call login().
+        login_params: For the login service, or what returns them each time: the client logs in by
+            itself whenever a new session takes the place of one that is gone, such as after a
+            restart of the gateway. Without them it repeats the last login() that was accepted.
+        login_data: For the login service, beside the parameters.
         max_notifies: Notifies that wait for the application; what comes above it is dropped, and
             the reader gets a NotifyOverflow in its place.
-        connect_timeout: Longest time for a connection to come up, seconds.
+        connect_timeout: How long connect() tries, whatever its tries meet, unless the gateway says
+            no; a login that is under way is waited for. Later the longest time for a connection to
+            come up. Seconds.
         request_timeout: Longest time for an answer unless the request says another, seconds.
         reconnect_timeout: How long to try to get back a session whose connection is lost, seconds;
             0 for not at all.
@@ -94,7 +107,7 @@ class Client:
 
     def __init__(
         self,
-        server: str = "localhost:8453",
+        server: str | tuple[str, int] = "localhost:8453",
         *,
         openid: str | None = None,
         client_id: str = "",
@@ -104,6 +117,8 @@ class Client:
         insecure: bool = False,
         transport: str = "auto",
         login: bool = True,
+        login_params: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
+        login_data: bytes = b"",
         max_notifies: int = 1_024,
         connect_timeout: float = 10.0,
         request_timeout: float = 30.0,
@@ -112,10 +127,7 @@ class Client:
         resume: bytes = b"",
         on_state: Callable[[bytes], None] | None = None,
     ) -> None:
-        try:
-            host, port = parse_address(server)
-        except ValueError as error:
-            raise ConfigError(str(error), field="server") from None
+        self._server = _server(server)
         self._protocol = _protocol(openid, client_id, auth_token, resume)
         self._protocol.carries_acks = on_state is None
         self.openid = self._protocol.openid
@@ -124,11 +136,14 @@ class Client:
         self.connect_timeout = connect_timeout
         self.request_timeout = request_timeout
         self.reconnect_timeout = reconnect_timeout
-        self._server = (host or "localhost", port)
         self._ca = ca or ""
         self._insecure = insecure
         self._transport = transport
         self._is_auto_login = login
+        self._login_params = login_params
+        self._login_data = login_data
+        # Of the last login() that was accepted.
+        self._last_login: tuple[bytes, Mapping[str, str] | None] | None = None
         self._connector: Connector | None = None
         self._on_state = on_state
         self._stored = b""
@@ -192,8 +207,9 @@ class Client:
     async def connect(self) -> None:
         """Connect, begin a session, and log in unless the client was made with login=False.
 
-        A session to resume is tried for reconnect_timeout. Where it is gone a new one begins, and
-        the iteration says so by a SessionLost.
+        What fails is tried again within connect_timeout, where the gateway is busy not before it
+        says. A session to resume is tried for reconnect_timeout. Where it is gone a new one begins,
+        and the iteration says so by a SessionLost.
 
         Raises:
             ConnectionFailed: No gateway, or it refused the session.
@@ -212,7 +228,7 @@ class Client:
             backend=self._transport,
             connect_timeout=self.connect_timeout,
             reconnect_timeout=self.reconnect_timeout,
-            login=self.login if self._is_auto_login else None,
+            login=self._log_in,
         )
         await self._connector.start()
 
@@ -239,12 +255,19 @@ class Client:
 
         Args:
             data: For the login service.
-            params: For the login service; the client's zone is added to them.
+            params: For the login service; the client's zone is added to them. Where neither is
+                given, login_params and login_data are.
 
         Raises:
             RequestFailed: The login was refused, by the gateway or by the upstream.
             SessionLost: The session ended first.
         """
+        if not data and params is None:
+            data = self._login_data
+            params = self._login_params() if callable(self._login_params) else self._login_params
+            last = None
+        else:
+            last = (data, params)
         params = dict(params or {})
         if self.zone:
             params.setdefault("zone", self.zone)
@@ -252,8 +275,23 @@ class Client:
             LOGIN_ACTION, data, params, None, self._now() + self.request_timeout
         )
         if not answer.is_ok:
-            raise RequestFailed(f"login refused: {answer.message}", answer.code)
+            raise RequestFailed(
+                f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
+            )
+        self._last_login = last or (b"", None)
         return answer
+
+    async def _log_in(self) -> None:
+        """Log in to a new session as to the last one."""
+        if self._login_params is None and not self._login_data and self._last_login is not None:
+            await self.login(*self._last_login)
+        elif self._logs_in:
+            await self.login()
+
+    @property
+    def _logs_in(self) -> bool:
+        """Whether a new session is logged in to before the application's requests are sent."""
+        return self._is_auto_login or self._last_login is not None
 
     async def request(
         self,
@@ -324,24 +362,22 @@ class Client:
         self._pending[seq] = future
         self.counters.requests += 1
         connector.flush()
-        timer = loop.call_at(deadline, self._time_out, future)
+        timer = loop.call_at(deadline, _expire, future, deadline)
         try:
             return await future
+        except TimeoutError:
+            self.counters.timeouts += 1
+            raise RequestFailed("no answer in time", ErrorCode.DEADLINE) from None
         finally:
             timer.cancel()
             if self._pending.get(seq) is future:
                 del self._pending[seq]
 
-    def _time_out(self, future: asyncio.Future[Answer]) -> None:
-        if not future.done():
-            self.counters.timeouts += 1
-            future.set_exception(RequestFailed("no answer in time", ErrorCode.DEADLINE))
-
     def _has_room(self) -> bool:
         protocol = self._protocol
         return (
             protocol.is_ready
-            and (protocol.is_logged_in or not self._is_auto_login)
+            and (protocol.is_logged_in or not self._logs_in)
             and len(protocol.pending) + self._granted < protocol.max_in_flight
         )
 
@@ -351,11 +387,12 @@ class Client:
         if len(self._waiters) >= MAX_WAITING:
             self.counters.refused += 1
             raise QueueFull(f"{MAX_WAITING} requests wait already")
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append(waiter)
+        timer = loop.call_at(deadline, _expire, waiter, deadline)
         try:
-            async with asyncio.timeout_at(deadline):
-                await waiter
+            await waiter
         except BaseException as error:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -368,6 +405,8 @@ class Client:
             raise RequestFailed(
                 "not sent in time", ErrorCode.DEADLINE, outcome=Outcome.NOT_STARTED
             ) from None
+        finally:
+            timer.cancel()
         self._granted -= 1  # from here to the protocol nothing else runs
 
     def _grant(self) -> None:
@@ -426,7 +465,7 @@ class Client:
         elif isinstance(event, events.SessionReset):
             self._handle_reset(event)
         elif isinstance(event, events.Started):
-            if event.is_logged_in or not self._is_auto_login:
+            if event.is_logged_in or not self._logs_in:
                 self._begin_session()
             self._grant()
 
@@ -542,6 +581,36 @@ class Client:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _expire(future: asyncio.Future[Any], deadline: float) -> None:
+    """Let a future's time run out; after a stall of the process what has arrived goes first.
+
+    An event loop may run timers before it reads (uvloop does).
+    """
+    if future.done():
+        return
+    loop = future.get_loop()
+    if loop.time() - deadline > LATE_S:
+        loop.call_later(LATE_S, _expire, future, inf)
+    else:
+        future.set_exception(TimeoutError())
+
+
+def _server(server: str | tuple[str, int]) -> tuple[str, int]:
+    """Return host and port, of whichever form.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        host, port = parse_address(server) if isinstance(server, str) else server[:2]
+        host_name(host)
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ValueError(f"{port!r:.40} is no UDP port")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(str(error), field="server") from None
+    return host or "localhost", port
 
 
 def _protocol(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientProtocol:

@@ -14,6 +14,7 @@ from ..errors import (
     ConnectionFailed,
     ErrorCode,
     GatesvrError,
+    Outcome,
     RequestFailed,
     SessionLost,
 )
@@ -22,9 +23,17 @@ from ..protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
 from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
-from ..transport.client import ClientConnection, open_connection
+from ..transport.client import ClientConnection, host_name, open_connection
 from ..transport.tls import ClientTls
-from .reconnect import MAX_RECONNECT_HINT_S, Action, Backoff, describe, verdict_of
+from .reconnect import (
+    MAX_RECONNECT_HINT_S,
+    MAX_RETRY_HINT_S,
+    Action,
+    Backoff,
+    Verdict,
+    describe,
+    verdict_of,
+)
 from .stream import STOP_TIMEOUT_S, StreamHandler
 
 __all__ = ["Connector", "ConnectorOwner"]
@@ -37,6 +46,8 @@ gateway that falls over as soon as its clients are back they come ever more slow
 fails again and again under resumed connections does not lengthen them."""
 MAX_HOST_BYTES = 253
 """Longest name of a host."""
+MAX_FIRST_PAUSE_S = 1.0
+"""Longest pause between the tries of the first connect, beside what the gateway asks for."""
 _TLS_ERRORS = range(0x100, 0x200)
 """QUIC error codes of TLS alerts: trying again does not help."""
 
@@ -66,9 +77,10 @@ class Connector:
         owner: Whom to tell.
         tls: Certificates to accept.
         backend: The QUIC library: auto, aioquic or qh3.
-        connect_timeout: Longest time for a connection and its handshake, seconds.
+        connect_timeout: How long to try to connect for the first time, and the longest time for a
+            connection and its handshake later, seconds.
         reconnect_timeout: How long to try to get the session back, seconds; 0 for not at all.
-        login: Called behind each START whose session is not logged in; None for never.
+        login: Called behind each START whose session is not logged in.
     """
 
     def __init__(
@@ -81,7 +93,7 @@ class Connector:
         backend: str,
         connect_timeout: float,
         reconnect_timeout: float,
-        login: Callable[[], Coroutine[Any, Any, object]] | None,
+        login: Callable[[], Coroutine[Any, Any, object]],
     ) -> None:
         self.connects = 0
         """Connections that reached their START_RESP."""
@@ -123,7 +135,8 @@ class Connector:
     async def start(self) -> None:
         """Connect, START and log in for the first time.
 
-        A session that was saved is tried for as long as one whose connection is lost.
+        What fails is tried again within connect_timeout unless the gateway has said no. A session
+        that was saved is tried for as long as one whose connection is lost.
 
         Raises:
             ConnectionFailed: It did not come to a session.
@@ -181,46 +194,75 @@ class Connector:
                     self._ready.set_exception(failure or end)
 
     async def _keep_session(self) -> SessionLost:
-        """Go from connection to connection until the session is over; return why it is."""
+        """Go from connection to connection until the session is over; return why it is.
+
+        Raises:
+            ConnectionFailed: The first one did not come to a session.
+            RequestFailed: A login was refused.
+            SessionLost: The session ended during its first login.
+        """
         is_saved = bool(self._protocol.session_id)
-        backoff = Backoff()
+        patience = self._reconnect_timeout if is_saved else self._connect_timeout
+        backoff = Backoff() if is_saved else Backoff(longest=MAX_FIRST_PAUSE_S)
         lost_at = self._loop.time()
+        earlier: Exception | None = None
         while True:
             connects = self.connects
-            failure = None
+            failure: ConnectionFailed | RequestFailed | SessionLost | None = None
+            left = lost_at + patience - self._loop.time()
+            is_new = not connects and not is_saved
             try:
-                how = await self._serve()
-            except ConnectionFailed as error:
-                failure = None if self._ready.done() else error
-                if failure and (not is_saved or failure.code in _TLS_ERRORS):
-                    raise  # the first one tells its caller of its failure
+                how = await self._serve(min(left, self._connect_timeout) if is_new else None)
+                verdict = verdict_of(how, is_started=self._was_started)
+            except (ConnectionFailed, RequestFailed, SessionLost) as error:
                 how = self._how or Disconnect("handshake", 0, str(error))
+                verdict = verdict_of(how, is_started=self._was_started)
+                if not self._ready.done():
+                    failure = error
+                    verdict = _first_verdict(error) or verdict
+                elif not isinstance(error, ConnectionFailed):
+                    raise
                 self._server = self._home
             now = self._loop.time()
             if self.connects != connects:
                 lost_at = now
+                patience = self._reconnect_timeout
                 # What ended a resumed connection without a word of the gateway's was the network.
                 if now - self._up_at >= STEADY_S or (self._was_resumed and how.kind != "peer"):
                     backoff.reset()
+                if not connects:
+                    backoff = Backoff()
             if self._is_stopping:
                 return SessionLost("closed")
-            verdict = verdict_of(how, is_started=self._was_started)
             # S311: jitter wants spread, not secrecy.
             pause = backoff.next(random.random(), max(verdict.delay, self._goaway_delay))  # noqa: S311
             self._goaway_delay = 0.0
-            if verdict.action is Action.STOP or now + pause >= lost_at + self._reconnect_timeout:
-                if failure is not None and self._protocol.session_id:
-                    raise failure  # the saved session is none the worse: it may be tried again
+            if verdict.action is Action.STOP or now + pause >= lost_at + patience:
+                if failure is not None and (
+                    # The saved session is none the worse: it may be tried again.
+                    is_new or self._protocol.session_id or isinstance(failure, RequestFailed)
+                ):
+                    # A try that was cut short says less than the one before it.
+                    raise failure if earlier is None or now < lost_at + patience else earlier
                 return self._lost(how)
+            earlier = failure
+            if is_new and failure is not None:
+                # Nobody has seen it. As a resume that fails it would be refused where the openid
+                # has logged in elsewhere, which a first START is not (PROTOCOL 3.3).
+                self.handle_events(self._protocol.abandon(), now)
             logger.info("reconnecting", extra=keys(why=describe(how), pause_s=round(pause, 3)))
             await asyncio.sleep(pause)
 
-    async def _serve(self) -> Disconnect:
+    async def _serve(self, timeout_s: float | None) -> Disconnect:
         """Connect, START, log in, and stay until the connection has ended; return how it did.
+
+        Args:
+            timeout_s: Longest time for the handshake; None for connect_timeout.
 
         Raises:
             ConnectionFailed: It did not come to a session.
             RequestFailed: The login was refused.
+            SessionLost: The session ended during the login.
         """
         self._refusal = self._kick = self._how = None
         self._was_started = self._was_resumed = False
@@ -230,12 +272,12 @@ class Connector:
             self._make_handler,
             tls=self._tls,
             backend=self._backend,
-            connect_timeout=self._connect_timeout,
+            connect_timeout=self._connect_timeout if timeout_s is None else timeout_s,
         )
         try:
             started = await outcome
-            if self._login is not None and not started.is_logged_in:
-                await self._log_in(self._login, connection)
+            if not started.is_logged_in:
+                await self._log_in(connection)
             self.connects += 1
             self._up_at = self._loop.time()
             self.resumes += started.is_resumed
@@ -249,11 +291,9 @@ class Connector:
             self._link = None
             await connection.close(CloseCode.NORMAL)
 
-    async def _log_in(
-        self, login: Callable[[], Coroutine[Any, Any, object]], connection: ClientConnection
-    ) -> None:
+    async def _log_in(self, connection: ClientConnection) -> None:
         """Log in, for as long as the connection lasts."""
-        task = self._loop.create_task(login())
+        task = self._loop.create_task(self._login())
         ended = self._loop.create_task(connection.wait_ended())
         try:
             await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -349,11 +389,24 @@ class Connector:
         return SessionLost(f"the session is over: {describe(how, reason)}", how.code)
 
 
+def _first_verdict(error: ConnectionFailed | RequestFailed | SessionLost) -> Verdict | None:
+    """Return whether a first connect is tried again; None where its close code says so."""
+    if isinstance(error, RequestFailed):
+        if error.retry_after_ms:
+            return Verdict(Action.FRESH, min(error.retry_after_ms / 1000, MAX_RETRY_HINT_S))
+        # A no of the gateway's or of the login service's own, unless that is just busy or away.
+        is_spoken = error.outcome is Outcome.DONE and error.code != ErrorCode.BUSY
+        is_final = is_spoken or error.code < ErrorCode.INTERNAL
+        return Verdict(Action.STOP if is_final else Action.FRESH)
+    # A certificate that is not accepted will not be the next time.
+    return Verdict(Action.STOP) if error.code in _TLS_ERRORS else None
+
+
 def _parse_server(address: str) -> tuple[str, int] | None:
     """Return host and port of what a gateway says is another, None where it is no HOST:PORT."""
     try:
         host, port = parse_address(address)
-        host.encode("idna")  # as the look-up will
+        host_name(host)
     except ValueError:
         return None
     return (host, port) if host and port and is_valid_text(host, MAX_HOST_BYTES) else None

@@ -55,7 +55,7 @@ from .messages import (
     RequestType,
     StopReason,
 )
-from .pacing import AckPacer, HeartbeatPacer
+from .pacing import USUAL_SHARE, AckPacer, HeartbeatPacer
 from .pending import PendingRequest
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ class ClientProtocol(ClientSession):
             capabilities=capabilities,
         )
         self.carries_acks = True
+        self._usual_s = 0.0  # the usual time of an answer, seconds
 
         # What the gateway said of itself.
         self.heartbeat_interval = 15.0
@@ -298,7 +299,7 @@ class ClientProtocol(ClientSession):
         if self.is_live:
             timers.append(self._leave_at)
         if self._heartbeats is not None:
-            timers += (self._heartbeats.due_at, self._heartbeats.silent_at)
+            timers += (self._heartbeat_at(), self._heartbeats.silent_at)
         return min((at for at in timers if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -315,7 +316,7 @@ class ClientProtocol(ClientSession):
         if heartbeats.silent_at is not None and now >= heartbeats.silent_at:
             self._heartbeats = None
             self.is_silent = True
-        elif now >= heartbeats.due_at:
+        elif now >= self._heartbeat_at():
             heartbeats.sent(self._take_msg_id(), now)
             payload = pb.HeartbeatRequest(client_timestamp=int(now * 1000)).SerializeToString()
             self._output.append(
@@ -328,6 +329,16 @@ class ClientProtocol(ClientSession):
                     self._ack_to_carry(),
                 )
             )
+
+    def _heartbeat_at(self) -> float:
+        """Return the loop time of the next heartbeat."""
+        heartbeats = self._heartbeats
+        assert heartbeats is not None
+        for oldest in self.pending.values():
+            if not oldest.is_sent:
+                break
+            return heartbeats.next_at(oldest.sent_at, self._usual_s)
+        return heartbeats.due_at
 
     # Pushes in.
 
@@ -393,6 +404,8 @@ class ClientProtocol(ClientSession):
                 return Ignored(seq, kind)
             if request.is_login and code == OK:
                 self.is_logged_in = True
+            took_s = self._now - request.sent_at
+            self._usual_s += (took_s - self._usual_s) / (USUAL_SHARE if self._usual_s else 1)
             return Answered(client_seq, seq, code, message, data, push.headers)
         if kind == _ERROR:
             client_seq = self._answered_seq(push)
@@ -529,6 +542,7 @@ class ClientProtocol(ClientSession):
     # Frames out.
 
     def _send(self, seq: int, request: PendingRequest) -> None:
+        request.sent_at = self._now
         self._output.append(request.frame(seq, self._ack_to_carry()))
 
     def _ack_to_carry(self) -> int:

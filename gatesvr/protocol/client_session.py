@@ -174,6 +174,13 @@ class ClientSession:
             events.append(Failed(seq, 0, 0, "session lost", "", 0, outcome))
         self.forget_session()
 
+    def abandon(self) -> list[ClientEvent]:
+        """Have the next connect() start a new session; return what that means for this one."""
+        events: list[ClientEvent] = []
+        if self.session_id:
+            self._lose_session(LostReason.NONE, events)
+        return events
+
     def forget_session(self) -> None:
         """Have the next connect() start a new session; what is pending is dropped unanswered."""
         self.pending.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AckPacer", "HeartbeatPacer"]
+__all__ = ["USUAL_SHARE", "AckPacer", "HeartbeatPacer"]
 
 ACK_MESSAGES = 16
 ACK_DELAY_S = 0.200
@@ -20,6 +20,10 @@ UNACKED_BYTES = 4 << 20
 """What a gateway that does not say keeps."""
 SILENT_INTERVALS = 2
 """Heartbeat intervals without a byte after which a connection is given up (PROTOCOL 3.8)."""
+PROBE_S = 2.0
+"""Shortest time between the heartbeats of a client that waits for an answer."""
+USUAL_SHARE = 8
+"""An answer's time is one part in this many of the usual one."""
 
 
 class AckPacer:
@@ -68,17 +72,22 @@ class HeartbeatPacer:
         interval: Seconds between heartbeats.
         now: Loop time.
 
+    A gateway that was killed and is back tells its former clients so only in answer to something.
+    So a client with a request open sends its heartbeats sooner: when it has heard nothing for twice
+    the usual time of an answer, every PROBE_S at most.
+
     Attributes:
-        due_at: Loop time of the next heartbeat.
+        due_at: Loop time of the next heartbeat where no request is open.
         heard_at: Loop time of the last byte from the gateway.
         msg_id: Of the last heartbeat.
     """
 
-    __slots__ = ("_interval", "_is_unanswered", "due_at", "heard_at", "msg_id")
+    __slots__ = ("_interval", "_is_unanswered", "_sent_at", "due_at", "heard_at", "msg_id")
 
     def __init__(self, interval: float, now: float) -> None:
         self._interval = interval
         self._is_unanswered = False
+        self._sent_at = now
         self.due_at = now + interval
         self.heard_at = now
         self.msg_id = 0
@@ -89,8 +98,19 @@ class HeartbeatPacer:
         # PROTOCOL 3.8: "a heartbeat unanswered and no byte for 2 intervals".
         return self.heard_at + SILENT_INTERVALS * self._interval if self._is_unanswered else None
 
+    def next_at(self, asked_at: float, usual_s: float) -> float:
+        """Return the loop time of the next heartbeat while a request is open.
+
+        Args:
+            asked_at: When the request was sent.
+            usual_s: The usual time of an answer, seconds.
+        """
+        missed_at = max(asked_at, self.heard_at, self._sent_at) + max(2 * usual_s, PROBE_S)
+        return min(self.due_at, missed_at)
+
     def sent(self, msg_id: int, now: float) -> None:
         """Take note of a heartbeat that leaves now."""
+        self._sent_at = now
         self.due_at = now + self._interval
         self._is_unanswered = True
         self.msg_id = msg_id

@@ -24,9 +24,10 @@ class PendingRequest:
         is_login: Whether it is a hello.
         is_sent: Whether it has ever been sent.
         msg_id: The same each time it is sent.
+        sent_at: Loop time when it was sent last.
     """
 
-    __slots__ = ("_headers", "_payload", "is_login", "is_sent", "msg_id")
+    __slots__ = ("_headers", "_payload", "is_login", "is_sent", "msg_id", "sent_at")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class PendingRequest:
     ) -> None:
         self.msg_id = msg_id
         self.is_sent = False
+        self.sent_at = 0.0
         try:
             self.is_login = action.lower() == LOGIN_ACTION
             self._payload = encode_business(action, params, data)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+from aioquic import tls as aiotls
+from cryptography import x509
+from OpenSSL import crypto
 from qh3 import tls as qh3tls
 from qh3._hazmat import CryptoError
 from qh3.quic import events
@@ -44,7 +48,7 @@ from .quic import (
     TokenOf,
     without_local,
 )
-from .tls import ClientTls, ServerTls
+from .tls import ClientTls, ServerTls, check_purpose
 
 __all__ = ["Qh3Backend", "Qh3Connection"]
 
@@ -55,6 +59,19 @@ MAX_ADDRESSES = 8
 ASSUMED_ACK_DELAY = 0.025
 PROMPT_DATAGRAMS = 8
 """Datagrams whose acknowledgement does not wait, from one on that did not come in its order."""
+
+SIGNATURES = [
+    qh3tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256,
+    qh3tls.SignatureAlgorithm.RSA_PSS_RSAE_SHA256,
+    qh3tls.SignatureAlgorithm.RSA_PKCS1_SHA256,
+    qh3tls.SignatureAlgorithm.ECDSA_SECP384R1_SHA384,
+    qh3tls.SignatureAlgorithm.RSA_PSS_RSAE_SHA384,
+    qh3tls.SignatureAlgorithm.RSA_PKCS1_SHA384,
+    qh3tls.SignatureAlgorithm.RSA_PSS_RSAE_SHA512,
+    qh3tls.SignatureAlgorithm.RSA_PKCS1_SHA512,
+    qh3tls.SignatureAlgorithm.ED25519,
+]
+"""Signatures that a client takes from a server: qh3's list without SHA-1 and with Ed25519."""
 
 _NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
 
@@ -83,6 +100,7 @@ class Qh3Backend:
         if tls.is_insecure:
             configuration.verify_mode = ssl.CERT_NONE
         configuration.cadata = tls.ca_pem or None
+        configuration.signature_algorithms = list(SIGNATURES)
         return Qh3Connection(_Core(configuration=configuration))
 
 
@@ -143,6 +161,11 @@ class _Core(QuicConnection):
     def _create_tls(self, remote_source_cid: bytes | None) -> Any:
         """Make the TLS half; qh3's method lets it give a random token away."""
         tls = super()._create_tls(remote_source_cid)
+        if self._is_client:
+            context: Any = tls.tls
+            context._client_handle_certificate_verify = partial(
+                _check_certificate, context, context._client_handle_certificate_verify
+            )
         if self._token_of is not None:
             tls.stateless_reset_token = self._token_of(self.host_cid)
             tls.tls.handshake_extensions = [
@@ -221,6 +244,45 @@ class _Core(QuicConnection):
             elif type(event) is events.ConnectionTerminated:
                 # The client's version negotiation found nothing in common.
                 self._end(Disconnect("local", event.error_code, event.reason_phrase))
+
+
+def _check_certificate(context: Any, qh3_check: Callable[[Any], None], message: Any) -> None:
+    """Check the server's signature and certificate, the latter as aioquic does where qh3 says no.
+
+    qh3 refuses a certificate that is its own trust anchor and a CA, which is what ``openssl req
+    -x509`` makes, and Ed25519 ones, and does not say why it refuses any.
+
+    Args:
+        context: qh3's TLS half, a client's.
+        qh3_check: Its own check of the message, behind which it waits for Finished.
+        message: CertificateVerify.
+    """
+    try:
+        qh3_check(message)
+        return
+    except qh3tls.AlertBadCertificate:
+        # The signature was good, or the alert would be another: the server has the private key.
+        pass
+    try:
+        leaf, *chain = (
+            x509.load_der_x509_certificate(certificate.public_bytes())
+            for certificate in (context._peer_certificate, *context._peer_certificate_chain)
+        )
+        check_purpose(leaf)
+        paths = ssl.get_default_verify_paths()
+        aiotls.verify_certificate(
+            leaf,
+            chain,
+            context._server_name,
+            cadata=context._cadata,
+            cafile=None if context._cadata else paths.cafile,
+            capath=None if context._cadata else paths.capath,
+        )
+    except (aiotls.Alert, ValueError, crypto.Error) as error:
+        raise qh3tls.AlertBadCertificate(str(error)) from None
+    # What qh3's method does at its end.
+    context.key_schedule.update_hash(message.data)
+    context._set_state(qh3tls.State.CLIENT_EXPECT_FINISHED)
 
 
 class Qh3Connection:

@@ -19,13 +19,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConfigError
 
 __all__ = [
     "ClientTls",
     "ServerTls",
+    "check_purpose",
     "client_tls",
     "development_path",
     "generate_certificate",
@@ -113,6 +114,21 @@ def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
     return ClientTls(source="the system's CAs")
 
 
+def check_purpose(leaf: x509.Certificate) -> None:
+    """Refuse a certificate that says that it is for something other than a server.
+
+    Raises:
+        ValueError: It says so.
+    """
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    purposes = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
+    if not any(purpose in usage for purpose in purposes):
+        raise ValueError("the certificate is not for a server (extended key usage)")
+
+
 def is_loopback(host: str) -> bool:
     """Return whether host is this machine by name or by address."""
     if host.lower().rstrip(".") == "localhost":
@@ -136,8 +152,8 @@ def generate_certificate(
 ) -> tuple[bytes, bytes]:
     """Make a self-signed ECDSA P-256 leaf certificate.
 
-    It is its own trust anchor, so it has neither CA:TRUE nor an extended key usage: qh3 accepts
-    no leaf with the first, and no trust anchor with the second.
+    It is its own trust anchor, so it has neither CA:TRUE nor an extended key usage: qh3 by itself
+    accepts no leaf with the first, and no trust anchor with the second.
 
     Args:
         names: DNS names and IP addresses for its subjectAltName, the first is its common name.

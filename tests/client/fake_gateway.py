@@ -83,8 +83,12 @@ class FakeGateway:
         hello_code: The answer to logins.
         refuse_start: (error, close code, reason) for every START, or None.
         refuses_resumes_only: Whether refuse_start is for those alone.
+        start_closes: (close code, reason) in the place of an answer, one for each START to come.
+        hello_closes: The same for logins.
+        hello_errors: (code, retry_after_ms, outcome) of the ERRORs that answer logins to come.
         is_forgetful: Whether a session goes with its connection.
         requests: Every business request accepted: (action, seq).
+        hello_params: Those of the logins that were answered.
         heartbeats: How many came.
         stops: How many came.
         lost: How connections ended.
@@ -98,9 +102,13 @@ class FakeGateway:
         self.hello_code = 200
         self.refuse_start: tuple[int, int, str] | None = None
         self.refuses_resumes_only = False
+        self.start_closes: list[tuple[int, str]] = []
+        self.hello_closes: list[tuple[int, str]] = []
+        self.hello_errors: list[tuple[int, int, int]] = []
         self.is_forgetful = False
         self.is_mute = False
         self.requests: list[tuple[str | None, int]] = []
+        self.hello_params: list[dict[str, str]] = []
         self.heartbeats = 0
         self.stops = 0
         self.starts: list[pb.StartRequest] = []
@@ -157,6 +165,9 @@ class _Handler:
     def start(self, start: pb.StartRequest) -> None:
         gateway = self.gateway
         gateway.starts.append(start)
+        if gateway.start_closes:
+            self.link.close(*gateway.start_closes.pop(0))
+            return
         if gateway.refuse_start is not None and (
             start.session_id or not gateway.refuses_resumes_only
         ):
@@ -212,7 +223,16 @@ class _Handler:
         action = request.action
         self.gateway.requests.append((action, request.seq_id))
         data = pb.BusinessRequest.FromString(request.payload).data
-        if action == "hello":
+        if action == "hello" and self.gateway.hello_closes:
+            self.link.close(*self.gateway.hello_closes.pop(0))
+        elif action == "hello" and self.gateway.hello_errors:
+            code, retry_ms, outcome = self.gateway.hello_errors.pop(0)
+            body = error_body(code, "no hello", "id-1", retry_ms, outcome, request.seq_id)
+            session.send(body, request.msg_id)
+        elif action == "hello":
+            self.gateway.hello_params.append(
+                dict(pb.BusinessRequest.FromString(request.payload).params)
+            )
             session.is_logged_in = self.gateway.hello_code == 200
             self.protocol.logged_in()
             session.answer(request, b"", self.gateway.hello_code)
@@ -257,10 +277,10 @@ class _Handler:
 
 
 @asynccontextmanager
-async def fake_gateway(backend: str) -> AsyncIterator[FakeGateway]:
-    """Run a fake gateway on a free port of loopback."""
+async def fake_gateway(backend: str, bind: str = "127.0.0.1:0") -> AsyncIterator[FakeGateway]:
+    """Run a fake gateway, on a free port of loopback."""
     gateway = FakeGateway(backend)
-    config = TransportConfig(bind="127.0.0.1:0", backend=backend)
+    config = TransportConfig(bind=bind, backend=backend)
     gateway.listener = ConnectionListener(config, lambda link: _Handler(gateway, link))
     await gateway.listener.start()
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from gatesvr.client import Client, Notify
 from gatesvr.client import client as client_module
@@ -18,6 +20,7 @@ from gatesvr.errors import (
     RequestFailed,
     SessionLost,
 )
+from gatesvr.transport import sockets
 
 from .fake_gateway import FakeGateway, fake_gateway
 
@@ -159,6 +162,39 @@ async def test_timeout_is_504_and_its_answer_is_dropped(backend: str) -> None:
         assert client.counters.late == 1
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_stall_expires_no_request_whose_answer_has_arrived(
+    backend: str, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process stood still beyond the time-out; the answer came, behind more than one read."""
+    monkeypatch.setattr(sockets, "HAS_BATCH", False)
+    monkeypatch.setattr(sockets, "MAX_BATCH", 1)
+
+    async def main() -> None:
+        async with both(backend) as (gateway, client):
+            assert client._connector is not None
+            assert gateway.listener is not None
+            link: Any = client._connector._link
+            counters = gateway.listener.counters
+            timeout_s = 1.0
+            ends_at = time.monotonic() + timeout_s
+            request = asyncio.create_task(client.request("hold", timeout=timeout_s))
+            await until(lambda: gateway.session.held)
+            link._endpoint.pause_reading()
+            sent = counters.datagrams_sent
+            for _ in range(6):
+                gateway.session.notify(bytes(1_000))
+            gateway.session.release()
+            await until(lambda: counters.datagrams_sent > sent + 5)
+            while time.monotonic() < ends_at + 2 * client_module.LATE_S:
+                pass  # the stall: no other task runs
+            link._endpoint.resume_reading()
+            assert (await request).data == b"released"
+
+    run: Any = asyncio.run if loop == "asyncio" else uvloop.run
+    run(main())
+
+
 async def test_timeout_while_waiting_for_room(backend: str) -> None:
     async with fake_gateway(backend) as gateway:
         gateway.max_in_flight = 1
@@ -280,9 +316,21 @@ async def test_certificate_of_another_is_refused(backend: str, tmp_path: Path) -
             assert (await insecure.request("echo", b"x")).data == b"x"
 
 
-def test_bad_server_and_ca(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        Client("localhost", openid="ann")
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("localhost", "'localhost' is not HOST:PORT"),
+        ("a..b:1", r"'a\.\.b' is no host name: it has an empty label"),
+        (("a" * 64, 1), "is no host name: a label has at most 63 characters"),
+        (("localhost",), "server: "),
+        (("localhost", "8453"), "is no UDP port"),
+        (("localhost", 70_000), "70000 is no UDP port"),
+        (8453, "server: "),
+    ],
+)
+def test_bad_server(server: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Client(server, openid="ann")
 
 
 async def test_missing_ca_file(tmp_path: Path) -> None:
@@ -342,6 +390,39 @@ async def test_session_that_is_gone_is_told_and_begun_again(backend: str) -> Non
         assert (await client.request("echo", b"again")).data == b"again"
         assert client.session_id == gateway.session.session_id != first.session_id
         assert client.counters.session_losses == 1
+
+
+@pytest.mark.parametrize("form", ["mapping", "callback", "last"])
+async def test_new_session_is_logged_in_to_as_the_last(backend: str, form: str) -> None:
+    """With its parameters, before anything else is sent, and where a callback says them anew."""
+    tickets = iter(["1", "2"])
+    options: dict[str, Any] = {
+        "mapping": {"login_params": {"ticket": "1"}},
+        "callback": {"login_params": lambda: {"ticket": next(tickets)}},
+        "last": {"login": False},
+    }[form]
+    async with both(backend, zone="007", **options) as (gateway, client):
+        if form == "last":
+            await client.login(params={"ticket": "1"})
+        gateway.sessions.clear()
+        assert gateway.listener is not None
+        gateway.listener.close_all(4500)
+        await until(lambda: not client.is_connected)
+        assert (await client.request("echo", b"x")).data == b"x"
+        assert [action for action, _ in gateway.requests] == ["hello", "hello", "echo"]
+        second = "2" if form == "callback" else "1"
+        assert gateway.hello_params == [
+            {"ticket": "1", "zone": "007"},
+            {"ticket": second, "zone": "007"},
+        ]
+
+
+async def test_server_of_either_form(backend: str) -> None:
+    async with fake_gateway(backend) as gateway:
+        assert gateway.listener is not None
+        for server in (gateway.listener.address, gateway.server):
+            async with Client(server, openid="ann", transport=backend) as client:
+                assert (await client.request("echo", b"x")).data == b"x"
 
 
 async def test_no_reconnect_where_none_is_wanted(backend: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from aioquic.quic import connection as aio
 from aioquic.quic import stream as aiostream
 from aioquic.tls import Epoch
+from qh3 import tls as qh3tls
 from qh3._hazmat import QuicConnectionCore
 from qh3.quic import connection as qh3connection
 from qh3.quic import tls_bridge as qh3bridge
@@ -282,6 +283,8 @@ SOURCES = {
     aiostream.QuicStreamSender.get_frame: "c9d68a424b94",
     aiostream.QuicStreamSender.write: "77d188425093",
     aiostream.QuicStreamSender.on_data_delivery: "675e1c2812ea",
+    qh3tls.Context._client_handle_certificate_verify: "ab04196380d5",
+    qh3tls.verify_certificate: "58af6bd17eab",
     qh3connection.QuicConnection._create_tls: "bebb67e9151e",
     qh3connection.QuicConnection._drain_core: "f96968918e83",
     qh3connection.QuicConnection._drain_tls: "682ffc60e1d6",

@@ -7,15 +7,16 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError, ConnectionFailed
-from gatesvr.transport import tls
+from gatesvr.transport import listener, tls
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.quic import pick_backend
@@ -235,6 +236,161 @@ def test_what_is_accepted_by_default(home: Path, tmp_path: Path) -> None:
     (tmp_path / "rubbish").write_bytes(b"rubbish")
     with pytest.raises(ConfigError, match="rubbish: ca: no usable certificate"):
         client_tls("localhost", ca=str(tmp_path / "rubbish"))
+
+
+class Authority:
+    """Makes certificates of every kind."""
+
+    def __init__(self, above: Authority | None = None, *, is_ca: bool = True) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        name = "authority" if above is None else "below"
+        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        signer = above or self
+        self.pem, _ = _certificate(
+            self.key, self.name, issuer=signer.name, issuer_key=signer.key, is_ca=is_ca, names=()
+        )
+
+    def sign(self, **fields: Any) -> tuple[bytes, bytes]:
+        """Return a certificate signed by the authority, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return _certificate(key, issuer=self.name, issuer_key=self.key, **fields)
+
+
+def _certificate(
+    key: Any,
+    subject: x509.Name | None = None,
+    *,
+    issuer: x509.Name | None = None,
+    issuer_key: Any = None,
+    is_ca: bool | None = None,
+    names: tuple[str, ...] = ("127.0.0.1",),
+    usage: Any = None,
+    days: tuple[int, int] = (-1, 30),
+) -> tuple[bytes, bytes]:
+    subject = subject or x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "leaf")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + datetime.timedelta(days=days[0]))
+        .not_valid_after(now + datetime.timedelta(days=days[1]))
+    )
+    if names:
+        san = x509.SubjectAlternativeName([tls._name(name) for name in names])
+        builder = builder.add_extension(san, critical=False)
+    if is_ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+    if usage is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    signer = issuer_key or key
+    digest = None if isinstance(signer, ed25519.Ed25519PrivateKey) else tls.hashes.SHA256()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return builder.sign(signer, digest).public_bytes(serialization.Encoding.PEM), private
+
+
+def _kinds(kind: str) -> tuple[bytes, bytes, bytes]:
+    """Return a server's certificates, their key, and what its client trusts."""
+    elliptic, authority = ec.generate_private_key(ec.SECP256R1()), Authority()
+    usages = x509.ExtendedKeyUsageOID
+    if kind == "openssl req -x509":
+        cert, key = _certificate(rsa.generate_private_key(65537, 2048), is_ca=True)
+    elif kind == "openssl req -x509, elliptic":
+        cert, key = _certificate(elliptic, is_ca=True)
+    elif kind == "Ed25519":
+        cert, key = _certificate(ed25519.Ed25519PrivateKey.generate())
+    elif kind == "Ed25519 CA":
+        cert, key = _certificate(ed25519.Ed25519PrivateKey.generate(), is_ca=True)
+    elif kind == "anchor for servers":
+        cert, key = _certificate(elliptic, usage=usages.SERVER_AUTH)
+    elif kind == "no name":
+        cert, key = _certificate(elliptic, is_ca=True, names=())
+    elif kind == "another's name":
+        cert, key = _certificate(elliptic, is_ca=True, names=("gate.example",))
+    elif kind == "expired":
+        cert, key = _certificate(elliptic, is_ca=True, days=(-9, -1))
+    elif kind == "not valid yet":
+        cert, key = _certificate(elliptic, is_ca=True, days=(1, 9))
+    elif kind == "anchor for clients":
+        cert, key = _certificate(elliptic, usage=usages.CLIENT_AUTH)
+    else:
+        fields: dict[str, Any] = {
+            "signed for clients": {"usage": usages.CLIENT_AUTH},
+            "signed, expired": {"days": (-9, -1)},
+        }.get(kind, {})
+        if kind in ("by one below", "by no authority"):
+            below = Authority(authority, is_ca=kind == "by one below")
+            cert, key = below.sign()
+            return cert + below.pem, key, authority.pem
+        cert, key = authority.sign(**fields)
+        # The same name, another key.
+        return cert, key, Authority().pem if kind == "by another authority" else authority.pem
+    return cert, key, cert
+
+
+@pytest.mark.parametrize("client", BACKENDS)
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("openssl req -x509", ""),
+        ("openssl req -x509, elliptic", ""),
+        ("Ed25519", ""),
+        ("Ed25519 CA", ""),
+        ("anchor for servers", ""),
+        ("signed", ""),
+        ("by one below", ""),
+        ("no name", "subjectAltName"),
+        ("another's name", "'127.0.0.1' doesn't match"),
+        ("expired", "no longer valid"),
+        ("signed, expired", "no longer valid"),
+        ("not valid yet", "not valid yet"),
+        ("by no authority", "invalid CA certificate"),
+        ("by another authority", "signature failure|unable to get local issuer"),
+    ],
+)
+async def test_kinds_of_certificates(
+    client: str, kind: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both libraries accept the same ones, and say the same of the others."""
+    cert, key, trusted = _kinds(kind)
+    shown = tls.ServerTls(cert, key, "some.pem")
+    monkeypatch.setattr(listener, "load_server_tls", lambda *_: shown)
+    async with serving("aioquic") as gateway:
+        if not why:
+            _, connection = await gateway.connect(client, tls=ClientTls(trusted))
+            await connection.close()
+            return
+        with pytest.raises(ConnectionFailed, match=f"not accepted.*({why})"):
+            await gateway.connect(client, tls=ClientTls(trusted))
+
+
+@pytest.mark.parametrize("kind", ["anchor for clients", "signed for clients"])
+async def test_a_certificate_that_is_not_for_servers(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What qh3 refuses for a reason is not let in by aioquic, which has no such rule."""
+    cert, key, trusted = _kinds(kind)
+    shown = tls.ServerTls(cert, key, "some.pem")
+    monkeypatch.setattr(listener, "load_server_tls", lambda *_: shown)
+    async with serving("aioquic") as gateway:
+        with pytest.raises(ConnectionFailed, match="not for a server"):
+            await gateway.connect("qh3", tls=ClientTls(trusted))
+
+
+async def test_a_server_without_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good certificate, shown by one who does not have the private key."""
+    cert, _, trusted = _kinds("openssl req -x509, elliptic")
+    _, key = generate_certificate()
+    monkeypatch.setattr(listener, "load_server_tls", lambda *_: tls.ServerTls(cert, key, "s.pem"))
+    async with serving("aioquic") as gateway:
+        with pytest.raises(ConnectionFailed, match=r"not accepted|closed the handshake"):
+            await gateway.connect("qh3", tls=ClientTls(trusted))
 
 
 def test_a_listener_names_the_file(tmp_path: Path) -> None:
