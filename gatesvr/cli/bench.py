@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..load.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
 from ..load.threshold import METRICS, Threshold
 from .options import ADDRESS, DURATION, transport_option
-from .terminal import escape_control
+from .terminal import echo, escape_control, to_json
 
 if TYPE_CHECKING:
     from ..load.report import Report
@@ -69,7 +69,7 @@ def _print_list(ctx: click.Context, param: click.Parameter, is_asked: bool) -> N
     if is_asked:
         width = max(map(len, SCENARIOS))
         for name, scenario in SCENARIOS.items():
-            click.echo(f"{name:<{width}}  {scenario.summary}")
+            echo(f"{name:<{width}}  {scenario.summary}")
         ctx.exit()
 
 
@@ -326,12 +326,12 @@ def _progress(*, is_shown: bool) -> Iterator[Progress]:
 def _write(report: Report, json_file: str | None, plot_file: str | None, *, is_quiet: bool) -> None:
     plan = report.result.plan
     if not is_quiet and json_file != "-":
-        click.echo("\n".join(map(escape_control, report.as_text().splitlines())))
+        echo("\n".join(map(escape_control, report.as_text().splitlines())))
     if json_file:
-        text = json.dumps(report.as_object(), indent=2, ensure_ascii=False)
         if json_file == "-":
-            click.echo(text)
+            echo(to_json(report.as_object(), indent=2))
         else:
+            text = json.dumps(report.as_object(), indent=2, ensure_ascii=False)
             try:
                 with open(json_file, "w", encoding="utf-8") as file:
                     file.write(text + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from .loop import run
 from .options import PAIR, Target, target_options
-from .terminal import escape_control, show_data, style
+from .terminal import echo, escape_control, show_data, style, to_json
 
 if TYPE_CHECKING:
     from ..client import Answer
@@ -37,12 +36,12 @@ def command(
     """
     answer, timing = run(_call(target, action, data.encode("utf-8", "surrogateescape"), params))
     if as_json:
-        click.echo(json.dumps(_as_object(answer, timing), ensure_ascii=False, indent=2))
+        echo(to_json(_as_object(answer, timing), indent=2))
     elif answer.data:
         show_data(answer.data)
     if answer.code == 200:
         return 0
-    click.echo(
+    echo(
         style(
             f"gatesvr: {action}: {answer.code} {escape_control(answer.message)}", fg="red", err=True
         ),

@@ -21,7 +21,7 @@ from ..observe.log import configure
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
 from .state import StateFile
-from .terminal import escape_control, style
+from .terminal import echo, escape_control, style
 
 if TYPE_CHECKING:
     from ..client import Client, Lost
@@ -113,7 +113,7 @@ class _Screen:
         """Ask for a line, where a person sits at both ends."""
         self._is_prompting = sys.stdin.isatty() and sys.stdout.isatty()
         if self._is_prompting:
-            click.echo("> ", nl=False)
+            echo("> ", nl=False)
 
     def end_prompt(self) -> None:
         """Take note that the line is there."""
@@ -132,9 +132,9 @@ class _Screen:
         lines, self._lines = self._lines, []
         was_prompting = self._is_prompting and bool(lines)
         if was_prompting:
-            click.echo("\r", nl=False)
+            echo("\r", nl=False)
         for _, text in sorted(lines, key=lambda line: line[0]):
-            click.echo(text)
+            echo(text)
         if was_prompting:
             self.prompt()
 
@@ -172,9 +172,7 @@ async def _talk(
         stack.push_async_callback(client.close)
         if is_terminal:
             how = "back in the session" if client.session_id == before else "logged in"
-            click.echo(
-                f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help"
-            )
+            echo(f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help")
         pushes = asyncio.create_task(_show_pushes(client, screen))
         lines = _read_lines()
         try:
@@ -217,13 +215,13 @@ async def _do(client: Client, line: str, screen: _Screen) -> bool:
     if not line or line.startswith("#"):
         return True
     if line in ("help", "?"):
-        click.echo(HELP)
+        echo(HELP)
         return True
     try:
         action, params, data = parse_line(line)
         answer = await client.request(action, data, params)
     except (ValueError, RequestFailed, SessionLost) as error:
-        click.echo(style(escape_control(str(error)), fg="red"))
+        echo(style(escape_control(str(error)), fg="red"))
         return False
     color = "green" if answer.code == 200 else "red"
     text = f"{style(str(answer.code), fg=color)} {escape_control(answer.message)}".rstrip()
@@ -244,7 +242,7 @@ async def _show_pushes(client: Client, screen: _Screen) -> None:
         except (NotifyOverflow, SessionLost) as error:
             if isinstance(error, SessionLost) and error.is_final:
                 raise
-            click.echo(style(escape_control(str(error)), fg="yellow"))
+            echo(style(escape_control(str(error)), fg="yellow"))
 
 
 def _lost_text(lost: Lost) -> str:

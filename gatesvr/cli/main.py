@@ -8,6 +8,7 @@ threshold.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ from typing import NoReturn
 import click
 
 from ..errors import ConfigError, GatesvrError
-from .terminal import escape_control
+from ..observe.log import LogHandler, keys
+from .terminal import OutputLost, echo, escape_control, open_streams
 
 __all__ = ["commands", "main"]
+
+logger = logging.getLogger("gatesvr.cli")
 
 _COMMANDS = {
     "serve": "Run the gateway.",
@@ -66,6 +70,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(args: Sequence[str] | None) -> int:
+    # First of all: what is opened next must not become one of them.
+    open_streams()
     # gRPC writes to standard error by itself, at whose connections end for one; our log tells that.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
@@ -75,19 +81,22 @@ def _run(args: Sequence[str] | None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 1
+    except OutputLost as error:
+        if not error.is_unread:  # `| head` has what it wanted
+            _say(f"cannot write to standard output: {error.strerror}")
+        return 1
     except ConfigError as error:
-        _say(error)
+        _say(str(error) or type(error).__name__)
         return 2
     except GatesvrError as error:
-        _say(error)
-        return 1
-    except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nobody is left to tell.
-        sys.stderr.close()
+        _say(str(error) or type(error).__name__)
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _say(error: GatesvrError) -> None:
-    text = str(error) or type(error).__name__
-    click.echo(f"gatesvr: {escape_control(' '.join(text.splitlines()))}", err=True)
+def _say(text: str) -> None:
+    for handler in logging.getLogger("gatesvr").handlers:
+        if isinstance(handler, LogHandler) and handler.style == "json":
+            logger.error("command_failed", extra=keys(error=text))
+            return
+    echo(f"gatesvr: {escape_control(' '.join(text.splitlines()))}", err=True)

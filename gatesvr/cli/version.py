@@ -8,6 +8,8 @@ from importlib import metadata
 
 import click
 
+from .terminal import echo
+
 __all__ = ["command", "core", "version_of"]
 
 
@@ -43,4 +45,4 @@ def command() -> None:
     }
     width = max(map(len, lines))
     for name, value in lines.items():
-        click.echo(f"{name:<{width}}  {value}")
+        echo(f"{name:<{width}}  {value}")
