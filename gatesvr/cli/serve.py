@@ -77,7 +77,7 @@ def command(
     stats: float | None,
     loop: str,
     **flags: Any,
-) -> None:
+) -> int:
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH_WORKERS=8), --set,
@@ -87,7 +87,7 @@ def command(
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
     if demo:
         sets = ("session.base_resume=true", *sets)
-    run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
+    return run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
 
 
 async def _serve(
@@ -98,7 +98,7 @@ async def _serve(
     *,
     demo: bool,
     stats: float | None,
-) -> None:
+) -> int:
     from ..config import load
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
@@ -125,7 +125,11 @@ async def _serve(
     out = ServerOutput()
     gateway: Gateway | None = None
 
+    is_hurried = False
+
     def hurry() -> None:
+        nonlocal is_hurried
+        is_hurried = True
         if gateway is not None:
             gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
@@ -146,7 +150,7 @@ async def _serve(
         gateway = await stack.enter_async_context(Gateway(config))
         spare_collector()
         pushes_to.append(gateway.grpc_address)
-        log.release()
+        log.release_held()
         endpoints = {
             name: ", ".join(endpoint.address for endpoint in group)
             for name, group in config.upstream.services.items()
@@ -160,6 +164,7 @@ async def _serve(
             logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
         else:
             log.say("stopping (once more Ctrl-C: at once)")
+    return 1 if is_hurried else 0
 
 
 async def _print_stats(

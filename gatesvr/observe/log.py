@@ -52,7 +52,7 @@ def configure(
         level: Lowest level written.
         style: How a line looks.
         stream: Write to it, at once, instead.
-        is_held: Keep events below warning back until LogHandler.release().
+        is_held: Keep events below warning back until LogHandler.release_held().
 
     Returns:
         The handler, None with stream.
@@ -79,7 +79,7 @@ class LogHandler(logging.Handler):
 
     Args:
         style: How a line looks.
-        is_held: Keep events below warning back until release(), or until a worse one comes.
+        is_held: Keep events below warning back until release_held(), or until a worse one comes.
         descriptor: What to write to.
     """
 
@@ -106,7 +106,7 @@ class LogHandler(logging.Handler):
             if record.levelno < logging.WARNING and len(self._held) < MAX_HELD:
                 self._held.append(record)
                 return
-            self.release()
+            self.release_held()
         if self._writer.is_full:
             self._writer.drop()
             return
@@ -121,7 +121,7 @@ class LogHandler(logging.Handler):
         """Write a line that is no event."""
         self._writer.put(f"{line}\n".encode(self._encoding, "backslashreplace"))
 
-    def release(self) -> None:
+    def release_held(self) -> None:
         """Write the events that were kept back, and keep none back any more."""
         held, self._held = self._held, None
         for record in held or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import stat
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from gatesvr.cli import banner, main
+from gatesvr.cli import banner, main, options
 from gatesvr.cli.client import parse_line
 from gatesvr.cli.terminal import escape_control, style
 from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_tls
@@ -175,6 +176,15 @@ def test_call_line_needs_nothing_added(
     assert banner.call_line(address, tls).endswith(expected)
     hello = expected.replace("--data hello", "--json")
     assert banner.call_line(address, tls, "hello").endswith(hello)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, ImportError])
+def test_user_without_a_name(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_user() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", no_user)
+    assert options._default_openid().startswith("nobody-")
 
 
 def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,11 @@ import json
 import signal
 import stat
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from .process import DEADLINE_S, FREE_PORTS, gatesvr, serving, start
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 async def test_call_line_of_the_banner_echoes(backend: str, tmp_path: Path) -> None:
@@ -108,6 +105,20 @@ async def test_own_certificate(tmp_path: Path) -> None:
             assert "certificate" in result.err
 
 
+async def test_certificate_that_cannot_be_kept(backend: str) -> None:
+    """As for a container's user without a home: it serves, and says how it can be called."""
+    nowhere = Path("/dev/null")
+    async with serving(nowhere, "serve", "--demo", "--transport", backend, *FREE_PORTS) as server:
+        assert "in memory (development)" in server.banner
+        assert server.call[-1] == "--insecure"
+        for client in ("aioquic", "qh3"):
+            result = await gatesvr(nowhere, *server.call, "--transport", client)
+            assert (result.code, result.out) == (0, "hello\n")
+        result = await server.stop()
+        assert result.code == 0
+        assert result.err.count("certificate_in_memory") == 1
+
+
 async def test_services_of_their_own_process(tmp_path: Path) -> None:
     async with serving(
         tmp_path, "upstream", "all", "--bind", "127.0.0.1:0", until="zone"
@@ -135,8 +146,14 @@ async def test_stats_and_sigterm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
-    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+async def test_second_signal_closes_connections_and_ends(
+    backend: str, tmp_path: Path, number: int
+) -> None:
+    flags = ("--transport", backend, *FREE_PORTS)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *flags) as server,
+    ):
         # A request that runs keeps an orderly stop waiting for it.
         call = await start(tmp_path, "client", "--server", server.address("clients"))
         try:
@@ -147,9 +164,13 @@ async def test_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
             assert await call.stdout.readline() == b"200\n"
             server.process.send_signal(number)
             assert server.process.stderr is not None
-            while b"stopping" not in await server.process.stderr.readline():
-                pass
+            while b"stopping" not in (line := await server.process.stderr.readline()):
+                assert line
             server.process.send_signal(number)
+            # It was told, not left to find out.
+            assert call.stderr is not None
+            while b"4503" not in (line := await call.stderr.readline()):
+                assert line
             assert (await server.stop(0)).code == 1
         finally:
             call.kill()
