@@ -91,6 +91,11 @@ def _run(args: Sequence[str] | None) -> int:
     except GatesvrError as error:
         _say(str(error) or type(error).__name__)
         return 1
+    except ImportError as error:
+        if error.name != "gatesvr._core":
+            raise
+        _say(str(error))
+        return 1
     return code if isinstance(code, int) else 0
 
 

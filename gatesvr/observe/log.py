@@ -1,6 +1,6 @@
 """Log set-up: one logger a layer (``gatesvr.transport`` ...), one line an event, keys and no prose.
 
-An event is logged as ``logger.info("session_closed", extra=keys(session=..., reason=...))``: the
+An event is logged as ``logger.info("session_ended", extra=keys(session=..., reason=...))``: the
 message is the event's name, what belongs to it are keys. Text from outside is escaped and cut.
 
 A line is made where it is logged and written by a thread (LineWriter): a log that nobody reads

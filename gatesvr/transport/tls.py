@@ -1,9 +1,9 @@
 """Certificates: what the gateway shows, what a client accepts.
 
 Without ``--cert`` the gateway shows a self-signed *development certificate* that it keeps in the
-user's state folder, and clients of a loopback server verify against the same file. Where nothing can
-be kept, as for a user without a home, the gateway makes one in memory, which clients can only accept
-unseen (``--insecure``).
+user's state folder, and clients of a loopback server verify against the same file. Where nothing
+can be kept, as for a user without a home, the gateway makes one in memory, which clients can only
+accept unseen (``--insecure``).
 """
 
 from __future__ import annotations
