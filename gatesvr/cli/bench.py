@@ -209,6 +209,9 @@ def command(
     Sampler({} if pid is None else {"gateway": pid})
     if plot_file:
         check_plot(plot_file)
+        _check_writable(plot_file, "--plot")
+    if json_file and json_file != "-":
+        _check_writable(json_file, "--json")
     with _progress(is_shown=not quiet and sys.stderr.isatty()) as progress:
         if own:
             result = _run_own(plan, gateway_transport, sets, progress)
@@ -284,6 +287,23 @@ def _check(
         if not plan.kind.is_timed and threshold.metric not in ("errors", "rss"):
             raise click.UsageError(f"--threshold {threshold.text}: {plan.scenario} has none")
     raise_file_limit(-(-plan.clients // plan.processes))
+
+
+def _check_writable(file: str, option: str) -> None:
+    """Refuse a file that the report could not be written to, and leave it alone.
+
+    Raises:
+        ConfigError: It cannot be made, or is not to be written.
+    """
+    folder = os.path.dirname(file) or "."
+    if os.path.exists(file):
+        is_writable = not os.path.isdir(file) and os.access(file, os.W_OK)
+    else:
+        if not os.path.isdir(folder):
+            raise ConfigError(f"cannot write {file}: there is no folder {folder}", source=option)
+        is_writable = os.access(folder, os.W_OK | os.X_OK)
+    if not is_writable:
+        raise ConfigError(f"cannot write {file}", source=option)
 
 
 def _run_own(

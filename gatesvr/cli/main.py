@@ -55,10 +55,26 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from .version import version_of
+
+        echo(f"gatesvr {version_of('gatesvr')}")
+        ctx.exit()
+
+
 @click.command(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="See `gatesvr COMMAND --help`. Try it: gatesvr serve --demo",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version, and end.",
 )
 def commands() -> None:
     """A session gateway: QUIC clients in front, gRPC services behind."""

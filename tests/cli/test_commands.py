@@ -13,6 +13,7 @@ from cryptography import x509
 from gatesvr.cli import banner, main, options
 from gatesvr.cli.client import parse_line
 from gatesvr.cli.terminal import escape_control, style
+from gatesvr.demo import services
 from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_tls
 
 if TYPE_CHECKING:
@@ -43,6 +44,30 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     names = [line.split()[0] for line in out.splitlines()]
     assert names == ["gatesvr", "python", "aioquic", "qh3", "grpcio", "uvloop", "core"]
     assert "queue, codec" in out
+
+
+def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--version")
+    assert (code, out.split()[0], len(out.split())) == (0, "gatesvr", 2)
+
+
+def test_help_of_call_lists_the_demos_actions(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "call", "--help")
+    for service in services("127.0.0.1:1").values():
+        for action in service._handlers:
+            assert action in out
+
+
+def test_bench_refuses_reports_that_it_could_not_write(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    nowhere = str(tmp_path / "none" / "report")
+    for option, file in (("--plot", f"{nowhere}.svg"), ("--json", nowhere)):
+        code, out, err = run(capsys, "bench", "echo", option, str(file), "--server", "[::1]:1")
+        assert (code, out) == (2, "")
+        assert option in err
+        assert "cannot write" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

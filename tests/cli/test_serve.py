@@ -42,6 +42,19 @@ async def test_call_says_all_and_ends_as_it_went(tmp_path: Path) -> None:
         assert result.err.count("\n") == 1
 
 
+async def test_call_sends_files_standard_input_and_headers(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.write_bytes(b"\x00from a file\n")
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        call = ("call", "echo", "--server", server.address("clients"), "--header", "a=b")
+        result = await gatesvr(tmp_path, *call, "--header", "c=d", "--data", f"@{file}")
+        assert (result.code, result.out) == (0, "\x00from a file\n\n")
+        result = await gatesvr(tmp_path, *call, "--data", "-", stdin="piped")
+        assert (result.code, result.out) == (0, "piped\n")
+        result = await gatesvr(tmp_path, *call, *("--header", "long=" + "x" * 9_000))
+        assert (result.code, result.err) == (1, "gatesvr: 400: headers above 8192 bytes\n")
+
+
 async def test_client_reads_a_pipe(tmp_path: Path) -> None:
     async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
         target = ("--server", server.address("clients"))
