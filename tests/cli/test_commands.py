@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import stat
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -15,9 +15,6 @@ from gatesvr.cli.client import parse_line
 from gatesvr.cli.terminal import escape_control, style
 from gatesvr.demo import services
 from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_tls
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -51,11 +48,13 @@ def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, out.split()[0], len(out.split())) == (0, "gatesvr", 2)
 
 
-def test_help_of_call_lists_the_demos_actions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_readme_list_the_demos_actions(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "call", "--help")
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     for service in services("127.0.0.1:1").values():
         for action in service._handlers:
             assert action in out
+            assert f"`{action}`" in readme
 
 
 def test_bench_refuses_reports_that_it_could_not_write(
