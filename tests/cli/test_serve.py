@@ -162,7 +162,7 @@ async def test_stats_and_sigterm(tmp_path: Path) -> None:
 async def test_second_signal_closes_connections_and_ends(
     backend: str, tmp_path: Path, number: int
 ) -> None:
-    flags = ("--transport", backend, *FREE_PORTS)
+    flags = ("--transport", backend, "--stats", "20ms", *FREE_PORTS)
     async with (
         asyncio.timeout(DEADLINE_S),
         serving(tmp_path, "serve", "--demo", *flags) as server,
@@ -175,6 +175,7 @@ async def test_second_signal_closes_connections_and_ends(
             call.stdin.write(b"echo -- in\nslow ms=20000\n")
             await call.stdin.drain()
             assert await call.stdout.readline() == b"200\n"
+            await server.read_until("upstream.calls=3")
             server.process.send_signal(number)
             assert server.process.stderr is not None
             while b"stopping" not in (line := await server.process.stderr.readline()):
@@ -188,6 +189,50 @@ async def test_second_signal_closes_connections_and_ends(
         finally:
             call.kill()
             await call.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_interrupted_call_ends_its_session(backend: str, tmp_path: Path, number: int) -> None:
+    flags = ("--stats", "20ms", "--transport", backend, *FREE_PORTS)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *flags) as server,
+    ):
+        target = ("--server", server.address("clients"), "--transport", backend)
+        call = await start(tmp_path, "call", "slow", "--param", "ms=20000", *target)
+        try:
+            await server.read_until("upstream.calls=2")
+            call.send_signal(number)
+            out, err = await call.communicate()
+            assert (call.returncode, out, err.strip()) == (1, b"", b"")
+            await server.read_until("session.stopped=1")
+        finally:
+            if call.returncode is None:
+                call.kill()
+                await call.communicate()
+
+
+async def test_second_interrupt_of_a_client_ends_it(tmp_path: Path) -> None:
+    """The gateway hangs, so the first one waits for its answer to STOP."""
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server,
+    ):
+        client = await start(tmp_path, "client", "--server", server.address("clients"))
+        try:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(b"echo\n")
+            assert await client.stdout.readline() == b"200\n"
+            server.process.send_signal(signal.SIGSTOP)
+            client.send_signal(signal.SIGINT)
+            client.send_signal(signal.SIGTERM)
+            assert await client.wait() == 1
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+            if client.returncode is None:
+                client.kill()
+            await client.communicate()
 
 
 async def test_client_goes_on_with_the_session_in_its_file(tmp_path: Path) -> None:
