@@ -206,6 +206,7 @@ async def test_interrupted_call_ends_its_session(backend: str, tmp_path: Path, n
             out, err = await call.communicate()
             assert (call.returncode, out, err.strip()) == (1, b"", b"")
             await server.read_until("session.stopped=1")
+            await server.stop(signal.SIGKILL)  # its service would take its 20 s
         finally:
             if call.returncode is None:
                 call.kill()
