@@ -192,13 +192,13 @@ async def test_second_signal_closes_connections_and_ends(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_interrupted_call_ends_its_session(backend: str, tmp_path: Path, number: int) -> None:
-    flags = ("--stats", "20ms", "--transport", backend, *FREE_PORTS)
+async def test_interrupted_call_ends_its_session(tmp_path: Path, number: int) -> None:
+    flags = ("--stats", "20ms", *FREE_PORTS)
     async with (
         asyncio.timeout(DEADLINE_S),
         serving(tmp_path, "serve", "--demo", *flags) as server,
     ):
-        target = ("--server", server.address("clients"), "--transport", backend)
+        target = ("--server", server.address("clients"))
         call = await start(tmp_path, "call", "slow", "--param", "ms=20000", *target)
         try:
             await server.read_until("upstream.calls=2")
