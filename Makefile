@@ -2,9 +2,11 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
+PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 BASE ?= HEAD
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
@@ -18,7 +20,7 @@ help: ## List the targets
 
 install: $(STAMP) ## Build .venv with the package, its extras and its compiled core
 
-serve: install ## Run a gateway with demo services behind it
+serve: $(RUNTIME) ## Run a gateway with demo services behind it
 	@exec $(BIN)/gatesvr serve --demo $(ARGS)
 
 test: install ## Run the tests
@@ -67,7 +69,8 @@ clean: ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
 
-$(STAMP): $(BUILD_INPUTS)
+# What it takes to run: the package, compiled, and what it depends on.
+$(RUNTIME): $(BUILD_INPUTS)
 	@for python in $(PYTHONS); do \
 	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	  then found=$$python; break; fi; \
@@ -77,5 +80,12 @@ $(STAMP): $(BUILD_INPUTS)
 	  exit 1; \
 	fi; \
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,bench,dev]'
+	@echo "installing GateSvr into $(VENV): its dependencies, then its core is compiled (under a minute)"
+	$(PIP) --editable '.[fast]'
+	@touch $@
+
+# And to work on it. The package is installed already: of its own name only the extras are left.
+$(STAMP): $(RUNTIME)
+	@echo "installing what tests, benchmarks and linters need into $(VENV)"
+	$(PIP) 'gatesvr[bench,dev]'
 	@touch $@

@@ -131,7 +131,7 @@ class Gateway(LocalPushApi):
 
     @property
     def certificate(self) -> str:
-        """The file with the certificate that clients see."""
+        """The file with the certificate that clients see; empty where it is in memory only."""
         return self.listener.tls.path
 
     def stats(self) -> dict[str, dict[str, int | float]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,10 +46,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    """Undo what a command under test did to the package's logger."""
-    logger = logging.getLogger("gatesvr")
+    """Undo what a command under test did to the package's logger, and to all others."""
+    logger, root = logging.getLogger("gatesvr"), logging.getLogger()
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    others, hooks = root.handlers[:], (sys.unraisablehook, threading.excepthook)
     yield
     logger.handlers[:] = handlers
+    root.handlers[:] = others
+    sys.unraisablehook, threading.excepthook = hooks
+    logging.captureWarnings(False)
     logger.setLevel(level)
     logger.propagate = propagate

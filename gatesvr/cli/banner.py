@@ -32,7 +32,9 @@ def banner(
         is_demo: Whether the demo services are behind it, which answer `echo`.
     """
     tls = gateway.listener.tls
-    certificate = tls.path + (" (development)" if tls.is_development else "")
+    certificate = f"{tls.path} (development)" if tls.is_development else tls.path
+    if not tls.path:
+        certificate = "in memory (development): clients need --insecure"
     backend = f"{gateway.backend} {version_of(gateway.backend)}"
     lines = {
         "clients": f"{gateway.address} (UDP, QUIC by {backend})",
@@ -62,7 +64,7 @@ def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") ->
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
     trust: list[str] = []
-    name = _certified_name(host, tls.cert_pem)
+    name = _certified_name(host, tls.cert_pem) if tls.path else None
     if name is None:
         trust = ["--insecure"]
     else:

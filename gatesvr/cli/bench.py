@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..load.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
 from ..load.threshold import METRICS, Threshold
 from .options import ADDRESS, DURATION, transport_option
-from .terminal import escape_control
+from .terminal import echo, escape_control, to_json
 
 if TYPE_CHECKING:
     from ..load.report import Report
@@ -69,7 +69,7 @@ def _print_list(ctx: click.Context, param: click.Parameter, is_asked: bool) -> N
     if is_asked:
         width = max(map(len, SCENARIOS))
         for name, scenario in SCENARIOS.items():
-            click.echo(f"{name:<{width}}  {scenario.summary}")
+            echo(f"{name:<{width}}  {scenario.summary}")
         ctx.exit()
 
 
@@ -209,6 +209,9 @@ def command(
     Sampler({} if pid is None else {"gateway": pid})
     if plot_file:
         check_plot(plot_file)
+        _check_writable(plot_file, "--plot")
+    if json_file and json_file != "-":
+        _check_writable(json_file, "--json")
     with _progress(is_shown=not quiet and sys.stderr.isatty()) as progress:
         if own:
             result = _run_own(plan, gateway_transport, sets, progress)
@@ -286,6 +289,23 @@ def _check(
     raise_file_limit(-(-plan.clients // plan.processes))
 
 
+def _check_writable(file: str, option: str) -> None:
+    """Refuse a file that the report could not be written to, and leave it alone.
+
+    Raises:
+        ConfigError: It cannot be made, or is not to be written.
+    """
+    folder = os.path.dirname(file) or "."
+    if os.path.exists(file):
+        is_writable = not os.path.isdir(file) and os.access(file, os.W_OK)
+    else:
+        if not os.path.isdir(folder):
+            raise ConfigError(f"cannot write {file}: there is no folder {folder}", source=option)
+        is_writable = os.access(folder, os.W_OK | os.X_OK)
+    if not is_writable:
+        raise ConfigError(f"cannot write {file}", source=option)
+
+
 def _run_own(
     plan: Plan, gateway_transport: str | None, sets: tuple[str, ...], progress: Progress
 ) -> Result:
@@ -326,12 +346,12 @@ def _progress(*, is_shown: bool) -> Iterator[Progress]:
 def _write(report: Report, json_file: str | None, plot_file: str | None, *, is_quiet: bool) -> None:
     plan = report.result.plan
     if not is_quiet and json_file != "-":
-        click.echo("\n".join(map(escape_control, report.as_text().splitlines())))
+        echo("\n".join(map(escape_control, report.as_text().splitlines())))
     if json_file:
-        text = json.dumps(report.as_object(), indent=2, ensure_ascii=False)
         if json_file == "-":
-            click.echo(text)
+            echo(to_json(report.as_object(), indent=2))
         else:
+            text = json.dumps(report.as_object(), indent=2, ensure_ascii=False)
             try:
                 with open(json_file, "w", encoding="utf-8") as file:
                     file.write(text + "\n")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..demo.actions import ACTIONS
+from ..errors import ConfigError
 from .loop import run
 from .options import PAIR, Target, target_options
-from .terminal import escape_control, show_data, style
+from .terminal import echo, escape_control, show_data, style, to_json
 
 if TYPE_CHECKING:
     from ..client import Answer
@@ -19,30 +20,50 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+# A line that is \b alone keeps click from filling what follows.
+_EPILOG = "\b\nActions of the demo services (serve --demo):\n" + "\n".join(
+    f"  {action:<28}  {answer}" for action, answer in ACTIONS.items()
+)
+
+
+@click.command(epilog=_EPILOG)
 @click.argument("action")
-@click.option("--data", default="", help="The request's data, text.")
+@click.option(
+    "--data",
+    default="",
+    metavar="TEXT|@FILE|-",
+    help="The request's data: text, what a file holds, or standard input.",
+)
+@click.option(
+    "--header", "headers", type=PAIR, multiple=True, help="A header of the request; repeatable."
+)
 @click.option(
     "--param", "params", type=PAIR, multiple=True, help="A parameter of the request; repeatable."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as a JSON object.")
 @target_options
 def command(
-    target: Target, action: str, data: str, params: tuple[tuple[str, str], ...], as_json: bool
+    target: Target,
+    action: str,
+    data: str,
+    headers: tuple[tuple[str, str], ...],
+    params: tuple[tuple[str, str], ...],
+    as_json: bool,
 ) -> int:
     """Log in, send one request, print its answer.
 
     Prints the answer's data, or with --json all of it. Ends with 1 where there is no answer, or
     none of code 200.
     """
-    answer, timing = run(_call(target, action, data.encode("utf-8", "surrogateescape"), params))
+    content = _read(data)
+    answer, timing = run(_call(target, action, content, dict(params), dict(headers)))
     if as_json:
-        click.echo(json.dumps(_as_object(answer, timing), ensure_ascii=False, indent=2))
+        echo(to_json(_as_object(answer, timing), indent=2))
     elif answer.data:
         show_data(answer.data)
     if answer.code == 200:
         return 0
-    click.echo(
+    echo(
         style(
             f"gatesvr: {action}: {answer.code} {escape_control(answer.message)}", fg="red", err=True
         ),
@@ -51,15 +72,37 @@ def command(
     return 1
 
 
+def _read(data: str) -> bytes:
+    """Return what --data says.
+
+    Raises:
+        ConfigError: A file that cannot be read.
+    """
+    if data != "-" and not data.startswith("@"):
+        return data.encode("utf-8", "surrogateescape")
+    try:
+        # Descriptor 0, not sys.stdin: the bytes are wanted as they are.
+        with open(0 if data == "-" else data[1:], "rb", closefd=data != "-") as file:
+            return file.read()
+    except OSError as error:
+        name = "standard input" if data == "-" else data[1:]
+        raise ConfigError(
+            f"cannot read {name}: {error.strerror or error}", source="--data"
+        ) from None
+
+
 async def _call(
-    target: Target, action: str, data: bytes, params: tuple[tuple[str, str], ...]
+    target: Target, action: str, data: bytes, params: dict[str, str], headers: dict[str, str]
 ) -> tuple[Answer, dict[str, float]]:
     """Return the answer and how long, in ms, the login and the request took."""
     client = target.client()
     began = time.perf_counter()
     async with client:
         logged_in = time.perf_counter()
-        answer = await client.request(action, data, dict(params))
+        try:
+            answer = await client.request(action, data, params, headers)
+        except ValueError as error:  # none that the protocol can carry
+            raise click.UsageError(str(error)) from None
         answered = time.perf_counter()
     return answer, {
         "login_ms": round((logged_in - began) * 1e3, 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import sys
@@ -17,11 +18,11 @@ import click
 from click.core import ParameterSource
 
 from ..errors import ConfigError, NotifyOverflow, RequestFailed, SessionLost
-from ..observe.log import configure
+from ..observe.log import configure, format_keys
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
 from .state import StateFile
-from .terminal import escape_control, style
+from .terminal import echo, escape_control, style
 
 if TYPE_CHECKING:
     from ..client import Client, Lost
@@ -34,6 +35,13 @@ ACTION [KEY=VALUE ...] [-- DATA]   send a request, for example: calculate op=add
 help                               this text
 quit                               log out (also the end of the input)\
 """
+_LAST = ("quit", "exit")
+_WORDS = {
+    "reconnecting": "the connection is lost ({why}), trying again in {pause_s:.1f} s",
+    "reconnected": "connected again",
+    "leaving": "the gateway asks to come back later ({why})",
+}
+"""What a log event is to a person."""
 _RECONNECT_TIMEOUT_S = 600.0
 _MAX_LINES = 64
 """Lines read ahead of the one that waits for its answer."""
@@ -107,17 +115,6 @@ class _Screen:
     def __init__(self) -> None:
         self._lines: list[tuple[int, str]] = []
         self._is_due = False
-        self._is_prompting = False
-
-    def prompt(self) -> None:
-        """Ask for a line, where a person sits at both ends."""
-        self._is_prompting = sys.stdin.isatty() and sys.stdout.isatty()
-        if self._is_prompting:
-            click.echo("> ", nl=False)
-
-    def end_prompt(self) -> None:
-        """Take note that the line is there."""
-        self._is_prompting = False
 
     def show(self, server_seq: int, text: str) -> None:
         """Print text in its place."""
@@ -130,13 +127,23 @@ class _Screen:
         """Print what waits."""
         self._is_due = False
         lines, self._lines = self._lines, []
-        was_prompting = self._is_prompting and bool(lines)
-        if was_prompting:
-            click.echo("\r", nl=False)
         for _, text in sorted(lines, key=lambda line: line[0]):
-            click.echo(text)
-        if was_prompting:
-            self.prompt()
+            echo(text)
+
+
+class _Notes(logging.Handler):
+    """Shows a person at a terminal what the client's log says, in words."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        values = getattr(record, "keys", {})
+        words = _WORDS.get(record.msg)
+        if words is not None:
+            text = words.format_map(values)
+        elif record.levelno >= logging.WARNING:
+            text = f"{record.msg} {format_keys(values)}"
+        else:
+            return
+        echo(style(escape_control(text), dim=True))
 
 
 async def _talk(
@@ -145,7 +152,7 @@ async def _talk(
     resume: bytes = b"",
     on_state: Callable[[bytes], None] | None = None,
 ) -> int:
-    is_terminal = sys.stdin.isatty()
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     stop = stop_event()
     failed = 0
     screen = _Screen()
@@ -153,7 +160,14 @@ async def _talk(
     def show_lost(lost: Lost) -> None:
         screen.show(lost.last_seq, style(_lost_text(lost), fg="yellow"))
 
-    configure()  # the client's logger tells of lost connections
+    # The client's logger tells of lost connections.
+    if is_terminal:
+        logger = logging.getLogger("gatesvr")
+        logger.handlers[:] = [_Notes(logging.INFO)]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    else:
+        configure()
     client = target.client(
         reconnect_timeout=_RECONNECT_TIMEOUT_S, resume=resume, on_state=on_state, on_lost=show_lost
     )
@@ -172,14 +186,16 @@ async def _talk(
         stack.push_async_callback(client.close)
         if is_terminal:
             how = "back in the session" if client.session_id == before else "logged in"
-            click.echo(
-                f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help"
-            )
+            echo(f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help")
+        lines: asyncio.Queue[str | None] = asyncio.Queue(_MAX_LINES)
+        if is_terminal:
+            prompting = asyncio.create_task(_prompt(lines, stop))
+            stack.push_async_callback(_end, prompting)
+        else:
+            _read_lines(lines)
         pushes = asyncio.create_task(_show_pushes(client, screen))
-        lines = _read_lines()
         try:
             while True:
-                screen.prompt()
                 line = asyncio.create_task(lines.get())
                 done, _ = await asyncio.wait(
                     {line, stopped, pushes}, return_when=asyncio.FIRST_COMPLETED
@@ -189,9 +205,8 @@ async def _talk(
                     if pushes in done:
                         await pushes  # the session is over: says why
                     break
-                screen.end_prompt()
                 text = line.result()
-                if text is None or text.strip() in ("quit", "exit"):
+                if text is None or text.strip() in _LAST:
                     break
                 doing = asyncio.create_task(_do(client, text.strip(), screen))
                 await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -199,7 +214,6 @@ async def _talk(
                     doing.cancel()
                     break
                 failed += not doing.result()
-                await asyncio.sleep(0)  # the screen's turn comes before the next prompt
             if not is_terminal and not stop.is_set():
                 await asyncio.wait({stopped, pushes}, timeout=linger)
         finally:
@@ -217,13 +231,13 @@ async def _do(client: Client, line: str, screen: _Screen) -> bool:
     if not line or line.startswith("#"):
         return True
     if line in ("help", "?"):
-        click.echo(HELP)
+        echo(HELP)
         return True
     try:
         action, params, data = parse_line(line)
         answer = await client.request(action, data, params)
     except (ValueError, RequestFailed, SessionLost) as error:
-        click.echo(style(escape_control(str(error)), fg="red"))
+        echo(style(escape_control(str(error)), fg="red"))
         return False
     color = "green" if answer.code == 200 else "red"
     text = f"{style(str(answer.code), fg=color)} {escape_control(answer.message)}".rstrip()
@@ -244,7 +258,7 @@ async def _show_pushes(client: Client, screen: _Screen) -> None:
         except (NotifyOverflow, SessionLost) as error:
             if isinstance(error, SessionLost) and error.is_final:
                 raise
-            click.echo(style(escape_control(str(error)), fg="yellow"))
+            echo(style(escape_control(str(error)), fg="yellow"))
 
 
 def _lost_text(lost: Lost) -> str:
@@ -257,13 +271,43 @@ def _readable(data: bytes) -> str:
     return escape_control(data.decode("utf-8", "backslashreplace"))
 
 
-def _read_lines() -> asyncio.Queue[str | None]:
-    """Return a queue that gets the lines of standard input, None at its end.
+async def _prompt(lines: asyncio.Queue[str | None], stop: asyncio.Event) -> None:
+    """Ask a person for lines, None at the end of them, and keep what is printed off what they type.
+
+    Ctrl-C says stop.
+    """
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.patch_stdout import patch_stdout
+
+    session: PromptSession[str] = PromptSession()
+    with patch_stdout(raw=True):
+        while True:
+            try:
+                line = await session.prompt_async(
+                    "> ", handle_sigint=False, set_exception_handler=False
+                )
+            except EOFError:
+                await lines.put(None)
+                return
+            except KeyboardInterrupt:
+                stop.set()
+                return
+            await lines.put(line)
+            if line.strip() in _LAST:
+                return
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _read_lines(lines: asyncio.Queue[str | None]) -> None:
+    """Put the lines of standard input into a queue, None at its end.
 
     A thread reads them: an event loop cannot wait for a regular file, and would make the terminal
     that standard output shares with it non-blocking.
     """
-    lines: asyncio.Queue[str | None] = asyncio.Queue(_MAX_LINES)
     loop = asyncio.get_running_loop()
 
     def put(line: str | None) -> None:
@@ -284,4 +328,3 @@ def _read_lines() -> asyncio.Queue[str | None]:
             return  # the loop is closed: nobody waits for lines any more
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
-    return lines

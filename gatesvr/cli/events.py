@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from ..observe.events import CHOICE, EventKind
-from ..observe.log import escape, format_keys
+from ..observe.log import escape, format_keys, timestamp
 from .loop import run, stop_event
 from .options import ADDRESS
+from .terminal import echo, to_json
 
 if TYPE_CHECKING:
     from ..observe.events import SessionEvent
@@ -53,7 +52,7 @@ async def _events(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
     gateway = GatewayClient(server)
     try:
         async with gateway.events(kinds) as events:
-            click.echo(f"events of {server}", err=True)
+            echo(f"events of {server}", err=True)
             printing = asyncio.ensure_future(_print(events, as_json))
             stopping = asyncio.ensure_future(stop.wait())
             await asyncio.wait({printing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -63,23 +62,22 @@ async def _events(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
                 await events.close()
             await printing
             if not stop.is_set():
-                click.echo("the gateway stops", err=True)
+                echo("the gateway stops", err=True)
     finally:
         await gateway.close()
 
 
 async def _print(events: GatewayEvents, as_json: bool) -> None:
     async for event in events:
-        click.echo(_as_json(event) if as_json else _as_text(event))
+        echo(_as_json(event) if as_json else _as_text(event))
 
 
 def _as_json(event: SessionEvent) -> str:
-    return json.dumps(dataclasses.asdict(event))
+    return to_json(dataclasses.asdict(event))
 
 
 def _as_text(event: SessionEvent) -> str:
-    """Return ``12:00:01.250 resumed session=… openid=alice generation=2 …``."""
-    seconds, ms = divmod(event.at_ms, 1000)
+    """Return ``2026-01-31T12:00:01.250+01:00 resumed session=… openid=alice generation=2 …``."""
     values: dict[str, str | int] = {}
     if event.kind != EventKind.MISSED:
         values = {
@@ -94,5 +92,4 @@ def _as_text(event: SessionEvent) -> str:
         }
     if event.missed:
         values["missed"] = event.missed
-    at = time.strftime("%H:%M:%S", time.localtime(seconds))
-    return f"{at}.{ms:03} {escape(event.kind)} {format_keys(values)}"
+    return f"{timestamp(event.at_ms / 1000)} {escape(event.kind)} {format_keys(values)}"

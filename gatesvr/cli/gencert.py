@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import ConfigError
+from .terminal import echo
 
 __all__ = ["command"]
 
@@ -58,7 +59,7 @@ def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool)
         raise ConfigError(str(error), field="--name") from None
     _write(key, key_pem, 0o600)
     _write(cert, cert_pem, 0o644)
-    click.echo(f"certificate  {cert}\nkey          {key}")
+    echo(f"certificate  {cert}\nkey          {key}")
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

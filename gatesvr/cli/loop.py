@@ -13,6 +13,10 @@ __all__ = ["run", "spare_collector", "stop_event"]
 
 T = TypeVar("T")
 
+HURRY_S = 0.5
+"""What a second signal allows for closing connections."""
+_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
 
 def run(main: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
     """Run main to its end on a loop of its own.
@@ -20,9 +24,15 @@ def run(main: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
     Args:
         main: The command.
         loop: ``uvloop`` where it is installed, or ``asyncio``.
+
+    Raises:
+        KeyboardInterrupt: A signal ended it.
     """
-    with asyncio.Runner(loop_factory=_factory(loop)) as runner:
-        return runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=_factory(loop)) as runner:
+            return runner.run(_with_signals(main))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def spare_collector() -> None:
@@ -36,19 +46,51 @@ def spare_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def stop_event() -> asyncio.Event:
-    """Return an event that a first Ctrl-C or SIGTERM sets; a second ends the process at once."""
+def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
+    """Return an event that a first Ctrl-C, SIGTERM or SIGHUP sets.
+
+    A second one closes what is open and ends the process HURRY_S later at the latest, with code 1;
+    a third one ends it at once.
+
+    Args:
+        hurry: Closes what is open without waiting for anything; by default every task is cancelled.
+    """
+    loop = asyncio.get_running_loop()
     event = asyncio.Event()
+    is_hurried = False
 
     def stop() -> None:
-        if event.is_set():
-            # What has not stopped by itself by now is what is being stopped: no finally, no flush.
+        nonlocal is_hurried
+        if not event.is_set():
+            event.set()
+            return
+        if is_hurried:
             os._exit(1)
-        event.set()
+        is_hurried = True
+        # What has not stopped by itself by now is what is being stopped: no finally counts on it.
+        loop.call_later(HURRY_S, os._exit, 1)
+        (hurry or _cancel_all)()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
     return event
+
+
+async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
+    """Run main; the signals that end a process cancel it, so that it closes what it has open.
+
+    Ctrl-C does so by itself, see asyncio.Runner; stop_event() takes their place.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    for number in _SIGNALS - {signal.SIGINT}:
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await main
+
+
+def _cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
 
 
 def _factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -8,6 +8,7 @@ threshold.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ from typing import NoReturn
 import click
 
 from ..errors import ConfigError, GatesvrError
-from .terminal import escape_control
+from ..observe.log import LogHandler, keys
+from .terminal import OutputLost, echo, escape_control, open_streams
 
 __all__ = ["commands", "main"]
+
+logger = logging.getLogger("gatesvr.cli")
 
 _COMMANDS = {
     "serve": "Run the gateway.",
@@ -51,10 +55,26 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        from .version import version_of
+
+        echo(f"gatesvr {version_of('gatesvr')}")
+        ctx.exit()
+
+
 @click.command(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="See `gatesvr COMMAND --help`. Try it: gatesvr serve --demo",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version, and end.",
 )
 def commands() -> None:
     """A session gateway: QUIC clients in front, gRPC services behind."""
@@ -66,6 +86,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(args: Sequence[str] | None) -> int:
+    # First of all: what is opened next must not become one of them.
+    open_streams()
     # gRPC writes to standard error by itself, at whose connections end for one; our log tells that.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
@@ -75,19 +97,27 @@ def _run(args: Sequence[str] | None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 1
+    except OutputLost as error:
+        if not error.is_unread:  # `| head` has what it wanted
+            _say(f"cannot write to standard output: {error.strerror}")
+        return 1
     except ConfigError as error:
-        _say(error)
+        _say(str(error) or type(error).__name__)
         return 2
     except GatesvrError as error:
-        _say(error)
+        _say(str(error) or type(error).__name__)
         return 1
-    except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nobody is left to tell.
-        sys.stderr.close()
+    except ImportError as error:
+        if error.name != "gatesvr._core":
+            raise
+        _say(str(error))
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _say(error: GatesvrError) -> None:
-    text = str(error) or type(error).__name__
-    click.echo(f"gatesvr: {escape_control(' '.join(text.splitlines()))}", err=True)
+def _say(text: str) -> None:
+    for handler in logging.getLogger("gatesvr").handlers:
+        if isinstance(handler, LogHandler) and handler.style == "json":
+            logger.error("command_failed", extra=keys(error=text))
+            return
+    echo(f"gatesvr: {escape_control(' '.join(text.splitlines()))}", err=True)

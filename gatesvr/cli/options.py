@@ -179,6 +179,6 @@ def _default_openid() -> str:
     # One of its own each time: a second login of the same openid would end the first one's session.
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):
+    except (OSError, KeyError, ImportError):  # by Python version
         user = "nobody"
     return f"{user}-{os.urandom(3).hex()}"

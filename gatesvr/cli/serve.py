@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
 import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..observe.log import timestamp
 from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR
+from .terminal import ServerOutput
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..gateway import Gateway
+    from ..observe.log import LogHandler
 
 __all__ = ["command"]
+
+logger = logging.getLogger("gatesvr.cli")
 
 
 @click.command()
@@ -69,7 +77,7 @@ def command(
     stats: float | None,
     loop: str,
     **flags: Any,
-) -> None:
+) -> int:
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH_WORKERS=8), --set,
@@ -79,7 +87,7 @@ def command(
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
     if demo:
         sets = ("session.base_resume=true", *sets)
-    run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
+    return run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
 
 
 async def _serve(
@@ -90,10 +98,11 @@ async def _serve(
     *,
     demo: bool,
     stats: float | None,
-) -> None:
+) -> int:
     from ..config import load
-    from ..gateway import Gateway
-    from ..observe.log import configure
+    from ..errors import CloseCode
+    from ..gateway import RECONNECT_AFTER_MS, Gateway
+    from ..observe.log import configure, keys
     from .banner import banner
 
     def configured(**services: str) -> Config:
@@ -111,9 +120,25 @@ async def _serve(
 
     config = configured()
     # Until it serves, what goes wrong is one line of its own.
-    configure("warning", config.log.format)
-    stop = stop_event()
+    log = configure(config.log.level, config.log.format, is_held=True)
+    assert log is not None
+    out = ServerOutput()
+    gateway: Gateway | None = None
+
+    is_hurried = False
+
+    def hurry() -> None:
+        nonlocal is_hurried
+        is_hurried = True
+        if gateway is not None:
+            gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+
+    stop = stop_event(hurry)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, lambda: logger.warning("hangup_ignored")
+    )
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(out.flush)
         pushes_to: list[str] = []
         if demo:
             # The services come first, for the gateway to know their ports; they ask for its own
@@ -125,32 +150,49 @@ async def _serve(
         gateway = await stack.enter_async_context(Gateway(config))
         spare_collector()
         pushes_to.append(gateway.grpc_address)
-        configure(config.log.level, config.log.format)
+        log.release_held()
         endpoints = {
             name: ", ".join(endpoint.address for endpoint in group)
             for name, group in config.upstream.services.items()
         }
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        click.echo(banner(gateway, loop, endpoints, is_demo=demo))
+        out.echo(banner(gateway, loop, endpoints, is_demo=demo))
         if stats:
-            await _print_stats(gateway, stop, stats)
+            await _print_stats(gateway, log, out, stop, stats)
         await stop.wait()
-        click.echo("stopping (once more Ctrl-C: at once)", err=True)
+        if log.style == "json":
+            logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
+        else:
+            log.say("stopping (once more Ctrl-C: at once)")
+    return 1 if is_hurried else 0
 
 
-async def _print_stats(gateway: Gateway, stop: asyncio.Event, interval: float) -> None:
-    """Print the counters that are not 0 until stop is set, one line each time."""
+async def _print_stats(
+    gateway: Gateway, log: LogHandler, out: ServerOutput, stop: asyncio.Event, interval: float
+) -> None:
+    """Print a line of counters each interval until stop is set."""
+    write = _json_stats if log.style == "json" else _text_stats
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), interval)
             return
-        counters = [
-            f"{layer}.{name}={value:g}" if isinstance(value, float) else f"{layer}.{name}={value}"
-            for layer, group in gateway.stats().items()
-            for name, value in group.items()
-            if value
-        ]
-        click.echo(" ".join([time.strftime("%H:%M:%S"), *counters]))
+        out.echo(write({**gateway.stats(), "log": {"dropped": log.dropped}}, time.time()))
+
+
+def _text_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> str:
+    """Return the counters that are not 0."""
+    counters = [
+        f"{layer}.{name}={value:g}" if isinstance(value, float) else f"{layer}.{name}={value}"
+        for layer, group in stats.items()
+        for name, value in group.items()
+        if value
+    ]
+    return " ".join([timestamp(now), *counters])
+
+
+def _json_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> str:
+    """Return all counters, each layer's as an object."""
+    return json.dumps({"at": round(now, 3), "time": timestamp(now), "event": "stats", **stats})
 
 
 def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:

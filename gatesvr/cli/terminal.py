@@ -1,13 +1,89 @@
-"""What is written to a terminal: text from outside made harmless, colours only where they show."""
+"""What is written to a terminal: text from outside made harmless, colours only where they show.
+
+The standard streams are made safe here, once for all commands (``open_streams()``): a descriptor
+that was closed is the null device, a character that the console cannot show is escaped, standard
+error that cannot be written is lost in silence, and standard output that cannot be written raises
+OutputLost once.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import os
+import select
 import sys
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-__all__ = ["escape_control", "show_data", "style"]
+from ..observe.lines import LineWriter
+from ..observe.log import FLUSH_S
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = [
+    "OutputLost",
+    "ServerOutput",
+    "echo",
+    "escape_control",
+    "open_streams",
+    "show_data",
+    "style",
+    "to_json",
+]
+
+
+class OutputLost(OSError):
+    """Standard output cannot be written."""
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether its reader has gone, as that of ``| head``."""
+        return self.errno == errno.EPIPE
+
+
+def open_streams() -> None:
+    """Make the standard streams safe to write to; see above."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free descriptor is this one. Else the next socket would get its number.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
+    # What a test has put in the place of a stream stays.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(1, sys.stdout, is_quiet=False)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(2, sys.stderr, is_quiet=True)
+
+
+def echo(text: str | bytes = "", *, err: bool = False, nl: bool = True) -> None:
+    """Write text and a line end to standard output or error, at once.
+
+    Raises:
+        OutputLost: Standard output cannot be written; only the first time.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if isinstance(text, bytes):
+        stream.buffer.write(text + b"\n" * nl)
+    else:
+        stream.write(text + "\n" * nl)
+    stream.flush()
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """Return value as JSON that standard output can show."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def escape_control(text: str) -> str:
@@ -21,9 +97,9 @@ def escape_control(text: str) -> str:
 def show_data(data: bytes) -> None:
     """Write an answer's data to standard output: unchanged, or printable on a terminal."""
     if sys.stdout.isatty():
-        click.echo(escape_control(data.decode("utf-8", "backslashreplace")))
+        echo(escape_control(data.decode("utf-8", "backslashreplace")))
     else:
-        click.echo(data)
+        echo(data)
 
 
 def style(text: str, *, err: bool = False, **how: object) -> str:
@@ -34,3 +110,58 @@ def style(text: str, *, err: bool = False, **how: object) -> str:
     stream = sys.stderr if err else sys.stdout
     is_wanted = stream.isatty() and not os.environ.get("NO_COLOR")
     return click.style(text, **how) if is_wanted else text  # type: ignore[arg-type]
+
+
+class ServerOutput:
+    """Standard output of a command that serves: what cannot be written ends output, not the server.
+
+    A thread writes, so that a reader who is slow holds up nothing.
+    """
+
+    def __init__(self) -> None:
+        self._encoding = sys.stdout.encoding or "utf-8"
+        self._writer = LineWriter(1)
+
+    def echo(self, text: str) -> None:
+        """Have text written, and a line end."""
+        self._writer.put(f"{text}\n".encode(self._encoding, "backslashreplace"))
+
+    def flush(self) -> None:
+        """Wait a moment for what is not written yet."""
+        self._writer.flush(FLUSH_S)
+
+
+class _Output(io.FileIO):
+    """A standard stream's descriptor. What cannot be written is told once at most, then dropped."""
+
+    def __init__(self, descriptor: int, *, is_quiet: bool) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._is_quiet = is_quiet
+        self._is_lost = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        size = memoryview(data).nbytes
+        if self._is_lost:
+            return size
+        try:
+            while (written := super().write(data)) is None:
+                # Another process made the file that we share with it non-blocking.
+                poll = select.poll()
+                poll.register(self.fileno(), select.POLLOUT)
+                poll.poll()
+        except OSError as error:
+            self._is_lost = True
+            if self._is_quiet:
+                return size
+            raise OutputLost(error.errno, error.strerror) from None
+        return written
+
+
+def _stream(descriptor: int, old: TextIO | None, *, is_quiet: bool) -> TextIO:
+    encoding: Any = getattr(old, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(descriptor, is_quiet=is_quiet)),
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    )

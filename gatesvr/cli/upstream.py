@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import click
 
 from ..config import parse_address
+from ..observe.log import configure
 from .loop import run, stop_event
 from .options import ADDRESS
+from .terminal import ServerOutput
 
 __all__ = ["command", "serving"]
 
@@ -43,12 +45,16 @@ def command(service: str, bind: str | None, gateway: str) -> None:
 
 
 async def _serve(gateway: str, binds: Mapping[str, str]) -> None:
+    log = configure("warning")
+    assert log is not None
     stop = stop_event()
+    out = ServerOutput()
     async with serving(gateway, binds) as addresses:
         for name, address in addresses.items():
-            click.echo(f"{name:<8}  {address} (TCP, gRPC)")
+            out.echo(f"{name:<8}  {address} (TCP, gRPC)")
         await stop.wait()
-        click.echo("stopping (once more Ctrl-C: at once)", err=True)
+        log.say("stopping (once more Ctrl-C: at once)")
+    out.flush()
 
 
 @asynccontextmanager

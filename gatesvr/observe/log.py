@@ -1,22 +1,35 @@
 """Log set-up: one logger a layer (``gatesvr.transport`` ...), one line an event, keys and no prose.
 
-An event is logged as ``logger.info("session_closed", extra=keys(session=..., reason=...))``: the
+An event is logged as ``logger.info("session_ended", extra=keys(session=..., reason=...))``: the
 message is the event's name, what belongs to it are keys. Text from outside is escaped and cut.
+
+A line is made where it is logged and written by a thread (LineWriter): a log that nobody reads
+holds up nothing. What it loses is counted, and said by ``log_lines_dropped``.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
+import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
-__all__ = ["configure", "escape", "format_keys", "keys"]
+from .lines import LineWriter
+
+__all__ = ["LogHandler", "configure", "escape", "format_keys", "keys", "timestamp"]
 
 MAX_TEXT_BYTES = 128
 """Longest text from outside that is written, bytes of what is written (PROTOCOL 8)."""
 CUT = "…"
 """Stands where a text was cut."""
+MAX_HELD = 1_000
+FLUSH_S = 1.0
+"""Longest wait for what is not written yet when the process ends."""
+
+Style = Literal["text", "json"]
 
 
 def keys(**values: Any) -> dict[str, Any]:
@@ -25,15 +38,111 @@ def keys(**values: Any) -> dict[str, Any]:
 
 
 def configure(
-    level: str = "info", style: Literal["text", "json"] = "text", stream: TextIO | None = None
-) -> None:
-    """Send the ``gatesvr`` loggers' events to stream (standard error by default)."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    level: str = "info",
+    style: Style = "text",
+    stream: TextIO | None = None,
+    *,
+    is_held: bool = False,
+) -> LogHandler | None:
+    """Send the ``gatesvr`` loggers' events to standard error, from a thread.
+
+    Warnings of other libraries, and exceptions that nobody catches, go the same way.
+
+    Args:
+        level: Lowest level written.
+        style: How a line looks.
+        stream: Write to it, at once, instead.
+        is_held: Keep events below warning back until LogHandler.release_held().
+
+    Returns:
+        The handler, None with stream.
+    """
     logger = logging.getLogger("gatesvr")
-    logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+    if stream is not None:
+        direct = logging.StreamHandler(stream)
+        direct.setFormatter(_formatter(style))
+        logger.handlers[:] = [direct]
+        return None
+    handler = LogHandler(style, is_held=is_held)
+    logger.handlers[:] = [handler]
+    logging.getLogger().handlers[:] = [handler]
+    logging.captureWarnings(True)
+    sys.unraisablehook = _log_unraisable
+    threading.excepthook = _log_thread_error
+    return handler
+
+
+class LogHandler(logging.Handler):
+    """Writes events to standard error without ever waiting for it.
+
+    Args:
+        style: How a line looks.
+        is_held: Keep events below warning back until release_held(), or until a worse one comes.
+        descriptor: What to write to.
+    """
+
+    def __init__(
+        self, style: Style = "text", *, is_held: bool = False, descriptor: int = 2
+    ) -> None:
+        super().__init__()
+        self.style = style
+        # JSON is UTF-8 wherever it goes; a console is shown what it can show.
+        encoding = None if style == "json" else getattr(sys.stderr, "encoding", None)
+        self._encoding = encoding or "utf-8"
+        self._writer = LineWriter(descriptor, self._notice)
+        self._held: list[logging.LogRecord] | None = [] if is_held else None
+        self.setFormatter(_formatter(style))
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were lost: nobody read fast enough, or they could not be written."""
+        return self._writer.dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Make the record's line and hand it to the thread."""
+        if self._held is not None:
+            if record.levelno < logging.WARNING and len(self._held) < MAX_HELD:
+                self._held.append(record)
+                return
+            self.release_held()
+        if self._writer.is_full:
+            self._writer.drop()
+            return
+        try:
+            line = self.format(record)
+        except Exception as error:
+            bad = _record(logging.ERROR, "log_failed", of=record.name, error=type(error))
+            line = self.format(bad)
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """Write a line that is no event."""
+        self._writer.put(f"{line}\n".encode(self._encoding, "backslashreplace"))
+
+    def release_held(self) -> None:
+        """Write the events that were kept back, and keep none back any more."""
+        held, self._held = self._held, None
+        for record in held or ():
+            self.emit(record)
+
+    def flush(self) -> None:
+        """Wait a moment for what is not written yet; the process's end calls it, too."""
+        self._writer.flush(FLUSH_S)
+
+    def _notice(self, count: int) -> bytes:
+        if self.style == "text":
+            text = f"{count} log lines were dropped"
+        else:
+            text = self.format(_record(logging.WARNING, "log_lines_dropped", lines=count))
+        return f"{text}\n".encode()
+
+
+def timestamp(seconds: float) -> str:
+    """Return ``2026-01-31T12:00:01.250+01:00``: a time since the epoch, in this machine's zone."""
+    at = datetime.datetime.fromtimestamp(round(seconds, 3), datetime.UTC)
+    return at.astimezone().isoformat(timespec="milliseconds")
 
 
 def escape(value: object) -> str:
@@ -61,13 +170,11 @@ def format_keys(values: Mapping[str, object]) -> str:
 
 
 class _TextFormatter(logging.Formatter):
-    """``12:00:01 info gatesvr.session session_closed session=… reason=…``."""
-
-    default_msec_format = "%s.%03d"
+    """``2026-01-31T12:00:01.250+01:00 info gatesvr.session session_ended session=… reason=…``."""
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [
-            self.formatTime(record),
+            timestamp(record.created),
             record.levelname.lower(),
             record.name,
             escape(record.getMessage()),
@@ -79,11 +186,15 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: at, level, logger, event, then the event's keys."""
+    """One JSON object a line: at, time, level, logger, event, then the event's keys.
+
+    ``at`` is seconds since the epoch, ``time`` the same with date and zone.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "at": round(record.created, 3),
+            "time": timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": escape(record.getMessage()),
@@ -93,3 +204,36 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _formatter(style: Style) -> logging.Formatter:
+    return _JsonFormatter() if style == "json" else _TextFormatter()
+
+
+def _record(level: int, event: str, **values: object) -> logging.LogRecord:
+    """Return a record of the log's own."""
+    name = "gatesvr.observe"
+    return logging.makeLogRecord(
+        {
+            "name": name,
+            "msg": event,
+            "levelno": level,
+            "levelname": logging.getLevelName(level),
+            "keys": values,
+        }
+    )
+
+
+def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    where, error = unraisable.object, unraisable.exc_value
+    logging.getLogger("gatesvr").error(
+        "exception_ignored", extra=keys(where=type(where).__qualname__), exc_info=error
+    )
+
+
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    thread = args.thread.name if args.thread is not None else ""
+    if args.exc_type is not SystemExit:
+        logging.getLogger("gatesvr").error(
+            "thread_failed", extra=keys(thread=thread), exc_info=args.exc_value
+        )

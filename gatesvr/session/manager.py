@@ -383,7 +383,12 @@ class SessionManager:
                 session.move(Event.DETACH)
                 self.events.emit(EventKind.SUSPENDED, session, "lost_before_login", now)
             self._context.counters.logins += 1
-            logger.info("session_logged_in", extra=keys(session=session.session_id, zone=zone))
+            logger.info(
+                "session_logged_in",
+                extra=keys(
+                    session=session.session_id, openid=openid, peer=session.user_ip, zone=zone
+                ),
+            )
         if zone or not session.zone:
             session.set_zone(zone)
         return LOGGED_IN
@@ -513,7 +518,8 @@ class SessionManager:
         else:
             self._forget_login(session)
         session.move(Event.CLOSE)
-        self.events.emit(kind, session, why or close_reason(code), now)
+        why = why or close_reason(code)
+        self.events.emit(kind, session, why, now)
         link = session.link
         session.detach(now)
         session.clear()
@@ -521,8 +527,15 @@ class SessionManager:
         self._detached.pop(session, None)
         self._context.watched.discard(session)
         self._context.counters.closed += 1
-        logger.debug(
-            "session_closed", extra=keys(session=session.session_id, code=int(code), reason=reason)
+        logger.info(
+            "session_ended",
+            extra=keys(
+                session=session.session_id,
+                openid=session.openid,
+                peer=session.user_ip,
+                how=kind,
+                reason=why,
+            ),
         )
         if link is not None:
             link.close(code, reason, last=last)

@@ -1,7 +1,9 @@
 """Certificates: what the gateway shows, what a client accepts.
 
 Without ``--cert`` the gateway shows a self-signed *development certificate* that it keeps in the
-user's state folder, and clients of a loopback server verify against the same file.
+user's state folder, and clients of a loopback server verify against the same file. Where nothing
+can be kept, as for a user without a home, the gateway makes one in memory, which clients can only
+accept unseen (``--insecure``).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import datetime
 import fcntl
 import ipaddress
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConfigError
+from ..observe.log import keys
 
 __all__ = [
     "ClientTls",
@@ -33,6 +37,8 @@ __all__ = [
     "is_loopback",
     "load_server_tls",
 ]
+
+logger = logging.getLogger("gatesvr.transport")
 
 DEVELOPMENT_NAMES = ("localhost", "127.0.0.1", "::1")
 VALID_DAYS = 365
@@ -47,7 +53,7 @@ class ServerTls:
     Attributes:
         cert_pem: The chain, leaf first, PEM.
         key_pem: Its private key, PEM, not encrypted.
-        path: The file that a client may be told to trust: the chain's.
+        path: The file that a client may be told to trust: the chain's; empty where there is none.
         is_development: Whether it is the development certificate.
     """
 
@@ -109,7 +115,7 @@ def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
     if ca:
         return ClientTls(_certificates_of(_read(ca, "ca"), ca), source=ca)
     path = development_path()
-    if is_loopback(host) and path.exists():
+    if is_loopback(host) and path is not None and os.path.exists(path):
         return ClientTls(_certificates_of(_read(str(path), "ca"), str(path)), source=str(path))
     return ClientTls(source="the system's CAs")
 
@@ -139,11 +145,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def development_path() -> Path:
-    """Return the file that holds the development certificate and its key."""
+def development_path() -> Path | None:
+    """Return the file that holds the development certificate and its key.
+
+    None for a user without a home, as a container's that no /etc/passwd knows.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     # A relative XDG path is to be ignored (XDG base directory specification).
-    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    if os.path.isabs(state):
+        folder = Path(state)
+    else:
+        try:
+            folder = Path.home() / ".local" / "state"
+        except (RuntimeError, KeyError):
+            return None
     return folder / "gatesvr" / "development.pem"
 
 
@@ -191,8 +206,13 @@ def _name(name: str) -> x509.GeneralName:
 
 
 def _development_tls() -> ServerTls:
-    """Return the development certificate, made or renewed under a lock where it has to be."""
+    """Return the development certificate, made or renewed under a lock where it has to be.
+
+    Where it cannot be kept, what is there is shown as long as it is good, else one in memory.
+    """
     path = development_path()
+    if path is None:
+        return _tls_in_memory("the user has no home")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
@@ -201,12 +221,18 @@ def _development_tls() -> ServerTls:
                 pem = b"".join(generate_certificate())
                 _write_private(path, pem)
     except OSError as error:
-        raise ConfigError(
-            f"cannot keep the development certificate: {error.strerror or error}",
-            source=str(path),
-            field="transport.cert",
-        ) from None
+        pem = b""
+        with contextlib.suppress(OSError):
+            pem = path.read_bytes()
+        if not _is_fresh(pem):
+            return _tls_in_memory(f"{path}: {error.strerror or error}")
     return ServerTls(_certificates_of(pem, str(path)), _key_of(pem), str(path), True)
+
+
+def _tls_in_memory(why: str) -> ServerTls:
+    cert_pem, key_pem = generate_certificate()
+    logger.warning("certificate_in_memory", extra=keys(why=why))
+    return ServerTls(cert_pem, key_pem, "", True)
 
 
 def _is_fresh(pem: bytes) -> bool:

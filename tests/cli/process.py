@@ -32,7 +32,8 @@ class Result:
 def environment(state: Path) -> dict[str, str]:
     """Return an environment with a state folder of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATESVR_")}
-    return {**kept, "XDG_STATE_HOME": str(state), "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**kept, "XDG_STATE_HOME": str(state), "PYTHONPATH": path}
 
 
 async def start(state: Path, *args: str) -> asyncio.subprocess.Process:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
 import stat
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from gatesvr.cli import banner, main
+from gatesvr.cli import banner, main, options
 from gatesvr.cli.client import parse_line
 from gatesvr.cli.terminal import escape_control, style
+from gatesvr.demo import services
 from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_tls
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -42,6 +41,32 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     names = [line.split()[0] for line in out.splitlines()]
     assert names == ["gatesvr", "python", "aioquic", "qh3", "grpcio", "uvloop", "core"]
     assert "queue, codec" in out
+
+
+def test_version_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--version")
+    assert (code, out.split()[0], len(out.split())) == (0, "gatesvr", 2)
+
+
+def test_help_and_readme_list_the_demos_actions(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "call", "--help")
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    for service in services("127.0.0.1:1").values():
+        for action in service._handlers:
+            assert action in out
+            assert f"`{action}`" in readme
+
+
+def test_bench_refuses_reports_that_it_could_not_write(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    nowhere = str(tmp_path / "none" / "report")
+    for option, file in (("--plot", f"{nowhere}.svg"), ("--json", nowhere)):
+        code, out, err = run(capsys, "bench", "echo", option, str(file), "--server", "[::1]:1")
+        assert (code, out) == (2, "")
+        assert option in err
+        assert "cannot write" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -175,6 +200,15 @@ def test_call_line_needs_nothing_added(
     assert banner.call_line(address, tls).endswith(expected)
     hello = expected.replace("--data hello", "--json")
     assert banner.call_line(address, tls, "hello").endswith(hello)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, ImportError])
+def test_user_without_a_name(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_user() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", no_user)
+    assert options._default_openid().startswith("nobody-")
 
 
 def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

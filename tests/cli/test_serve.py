@@ -7,14 +7,11 @@ import json
 import signal
 import stat
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from .process import DEADLINE_S, FREE_PORTS, gatesvr, serving, start
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 async def test_call_line_of_the_banner_echoes(backend: str, tmp_path: Path) -> None:
@@ -43,6 +40,19 @@ async def test_call_says_all_and_ends_as_it_went(tmp_path: Path) -> None:
         assert result.out == ""
         assert "404" in result.err
         assert result.err.count("\n") == 1
+
+
+async def test_call_sends_files_standard_input_and_headers(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.write_bytes(b"\x00from a file\n")
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        call = ("call", "echo", "--server", server.address("clients"), "--header", "a=b")
+        result = await gatesvr(tmp_path, *call, "--header", "c=d", "--data", f"@{file}")
+        assert (result.code, result.out) == (0, "\x00from a file\n\n")
+        result = await gatesvr(tmp_path, *call, "--data", "-", stdin="piped")
+        assert (result.code, result.out) == (0, "piped\n")
+        result = await gatesvr(tmp_path, *call, *("--header", "long=" + "x" * 9_000))
+        assert (result.code, result.err) == (1, "gatesvr: 400: headers above 8192 bytes\n")
 
 
 async def test_client_reads_a_pipe(tmp_path: Path) -> None:
@@ -108,6 +118,20 @@ async def test_own_certificate(tmp_path: Path) -> None:
             assert "certificate" in result.err
 
 
+async def test_certificate_that_cannot_be_kept(backend: str) -> None:
+    """As for a container's user without a home: it serves, and says how it can be called."""
+    nowhere = Path("/dev/null")
+    async with serving(nowhere, "serve", "--demo", "--transport", backend, *FREE_PORTS) as server:
+        assert "in memory (development)" in server.banner
+        assert server.call[-1] == "--insecure"
+        for client in ("aioquic", "qh3"):
+            result = await gatesvr(nowhere, *server.call, "--transport", client)
+            assert (result.code, result.out) == (0, "hello\n")
+        result = await server.stop()
+        assert result.code == 0
+        assert result.err.count("certificate_in_memory") == 1
+
+
 async def test_services_of_their_own_process(tmp_path: Path) -> None:
     async with serving(
         tmp_path, "upstream", "all", "--bind", "127.0.0.1:0", until="zone"
@@ -135,8 +159,14 @@ async def test_stats_and_sigterm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
-    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+async def test_second_signal_closes_connections_and_ends(
+    backend: str, tmp_path: Path, number: int
+) -> None:
+    flags = ("--transport", backend, "--stats", "20ms", *FREE_PORTS)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *flags) as server,
+    ):
         # A request that runs keeps an orderly stop waiting for it.
         call = await start(tmp_path, "client", "--server", server.address("clients"))
         try:
@@ -145,15 +175,65 @@ async def test_second_signal_ends_at_once(tmp_path: Path, number: int) -> None:
             call.stdin.write(b"echo -- in\nslow ms=20000\n")
             await call.stdin.drain()
             assert await call.stdout.readline() == b"200\n"
+            await server.read_until("upstream.calls=3")
             server.process.send_signal(number)
             assert server.process.stderr is not None
-            while b"stopping" not in await server.process.stderr.readline():
-                pass
+            while b"stopping" not in (line := await server.process.stderr.readline()):
+                assert line
             server.process.send_signal(number)
+            # It was told, not left to find out.
+            assert call.stderr is not None
+            while b"4503" not in (line := await call.stderr.readline()):
+                assert line
             assert (await server.stop(0)).code == 1
         finally:
             call.kill()
             await call.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_interrupted_call_ends_its_session(tmp_path: Path, number: int) -> None:
+    flags = ("--stats", "20ms", *FREE_PORTS)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *flags) as server,
+    ):
+        target = ("--server", server.address("clients"))
+        call = await start(tmp_path, "call", "slow", "--param", "ms=20000", *target)
+        try:
+            await server.read_until("upstream.calls=2")
+            call.send_signal(number)
+            out, err = await call.communicate()
+            assert (call.returncode, out, err.strip()) == (1, b"", b"")
+            await server.read_until("session.stopped=1")
+            await server.stop(signal.SIGKILL)  # its service would take its 20 s
+        finally:
+            if call.returncode is None:
+                call.kill()
+                await call.communicate()
+
+
+async def test_second_interrupt_of_a_client_ends_it(tmp_path: Path) -> None:
+    """The gateway hangs, so the first one waits for its answer to STOP."""
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server,
+    ):
+        client = await start(tmp_path, "client", "--server", server.address("clients"))
+        try:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(b"echo\n")
+            assert await client.stdout.readline() == b"200\n"
+            server.process.send_signal(signal.SIGSTOP)
+            client.send_signal(signal.SIGINT)
+            client.send_signal(signal.SIGTERM)
+            assert await client.wait() == 1
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+            if client.returncode is None:
+                client.kill()
+            await client.communicate()
 
 
 async def test_client_goes_on_with_the_session_in_its_file(tmp_path: Path) -> None:

@@ -583,3 +583,35 @@ def test_ten_thousand_sessions_leave_nothing_behind():
     ):
         assert not getattr(manager, index), index
     assert not manager._context.watched
+
+
+def test_the_log_names_who_came_and_why_they_went(caplog):
+    caplog.set_level("INFO", "gatesvr")
+    sessions = Sessions()
+    lines = []
+    for openid, end in (("ann", "stop"), ("bob", "kick"), ("cat", "cut"), ("dan", "replace")):
+        session, link, response = sessions.login(openid=openid)
+        secret = bytes(response.resume_token).hex()
+        if end == "stop":
+            sessions.manager.stop(session, StopReason.USER_LOGOUT, 1.0)
+        elif end == "kick":
+            sessions.manager.kick(session, "cheating", 1.0)
+        elif end == "cut":
+            sessions.manager.detach(session, link, CUT, 1.0)
+            sessions.manager.sweep(1_000.0)
+        else:
+            sessions.login(openid=openid)
+        records = [(record.message, record.keys) for record in caplog.records]
+        caplog.clear()
+        lines += records
+        made = {"session": session.session_id, "openid": openid, "peer": "192.0.2.1"}
+        assert records[0] == ("session_logged_in", {**made, "zone": "1"})
+        ended = [keys for event, keys in records if event == "session_ended"]
+        how, reason = {
+            "stop": ("closed", "user_logout"),
+            "kick": ("kicked", "cheating"),
+            "cut": ("expired", "resume_window"),
+            "replace": ("replaced", "logged_in_elsewhere"),
+        }[end]
+        assert ended == [{**made, "how": how, "reason": reason}]
+        assert secret not in str(lines)

@@ -76,6 +76,7 @@ def test_the_development_certificate(home: Path) -> None:
 )
 def test_the_development_certificate_is_renewed(home: Path, old: bytes) -> None:
     path = development_path()
+    assert path is not None
     path.parent.mkdir()
     path.write_bytes(old)
     made = load_server_tls()
@@ -83,10 +84,38 @@ def test_the_development_certificate_is_renewed(home: Path, old: bytes) -> None:
     assert load_server_tls() == made
 
 
-def test_a_state_folder_that_cannot_be_used(home: Path) -> None:
+def test_a_state_folder_that_cannot_be_used(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     (home / "gatesvr").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"development\.pem: transport\.cert: cannot keep"):
-        load_server_tls()
+    made = load_server_tls()
+    assert (made.path, made.is_development) == ("", True)
+    assert b"PRIVATE" in made.key_pem
+    assert [record.message for record in caplog.records] == ["certificate_in_memory"]
+    assert "development.pem: " in caplog.records[0].keys["why"]  # type: ignore[attr-defined]
+    assert client_tls("localhost").ca_pem == b""
+
+
+def test_a_state_folder_that_can_only_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = load_server_tls()
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tls.os, "open", refuse)
+    assert load_server_tls() == kept
+
+
+def test_a_user_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(tls.Path, "home", no_home)
+    assert development_path() is None
+    assert load_server_tls().path == ""
+    assert caplog.records[0].keys == {"why": "the user has no home"}  # type: ignore[attr-defined]
+    assert client_tls("localhost").ca_pem == b""
 
 
 def test_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
