@@ -67,7 +67,8 @@ def repeat_push(calls: list[Call]) -> list[Call]:
 
 def accept_push(calls: list[Call]) -> list[Call]:
     """Have the gateway take a push that it never sends."""
-    index = _index(calls, lambda call: call.method == "pushed")
+    # Of a stream: of others the pusher may not be sure that the gateway took them.
+    index = _index(calls, lambda call: call.method == "pushed" and call.options.get("stream"))
     call = calls[index]
     return _replaced(calls, index, call, call._replace(args=(call.args[0], "never sent")))
 
@@ -114,7 +115,12 @@ def mix_up_answer(calls: list[Call]) -> list[Call]:
 
 def tear_bundle(calls: list[Call]) -> list[Call]:
     """Have a notify of a bundle come somewhere else."""
-    index = _index(calls, lambda call: call.method == "carried" and call.args[3])
+    answered = {
+        (call.args[0], call.options["client_seq"])
+        for call in calls
+        if _is_answer(call) and not call.options.get("code")
+    }
+    index = _index(calls, lambda c: c.method == "carried" and c.args[3] and c.args[:2] in answered)
     call = calls[index]
     args = (*call.args[:3], ["elsewhere", *call.args[3]])
     return _replaced(calls, index, call._replace(args=args))
@@ -122,7 +128,8 @@ def tear_bundle(calls: list[Call]) -> list[Call]:
 
 def fail_falsely(calls: list[Call]) -> list[Call]:
     """Tell the application that a request was not started which was."""
-    index = _index(calls, lambda call: call.method == "answered")
+    refused = {call.args[2] for call in calls if call.method == "refused"}
+    index = _index(calls, lambda c: c.method == "answered" and c.args[1] not in refused)
     call = calls[index]
     return _replaced(calls, index, call._replace(method="failed", args=(*call.args[:2], 503, 1)))
 
