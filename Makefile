@@ -10,7 +10,7 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test bench bench-compare soak lint format types docs pb wheel clean
+.PHONY: help install serve test test-long bench bench-compare soak lint format types docs pb wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -22,7 +22,10 @@ serve: install ## Run a gateway with demo services behind it
 	@exec $(BIN)/gatesvr serve --demo $(ARGS)
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+
+test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
+	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)

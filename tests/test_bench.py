@@ -27,6 +27,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "last_line"),
     [
@@ -49,6 +50,7 @@ def test_load(backend: str, rate: int) -> None:
         assert ("max_lag_ms" in printed[side]) == bool(rate)
 
 
+@pytest.mark.long
 def test_table(tmp_path: Path) -> None:
     options = ["--only", "sizes", "--rounds", "1", "--seconds", "1", "--sessions", "64"]
     run("-m", "bench.table", *options, "--json", str(tmp_path / "table.json"))
@@ -57,6 +59,7 @@ def test_table(tmp_path: Path) -> None:
     assert all(row["value"] > 0 for row in rows.values())
 
 
+@pytest.mark.long
 def test_steps() -> None:
     options = ["--clients", "4", "--seconds", "1", "--warm-up", "0.1", "--json"]
     printed = json.loads(run("-m", "bench.steps", *options))

@@ -162,13 +162,23 @@ class QueueMachine(RuleBasedStateMachine):
             self.pair.drain()
 
 
+class LongQueueMachine(QueueMachine):
+    """The same for many more lives."""
+
+
+def machine(lives: int) -> settings:
+    return settings(
+        max_examples=lives,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(
-    max_examples=500,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestQueueMachine.settings = machine(50)
+TestQueueMachineLong = pytest.mark.long(LongQueueMachine.TestCase)
+TestQueueMachineLong.settings = machine(1_000)
 
 
 @pytest.mark.parametrize("seed", range(6))

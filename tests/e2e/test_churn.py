@@ -7,6 +7,8 @@ import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from gatesvr._pb import upstream_pb2 as up
 from gatesvr.dispatch.handlers import ClientHandler
 from gatesvr.dispatch.task import AsyncTask
@@ -91,6 +93,7 @@ async def one_client(address: tuple[str, int], push: Pusher, number: int) -> Non
             assert await client.closed() == 4400
 
 
+@pytest.mark.long
 async def test_sessions_that_come_and_go_leave_nothing_behind(backend: str) -> None:
     before = live_objects()
     # A traceback for each of many thousand futures takes longer than all the rest.

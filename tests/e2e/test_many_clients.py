@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import pytest
+
 from gatesvr.session.session import Session
 from gatesvr.transport.connection import Connection
 
@@ -16,6 +18,7 @@ CLIENTS = 200
 REQUESTS = 50
 
 
+@pytest.mark.long
 async def test_two_hundred_clients_leave_nothing_behind(backend: str) -> None:
     # A traceback for each of a hundred thousand futures takes longer than all the rest.
     asyncio.get_running_loop().set_debug(False)

@@ -6,6 +6,8 @@ import gc
 import os
 from pathlib import Path
 
+import pytest
+
 from gatesvr._core.queue import BULK
 from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
@@ -83,6 +85,7 @@ def one_session(sessions: Sessions, number: int) -> None:
     manager.detach(session, link, CUT, now)
 
 
+@pytest.mark.long
 def test_ten_thousand_sessions_five_times_leave_nothing_behind() -> None:
     before = len(live_objects())  # what other tests hold
     sessions = Sessions(max_queue_size=16)

@@ -11,9 +11,10 @@ import gc
 import pytest
 
 from .loop import VirtualLoop
-from .pool import run_many
+from .pool import run_many, run_some
 from .world import World, run
 
+FEW_HISTORIES = 100
 HISTORIES = 3_000
 EVENTS = 300
 
@@ -76,7 +77,15 @@ AT_LEAST = {
 }
 
 
-def test_nothing_that_the_protocol_forbids_happens(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_that_the_protocol_forbids_happens() -> None:
+    result = run_some(1, FEW_HISTORIES)
+    assert not result.bad, result.complaint()
+    assert result.histories == FEW_HISTORIES
+    assert result.fewest_events >= EVENTS
+
+
+@pytest.mark.long
+def test_nothing_forbidden_happens_in_thousands_of_histories(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_many(1, HISTORIES)
     counts = result.counts
     with capsys.disabled():
