@@ -156,6 +156,7 @@ async def test_timeout_is_504_and_its_answer_is_dropped(backend: str) -> None:
         with pytest.raises(RequestFailed) as caught:
             await client.request("hold", timeout=0.02)
         assert caught.value.code == 504
+        await until(lambda: gateway.session.held)
         gateway.session.release()
         assert (await client.request("echo", b"on")).data == b"on"
         assert client.counters.timeouts == 1

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from .plan import PATIENCE_S
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from multiprocessing.connection import Connection as Pipe
 
     from .history import History
 
 __all__ = ["Child", "Commands", "Watch"]
-
-DEADLINE_S = 60.0
-"""Longest wait for an answer of a child."""
 
 
 class Child:
@@ -37,7 +36,7 @@ class Child:
         """Send a command."""
         self._pipe.send(message)
 
-    async def receive(self, deadline: float = DEADLINE_S) -> Any:
+    async def receive(self, deadline: float = PATIENCE_S) -> Any:
         """Return the next thing that it says.
 
         Raises:
@@ -48,7 +47,7 @@ class Child:
             raise TimeoutError(f"{self._name} said nothing for {deadline} s")
         return await asyncio.to_thread(self._pipe.recv)
 
-    async def ask(self, message: Any, deadline: float = DEADLINE_S) -> Any:
+    async def ask(self, message: Any, deadline: float = PATIENCE_S) -> Any:
         """Send a command and return the answer."""
         self.send(message)
         return await self.receive(deadline)
@@ -94,6 +93,12 @@ class Commands:
     async def expect(self, command: str) -> None:
         """Wait for a command."""
         found = await self.next()
+        assert found == command, found
+
+    async def expect_counting(self, command: str, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Wait for a command; say the counts so far at each ``counts`` before it."""
+        while (found := await self.next()) == "counts":
+            self._pipe.send(dict(counts()))
         assert found == command, found
 
 

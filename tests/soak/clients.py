@@ -13,7 +13,7 @@ from gatesvr.protocol import events
 
 from .child import Commands, Watch
 from .history import History
-from .plan import ACTIONS
+from .plan import ACTIONS, PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,17 +25,21 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_clients"]
 
+CONNECT_TIMEOUT_S = 15.0
+"""Handshakes that the network cut off last so long: far less than a session outlives."""
+CONNECTING = 10
+"""Clients that connect for the first time at once."""
 REQUEST_TIMEOUT_S = 60.0
-SETTLE_S = 40.0
-"""Longest wait, once the weather is calm, for what is under way."""
+SETTLE_S = 0.75 * PATIENCE_S
+"""Longest wait, once the weather is calm, for what is under way: more than REQUEST_TIMEOUT_S."""
 
 
 async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]) -> None:
     """Run the clients until the parent says stop.
 
-    Says ``ready`` when all are logged in; on ``begin`` they ask, on ``calm`` they ask no more and
-    wait for what is under way; is told each session's last seq, waits for that; says what happened
-    at ``stop``.
+    Says ``ready`` when all are logged in; on ``begin`` they ask, at ``counts`` says what they did
+    so far, on ``calm`` they ask no more and wait for what is under way; is told each session's last
+    seq, waits for that; says what happened at ``stop``.
     """
     commands = Commands(pipe)
     history = History()
@@ -43,12 +47,25 @@ async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]
     devices = [
         Device(plan, number, address, history) for number, address in enumerate(addresses, 1)
     ]
-    await asyncio.gather(*(device.connect() for device in devices))
+
+    def counts() -> Counter[str]:
+        total: Counter[str] = Counter()
+        for device in devices:
+            total += device.counts
+        return total
+
+    turns = asyncio.Semaphore(CONNECTING)
+
+    async def connect(device: Device) -> None:
+        async with turns:
+            await device.connect()
+
+    await asyncio.gather(*(connect(device) for device in devices))
     pipe.send("ready")
     await commands.expect("begin")
     for device in devices:
         device.begin()
-    await commands.expect("calm")
+    await commands.expect_counting("calm", counts)
     await asyncio.gather(*(device.finish() for device in devices))
     pipe.send("calm")
     last_seqs = await commands.next()
@@ -58,11 +75,9 @@ async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]
     await commands.expect("stop")
     # What comes from here on is not judged: sessions end.
     calls = list(history.calls)
-    counts: Counter[str] = Counter()
-    for device in devices:
-        counts += device.counts
+    counted = dict(counts())
     await asyncio.gather(*(device.close() for device in devices))
-    pipe.send((calls, dict(counts)))
+    pipe.send((calls, counted))
 
 
 class Device(Client):
@@ -80,6 +95,7 @@ class Device(Client):
             openid=self.name,
             insecure=True,
             transport=plan.client_backend,
+            connect_timeout=CONNECT_TIMEOUT_S,
             request_timeout=REQUEST_TIMEOUT_S,
             max_notifies=100_000,
         )
@@ -146,7 +162,11 @@ class Device(Client):
         """Log in under a name."""
         name = self._new_name("hello")
         self._history.tell("asked", self.name, name, is_login=True)
-        answer = await super().login(name.encode(), params)
+        try:
+            answer = await super().login(name.encode(), params)
+        except BaseException:
+            self._history.tell("failed", self.name, name, 0, 0)  # it is tried again, or ends all
+            raise
         self._history.tell("answered", self.name, name, answer.data.decode(), answer.code)
         return answer
 

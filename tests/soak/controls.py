@@ -7,16 +7,29 @@ from typing import TYPE_CHECKING
 from gatesvr.load import findings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .history import Call
 
-__all__ = ["CONTROLS"]
+__all__ = ["CONTROLS", "NothingToSpoil"]
+
+
+class NothingToSpoil(Exception):
+    """The run has nothing of the kind that a control spoils: it was too short."""
 
 
 def _index(calls: list[Call], is_wanted: Callable[[Call], object]) -> int:
-    """Return where in the middle of the run the first wanted call is."""
-    return next(i for i in range(len(calls) // 2, len(calls)) if is_wanted(calls[i]))
+    """Return where the first wanted call behind the middle of the run is, else the last before."""
+    for index in _from_the_middle(calls):
+        if is_wanted(calls[index]):
+            return index
+    raise NothingToSpoil(f"none of {len(calls)} calls can be spoilt")
+
+
+def _from_the_middle(calls: list[Call]) -> Iterator[int]:
+    middle = len(calls) // 2
+    yield from range(middle, len(calls))
+    yield from reversed(range(middle))
 
 
 def _is_plain_push(calls: list[Call]) -> Callable[[Call], object]:
@@ -54,7 +67,8 @@ def repeat_push(calls: list[Call]) -> list[Call]:
 
 def accept_push(calls: list[Call]) -> list[Call]:
     """Have the gateway take a push that it never sends."""
-    index = _index(calls, lambda call: call.method == "pushed")
+    # Of a stream: of others the pusher may not be sure that the gateway took them.
+    index = _index(calls, lambda call: call.method == "pushed" and call.options.get("stream"))
     call = calls[index]
     return _replaced(calls, index, call, call._replace(args=(call.args[0], "never sent")))
 
@@ -64,7 +78,7 @@ def swap_pushes(calls: list[Call]) -> list[Call]:
     delivered = {call.options.get("push") for call in calls if call.method == "delivered"}
     # Of one batch, or the first of both might arrive before it is told of.
     last: dict[tuple[str, str, float], int] = {}
-    for index in range(len(calls) // 2, len(calls)):
+    for index in _from_the_middle(calls):
         call = calls[index]
         if call.method != "pushed" or call.args[1] not in delivered:
             continue
@@ -77,7 +91,7 @@ def swap_pushes(calls: list[Call]) -> list[Call]:
             spoilt = _replaced(calls, last[key], first._replace(args=call.args))
             return _replaced(spoilt, index, call._replace(args=first.args))
         last[key] = index
-    raise AssertionError("no two pushes of a stream")
+    raise NothingToSpoil("no two pushes of a stream's batch went to one session")
 
 
 def execute_twice(calls: list[Call]) -> list[Call]:
@@ -101,7 +115,12 @@ def mix_up_answer(calls: list[Call]) -> list[Call]:
 
 def tear_bundle(calls: list[Call]) -> list[Call]:
     """Have a notify of a bundle come somewhere else."""
-    index = _index(calls, lambda call: call.method == "carried" and call.args[3])
+    answered = {
+        (call.args[0], call.options["client_seq"])
+        for call in calls
+        if _is_answer(call) and not call.options.get("code")
+    }
+    index = _index(calls, lambda c: c.method == "carried" and c.args[3] and c.args[:2] in answered)
     call = calls[index]
     args = (*call.args[:3], ["elsewhere", *call.args[3]])
     return _replaced(calls, index, call._replace(args=args))
@@ -109,7 +128,8 @@ def tear_bundle(calls: list[Call]) -> list[Call]:
 
 def fail_falsely(calls: list[Call]) -> list[Call]:
     """Tell the application that a request was not started which was."""
-    index = _index(calls, lambda call: call.method == "answered")
+    refused = {call.args[2] for call in calls if call.method == "refused"}
+    index = _index(calls, lambda c: c.method == "answered" and c.args[1] not in refused)
     call = calls[index]
     return _replaced(calls, index, call._replace(method="failed", args=(*call.args[:2], 503, 1)))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.cli.process import FREE_PORTS, Server, start
 
-from .plan import ROUTES
+from .plan import PATIENCE_S, ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["GatewayProcess", "running_gateway"]
 
 STATS_S = 1
-STOP_S = 30.0
 MAX_LOG_LINES = 1_000
 _COUNTER = re.compile(r"(\w+\.\w+)=(\S+)")
 
@@ -53,14 +52,14 @@ class GatewayProcess:
         """Wait until the counters are printed twice more; return them: they are newer than now."""
         for _ in range(2):
             self._printed.clear()
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(PATIENCE_S):
                 await self._printed.wait()
         return self.stats
 
     async def stop(self) -> int:
         """Stop it in order; return its exit code."""
         self._process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*self._readers)
             return await self._process.wait()
 

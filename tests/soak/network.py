@@ -28,30 +28,40 @@ SHORT_S = (0.2, 1.0)
 async def serve_network(pipe: Pipe, plan: Plan, gateway: tuple[str, int]) -> None:
     """Carry datagrams until the parent says stop.
 
-    Says the clients' addresses; on ``begin`` the weather begins, on ``calm`` all but the loss ends;
-    says what was done at ``stop``.
+    Says the clients' addresses; on ``begin`` the weather begins, at ``counts`` says what was done
+    so far; on ``calm`` all but the loss ends, ``clear`` ends that too; ``stop`` asks what was done.
     """
     commands = Commands(pipe)
-    weather = Weather(plan.loss, plan.duplication, plan.reordering, plan.delay_s)
+    weather = Weather(delay_s=plan.delay_s)
     lines = [
         BadNetwork(gateway, plan.seed * 1_000 + number, weather) for number in range(plan.clients)
     ]
     pipe.send([line.address for line in lines])
+
+    def tally() -> Counter[str]:
+        total: Counter[str] = Counter()
+        for line in lines:
+            total.update(dataclasses.asdict(line.tally))
+        return total
+
     await commands.expect("begin")
+    weather.loss = plan.loss
+    weather.duplication, weather.reordering = plan.duplication, plan.reordering
     storms = [asyncio.ensure_future(blow(plan, lines)), asyncio.ensure_future(cut(plan, lines))]
-    await commands.expect("calm")
+    await commands.expect_counting("calm", tally)
     for storm in storms:
         storm.cancel()
     await asyncio.gather(*storms, return_exceptions=True)
     for line in lines:
         line.end_blackout()
     pipe.send("calm")
+    await commands.expect("clear")
+    weather.loss = weather.duplication = weather.reordering = 0.0
+    pipe.send("clear")
     await commands.expect("stop")
-    tally: Counter[str] = Counter()
+    pipe.send(dict(tally()))
     for line in lines:
         line.close()
-        tally.update(dataclasses.asdict(line.tally))
-    pipe.send(dict(tally))
 
 
 async def blow(plan: Plan, lines: list[BadNetwork]) -> None:

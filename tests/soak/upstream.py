@@ -19,7 +19,7 @@ from gatesvr.upstream.service import GatewayClient, Reply, Request, UpstreamServ
 
 from .child import Commands, Watch
 from .history import History
-from .plan import ACTIONS
+from .plan import ACTIONS, PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_upstream"]
 
-PUSH_TIMEOUT_S = 30.0
 MAX_STREAM_BATCH = 8
 REFUSED = Reply(503, "not started", is_refused=True)
 
@@ -76,7 +75,7 @@ class Services:
         self.gateway_address = ""
         self.sessions: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
-        self.gateway = GatewayClient(lambda: self.gateway_address, timeout=PUSH_TIMEOUT_S)
+        self.gateway = GatewayClient(lambda: self.gateway_address, timeout=PATIENCE_S / 2)
         self._history = history
         self._random = random.Random(f"{plan.seed}/upstream")
         self._names = count(1)

@@ -255,9 +255,11 @@ QH3_CORE = (
     "handle_timer",
     "has_events",
     "handshake_confirmed",
+    "latest_rtt",
     "loss_total",
     "next_event",
     "poll_transmit",
+    "pto_count",
     "receive_many_datagrams",
     "received_authenticated_packet",
     "reset_stream",
@@ -441,3 +443,34 @@ def _carry(sender: QuicTransport, receiver: QuicTransport, address: Address, now
     for data, _ in datagrams:
         receiver.receive_datagram(data, address, now)
     return len(datagrams)
+
+
+@pytest.mark.parametrize(("backend", "longest"), [("aioquic", 2.0), ("qh3", 0.5)])
+@pytest.mark.parametrize("loser", ["client", "server"])
+def test_a_slow_handshake_does_not_put_off_what_is_lost_behind_it(
+    backend: str, longest: float, loser: str
+) -> None:
+    pair = Pair(backend, backend)
+    while HandshakeCompleted() not in pair.client_events or (
+        HandshakeCompleted() not in pair.server_events
+    ):
+        pair.now += 1.0  # both have many handshakes at once to do
+        pair._carry()
+    sides = [
+        (pair.client, pair.server, pair.server_events),
+        (pair.server, pair.client, pair.client_events),
+    ]
+    for near, _, _ in 2 * sides:
+        near.send_stream_data(b"before")
+        pair.run(0.1)
+    near, far, events = sides[loser == "server"]
+    events.clear()
+    near.send_stream_data(b"lost once")
+    while near.unsent_bytes():
+        pair.now += 0.01  # its pace
+        near.datagrams_to_send(pair.now)  # and nobody carries them
+    pair.run(longest)
+    assert stream_bytes(events) == b"lost once"
+    pair.run(0.1)
+    assert near.is_acknowledged()
+    assert far.datagrams_to_send(pair.now) == []

@@ -13,7 +13,7 @@ from gatesvr.config import TransportConfig
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.link import Disconnect
 
-from .harness import PAIRS, Echo, Recorder, serving
+from .harness import DEADLINE_S, PAIRS, Echo, Recorder, serving
 
 pytestmark = pytest.mark.parametrize(("client", "server"), PAIRS)
 
@@ -110,8 +110,11 @@ async def test_the_server_closes_and_what_was_written_is_not_lost(client: str, s
         assert peer.link.unsent_bytes() == 0
 
 
-async def test_last_push_is_acknowledged_before_the_close(client: str, server: str) -> None:
-    async with serving(server, Recorder) as gateway:
+async def test_last_push_is_acknowledged_before_the_close(
+    client: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.transport.connection.LINGER_PTOS", 1_000)
+    async with serving(server, Recorder, close_linger=DEADLINE_S) as gateway:
         handler, _ = await gateway.connect(client)
         handler.send(b"hello")
         peer = await gateway.handler()
@@ -140,11 +143,11 @@ async def test_last_push_that_nobody_acknowledges(client: str, server: str) -> N
 
 
 async def test_idle_timeout(client: str, server: str) -> None:
-    async with serving(server, idle_timeout=0.4) as gateway:
+    async with serving(server, idle_timeout=1.0) as gateway:
         handler, connection = await gateway.connect(client, config=TransportConfig())
         peer = await gateway.handler()
-        assert handler.link.idle_timeout == pytest.approx(0.4)
-        assert peer.link.idle_timeout == pytest.approx(0.4)
+        assert handler.link.idle_timeout == pytest.approx(1.0)
+        assert peer.link.idle_timeout == pytest.approx(1.0)
         connection.link.discard()
         assert await peer.until_lost() == Disconnect("idle")
         assert gateway.listener.counters.closed_idle == 1

@@ -141,24 +141,25 @@ async def test_more_than_max_connections(backend: str) -> None:
 
 
 async def test_five_percent_above_max_connections() -> None:
-    async with serving("aioquic", max_connections=1) as gateway:
+    async with serving("aioquic", max_connections=1, handshake_timeout=DEADLINE_S) as gateway:
         with Stranger(gateway) as stranger:
             counters = gateway.listener.counters
             for _ in range(2):
                 stranger.send(initial())
             await gateway.until(lambda: counters.handshakes == 2)
-            with pytest.raises(ConnectionFailed, match="time-out"):
-                await gateway.connect("aioquic", connect_timeout=0.2)
-            assert counters.connections_dropped >= 1
+            connecting = asyncio.create_task(gateway.connect("aioquic"))
+            await gateway.until(lambda: counters.connections_dropped)
+            assert not connecting.done()
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
             assert counters.handshakes == 2
 
 
 async def test_more_than_max_handshakes_until_they_time_out() -> None:
-    async with serving("aioquic", max_handshakes=1, handshake_timeout=0.3) as gateway:
+    async with serving("aioquic", max_handshakes=1, handshake_timeout=1.0) as gateway:
         with Stranger(gateway) as stranger:
             counters = gateway.listener.counters
             stranger.send(initial())
-            await gateway.until(lambda: counters.handshakes == 1)
             stranger.send(initial())
             await gateway.until(lambda: counters.handshakes_dropped == 1)
             await gateway.until(lambda: counters.handshakes_timed_out == 1)

@@ -311,7 +311,7 @@ async def test_deadline_and_late_answer(kind: type[Streaming]) -> None:
         await under_test.call()
         if kind is Streaming:
             await under_test.until_state(LaneState.STREAM)
-        silent = under_test.call("gate", timeout=0.2)
+        silent = under_test.call("gate", timeout=1.0)
         asked = upstream.requests + 1
         await until(lambda: upstream.requests == asked)
         behind = under_test.call(timeout=0.01)
