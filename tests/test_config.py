@@ -24,8 +24,12 @@ OTHER = {
     "session.on_duplicate": ("allow", "allow"),
     "session.when_full": ("refuse", "refuse"),
     "upstream.services": (
-        '{zone=[{address="10.0.0.1:1", zone="002", weight=3}]}',
-        {"zone": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)]},
+        '{hello=[{address="10.0.0.1:1", zone="002", weight=3}], zone=[], business=[]}',
+        {
+            "hello": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)],
+            "zone": [],
+            "business": [],
+        },
     ),
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
@@ -34,7 +38,7 @@ OTHER = {
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
     "log.level": ("debug", "debug"),
     "log.format": ("json", "json"),
-    "route": ('[{action="a*", service="x"}]', [RouteRule(action="a*", service="x")]),
+    "route": ('[{action="h*", service="zone"}]', [RouteRule(action="h*", service="zone")]),
 }
 """A text that each field may have besides its default, and the value that it stands for."""
 
@@ -64,7 +68,7 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def variable(name: str) -> str:
-    return f"GATESVR_{name.replace('.', '_').upper()}"
+    return f"GATESVR_{name.replace('.', '__').upper()}"
 
 
 def toml(name: str, text: str) -> str:
@@ -108,7 +112,7 @@ def test_wrong_value_is_named(name: str, tmp_path: Path) -> None:
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     file.write_text("[dispatch]\nmax_workers = 11\nworkers = 1\ntask_timeout = '7s'\n", "utf-8")
-    environ = {"GATESVR_DISPATCH_MAX_WORKERS": "12", "GATESVR_DISPATCH_WORKERS": "2"}
+    environ = {"GATESVR_DISPATCH__MAX_WORKERS": "12", "GATESVR_DISPATCH__WORKERS": "2"}
     config = load(
         file,
         environ=environ,
@@ -122,7 +126,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_environment_is_read_only_when_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GATESVR_DISPATCH_WORKERS", "7")
+    monkeypatch.setenv("GATESVR_DISPATCH__WORKERS", "7")
     assert load().dispatch.workers == 0
 
 
@@ -134,22 +138,22 @@ def test_environment_is_read_only_when_given(monkeypatch: pytest.MonkeyPatch) ->
         ("dispatch.workers", ["--set", "dispatch.workers", "section.key=value"]),
         ("dispatch.workers=-1", ["--set", "dispatch.workers", "-1"]),
         ("dispatch.workers=4.5", ["--set", "dispatch.workers", "4.5"]),
-        ("dispatch.workers=2000", ["--set", "dispatch.workers", "2000", "dispatch.max_workers"]),
+        ("dispatch.workers=2000", ["--set", "dispatch.workers", "2000", "max_workers"]),
         ("dispatch.task_timeout=soon", ["--set", "dispatch.task_timeout", "soon"]),
         ("dispatch.task_timeout=-1", ["--set", "dispatch.task_timeout", "-1"]),
         ("dispatch.task_timeout=inf", ["--set", "dispatch.task_timeout", "inf"]),
         ("session.max_message_bytes=1.5B", ["--set", "session.max_message_bytes", "1.5B"]),
-        ("session.max_queue_bytes=1MiB", ["--set", "session.max_queue_bytes", "1048576"]),
+        ("session.max_queue_bytes=1MiB", ["--set", "session.max_queue_bytes", "1MiB"]),
         ("session.on_duplicate=maybe", ["--set", "session.on_duplicate", "maybe"]),
         ("transport.bind=8453", ["--set", "transport.bind", "8453"]),
         ("transport.bind=::1:8453", ["--set", "transport.bind", "[::1]:8453"]),
         ("transport.cert=x.pem", ["--set", "transport.cert", "key"]),
-        ("transport.low_water=1MiB", ["--set", "transport.low_water", "1048576"]),
+        ("transport.low_water=1MiB", ["--set", "transport.low_water", "1MiB"]),
         ('route=[{action="a*b", service="x"}]', ["--set", "route[0].action", "a*b"]),
         ('upstream.services.zone=[{address="here"}]', ["--set", "upstream.services.zone", "here"]),
         (
             'upstream.services.zone=[{address="h:1"}, {address="h:2", weight=0}]',
-            ["--set", "upstream.services.zone[1].weight", "got 0"],
+            ["--set", "upstream.services.zone[1].weight", "0 is out of range (1 to 1000000)"],
         ),
     ],
 )
@@ -197,13 +201,15 @@ def test_unreadable_file_is_named(content: bytes | None, tmp_path: Path) -> None
 
 def test_file_routes_replace_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
-    file.write_text("[[route]]\naction = 'chat_*'\nservice = 'chat'\nserial = true\n", "utf-8")
-    assert load(file).route == [RouteRule(action="chat_*", service="chat", serial=True)]
+    file.write_text("[[route]]\naction = 'h*'\nservice = 'zone'\nserial = true\n", "utf-8")
+    assert load(file).route == [RouteRule(action="h*", service="zone", serial=True)]
 
 
-def test_one_service_by_set_keeps_the_others() -> None:
-    services = load(sets=['upstream.services.chat=[{address="h:1"}]']).upstream.services
-    assert services["chat"] == [Endpoint(address="h:1")]
+def test_named_services_replace_the_defaults_and_their_routes() -> None:
+    """Of the default routes those stay that lead somewhere."""
+    config = load(sets=[f'upstream.services.{n}=[{{address="h:1"}}]' for n in ("hello", "zone")])
+    assert set(config.upstream.services) == {"hello", "zone"}
+    assert [rule.action for rule in config.route] == ["hello", "logout", "zone", "zone_*"]
 
 
 @pytest.mark.parametrize(

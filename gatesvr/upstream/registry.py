@@ -104,8 +104,9 @@ class UpstreamRegistry:
             for service, endpoints in services.items()
             for endpoint in endpoints
         ]
-        self._configured = frozenset(services)
-        self._known = self._configured.union(known)
+        # A service that is named without endpoints waits for those that register.
+        self._configured = frozenset(name for name, endpoints in services.items() if endpoints)
+        self._known = frozenset(services).union(known)
         self._mode = push.register
         self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
         self._counters = counters
