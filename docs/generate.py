@@ -9,6 +9,7 @@ import ast
 import inspect
 import re
 import sys
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import msgspec
 from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.config import sections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,20 +34,22 @@ _EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```text\n.*?```\n", re.DOTALL)
 CONFIGURATION_HEAD = """\
 # Configuration
 
-<!-- Written by docs/generate.py from the docstrings in gatesvr/config.py: change those. -->
+<!-- Written by docs/generate.py from the docstrings of gatesvr/config/sections.py. -->
 
 A gateway without any configuration listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
 looks for its services on ports 8081 to 8083. Changes come from these sources, later ones win:
 
 1. a TOML file: `gatesvr serve --config gate.toml`, with a table for each section;
-2. the environment: `GATESVR_DISPATCH_WORKERS=8`;
+2. the environment: `GATESVR_DISPATCH__WORKERS=8`, with two underscores between section and key;
 3. `--set dispatch.workers=8`, as often as you like; lists and tables are written as in TOML;
 4. the flags of `gatesvr serve`: `--bind`, `--grpc-bind`, `--transport`, `--upstream`, `--cert`,
-   `--key`.
+   `--key`, `--log-level`, `--log-format`.
 
 A *duration* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`. A *size* is a number
-of bytes or text such as `64KiB`, `4MiB`. A key that does not exist or a value that does not fit
-ends the start with one line that names the source, the field and the value, and exit code 2.
+of bytes or text such as `64KiB`, `4MiB`. A key that does not exist, a variable `GATESVR_...__...`
+that names no setting, or a value out of its range ends the start with one line that names the
+source, the field and the value, and exit code 2. A `gatesvr.Config` that is built in Python takes
+and refuses the same values.
 
 ```toml
 [transport]
@@ -74,6 +78,16 @@ serial = true
 ```
 """
 
+ROUTES_TEXT = """
+Routes are tried in the order in which they are written; the first whose action matches wins, so `*`
+comes last. A route to a service that `upstream.services` does not name, one that an earlier route
+leaves nothing for, and routes without one for `hello`, the login, end the start. A service that
+registers itself is named without an address: `upstream.services.chat = []`.
+
+Without a `[[route]]` of your own these are the routes, as far as their services are there:
+
+"""
+
 PARTS = {
     "services": ("Endpoint", "`[[upstream.services.NAME]]`: one address of a service"),
     "route": ("RouteRule", "`[[route]]`: which service answers an action"),
@@ -95,7 +109,7 @@ def configuration() -> str:
                 struct_name, title = PARTS[part]
                 out.append(f"\n## {title}\n\n")
                 out.extend(table(getattr(config, struct_name), None, "", comments))
-    out.append("\nWithout a `[[route]]` of your own these are the routes:\n\n")
+    out.append(ROUTES_TEXT)
     out.append("| action | service |\n| --- | --- |\n")
     out.extend(f"| `{rule.action}` | {rule.service} |\n" for rule in config.Config().route)
     return "".join(out)
@@ -108,56 +122,47 @@ def table(
     comments: dict[tuple[str, str], str],
 ) -> Iterator[str]:
     """Yield the rows of one struct's fields."""
-    hints = inspect.get_annotations(struct)
+    hints = typing.get_type_hints(struct, include_extras=True)
     yield "| field | type | default | |\n| --- | --- | --- | --- |\n"
     for field in msgspec.structs.fields(struct):
         if values is None:
             default = "" if field.required else spell(field.default)
         else:
             default = spell(getattr(values, field.name))
-        kind = spell_type(str(hints[field.name]), field.name)
+        kind = spell_type(hints[field.name], field.name)
         comment = comments[struct.__name__, field.name]
         yield f"| `{prefix}{field.name}` | {kind} | {default} | {comment} |\n"
 
 
-def spell_type(annotation: str, name: str) -> str:
-    if annotation.startswith("Literal["):
-        choices = ast.literal_eval(f"({annotation[8:-1]},)")
-        return " or ".join(f"`{choice}`" if choice else "empty" for choice in choices)
-    if annotation.startswith(("dict[", "list[")):
+def spell_type(kind: Any, name: str) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(f"`{choice}`" if choice else "empty" for choice in args)
+    if origin is typing.Annotated:
+        base, bounds = args
+        word = {int: "number", config.Duration: "duration", config.Size: "size"}[base]
+        return f"{word}, {bounds.spell(base)}"
+    if origin in (dict, list):
         return "see below" if name in PARTS else "list of texts"
-    return {
-        "Count": "number ≥ 1",
-        "CountOrNone": "number ≥ 0",
-        "Duration": "duration",
-        "Size": "size",
-        "bool": "`true` or `false`",
-        "str": "text",
-    }[annotation]
+    return {bool: "`true` or `false`", str: "text"}[kind]
 
 
 def spell(value: Any) -> str:
     """Return a default as one writes it in a file."""
-    if isinstance(value, config.Duration):
-        return f"`{value * 1000:g}ms`" if 0 < value < 1 else f"`{value:g}s`"
-    if isinstance(value, config.Size):
-        for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-            if value and value % size == 0:
-                return f"`{value // size}{unit}`"
-        return f"`{value}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, dict):
         return ", ".join(f"{name}: `{ends[0].address}`" for name, ends in value.items())
     if value in ("", []):
         return "empty"
-    return f"`{value}`"
+    text = value.spell() if isinstance(value, config.Duration | config.Size) else value
+    return f"`{text}`"
 
 
 def field_comments() -> dict[tuple[str, str], str]:
-    """Return the docstring under every field of config.py, by struct and field."""
+    """Return the docstring under every field, by struct and field."""
     comments = {}
-    for node in ast.parse(inspect.getsource(config)).body:
+    for node in ast.parse(inspect.getsource(sections)).body:
         if not isinstance(node, ast.ClassDef):
             continue
         for field, comment in zip(node.body, node.body[1:], strict=False):

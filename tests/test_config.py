@@ -9,7 +9,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from gatesvr.config import Config, Duration, Endpoint, RouteRule, Size, fields, load, parse_address
+from gatesvr.config import (
+    Config,
+    DispatchConfig,
+    Duration,
+    Endpoint,
+    LogConfig,
+    PushConfig,
+    Range,
+    RouteRule,
+    SessionConfig,
+    Size,
+    TransportConfig,
+    UpstreamConfig,
+    fields,
+    load,
+    parse_address,
+)
 from gatesvr.errors import ConfigError
 
 FIELDS = dict(fields())
@@ -24,8 +40,8 @@ OTHER = {
     "session.on_duplicate": ("allow", "allow"),
     "session.when_full": ("refuse", "refuse"),
     "upstream.services": (
-        '{zone=[{address="10.0.0.1:1", zone="002", weight=3}]}',
-        {"zone": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)]},
+        '{hello=[{address="10.0.0.1:1", zone="002", weight=3}]}',
+        {"hello": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)]},
     ),
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
@@ -34,7 +50,7 @@ OTHER = {
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
     "log.level": ("debug", "debug"),
     "log.format": ("json", "json"),
-    "route": ('[{action="a*", service="x"}]', [RouteRule(action="a*", service="x")]),
+    "route": ('[{action="h*", service="zone"}]', [RouteRule(action="h*", service="zone")]),
 }
 """A text that each field may have besides its default, and the value that it stands for."""
 
@@ -64,7 +80,7 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def variable(name: str) -> str:
-    return f"GATESVR_{name.replace('.', '_').upper()}"
+    return f"GATESVR_{name.replace('.', '__').upper()}"
 
 
 def toml(name: str, text: str) -> str:
@@ -87,7 +103,11 @@ def test_field_from_every_source(name: str, tmp_path: Path) -> None:
     }
     for source, config in loaded.items():
         assert value_of(config, name) == value, source
-        others = {n for n in FIELDS if n != name and not any(e.startswith(f"{n}=") for e in extra)}
+        # The default routes are those of the services that there are.
+        given = {name, "route"} if name == "upstream.services" else {name}
+        others = {
+            n for n in FIELDS if n not in given and not any(e.startswith(f"{n}=") for e in extra)
+        }
         assert all(value_of(config, n) == value_of(Config(), n) for n in others), source
 
 
@@ -108,7 +128,7 @@ def test_wrong_value_is_named(name: str, tmp_path: Path) -> None:
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     file.write_text("[dispatch]\nmax_workers = 11\nworkers = 1\ntask_timeout = '7s'\n", "utf-8")
-    environ = {"GATESVR_DISPATCH_MAX_WORKERS": "12", "GATESVR_DISPATCH_WORKERS": "2"}
+    environ = {"GATESVR_DISPATCH__MAX_WORKERS": "12", "GATESVR_DISPATCH__WORKERS": "2"}
     config = load(
         file,
         environ=environ,
@@ -122,7 +142,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_environment_is_read_only_when_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GATESVR_DISPATCH_WORKERS", "7")
+    monkeypatch.setenv("GATESVR_DISPATCH__WORKERS", "7")
     assert load().dispatch.workers == 0
 
 
@@ -134,22 +154,28 @@ def test_environment_is_read_only_when_given(monkeypatch: pytest.MonkeyPatch) ->
         ("dispatch.workers", ["--set", "dispatch.workers", "section.key=value"]),
         ("dispatch.workers=-1", ["--set", "dispatch.workers", "-1"]),
         ("dispatch.workers=4.5", ["--set", "dispatch.workers", "4.5"]),
-        ("dispatch.workers=2000", ["--set", "dispatch.workers", "2000", "dispatch.max_workers"]),
+        ("dispatch.workers=2000", ["--set", "dispatch.workers", "2000", "max_workers (1024)"]),
         ("dispatch.task_timeout=soon", ["--set", "dispatch.task_timeout", "soon"]),
         ("dispatch.task_timeout=-1", ["--set", "dispatch.task_timeout", "-1"]),
         ("dispatch.task_timeout=inf", ["--set", "dispatch.task_timeout", "inf"]),
         ("session.max_message_bytes=1.5B", ["--set", "session.max_message_bytes", "1.5B"]),
-        ("session.max_queue_bytes=1MiB", ["--set", "session.max_queue_bytes", "1048576"]),
+        (
+            "session.max_queue_bytes=1MiB",
+            ["--set", "session.max_queue_bytes", "1MiB", "max_message_bytes (1MiB)"],
+        ),
         ("session.on_duplicate=maybe", ["--set", "session.on_duplicate", "maybe"]),
         ("transport.bind=8453", ["--set", "transport.bind", "8453"]),
         ("transport.bind=::1:8453", ["--set", "transport.bind", "[::1]:8453"]),
         ("transport.cert=x.pem", ["--set", "transport.cert", "key"]),
-        ("transport.low_water=1MiB", ["--set", "transport.low_water", "1048576"]),
+        (
+            "transport.low_water=1MiB",
+            ["--set", "transport.low_water", "1MiB", "high_water (64KiB)"],
+        ),
         ('route=[{action="a*b", service="x"}]', ["--set", "route[0].action", "a*b"]),
         ('upstream.services.zone=[{address="here"}]', ["--set", "upstream.services.zone", "here"]),
         (
             'upstream.services.zone=[{address="h:1"}, {address="h:2", weight=0}]',
-            ["--set", "upstream.services.zone[1].weight", "got 0"],
+            ["--set", "upstream.services.zone[1].weight", "0 is out of range"],
         ),
     ],
 )
@@ -197,63 +223,195 @@ def test_unreadable_file_is_named(content: bytes | None, tmp_path: Path) -> None
 
 def test_file_routes_replace_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
-    file.write_text("[[route]]\naction = 'chat_*'\nservice = 'chat'\nserial = true\n", "utf-8")
-    assert load(file).route == [RouteRule(action="chat_*", service="chat", serial=True)]
+    file.write_text("[[route]]\naction = '*'\nservice = 'zone'\nserial = true\n", "utf-8")
+    assert load(file).route == [RouteRule(action="*", service="zone", serial=True)]
 
 
-def test_one_service_by_set_keeps_the_others() -> None:
-    services = load(sets=['upstream.services.chat=[{address="h:1"}]']).upstream.services
-    assert services["chat"] == [Endpoint(address="h:1")]
+# Values that are no use to anybody --------------------------------------------------------------
+
+RANGES = {
+    name: (kind.__metadata__[0], kind.__origin__)
+    for name, kind in FIELDS.items()
+    if hasattr(kind, "__metadata__")
+}
+ROOM = {
+    "session.max_message_bytes": ["session.max_queue_bytes=1GiB"],
+    "session.max_queue_bytes": ["session.max_message_bytes=256B"],
+    "dispatch.workers": ["dispatch.max_workers=65536"],
+    "transport.low_water": ["transport.high_water=1GiB"],
+    "transport.high_water": ["transport.low_water=1"],
+    "upstream.reconnect_min": ["upstream.reconnect_max=1h"],
+    "upstream.reconnect_max": ["upstream.reconnect_min=10ms"],
+}
+"""What else has to be set for a field's smallest or largest value to fit."""
+
+
+def test_every_number_states_its_range() -> None:
+    numbers = {name for name in FIELDS if isinstance(value_of(Config(), name), float | int)} - {
+        name for name in FIELDS if isinstance(value_of(Config(), name), bool)
+    }
+    assert numbers == set(RANGES)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_range_of_every_number(name: str) -> None:
+    bounds, kind = RANGES[name]
+    assert isinstance(bounds, Range)
+
+    def loaded(value: float) -> Any:
+        return value_of(load(sets=[f"{name}={value}", *ROOM.get(name, [])]), name)
+
+    for good in (bounds.low, bounds.high, *([0] if bounds.zero else [])):
+        assert loaded(good) == kind(good)
+        assert type(loaded(good)) is kind
+    bad = [bounds.high * 2, -1, *([] if bounds.zero else [0])]
+    if bounds.low > 1 and kind is not Duration:
+        bad.append(bounds.low // 2)
+    if kind is Duration:
+        bad.append(bounds.low / 2)
+    for value in bad:
+        with pytest.raises(ConfigError, match=name):
+            loaded(value)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("500ms", 0.5), ("1s", 1.0), ("1.5", 1.5), ("2m", 120.0), ("1h", 3600.0), (3, 3.0), (0, 0.0)],
-)
-def test_durations(text: object, seconds: float) -> None:
-    assert Duration.parse(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "s", "1d", "-1s", "1 s", "1s2", "nan", True, None, [1]])
-def test_no_durations(text: object) -> None:
-    with pytest.raises(ValueError, match="no duration"):
-        Duration.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("64KiB", 65536), ("4MiB", 4 << 20), ("1GiB", 1 << 30), ("2KB", 2000), ("7", 7), (9, 9)],
-)
-def test_sizes(text: object, size: int) -> None:
-    assert Size.parse(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "KiB", "0.3B", "-1", -1, "1kb", "1 KiB", 1.5, True, None])
-def test_no_sizes(text: object) -> None:
-    with pytest.raises(ValueError, match="no size"):
-        Size.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
+    ("build", "parts"),
     [
-        ("0.0.0.0:8453", ("0.0.0.0", 8453)),
-        ("[::1]:0", ("::1", 0)),
-        ("localhost:65535", ("localhost", 65535)),
-        (":8081", ("", 8081)),
+        (lambda: SessionConfig(resume_window="soon"), ["resume_window", "'soon'"]),
+        (lambda: TransportConfig(idle_timeout=0), ["idle_timeout", "100ms"]),
+        (lambda: TransportConfig(max_connections=-4), ["max_connections", "-4"]),
+        (lambda: SessionConfig(on_duplicate="bogus"), ["on_duplicate", "replace, reject, allow"]),
+        (lambda: TransportConfig(bind="here"), ["bind", "HOST:PORT"]),
+        (lambda: TransportConfig(batch_io=1), ["batch_io", "neither true nor false"]),
+        (lambda: DispatchConfig(workers=True), ["workers", "whole number"]),
+        (lambda: Endpoint(address="h:1", zone="a zone"), ["zone", "'a zone'"]),
+        (lambda: Endpoint(address="nowhere"), ["address", "HOST:PORT"]),
+        (lambda: RouteRule(action="a*b", service="x"), ["action", "a*b"]),
+        (lambda: PushConfig(register_cidrs=["10.0.0.0/33"]), ["register_cidrs[0]", "/33"]),
+        (lambda: LogConfig(level="trace"), ["level", "'trace' is none of debug, info"]),
+        (lambda: UpstreamConfig(services={"a": [7]}), ["services", "7"]),
+        (lambda: Config(transport=5), ["transport", "5"]),
+        (
+            lambda: Config(dispatch=DispatchConfig(workers=9, max_workers=8)),
+            ["dispatch.workers", "9", "max_workers (8)"],
+        ),
+        (
+            lambda: msgspec.structs.replace(SessionConfig(), login_timeout=0),
+            ["login_timeout", "0s"],
+        ),
     ],
 )
-def test_addresses(text: str, address: tuple[str, int]) -> None:
-    assert parse_address(text) == address
+def test_configuration_built_in_python_is_checked(build: Any, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build()
+    line = str(caught.value)
+    assert [part for part in parts if part not in line] == []
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:65536", "::1:5", "host:٣"])
-def test_no_addresses(text: str) -> None:
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        parse_address(text)
+def test_configuration_built_in_python_takes_what_a_file_takes() -> None:
+    session = SessionConfig(resume_window="2m", max_queue_bytes="8MiB", on_duplicate="Allow")  # type: ignore[arg-type]
+    assert (session.resume_window, session.max_queue_bytes) == (120.0, 8 << 20)
+    assert session.on_duplicate == "allow"
+    assert type(TransportConfig(idle_timeout=3).idle_timeout) is Duration  # type: ignore[arg-type]
 
 
-def test_configuration_is_frozen() -> None:
-    config = Config()
-    with pytest.raises(AttributeError):
-        config.dispatch.workers = 3  # type: ignore[misc]
+def test_zone_is_written_in_any_length() -> None:
+    zones = [Endpoint(address="h:1", zone=zone).zone for zone in ("7", "07", "007", "", "eu-west")]
+    assert zones == ["007", "007", "007", "", "eu-west"]
+
+
+# Variables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("GATESVR_DISPATCH__WRKERS", ["unknown", "GATESVR_DISPATCH__WORKERS"]),
+        ("GATESVR_DISPATH__WORKERS", ["unknown", "GATESVR_DISPATCH__WORKERS"]),
+        ("GATESVR_DISPATCH_WORKERS", ["GATESVR_DISPATCH__WORKERS"]),
+        ("GATESVR_TRANSPORT_IDLE_TIMEOUT", ["GATESVR_TRANSPORT__IDLE_TIMEOUT"]),
+    ],
+)
+def test_misspelt_variable_is_refused(name: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={name: "8"})
+    line = str(caught.value)
+    assert [part for part in [name, *parts] if part not in line] == []
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    kubernetes = {
+        "GATESVR_PORT": "udp://10.0.0.1:8453",
+        "GATESVR_SERVICE_HOST": "10.0.0.1",
+        "GATESVR_SERVICE_PORT": "8453",
+        "GATESVR_PORT_8453_UDP_ADDR": "10.0.0.1",
+        "GATESVR_PUSH_SERVICE_HOST": "10.0.0.2",
+        "GATESVR_CYTHON_DEBUG": "1",
+    }
+    assert load(environ=kubernetes) == Config()
+
+
+# Services and routes ----------------------------------------------------------------------------
+
+TWO = 'upstream.services={hello=[{address="h:1"}], chat=[{address="h:2"}]}'
+
+
+@pytest.mark.parametrize(
+    ("routes", "parts"),
+    [
+        ('{action="hello", service="helo"}', ["route[0].service", "helo", "did you mean hello"]),
+        ('{action="chat", service="chat"}', ["route", "hello", "log in"]),
+        (
+            '{action="hello", service="hello"}, {action="hello", service="chat"}',
+            ["route[1].action", "'hello' is never reached"],
+        ),
+        (
+            (
+                '{action="hello", service="hello"}, {action="*", service="chat"},'
+                ' {action="a*", service="hello"}'
+            ),
+            ["route[2].action", "'a*' is never reached"],
+        ),
+        ('{action="", service="chat"}', ["route[0].action", "empty"]),
+    ],
+)
+def test_routes_that_lead_nowhere_are_refused(routes: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(sets=[TWO, f"route=[{routes}]"])
+    line = str(caught.value)
+    assert [part for part in parts if part not in line] == []
+
+
+def test_default_routes_are_those_of_the_services_there_are() -> None:
+    only = load(sets=['upstream.services={hello=[{address="h:1"}], business=[{address="h:2"}]}'])
+    assert [(rule.action, rule.service) for rule in only.route] == [
+        ("hello", "hello"),
+        ("logout", "hello"),
+        ("*", "business"),
+    ]
+    with pytest.raises(ConfigError, match="hello"):
+        load(sets=['upstream.services={chat=[{address="h:1"}]}'])
+
+
+def test_service_without_an_endpoint_registers_itself() -> None:
+    services = "upstream.services={hello=[], chat=[]}"
+    routes = 'route=[{action="hello", service="hello"}, {action="*", service="chat"}]'
+    config = load(sets=[services, routes])
+    assert config.upstream.services == {"hello": [], "chat": []}
+
+
+def test_flags_name_endpoints_of_single_services(tmp_path: Path) -> None:
+    flags = {"upstream.services.hello": [{"address": "flag:1"}]}
+    # Without services of a file, those that flags name are all there are.
+    assert list(load(overrides=flags).upstream.services) == ["hello"]
+    file = tmp_path / "gate.toml"
+    file.write_text(
+        "[[upstream.services.hello]]\naddress = 'h:1'\n"
+        "[[upstream.services.business]]\naddress = 'h:2'\n",
+        "utf-8",
+    )
+    services = load(file, overrides=flags).upstream.services
+    assert services == {
+        "hello": [Endpoint(address="flag:1")],
+        "business": [Endpoint(address="h:2")],
+    }

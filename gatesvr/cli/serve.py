@@ -58,10 +58,21 @@ logger = logging.getLogger("gatesvr.cli")
     type=PAIR,
     metavar="SERVICE=HOST:PORT",
     multiple=True,
-    help="An endpoint of a service, in the place of those it has; repeatable.",
+    help="An endpoint of a service, in the place of those it has; repeatable. The default services"
+    " are gone where any is named.",
 )
 @click.option("--cert", type=click.Path(dir_okay=False), help="Certificate chain, PEM.")
 @click.option("--key", type=click.Path(dir_okay=False), help="Its private key, PEM.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    help="Lowest level that is logged. [info]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"], case_sensitive=False),
+    help="One line an event, as text or as a JSON object. [text]",
+)
 @click.option("--stats", type=DURATION, help="Print a line of counters this often, as 5s.")
 @click.option(
     "--loop",
@@ -80,7 +91,7 @@ def command(
 ) -> int:
     """Run the gateway.
 
-    Settings come from the defaults, the file, the environment (GATESVR_DISPATCH_WORKERS=8), --set,
+    Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set,
     and the flags; later ones win. Ctrl-C stops in order, a second one at once.
     """
     overrides = _overrides(flags)
@@ -111,11 +122,10 @@ async def _serve(
             named.setdefault(name, []).append({"address": address})
         for name, address in services.items():
             named.setdefault(name, [{"address": address}])
-        values = dict(overrides)
-        if named:
-            # A service that no flag names keeps the endpoints that it has.
-            kept = load(file, sets=sets, environ=os.environ).upstream.services
-            values["upstream.services"] = {**_plain(kept), **named}
+        values = {
+            **overrides,
+            **{f"upstream.services.{name}": ends for name, ends in named.items()},
+        }
         return load(file, sets=sets, environ=os.environ, overrides=values)
 
     config = configured()
@@ -202,15 +212,7 @@ def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
         "transport": "transport.backend",
         "cert": "transport.cert",
         "key": "transport.key",
+        "log_level": "log.level",
+        "log_format": "log.format",
     }
     return {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
-
-
-def _plain(services: Mapping[str, Any]) -> dict[str, Any]:
-    """Return configured services as a file would spell them."""
-    import msgspec
-
-    return {
-        name: [msgspec.structs.asdict(endpoint) for endpoint in group]
-        for name, group in services.items()
-    }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import inf
 from types import TracebackType
 from typing import Any, Self
 
-from ..config import parse_address
+from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..protocol import events
 from ..protocol.client import ClientProtocol
@@ -102,7 +103,8 @@ class Client:
             session. What the callback raises closes the connection, and the client tries again.
 
     Raises:
-        ConfigError: The server is no HOST:PORT, resume is no state or of another openid.
+        ConfigError: The server is no HOST:PORT, resume is no state or of another openid, a number
+            is out of its range: only reconnect_timeout may be 0.
     """
 
     def __init__(
@@ -127,6 +129,12 @@ class Client:
         resume: bytes = b"",
         on_state: Callable[[bytes], None] | None = None,
     ) -> None:
+        check_numbers(
+            max_notifies=(max_notifies, Range(1, math.inf)),
+            connect_timeout=(connect_timeout, Range(0.001, math.inf)),
+            request_timeout=(request_timeout, Range(0.001, math.inf)),
+            reconnect_timeout=(reconnect_timeout, Range(0, math.inf)),
+        )
         self._server = _server(server)
         self._protocol = _protocol(openid, client_id, auth_token, resume)
         self._protocol.carries_acks = on_state is None

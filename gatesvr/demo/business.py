@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
 from ..upstream.service import Reply, Request, UpstreamService
+from .hello import add_status
+from .zone import add_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +21,14 @@ MAX_NOTIFIES = 16
 
 
 def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
-    """Return the service that answers notify_demo, push_demo, broadcast and slow."""
+    """Return the service that answers notify_demo, push_demo, broadcast and slow.
+
+    The gateway's default routes bring it what hello and zone could answer too, so it answers echo,
+    time, calculate, status, heartbeat and data_sync as they do.
+    """
     service = UpstreamService("business", gateway=gateway)
+    add_status(service)
+    add_tools(service)
 
     @service.action("notify_demo")
     def notify_demo(request: Request) -> Reply:

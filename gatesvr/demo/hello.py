@@ -11,13 +11,12 @@ from ..upstream.service import Reply, Request, UpstreamService
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["hello_service"]
+__all__ = ["add_status", "hello_service"]
 
 
 def hello_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     """Return the service that answers hello, logout, status, heartbeat and data_sync."""
     service = UpstreamService("hello", gateway=gateway)
-    began = time.monotonic()
 
     @service.action("hello")
     def hello(request: Request) -> Reply:
@@ -33,6 +32,14 @@ def hello_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     @service.action("logout")
     def logout(request: Request) -> Reply:
         return Reply(200, f"bye, {request.openid}")
+
+    add_status(service)
+    return service
+
+
+def add_status(service: UpstreamService) -> None:
+    """Let a service answer status, heartbeat and data_sync."""
+    began = time.monotonic()
 
     @service.action("status")
     def status(_: Request) -> str:
@@ -50,5 +57,3 @@ def hello_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
         """Say what was received; a real service would store it under openid."""
         at_ms = int(time.time() * 1000)
         return json.dumps({"synced_bytes": len(request.data), "server_time_ms": at_ms})
-
-    return service

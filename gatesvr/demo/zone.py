@@ -13,7 +13,7 @@ from ..upstream.service import Reply, Request, UpstreamService
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["zone_service"]
+__all__ = ["add_tools", "zone_service"]
 
 MAX_NUMBER = 64
 """Longest number that calculate reads, characters."""
@@ -30,25 +30,7 @@ _SIGNS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 def zone_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     """Return the service that answers echo, time, calculate, zone, zone_info and zone_broadcast."""
     service = UpstreamService("zone", gateway=gateway)
-
-    @service.action("echo")
-    def echo(request: Request) -> bytes:
-        return request.data
-
-    @service.action("time")
-    def tell_time(_: Request) -> str:
-        now = time.time()
-        iso = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        return json.dumps({"time": iso, "time_ms": int(now * 1000)})
-
-    @service.action("calculate")
-    def calculate(request: Request) -> Reply:
-        params = request.params
-        try:
-            return Reply(data=_calculate(params).encode())
-        except (ValueError, DecimalException) as error:
-            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
-            return Reply(400, reason)
+    add_tools(service)
 
     @service.action("zone")
     @service.action("zone_info")
@@ -77,6 +59,29 @@ def zone_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
         return Reply(data=json.dumps({"sessions": pushed.sessions}).encode())
 
     return service
+
+
+def add_tools(service: UpstreamService) -> None:
+    """Let a service answer echo, time and calculate."""
+
+    @service.action("echo")
+    def echo(request: Request) -> bytes:
+        return request.data
+
+    @service.action("time")
+    def tell_time(_: Request) -> str:
+        now = time.time()
+        iso = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        return json.dumps({"time": iso, "time_ms": int(now * 1000)})
+
+    @service.action("calculate")
+    def calculate(request: Request) -> Reply:
+        params = request.params
+        try:
+            return Reply(data=_calculate(params).encode())
+        except (ValueError, DecimalException) as error:
+            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+            return Reply(400, reason)
 
 
 def _calculate(params: dict[str, str]) -> str:

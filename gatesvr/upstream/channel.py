@@ -38,7 +38,7 @@ def channel_options(config: UpstreamConfig, max_message_bytes: int) -> list[tupl
         ("grpc.enable_http_proxy", 0),
         # A request that was written is never sent again by itself.
         ("grpc.enable_retries", 0),
-        ("grpc.keepalive_time_ms", max(int(config.keepalive * 1000), 1000)),
+        ("grpc.keepalive_time_ms", int(config.keepalive * 1000) or 2**31 - 1),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         # Without this gRPC waits a minute for the answer to a ping, whatever the line above says.
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),

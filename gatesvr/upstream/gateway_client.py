@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,6 +11,7 @@ import grpc.aio
 
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
+from ..config import Range, check_numbers
 from ..errors import ConfigError, UpstreamError
 from .event_stream import GatewayEvents
 from .push_api import PushApi
@@ -43,6 +45,7 @@ class GatewayClient(PushApi):
     """
 
     def __init__(self, address: str | Callable[[], str] = "", timeout: float = TIMEOUT_S) -> None:
+        check_numbers(timeout=(timeout, Range(0.001, math.inf)))
         self.address = address
         self._timeout = timeout
         self._channel: grpc.aio.Channel | None = None

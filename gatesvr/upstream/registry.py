@@ -97,6 +97,8 @@ class UpstreamRegistry:
         ]
         self._configured = frozenset(services)
         self._known = self._configured.union(known)
+        # One that is named without endpoints waits for those that register.
+        self._closed = frozenset(name for name, endpoints in services.items() if endpoints)
         self._mode = push.register
         self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
         self._counters = counters
@@ -235,7 +237,7 @@ class UpstreamRegistry:
         if zone and not _ZONE.fullmatch(zone):
             raise ValueError(f"{zone[:MAX_NAME]!r} is no zone")
         if service in self._known:
-            if self._mode == "new" and service in self._configured:
+            if self._mode == "new" and service in self._closed:
                 raise ValueError(
                     f"{service} is configured; push.register = 'add' lets endpoints join it"
                 )

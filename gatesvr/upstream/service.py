@@ -18,6 +18,7 @@ import contextlib
 import errno
 import inspect
 import logging
+import math
 import signal
 import socket
 import sys
@@ -31,7 +32,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
-from ..config import parse_address
+from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
 from ..observe.log import configure, keys
 from .gateway_client import GatewayClient
@@ -78,6 +79,11 @@ class UpstreamService:
         max_running: int = 1_024,
         max_waiting: int = 10_000,
     ) -> None:
+        check_numbers(
+            max_message_bytes=(max_message_bytes, Range(1, math.inf)),
+            max_running=(max_running, Range(1, math.inf)),
+            max_waiting=(max_waiting, Range(0, math.inf)),
+        )
         self.name = name
         self.gateway = GatewayClient(gateway)
         """Pushes to clients, and registers this service."""

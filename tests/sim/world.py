@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gatesvr.config import (
     Config,
     DispatchConfig,
@@ -93,11 +95,11 @@ class World:
         high_water = draw((100, 600, 65_536))
         self.low_water = high_water // 2
         queue_size = draw((8, 14, 40, 1_024))
+        queue_bytes = draw((2_500, 1 << 20))
         self.config = Config(
-            transport=TransportConfig(high_water=Size(high_water)),
+            transport=TransportConfig(high_water=Size(high_water), low_water=Size(self.low_water)),
             session=SessionConfig(
                 max_queue_size=queue_size,
-                max_queue_bytes=Size(draw((2_500, 1 << 20))),
                 max_queues_bytes=Size(draw((0, 0, 0, 1_500))),
                 max_in_flight=draw((3, 6, 128)),
                 max_message_bytes=Size(draw((1 << 20, 1 << 20, 700))),
@@ -114,8 +116,10 @@ class World:
                 task_timeout=Duration(draw((4.0, 30.0))),
             ),
             push=PushConfig(),
-            route=ROUTES,
+            route=list(ROUTES),
         )
+        # Smaller than a gateway takes, so that a history of few messages comes to the cap.
+        msgspec.structs.force_setattr(self.config.session, "max_queue_bytes", Size(queue_bytes))
 
     @property
     def now(self) -> float:

@@ -13,14 +13,12 @@ from gatesvr.upstream.router import MAX_KNOWN, UpstreamRouter
     [
         ("hello", "hello"),
         ("logout", "hello"),
-        ("data_sync", "hello"),
+        ("data_sync", "business"),
         ("zone", "zone"),
         ("zone_info", "zone"),
         ("zone_", "zone"),
         ("zones", "business"),
-        ("echo", "zone"),
-        ("echo2", "business"),
-        ("calculate", "zone"),
+        ("echo", "business"),
         ("", "business"),
     ],
 )

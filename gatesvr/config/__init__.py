@@ -1,0 +1,46 @@
+"""The whole configuration: one struct a layer, checked when it is made, then frozen.
+
+Sources, later ones win: the defaults, a TOML file, environment variables
+(``GATESVR_DISPATCH__WORKERS=8``), ``--set dispatch.workers=8``, the flags of ``gatesvr serve``.
+Durations are seconds as a number or text such as ``500ms``, ``1s``, ``2m``, ``1h``; sizes are bytes
+as a number or text such as ``64KiB``, ``4MiB``. A Config that is built in Python is converted and
+checked in the same way.
+"""
+
+from .kinds import Duration as Duration
+from .kinds import Range as Range
+from .kinds import Size as Size
+from .kinds import check_numbers as check_numbers
+from .kinds import join_address as join_address
+from .kinds import parse_address as parse_address
+from .load import fields as fields
+from .load import load as load
+from .sections import Config as Config
+from .sections import DispatchConfig as DispatchConfig
+from .sections import Endpoint as Endpoint
+from .sections import LogConfig as LogConfig
+from .sections import PushConfig as PushConfig
+from .sections import RouteRule as RouteRule
+from .sections import SessionConfig as SessionConfig
+from .sections import TransportConfig as TransportConfig
+from .sections import UpstreamConfig as UpstreamConfig
+
+__all__ = [
+    "Config",
+    "DispatchConfig",
+    "Duration",
+    "Endpoint",
+    "LogConfig",
+    "PushConfig",
+    "Range",
+    "RouteRule",
+    "SessionConfig",
+    "Size",
+    "TransportConfig",
+    "UpstreamConfig",
+    "check_numbers",
+    "fields",
+    "join_address",
+    "load",
+    "parse_address",
+]

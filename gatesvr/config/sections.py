@@ -1,0 +1,353 @@
+"""The sections of the configuration: every setting with its default, its range and its meaning."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from .kinds import Duration, Range, Section, Size, hint, parse_address
+
+__all__ = [
+    "Config",
+    "DispatchConfig",
+    "Endpoint",
+    "LogConfig",
+    "PushConfig",
+    "RouteRule",
+    "SessionConfig",
+    "TransportConfig",
+    "UpstreamConfig",
+]
+
+_MS = 0.001
+_MINUTE = 60.0
+_HOUR = 3600.0
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
+
+Count = Annotated[int, Range(1, 1_000_000)]
+Places = Annotated[int, Range(1, 10_000_000)]
+Wait = Annotated[Duration, Range(10 * _MS, _HOUR)]
+"""A deadline: without one a peer could hold a place for ever, so 0 is refused."""
+
+
+def _covers(pattern: str, action: str) -> bool:
+    """Whether a route's action matches another action, or all that another route's matches."""
+    if pattern.endswith("*"):
+        return action.startswith(pattern[:-1])
+    return action == pattern
+
+
+def _check_address(section: Section, field: str, address: str) -> tuple[str, int]:
+    try:
+        return parse_address(address)
+    except ValueError as error:
+        raise section.refusal(field, str(error)) from None
+
+
+class TransportConfig(Section, frozen=True, kw_only=True):
+    """QUIC, UDP and TLS."""
+
+    bind: str = "0.0.0.0:8453"
+    """UDP address to listen on, HOST:PORT, port 0 for any free one.
+
+    A name with several addresses is listened to on each. On 0.0.0.0 or [::] every answer leaves
+    from the address that the client asked (Linux, macOS; elsewhere bind the address itself).
+    """
+    backend: Literal["auto", "aioquic", "qh3"] = "auto"
+    """QUIC library; auto takes qh3 where it is installed."""
+    cert: str = ""
+    """PEM file with the certificate chain; empty for the development certificate."""
+    key: str = ""
+    """PEM file with the certificate's private key."""
+    max_connections: Places = 10_000
+    """QUIC connections; above it a new one is closed 4503, 5 % above it Initials are dropped."""
+    max_handshakes: Places = 1_000
+    """Connections whose handshake is not done; above it Initials are dropped."""
+    handshake_timeout: Wait = Duration(5.0)
+    """Longest QUIC handshake."""
+    idle_timeout: Annotated[Duration, Range(100 * _MS, 24 * _HOUR)] = Duration(60.0)
+    """QUIC idle time-out that the gateway offers."""
+    high_water: Annotated[Size, Range(2, _GIB)] = Size(64 << 10)
+    """Bytes not yet transmitted on a connection at which the sender stops feeding it."""
+    low_water: Annotated[Size, Range(1, _GIB)] = Size(32 << 10)
+    """Bytes not yet transmitted below which the sender is asked for more; at most high_water."""
+    receive_buffer: Annotated[Size, Range(_KIB, _GIB, "the system's default")] = Size(4 << 20)
+    """SO_RCVBUF asked of the system, bytes."""
+    send_buffer: Annotated[Size, Range(_KIB, _GIB, "the system's default")] = Size(4 << 20)
+    """SO_SNDBUF asked of the system, bytes."""
+    batch_io: bool = True
+    """Read and write many datagrams a system call, where the system can (Linux)."""
+    close_linger: Annotated[Duration, Range(_MS, _MINUTE, "do not wait")] = Duration(1.0)
+    """Longest wait for a last push (KICK, GOAWAY, a refusal) to be acknowledged."""
+
+    def check(self) -> None:
+        _check_address(self, "bind", self.bind)
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.low_water > self.high_water:
+            raise self.refusal(
+                "low_water",
+                f"{self.low_water.spell()} is above high_water ({self.high_water.spell()})",
+            )
+
+
+class SessionConfig(Section, frozen=True, kw_only=True):
+    """Sessions, their queues and their deadlines."""
+
+    start_timeout: Wait = Duration(8.0)
+    """From the end of the handshake to START; 4408."""
+    login_timeout: Wait = Duration(30.0)
+    """From START to a hello answered 200; 4408, session closed."""
+    frame_timeout: Wait = Duration(10.0)
+    """From the first byte of a frame to its last; 4408."""
+    heartbeat_interval: Annotated[Duration, Range(1, _HOUR)] = Duration(15.0)
+    """Longest heartbeat interval told to clients; also at most a quarter of the idle time-out."""
+    resume_window: Annotated[Duration, Range(_MS, 168 * _HOUR, "not at all")] = Duration(60.0)
+    """How long a session outlives its connection."""
+    slow_consumer_timeout: Wait = Duration(10.0)
+    """A queue at a cap with no ack moved for this long closes the connection 4413."""
+    max_queue_size: Places = 1_024
+    """Messages not acked in a session's queue (max_unacked_messages on the wire)."""
+    max_queue_bytes: Annotated[Size, Range(512, _GIB)] = Size(4 << 20)
+    """Bytes not acked in a session's queue; at least 2 x max_message_bytes."""
+    max_queues_bytes: Annotated[
+        Size, Range(512, 1024 * _GIB, "a quarter of the memory there is")
+    ] = Size(0)
+    """Memory of what is not acked in all queues together."""
+    max_in_flight: Count = 128
+    """Requests of a session accepted and not answered."""
+    max_message_bytes: Annotated[Size, Range(256, 512 * _MIB)] = Size(1 << 20)
+    """Largest frame after login."""
+    max_login_bytes: Annotated[Size, Range(256, 512 * _MIB)] = Size(64 << 10)
+    """Largest frame before login."""
+    max_refused_logins: Count = 5
+    """Refused hellos after which the connection closes 4401."""
+    max_inited_per_address: Count = 1_000
+    """Sessions that have not logged in, a client address: a whole school may be behind one."""
+    max_logged_in: Count = 5
+    """Logged-in sessions of one openid with on_duplicate = "allow"."""
+    on_duplicate: Literal["replace", "reject", "allow"] = "replace"
+    """What a login does to other logged-in sessions of its openid."""
+    when_full: Literal["drop_oldest", "refuse", "close"] = "drop_oldest"
+    """What a notify does that finds a suspended session's queue full."""
+    base_resume: bool = False
+    """Let protocol-0 clients resume by openid and last_acked alone (no token)."""
+    max_tombstones: Places = 10_000
+    """Replaced and kicked sessions remembered to tell their clients why."""
+    sweep_interval: Annotated[Duration, Range(10 * _MS, _MINUTE)] = Duration(1.0)
+    """How often what can expire is looked at."""
+
+    def check(self) -> None:
+        if self.max_queue_bytes < 2 * self.max_message_bytes:
+            raise self.refusal(
+                "max_queue_bytes",
+                f"{self.max_queue_bytes.spell()} is below 2 x max_message_bytes"
+                f" ({self.max_message_bytes.spell()})",
+            )
+
+
+class DispatchConfig(Section, frozen=True, kw_only=True):
+    """The task queue and its workers."""
+
+    workers: Annotated[int, Range(1, 65_536, "4 a usable CPU")] = 0
+    """Workers to start with and to shrink to; at most max_workers."""
+    max_workers: Annotated[int, Range(1, 65_536)] = 1_024
+    """Workers at most; the pool grows while tasks wait."""
+    max_queue_size: Places = 10_000
+    """Tasks waiting; full means ERROR 503 at once."""
+    task_timeout: Wait = Duration(30.0)
+    """From acceptance to the answer, waiting included; 504."""
+    idle_worker_timeout: Wait = Duration(5.0)
+    """How long a worker above the starting number stays without a task."""
+    drain_timeout: Annotated[Duration, Range(_MS, _HOUR, "do not wait")] = Duration(10.0)
+    """How long running tasks may go on when the gateway stops."""
+
+    def check(self) -> None:
+        if self.workers > self.max_workers:
+            raise self.refusal(
+                "workers", f"{self.workers} is above max_workers ({self.max_workers})"
+            )
+
+
+class Endpoint(Section, frozen=True, kw_only=True):
+    """One address of an upstream service."""
+
+    address: str
+    """HOST:PORT."""
+    zone: str = ""
+    """The zone it serves, three digits (7 means 007) or a name; empty for all."""
+    weight: Count = 1
+    """Share of the calls, against the service's other endpoints."""
+
+    def check(self) -> None:
+        host, port = _check_address(self, "address", self.address)
+        if not host or not port:
+            raise self.refusal("address", f"{self.address!r} names no {'port' if host else 'host'}")
+        if self.zone and not _ZONE.fullmatch(self.zone):
+            raise self.refusal("zone", f"{self.zone!r} is no zone (three digits or a name)")
+        if self.zone.isdigit():  # as sessions have it
+            msgspec.structs.force_setattr(self, "zone", self.zone.zfill(3))
+
+
+class RouteRule(Section, frozen=True, kw_only=True):
+    """Which service answers an action: the first route that matches, in the order written."""
+
+    action: str
+    """An action, or the start of one and ``*``, which matches any rest."""
+    service: str
+    """The service's name, one of upstream.services."""
+    order: Literal["", "completion", "request"] = ""
+    """Order of the answers; empty for the service's default."""
+    serial: bool = False
+    """Run one of a session's requests on this route at a time."""
+
+    def check(self) -> None:
+        if not self.action:
+            raise self.refusal("action", "it is empty")
+        if "*" in self.action[:-1]:
+            raise self.refusal("action", f"{self.action!r}: * may only stand at the end")
+
+
+class UpstreamConfig(Section, frozen=True, kw_only=True):
+    """Upstream services and the lanes to them."""
+
+    services: dict[str, list[Endpoint]] = msgspec.field(
+        default_factory=lambda: {
+            "hello": [Endpoint(address="localhost:8081")],
+            "business": [Endpoint(address="localhost:8082")],
+            "zone": [Endpoint(address="localhost:8083")],
+        }
+    )
+    """Service name to its endpoints. Naming any replaces the three defaults; a service whose
+    endpoints all register themselves is named with none: ``upstream.services.chat = []``."""
+    balance: Literal["round_robin", "consistent_hash"] = "round_robin"
+    """How a service's endpoints share the calls; consistent_hash is by openid."""
+    order: Literal["completion", "request"] = "completion"
+    """Order of the answers on routes that name none."""
+    max_batch: Count = 64
+    """Requests a lane message."""
+    max_batch_bytes: Annotated[Size, Range(1, _GIB)] = Size(1 << 20)
+    """Bytes a lane message, unless it is one request; at most 1 MiB. Larger requests go alone."""
+    max_open: Count = 1_024
+    """Requests a lane has written and not seen answered."""
+    max_waiting: Places = 10_000
+    """Requests waiting for a lane of one endpoint; above it 503."""
+    connect_timeout: Wait = Duration(5.0)
+    """From the start of a lane to the upstream's initial metadata."""
+    reconnect_min: Wait = Duration(0.2)
+    """First pause before an endpoint is tried again; at most reconnect_max."""
+    reconnect_max: Wait = Duration(5.0)
+    """Longest pause before an endpoint is tried again."""
+    unary_retry: Annotated[Duration, Range(10 * _MS, 24 * _HOUR)] = Duration(60.0)
+    """How often an upstream without ProcessStream is asked for it again."""
+    keepalive: Annotated[Duration, Range(1, 24 * _HOUR, "no pings")] = Duration(300.0)
+    """gRPC keepalive; below 300s only to upstreams that allow it."""
+
+    def check(self) -> None:
+        for name in self.services:
+            if not name or name == "*":
+                raise self.refusal("services", f"{name!r} is no name of a service")
+        if self.reconnect_min > self.reconnect_max:
+            raise self.refusal(
+                "reconnect_min",
+                f"{self.reconnect_min.spell()} is above reconnect_max"
+                f" ({self.reconnect_max.spell()})",
+            )
+
+
+class PushConfig(Section, frozen=True, kw_only=True):
+    """GatewayService, the gRPC API that upstreams push through."""
+
+    bind: str = "127.0.0.1:8092"
+    """TCP address to listen on, HOST:PORT, port 0 for any free one."""
+    register: Literal["off", "new", "add"] = "new"
+    """RegisterUpstream: never, for services the configuration does not name, or for all."""
+    register_cidrs: list[str] = msgspec.field(default_factory=list)
+    """Networks whose hosts may be registered besides the caller's own address and loopback."""
+    insecure: bool = False
+    """Serve on an address other than loopback without TLS."""
+    max_push_ids: Count = 256
+    """push_ids a session remembers."""
+    max_bound_notifies: Count = 64
+    """Notifies bound to one request."""
+    max_bound_bytes: Annotated[Size, Range(_KIB, _GIB)] = Size(256 << 10)
+    """Bytes of bound notifies a session."""
+    max_event_subscribers: Count = 16
+    """Subscribers of session events, upstreams and those inside together."""
+    max_event_queue: Count = 1_024
+    """Events that wait for one subscriber; above it the newest are left out, and counted."""
+
+    def check(self) -> None:
+        _check_address(self, "bind", self.bind)
+        for i, cidr in enumerate(self.register_cidrs):
+            try:
+                ipaddress.ip_network(cidr, strict=False)
+            except ValueError as error:
+                raise self.refusal(f"register_cidrs[{i}]", str(error)) from None
+
+
+class LogConfig(Section, frozen=True, kw_only=True):
+    """Logging."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level written."""
+    format: Literal["text", "json"] = "text"
+    """One line an event, as text or as a JSON object."""
+
+
+_DEFAULT_ROUTES = (
+    RouteRule(action="hello", service="hello"),
+    RouteRule(action="logout", service="hello"),
+    RouteRule(action="zone", service="zone"),
+    RouteRule(action="zone_*", service="zone"),
+    RouteRule(action="*", service="business"),
+)
+_LOGIN = "hello"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The gateway's configuration."""
+
+    transport: TransportConfig = TransportConfig()
+    """QUIC, UDP and TLS."""
+    session: SessionConfig = SessionConfig()
+    """Sessions, their queues and their deadlines."""
+    dispatch: DispatchConfig = DispatchConfig()
+    """The task queue and its workers."""
+    upstream: UpstreamConfig = UpstreamConfig()
+    """Upstream services and the lanes to them."""
+    push: PushConfig = PushConfig()
+    """GatewayService."""
+    log: LogConfig = LogConfig()
+    """Logging."""
+    route: list[RouteRule] = msgspec.field(default_factory=list)
+    """Which service answers an action, first match wins; any of your own replace the defaults, of
+    which those whose service is not in upstream.services are left out."""
+
+    def check(self) -> None:
+        services = self.upstream.services
+        if not self.route:
+            routes = [rule for rule in _DEFAULT_ROUTES if rule.service in services]
+            msgspec.structs.force_setattr(self, "route", routes)
+        for i, rule in enumerate(self.route):
+            if rule.service not in services:
+                raise self.refusal(
+                    f"route[{i}].service",
+                    f"{rule.service!r} is not in upstream.services"
+                    f"{hint(rule.service, services)}; a service that registers itself is named"
+                    f" there without endpoints: {rule.service} = []",
+                )
+            for before, other in enumerate(self.route[:i]):
+                if _covers(other.action, rule.action):
+                    raise self.refusal(
+                        f"route[{i}].action",
+                        f"{rule.action!r} is never reached, route[{before}] takes"
+                        f" {other.action!r} before it",
+                    )
+        if not any(_covers(rule.action, _LOGIN) for rule in self.route):
+            raise self.refusal("route", f"no route for {_LOGIN!r}, nobody could log in")
