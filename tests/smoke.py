@@ -1,7 +1,7 @@
 """Check an installed GateSvr: every compiled module imports, ``serve --demo`` answers one call.
 
-Wheels are tested with it, outside of a checkout: ``python tests/smoke.py``. It needs nothing but the
-package and ends with 0, or with a traceback that says what is missing.
+Wheels are tested with it, outside of a checkout: ``python tests/smoke.py``. It needs nothing but
+the package and ends with 0, or with a traceback that says what is missing.
 """
 
 from __future__ import annotations

@@ -415,3 +415,59 @@ def test_flags_name_endpoints_of_single_services(tmp_path: Path) -> None:
         "hello": [Endpoint(address="flag:1")],
         "business": [Endpoint(address="h:2")],
     }
+
+
+# Kinds ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("1s", 1.0), ("1.5", 1.5), ("2m", 120.0), ("1h", 3600.0), (3, 3.0), (0, 0.0)],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert Duration.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "1d", "-1s", "1 s", "1s2", "nan", True, None, [1]])
+def test_no_durations(text: object) -> None:
+    with pytest.raises(ValueError, match="no duration"):
+        Duration.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64KiB", 65536), ("4MiB", 4 << 20), ("1GiB", 1 << 30), ("2KB", 2000), ("7", 7), (9, 9)],
+)
+def test_sizes(text: object, size: int) -> None:
+    assert Size.parse(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "0.3B", "-1", -1, "1kb", "1 KiB", 1.5, True, None])
+def test_no_sizes(text: object) -> None:
+    with pytest.raises(ValueError, match="no size"):
+        Size.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:8453", ("0.0.0.0", 8453)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+        (":8081", ("", 8081)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:65536", "::1:5", "host:٣"])
+def test_no_addresses(text: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        parse_address(text)
+
+
+def test_configuration_is_frozen() -> None:
+    config = Config()
+    with pytest.raises(AttributeError):
+        config.dispatch.workers = 3  # type: ignore[misc]
