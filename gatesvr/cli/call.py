@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..demo.actions import ACTIONS
 from ..errors import ConfigError
 from .loop import run
 from .options import PAIR, Target, target_options
@@ -20,9 +19,25 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+_ACTIONS = {
+    "echo": "the data, back",
+    "time": "the time",
+    "calculate op=add a=1 b=2": "op: add, sub, mul, div",
+    "notify_demo before=1 after=1": "notifies in one bundle with the answer",
+    "push_demo": "the same by the push API",
+    "broadcast": "the data, to everybody who is logged in",
+    "zone_broadcast": "the same, under the zone's name",
+    "zone, zone_info": "who the caller is to the zone service",
+    "slow ms=1000": "the data, after a while",
+    "status": "how the hello service is",
+    "heartbeat": "the hello service's time",
+    "data_sync": "how many bytes came",
+    "hello zone=1, logout": "log in again (deny=1: be refused), say goodbye",
+}
+"""Of the demo services: action, with params where it takes some, to what comes back."""
 # A line that is \b alone keeps click from filling what follows.
 _EPILOG = "\b\nActions of the demo services (serve --demo):\n" + "\n".join(
-    f"  {action:<28}  {answer}" for action, answer in ACTIONS.items()
+    f"  {action:<28}  {answer}" for action, answer in _ACTIONS.items()
 )
 
 
