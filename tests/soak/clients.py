@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gatesvr import Client
@@ -198,6 +199,11 @@ class Device(Client):
 
     async def close(self, *args: object) -> None:  # type: ignore[override]
         """End the session and the tasks."""
+        # Without a connection the gateway would not hear of the end.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while not self.is_connected:
+                    await asyncio.sleep(0.01)
         await super().close()
         tasks = [*self._workers, *([self._reader] if self._reader is not None else [])]
         for task in tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tests.cli.process import FREE_PORTS, Server, start
@@ -54,6 +54,14 @@ class GatewayProcess:
             self._printed.clear()
             async with asyncio.timeout(PATIENCE_S):
                 await self._printed.wait()
+        return self.stats
+
+    async def last_stats(self) -> dict[str, float]:
+        """Wait for the sessions' ends, for so long as they may take; return the counters."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S / 2):
+                while (await self.next_stats()).get("session.sessions"):
+                    pass
         return self.stats
 
     async def stop(self) -> int:

@@ -107,7 +107,7 @@ async def soak(plan: Plan) -> Verdict:
             assert await clients.ask(last_seqs) == "settled"
             assert await network.ask("clear") == "clear"
             seen, verdict.clients = await clients.ask("stop")
-            verdict.gateway = await gateway.next_stats()
+            verdict.gateway = await gateway.last_stats()
             code = await gateway.stop()
             done, verdict.upstreams = await upstream.ask("stop")
             verdict.network = await network.ask("stop")
