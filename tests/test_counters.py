@@ -55,8 +55,8 @@ SHARED_NAMES = {
     "refused_full": {"session", "dispatch"},
     # What upstreams said; what clients were told, an ERROR included.
     "answers": {"dispatch", "upstream"},
-    # Calls that were too late; requests, also those that never became a call.
-    "deadlines": {"dispatch", "upstream"},
+    # Pushes; requests and answers.
+    "too_large": {"push", "upstream"},
     # To upstreams; from them.
     "calls": {"upstream", "push"},
     # Each layer's own.

@@ -55,7 +55,7 @@ class PlainUpstream(rpc.UpstreamServiceServicer):
                     response.code = 403
                 else:
                     response.headers["zone"] = request.params.get("zone", "001")
-            case "echo":
+            case "echo" | "zone_echo":
                 response.data = request.data
             case "silent":
                 await asyncio.Event().wait()

@@ -86,6 +86,7 @@ async def test_refused_requests_leave_the_connection_alone(backend: str) -> None
             backend,
             'route=[{action="hello", service="hello"}, {action="echo", service="zone"},'
             ' {action="lost", service="nowhere"}]',
+            "upstream.services.nowhere=[]",
         ) as gateway,
         plain_client(gateway.address) as bad,
     ):
@@ -102,7 +103,7 @@ async def test_refused_requests_leave_the_connection_alone(backend: str) -> None
         assert (error(push).error_code, push.seq_id, push.client_seq_id) == (404, 3, 3)
 
         bad.send(business(4, "lost"))
-        assert error(await bad.receive()).error_code == 404
+        assert error(await bad.receive()).error_code == 502
 
         bad.send(business(9, "echo"))  # a gap: nothing is consumed
         push = await bad.receive()
@@ -146,5 +147,5 @@ async def test_no_upstream_answers_502_and_recovers(backend: str) -> None:
             client.send(business(2, "anything"))
             push = await client.receive()
             assert (error(push).error_code, push.seq_id) == (502, 2)
-            client.send(business(3, "echo", b"zone lives"))
+            client.send(business(3, "zone_echo", b"zone lives"))
             assert answer(await client.receive()).data == b"zone lives"

@@ -10,6 +10,7 @@ from gatesvr import Client
 
 from .bad_network import bad_network
 from .harness import counter, running_gateway, until
+from .plain_client import host_port
 from .plain_upstream import plain_upstream
 
 MOVES = 8
@@ -53,7 +54,7 @@ async def test_answers_come_from_the_address_that_was_asked_after_a_move(
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,
-        bad_network(("127.0.0.2", gateway.address[1]), seed=1) as network,
+        bad_network(("127.0.0.2", host_port(gateway.address)[1]), seed=1) as network,
         Client(
             "{}:{}".format(*network.address), openid="ann", insecure=True, transport=backend
         ) as client,

@@ -34,9 +34,9 @@ async def slow_hello(gate: asyncio.Event) -> AsyncIterator[str]:
         await service.stop()
 
 
-async def log_in(server: tuple[str, int], backend: str, number: int) -> None:
+async def log_in(server: str, backend: str, number: int) -> None:
     async with Client(
-        "{}:{}".format(*server),
+        server,
         openid=f"player-{number}",
         transport=backend,
         connect_timeout=PATIENCE_S,

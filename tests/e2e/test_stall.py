@@ -15,7 +15,7 @@ from gatesvr.observe.clock import MAX_GAP_S
 from gatesvr.transport.sockets import MAX_BATCH
 
 from .harness import counter, running_gateway, until
-from .plain_client import answer, business, heartbeat, plain_client
+from .plain_client import answer, business, heartbeat, host_port, plain_client
 from .plain_upstream import plain_upstream
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def stand_still(seconds: float = STALL_S) -> None:
     time.sleep(seconds)
 
 
-def send_noise(address: tuple[str, int]) -> None:
+def send_noise(address: str) -> None:
     """Have more wait in the gateway's socket than it reads at a time."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         for _ in range(2 * MAX_BATCH):
-            stranger.sendto(b"noise", address)
+            stranger.sendto(b"noise", host_port(address))
 
 
 @on_both_loops
