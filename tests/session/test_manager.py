@@ -527,10 +527,10 @@ def test_want_of_memory_ends_the_longest_suspended_between_sweeps():
 def test_nothing_is_held_for_a_login_where_memory_is_full():
     sessions = Sessions(max_queues_bytes=512)
     session, _, _ = sessions.login()
-    assert session.push(notify(b"."), now=sessions.now).is_ok
+    assert session.push(notify(bytes(512)), now=sessions.now).is_ok
     sessions.manager.sweep(sessions.now)
     inited, _, _ = sessions.start("bob")
-    assert inited.push(notify(bytes(512)), now=sessions.now).error_code == "BUSY"
+    assert inited.push(notify(b"."), now=sessions.now).error_code == "BUSY"
 
 
 def test_tombstones_go_after_the_resume_window():
