@@ -278,8 +278,8 @@ async def test_upstream_dies_mid_lane_and_comes_back(caplog: pytest.LogCaptureFi
         async with serving(Streaming(), address.port):
             await until(lambda: under_test.lane.is_up)
             await under_test.call()
-    events = [r.message for r in caplog.records if r.message.startswith("upstream_")]
-    assert events == ["upstream_up", "upstream_down", "upstream_up"]
+            events = [r.message for r in caplog.records if r.message.startswith("upstream_")]
+            assert events == ["upstream_up", "upstream_down", "upstream_up"]
 
 
 async def test_unary_upstream_that_went_is_noticed_before_anything_is_written() -> None:
