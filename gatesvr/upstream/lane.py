@@ -38,7 +38,7 @@ from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .channel import CALL_ENDED, channel_options, raise_if_cancelled
 from .health import HealthWatch
-from .status import is_about_size, limit_and_size, outcome_of
+from .status import is_about_size, is_spoken, limit_and_size, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,6 +307,10 @@ class Lane:
             reason = f"{code.name}: {details}"
             self._break(reason)
             was_connected = self._state in (LaneState.UNARY, LaneState.STREAM)
+            if not was_connected and is_spoken(code, details):
+                # This status came ahead even of the news that there is a connection.
+                was_connected = True
+                self._is_serving = self._health.start() or self._is_serving
             if is_about_size(code, details) and not self._learn_limit(details):
                 # An answer was too large. One by one, the next costs its own request only.
                 self._enter(LaneState.UNARY, reason)
@@ -316,9 +320,6 @@ class Lane:
                 pause = 0.0
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 pause = 0.0
-                if not was_connected:
-                    # This status came ahead even of the news that there is a connection.
-                    self._is_serving = self._health.start() or self._is_serving
                 if not self._is_unary_told:
                     self._is_unary_told = True
                     logger.info("upstream_without_stream", extra=keys(address=self.address))

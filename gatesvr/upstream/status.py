@@ -8,7 +8,7 @@ import grpc
 
 from ..errors import ErrorCode, Outcome
 
-__all__ = ["is_about_size", "limit_and_size", "outcome_of"]
+__all__ = ["is_about_size", "is_spoken", "limit_and_size", "outcome_of"]
 
 _Status = grpc.StatusCode
 
@@ -46,6 +46,11 @@ DEFAULT_LIMIT = 4 << 20
 """What a gRPC server takes unless it is told otherwise, bytes."""
 
 
+def is_spoken(status: grpc.StatusCode, details: str) -> bool:
+    """Whether the service itself ended the call, as far as can be told."""
+    return status not in _UNCERTAIN and not _MADE_BY_GRPC.search(details)
+
+
 def is_about_size(status: grpc.StatusCode, details: str) -> bool:
     """Whether a message was above a limit of the gRPC library here or there."""
     return status in _SIZE_STATUSES and _SIZE.search(details) is not None
@@ -76,6 +81,5 @@ def outcome_of(
         is_request = str(request_bytes) in numbers if numbers else request_bytes > DEFAULT_LIMIT
         outcome = Outcome.NOT_STARTED if is_request else Outcome.DONE
         return ErrorCode.TOO_LARGE, outcome
-    is_known = status not in _UNCERTAIN and not _MADE_BY_GRPC.search(details)
-    outcome = Outcome.DONE if is_known else Outcome.UNKNOWN
+    outcome = Outcome.DONE if is_spoken(status, details) else Outcome.UNKNOWN
     return _CODES.get(status, ErrorCode.UPSTREAM_UNREACHABLE), outcome
