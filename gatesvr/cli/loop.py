@@ -71,7 +71,7 @@ def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
         loop.call_later(HURRY_S, os._exit, 1)
         (hurry or _cancel_all)()
 
-    for number in _SIGNALS:
+    for number in _ending():
         loop.add_signal_handler(number, stop)
     return event
 
@@ -83,9 +83,15 @@ async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
     """
     task = asyncio.current_task()
     assert task is not None
-    for number in _SIGNALS - {signal.SIGINT}:
+    for number in _ending() - {signal.SIGINT}:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await main
+
+
+def _ending() -> frozenset[signal.Signals]:
+    """Return the signals that end the process: under nohup a hangup does not."""
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return _SIGNALS - {signal.SIGHUP} if is_nohup else _SIGNALS
 
 
 def _cancel_all() -> None:

@@ -11,7 +11,7 @@ from math import inf
 from types import TracebackType
 from typing import Any, Self
 
-from ..config import Range, check_numbers, parse_address
+from ..config import Range, check_numbers, join_address, parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..protocol import events
 from ..protocol.client import ClientProtocol
@@ -169,8 +169,8 @@ class Client:
         self._end: SessionLost | None = None
 
     def __repr__(self) -> str:
-        host, port = self._server
-        return f"<Client {self.openid!r} session={self.session_id!r} {host}:{port}>"
+        server = join_address(*self._server)
+        return f"<Client {self.openid!r} session={self.session_id!r} {server}>"
 
     async def __aenter__(self) -> Self:
         await self.connect()

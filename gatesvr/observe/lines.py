@@ -68,12 +68,13 @@ class LineWriter:
             if self._thread is None:
                 # A daemon: the process can end while a write is held up.
                 thread = threading.Thread(target=self._run, name="lines", daemon=True)
+                self._thread = thread  # before it starts: what logs meanwhile starts no other
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter ends
+                    self._thread = None
                     self.dropped += 1
                     return
-                self._thread = thread
             self._lines.append(line)
             self._waiting_bytes += len(line)
             self._changed.notify_all()

@@ -394,7 +394,7 @@ class SessionManager:
         return LOGGED_IN
 
     def refuse_login(self, session: Session) -> None:
-        """Take note of a hello that was refused; logged_in() does so itself."""
+        """Count a refused hello; logged_in() does so itself."""
         session.refused_logins += 1
         self._context.counters.refused_logins += 1
 

@@ -547,7 +547,9 @@ class EndpointGroup:
         """Have datagrams sent at the end of this turn, to each peer in the order given."""
         for datagram in datagrams:
             address = datagram[1]
-            endpoint = self._by_local.get(address[-1]) or self._by_length[len(address)]
+            has_local = isinstance(address[-1], bytes)
+            endpoint = self._by_local.get(address[-1]) if has_local else None
+            endpoint = endpoint or self._by_length[len(address) - has_local]
             endpoint.send([datagram])
 
     def count(self) -> None:

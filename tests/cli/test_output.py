@@ -204,3 +204,24 @@ async def test_failed_start_is_json_too(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in result.err.splitlines()]
     assert lines[-1]["event"] == "command_failed"
     assert "transport.bind" in lines[-1]["error"]
+
+
+async def test_hangup_is_ignored_under_nohup(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        command = [sys.executable, "-m", "gatesvr", "client", "--server", server.address("clients")]
+        client = await asyncio.create_subprocess_exec(
+            *("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment(tmp_path),
+        )
+        assert client.stdin is not None
+        assert client.stdout is not None
+        for text in (b"one", b"two"):
+            client.stdin.write(b"echo -- %s\n" % text)
+            async with asyncio.timeout(DEADLINE_S):
+                assert await client.stdout.readline() == b"200\n"
+                assert await client.stdout.readline() == text + b"\n"
+            client.send_signal(signal.SIGHUP)
+        out, _ = await client.communicate()
+        assert (client.returncode, out) == (0, b"")
