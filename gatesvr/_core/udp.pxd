@@ -92,7 +92,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Copy the local address that message was sent to; return its bytes, 0 where none can answer. */
+    /* Copy the local address that message was sent to; return its bytes, 0 for none. */
     static int get_local(struct msghdr *message, char *local)
     {
     #if BATCH_COMPILED
