@@ -59,7 +59,7 @@ class GatewayProcess:
     async def last_stats(self) -> dict[str, float]:
         """Wait for the sessions' ends, for so long as they may take; return the counters."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S / 2):
+            async with asyncio.timeout(PATIENCE_S / 4):  # less than the resume window
                 while (await self.next_stats()).get("session.sessions"):
                     pass
         return self.stats
