@@ -24,10 +24,10 @@ serve: $(RUNTIME) ## Run a gateway with demo services behind it
 	@exec $(BIN)/gatesvr serve --demo $(ARGS)
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest --numprocesses logical --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
-	$(BIN)/python -m pytest -m long --numprocesses logical --dist worksteal --timeout 900 $(ARGS)
+	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-LEAVES = frozenset({"errors", "config", "_pb", "observe"})
+LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 MIDDLE = BOTTOM | {"transport", "session", "upstream"}
 BELOW_GATEWAY = MIDDLE | {"dispatch", "push"}
@@ -40,6 +40,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
+    "grpcio": frozenset({"config"}),
     "observe": frozenset(),
     "_core": frozenset({"errors"}),
     "protocol": frozenset({"_core"}) | LEAVES,

@@ -14,6 +14,7 @@ import grpc.aio
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..errors import ConnectionFailed
+from ..grpcio import make_channel
 
 __all__ = ["Pusher"]
 
@@ -40,9 +41,7 @@ class Pusher:
     def __init__(self, address: str, timeout: float, failed: Callable[[str], None]) -> None:
         self._timeout = timeout
         self._failed = failed
-        self._channel = grpc.aio.insecure_channel(
-            address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        )
+        self._channel = make_channel(address)
         self._stub: Any = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._waiting: deque[_Push] = deque()
         self._written: deque[_Push] = deque()

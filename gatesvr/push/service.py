@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from .._pb import upstream_pb2_grpc as pb_grpc
 from ..config import parse_address
 from ..errors import ConfigError
+from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import keys
 from .servicer import GatewayServicer
 
@@ -30,8 +31,7 @@ MAX_STREAMS = 1_024
 """rpcs at a time, a caller's connection."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
-KEEPALIVE_TIMEOUT_MS = 20_000
-"""A caller that is silent for the first, and then for the second, is gone."""
+"""Silence after which a ping asks whether the caller is still there."""
 MIN_PING_INTERVAL_MS = 30_000
 """Callers may ping as often."""
 
@@ -85,22 +85,15 @@ class PushService:
             raise RuntimeError("the push service runs already")
         host, port = parse_address(self._config.bind)
         await asyncio.get_running_loop().run_in_executor(None, self._probe, host, port)
-        limit = 2 * self._max_message_bytes + (1 << 20)
-        server = grpc.aio.server(
-            options=[
-                # Without it a second gateway on a busy port starts, and gets half of the calls.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
+        server = make_server(
+            max_grpc_bytes(self._max_message_bytes),
+            (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
                 # Subscribers of events may hear nothing for long: both sides look whether the
                 # other is still there.
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-                # gRPC waits for this one, a minute unless it is set.
-                ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            ]
+            ),
         )
         servicer = GatewayServicer(self._commands, self._events, self._registry)
         pb_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]

@@ -15,8 +15,8 @@ import grpc
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as pb_grpc
 from ..errors import QueueFull
+from ..grpcio import CALL_ENDED
 from ..observe.log import keys
-from ..upstream.channel import CALL_ENDED
 from .commands import RefusedError
 from .events import EventStream
 

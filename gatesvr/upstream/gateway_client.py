@@ -13,6 +13,7 @@ from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers
 from ..errors import ConfigError, UpstreamError
+from ..grpcio import make_channel
 from .event_stream import GatewayEvents
 from .push_api import PushApi
 from .push_stream import GrpcPushStream
@@ -29,8 +30,7 @@ __all__ = ["GatewayClient"]
 
 TIMEOUT_S = 5.0
 KEEPALIVE_MS = 60_000
-KEEPALIVE_TIMEOUT_MS = 20_000
-"""A gateway that is silent for the first, and then for the second, is gone."""
+"""Silence after which a ping asks whether the gateway is still there."""
 
 
 class GatewayClient(PushApi):
@@ -128,18 +128,7 @@ class GatewayClient(PushApi):
             address = self.address if isinstance(self.address, str) else self.address()
             if not address:
                 raise ConfigError("the gateway's gRPC address is not set", field="gateway")
-            self._channel = grpc.aio.insecure_channel(
-                address,
-                options=[
-                    ("grpc.use_local_subchannel_pool", 1),
-                    ("grpc.enable_http_proxy", 0),
-                    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-                    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-                    # gRPC waits for this one, a minute unless it is set.
-                    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-                    ("grpc.http2.max_pings_without_data", 0),
-                ],
-            )
+            self._channel = make_channel(address, (("grpc.keepalive_time_ms", KEEPALIVE_MS),))
             self._stub = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
 

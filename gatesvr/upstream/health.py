@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
-from .channel import raise_if_cancelled
+from ..grpcio import raise_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,9 +34,9 @@ import grpc.aio
 
 from .._core.codec import decode_answer, decode_answers, encode_batch
 from ..errors import ErrorCode, Outcome
+from ..grpcio import CALL_ENDED, make_channel, raise_if_cancelled, upstream_options
 from ..observe.clock import RunningClock
 from ..observe.log import keys
-from .channel import CALL_ENDED, channel_options, raise_if_cancelled
 from .health import HealthWatch
 from .status import is_about_size, is_spoken, limit_and_size, outcome_of
 
@@ -154,9 +154,7 @@ class Lane:
 
         self._loop = asyncio.get_running_loop()
         self._clock = clock or RunningClock(lambda: self._loop.time())  # of the calls' deadlines
-        self._channel = grpc.aio.insecure_channel(
-            address, options=channel_options(config, max_message_bytes)
-        )
+        self._channel = make_channel(address, upstream_options(config, max_message_bytes))
         # No serializers: bytes go out and come in as they are.
         self._process_stream: Any = self._channel.stream_stream(SERVICE + "ProcessStream")
         self._process_request: Any = self._channel.unary_unary(SERVICE + "ProcessRequest")

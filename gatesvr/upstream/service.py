@@ -34,6 +34,7 @@ from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
+from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import configure, keys
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
@@ -90,7 +91,7 @@ class UpstreamService:
         self.counters = ServiceCounters()
         self.address = ""
         """Where it is served, HOST:PORT."""
-        self._max_grpc_bytes = min(2 * max_message_bytes + (1 << 20), 2**31 - 1)
+        self._max_grpc_bytes = max_grpc_bytes(max_message_bytes)
         self._max_running = max_running
         self._max_waiting = max_waiting
         # Handlers, and whether they are coroutine functions.
@@ -140,14 +141,12 @@ class UpstreamService:
         if self._server is not None:
             raise RuntimeError("UpstreamService was served before")
         await _check_free(bind)
-        server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),  # else a busy port goes unnoticed
-                ("grpc.max_send_message_length", self._max_grpc_bytes),
-                ("grpc.max_receive_message_length", self._max_grpc_bytes),
+        server = make_server(
+            self._max_grpc_bytes,
+            (
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+            ),
         )
         self._health = Health()
         add_service: Any = rpc.add_UpstreamServiceServicer_to_server

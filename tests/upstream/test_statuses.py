@@ -10,10 +10,10 @@ import grpc
 import grpc.aio
 import pytest
 
+from gatesvr import grpcio
 from gatesvr._core.codec import encode_batch
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
-from gatesvr.upstream import channel
 from gatesvr.upstream.lane import LaneState
 from gatesvr.upstream.status import outcome_of
 
@@ -198,7 +198,7 @@ async def test_large_answer_breaks_no_stream() -> None:
 
 
 async def test_answer_above_every_bound_costs_others_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "MAX_ANSWER_BYTES", 4 * MB)
+    monkeypatch.setattr(grpcio, "MAX_ANSWER_BYTES", 4 * MB)
     async with serving(LargeAnswers()) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         await failure(under_test.call("large"))
