@@ -27,18 +27,18 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from gatesvr import Gateway
+from gatesvr.bench.meter import Histogram
+from gatesvr.bench.process import Sampler, Usage
+from gatesvr.bench.run import Crew
+from gatesvr.bench.scenario import Plan
+from gatesvr.bench.schedule import Alarm, Schedule
 from gatesvr.cli.loop import spare_collector
 from gatesvr.config import TransportConfig, load, parse_address
 from gatesvr.demo import services
-from gatesvr.load.meter import Histogram
-from gatesvr.load.process import Sampler, Usage
-from gatesvr.load.run import Crew
-from gatesvr.load.scenario import Plan
-from gatesvr.load.schedule import Alarm, Schedule
 from gatesvr.transport.client import open_connection
-from gatesvr.transport.endpoint import Driver
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.tls import client_tls
+from gatesvr.transport.udp.endpoint import Driver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe

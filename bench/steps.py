@@ -26,16 +26,16 @@ PACKAGE = str(Path(gatesvr.__file__).parent) + "/"
 OUTSIDE = "event loop, epoll, gRPC's own threads"
 STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     # What it does, the file, the functions of it; no functions: the rest of the file.
-    ("read datagrams", "transport/endpoint.py", ("read", "receive_batch")),
-    ("send datagrams", "transport/endpoint.py", ("send", "transmit", "send_batch", "_writable")),
-    ("timers and flush", "transport/endpoint.py", ()),
+    ("read datagrams", "transport/udp/", ("read", "receive_batch")),
+    ("send datagrams", "transport/udp/", ("send", "transmit", "send_batch", "_writable")),
+    ("timers and flush", "transport/udp/", ()),
     ("route datagrams", "transport/listener.py", ()),
     (
         "QUIC in",
-        "transport/backend_",
+        "transport/quic/",
         ("receive_datagram", "_drain_core", "_drain", "can_wait", "_can_ack_wait", "ack_mark"),
     ),
-    ("QUIC out", "transport/backend_", ()),
+    ("QUIC out", "transport/quic/", ()),
     ("connection", "transport/", ()),
     ("decode requests", "protocol/", ()),
     ("accept and route requests", "dispatch/handlers.py", ()),

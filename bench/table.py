@@ -27,7 +27,7 @@ from qh3.asyncio import serve as serve_qh3
 from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
 
-from gatesvr.transport.quic import ALPN
+from gatesvr.transport.quic.interface import ALPN
 from gatesvr.transport.tls import load_server_tls
 
 from .load import Process, load_echo, measure, until_readable

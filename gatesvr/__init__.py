@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from .gateway import Gateway as Gateway
     from .observe.events import EventKind as EventKind
     from .observe.events import SessionEvent as SessionEvent
-    from .upstream.gateway_client import GatewayClient as GatewayClient
-    from .upstream.push_api import Push as Push
-    from .upstream.push_api import PushStream as PushStream
-    from .upstream.results import PushResult as PushResult
-    from .upstream.results import RegistryResult as RegistryResult
-    from .upstream.results import SessionInfo as SessionInfo
-    from .upstream.service import Reply as Reply
-    from .upstream.service import Request as Request
-    from .upstream.service import UpstreamService as UpstreamService
+    from .service.gateway_client import GatewayClient as GatewayClient
+    from .service.push_api import Push as Push
+    from .service.push_api import PushStream as PushStream
+    from .service.results import PushResult as PushResult
+    from .service.results import RegistryResult as RegistryResult
+    from .service.results import SessionInfo as SessionInfo
+    from .service.service import Reply as Reply
+    from .service.service import Request as Request
+    from .service.service import UpstreamService as UpstreamService
 
     __version__: str
 
@@ -56,27 +56,27 @@ _MODULES = {
     "EventKind": ".observe.events",
     "GatesvrError": ".errors",
     "Gateway": ".gateway",
-    "GatewayClient": ".upstream.gateway_client",
+    "GatewayClient": ".service.gateway_client",
     "Lost": ".client",
     "LostReason": ".errors",
     "Notify": ".client",
     "NotifyOverflow": ".errors",
     "Outcome": ".errors",
     "ProtocolError": ".errors",
-    "Push": ".upstream.push_api",
-    "PushResult": ".upstream.results",
-    "PushStream": ".upstream.push_api",
+    "Push": ".service.push_api",
+    "PushResult": ".service.results",
+    "PushStream": ".service.push_api",
     "QueueFull": ".errors",
-    "RegistryResult": ".upstream.results",
-    "Reply": ".upstream.service",
-    "Request": ".upstream.service",
+    "RegistryResult": ".service.results",
+    "Reply": ".service.service",
+    "Request": ".service.service",
     "RequestFailed": ".errors",
     "SessionError": ".errors",
     "SessionEvent": ".observe.events",
-    "SessionInfo": ".upstream.results",
+    "SessionInfo": ".service.results",
     "SessionLost": ".errors",
     "UpstreamError": ".errors",
-    "UpstreamService": ".upstream.service",
+    "UpstreamService": ".service.service",
 }
 
 __all__ = [*_MODULES, "__version__", "pb"]

@@ -9,15 +9,15 @@ import time
 from typing import TYPE_CHECKING
 
 from .config import Config, join_address
+from .control.commands import PushCommands
+from .control.events import EventStream
+from .control.local import LocalPushApi
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
 from .errors import CloseCode
+from .grpc_api.service import PushService
 from .observe.clock import RunningClock
 from .observe.log import keys
-from .push.commands import PushCommands
-from .push.events import EventStream
-from .push.local import LocalPushApi
-from .push.service import PushService
 from .session.manager import SessionManager
 from .transport.listener import ConnectionListener
 from .upstream.manager import UpstreamManager

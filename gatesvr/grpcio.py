@@ -37,12 +37,6 @@ CALL_ENDED = (
 )
 """What grpc.aio raises into a task that reads or writes a call which has ended."""
 
-_PING_TIMEOUT: Options = (
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    # gRPC waits for this one, a minute unless it is set.
-    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-)
-
 _is_poller_kept = False
 
 
@@ -60,7 +54,7 @@ def make_server(max_bytes: int, options: Options = ()) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", max_bytes),
-            *_PING_TIMEOUT,
+            *_ping_timeout(),
             *options,
         ]
     )
@@ -80,7 +74,7 @@ def make_channel(address: str, options: Options = ()) -> grpc.aio.Channel:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
             ("grpc.http2.max_pings_without_data", 0),
-            *_PING_TIMEOUT,
+            *_ping_timeout(),
             *options,
         ],
     )
@@ -118,6 +112,14 @@ def raise_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def _ping_timeout() -> Options:
+    return (
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # gRPC waits for this one, a minute unless it is set.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    )
 
 
 def _keep_poller() -> None:

@@ -14,12 +14,12 @@ import pytest
 
 import gatesvr
 from gatesvr.client.counters import ClientCounters
+from gatesvr.control.commands import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
-from gatesvr.push.commands import PushCounters
+from gatesvr.service.request import ServiceCounters
 from gatesvr.session.context import SessionCounters
 from gatesvr.transport.counters import TransportCounters
 from gatesvr.upstream.call import UpstreamCounters
-from gatesvr.upstream.request import ServiceCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,21 +20,7 @@ ROOT = Path(__file__).parents[1]
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 MIDDLE = BOTTOM | {"transport", "session", "upstream"}
-BELOW_GATEWAY = MIDDLE | {"dispatch", "push"}
-
-SDK = frozenset(
-    {
-        "event_stream",
-        "gateway_client",
-        "push_api",
-        "push_stream",
-        "request",
-        "results",
-        "service",
-        "servicer",
-    }
-)
-"""Modules of upstream that run in a service's process: they know nothing of a gateway's inside."""
+BELOW_GATEWAY = MIDDLE | {"dispatch", "control", "grpc_api", "service"}
 
 ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
@@ -46,19 +32,21 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"_core"}) | LEAVES,
     "transport": BOTTOM,
     "session": BOTTOM,
-    "upstream": BOTTOM,
-    **{f"upstream.{module}": LEAVES | {f"upstream.{m}" for m in SDK} for module in SDK},
+    "upstream": BOTTOM | {"service.results"},
+    "service": LEAVES,
+    "service.results": frozenset({"_pb", "errors"}),
     "dispatch": MIDDLE,
-    "push": MIDDLE,
+    "control": MIDDLE | {"service.push_api", "service.results"},
+    "grpc_api": MIDDLE | {"control", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "gateway": BELOW_GATEWAY,
     "admin": BELOW_GATEWAY | {"gateway", ""},
-    "demo": frozenset({"upstream.service", ""}) | LEAVES,
-    "load": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
-    "load.checker": frozenset({"load.findings", "load.ledger"}),
-    "load.findings": frozenset(),
-    "load.ledger": frozenset(),
-    "cli": BELOW_GATEWAY | {"gateway", "admin", "client", "demo", "load", ""},
+    "demo": frozenset({"service", ""}) | LEAVES,
+    "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
+    "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
+    "bench.findings": frozenset(),
+    "bench.ledger": frozenset(),
+    "cli": BELOW_GATEWAY | {"gateway", "admin", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }
@@ -181,17 +169,17 @@ def test_reader_sees_the_package() -> None:
         ("session/state.py", "import gatesvr.upstream.manager"),
         ("protocol/server.py", "from gatesvr.session import Session"),
         (
-            "transport/quic.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gatesvr.push",
+            "transport/quic/interface.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gatesvr.control",
         ),
-        ("upstream/service.py", "from .lane import Lane"),
-        ("upstream/service.py", "from ..protocol import link"),
+        ("service/service.py", "from ..upstream.lane import Lane"),
+        ("service/service.py", "from ..protocol import link"),
         ("upstream/lane.py", "from gatesvr import Gateway"),
         ("demo/zone.py", "from ..upstream.manager import UpstreamManager"),
         ("client/client.py", "from ..session import session"),
         ("gateway.py", "from .client.client import Client"),
         ("gateway.py", "from . import cli"),
-        ("dispatch/task.py", "from ..push.service import PushService"),
+        ("dispatch/task.py", "from ..grpc_api.service import PushService"),
         ("observe/log.py", "from ..errors import GatesvrError"),
         ("_core/queue.pyx", "from ..protocol.messages import PushType"),
         ("_core/queue.pyx", "from gatesvr.config cimport thing"),
@@ -201,7 +189,7 @@ def test_reader_sees_the_package() -> None:
     ],
 )
 def test_planted_edge_is_found(tmp_path: Path, path: str, text: str) -> None:
-    for layer in ("transport", "session", "cli", "client", "upstream", "protocol", "push"):
+    for layer in ("transport", "session", "cli", "client", "upstream", "protocol", "control"):
         (tmp_path / "gatesvr" / layer).mkdir(parents=True, exist_ok=True)
     planted = tmp_path / "gatesvr" / path
     planted.parent.mkdir(exist_ok=True)
@@ -214,7 +202,7 @@ def test_good_edges_pass(tmp_path: Path) -> None:
         "errors.py": "import enum",
         "_core/queue.pyx": "from libc.stdint cimport uint64_t\nfrom .wire cimport put_head",
         "session/manager.py": "from .state import TABLE\nfrom .._core.queue import OrderedQueue",
-        "demo/zone.py": "from ..upstream.service import UpstreamService",
+        "demo/zone.py": "from ..service.service import UpstreamService",
         "cli/__init__.py": "from gatesvr import Gateway\nfrom ..demo import zone",
         "__main__.py": "from .cli import main",
     }.items():

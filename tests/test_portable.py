@@ -7,10 +7,10 @@ import resource
 
 import pytest
 
+from gatesvr.bench import run
 from gatesvr.config import DispatchConfig
 from gatesvr.dispatch.processor import AsyncProcessor, usable_cpus
 from gatesvr.errors import ConfigError
-from gatesvr.load import run
 from gatesvr.session.context import ASSUMED_MEMORY_BYTES, memory_limit
 
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..bench.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
+from ..bench.threshold import METRICS, Threshold
 from ..config import Size, parse_address
 from ..errors import ConfigError
-from ..load.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
-from ..load.threshold import METRICS, Threshold
 from .options import ADDRESS, DURATION, transport_option
 from .terminal import echo, escape_control, to_json
 
 if TYPE_CHECKING:
-    from ..load.report import Report
-    from ..load.run import Progress, Result
+    from ..bench.report import Report
+    from ..bench.run import Progress, Result
 
     _ThresholdBase = click.ParamType[Threshold]
     _SizeBase = click.ParamType[int]
@@ -200,9 +200,9 @@ def command(
         raise click.UsageError("--gateway-transport and --set are for the gateway of --self")
     plan = _plan(scenario, **options)
     _check(plan, thresholds, has_gateway=own or pid is not None, has_push=own or bool(push_server))
-    from ..load.meter import Histogram
-    from ..load.plot import check_plot
-    from ..load.process import Sampler
+    from ..bench.meter import Histogram
+    from ..bench.plot import check_plot
+    from ..bench.process import Sampler
 
     # What cannot be is said at once: a library that is not installed, a process that is not there.
     Histogram()
@@ -219,8 +219,8 @@ def command(
             address = parse_address(server or _DEFAULT_SERVER)
             plan = replace(plan, server=address, push_server=push_server or "")
             result = _run(plan, {} if pid is None else {"gateway": pid}, progress)
-    from ..load.report import Report
-    from ..transport.quic import pick_backend
+    from ..bench.report import Report
+    from ..transport.quic.interface import pick_backend
 
     report = Report(result, pick_backend(plan.backend).name, thresholds)
     _write(report, json_file, plot_file, is_quiet=quiet)
@@ -277,7 +277,7 @@ def _check(
     plan: Plan, thresholds: tuple[Threshold, ...], *, has_gateway: bool, has_push: bool
 ) -> None:
     """Refuse what cannot work before anything is started."""
-    from ..load.run import raise_file_limit
+    from ..bench.run import raise_file_limit
 
     if plan.kind.needs_push and not has_push:
         raise click.UsageError(f"{plan.scenario} pushes: --push-server says where to (or --self)")
@@ -309,8 +309,8 @@ def _check_writable(file: str, option: str) -> None:
 def _run_own(
     plan: Plan, gateway_transport: str | None, sets: tuple[str, ...], progress: Progress
 ) -> Result:
-    from ..load.run import Crew
-    from ..load.servers import OwnServers
+    from ..bench.run import Crew
+    from ..bench.servers import OwnServers
 
     command = [sys.executable, "-m", "gatesvr.cli.leash"]
     backend = gateway_transport or plan.backend
@@ -321,7 +321,7 @@ def _run_own(
 
 
 def _run(plan: Plan, pids: dict[str, int], progress: Progress) -> Result:
-    from ..load.run import Crew
+    from ..bench.run import Crew
 
     with Crew(plan.processes) as crew:
         return crew.run(plan, pids, progress)
@@ -358,6 +358,6 @@ def _write(report: Report, json_file: str | None, plot_file: str | None, *, is_q
             except OSError as error:
                 raise ConfigError(error.strerror or str(error), source=json_file) from None
     if plot_file:
-        from ..load.plot import plot
+        from ..bench.plot import plot
 
         plot(plot_file, f"gatesvr bench {plan.scenario}", plan.kind.operations, report.timeline)

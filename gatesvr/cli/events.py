@@ -16,7 +16,7 @@ from .terminal import echo, to_json
 
 if TYPE_CHECKING:
     from ..observe.events import SessionEvent
-    from ..upstream.event_stream import GatewayEvents
+    from ..service.event_stream import GatewayEvents
 
 __all__ = ["command"]
 
@@ -46,7 +46,7 @@ def command(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
 
 
 async def _events(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
-    from ..upstream.gateway_client import GatewayClient
+    from ..service.gateway_client import GatewayClient
 
     stop = stop_event()
     gateway = GatewayClient(server)

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
-from ..upstream.service import Reply, Request, UpstreamService
+from ..service.service import Reply, Request, UpstreamService
 from .hello import add_status
 from .zone import add_tools
 

@@ -12,7 +12,7 @@ from .zone import zone_service
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from ..upstream.service import UpstreamService
+    from ..service.service import UpstreamService
 
 __all__ = ["services", "start_demo"]
 

@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from ..upstream.service import Reply, Request, UpstreamService
+from ..service.service import Reply, Request, UpstreamService
 
 if TYPE_CHECKING:
     from collections.abc import Callable

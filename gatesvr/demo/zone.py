@@ -8,7 +8,7 @@ from decimal import Decimal, DecimalException
 from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
-from ..upstream.service import Reply, Request, UpstreamService
+from ..service.service import Reply, Request, UpstreamService
 
 if TYPE_CHECKING:
     from collections.abc import Callable

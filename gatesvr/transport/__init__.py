@@ -3,10 +3,10 @@
 from .client import ClientConnection, open_connection
 from .connection import Connection
 from .counters import TransportCounters
-from .endpoint import Driver
 from .listener import ConnectionListener
-from .quic import backends, pick_backend
+from .quic.interface import backends, pick_backend
 from .tls import ClientTls, ServerTls, client_tls, generate_certificate, load_server_tls
+from .udp.endpoint import Driver
 
 __all__ = [
     "ClientConnection",

@@ -21,9 +21,9 @@ from ..errors import CloseCode, ConnectionFailed
 from ..protocol.link import Disconnect, HandlerFactory
 from .connection import Connection
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, Timer, open_socket
-from .quic import Address, Datagram, pick_backend
+from .quic.interface import Address, Datagram, pick_backend
 from .tls import ClientTls, client_tls
+from .udp.endpoint import Driver, Endpoint, Timer, open_socket
 
 __all__ = ["ClientConnection", "host_name", "open_connection"]
 

@@ -22,8 +22,7 @@ from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
 from ..protocol.link import ConnectionHandler, Disconnect, HandlerFactory
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, EndpointGroup, Timer
-from .quic import (
+from .quic.interface import (
     ACK_PATIENCE,
     NO_CRYPTO,
     STREAM_ID,
@@ -39,6 +38,7 @@ from .quic import (
     StreamReset,
     plain_address,
 )
+from .udp.endpoint import Driver, Endpoint, EndpointGroup, Timer
 
 __all__ = ["Connection", "ConnectionOwner"]
 

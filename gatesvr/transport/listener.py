@@ -28,8 +28,7 @@ from ..observe.log import keys
 from ..protocol.link import Disconnect, HandlerFactory
 from .connection import Connection
 from .counters import TransportCounters
-from .endpoint import Driver, Endpoint, EndpointGroup, Timer, open_sockets
-from .quic import (
+from .quic.interface import (
     CONNECTION_ID_LENGTH,
     MIN_INITIAL_BYTES,
     NO_CRYPTO,
@@ -39,9 +38,10 @@ from .quic import (
     ServerFactory,
     pick_backend,
 )
-from .reset import StatelessResets, reset_key
-from .sockets import is_wildcard, resolve
+from .quic.reset import StatelessResets, reset_key
 from .tls import ServerTls, load_server_tls
+from .udp.endpoint import Driver, Endpoint, EndpointGroup, Timer, open_sockets
+from .udp.sockets import is_wildcard, resolve
 
 __all__ = ["ConnectionListener"]
 

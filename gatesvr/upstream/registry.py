@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Endpoint, PushConfig, join_address, parse_address
 from ..observe.log import keys
-from .results import RegistryResult
+from ..service.results import RegistryResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -11,9 +11,9 @@ import pytest
 from gatesvr.config import TransportConfig
 from gatesvr.transport.connection import Connection
 from gatesvr.transport.counters import TransportCounters
-from gatesvr.transport.endpoint import Driver
-from gatesvr.transport.quic import pick_backend
+from gatesvr.transport.quic.interface import pick_backend
 from gatesvr.transport.tls import client_tls, load_server_tls
+from gatesvr.transport.udp.endpoint import Driver
 
 from ..sim.loop import VirtualLoop
 from ..transport.harness import PAIRS, token_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gatesvr.protocol.link import Disconnect, HandlerFactory, Link
-    from gatesvr.transport.quic import Datagram
+    from gatesvr.transport.quic.interface import Datagram
 
 SERVER = ("127.0.0.1", 8453)
 CLIENT = ("127.0.0.1", 40001)

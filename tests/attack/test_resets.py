@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gatesvr.transport.reset import MAX_RESET_BURST, MAX_RESETS_PER_S, MIN_RESET_BYTES
+from gatesvr.transport.quic.reset import MAX_RESET_BURST, MAX_RESETS_PER_S, MIN_RESET_BYTES
 
 from ..transport.harness import serving
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gatesvr import grpcio
 from gatesvr.cli.events import _as_json, _as_text
 from gatesvr.errors import UpstreamError
 from gatesvr.observe.events import EventKind, SessionEvent
 from gatesvr.observe.log import timestamp
-from gatesvr.upstream import gateway_client
-from gatesvr.upstream.gateway_client import GatewayClient
+from gatesvr.service import gateway_client
+from gatesvr.service.gateway_client import GatewayClient
 
 from .process import DEADLINE_S, FREE_PORTS, Server, gatesvr, serving, start
 
@@ -73,7 +74,7 @@ async def test_stop_of_the_gateway_ends_it(tmp_path: Path) -> None:
 async def test_gateway_that_hangs_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its host answers TCP and nothing else: a reader that only waits would wait for ever."""
     monkeypatch.setattr(gateway_client, "KEEPALIVE_MS", 200)
-    monkeypatch.setattr(gateway_client, "KEEPALIVE_TIMEOUT_MS", 200)
+    monkeypatch.setattr(grpcio, "KEEPALIVE_TIMEOUT_MS", 200)
     async with (
         asyncio.timeout(DEADLINE_S),
         serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server,

@@ -20,7 +20,7 @@ from gatesvr.errors import (
     RequestFailed,
     SessionLost,
 )
-from gatesvr.transport import sockets
+from gatesvr.transport.udp import sockets
 
 from .fake_gateway import FakeGateway, fake_gateway
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatesvr.upstream.gateway_client import GatewayClient
+from gatesvr.service.gateway_client import GatewayClient
 from tests.cli.process import ROOT, environment
 
 from .test_real_gateway import demo_gateway

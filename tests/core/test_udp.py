@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr._core.udp import HAS_BATCH, BatchSocket
-from gatesvr.transport.sockets import DatagramSocket, PlainSocket
+from gatesvr.transport.udp.sockets import DatagramSocket, PlainSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gatesvr.transport.quic import Address, Datagram
+    from gatesvr.transport.quic.interface import Address, Datagram
 
     Make = Callable[..., socket.socket]
 

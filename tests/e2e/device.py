@@ -9,7 +9,7 @@ from gatesvr._pb import message_pb2 as pb
 from .plain_client import ack, answer
 
 if TYPE_CHECKING:
-    from gatesvr.load.checker import DeliveryChecker
+    from gatesvr.bench.checker import DeliveryChecker
 
     from .plain_client import PlainClient
 

@@ -16,9 +16,9 @@ from gatesvr.protocol.server import ServerProtocol
 from gatesvr.session.resume import ResumeToken
 from gatesvr.session.sender import OrderedSender
 from gatesvr.session.session import Session
-from gatesvr.transport.backend_aioquic import AioquicConnection
-from gatesvr.transport.backend_qh3 import Qh3Connection
 from gatesvr.transport.connection import Connection
+from gatesvr.transport.quic.aioquic import AioquicConnection
+from gatesvr.transport.quic.qh3 import Qh3Connection
 from gatesvr.upstream.call import Call
 
 from .harness import Pusher, counter, pusher, running_gateway, until

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from gatesvr import Client
-from gatesvr.upstream.service import Reply, Request, UpstreamService
+from gatesvr.service.service import Reply, Request, UpstreamService
 
 from .harness import counter, running_gateway, until
 

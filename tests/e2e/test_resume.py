@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.load.checker import DeliveryChecker
+from gatesvr.bench.checker import DeliveryChecker
 
 from .device import Device
 from .harness import counter, pusher, running_gateway, until

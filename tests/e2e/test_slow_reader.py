@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatesvr.load.checker import DeliveryChecker
+from gatesvr.bench.checker import DeliveryChecker
 
 from .device import Device
 from .harness import counter, pusher, running_gateway, unread, until

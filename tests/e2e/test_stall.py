@@ -12,7 +12,7 @@ import uvloop
 
 from gatesvr.dispatch.handlers import SILENT_INTERVALS
 from gatesvr.observe.clock import MAX_GAP_S
-from gatesvr.transport.sockets import MAX_BATCH
+from gatesvr.transport.udp.sockets import MAX_BATCH
 
 from .harness import counter, running_gateway, until
 from .plain_client import answer, business, heartbeat, host_port, plain_client

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.control.commands import PushCommands
 from gatesvr.dispatch.dispatcher import Dispatcher
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Link
-from gatesvr.push.commands import PushCommands
 from gatesvr.session.manager import LoginVerdict, SessionManager
 from gatesvr.session.start import StartOutcome
 from gatesvr.session.state import State

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gatesvr.load.findings import (
+from gatesvr.bench.findings import (
     AnsweredTwice,
     Broken,
     ExecutedTwice,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.config import (
     Config,
     DispatchConfig,
@@ -20,7 +21,6 @@ from gatesvr.config import (
     TransportConfig,
 )
 from gatesvr.errors import CloseCode
-from gatesvr.load.checker import DeliveryChecker
 from gatesvr.protocol.link import Disconnect
 
 from .device import Device, Stranger

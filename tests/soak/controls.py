@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatesvr.load import findings
+from gatesvr.bench import findings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gatesvr.load.checker import DeliveryChecker
+from gatesvr.bench.checker import DeliveryChecker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,8 +14,8 @@ import grpc.aio
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import UpstreamError
-from gatesvr.upstream.results import PushResult
-from gatesvr.upstream.service import GatewayClient, Reply, Request, UpstreamService
+from gatesvr.service.results import PushResult
+from gatesvr.service.service import GatewayClient, Reply, Request, UpstreamService
 
 from .child import Commands, Watch
 from .history import History
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
     from multiprocessing.connection import Connection as Pipe
 
-    from gatesvr.upstream.request import Result
+    from gatesvr.service.request import Result
 
     from .plan import Plan
 

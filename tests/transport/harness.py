@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from gatesvr.config import TransportConfig
 from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.listener import ConnectionListener
-from gatesvr.transport.quic import pick_backend
+from gatesvr.transport.quic.interface import pick_backend
 from gatesvr.transport.tls import client_tls, load_server_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from gatesvr.protocol.link import Disconnect, Link
-    from gatesvr.transport.quic import QuicEvent, QuicTransport
+    from gatesvr.transport.quic.interface import QuicEvent, QuicTransport
 
 DEADLINE_S = 20.0
 

@@ -12,11 +12,12 @@ import uvloop
 
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError
-from gatesvr.transport import endpoint, listener
+from gatesvr.transport import listener
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
-from gatesvr.transport.sockets import resolve
 from gatesvr.transport.tls import client_tls
+from gatesvr.transport.udp import endpoint
+from gatesvr.transport.udp.sockets import resolve
 
 from .harness import DEADLINE_S, Recorder, serving
 from .test_listener import initial
@@ -24,7 +25,7 @@ from .test_listener import initial
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from gatesvr.transport.quic import Address
+    from gatesvr.transport.quic.interface import Address
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 NOT_OURS = "192.0.2.77"  # of a network that is nobody's

@@ -19,8 +19,8 @@ from qh3.quic import tls_bridge as qh3bridge
 
 from gatesvr.errors import ConfigError
 from gatesvr.protocol.link import Disconnect
-from gatesvr.transport.backend_aioquic import GAP_PATIENCE
-from gatesvr.transport.quic import (
+from gatesvr.transport.quic.aioquic import GAP_PATIENCE
+from gatesvr.transport.quic.interface import (
     ACK_PATIENCE,
     Closed,
     HandshakeCompleted,
@@ -33,7 +33,7 @@ from gatesvr.transport.quic import (
 from .harness import BACKENDS, PAIRS, Pair
 
 if TYPE_CHECKING:
-    from gatesvr.transport.quic import Address, QuicTransport
+    from gatesvr.transport.quic.interface import Address, QuicTransport
 
 
 def stream_bytes(events: list[QuicEvent]) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatesvr.transport.endpoint import (
+from gatesvr.transport.udp.endpoint import (
     ERROR_LOG_S,
     GRANULARITY,
     MAX_BACKLOG,
@@ -23,7 +23,7 @@ from gatesvr.transport.endpoint import (
 )
 
 if TYPE_CHECKING:
-    from gatesvr.transport.quic import Datagram
+    from gatesvr.transport.quic.interface import Datagram
 
 
 def test_timers_fire_in_time_under_random_changes() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from gatesvr.transport.endpoint import LATE_S
-from gatesvr.transport.sockets import MAX_BATCH
+from gatesvr.transport.udp.endpoint import LATE_S
+from gatesvr.transport.udp.sockets import MAX_BATCH
 
 from .harness import Recorder, serving
 

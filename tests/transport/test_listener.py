@@ -16,10 +16,10 @@ from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.client import ClientConnection, open_connection
-from gatesvr.transport.endpoint import Endpoint, open_socket
 from gatesvr.transport.listener import ConnectionListener
-from gatesvr.transport.quic import pick_backend
+from gatesvr.transport.quic.interface import pick_backend
 from gatesvr.transport.tls import client_tls
+from gatesvr.transport.udp.endpoint import Endpoint, open_socket
 
 from .harness import BACKENDS, DEADLINE_S, PAIRS, Echo, Recorder, Server, serving
 

@@ -9,8 +9,8 @@ import pytest
 
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.counters import TransportCounters
-from gatesvr.transport.quic import Closed, QuicEvent
-from gatesvr.transport.reset import (
+from gatesvr.transport.quic.interface import Closed, QuicEvent
+from gatesvr.transport.quic.reset import (
     MAX_RESET_BURST,
     MAX_RESET_BYTES,
     MAX_RESETS_PER_S,

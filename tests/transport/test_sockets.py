@@ -13,8 +13,8 @@ import uvloop
 
 from gatesvr._core.udp import HAS_BATCH, BatchSocket
 from gatesvr.config import TransportConfig
-from gatesvr.transport.endpoint import Driver, Endpoint, open_socket
-from gatesvr.transport.sockets import PlainSocket, datagram_socket
+from gatesvr.transport.udp.endpoint import Driver, Endpoint, open_socket
+from gatesvr.transport.udp.sockets import PlainSocket, datagram_socket
 
 from .harness import BACKENDS, DEADLINE_S, serving
 

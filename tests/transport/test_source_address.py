@@ -13,7 +13,7 @@ from aioquic.quic.packet import QuicPacketType, pull_quic_header
 
 from gatesvr.config import TransportConfig
 from gatesvr.transport.client import open_connection
-from gatesvr.transport.reset import MAX_RESET_BYTES
+from gatesvr.transport.quic.reset import MAX_RESET_BYTES
 from gatesvr.transport.tls import client_tls
 
 from .harness import DEADLINE_S, Recorder, Server, serving

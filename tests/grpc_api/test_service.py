@@ -18,10 +18,10 @@ from gatesvr._pb import message_pb2 as client_pb
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig, SessionConfig, Size
+from gatesvr.control.commands import PushCommands
 from gatesvr.errors import ConfigError
-from gatesvr.push.commands import PushCommands
-from gatesvr.push.service import PushService
-from gatesvr.push.servicer import caller_ip
+from gatesvr.grpc_api.service import PushService
+from gatesvr.grpc_api.servicer import caller_ip
 from gatesvr.session.manager import SessionManager
 from gatesvr.upstream.call import UpstreamCounters
 from gatesvr.upstream.registry import UpstreamRegistry

@@ -18,10 +18,10 @@ import pytest
 from gatesvr import Reply, Request, UpstreamService
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
+from gatesvr.bench.scenario import SCENARIOS
+from gatesvr.bench.servers import OwnServers, ServerFailed
 from gatesvr.cli import main
 from gatesvr.config import parse_address
-from gatesvr.load.scenario import SCENARIOS
-from gatesvr.load.servers import OwnServers, ServerFailed
 from gatesvr.transport.tls import is_loopback
 
 from ..cli.process import DEADLINE_S, environment, gatesvr, start

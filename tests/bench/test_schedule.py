@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gatesvr.load.schedule import Alarm, Schedule
+from gatesvr.bench.schedule import Alarm, Schedule
 
 
 def test_arrivals_are_due_at_the_rate_and_not_before() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gatesvr.load import findings
-from gatesvr.load.checker import DeliveryChecker
-from gatesvr.load.findings import (
+from gatesvr.bench import findings
+from gatesvr.bench.checker import DeliveryChecker
+from gatesvr.bench.findings import (
     AnsweredTwice,
     Broken,
     ExecutedTwice,
@@ -29,7 +29,7 @@ from gatesvr.load.findings import (
     Unexplained,
     WrongAnswer,
 )
-from gatesvr.load.ledger import SeqSet
+from gatesvr.bench.ledger import SeqSet
 
 S = "s1"
 

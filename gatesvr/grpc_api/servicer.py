@@ -14,24 +14,24 @@ import grpc
 
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as pb_grpc
+from ..control.commands import RefusedError
+from ..control.events import EventStream
 from ..errors import QueueFull
 from ..grpcio import CALL_ENDED
 from ..observe.log import keys
-from .commands import RefusedError
-from .events import EventStream
 
 if TYPE_CHECKING:
+    from ..control.commands import PushCommands
     from ..observe.events import SessionEvent
+    from ..service.results import RegistryResult
     from ..session.events import EventHub
     from ..upstream.registry import UpstreamRegistry
-    from ..upstream.results import RegistryResult
-    from .commands import PushCommands
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
-__all__ = ["GatewayServicer", "caller_ip", "refusal_status"]
+__all__ = ["GatewayServicer", "caller_ip"]
 
-logger = logging.getLogger("gatesvr.push")
+logger = logging.getLogger("gatesvr.grpc_api")
 
 
 def _rpc(
@@ -46,7 +46,8 @@ def _rpc(
             response = method(self, request, context)
             return await response if inspect.isawaitable(response) else response
         except RefusedError as refusal:
-            status, text = refusal_status(refusal)
+            name, text = refusal.as_status()
+            status = grpc.StatusCode[name]
         except Exception:
             self.counters.internal_errors += 1
             logger.exception("push_failed", extra=keys(rpc=method.__name__))
@@ -228,13 +229,6 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._is_ended = True
         for stream in self._event_streams:
             stream.end()
-
-
-def refusal_status(refusal: RefusedError) -> tuple[grpc.StatusCode, str]:
-    """Return how an rpc ends whose answer has no place for an error_code."""
-    if refusal.error_code == "INVALID":
-        return grpc.StatusCode.INVALID_ARGUMENT, str(refusal)
-    return grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.error_code}: {refusal}"
 
 
 def _event_message(event: SessionEvent) -> pb.SessionEvent:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gatesvr.bench.findings import Lost
+from gatesvr.bench.meter import Batch, Meter
+from gatesvr.bench.plot import check_plot, plot
+from gatesvr.bench.process import Sample, Sampler, Usage, verdict
+from gatesvr.bench.report import EXIT_BROKEN, EXIT_MISSED, Report
+from gatesvr.bench.run import Result
+from gatesvr.bench.scenario import SCENARIOS, Plan
+from gatesvr.bench.threshold import Threshold
 from gatesvr.errors import ConfigError
-from gatesvr.load.findings import Lost
-from gatesvr.load.meter import Batch, Meter
-from gatesvr.load.plot import check_plot, plot
-from gatesvr.load.process import Sample, Sampler, Usage, verdict
-from gatesvr.load.report import EXIT_BROKEN, EXIT_MISSED, Report
-from gatesvr.load.run import Result
-from gatesvr.load.scenario import SCENARIOS, Plan
-from gatesvr.load.threshold import Threshold
 
 if TYPE_CHECKING:
     from pathlib import Path

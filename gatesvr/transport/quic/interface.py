@@ -19,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from ..errors import ConfigError
-from ..protocol.link import Disconnect
-from .tls import ClientTls, ServerTls
+from ...errors import ConfigError
+from ...protocol.link import Disconnect
+from ..tls import ClientTls, ServerTls
 
 __all__ = [
     "ALPN",
@@ -262,11 +262,11 @@ def pick_backend(name: str = "auto") -> QuicBackend:
     if name == "auto":
         name = backends()[0]
     if name == "aioquic":
-        from .backend_aioquic import AioquicBackend
+        from .aioquic import AioquicBackend
 
         return AioquicBackend()
     if name == "qh3" and "qh3" in backends():
-        from .backend_qh3 import Qh3Backend
+        from .qh3 import Qh3Backend
 
         return Qh3Backend()
     if name == "qh3":

@@ -20,9 +20,9 @@ from .servicer import GatewayServicer
 
 if TYPE_CHECKING:
     from ..config import PushConfig
+    from ..control.commands import PushCommands
     from ..session.events import EventHub
     from ..upstream.registry import UpstreamRegistry
-    from .commands import PushCommands
 
 __all__ = ["PushService"]
 
@@ -35,7 +35,7 @@ KEEPALIVE_MS = 60_000
 MIN_PING_INTERVAL_MS = 30_000
 """Callers may ping as often."""
 
-logger = logging.getLogger("gatesvr.push")
+logger = logging.getLogger("gatesvr.grpc_api")
 
 
 class PushService:

@@ -10,8 +10,8 @@ import sys
 from functools import partial
 from typing import Any, Protocol
 
-from .._core.udp import HAS_BATCH, BatchSocket
-from .quic import Address, Datagram
+from ..._core.udp import HAS_BATCH, BatchSocket
+from ..quic.interface import Address, Datagram
 
 __all__ = [
     "MAX_BATCH",

@@ -21,10 +21,10 @@ from itertools import count, islice
 from math import inf
 from typing import Protocol
 
-from ..observe.clock import TICK_S, RunningClock
-from ..observe.log import keys
-from .counters import EndpointCounters
-from .quic import Address, Datagram
+from ...observe.clock import TICK_S, RunningClock
+from ...observe.log import keys
+from ..counters import EndpointCounters
+from ..quic.interface import Address, Datagram
 from .sockets import datagram_socket
 
 __all__ = [

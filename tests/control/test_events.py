@@ -11,18 +11,18 @@ import pytest
 
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.config import PushConfig, SessionConfig
+from gatesvr.control.events import EventStream
 from gatesvr.errors import ConfigError, QueueFull, UpstreamError
 from gatesvr.observe.events import EventKind, SessionEvent
-from gatesvr.push.events import EventStream
-from gatesvr.upstream.gateway_client import GatewayClient
+from gatesvr.service.gateway_client import GatewayClient
 
 from ..e2e.harness import until
-from .test_service import Rig, running, suspend
+from ..grpc_api.test_service import Rig, running, suspend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gatesvr.upstream.event_stream import GatewayEvents
+    from gatesvr.service.event_stream import GatewayEvents
 
 DEADLINE_S = 30.0
 MANY_BYTES = 32 << 20
@@ -324,7 +324,7 @@ async def test_fault_of_ours_is_internal_and_says_nothing(monkeypatch: pytest.Mo
         def broken(*args: object) -> None:
             raise ZeroDivisionError("secret")
 
-        monkeypatch.setattr("gatesvr.push.servicer._event_message", broken)
+        monkeypatch.setattr("gatesvr.grpc_api.servicer._event_message", broken)
         rig.session("alice", login=False)
         with pytest.raises(UpstreamError, match="INTERNAL: internal error"):
             await anext(events)
@@ -334,7 +334,7 @@ async def test_fault_of_ours_is_internal_and_says_nothing(monkeypatch: pytest.Mo
 async def test_kind_of_a_newer_gateway_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as rig, reading(rig) as (_, events):
         monkeypatch.setattr(
-            "gatesvr.push.servicer._event_message", lambda event: pb.SessionEvent(kind="moved")
+            "gatesvr.grpc_api.servicer._event_message", lambda event: pb.SessionEvent(kind="moved")
         )
         rig.session("alice", login=False)
         event = await anext(events)

@@ -15,9 +15,10 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
-from ..errors import ConfigError
-from ..protocol.link import Disconnect
-from .quic import (
+from ...errors import ConfigError
+from ...protocol.link import Disconnect
+from ..tls import ClientTls, ServerTls
+from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
@@ -41,7 +42,6 @@ from .quic import (
     TokenOf,
 )
 from .reset import is_reset
-from .tls import ClientTls, ServerTls
 
 __all__ = ["AioquicBackend", "AioquicConnection"]
 

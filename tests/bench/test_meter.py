@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
+from gatesvr.bench.meter import MAX_US, TICK_S, Batch, Histogram, Meter, Recorder
 from gatesvr.errors import ConfigError
-from gatesvr.load.meter import MAX_US, TICK_S, Batch, Histogram, Meter, Recorder
 
 
 def test_a_recorder_hands_on_each_tick_once() -> None:

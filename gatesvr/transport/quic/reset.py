@@ -13,8 +13,8 @@ import os
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .counters import TransportCounters
-from .quic import CONNECTION_ID_LENGTH, Address
+from ..counters import TransportCounters
+from .interface import CONNECTION_ID_LENGTH, Address
 
 __all__ = ["StatelessResets", "is_reset", "reset_key"]
 

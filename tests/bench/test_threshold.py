@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gatesvr.load.threshold import METRICS, Threshold
+from gatesvr.bench.threshold import METRICS, Threshold
 
 
 @pytest.mark.parametrize(

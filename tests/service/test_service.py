@@ -18,10 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import ConfigError, UpstreamError
-from gatesvr.upstream.results import PushResult
-from gatesvr.upstream.service import Reply, Request, UpstreamService
+from gatesvr.service.results import PushResult
+from gatesvr.service.service import Reply, Request, UpstreamService
 
-from .servers import DEADLINE_S, until
+from ..upstream.servers import DEADLINE_S, until
 
 
 def make(**values: Any) -> UpstreamService:

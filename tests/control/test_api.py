@@ -12,13 +12,13 @@ import pytest
 from gatesvr import Gateway, GatewayClient, Push, PushResult, Request, SessionInfo, UpstreamService
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.config import SessionConfig
+from gatesvr.control.local import LocalPushApi
 from gatesvr.errors import UpstreamError
-from gatesvr.push.local import LocalPushApi
-from gatesvr.upstream.push_api import PushApi
-from gatesvr.upstream.push_stream import MAX_BATCH, MAX_BATCH_BYTES
+from gatesvr.service.push_api import PushApi
+from gatesvr.service.push_stream import MAX_BATCH, MAX_BATCH_BYTES
 
 from ..e2e.harness import until
-from .test_service import Rig, running, suspend, texts
+from ..grpc_api.test_service import Rig, running, suspend, texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -25,8 +25,8 @@ from ..protocol.events import (
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import OK
 from ..transport.client import ClientConnection, open_connection
-from ..transport.endpoint import Driver
 from ..transport.tls import client_tls
+from ..transport.udp.endpoint import Driver
 from .checker import DeliveryChecker
 from .meter import Recorder
 from .scenario import Plan

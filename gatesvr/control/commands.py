@@ -92,6 +92,12 @@ class RefusedError(Exception):
         self.error_code = error_code
         self.retry_after_ms = retry_after_ms
 
+    def as_status(self) -> tuple[str, str]:
+        """Return gRPC status and text, for an rpc whose answer has no place for an error_code."""
+        if self.error_code == "INVALID":
+            return "INVALID_ARGUMENT", str(self)
+        return "FAILED_PRECONDITION", f"{self.error_code}: {self}"
+
 
 class PushCommands:
     """Pushes, kicks and the look at sessions; takes and returns the messages of the rpcs.

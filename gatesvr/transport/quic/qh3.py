@@ -27,9 +27,10 @@ from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
 from qh3.quic.tls_bridge import QuicTlsBridgeError
 
-from ..errors import ConfigError
-from ..protocol.link import Disconnect
-from .quic import (
+from ...errors import ConfigError
+from ...protocol.link import Disconnect
+from ..tls import ClientTls, ServerTls, check_purpose
+from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
@@ -53,7 +54,6 @@ from .quic import (
     TokenOf,
     without_local,
 )
-from .tls import ClientTls, ServerTls, check_purpose
 
 __all__ = ["Qh3Backend", "Qh3Connection"]
 

@@ -6,9 +6,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UpstreamError
-from ..upstream.push_api import PushApi, PushStream
+from ..service.push_api import PushApi, PushStream
 from .commands import PushCommands, RefusedError
-from .servicer import refusal_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +45,8 @@ class LocalPushApi(PushApi):
             answer = _COMMANDS[method](self._commands, request)
             return await answer if inspect.isawaitable(answer) else answer
         except RefusedError as refusal:
-            status, text = refusal_status(refusal)
-            raise UpstreamError(f"gateway: {status.name}: {text}") from None
+            status, text = refusal.as_status()
+            raise UpstreamError(f"gateway: {status}: {text}") from None
 
 
 class _LocalPushStream(PushStream):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gatesvr.bench.process import Sampler
+from gatesvr.bench.run import _merge, _Run, raise_file_limit
+from gatesvr.bench.scenario import Plan
 from gatesvr.errors import ConfigError, ConnectionFailed, GatesvrError
-from gatesvr.load.process import Sampler
-from gatesvr.load.run import _merge, _Run, raise_file_limit
-from gatesvr.load.scenario import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
