@@ -19,6 +19,7 @@ from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import sections
+from gatesvr.config.kinds import number_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,11 +126,12 @@ def table(
     hints = typing.get_type_hints(struct, include_extras=True)
     yield "| field | type | default | |\n| --- | --- | --- | --- |\n"
     for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
         if values is None:
-            default = "" if field.required else spell(field.default)
+            default = "" if field.required else spell(field.default, hint)
         else:
-            default = spell(getattr(values, field.name))
-        kind = spell_type(hints[field.name], field.name)
+            default = spell(getattr(values, field.name), hint)
+        kind = spell_type(hint, field.name)
         comment = comments[struct.__name__, field.name]
         yield f"| `{prefix}{field.name}` | {kind} | {default} | {comment} |\n"
 
@@ -139,15 +141,15 @@ def spell_type(kind: Any, name: str) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{choice}`" if choice else "empty" for choice in args)
     if origin is typing.Annotated:
-        base, bounds = args
-        word = {int: "number", config.Duration: "duration", config.Size: "size"}[base]
-        return f"{word}, {bounds.spell(base)}"
+        number, bounds = number_kind(kind)
+        word = {int: "number", config.Duration: "duration", config.Size: "size"}[number]
+        return f"{word}, {bounds.spell(number)}"
     if origin in (dict, list):
         return "see below" if name in PARTS else "list of texts"
     return {bool: "`true` or `false`", str: "text"}[kind]
 
 
-def spell(value: Any) -> str:
+def spell(value: Any, kind: Any) -> str:
     """Return a default as one writes it in a file."""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -155,8 +157,10 @@ def spell(value: Any) -> str:
         return ", ".join(f"{name}: `{ends[0].address}`" for name, ends in value.items())
     if value in ("", []):
         return "empty"
-    text = value.spell() if isinstance(value, config.Duration | config.Size) else value
-    return f"`{text}`"
+    if typing.get_origin(kind) is typing.Annotated:
+        number, _ = number_kind(kind)
+        value = value if number is int else number.spell(value)
+    return f"`{value}`"
 
 
 def field_comments() -> dict[tuple[str, str], str]:

@@ -53,7 +53,7 @@ class _Payload(_SizeBase):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
-            size = int(Size.parse(int(value) if str(value).isdigit() else value))
+            size = Size.parse(int(value) if str(value).isdigit() else value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if size < MIN_PAYLOAD_BYTES:

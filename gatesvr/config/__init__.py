@@ -15,6 +15,7 @@ from .kinds import join_address as join_address
 from .kinds import parse_address as parse_address
 from .load import fields as fields
 from .load import load as load
+from .load import needs_restart as needs_restart
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
@@ -42,5 +43,6 @@ __all__ = [
     "fields",
     "join_address",
     "load",
+    "needs_restart",
     "parse_address",
 ]

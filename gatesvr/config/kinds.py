@@ -9,22 +9,25 @@ import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 from ..errors import ConfigError
 
 __all__ = [
+    "Bytes",
     "Duration",
     "FieldError",
     "Range",
+    "Seconds",
     "Section",
     "Size",
     "check_numbers",
     "hint",
     "join_address",
     "kinds_of",
+    "number_kind",
     "parse_address",
 ]
 
@@ -43,12 +46,12 @@ _SIZE_UNITS = {
 }
 
 
-class Duration(float):
-    """Seconds, 0 or more; written as a number or as ``500ms``, ``1s``, ``2m``, ``1h``."""
+class Duration:
+    """How seconds are written: a number, or ``500ms``, ``1s``, ``2m``, ``1h``; 0 or more."""
 
-    @classmethod
-    def parse(cls, value: object) -> Duration:
-        """Return the duration that value stands for.
+    @staticmethod
+    def parse(value: object) -> float:
+        """Return the seconds that value stands for.
 
         Raises:
             ValueError: It stands for none.
@@ -61,45 +64,52 @@ class Duration(float):
             raise ValueError(f"{value!r} is no duration (write 500ms, 1s, 2m or 1h)")
         if not math.isfinite(seconds) or seconds < 0:
             raise ValueError(f"{value!r} is no duration: it must be finite and not negative")
-        return cls(seconds)
+        return seconds
 
-    def spell(self) -> str:
-        """Return it as one writes it in a file."""
-        for unit, seconds in (("h", 3600.0), ("m", 60.0)):
-            if self >= seconds and self % seconds == 0:
-                return f"{self / seconds:.15g}{unit}"
-        return f"{self * 1000:.15g}ms" if 0 < self < 1 else f"{float(self):.15g}s"
+    @staticmethod
+    def spell(seconds: float) -> str:
+        """Return seconds as a file has them."""
+        for unit, length in (("h", 3600.0), ("m", 60.0)):
+            if seconds >= length and seconds % length == 0:
+                return f"{seconds / length:.15g}{unit}"
+        return f"{seconds * 1000:.15g}ms" if 0 < seconds < 1 else f"{seconds:.15g}s"
 
 
-class Size(int):
-    """Bytes, 0 or more; written as a number or as ``64KiB``, ``4MiB``."""
+class Size:
+    """How bytes are written: a number, or ``64KiB``, ``4MiB``; 0 or more."""
 
-    @classmethod
-    def parse(cls, value: object) -> Size:
-        """Return the size that value stands for.
+    @staticmethod
+    def parse(value: object) -> int:
+        """Return the bytes that value stands for.
 
         Raises:
             ValueError: It stands for none.
         """
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value)
+            return value
         if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
             size = float(match[1]) * _SIZE_UNITS[match[2]]
             if math.isfinite(size) and size == int(size):
-                return cls(int(size))
+                return int(size)
         raise ValueError(f"{value!r} is no size (write 1024, 64KiB or 4MiB)")
 
-    def spell(self) -> str:
-        """Return it as one writes it in a file."""
-        for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-            if self and self % size == 0:
-                return f"{self // size}{unit}"
-        return f"{self}"
+    @staticmethod
+    def spell(size: float) -> str:
+        """Return bytes as a file has them."""
+        whole = int(size)
+        for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if whole and whole % length == 0:
+                return f"{whole // length}{unit}"
+        return f"{whole}"
+
+
+Seconds = Annotated[float, Duration]
+Bytes = Annotated[int, Size]
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """From where to where a number may be, both included.
+    """The smallest and the largest value of a number.
 
     Attributes:
         low: The smallest.
@@ -169,6 +179,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 msgspec.structs.force_setattr(self, name, read)
         self.check()
 
+    restart: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only a restart changes; all others may change in a running gateway."""
+
     def check(self) -> None:
         """Refuse values that are each well-formed and do not fit together."""
 
@@ -218,28 +231,13 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def _spell(value: float, kind: type[Any]) -> str:
-    if kind is Duration or kind is Size:
-        text: str = kind(value).spell()
-        return text
-    return f"{value:.15g}"
+    return kind.spell(value) if kind in (Duration, Size) else f"{value:.15g}"
 
 
 def _read(kind: Any, value: Any) -> Any:
     """Return value as kind; ValueError where it is none."""
-    limits = None
     if typing.get_origin(kind) is Annotated:
-        kind, limits = typing.get_args(kind)
-    if kind is Duration or kind is Size:
-        number = value if isinstance(value, kind) else kind.parse(value)
-        if limits is not None:
-            limits.check(number, kind)
-        return number
-    if kind is int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{value!r} is no whole number")
-        if limits is not None:
-            limits.check(value)
-        return value
+        return _read_number(kind, value)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return _read_choice(arguments, value)
@@ -255,6 +253,23 @@ def _read(kind: Any, value: Any) -> Any:
         names = {bool: "neither true nor false", str: "no text"}
         raise ValueError(f"{value!r} is {names.get(kind, f'no {kind.__name__}')}")
     return value
+
+
+def number_kind(kind: Any) -> tuple[type[Any], Range]:
+    """Return int, Duration or Size, and the range, of a field that is a number."""
+    base, *marks = typing.get_args(kind)
+    return (base, marks[0]) if len(marks) == 1 else (marks[0], marks[1])
+
+
+def _read_number(kind: Any, value: Any) -> float:
+    spelling, limits = number_kind(kind)
+    if spelling is not int:
+        value = spelling.parse(value)
+    elif not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no whole number")
+    limits.check(value, spelling)
+    number: float = value
+    return number
 
 
 def _read_choice(choices: tuple[str, ...], value: Any) -> str:

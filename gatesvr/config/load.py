@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from .kinds import FieldError, Section, hint, kinds_of
 from .sections import Config
 
-__all__ = ["fields", "load"]
+__all__ = ["fields", "load", "needs_restart"]
 
 _PREFIX = "GATESVR_"
 
@@ -27,6 +27,12 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
             yield from fields(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", kind
+
+
+def needs_restart(name: str, section: type[Section] = Config) -> bool:
+    """Return whether a field, by its dotted name, cannot change in a running gateway."""
+    key, _, rest = name.partition(".")
+    return needs_restart(rest, kinds_of(section)[key]) if rest else key in section.restart
 
 
 def load(

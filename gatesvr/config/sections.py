@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from .kinds import Duration, Range, Section, Size, hint, parse_address
+from .kinds import Bytes, Duration, Range, Seconds, Section, Size, hint, parse_address
 
 __all__ = [
     "Config",
@@ -30,7 +30,7 @@ _ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
 
 Count = Annotated[int, Range(1, 1_000_000)]
 Places = Annotated[int, Range(1, 10_000_000)]
-Wait = Annotated[Duration, Range(10 * _MS, _HOUR)]
+Wait = Annotated[Seconds, Range(10 * _MS, _HOUR)]
 """A deadline: without one a peer could hold a place for ever, so 0 is refused."""
 
 
@@ -51,6 +51,8 @@ def _check_address(section: Section, field: str, address: str) -> tuple[str, int
 class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC, UDP and TLS."""
 
+    restart = frozenset({"bind", "backend", "receive_buffer", "send_buffer", "batch_io"})
+
     bind: str = "0.0.0.0:8453"
     """UDP address to listen on, HOST:PORT, port 0 for any free one.
 
@@ -67,21 +69,21 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC connections; above it a new one is closed 4503, 5 % above it Initials are dropped."""
     max_handshakes: Places = 1_000
     """Connections whose handshake is not done; above it Initials are dropped."""
-    handshake_timeout: Wait = Duration(5.0)
+    handshake_timeout: Wait = 5.0
     """Longest QUIC handshake."""
-    idle_timeout: Annotated[Duration, Range(100 * _MS, 24 * _HOUR)] = Duration(60.0)
+    idle_timeout: Annotated[Seconds, Range(100 * _MS, 24 * _HOUR)] = 60.0
     """QUIC idle time-out that the gateway offers."""
-    high_water: Annotated[Size, Range(2, _GIB)] = Size(64 << 10)
+    high_water: Annotated[Bytes, Range(2, _GIB)] = 64 << 10
     """Bytes not yet transmitted on a connection at which the sender stops feeding it."""
-    low_water: Annotated[Size, Range(1, _GIB)] = Size(32 << 10)
+    low_water: Annotated[Bytes, Range(1, _GIB)] = 32 << 10
     """Bytes not yet transmitted below which the sender is asked for more; at most high_water."""
-    receive_buffer: Annotated[Size, Range(_KIB, _GIB, "the system's default")] = Size(4 << 20)
+    receive_buffer: Annotated[Bytes, Range(_KIB, _GIB, "the system's default")] = 4 << 20
     """SO_RCVBUF asked of the system, bytes."""
-    send_buffer: Annotated[Size, Range(_KIB, _GIB, "the system's default")] = Size(4 << 20)
+    send_buffer: Annotated[Bytes, Range(_KIB, _GIB, "the system's default")] = 4 << 20
     """SO_SNDBUF asked of the system, bytes."""
     batch_io: bool = True
     """Read and write many datagrams a system call, where the system can (Linux)."""
-    close_linger: Annotated[Duration, Range(_MS, _MINUTE, "do not wait")] = Duration(1.0)
+    close_linger: Annotated[Seconds, Range(_MS, _MINUTE, "do not wait")] = 1.0
     """Longest wait for a last push (KICK, GOAWAY, a refusal) to be acknowledged."""
 
     def check(self) -> None:
@@ -92,38 +94,38 @@ class TransportConfig(Section, frozen=True, kw_only=True):
         if self.low_water > self.high_water:
             raise self.refusal(
                 "low_water",
-                f"{self.low_water.spell()} is above high_water ({self.high_water.spell()})",
+                f"{Size.spell(self.low_water)} is above high_water ({Size.spell(self.high_water)})",
             )
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
     """Sessions, their queues and their deadlines."""
 
-    start_timeout: Wait = Duration(8.0)
+    start_timeout: Wait = 8.0
     """From the end of the handshake to START; 4408."""
-    login_timeout: Wait = Duration(30.0)
+    login_timeout: Wait = 30.0
     """From START to a hello answered 200; 4408, session closed."""
-    frame_timeout: Wait = Duration(10.0)
+    frame_timeout: Wait = 10.0
     """From the first byte of a frame to its last; 4408."""
-    heartbeat_interval: Annotated[Duration, Range(1, _HOUR)] = Duration(15.0)
+    heartbeat_interval: Annotated[Seconds, Range(1, _HOUR)] = 15.0
     """Longest heartbeat interval told to clients; also at most a quarter of the idle time-out."""
-    resume_window: Annotated[Duration, Range(_MS, 168 * _HOUR, "not at all")] = Duration(60.0)
+    resume_window: Annotated[Seconds, Range(_MS, 168 * _HOUR, "not at all")] = 60.0
     """How long a session outlives its connection."""
-    slow_consumer_timeout: Wait = Duration(10.0)
+    slow_consumer_timeout: Wait = 10.0
     """A queue at a cap with no ack moved for this long closes the connection 4413."""
     max_queue_size: Places = 1_024
     """Messages not acked in a session's queue (max_unacked_messages on the wire)."""
-    max_queue_bytes: Annotated[Size, Range(512, _GIB)] = Size(4 << 20)
+    max_queue_bytes: Annotated[Bytes, Range(512, _GIB)] = 4 << 20
     """Bytes not acked in a session's queue; at least 2 x max_message_bytes."""
     max_queues_bytes: Annotated[
-        Size, Range(512, 1024 * _GIB, "a quarter of the memory there is")
-    ] = Size(0)
+        Bytes, Range(512, 1024 * _GIB, "a quarter of the memory there is")
+    ] = 0
     """Memory of what is not acked in all queues together."""
     max_in_flight: Count = 128
     """Requests of a session accepted and not answered."""
-    max_message_bytes: Annotated[Size, Range(256, 512 * _MIB)] = Size(1 << 20)
+    max_message_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 1 << 20
     """Largest frame after login."""
-    max_login_bytes: Annotated[Size, Range(256, 512 * _MIB)] = Size(64 << 10)
+    max_login_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 64 << 10
     """Largest frame before login."""
     max_refused_logins: Count = 5
     """Refused hellos after which the connection closes 4401."""
@@ -139,15 +141,15 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """Let protocol-0 clients resume by openid and last_acked alone (no token)."""
     max_tombstones: Places = 10_000
     """Replaced and kicked sessions remembered to tell their clients why."""
-    sweep_interval: Annotated[Duration, Range(10 * _MS, _MINUTE)] = Duration(1.0)
+    sweep_interval: Annotated[Seconds, Range(10 * _MS, _MINUTE)] = 1.0
     """How often what can expire is looked at."""
 
     def check(self) -> None:
         if self.max_queue_bytes < 2 * self.max_message_bytes:
             raise self.refusal(
                 "max_queue_bytes",
-                f"{self.max_queue_bytes.spell()} is below 2 x max_message_bytes"
-                f" ({self.max_message_bytes.spell()})",
+                f"{Size.spell(self.max_queue_bytes)} is below 2 x max_message_bytes"
+                f" ({Size.spell(self.max_message_bytes)})",
             )
 
 
@@ -160,11 +162,11 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     """Workers at most; the pool grows while tasks wait."""
     max_queue_size: Places = 10_000
     """Tasks waiting; full means ERROR 503 at once."""
-    task_timeout: Wait = Duration(30.0)
+    task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
-    idle_worker_timeout: Wait = Duration(5.0)
+    idle_worker_timeout: Wait = 5.0
     """How long a worker above the starting number stays without a task."""
-    drain_timeout: Annotated[Duration, Range(_MS, _HOUR, "do not wait")] = Duration(10.0)
+    drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
     """How long running tasks may go on when the gateway stops."""
 
     def check(self) -> None:
@@ -231,21 +233,21 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """Order of the answers on routes that name none."""
     max_batch: Count = 64
     """Requests a lane message."""
-    max_batch_bytes: Annotated[Size, Range(1, _GIB)] = Size(1 << 20)
+    max_batch_bytes: Annotated[Bytes, Range(1, _GIB)] = 1 << 20
     """Bytes a lane message, unless it is one request; at most 1 MiB. Larger requests go alone."""
     max_open: Count = 1_024
     """Requests a lane has written and not seen answered."""
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
-    connect_timeout: Wait = Duration(5.0)
+    connect_timeout: Wait = 5.0
     """From the start of a lane to the upstream's initial metadata."""
-    reconnect_min: Wait = Duration(0.2)
+    reconnect_min: Wait = 0.2
     """First pause before an endpoint is tried again; at most reconnect_max."""
-    reconnect_max: Wait = Duration(5.0)
+    reconnect_max: Wait = 5.0
     """Longest pause before an endpoint is tried again."""
-    unary_retry: Annotated[Duration, Range(10 * _MS, 24 * _HOUR)] = Duration(60.0)
+    unary_retry: Annotated[Seconds, Range(10 * _MS, 24 * _HOUR)] = 60.0
     """How often an upstream without ProcessStream is asked for it again."""
-    keepalive: Annotated[Duration, Range(1, 24 * _HOUR, "no pings")] = Duration(300.0)
+    keepalive: Annotated[Seconds, Range(1, 24 * _HOUR, "no pings")] = 300.0
     """gRPC keepalive; below 300s only to upstreams that allow it."""
 
     def check(self) -> None:
@@ -255,13 +257,15 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
         if self.reconnect_min > self.reconnect_max:
             raise self.refusal(
                 "reconnect_min",
-                f"{self.reconnect_min.spell()} is above reconnect_max"
-                f" ({self.reconnect_max.spell()})",
+                f"{Duration.spell(self.reconnect_min)} is above reconnect_max"
+                f" ({Duration.spell(self.reconnect_max)})",
             )
 
 
 class PushConfig(Section, frozen=True, kw_only=True):
     """GatewayService, the gRPC API that upstreams push through."""
+
+    restart = frozenset({"bind", "insecure"})
 
     bind: str = "127.0.0.1:8092"
     """TCP address to listen on, HOST:PORT, port 0 for any free one."""
@@ -275,7 +279,7 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """push_ids a session remembers."""
     max_bound_notifies: Count = 64
     """Notifies bound to one request."""
-    max_bound_bytes: Annotated[Size, Range(_KIB, _GIB)] = Size(256 << 10)
+    max_bound_bytes: Annotated[Bytes, Range(_KIB, _GIB)] = 256 << 10
     """Bytes of bound notifies a session."""
     max_event_subscribers: Count = 16
     """Subscribers of session events, upstreams and those inside together."""

@@ -17,7 +17,7 @@ from gatesvr._core.codec import RequestDecoder, encode_business, encode_request,
 from gatesvr._pb import message_pb2 as client_pb
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
-from gatesvr.config import PushConfig, SessionConfig, Size
+from gatesvr.config import PushConfig, SessionConfig
 from gatesvr.control.commands import PushCommands
 from gatesvr.errors import ConfigError
 from gatesvr.grpc_api.service import PushService
@@ -501,9 +501,7 @@ async def test_multicast_counts_a_session_once() -> None:
 
 
 async def test_bad_bulk_pushes_say_why() -> None:
-    config = SessionConfig(
-        max_message_bytes=Size(1024), max_login_bytes=Size(1024), on_duplicate="allow"
-    )
+    config = SessionConfig(max_message_bytes=1024, max_login_bytes=1024, on_duplicate="allow")
     async with running(config=config) as rig:
         rig.session("alice")
         large = await rig.stub.BroadcastToClients(pb.BroadcastRequest(data=bytes(2048)))

@@ -13,11 +13,9 @@ from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.config import (
     Config,
     DispatchConfig,
-    Duration,
     PushConfig,
     RouteRule,
     SessionConfig,
-    Size,
     TransportConfig,
 )
 from gatesvr.errors import CloseCode
@@ -97,29 +95,29 @@ class World:
         queue_size = draw((8, 14, 40, 1_024))
         queue_bytes = draw((2_500, 1 << 20))
         self.config = Config(
-            transport=TransportConfig(high_water=Size(high_water), low_water=Size(self.low_water)),
+            transport=TransportConfig(high_water=high_water, low_water=self.low_water),
             session=SessionConfig(
                 max_queue_size=queue_size,
-                max_queues_bytes=Size(draw((0, 0, 0, 1_500))),
+                max_queues_bytes=draw((0, 0, 0, 1_500)),
                 max_in_flight=draw((3, 6, 128)),
-                max_message_bytes=Size(draw((1 << 20, 1 << 20, 700))),
+                max_message_bytes=draw((1 << 20, 1 << 20, 700)),
                 max_logged_in=draw((1, 5)),
                 on_duplicate=draw(("replace", "replace", "replace", "reject", "allow")),
                 when_full=draw(("drop_oldest", "drop_oldest", "drop_oldest", "refuse", "close")),
-                resume_window=Duration(draw((8.0, 20.0, 60.0))),
-                slow_consumer_timeout=Duration(draw((1.0, 4.0))),
+                resume_window=draw((8.0, 20.0, 60.0)),
+                slow_consumer_timeout=draw((1.0, 4.0)),
             ),
             dispatch=DispatchConfig(
                 workers=draw((1, 4)),
                 max_workers=draw((4, 16)),
                 max_queue_size=draw((4, 100)),
-                task_timeout=Duration(draw((4.0, 30.0))),
+                task_timeout=draw((4.0, 30.0)),
             ),
             push=PushConfig(),
             route=list(ROUTES),
         )
         # Smaller than a gateway takes, so that a history of few messages comes to the cap.
-        msgspec.structs.force_setattr(self.config.session, "max_queue_bytes", Size(queue_bytes))
+        msgspec.structs.force_setattr(self.config.session, "max_queue_bytes", queue_bytes)
 
     @property
     def now(self) -> float:
