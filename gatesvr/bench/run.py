@@ -223,21 +223,13 @@ class _Run:
         plan = self._plan
         self._tell("go")
         samples: list[Sample] = []
-        began = time.monotonic()
-        try:
-            with _interrupts_raised():
-                if plan.scenario not in ("connect", "resume", "idle"):
-                    self._pass("warming up", plan.warmup)
-                samples.append(self._sampler.sample())
-                began = time.monotonic()
-                self._tell("measure")
-                self._pass("measuring", plan.duration, samples)
-        except KeyboardInterrupt:
-            self._is_interrupted = True
-            if not samples:
-                samples.append(self._sampler.sample())
-                began = time.monotonic()
-                self._tell("measure")
+        with _on_interrupt(self._interrupt):
+            if plan.scenario not in ("connect", "resume", "idle"):
+                self._pass("warming up", plan.warmup)
+            samples.append(self._sampler.sample())
+            began = time.monotonic()
+            self._tell("measure")
+            self._pass("measuring", plan.duration, samples)
         self._tell("stop")
         self._wait_for("stopped", GRACE_S + 4 * plan.timeout)
         seconds = time.monotonic() - began
@@ -245,10 +237,10 @@ class _Run:
         return samples, seconds
 
     def _pass(self, phase: str, seconds: float, samples: list[Sample] | None = None) -> None:
-        """Let the load run; return early once every process has said that it is finished."""
+        """Let the load run; return early once interrupted, or every process is finished."""
         began = time.monotonic()
         sample_at = began + TICK_S
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds and not self._is_interrupted:
             self._progress(phase, (now - began) / seconds)
             if len(self._said.get("finished", ())) == len(self._pipes):
                 return
@@ -259,6 +251,9 @@ class _Run:
                     samples.append(self._sampler.sample())
             self._pump(min(began + seconds, sample_at, now + PROGRESS_S))
         self._check()
+
+    def _interrupt(self) -> None:
+        self._is_interrupted = True
 
     # Messages.
 
@@ -359,14 +354,15 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_raised() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+def _on_interrupt(note: Callable[[], None]) -> Iterator[None]:
+    """Call note on Ctrl-C and SIGTERM.
+
+    A KeyboardInterrupt would be lost where it is raised in a destructor or a callback from C.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: note()) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _raise_interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -81,7 +81,7 @@ async def test_bundles_are_whole_among_other_pushes(backend: str) -> None:
 async def test_pushed_notifies_go_around_the_answer_and_around_an_error(backend: str) -> None:
     async with (
         plain_upstream() as upstream,
-        running_gateway(backend, upstream.address, "dispatch.task_timeout=1s") as gateway,
+        running_gateway(backend, upstream.address, "dispatch.task_timeout=4s") as gateway,
         plain_client(gateway.address) as client,
         grpc.aio.insecure_channel(gateway.grpc_address) as channel,
     ):
