@@ -56,7 +56,7 @@ async def test_held_hello_holds_requests_and_nothing_else(backend: str) -> None:
 async def test_deadline_is_504_and_the_late_answer_is_dropped(backend: str) -> None:
     async with (
         plain_upstream() as upstream,
-        running_gateway(backend, upstream.address, "dispatch.task_timeout=1s") as gateway,
+        running_gateway(backend, upstream.address, "dispatch.task_timeout=2s") as gateway,
         plain_client(gateway.address) as client,
     ):
         await client.login("alice")

@@ -176,7 +176,7 @@ async def test_serial_routes_run_one_of_a_sessions_at_a_time_each(backend: str) 
 async def test_a_serial_route_goes_on_behind_a_time_out_and_across_a_resume(
     backend: str,
 ) -> None:
-    sets = (SERIAL, "dispatch.task_timeout=1s")
+    sets = (SERIAL, "dispatch.task_timeout=2s")
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,
