@@ -32,6 +32,14 @@ from gatesvr.errors import ConfigError
 FIELDS = dict(fields())
 RANGES = {name: number_kind(kind) for name, kind in FIELDS.items() if hasattr(kind, "__metadata__")}
 OTHER = {
+    "auth.mode": ("jwt", "jwt"),
+    "auth.algorithms": ('["es256"]', ["ES256"]),
+    "auth.key": ("k.pem", "k.pem"),
+    "auth.jwks": ("https://id.test/keys", "https://id.test/keys"),
+    "auth.audience": ("game", "game"),
+    "auth.issuer": ("https://id.test", "https://id.test"),
+    "auth.openid_claim": ("uid", "uid"),
+    "auth.claims": ('["role"]', ["role"]),
     "transport.bind": ("127.0.0.1:9", "127.0.0.1:9"),
     "transport.backend": ("qh3", "qh3"),
     "transport.cert": ("a.pem", "a.pem"),
@@ -56,7 +64,16 @@ OTHER = {
 }
 """A text that each field may have besides its default, and the value that it stands for."""
 
-COMPANIONS = {"transport.cert": "transport.key=k", "transport.key": "transport.cert=c"}
+COMPANIONS = {
+    "transport.cert": ["transport.key=k"],
+    "transport.key": ["transport.cert=c"],
+    "auth.mode": [
+        "auth.algorithms=['RS256']",
+        "auth.key=k",
+        "auth.audience=a",
+        "auth.issuer=i",
+    ],
+}
 
 
 def other_value(name: str) -> tuple[str, Any]:
@@ -94,7 +111,7 @@ def toml(name: str, text: str) -> str:
 def test_field_from_every_source(name: str, tmp_path: Path) -> None:
     text, value = other_value(name)
     assert value_of(Config(), name) != value
-    extra = [COMPANIONS[name]] if name in COMPANIONS else []
+    extra = COMPANIONS.get(name, [])
     file = tmp_path / "gate.toml"
     file.write_text(toml(name, text), "utf-8")
     loaded = {

@@ -15,6 +15,7 @@ class RequestType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REQUEST_HEARTBEAT: _ClassVar[RequestType]
     REQUEST_BUSINESS: _ClassVar[RequestType]
     REQUEST_ACK: _ClassVar[RequestType]
+    REQUEST_AUTH: _ClassVar[RequestType]
 
 class PushType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -26,6 +27,7 @@ class PushType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PUSH_GOAWAY: _ClassVar[PushType]
     PUSH_KICK: _ClassVar[PushType]
     PUSH_SKIP: _ClassVar[PushType]
+    PUSH_AUTH_RESP: _ClassVar[PushType]
 
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -63,6 +65,7 @@ REQUEST_STOP: RequestType
 REQUEST_HEARTBEAT: RequestType
 REQUEST_BUSINESS: RequestType
 REQUEST_ACK: RequestType
+REQUEST_AUTH: RequestType
 PUSH_UNKNOWN: PushType
 PUSH_START_RESP: PushType
 PUSH_HEARTBEAT_RESP: PushType
@@ -71,6 +74,7 @@ PUSH_ERROR: PushType
 PUSH_GOAWAY: PushType
 PUSH_KICK: PushType
 PUSH_SKIP: PushType
+PUSH_AUTH_RESP: PushType
 STOP_UNKNOWN: StopReason
 STOP_USER_LOGOUT: StopReason
 STOP_APP_CLOSE: StopReason
@@ -164,7 +168,7 @@ class StartRequest(_message.Message):
     def __init__(self, openid: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., last_acked_seq_id: _Optional[int] = ..., session_id: _Optional[str] = ..., resume_token: _Optional[bytes] = ..., attempt: _Optional[int] = ..., protocol: _Optional[int] = ..., capabilities: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
 
 class StartResponse(_message.Message):
-    __slots__ = ("success", "error", "heartbeat_interval", "connection_id", "session_id", "resume_token", "resumed", "replay_from", "replay_to", "lost_from", "lost_to", "lost_reason", "max_client_seq", "generation", "max_message_bytes", "max_in_flight", "attempt", "protocol", "capabilities", "state", "resume_window_ms", "max_unacked_messages", "max_unacked_bytes")
+    __slots__ = ("success", "error", "heartbeat_interval", "connection_id", "session_id", "resume_token", "resumed", "replay_from", "replay_to", "lost_from", "lost_to", "lost_reason", "max_client_seq", "generation", "max_message_bytes", "max_in_flight", "attempt", "protocol", "capabilities", "state", "resume_window_ms", "max_unacked_messages", "max_unacked_bytes", "auth_expires_at_ms")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +192,7 @@ class StartResponse(_message.Message):
     RESUME_WINDOW_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_UNACKED_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_UNACKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AUTH_EXPIRES_AT_MS_FIELD_NUMBER: _ClassVar[int]
     success: bool
     error: ErrorMessage
     heartbeat_interval: int
@@ -211,7 +216,24 @@ class StartResponse(_message.Message):
     resume_window_ms: int
     max_unacked_messages: int
     max_unacked_bytes: int
-    def __init__(self, success: _Optional[bool] = ..., error: _Optional[_Union[ErrorMessage, _Mapping]] = ..., heartbeat_interval: _Optional[int] = ..., connection_id: _Optional[str] = ..., session_id: _Optional[str] = ..., resume_token: _Optional[bytes] = ..., resumed: _Optional[bool] = ..., replay_from: _Optional[int] = ..., replay_to: _Optional[int] = ..., lost_from: _Optional[int] = ..., lost_to: _Optional[int] = ..., lost_reason: _Optional[_Union[LostReason, str]] = ..., max_client_seq: _Optional[int] = ..., generation: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., attempt: _Optional[int] = ..., protocol: _Optional[int] = ..., capabilities: _Optional[int] = ..., state: _Optional[_Union[SessionState, str]] = ..., resume_window_ms: _Optional[int] = ..., max_unacked_messages: _Optional[int] = ..., max_unacked_bytes: _Optional[int] = ...) -> None: ...
+    auth_expires_at_ms: int
+    def __init__(self, success: _Optional[bool] = ..., error: _Optional[_Union[ErrorMessage, _Mapping]] = ..., heartbeat_interval: _Optional[int] = ..., connection_id: _Optional[str] = ..., session_id: _Optional[str] = ..., resume_token: _Optional[bytes] = ..., resumed: _Optional[bool] = ..., replay_from: _Optional[int] = ..., replay_to: _Optional[int] = ..., lost_from: _Optional[int] = ..., lost_to: _Optional[int] = ..., lost_reason: _Optional[_Union[LostReason, str]] = ..., max_client_seq: _Optional[int] = ..., generation: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., attempt: _Optional[int] = ..., protocol: _Optional[int] = ..., capabilities: _Optional[int] = ..., state: _Optional[_Union[SessionState, str]] = ..., resume_window_ms: _Optional[int] = ..., max_unacked_messages: _Optional[int] = ..., max_unacked_bytes: _Optional[int] = ..., auth_expires_at_ms: _Optional[int] = ...) -> None: ...
+
+class AuthRequest(_message.Message):
+    __slots__ = ("auth_token",)
+    AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    auth_token: str
+    def __init__(self, auth_token: _Optional[str] = ...) -> None: ...
+
+class AuthResponse(_message.Message):
+    __slots__ = ("success", "error", "expires_at_ms")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    error: ErrorMessage
+    expires_at_ms: int
+    def __init__(self, success: _Optional[bool] = ..., error: _Optional[_Union[ErrorMessage, _Mapping]] = ..., expires_at_ms: _Optional[int] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)

@@ -16,6 +16,7 @@ from .kinds import parse_address as parse_address
 from .load import fields as fields
 from .load import load as load
 from .load import needs_restart as needs_restart
+from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
@@ -27,6 +28,7 @@ from .sections import TransportConfig as TransportConfig
 from .sections import UpstreamConfig as UpstreamConfig
 
 __all__ = [
+    "AuthConfig",
     "Config",
     "DispatchConfig",
     "Duration",

@@ -273,7 +273,8 @@ def _read_number(kind: Any, value: Any) -> float:
 
 
 def _read_choice(choices: tuple[str, ...], value: Any) -> str:
-    text = value.lower() if isinstance(value, str) else None
-    if text not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(filter(None, choices))}")
-    return text
+    if isinstance(value, str):
+        for choice in choices:
+            if choice.lower() == value.lower():
+                return choice
+    raise ValueError(f"{value!r} is none of {', '.join(filter(None, choices))}")

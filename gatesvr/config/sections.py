@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import urllib.parse
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from .kinds import Bytes, Duration, Range, Seconds, Section, Size, hint, parse_address
 
 __all__ = [
+    "AuthConfig",
     "Config",
     "DispatchConfig",
     "Endpoint",
@@ -26,6 +28,7 @@ _MS = 0.001
 _MINUTE = 60.0
 _HOUR = 3600.0
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+MAX_CLAIMS = 16
 _ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
 
 Count = Annotated[int, Range(1, 1_000_000)]
@@ -39,6 +42,11 @@ def _covers(pattern: str, action: str) -> bool:
     if pattern.endswith("*"):
         return action.startswith(pattern[:-1])
     return action == pattern
+
+
+def _is_loopback(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _check_address(section: Section, field: str, address: str) -> tuple[str, int]:
@@ -96,6 +104,58 @@ class TransportConfig(Section, frozen=True, kw_only=True):
                 "low_water",
                 f"{Size.spell(self.low_water)} is above high_water ({Size.spell(self.high_water)})",
             )
+
+
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+    "ES256", "ES384", "ES512", "EdDSA",
+]  # fmt: skip
+
+
+class AuthConfig(Section, frozen=True, kw_only=True):
+    """Who may come in: what a client's auth_token must prove at START."""
+
+    mode: Literal["none", "jwt"] = "none"
+    """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is."""
+    algorithms: list[Algorithm] = msgspec.field(default_factory=list)
+    """Algorithms that a token may be signed with; no other is tried."""
+    key: str = ""
+    """File with the public key or certificate (PEM), or the HMAC secret (32 bytes or more)."""
+    jwks: str = ""
+    """File or https URL of a JWKS document, in the place of key."""
+    jwks_refresh: Annotated[Seconds, Range(1, 24 * _HOUR)] = 300.0
+    """How often a JWKS URL is read again."""
+    jwks_max_stale: Annotated[Seconds, Range(1, 720 * _HOUR)] = 24 * _HOUR
+    """How long keys serve while a JWKS URL cannot be read."""
+    audience: str = ""
+    """What a token's ``aud`` names."""
+    issuer: str = ""
+    """What a token's ``iss`` is."""
+    leeway: Annotated[Seconds, Range(_MS, 10 * _MINUTE, "none")] = 30.0
+    """Difference of clocks that ``exp``, ``nbf`` and ``iat`` forgive."""
+    openid_claim: str = "sub"
+    """The claim that is the openid."""
+    claims: list[str] = msgspec.field(default_factory=list)
+    """Claims that go to upstreams (PeerInfo.auth_claims): at most 16, 4 KiB in all."""
+    enforce_expiry: bool = True
+    """End a session when its token has expired and was not renewed."""
+    min_refusal_time: Annotated[Seconds, Range(_MS, 10, "at once")] = 0.1
+    """Every refusal takes at least this long, so that its time does not tell the reason."""
+
+    def check(self) -> None:
+        if self.mode == "none":
+            return
+        for name in ("algorithms", "audience", "issuer", "openid_claim"):
+            if not getattr(self, name):
+                raise self.refusal(name, 'mode = "jwt" needs it, it is empty')
+        if bool(self.key) == bool(self.jwks):
+            raise self.refusal("key", 'mode = "jwt" needs either key or jwks')
+        if self.jwks.startswith("http://") and not _is_loopback(self.jwks):
+            raise self.refusal(
+                "jwks", "http is for loopback only: use https"
+            )
+        if len(self.claims) > MAX_CLAIMS:
+            raise self.refusal("claims", f"{len(self.claims)} are more than {MAX_CLAIMS}")
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
@@ -319,6 +379,8 @@ class Config(Section, frozen=True, kw_only=True):
 
     transport: TransportConfig = TransportConfig()
     """QUIC, UDP and TLS."""
+    auth: AuthConfig = AuthConfig()
+    """Who may come in."""
     session: SessionConfig = SessionConfig()
     """Sessions, their queues and their deadlines."""
     dispatch: DispatchConfig = DispatchConfig()

@@ -1,0 +1,1 @@
+"""Authentication at START: who a client is, proved by its auth_token (PROTOCOL 3.10)."""

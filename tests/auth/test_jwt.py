@@ -1,0 +1,233 @@
+"""Tokens that are good, and every way in which one is not."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from gatesvr.auth.identity import AuthCounters, AuthFailed, AuthUnavailable, Reason
+from gatesvr.auth.jwt import JwtAuthenticator
+from gatesvr.auth.keys import Key, StaticKeys, UrlKeys, load_keys, parse_jwks
+from gatesvr.config import AuthConfig
+from gatesvr.errors import ConfigError
+
+from .tokens import EC, ED, RSA, SECRET, claims, jwks, pem, token
+
+
+def config(**changes: Any) -> AuthConfig:
+    values = {
+        "mode": "jwt",
+        "algorithms": ["RS256", "ES256", "EdDSA"],
+        "jwks": "keys.json",
+        "audience": "gatesvr",
+        "issuer": "https://id.test",
+        **changes,
+    }
+    return AuthConfig(**values)
+
+
+def authenticator(document: bytes | None = None, **changes: Any) -> JwtAuthenticator:
+    keys = StaticKeys(parse_jwks(document or jwks(r=RSA, e=EC, d=ED)))
+    return JwtAuthenticator(config(**changes), AuthCounters(), keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "kid"), [(RSA, "RS256", "r"), (EC, "ES256", "e"), (ED, "EdDSA", "d")]
+)
+async def test_good_token(key: Any, algorithm: str, kid: str) -> None:
+    identity = await authenticator(claims=["role", "level", "none"]).authenticate(
+        token(key, algorithm, kid, role="admin", level=[1, 2]), ""
+    )
+    assert (identity.openid, identity.subject) == ("alice", "alice")
+    assert identity.claims == {"role": "admin", "level": "[1,2]"}
+    assert identity.expires_at > time.time()
+
+
+async def test_openid_is_the_tokens_or_the_same() -> None:
+    checks = authenticator(openid_claim="uid")
+    assert (await checks.authenticate(token(kid="r", uid=17), "")).openid == "17"
+    assert (await checks.authenticate(token(kid="r", uid=17), "17")).openid == "17"
+    with pytest.raises(AuthFailed) as caught:
+        await checks.authenticate(token(kid="r", uid=17), "18")
+    assert caught.value.reason is Reason.OPENID
+
+
+NOW = int(time.time())
+
+
+def unsigned() -> str:
+    return jwt.encode(claims(), None, algorithm="none")
+
+
+def forged(header: dict[str, Any]) -> str:
+    """Return a token with any header, signed by HS256 with the public key's text as the secret."""
+
+    def part(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    signed = f"{part(json.dumps(header).encode())}.{part(json.dumps(claims()).encode())}"
+    return f"{signed}.{part(hmac.digest(pem(), signed.encode(), 'sha256'))}"
+
+
+BAD: dict[str, tuple[Any, Reason]] = {
+    "none at all": (lambda: "", Reason.MISSING),
+    "expired": (lambda: token(kid="r", exp=NOW - 3_600), Reason.EXPIRED),
+    "not yet valid": (lambda: token(kid="r", nbf=NOW + 3_600), Reason.NOT_YET),
+    "wrong audience": (lambda: token(kid="r", aud="other"), Reason.AUDIENCE),
+    "no audience": (lambda: token(kid="r", aud=None), Reason.CLAIM),
+    "wrong issuer": (lambda: token(kid="r", iss="https://evil.test"), Reason.ISSUER),
+    "no issuer": (lambda: token(kid="r", iss=None), Reason.CLAIM),
+    "no expiry": (lambda: token(kid="r", exp=None), Reason.CLAIM),
+    "expiry is text": (lambda: token(kid="r", exp="soon"), Reason.MALFORMED),
+    "alg none": (unsigned, Reason.ALGORITHM),
+    "HS256 with the public key": (lambda: forged({"alg": "HS256", "kid": "r"}), Reason.ALGORITHM),
+    "not in algorithms": (lambda: token(RSA, "PS256", "r"), Reason.ALGORITHM),
+    "another kind of key": (lambda: token(EC, "ES256", "r"), Reason.ALGORITHM),
+    "another key's kid": (lambda: token(ED, "EdDSA", "d")[:-8] + "AAAAAAAA", Reason.SIGNATURE),
+    "unknown kid": (lambda: token(kid="x"), Reason.UNKNOWN_KEY),
+    "no kid": (lambda: token(), Reason.UNKNOWN_KEY),
+    "huge": (lambda: token(kid="r", pad="x" * 9_000), Reason.TOO_LARGE),
+    "bad UTF-8": (lambda: "\udcff" * 20, Reason.MALFORMED),
+    "not base64": (lambda: "a.b.c", Reason.MALFORMED),
+    "no dots": (lambda: "token", Reason.MALFORMED),
+    "kid is a number": (
+        lambda: forged({"alg": "RS256", "kid": 7}),
+        Reason.MALFORMED,
+    ),
+    "no openid": (lambda: token(kid="r", sub=None), Reason.CLAIM),
+    "openid too long": (lambda: token(kid="r", sub="a" * 129), Reason.CLAIM),
+    "openid with a control character": (lambda: token(kid="r", sub="a\nb"), Reason.CLAIM),
+    "openid is a list": (lambda: token(kid="r", sub=["a"]), Reason.CLAIM),
+    "claims too large": (lambda: token(kid="r", role="x" * 5_000), Reason.TOO_LARGE),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_token(name: str) -> None:
+    make, reason = BAD[name]
+    with pytest.raises(AuthFailed) as caught:
+        await authenticator(claims=["role"]).authenticate(make(), "")
+    assert caught.value.reason is reason
+
+
+async def test_leeway_forgives_clocks() -> None:
+    late = token(kid="r", exp=NOW - 20)
+    assert (await authenticator().authenticate(late, "")).openid == "alice"
+    with pytest.raises(AuthFailed):
+        await authenticator(leeway=0).authenticate(late, "")
+
+
+async def test_hmac_secret() -> None:
+    secret = StaticKeys([Key("", SECRET, ("HS256",))])
+    checks = JwtAuthenticator(config(algorithms=["HS256"]), AuthCounters(), secret)
+    assert (await checks.authenticate(token(SECRET, "HS256"), "")).openid == "alice"
+    with pytest.raises(AuthFailed) as caught:
+        await checks.authenticate(token(SECRET + b"x", "HS256"), "")
+    assert caught.value.reason is Reason.SIGNATURE
+
+
+# Keys --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "algorithms", "problem"),
+    [
+        (pem(RSA), ["RS256"], ""),
+        (pem(EC), ["ES256"], ""),
+        (SECRET, ["HS256"], ""),
+        (pem(RSA), ["HS256"], "PS256, .*auth.algorithms has HS256"),
+        (b"short", ["HS256"], "32 bytes"),
+        (b"-----BEGIN PRIVATE KEY-----", ["RS256"], "private key"),
+        (b"-----BEGIN PUBLIC KEY-----\nrubbish", ["RS256"], "key.pem"),
+    ],
+)
+def test_key_file(content: bytes, algorithms: list[str], problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(content)
+    if problem:
+        with pytest.raises(ConfigError, match=problem) as caught:
+            load_keys(str(path), "", algorithms)
+        assert caught.value.field == "auth.key"
+    else:
+        assert len(load_keys(str(path), "", algorithms)) == 1
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"[]",
+        b'{"keys": 7}',
+        b'{"keys": []}',
+        b'{"keys": [{"kty": "RSA"}]}',
+        b'{"keys": [{"kty": "oct", "k": "YWJj", "kid": "short"}]}',
+        jwks(a=RSA).replace(b'"sig"', b'"enc"'),
+        b'{"keys": [' + b",".join([jwks(a=RSA)[10:-2]] * 2) + b"]}",
+        b"[" * 100_000,
+    ],
+)
+def test_documents_without_keys(document: bytes) -> None:
+    with pytest.raises(ValueError, match=r"key|JWKS"):
+        parse_jwks(document)
+
+
+class Url:
+    """A JWKS URL that a test scripts, and the clock of its keys."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes | Exception] = []
+        self.now = 1_000.0
+        self.asked = 0
+        self.counters = AuthCounters()
+        self.keys = UrlKeys("https://id.test/keys", 300, 600, self.counters, self._fetch, self._now)
+
+    def _fetch(self, url: str) -> bytes:
+        self.asked += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _now(self) -> float:
+        return self.now
+
+
+async def test_rotated_key_is_looked_for_once_in_30_s() -> None:
+    url = Url()
+    url.answers = [jwks(a=RSA), jwks(a=RSA), jwks(a=RSA, b=EC)]
+    checks = JwtAuthenticator(config(), url.counters, url.keys)
+    assert url.keys.find("a") is None
+    assert await url.keys.look_again("a") is not None
+    new = token(EC, "ES256", "b")
+    for elapsed, asked in ((31, 2), (29, 2), (2, 3)):
+        url.now += elapsed
+        if asked < 3:
+            with pytest.raises(AuthFailed) as caught:
+                await checks.authenticate(new, "")
+            assert caught.value.reason is Reason.UNKNOWN_KEY
+        else:
+            assert (await checks.authenticate(new, "")).openid == "alice"
+        assert url.asked == asked
+    assert url.counters.key_refreshes == 3
+
+
+@pytest.mark.parametrize("failure", [OSError("down"), b"lies", TimeoutError("slow")])
+async def test_keys_serve_while_the_url_fails_up_to_max_stale(failure: Any) -> None:
+    url = Url()
+    url.answers = [jwks(a=RSA), failure, failure]
+    checks = JwtAuthenticator(config(), url.counters, url.keys)
+    await url.keys.look_again("a")
+    url.now += 599
+    await url.keys.look_again("unknown")
+    assert url.counters.key_failures == 1
+    assert (await checks.authenticate(token(kid="a"), "")).openid == "alice"
+    url.now += 2
+    with pytest.raises(AuthUnavailable):
+        await checks.authenticate(token(kid="a"), "")
