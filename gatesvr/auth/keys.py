@@ -16,14 +16,26 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from cryptography.x509 import load_pem_x509_certificate
 
 from ..errors import ConfigError
 from ..observe.log import keys as log_keys
 from .identity import AuthCounters
 
-__all__ = ["Key", "KeySource", "KeysMissing", "StaticKeys", "UrlKeys", "load_keys", "parse_jwks"]
+__all__ = [
+    "Key",
+    "KeySource",
+    "KeysMissing",
+    "StaticKeys",
+    "UrlKeys",
+    "load_keys",
+    "parse_jwks",
+    "read_private_key",
+]
 
 logger = logging.getLogger("gatesvr.auth")
 
@@ -307,6 +319,25 @@ def _read_key(data: bytes) -> Key:
         if not algorithms:
             raise ValueError("a kind of key that no algorithm uses")
         return Key("", value, algorithms)
+    return _read_secret(data)
+
+
+def read_private_key(data: bytes) -> Key:
+    """Return the key that signs: of a private key in PEM, or an HMAC secret.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if b"-----BEGIN" not in data:
+        return _read_secret(data)
+    value: Any = load_pem_private_key(data, None)
+    algorithms = _algorithms(value.public_key())
+    if not algorithms:
+        raise ValueError("a kind of key that no algorithm uses")
+    return Key("", value, algorithms)
+
+
+def _read_secret(data: bytes) -> Key:
     secret = data.rstrip(b"\r\n")
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(f"an HMAC secret has at least {MIN_SECRET_BYTES} bytes")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from ..errors import ConfigError
+from .files import write_file
 from .terminal import echo
 
 __all__ = ["command"]
@@ -57,16 +57,6 @@ def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool)
         cert_pem, key_pem = generate_certificate(names or DEVELOPMENT_NAMES, days=days)
     except ValueError as error:
         raise ConfigError(str(error), field="--name") from None
-    _write(key, key_pem, 0o600)
-    _write(cert, cert_pem, 0o644)
+    write_file(key, key_pem, 0o600)
+    write_file(cert, cert_pem, 0o644)
     echo(f"certificate  {cert}\nkey          {key}")
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    try:
-        Path(path).unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        raise ConfigError(error.strerror or str(error), source=path) from None

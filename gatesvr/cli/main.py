@@ -32,6 +32,7 @@ _COMMANDS = {
     "upstream": "Run demo upstream services.",
     "bench": "Load a gateway, check every delivery, and report.",
     "gencert": "Write a self-signed certificate and its key.",
+    "token": "Make and show tokens to test authentication with.",
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",
 }
 """Every command and its line in the help: the module behind it is imported when it is run."""

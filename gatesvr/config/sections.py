@@ -151,9 +151,7 @@ class AuthConfig(Section, frozen=True, kw_only=True):
         if bool(self.key) == bool(self.jwks):
             raise self.refusal("key", 'mode = "jwt" needs either key or jwks')
         if self.jwks.startswith("http://") and not _is_loopback(self.jwks):
-            raise self.refusal(
-                "jwks", "http is for loopback only: use https"
-            )
+            raise self.refusal("jwks", "http is for loopback only: use https")
         if len(self.claims) > MAX_CLAIMS:
             raise self.refusal("claims", f"{len(self.claims)} are more than {MAX_CLAIMS}")
 
