@@ -324,7 +324,7 @@ async def test_fault_of_ours_is_internal_and_says_nothing(monkeypatch: pytest.Mo
         def broken(*args: object) -> None:
             raise ZeroDivisionError("secret")
 
-        monkeypatch.setattr("gatesvr.grpc_api.servicer._event_message", broken)
+        monkeypatch.setattr("gatesvr.grpc_api.servicer.to_pb", broken)
         rig.session("alice", login=False)
         with pytest.raises(UpstreamError, match="INTERNAL: internal error"):
             await anext(events)
@@ -334,7 +334,7 @@ async def test_fault_of_ours_is_internal_and_says_nothing(monkeypatch: pytest.Mo
 async def test_kind_of_a_newer_gateway_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as rig, reading(rig) as (_, events):
         monkeypatch.setattr(
-            "gatesvr.grpc_api.servicer._event_message", lambda event: pb.SessionEvent(kind="moved")
+            "gatesvr.grpc_api.servicer.to_pb", lambda event: pb.SessionEvent(kind="moved")
         )
         rig.session("alice", login=False)
         event = await anext(events)
