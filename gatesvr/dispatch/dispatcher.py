@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import ErrorCode
 from ..protocol.messages import LOGIN_ACTION
 from .failures import refuse
-from .handlers import ClientHandler
+from .handler import ClientHandler
 from .login import Login
 from .task import AsyncTask
 

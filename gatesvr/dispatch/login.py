@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..session.manager import LoginVerdict, SessionManager
     from ..session.session import Session
     from ..upstream.router import UpstreamRouter
-    from .handlers import ClientHandler
+    from .handler import ClientHandler
     from .processor import AsyncProcessor
 
 __all__ = ["Login", "LoginTask"]

@@ -75,6 +75,23 @@ async def test_everything_in_one_piece_from_start_on() -> None:
         assert [call.client_seq_id for call in rig.upstream.calls] == [1, 2]
 
 
+async def test_a_hello_runs_beside_the_pool() -> None:
+    async with Rig(dispatch={"workers": 1, "max_workers": 1}) as rig:
+        client = Client(rig)
+        response = await client.start()
+        await client.send(business(1, "hello"))
+        pool, login = rig.processor.workers()
+        assert (pool.worker_id, pool.task_id, pool.is_login) == ("worker-1", 0, False)
+        assert (login.worker_id, login.session_id, login.is_login) == (
+            "login-1",
+            response.session_id,
+            True,
+        )
+        assert (login.service_type, login.context) == ("hello", rig.now + 30)
+        rig.upstream.answer(1)
+        assert len(rig.processor.workers()) == 1
+
+
 async def test_byte_by_byte() -> None:
     async with Rig() as rig:
         client = Client(rig)
