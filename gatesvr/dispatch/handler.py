@@ -5,8 +5,17 @@ while its session has room. START, and the BUSINESS in *held* (PROTOCOL 3.4) tha
 room for, wait for the connection task. The session outlives the handler: once another connection
 has taken it over, the handler ignores this one.
 
+A handler's states, and the attributes that make them::
+
+    connected    session is None           _start_deadline runs; other requests wait in _early
+    START read   _start is set             the connection task is woken to answer it
+    serving      session is set            BUSINESS waits in _held for room, or for a hello's answer
+      proved     _is_proved                a frame came after START_RESP (PROTOCOL 4.2)
+      left       session.link is another   the session has moved; frames count as fenced
+    ended        _is_ended                 nothing more is handled; connection_lost() follows
+
 The deadlines are those of the connection: START, a frame begun, silence. The login deadline is the
-session's (PROTOCOL 3.1), which may change connections meanwhile: SessionManager.sweep ends it.
+session's, which may change connections before it (PROTOCOL 3.1); SessionManager.sweep keeps it.
 """
 
 from __future__ import annotations
@@ -66,7 +75,7 @@ class ClientHandler:
 
         self.session: Session | None = None
         """The session that START made or resumed; another connection may have it by now."""
-        self._is_proved = False  # the client has sent a frame since it got its token
+        self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
 
@@ -93,7 +102,7 @@ class ClientHandler:
         self._start_deadline = now + self._config.start_timeout
 
     def data_received(self, data: bytes, now: float) -> None:
-        """Decode; act on what need not wait; hold the rest, and leave START to the connection task.
+        """Decode; act on messages that need not wait, hold the rest, and wake the task for START.
 
         Raises:
             ProtocolError: The peer broke the protocol; the messages before are handled.
