@@ -75,7 +75,7 @@ class EventStream:
     def begin(self) -> None:
         """Subscribe, as entering does; the caller must call end()."""
         if self._subscription is not None:
-            raise RuntimeError("the stream was already entered")
+            raise RuntimeError("the stream was entered before")
         self._subscription = self._hub.subscribe(self._wake, self._kinds)
 
     def end(self) -> None:
