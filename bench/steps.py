@@ -38,7 +38,7 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("QUIC out", "transport/quic/", ()),
     ("connection", "transport/", ()),
     ("decode requests", "protocol/", ()),
-    ("accept and route requests", "dispatch/handlers.py", ()),
+    ("accept and route requests", "dispatch/handler.py", ()),
     ("accept and route requests", "dispatch/dispatcher.py", ()),
     ("hand over to a worker, wait, answer", "dispatch/", ()),
     ("session: seqs, answers, queue", "session/", ()),

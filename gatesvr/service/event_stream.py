@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from .._pb import upstream_pb2 as pb
 from ..errors import UpstreamError
-from ..observe.events import EventKind, SessionEvent
+from ..observe.event_pb import from_pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
-__all__ = ["GatewayEvents"]
+    from ..observe.events import SessionEvent
 
-_KINDS = {str(kind): kind for kind in EventKind}
+__all__ = ["GatewayEvents"]
 
 
 class GatewayEvents:
@@ -97,7 +96,7 @@ class GatewayEvents:
         message = _result(read)
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
-        return _event(message)
+        return from_pb(message)
 
     async def close(self) -> None:
         """Unsubscribe; may be called any number of times."""
@@ -117,19 +116,3 @@ def _result(done: asyncio.Future[Any]) -> Any:
 
 def _lost(code: grpc.StatusCode, details: str | None) -> UpstreamError:
     return UpstreamError(f"gateway: {code.name}: {details}")
-
-
-def _event(message: pb.SessionEvent) -> SessionEvent:
-    return SessionEvent(
-        _KINDS.get(message.kind, message.kind),
-        session_id=message.session_id,
-        openid=message.openid,
-        generation=message.generation,
-        reason=message.reason,
-        at_ms=message.at_ms,
-        last_sent_seq=message.last_sent_seq,
-        last_acked_seq=message.last_acked_seq,
-        max_client_seq=message.max_client_seq,
-        undelivered=message.undelivered,
-        missed=message.missed,
-    )

@@ -127,7 +127,7 @@ def check(processor: AsyncProcessor, max_workers: int) -> None:
     assert all(worker.task is None for worker in idle)
     busy = [worker for worker in workers if worker.task is not None]
     assert len(busy) + len(idle) == len(workers)
-    tasks = [worker.task for worker in (*busy, *processor._logins)]
+    tasks = [worker.task for worker in (*busy, *processor._beside)]
     assert None not in tasks
     assert len({id(task) for task in tasks}) == len(tasks)
     assert processor._chained == sum(len(chain) for chain in processor._chains.values())
@@ -167,7 +167,6 @@ async def test_whatever_comes_no_worker_is_lost(
         if is_breaking and chance.random() < 0.2:
             raise Broken
 
-    processor.on_login_ended = login_ended
     accepted: list[AsyncTask] = []
     logins: list[int] = []
     numbers = iter(range(1, 10_000))
@@ -191,7 +190,7 @@ async def test_whatever_comes_no_worker_is_lost(
             if chance.random() < 0.1 and processor.is_accepting:
                 logins.append(task.task_id)
                 accepted.append(task)
-                processor.login(task, now)
+                processor.run_at_once(task, now, processor.reply, login_ended)
             elif processor.submit(task, now):
                 accepted.append(task)
             check(processor, max_workers)

@@ -187,7 +187,7 @@ async def test_a_stream_whose_gateway_does_not_answer_gives_up(
         await asyncio.Event().wait()
 
     async with asyncio.timeout(DEADLINE_S), running() as rig:
-        monkeypatch.setattr(rig.commands, "push_batch", never)
+        monkeypatch.setattr(rig.commands.pushes, "push_batch", never)
         async with (
             GatewayClient(rig.service.address, timeout=0.05) as client,
             client.push_stream() as stream,

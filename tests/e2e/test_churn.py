@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr._pb import upstream_pb2 as up
-from gatesvr.dispatch.handlers import ClientHandler
+from gatesvr.dispatch.handler import ClientHandler
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.protocol.server import ServerProtocol
 from gatesvr.session.resume import ResumeToken

@@ -152,6 +152,23 @@ async def test_no_start_closes_4408(backend: str) -> None:
         assert counter(gateway, "dispatch.start_timeouts") == 1
 
 
+async def test_no_login_closes_4408_and_the_session(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(
+            backend,
+            upstream.address,
+            "session.login_timeout=200ms",
+            "session.sweep_interval=20ms",
+        ) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.start("alice")
+        assert await client.closed() == 4408
+        assert counter(gateway, "session.login_timeouts") == 1
+        assert counter(gateway, "session.sessions") == 0
+
+
 async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -> None:
     sets = (
         "session.max_queue_size=64",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from gatesvr.dispatch.handlers import SILENT_INTERVALS
+from gatesvr.dispatch.handler import SILENT_INTERVALS
 from gatesvr.observe.clock import MAX_GAP_S
 from gatesvr.transport.udp.sockets import MAX_BATCH
 

@@ -18,7 +18,7 @@ from gatesvr._pb import message_pb2 as client_pb
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig, SessionConfig
-from gatesvr.control.commands import PushCommands
+from gatesvr.control.commands import Commands
 from gatesvr.errors import ConfigError
 from gatesvr.grpc_api.service import PushService
 from gatesvr.grpc_api.servicer import caller_ip
@@ -64,7 +64,7 @@ class Rig:
     service: PushService
     manager: SessionManager
     registry: UpstreamRegistry
-    commands: PushCommands
+    commands: Commands
     stub: GatewayServiceStub
     channel: grpc.aio.Channel
     upstream_counters: UpstreamCounters
@@ -128,10 +128,8 @@ async def running(
         is_down=lambda endpoint: False,
     )
     max_message_bytes = int(config.max_message_bytes)
-    commands = PushCommands(manager, max_message_bytes, asyncio.get_running_loop().time)
-    service = PushService(
-        push, commands, manager.events, registry, max_message_bytes=max_message_bytes
-    )
+    commands = Commands(manager, registry, max_message_bytes, asyncio.get_running_loop().time)
+    service = PushService(push, commands, max_message_bytes=max_message_bytes)
     await service.start()
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:

@@ -1,4 +1,4 @@
-"""The gateway between its connections and its upstreams: the real layers, and their taps."""
+"""The gateway between its connections and its upstreams: the real engine, tapped."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.control.commands import PushCommands
-from gatesvr.dispatch.dispatcher import Dispatcher
-from gatesvr.dispatch.processor import AsyncProcessor
+from gatesvr.engine import Engine
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Link
 from gatesvr.session.manager import LoginVerdict, SessionManager
 from gatesvr.session.start import StartOutcome
 from gatesvr.session.state import State
-from gatesvr.upstream.router import UpstreamRouter
 
 from ..session.event_model import EventModel
 from .network import Connection
@@ -100,15 +97,22 @@ class OrderedSet(dict[Any, None]):
 
 
 class Gateway:
-    """The layers of a gateway between its connections and its upstreams."""
+    """An Engine whose sessions tell the checker what becomes of them."""
 
     def __init__(self, world: World) -> None:
         config = world.config
         upstream: Any = world.upstream
         clock = world.loop.time
-        self.sessions = TappedManager(
-            config.session, config.transport, config.push, random_bytes=world.random.randbytes
+        self.engine = Engine(
+            config,
+            upstream,
+            clock=clock,
+            wall_clock=clock,
+            random_bytes=world.random.randbytes,
+            manager=TappedManager,
         )
+        assert isinstance(self.engine.session_manager, TappedManager)
+        self.sessions = self.engine.session_manager
         self.sessions.world = world
         self.sessions.automatic = set()
         self._world = world
@@ -116,12 +120,9 @@ class Gateway:
         self._subscription = self.sessions.events.subscribe(self._read_events)
         watched: Any = OrderedSet()
         self.sessions._context.watched = watched
-        self.router = UpstreamRouter(config.route, "completion")
-        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
-        self.dispatcher = Dispatcher(
-            config, self.sessions, self.router, upstream, self.processor, clock
-        )
-        self.commands = PushCommands(self.sessions, config.session.max_message_bytes, clock)
+        self.processor = self.engine.processor
+        self.dispatcher = self.engine.dispatcher
+        self.pushes = self.engine.commands.pushes
         world.loop.call(self.processor.start)
 
     def _read_events(self) -> None:
@@ -157,5 +158,5 @@ class Gateway:
             "handlers": len(self.dispatcher),
             "tasks": len(processor) + processor.counters.running,
             "chains": len(processor._chains),
-            "logins": len(processor._logins),
+            "logins": sum(worker.is_login for worker in processor.workers()),
         }

@@ -13,7 +13,7 @@ import pytest
 
 from gatesvr._core.codec import encode_request
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.dispatch.dispatcher import Dispatcher
+from gatesvr.dispatch.login import Login
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.observe.events import EventKind
 from gatesvr.protocol.client import ClientProtocol
@@ -374,10 +374,10 @@ def push_ids_forgotten_at_resume(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def requests_held_for_ever(patch: pytest.MonkeyPatch) -> None:
-    def mutant(self: Dispatcher, task: Any) -> None:
+    def mutant(self: Login, task: Any) -> None:
         task.session.hello_pending = False
 
-    patch.setattr(Dispatcher, "_login_ended", mutant)
+    patch.setattr(Login, "_ended", mutant)
 
 
 @mutation

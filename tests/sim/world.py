@@ -190,7 +190,7 @@ class World:
         self.upstream.expire()
         while self.next_sweep <= now:
             self.next_sweep += 1.0
-            self.gateway.sessions.sweep(now)
+            self.gateway.engine.sweep()
         for connection in self.connections:
             if connection.gateway_open:
                 timer = connection.handler.get_timer()
@@ -435,7 +435,9 @@ class World:
         self.counts["gateway_restarts"] += 1
         if self.random.random() < 0.5:
             self.gateway.dispatcher.go_away("stopping", 100)
-            self.gateway.dispatcher.close_all(CloseCode.OVERLOADED, "reconnect_after_ms=100")
+            for connection in self.connections:
+                if connection.gateway_open:
+                    connection.handler.close(CloseCode.OVERLOADED, "reconnect_after_ms=100")
             self.loop.settle()
         else:
             for connection in self.connections:

@@ -75,6 +75,23 @@ async def test_everything_in_one_piece_from_start_on() -> None:
         assert [call.client_seq_id for call in rig.upstream.calls] == [1, 2]
 
 
+async def test_a_hello_runs_beside_the_pool() -> None:
+    async with Rig(dispatch={"workers": 1, "max_workers": 1}) as rig:
+        client = Client(rig)
+        response = await client.start()
+        await client.send(business(1, "hello"))
+        pool, login = rig.processor.workers()
+        assert (pool.worker_id, pool.task_id, pool.is_login) == ("worker-1", 0, False)
+        assert (login.worker_id, login.session_id, login.is_login) == (
+            "login-1",
+            response.session_id,
+            True,
+        )
+        assert (login.service_type, login.context) == ("hello", rig.now + 30)
+        rig.upstream.answer(1)
+        assert len(rig.processor.workers()) == 1
+
+
 async def test_byte_by_byte() -> None:
     async with Rig() as rig:
         client = Client(rig)
@@ -383,11 +400,27 @@ async def test_no_login_in_time_closes_4408_and_the_session() -> None:
     async with Rig() as rig:
         client = Client(rig)
         await client.start()
-        assert client.handler.get_timer() == rig.now + 30
-        client.handler.handle_timer(rig.now + 30)
+        rig.sessions.sweep(rig.now + 29.9)
+        assert client.closed is None
+        rig.sessions.sweep(rig.now + 30)
         assert client.closed == (4408, "no login")
         assert len(rig.sessions) == 0
         assert rig.sessions.counters.login_timeouts == 1
+
+
+async def test_login_deadline_counts_from_the_start_that_made_the_session() -> None:
+    async with Rig() as rig:
+        client, again = Client(rig), Client(rig)
+        response = await client.start()
+        await client.send(business(1, "hello"))  # so that the session outlives its connection
+        client.lose()
+        rig.now += 20
+        resumed = await again.start(
+            session_id=response.session_id, resume_token=response.resume_token, attempt=1
+        )
+        assert resumed.resumed
+        rig.sessions.sweep(rig.now + 10)
+        assert again.closed == (4408, "no login")
 
 
 async def test_login_takes_its_deadline_away() -> None:
@@ -395,6 +428,8 @@ async def test_login_takes_its_deadline_away() -> None:
         client = Client(rig)
         await client.login()
         assert client.handler.get_timer() is None
+        rig.sessions.sweep(rig.now + 1_000)
+        assert client.closed is None
 
 
 async def test_frame_begun_and_not_ended_closes_4408_and_suspends() -> None:
