@@ -85,7 +85,7 @@ class Admission:
         self._retry_tokens = QuicRetryTokenHandler()
 
     def judge(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
-        """Return who is admitted, the datagram that answers, or None to drop this one.
+        """Return the admitted client, the datagram to answer with, or None to drop this one.
 
         Args:
             data: A datagram with a long header and an unknown destination id.
@@ -141,8 +141,8 @@ class Admission:
             except ValueError:
                 # As if there were none: it may come from another server (RFC 9000 8.1.3).
                 counters.retries_refused += 1
-        # qh3 takes the size of the packet, not of the datagram, for what it may send before the
-        # address is proved. Where the padding is outside of the packet, that is too little.
+        # Before the address is proved, qh3 may send three times the size of the packet, where the
+        # RFC says of the datagram. With the padding outside of the packet, that is too little.
         if self._is_retry_always or (self._needs_retry and header.packet_length < len(data)):
             return self._retry(header, address, now)
         return Admitted(first_id, first_id, None)

@@ -294,7 +294,7 @@ async def open_connection(
         ) from None
     if not found:
         raise ConnectionFailed(f"cannot reach {host} port {port}: the name has no address")
-    # Each attempt has its own time-out, which fires only after what has arrived is handled.
+    # Each attempt has its own time-out, which fires only after all that has arrived is handled.
     return await _race([partial(attempt, *entry) for entry in found])
 
 

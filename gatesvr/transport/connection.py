@@ -8,22 +8,26 @@ The owner (the listener, or a client) feeds datagrams::
 and the driver calls flush() at the end of the turn. These methods raise nothing: an exception ends
 this connection alone with 4500, is logged and counted.
 
-The bytes of its one stream, and the handler that takes them, are the Stream's (stream.py). States,
-in their order, with the stream's states that go with each::
+The Stream (stream.py) has the bytes of the one stream, their handler and the connection task. The
+states of a connection, in their order, and the stream's states in each::
 
-    HANDSHAKE   until the handshake is complete, at most handshake_timeout     WAITING
-    OPEN        the handler has the connection                 WAITING, WRITABLE, STOPPED, CUT
-    LINGERING   close() waits until the last push is acknowledged, at most close_linger   CLOSING
-    ENDED       every method does nothing                                      CLOSED
+                                                                stream
+    HANDSHAKE   the handshake is not complete                   WAITING, CUT
+    OPEN        the handler has been made, or is being made     WAITING, WRITABLE, STOPPED, CUT
+    LINGERING   close() waits for a last push to be             CLOSING
+                acknowledged
+    ENDED       every method does nothing                       CLOSED
 
-HANDSHAKE → OPEN → LINGERING → ENDED; a state may be skipped, none comes back. LINGERING is only
-for a close with a last push. Facts beside the state:
+A state may be skipped and none comes back. Facts beside the state, independent of it::
 
-    _has_moved   a datagram came from another address: process() asks QUIC whether the peer is there
-    _is_put_off  datagrams came that may be answered ACK_PATIENCE later: QUIC's timer is not known
+    _has_moved   a datagram came from another address, and process() has not yet asked QUIC whether
+                 the peer is there now
+    _is_put_off  the driver flushes this connection within ACK_PATIENCE, unless there is a reason to
+                 do it before; until then _quic_timer is out of date
 
-Timers: the nearest of QUIC's timer, the handler's, the next PING (OPEN), and _deadline (HANDSHAKE,
-LINGERING). The one entry in the driver's heap may fire early; _due says when it is really time.
+The connection has one timer in the driver's heap, for the nearest of: QUIC's timer; the handler's
+and the next PING (OPEN); _deadline (HANDSHAKE and LINGERING). It may fire early, so _due keeps the
+time that counts.
 """
 
 from __future__ import annotations
@@ -169,7 +173,7 @@ class Connection:
         self._is_client = is_client
         self._has_moved = False
         self._state = _HANDSHAKE
-        self._deadline: float = deadline  # of the handshake, later of a last push
+        self._deadline: float = deadline  # of the handshake, later of the last push
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_put_off = False
         self._ack_mark: object = None
@@ -178,7 +182,7 @@ class Connection:
         self._due = math.inf
         self._quic_timer = math.inf
         self._handler_timer = math.inf
-        self._how: Disconnect | None = None  # as close() or fail() said it, in the end as it was
+        self._how: Disconnect | None = None  # set by close() and fail(); final once ENDED
 
     def __repr__(self) -> str:
         host, port = self.stream.peer
@@ -209,7 +213,7 @@ class Connection:
             self.fail(error)
 
     def process(self, now: float) -> None:
-        """Handle what the datagrams brought."""
+        """Handle the events of the datagrams received."""
         if self._state == _ENDED:
             return
         was_open = self._state == _OPEN
@@ -241,7 +245,7 @@ class Connection:
         self._driver.mark_dirty(self)
 
     def flush(self, now: float) -> None:
-        """Send what there is to send, and schedule the timer."""
+        """Send all that is ready, and schedule the timer."""
         if self._state == _ENDED:
             return
         if self._is_put_off:
@@ -316,7 +320,7 @@ class Connection:
     # Events.
 
     def _handle_events(self, now: float) -> bool:
-        """Handle what QUIC has to tell; return whether the stream was heard of."""
+        """Handle QUIC's events; return whether one was of the stream."""
         events = self._quic.events
         if not events:
             return False
@@ -421,7 +425,7 @@ class Connection:
     # Sending.
 
     def transmit(self, now: float) -> bytes:
-        """Send what QUIC has ready; return the last datagram, if any."""
+        """Send the datagrams that QUIC has ready; return the last one, if any."""
         datagrams: list[Datagram] = self._quic.datagrams_to_send(now)
         if not datagrams:
             return b""
@@ -439,7 +443,7 @@ class Connection:
             self._finish(now)
 
     def _finish(self, now: float) -> None:
-        """Close, as close() said it."""
+        """Close with the code of self._how."""
         how = self._how
         assert how is not None
         # At close both libraries discard data that was written and not yet put into packets.

@@ -1,23 +1,24 @@
-"""The one stream of a connection: what a session writes to, and the task that works for it.
+"""The one stream of a connection: the Link of its handler, and the connection task.
 
-A Stream is the Link of its handler (protocol/link.py). It knows its carrier, which takes bytes and
-tells how many of them were never transmitted, and nothing else of QUIC: stream 0 of a QUIC
-connection is one carrier, and a WebTransport stream can be another.
+Of QUIC a Stream knows only its Carrier, which takes bytes and tells how many of them wait. Stream 0
+of a QUIC connection is a carrier; a WebTransport stream can be another.
 
-The connection calls receive() with what arrived, and feed() at the end of a loop turn for a stream
-that has more to send. States, in their order, with what write() does::
+The connection calls receive() with the bytes that arrive, and feed() at the end of a loop turn if
+is_feeding. The states of a stream, in their order, and the effect of write()::
 
     WAITING   the handshake runs, or the client has not begun the stream    dropped, counted
     WRITABLE                                                                sent
     STOPPED   the peer takes no more (STOP_SENDING)                         dropped, counted
-    CUT       the connection is gone; its last bytes are being handled      dropped
-    CLOSING   close() was called; the last push is under way                dropped
+    CUT       the connection has ended; its last bytes are being handled    dropped
+    CLOSING   close() was called; the last push is in flight                dropped
     CLOSED    nothing is sent or handled any more                           dropped
 
-Facts beside the state, all of them independent of each other:
+A state may be skipped and none comes back. Facts beside the state, independent of it and of each
+other::
 
-    is_ended    the peer has ended its half (FIN, RESET_STREAM, STOP_SENDING); ours may go on
-    is_feeding  the handler has more to write: feed() asks it
+    is_ended    the peer has ended its half (FIN, RESET_STREAM) or stopped ours (STOP_SENDING),
+                and the handler was told
+    is_feeding  the handler may have more to write; feed() asks it below low water
     is_blocked  bytes may wait that were written and never transmitted
 """
 
@@ -74,7 +75,7 @@ class StreamOwner(Flushable, Protocol):
     """The connection, as its stream knows it."""
 
     def transmit(self, now: float) -> bytes:
-        """Send what is ready; return the last datagram."""
+        """Send the datagrams that are ready; return the last one, if any."""
 
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close the connection; see Link.close()."""
@@ -102,8 +103,8 @@ class Stream:
         last_heard: Time of the last stream byte or acknowledgement.
         idle_timeout: The effective QUIC idle time-out in seconds.
         state: See the top of this file.
-        handler: Takes what arrives; None before the handshake is complete, and once it was told of
-            the end.
+        handler: Takes the bytes that arrive; None until the handshake is complete, and again after
+            connection_lost().
         carrier: Takes the bytes.
     """
 
@@ -280,16 +281,16 @@ class Stream:
     # The connection task.
 
     async def run(self, handler: ConnectionHandler) -> None:
-        """Await what a connection's life has to wait for, until it ends: the connection task.
+        """Await a connection's life: START, authentication, login, and the end.
 
-        Most messages are handled where they are read. handler.work() is for the rest: START (from
-        its authentication to its answer), the login, and requests that wait for room. wake() runs
-        it once for any number of calls, so the task sleeps on one future, however many messages
-        pass.
+        This coroutine is the connection task, one for each connection. Most messages are handled
+        where they are read. handler.work() does the rest, which has to wait: START with its
+        authentication and login, and requests for which there is no room. Between two calls of
+        work() the task sleeps on one future; any number of wake()s makes one call.
 
-        The end of the connection does not cancel work(), because what it waits for may belong to
-        the session, which outlives the connection. The handler hears of the end at once all the
-        same; the task ends when work() returns. An exception of work() closes the connection.
+        The end of the connection does not cancel work(): it may wait for something that belongs to
+        the session, which outlives the connection. The handler hears of the end at once, and the
+        task ends when work() returns. An exception of work() closes the connection.
         """
         try:
             while self.state != CLOSED:

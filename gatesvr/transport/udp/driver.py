@@ -35,7 +35,7 @@ class Flushable(Protocol):
     """A connection, as its driver knows it."""
 
     def flush(self, now: float) -> None:
-        """Hand what there is to send to the endpoint, and schedule the timer."""
+        """Hand everything that is ready to the endpoint, and schedule the timer."""
 
 
 class Reader(Protocol):
@@ -48,7 +48,7 @@ class Reader(Protocol):
         """Handle a batch of the datagrams that are there; return how many there were."""
 
     def transmit(self) -> None:
-        """Send what was gathered."""
+        """Send the datagrams gathered."""
 
 
 class Timer:

@@ -83,7 +83,7 @@ class Endpoint:
         self._out += datagrams
 
     def transmit(self) -> None:
-        """Send what was gathered; up to MAX_BACKLOG datagrams wait for a socket that is full."""
+        """Send the datagrams gathered; up to MAX_BACKLOG of them wait while the socket is full."""
         if self._is_closed:
             return
         out, self._out = self._out, []
@@ -145,7 +145,7 @@ class Endpoint:
             self._driver.add_reader(self)
 
     def close(self) -> None:
-        """Send what the socket still takes, and close it."""
+        """Send as much as the socket takes now, and close it."""
         if self._is_closed:
             return
         self.transmit()

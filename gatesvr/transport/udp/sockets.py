@@ -79,7 +79,7 @@ class DatagramSocket(Protocol):
         """
 
     def send(self, datagrams: list[Datagram], start: int = 0) -> int:
-        """Send datagrams from start on; return how many were taken, 0 where it would block.
+        """Send datagrams from start on; return how many were taken, 0 if it would block.
 
         Raises:
             OSError: The datagram at start cannot be sent; none was.
@@ -127,7 +127,7 @@ class PlainSocket:
             return
 
     def send(self, datagrams: list[Datagram], start: int = 0) -> int:
-        """Send the datagram at start; return 1, or 0 where it would block."""
+        """Send the datagram at start; return 1, or 0 if it would block."""
         data, address = datagrams[start]
         self.send_calls += 1
         try:
