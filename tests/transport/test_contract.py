@@ -71,7 +71,7 @@ async def test_a_refusal_to_read_bounds_what_is_written(client: str, server: str
         handler.send(b"go")
         sender = await gateway.handler()
         await sender.until(lambda: sender.data)
-        connection._driver.loop.remove_reader(connection._endpoint._sock.fileno())
+        connection.pause_reading()
         sender.send(bytes(8 << 20))
         await gateway.until(lambda: sender.link.unsent_bytes() >= gateway.config.low_water)
         assert sender.link.unsent_bytes() < gateway.config.high_water + (16 << 10)
@@ -347,7 +347,7 @@ async def test_nothing_is_left_behind(client: str, server: str) -> None:
             del pairs, handler, connection, _
             if round_ == 1:
                 listener.close_all(4503)
-            await gateway.until(lambda: not listener.connections and not listener._tasks)
+            await gateway.until(lambda: not listener.connections and not listener.counters.tasks)
             gateway.handlers.clear()
         await gateway.until(lambda: not listener.counters.drained)
         assert not listener._routes

@@ -241,12 +241,11 @@ async def test_a_close_that_was_lost_is_said_again(client: str, server: str) -> 
         handler.send(b"x")
         await handler.until(lambda: handler.data)
         endpoint = connection._endpoint
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(endpoint._sock.fileno())
+        connection.pause_reading()
         gateway.handlers[0].link.close(4408, "time-out")
         await gateway.handlers[0].until_lost()
         await gateway.until(lambda: _discarded(endpoint._sock))
-        loop.add_reader(endpoint._sock.fileno(), endpoint.read)
+        connection.resume_reading()
         handler.send(b"more")
         assert await handler.until_lost() == Disconnect("peer", 4408, "time-out")
         assert gateway.listener.counters.datagrams_after_close >= 1

@@ -135,7 +135,7 @@ QuicEvent: TypeAlias = (
 
 
 class QuicTransport(Protocol):
-    """One QUIC connection of either role, without I/O."""
+    """One QUIC connection of either role, without I/O; the Carrier (stream.py) of its stream 0."""
 
     connection_id: bytes
     """Our first connection id."""
