@@ -57,7 +57,7 @@ def host_name(host: str) -> str:
     """Return the name of a host as the network knows it: an international one in ASCII.
 
     Raises:
-        ValueError: It is no name; it says why.
+        ValueError: It is not a host name; the message says why.
     """
     if ":" in host:
         return host  # an IPv6 address, whose scope is any text

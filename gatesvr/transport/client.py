@@ -223,7 +223,7 @@ async def open_connection(
     config: TransportConfig | None = None,
     driver: Driver | None = None,
 ) -> ClientConnection:
-    """Connect to a gateway, at the address of it that answers first.
+    """Connect to a gateway, at the first of its addresses to answer.
 
     Args:
         host: Its name or address, a link-local one with its interface: ``fe80::1%eth0``.

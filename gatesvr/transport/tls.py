@@ -125,7 +125,7 @@ def check_purpose(leaf: x509.Certificate) -> None:
     """Refuse a certificate whose extended key usage leaves servers out.
 
     Raises:
-        ValueError: It does.
+        ValueError: The certificate is not for servers.
     """
     try:
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
