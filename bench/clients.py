@@ -15,7 +15,7 @@ import uvloop
 from gatesvr.protocol.client import Answered, ClientProtocol, HeartbeatAnswered, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
 
 if TYPE_CHECKING:
     from gatesvr.protocol.link import Disconnect, Link

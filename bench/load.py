@@ -38,7 +38,7 @@ from gatesvr.demo import services
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe

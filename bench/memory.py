@@ -32,7 +32,7 @@ from gatesvr.config import load, parse_address
 from gatesvr.protocol.client import Answered, ClientProtocol, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe

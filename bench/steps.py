@@ -30,6 +30,8 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("send datagrams", "transport/udp/", ("send", "transmit", "send_batch", "_writable")),
     ("timers and flush", "transport/udp/", ()),
     ("route datagrams", "transport/listener.py", ()),
+    ("route datagrams", "transport/routes.py", ()),
+    ("route datagrams", "transport/admission.py", ()),
     (
         "QUIC in",
         "transport/quic/",

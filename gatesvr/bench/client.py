@@ -26,7 +26,7 @@ from ..protocol.link import Disconnect, Link
 from ..protocol.messages import OK
 from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import client_tls
-from ..transport.udp.endpoint import Driver
+from ..transport.udp.driver import Driver
 from .checker import DeliveryChecker
 from .meter import Recorder
 from .scenario import Plan
@@ -109,11 +109,11 @@ class LoadClient:
 
     def cut(self) -> None:
         """Abandon the connection: no word to the gateway, the socket is closed."""
-        if self.connection is not None and not self.connection.link.is_closing:
+        if self.connection is not None and not self.connection.is_closing:
             self._cuts += 1
             self.is_up = False
             self._link = None
-            self.connection.link.discard("cut")
+            self.connection.discard("cut")
 
     async def close(self) -> None:
         """End the session, and the connection."""

@@ -220,7 +220,7 @@ def command(
             plan = replace(plan, server=address, push_server=push_server or "")
             result = _run(plan, {} if pid is None else {"gateway": pid}, progress)
     from ..bench.report import Report
-    from ..transport.quic.interface import pick_backend
+    from ..transport.quic.choose import pick_backend
 
     report = Report(result, pick_backend(plan.backend).name, thresholds)
     _write(report, json_file, plot_file, is_quiet=quiet)

@@ -16,7 +16,7 @@ from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, 
 from ..protocol import events
 from ..protocol.client import ClientProtocol
 from ..protocol.messages import StopReason
-from ..transport.client import host_name
+from ..transport.addresses import host_name
 from ..transport.tls import client_tls
 from .connector import Connector
 from .counters import ClientCounters

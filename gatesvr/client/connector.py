@@ -23,7 +23,8 @@ from ..protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
 from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
-from ..transport.client import ClientConnection, host_name, open_connection
+from ..transport.addresses import host_name
+from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import ClientTls
 from .reconnect import (
     MAX_RECONNECT_HINT_S,

@@ -1,4 +1,4 @@
-"""What the transport counts: one socket, and the connections on it."""
+"""The transport's counters: those of a socket, and of the connections on it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["EndpointCounters", "TransportCounters"]
 
 @dataclass(slots=True)
 class EndpointCounters(Counters):
-    """What a socket did."""
+    """Counters of a socket."""
 
     datagrams_received: int = 0
     """Datagrams read."""
     bytes_received: int = 0
-    """Bytes of them."""
+    """Bytes of the datagrams read."""
     datagrams_truncated: int = 0
     """Datagrams dropped because they were too long."""
     datagrams_sent: int = 0
     """Datagrams that the system took."""
     bytes_sent: int = 0
-    """Bytes of them."""
+    """Bytes of the datagrams that the system took."""
     segments_sent: int = 0
-    """Datagrams sent as parts of a run that the system cuts up (UDP_SEGMENT)."""
+    """Datagrams sent as parts of a run that the system splits (UDP_SEGMENT)."""
     read_wakeups: int = 0
     """Times that the loop found the socket readable."""
     receive_calls: int = 0
@@ -32,7 +32,7 @@ class EndpointCounters(Counters):
     send_calls: int = 0
     """System calls that wrote."""
     receive_errors: int = 0
-    """Errors of the network reported by a read, for example that a port is closed."""
+    """Network errors that a read reported, for example a closed port."""
     send_errors: int = 0
     """Datagrams that the system refused to send."""
     send_blocked: int = 0
@@ -49,7 +49,7 @@ class EndpointCounters(Counters):
 
 @dataclass(slots=True)
 class TransportCounters(EndpointCounters):
-    """What the transport did: the socket's counters and the connections'."""
+    """Counters of the socket and of its connections."""
 
     connections: int = 0
     """Gauge: connections whose handshake is complete."""
@@ -66,11 +66,11 @@ class TransportCounters(EndpointCounters):
     accepted: int = 0
     """Handshakes completed."""
     handshakes_failed: int = 0
-    """Handshakes that an alert, a close or an idle time-out ended."""
+    """Handshakes ended by an alert, a close or a time-out."""
     handshakes_timed_out: int = 0
     """Handshakes not completed within ``handshake_timeout``."""
     handshakes_dropped: int = 0
-    """Initials dropped because max_handshakes were under way."""
+    """Initials dropped because max_handshakes were in progress."""
     connections_refused: int = 0
     """Connections closed 4503 because there were max_connections."""
     connections_dropped: int = 0
@@ -80,21 +80,21 @@ class TransportCounters(EndpointCounters):
     retries_validated: int = 0
     """Initials that came back with a good Retry token."""
     retries_refused: int = 0
-    """Initials with a token that is not ours, too old, or another address's."""
+    """Initials with a token of another server, of another address, or too old."""
     versions_negotiated: int = 0
     """Version Negotiation packets sent."""
     datagrams_malformed: int = 0
-    """Datagrams that are no QUIC."""
+    """Datagrams that are not QUIC."""
     datagrams_unknown: int = 0
-    """Datagrams for no connection that is known here."""
+    """Datagrams of connections that are not known here."""
     resets_sent: int = 0
-    """Stateless resets: datagrams of connections that are not known here any more, answered."""
+    """Stateless resets sent in answer to datagrams of unknown connections."""
     resets_limited: int = 0
-    """Stateless resets not sent because there were too many."""
+    """Stateless resets left out because there were too many."""
     initials_undecryptable: int = 0
     """Initials that do not decrypt."""
     initials_without_crypto: int = 0
-    """Initials that no handshake can begin with: probes whose client hello is not here yet."""
+    """Initials without a client hello, which is late or lost; dropped silently."""
     datagrams_after_close: int = 0
     """Datagrams for a connection that is closed."""
     streams_refused: int = 0
@@ -114,18 +114,18 @@ class TransportCounters(EndpointCounters):
     connection_errors: int = 0
     """Connections closed 4500 by an exception."""
     lost_errors: int = 0
-    """Exceptions of handlers that were told of an end."""
+    """Exceptions of handlers in connection_lost()."""
     last_pushes: int = 0
     """Closes with a last push that was acknowledged."""
     last_pushes_expired: int = 0
     """Closes with a last push that was not acknowledged in time."""
     writes_dropped: int = 0
-    """Writes to a stream that the client has not begun, or has stopped."""
+    """Writes to a stream that the client has not begun or has stopped."""
     pings_sent: int = 0
-    """PINGs sent to see whether the other side is there."""
+    """PINGs sent to see whether the peer is there."""
     refusals: int = 0
-    """Times that the network said that nobody listens at the other end; clients alone look."""
+    """Times that the system reported the server's port closed; counted by clients only."""
     address_changes: int = 0
-    """Times that a connection moved to another address of its client."""
+    """Times that a client moved to another address."""
     path_limits: int = 0
-    """Clients asked to come back because their connection cannot follow them further."""
+    """Clients asked to reconnect because their connection cannot follow another move."""

@@ -181,7 +181,7 @@ def test_stall_expires_no_request_whose_answer_has_arrived(
             ends_at = time.monotonic() + timeout_s
             request = asyncio.create_task(client.request("hold", timeout=timeout_s))
             await until(lambda: gateway.session.held)
-            link._endpoint.pause_reading()
+            link._connection._endpoint.pause_reading()
             sent = counters.datagrams_sent
             for _ in range(6):
                 gateway.session.notify(bytes(1_000))
@@ -189,7 +189,7 @@ def test_stall_expires_no_request_whose_answer_has_arrived(
             await until(lambda: counters.datagrams_sent > sent + 5)
             while time.monotonic() < ends_at + 2 * client_module.LATE_S:
                 pass  # the stall: no other task runs
-            link._endpoint.resume_reading()
+            link._connection._endpoint.resume_reading()
             assert (await request).data == b"released"
 
     run: Any = asyncio.run if loop == "asyncio" else uvloop.run

@@ -20,7 +20,7 @@ from gatesvr.transport.udp.sockets import DatagramSocket, PlainSocket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gatesvr.transport.quic.interface import Address, Datagram
+    from gatesvr.transport.addresses import Address, Datagram
 
     Make = Callable[..., socket.socket]
 

@@ -87,7 +87,7 @@ def counter(gateway: Gateway, name: str) -> int:
 
 def unread(gateway: Gateway) -> int:
     """Return the most bytes that wait in one connection and were never sent."""
-    return max((c.unsent_bytes() for c in gateway.listener.connections), default=0)
+    return max((c.stream.unsent_bytes() for c in gateway.listener.connections), default=0)
 
 
 async def until(found: Callable[[], object]) -> None:

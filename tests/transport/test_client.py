@@ -10,7 +10,8 @@ import pytest
 
 from gatesvr.errors import ConnectionFailed
 from gatesvr.transport import client as client_module
-from gatesvr.transport.client import host_name, open_connection
+from gatesvr.transport.addresses import host_name
+from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls, generate_certificate, load_server_tls
 
 from .harness import BACKENDS, Echo, Recorder, serving
@@ -132,6 +133,12 @@ async def test_the_error_names_all_that_was_tried(
             f"nobody listens on UDP 127.0.0.1 port {port} (refused); "
             f"no answer from 127.0.0.2 port {port}: time-out"
         )
+
+
+async def test_a_name_without_an_address(names: dict[str, list[str]]) -> None:
+    names["gate.test"] = []
+    with pytest.raises(ConnectionFailed, match=r"gate\.test port 1: the name has no address"):
+        await open_connection("gate.test", 1, Recorder)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
