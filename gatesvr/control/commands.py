@@ -26,7 +26,8 @@ from ..session.info import normalize_zone
 
 if TYPE_CHECKING:
     from ..session.manager import SessionManager
-    from ..session.session import PushResult, Session
+    from ..session.notify import PushResult
+    from ..session.session import Session
 
 __all__ = ["PushCommands", "PushCounters", "RefusedError"]
 

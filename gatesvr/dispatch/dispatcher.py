@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CloseCode, ErrorCode
 from ..protocol.messages import LOGIN_ACTION, OK, Outcome
+from ..session.state import Verdict
 from .handlers import ClientHandler
 from .task import AsyncTask
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from .._core.codec import ClientRequest, UpstreamAnswer
     from ..config import Config
     from ..protocol.link import Link
-    from ..session.manager import LoginVerdict, SessionManager
+    from ..session.login import LoginVerdict
+    from ..session.manager import SessionManager
     from ..session.session import Session
     from ..upstream.manager import UpstreamManager
     from ..upstream.router import UpstreamRouter
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _LOGIN_LENGTH = len(LOGIN_ACTION)
+_NEXT = Verdict.NEXT
 
 
 class Dispatcher:
@@ -88,32 +91,43 @@ class Dispatcher:
         for handler in list(self._handlers.values()):
             handler.close(code, reason)
 
-    def accept(self, session: Session, request: ClientRequest, now: float) -> None:
-        """Accept a session's next request: it gets exactly one answer or ERROR from here on."""
+    def offer(self, session: Session, request: ClientRequest, now: float) -> Verdict:
+        """Offer a request to its session, and run it if that has accepted it.
+
+        The route comes first: it decides the order of the answer, which accepting needs.
+
+        Returns:
+            The session's verdict; after NEXT the request gets exactly one answer or ERROR.
+        """
         action = request.action
         if request.error or action is None:
-            self.counters.bad_payloads += 1
-            session.accept(request, "completion", now)
-            self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
-            return
+            verdict = session.offer(request, "completion", now)
+            if verdict is _NEXT:
+                self.counters.bad_payloads += 1
+                self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
+            return verdict
         if len(action) == _LOGIN_LENGTH and action.lower() == LOGIN_ACTION:
-            self._accept_login(session, request, now)
-            return
+            verdict = session.offer(request, "completion", now)
+            if verdict is _NEXT:
+                self._run_login(session, request, now)
+            return verdict
         route = self._router.route(action)
-        session.accept(request, "completion" if route is None else route.order, now)
+        verdict = session.offer(request, "completion" if route is None else route.order, now)
+        if verdict is not _NEXT:
+            return verdict
         if not session.is_logged_in:
             self.counters.not_logged_in += 1
             self._refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
-            return
+            return verdict
         if route is None:
             self._refuse_unrouted(session, request, now)
-            return
+            return verdict
         task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
         if not self._processor.submit(task, now):
             self._refuse_busy(session, request, now)
+        return verdict
 
-    def _accept_login(self, session: Session, request: ClientRequest, now: float) -> None:
-        session.accept(request, "completion", now)
+    def _run_login(self, session: Session, request: ClientRequest, now: float) -> None:
         route = self._router.route(LOGIN_ACTION)
         if route is None:
             self._refuse_unrouted(session, request, now)

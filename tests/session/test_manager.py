@@ -7,10 +7,10 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import StopReason
-from gatesvr.session.context import MESSAGE_BYTES
-from gatesvr.session.state import State
+from gatesvr.session.memory import MESSAGE_BYTES
+from gatesvr.session.state import State, Verdict
 
-from .rig import CUT, Sessions, answer_body, business, has_room, notify, pushes, start_request
+from .rig import CUT, Sessions, answer_body, index_sizes, notify, pushes, start_request
 
 
 def test_start_answers_with_the_sessions_terms():
@@ -243,8 +243,7 @@ def test_a_session_without_login_goes_with_its_connection():
 def test_a_session_whose_hello_is_out_stays():
     sessions = Sessions()
     session, link, _ = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
-    session.hello_pending = True
+    sessions.offer_hello(session)
     sessions.manager.detach(session, link, CUT, sessions.now)
     assert session.state is State.INITED
     assert sessions.manager.logged_in(session, "1", sessions.now).close_code is None
@@ -258,7 +257,8 @@ def test_a_session_whose_hello_is_out_stays():
 def test_a_session_whose_hellos_answer_is_not_acked_stays_until_the_login_timeout():
     sessions = Sessions()
     session, link, _ = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
+    sessions.offer_hello(session)
+    session.hello_pending = False
     session.fail(1, 502, "no upstream")
     sessions.manager.detach(session, link, CUT, sessions.now)
     assert session.is_valid
@@ -306,8 +306,7 @@ def test_a_kick_by_openid_finds_those_that_have_not_logged_in():
     sessions.manager.detach(away, link, CUT, sessions.now)
     fresh, _, _ = sessions.start()
     asking, link, _ = sessions.start()
-    asking.accept(business(1, "hello"), "completion", sessions.now)
-    asking.hello_pending = True
+    sessions.offer_hello(asking)
     sessions.manager.detach(asking, link, CUT, sessions.now)  # a session without a connection
     other, _, _ = sessions.start("bob")
     assert sessions.manager.find("openid", "alice") == [logged_in, away]
@@ -425,8 +424,8 @@ def test_an_ack_that_moves_starts_the_10_s_again():
 def test_answers_at_the_cap_count_too():
     sessions = Sessions(max_queue_size=3)
     session, link, _ = sessions.login()
-    while has_room(session):
-        seq = sessions.ask(session)
+    while sessions.offer(session) is Verdict.NEXT:
+        seq = session.max_client_seq
         session.answer(seq, answer_body(seq))
     for _ in range(2):
         sessions.manager.sweep(sessions.now)
@@ -516,7 +515,7 @@ def test_want_of_memory_ends_the_longest_suspended_between_sweeps():
         for _ in range(100)
         for session, _, _ in made
     ]
-    assert sum(session.memory_bytes() for session, _, _ in made) <= limit + limit // 64
+    assert sum(session.outbox.memory_bytes() for session, _, _ in made) <= limit + limit // 64
     valid = [session.is_valid for session, _, _ in made]
     assert valid == sorted(valid)  # the oldest went
     assert 0 < sum(valid) < 40
@@ -572,17 +571,7 @@ def test_ten_thousand_sessions_leave_nothing_behind():
     sessions.manager.sweep(sessions.now)
     manager = sessions.manager
     assert len(manager) == 0
-    for index in (
-        "_by_id",
-        "_by_openid",
-        "_inited",
-        "_inited_by_ip",
-        "_inited_by_openid",
-        "_detached",
-        "_tombstones",
-    ):
-        assert not getattr(manager, index), index
-    assert not manager._context.watched
+    assert index_sizes(manager) == dict.fromkeys(index_sizes(manager), 0)
 
 
 def test_the_log_names_who_came_and_why_they_went(caplog):

@@ -11,9 +11,10 @@ from gatesvr.errors import ProtocolError
 from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
 from gatesvr.protocol.pacing import AckPacer
 from gatesvr.session.info import normalize_zone
-from gatesvr.session.session import MAX_CONFLATE_KEYS, Verdict
+from gatesvr.session.outbox import MAX_CONFLATE_KEYS
+from gatesvr.session.state import Verdict
 
-from .rig import CUT, Sessions, answer_body, business, has_room, notify, pushes
+from .rig import CUT, Sessions, answer_body, business, notify, pushes
 
 
 @pytest.mark.parametrize(
@@ -25,28 +26,27 @@ def test_a_seq_is_the_next_a_duplicate_or_a_gap(seq, verdict):
     session, _, _ = sessions.login()
     sessions.ask(session)
     sessions.ask(session)
-    assert session.check(seq) is Verdict[verdict]
+    assert session.offer(business(seq), "completion", sessions.now) is Verdict[verdict]
     assert sessions.counters["duplicates"] == (verdict == "DUPLICATE")
     assert sessions.counters["gaps"] == (verdict == "GAP")
-    assert session.max_client_seq == 3
+    assert session.max_client_seq == 3 + (verdict == "NEXT")
 
 
 def test_seqs_end_below_2_to_the_53():
-    session, _, _ = Sessions().start()
-    session.max_client_seq = MAX_CLIENT_SEQ
-    assert session.check(MAX_CLIENT_SEQ + 1) is Verdict.GAP
+    sessions = Sessions()
+    session, _, _ = sessions.start()
+    session.max_client_seq = MAX_CLIENT_SEQ - 1
+    assert sessions.offer(session) is Verdict.NEXT
+    assert sessions.offer(session) is Verdict.GAP
 
 
 def test_a_base_client_sets_the_counter_and_its_duplicates_are_errors():
     sessions = Sessions()
     session, _, response = sessions.start(protocol=0)
     assert response.protocol == response.capabilities == 0
-    assert session.check(0) is Verdict.GAP
-    assert session.check(41) is Verdict.NEXT
-    session.accept(business(41), "completion", 0.0)
-    assert session.check(41) is Verdict.GAP
-    assert session.check(7) is Verdict.GAP
-    assert session.check(42) is Verdict.NEXT
+    assert session.offer(business(0), "completion", 0.0) is Verdict.GAP
+    for seq, verdict in ((41, "NEXT"), (41, "GAP"), (7, "GAP"), (42, "NEXT")):
+        assert sessions.offer(session, seq) is Verdict[verdict]
     assert sessions.counters["duplicates"] == 2
     assert not session.queue.can_skip
 
@@ -55,17 +55,16 @@ def test_room_ends_at_max_in_flight_and_comes_back_with_a_wake():
     sessions = Sessions(max_in_flight=2)
     session, link, _ = sessions.login()
     sessions.ask(session)
-    assert has_room(session)
     sessions.ask(session)
     assert session.in_flight == session.queue.reserved == 2
     link.wakes = 0
     session.answer(2, answer_body(2))
     assert link.wakes == 0
     sessions.ask(session)
-    assert not has_room(session)
+    assert sessions.offer(session) is Verdict.FULL
     session.answer(3, answer_body(3))
     assert link.wakes == 1
-    assert has_room(session)
+    sessions.ask(session)
 
 
 def test_room_ends_at_the_unacked_answers_but_not_at_notifies():
@@ -74,14 +73,13 @@ def test_room_ends_at_the_unacked_answers_but_not_at_notifies():
     assert session.push(notify(b""), now=0.0).is_ok
     assert session.push(notify(b""), now=0.0).is_ok
     for _ in range(4):
-        assert has_room(session)
         seq = sessions.ask(session)
         session.answer(seq, answer_body(seq))
-    assert not has_room(session)
+    assert sessions.offer(session) is Verdict.FULL
     assert session.push(notify(b""), now=0.0).error_code == "BUSY"
     sessions.feed(session)
     session.ack(4, 0.0)
-    assert has_room(session)
+    sessions.ask(session)
 
 
 def test_a_request_ends_once():
@@ -157,7 +155,7 @@ def test_an_answer_past_the_byte_cap_becomes_507_without_its_notifies():
     assert (failed.error_code, failed.outcome) == (507, Outcome.DONE)
     assert sessions.counters["answers_not_kept"] == 1
     assert sessions.counters["notifies_dropped"] == 2
-    assert session.notifies is None
+    assert session.outbox.notifies is None
 
 
 def test_acks_free_the_queue_and_one_too_high_is_a_protocol_error():
@@ -174,7 +172,7 @@ def test_acks_free_the_queue_and_one_too_high_is_a_protocol_error():
     with pytest.raises(ProtocolError):
         session.ack(5, 6.0)
     session.ack(4, 6.0)
-    assert not session.has_unacked
+    assert not session.outbox.has_unacked
 
 
 # Pushes.
