@@ -132,7 +132,8 @@ class Outbox:
     ) -> PushResult:
         """Send a notify, or hold it for the login; see Session.push()."""
         counters = self._context.counters
-        if self.queue.stopped:
+        is_open = self.is_open
+        if not is_open and self.queue.stopped:
             return NOT_FOUND
         if push_id and self.push_ids is not None and push_id in self.push_ids:
             counters.push_repeats += 1
@@ -141,7 +142,7 @@ class Outbox:
             counters.pushes_too_large += 1
             return TOO_LARGE
         expires_at = now + ttl if ttl else 0.0
-        if not self.is_open or self.held is not None:
+        if not is_open or self.held is not None:
             result = self._hold(body, flags, expires_at)
         elif conflate_key:
             result = self._conflate(conflate_key, body, flags, expires_at, now)
