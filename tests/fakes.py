@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeLink", "until"]
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass(eq=False)
@@ -56,8 +56,8 @@ class FakeLink:
         return data
 
 
-async def until(found: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    """Let the loop run until found() is true; TimeoutError after deadline_s."""
-    async with asyncio.timeout(deadline_s):
+async def until(found: Callable[[], object]) -> None:
+    """Let the loop run until found() is true; TimeoutError after DEADLINE_S."""
+    async with asyncio.timeout(DEADLINE_S):
         while not found():
             await asyncio.sleep(0.001)

@@ -17,7 +17,7 @@ from gatesvr.errors import UpstreamError
 from gatesvr.service.push_api import PushApi
 from gatesvr.service.push_stream import MAX_BATCH, MAX_BATCH_BYTES
 
-from ..e2e.harness import until
+from ..fakes import until
 from ..grpc_api.test_service import Rig, running, suspend, texts
 
 if TYPE_CHECKING:

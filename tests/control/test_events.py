@@ -16,7 +16,7 @@ from gatesvr.errors import ConfigError, QueueFull, UpstreamError
 from gatesvr.observe.events import EventKind, SessionEvent
 from gatesvr.service.gateway_client import GatewayClient
 
-from ..e2e.harness import until
+from ..fakes import until
 from ..grpc_api.test_service import Rig, running, suspend
 
 if TYPE_CHECKING:

@@ -47,7 +47,9 @@ def decode(frame: bytes) -> ClientRequest:
 def business(seq: int, action: str = "echo", data: bytes = b"", msg_id: int = 0) -> ClientRequest:
     """Return a decoded BUSINESS request."""
     payload = encode_business(action, None, data)
-    return decode(encode_request(msg_id or seq % (1 << 31) or 1, seq, RequestType.BUSINESS, payload))
+    return decode(
+        encode_request(msg_id or seq % (1 << 31) or 1, seq, RequestType.BUSINESS, payload)
+    )
 
 
 def answer_body(client_seq: int, data: bytes = b"", code: int = 200) -> bytes:
