@@ -22,6 +22,8 @@ ASSUMED_MEMORY_BYTES = 4 << 30
 """Memory of a machine whose system does not tell."""
 SLICE = 64
 """Sessions that one push counts anew, at most, when the budget is spent."""
+SLACK_SHARE = 64
+"""Until all are counted anew, queues may exceed the bound by one part in this many of it."""
 
 
 class MemoryBudget:
@@ -31,7 +33,7 @@ class MemoryBudget:
     every message; the count of a session is right again when the session is counted anew. Each
     sweep counts all. A push that finds the budget spent counts the next SLICE sessions; once such
     pushes have gone round all of them, the budget is truly spent and sessions have to go. So no
-    push pays for all sessions, and none is closed on the strength of an old count.
+    push pays for all sessions, and no session is closed because of an old count.
 
     Args:
         limit: The bound in bytes, 0 for a part of the process's memory limit.
@@ -44,7 +46,16 @@ class MemoryBudget:
         is_full: Whether nothing more can be freed until the next sweep: notifies get BUSY.
     """
 
-    __slots__ = ("_close", "_detached", "_limit", "_round", "_sessions", "is_full", "left")
+    __slots__ = (
+        "_close",
+        "_detached",
+        "_limit",
+        "_round",
+        "_sessions",
+        "_slack",
+        "is_full",
+        "left",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class MemoryBudget:
         close: Callable[[Session, float], None],
     ) -> None:
         self._limit = limit or memory_limit() // MEMORY_SHARE
+        self._slack = self._limit // SLACK_SHARE
         self._sessions = sessions
         self._detached = detached
         self._close = close
@@ -77,9 +89,11 @@ class MemoryBudget:
             self._count(waiting.pop())
         if self.left >= 0:
             waiting.clear()
-        elif not waiting:
-            self._free(now)
-        return self.left >= 0
+            return True
+        if waiting:
+            return self.left >= -self._slack
+        self._free(now)
+        return not self.is_full
 
     def recount(self, now: float) -> None:
         """Count every session anew, and close sessions where they are above the bound."""

@@ -415,6 +415,18 @@ async def test_frame_begun_and_not_ended_closes_4408_and_suspends() -> None:
         assert session.state is State.SUSPENDED
 
 
+async def test_a_heartbeat_is_activity() -> None:
+    async with Rig() as rig:
+        client = Client(rig)
+        session = await client.login()
+        then = rig.now
+        rig.now += 5
+        await client.send(ack(0))
+        assert session.last_activity == then
+        await client.send(heartbeat())
+        assert session.last_activity == rig.now
+
+
 async def test_silence_counts_from_the_first_heartbeat() -> None:
     async with Rig() as rig:
         client = Client(rig)
