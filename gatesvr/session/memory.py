@@ -98,8 +98,14 @@ class MemoryBudget:
     def recount(self, now: float) -> None:
         """Count every session anew, and close sessions where they are above the bound."""
         self._round.clear()
+        left = self._limit
         for session in self._sessions.values():
-            self._count(session)
+            outbox = session.outbox
+            size = outbox.memory_bytes()
+            if size != outbox.counted_bytes:
+                outbox.counted_bytes = size
+            left -= size
+        self.left = left
         self._free(now)
 
     def release(self, session: Session) -> None:
