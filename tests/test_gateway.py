@@ -12,9 +12,10 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import Config, load
 from gatesvr.demo.fleet import start_demo
 
-from .e2e.harness import counter, running_gateway, until
+from .e2e.harness import counter, running_gateway
 from .e2e.plain_client import answer, business, error, plain_client
 from .e2e.plain_upstream import plain_upstream
+from .fakes import until
 
 
 def free_ports(*sets: str) -> Config:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ..session.manager import SessionManager
-    from ..session.session import PushResult, Session
+    from ..session.notify import PushResult
+    from ..session.session import Session
     from .counters import PushCounters
 
 __all__ = ["PushCommands"]

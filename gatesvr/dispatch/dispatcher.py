@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ErrorCode
 from ..protocol.messages import LOGIN_ACTION
+from ..session.state import Verdict
 from .failures import refuse
 from .handler import ClientHandler
 from .login import Login
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _LOGIN_LENGTH = len(LOGIN_ACTION)
+_NEXT = Verdict.NEXT
 
 
 class Dispatcher:
@@ -92,28 +94,40 @@ class Dispatcher:
         for handler in list(self._handlers.values()):
             handler.go_away(reason, reconnect_after_ms)
 
-    def accept(self, session: Session, request: ClientRequest, now: float) -> None:
-        """Accept a session's next request; from here on it gets exactly one answer or ERROR."""
+    def offer(self, session: Session, request: ClientRequest, now: float) -> Verdict:
+        """Offer a request to its session, and run it if the session has accepted it.
+
+        The route comes first: it decides the order of the answer, which accepting needs.
+
+        Returns:
+            The session's verdict; after NEXT the request gets exactly one answer or ERROR.
+        """
         action = request.action
         if request.error or action is None:
-            self.counters.bad_payloads += 1
-            session.accept(request, "completion", now)
-            refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
-            return
+            verdict = session.offer(request, "completion", now)
+            if verdict is _NEXT:
+                self.counters.bad_payloads += 1
+                refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
+            return verdict
         if len(action) == _LOGIN_LENGTH and action.lower() == LOGIN_ACTION:
-            self._login.accept(session, request, now)
-            return
+            verdict = session.offer(request, "completion", now)
+            if verdict is _NEXT:
+                self._login.accept(session, request, now)
+            return verdict
         route = self._router.route(action)
-        session.accept(request, "completion" if route is None else route.order, now)
+        verdict = session.offer(request, "completion" if route is None else route.order, now)
+        if verdict is not _NEXT:
+            return verdict
         if not session.is_logged_in:
             self.counters.not_logged_in += 1
             refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
-            return
+            return verdict
         if route is None:
             self.counters.no_route += 1
             refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
-            return
+            return verdict
         task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
         if not self._processor.submit(task, now):
             retry_after_ms = self._processor.retry_after_ms()
             refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
+        return verdict

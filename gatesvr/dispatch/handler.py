@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from ..errors import CloseCode, ErrorCode, ProtocolError
 from ..protocol.messages import RequestType, parse_ack, parse_start, parse_stop
 from ..protocol.server import ServerProtocol
-from ..session.session import Verdict
+from ..session.state import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +43,6 @@ __all__ = ["ClientHandler"]
 # On Python 3.11, looking up an enum member costs as much as a call.
 _START = int(RequestType.START)
 _HEARTBEAT = int(RequestType.HEARTBEAT)
-_NEXT = Verdict.NEXT
 _GAP = Verdict.GAP
 _FULL = Verdict.FULL
 
@@ -162,7 +161,7 @@ class ClientHandler:
         held = self._held
         if session is None or not held:
             return
-        accept = self._dispatcher.accept
+        offer = self._dispatcher.offer
         while held and not self._is_ended:
             if session.link is not self._link:
                 self._counters.fenced += len(held)
@@ -170,15 +169,15 @@ class ClientHandler:
                 return
             if session.hello_pending:
                 return
-            request = held[0]
-            verdict = session.check(request.seq_id)
-            if verdict is _FULL:
-                return
-            held.popleft()
+            # Taken out first: a request that ends at once may end this connection, too.
+            request = held.popleft()
             self._held_bytes -= request.size
-            if verdict is _NEXT:
-                accept(session, request, now)
-            elif verdict is _GAP:
+            verdict = offer(session, request, now)
+            if verdict is _FULL:
+                held.appendleft(request)
+                self._held_bytes += request.size
+                return
+            if verdict is _GAP:
                 self._write_error(request, ErrorCode.BAD_REQUEST, "gap in seq_id")
 
     def write_ready(self, now: float) -> None:
@@ -299,7 +298,9 @@ class ClientHandler:
         self.session.ack(parse_ack(request.payload), now)
 
     def _handle_heartbeat(self, request: ClientRequest, now: float) -> None:
+        assert self.session is not None
         self._counters.heartbeats += 1
+        self.session.last_activity = now
 
     def _handle_stop(self, request: ClientRequest, now: float) -> None:
         assert self.session is not None

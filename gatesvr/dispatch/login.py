@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .._core.codec import ClientRequest, UpstreamAnswer
-    from ..session.manager import LoginVerdict, SessionManager
+    from ..session.login import LoginVerdict
+    from ..session.manager import SessionManager
     from ..session.session import Session
     from ..upstream.router import UpstreamRouter
     from .handler import ClientHandler
@@ -79,8 +80,7 @@ class Login:
         self._max_refused = max_refused
 
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:
-        """Accept a hello and ask its upstream; BUSINESS of its session waits until it ends."""
-        session.accept(request, "completion", now)
+        """Ask the upstream of an accepted hello; BUSINESS of its session waits until it ends."""
         route = self._router.route(LOGIN_ACTION)
         if route is None:
             self._counters.no_route += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ class SessionInfo:
     Attributes:
         session_id: Its name.
         connection: The client's address, empty while it has no connection.
-        stream_id: The client's QUIC stream.
+        stream_id: The client's QUIC stream: always 0, the only one that it speaks on.
         state: ``Inited``, ``Normal``, ``Suspended`` or ``Closed``.
         client_id: The client's own name, text from outside.
         openid: The user; before login what the client claims.
@@ -83,10 +84,11 @@ class SessionInfo:
         max_client_seq: The highest request number accepted.
         client_ack_server_seq: The highest message number that the client has acknowledged.
         create_time_ms: When START made it, ms since the epoch.
-        last_activity_ms: When a request or an acknowledgement came last.
+        last_activity_ms: When a request, a heartbeat or an acknowledgement came last.
         generation: Of its connections, from 1.
         in_flight: Requests accepted and not answered.
         protocol: The protocol's version, 0 for base clients.
+        connection_id: The connection's number in the gateway's log, 0 while it has none.
         max_queue_size: The queue's cap, messages.
         max_queue_bytes: The queue's cap, bytes.
         next_expected_seq: The number that the queue gives out next.
@@ -96,6 +98,13 @@ class SessionInfo:
         queued_messages: Messages not acknowledged.
         queued_bytes: Bytes of them.
         stopped: Whether the queue takes no more.
+        open_slots: Slots of answers that keep the order of asking, not yet released.
+        unsent_messages: Messages not yet handed to the connection.
+        queue_sums: The queue's sums by name: appended, filled, released, taken, taken_bytes, acked,
+            replayed, expired, dropped, conflated, refused, skips.
+        before_notifies: Notifies bound to a request in flight, to go before its answer.
+        after_notifies: The same, to go behind it.
+        held_notifies: Notifies that wait for the login.
     """
 
     session_id: str
@@ -114,6 +123,7 @@ class SessionInfo:
     generation: int
     in_flight: int
     protocol: int
+    connection_id: int
     max_queue_size: int
     max_queue_bytes: int
     next_expected_seq: int
@@ -123,11 +133,19 @@ class SessionInfo:
     queued_messages: int
     queued_bytes: int
     stopped: bool
+    open_slots: int
+    unsent_messages: int
+    queue_sums: Mapping[str, int]
+    before_notifies: int
+    after_notifies: int
+    held_notifies: int
 
     @classmethod
     def of(cls, message: pb.SessionInfo) -> SessionInfo:
-        """Return what the gateway tells of a session that there is."""
-        return cls(*[getattr(message, name) for name in _SESSION_FIELDS])
+        """Return the gateway's message about an existing session as a value of its own."""
+        values = {name: getattr(message, name) for name in _SESSION_FIELDS}
+        values["queue_sums"] = dict(message.queue_sums)
+        return cls(**values)
 
 
 _SESSION_FIELDS = tuple(field.name for field in fields(SessionInfo))

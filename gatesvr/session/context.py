@@ -1,38 +1,29 @@
-"""SessionContext: what all sessions share, and the layer's counters."""
+"""SessionContext: shared by all sessions of a manager; and the layer's counters."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..observe.metrics import Counters
 
 if TYPE_CHECKING:
     from ..config import PushConfig, SessionConfig
-    from .session import Session
+    from .memory import MemoryBudget
+    from .outbox import Outbox
 
-__all__ = ["SessionContext", "SessionCounters", "memory_limit"]
+__all__ = ["RETRY_MS", "SessionContext", "SessionCounters"]
 
 BULK_SHARE = 4
 """Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
-MEMORY_SHARE = 4
-"""All queues together take at most one part in this many of the memory limit (PROTOCOL 5.5)."""
-MESSAGE_BYTES = 80
-"""What a queued message takes beside its body: a place in the ring, a bytes object's own part."""
-NAME_BYTES = 256
-"""What a remembered push_id or conflate_key of the longest takes."""
-ASSUMED_MEMORY_BYTES = 4 << 30
-"""Memory of a machine whose system does not tell."""
-RECOUNT_SHARE = 64
-"""Near the bound memory is counted again after one part in this many of it."""
+RETRY_MS = 1_000
+"""retry_after_ms of a refusal by a limit."""
 
 
 @dataclass(slots=True)
 class SessionCounters(Counters):
-    """What the session layer counts; every refusal has its own."""
+    """The session layer's counters; every kind of refusal has its own."""
 
     sessions: int = 0
     """Sessions now (a gauge)."""
@@ -41,17 +32,17 @@ class SessionCounters(Counters):
     suspended: int = 0
     """Logged-in sessions without a connection (a gauge)."""
     queued_bytes: int = 0
-    """Memory that all queues took when it was counted last (a gauge)."""
+    """Memory of all queues, as counted last (a gauge)."""
     tombstones: int = 0
     """Ended sessions remembered (a gauge)."""
     created: int = 0
     """Sessions made by a START."""
     logins: int = 0
-    """Sessions that logged in; a later hello of one is none."""
+    """Sessions that logged in; a later hello does not count."""
     refused_logins: int = 0
-    """Hellos refused: answered otherwise than 200, or forbidden by ``on_duplicate``."""
+    """Hellos refused: not answered 200, or forbidden by ``on_duplicate``."""
     closed: int = 0
-    """Sessions ended, in whatever way; the next six are among them."""
+    """Sessions ended, in any way; the next six are among them."""
     stopped: int = 0
     """Sessions that their client ended by STOP."""
     expired: int = 0
@@ -65,7 +56,7 @@ class SessionCounters(Counters):
     memory_closed: int = 0
     """Suspended sessions ended because all queues together were above their bound."""
     refused_starts: int = 0
-    """STARTs refused, for whatever reason; some reasons have counters of their own."""
+    """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: int = 0
     """STARTs refused because there were too many sessions."""
     refused_address: int = 0
@@ -73,13 +64,13 @@ class SessionCounters(Counters):
     resumes_ahead: int = 0
     """Resumes from a position that was never given out; each ends its session."""
     resumes_unknown: int = 0
-    """Resumes of a session that there is not; most are answered by a new session."""
+    """Resumes of an unknown session; most are answered by a new session."""
     resumes_denied: int = 0
     """Resumes with a wrong token or openid."""
     resumes_stale: int = 0
     """Resumes that a later attempt had overtaken."""
     resumes_limited: int = 0
-    """Resumes of one session, or wrong tokens of one address, that were too many."""
+    """Resumes refused because one session, or one address with wrong tokens, had too many."""
     resumes_tombstoned: int = 0
     """Resumes of a session that a kick or a replacement had ended."""
     token_reused: int = 0
@@ -95,25 +86,25 @@ class SessionCounters(Counters):
     gaps: int = 0
     """Requests whose number was not the next one."""
     answers_too_large: int = 0
-    """Answers larger than the client takes: ERROR 413."""
+    """Answers replaced by ERROR 413: larger than the client takes."""
     answers_not_kept: int = 0
-    """Answers that the queue had no room for: ERROR 507."""
+    """Answers replaced by ERROR 507: the queue had no room."""
     pushes_taken: int = 0
-    """Notifies that sessions took, one for each session, those of broadcasts included."""
+    """Notifies taken, counted for each session, broadcasts included."""
     pushes_held: int = 0
     """Those of them that wait for the session's login."""
     pushes_bound: int = 0
     """Notifies that wait for the answer to their request; not among pushes_taken."""
     pushes_busy: int = 0
-    """Notifies that a session did not take because its queue, or memory, was full."""
+    """Notifies refused because the session's queue, or memory, was full."""
     pushes_too_large: int = 0
-    """Notifies that a session did not take because its client takes none so large."""
+    """Notifies refused because they are larger than the client takes."""
     pushes_too_late: int = 0
-    """Notifies bound to come before an answer that was gone."""
+    """Notifies refused because the answer that they should precede was gone."""
     pushes_unasked: int = 0
-    """Notifies bound to a request that the session has not sent."""
+    """Notifies refused because the session has not sent their request."""
     push_repeats: int = 0
-    """Pushes not queued again because the session had seen their push_id."""
+    """Pushes not queued because the session had seen their push_id."""
     notifies_expired: int = 0
     """Notifies whose TTL passed before they were acknowledged."""
     notifies_dropped: int = 0
@@ -123,9 +114,9 @@ class SessionCounters(Counters):
     slow_consumers: int = 0
     """Connections closed 4413: the queue was at a cap and no ack moved."""
     events: int = 0
-    """Events that happened while there was a subscriber, of whatever kinds."""
+    """Events that happened while there was a subscriber, of any kind."""
     events_missed: int = 0
-    """Events left out because a subscriber was too slow, each for itself."""
+    """Events left out because a subscriber was too slow, counted for each subscriber."""
     event_subscribers: int = 0
     """Subscribers of events now (a gauge)."""
     event_subscribers_refused: int = 0
@@ -135,22 +126,19 @@ class SessionCounters(Counters):
 
 
 class SessionContext:
-    """What all sessions of a manager share: settings as plain numbers, counters, the watch list.
+    """Shared by all sessions of a manager: settings as plain numbers, counters, the watch list.
 
     Attributes:
-        watched: Sessions that a sweep has something to look at in: TTLs, a queue at a cap.
-        is_memory_full: Whether all queues together are above their bound; notifies get BUSY.
-        memory_left: What notifies may take until the queues are counted again; below 0 they are
-            before the next one is queued.
-        close: Closes a session whose queue is full and whose policy says so.
-        recount: Counts the memory of all queues and ends sessions where it is above its bound.
+        watched: Outboxes that the next sweep looks at: those with a TTL or a queue at a cap.
+        budget: Bounds the memory of all queues together.
+        close_full: Closes the session of that id, by ``when_full = "close"``.
     """
 
     __slots__ = (
-        "close",
+        "budget",
+        "close_full",
         "counters",
         "high_water",
-        "is_memory_full",
         "max_bound_bytes",
         "max_bound_notifies",
         "max_bulk",
@@ -159,9 +147,6 @@ class SessionContext:
         "max_push_ids",
         "max_queue_bytes",
         "max_queue_size",
-        "max_queues_bytes",
-        "memory_left",
-        "recount",
         "watched",
         "when_full",
     )
@@ -171,14 +156,13 @@ class SessionContext:
         config: SessionConfig,
         push: PushConfig,
         high_water: int,
-        close: Callable[[Session, str, float], None],
-        recount: Callable[[float], None],
+        budget: MemoryBudget,
+        close_full: Callable[[str, float], None],
     ) -> None:
         self.counters = SessionCounters()
         self.max_in_flight = int(config.max_in_flight)
         self.max_queue_size = int(config.max_queue_size)
         self.max_queue_bytes = int(config.max_queue_bytes)
-        self.max_queues_bytes = int(config.max_queues_bytes) or memory_limit() // MEMORY_SHARE
         self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
         self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE
         self.max_push_ids = int(push.max_push_ids)
@@ -186,21 +170,6 @@ class SessionContext:
         self.max_bound_bytes = int(push.max_bound_bytes)
         self.when_full = config.when_full
         self.high_water = high_water
-        self.is_memory_full = False
-        self.memory_left = self.max_queues_bytes
-        self.watched: set[Session] = set()
-        self.close = close
-        self.recount = recount
-
-
-def memory_limit() -> int:
-    """Return the bytes of memory that this process may use: its cgroup's, or the machine's."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-    except OSError:
-        text = "max"
-    try:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):  # not every system tells
-        machine = ASSUMED_MEMORY_BYTES
-    return min(int(text), machine) if text.isdigit() else machine
+        self.watched: set[Outbox] = set()
+        self.budget = budget
+        self.close_full = close_full

@@ -25,7 +25,8 @@ from gatesvr.config import parse_address
 from gatesvr.transport.tls import is_loopback
 
 from ..cli.process import DEADLINE_S, environment, gatesvr, start
-from ..e2e.harness import counter, running_gateway, until
+from ..e2e.harness import counter, running_gateway
+from ..fakes import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

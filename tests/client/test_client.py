@@ -22,19 +22,14 @@ from gatesvr.errors import (
 )
 from gatesvr.transport.udp import sockets
 
+from ..fakes import until
 from .fake_gateway import FakeGateway, fake_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 DEADLINE_S = 20.0
-
-
-async def until(found: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not found():
-            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager

@@ -23,9 +23,10 @@ from gatesvr.errors import (
 from gatesvr.protocol import pacing
 from gatesvr.protocol.messages import goaway_frame
 
+from ..fakes import until
 from . import fake_gateway as module
 from .fake_gateway import FakeGateway, FakeSession, fake_gateway
-from .test_client import DEADLINE_S, both, read, until
+from .test_client import DEADLINE_S, both, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

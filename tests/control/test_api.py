@@ -17,7 +17,7 @@ from gatesvr.errors import UpstreamError
 from gatesvr.service.push_api import PushApi
 from gatesvr.service.push_stream import MAX_BATCH, MAX_BATCH_BYTES
 
-from ..e2e.harness import until
+from ..fakes import until
 from ..grpc_api.test_service import Rig, running, suspend, texts
 
 if TYPE_CHECKING:
@@ -237,6 +237,7 @@ async def test_get_session(way: str) -> None:
         info = await both.api.get_session("alice")
         assert isinstance(info, SessionInfo)
         assert (info.session_id, info.state, info.zone) == (session.session_id, "Normal", "001")
+        assert info.queue_sums == session.queue.counters()
         by_id = await both.api.get_session(session.session_id, target_type="session")
         assert by_id is not None
         assert by_id.session_id == info.session_id

@@ -18,7 +18,7 @@ from gatesvr.observe.event_pb import from_pb, to_pb
 from gatesvr.observe.events import EventKind, SessionEvent
 from gatesvr.service.gateway_client import GatewayClient
 
-from ..e2e.harness import until
+from ..fakes import until
 from ..grpc_api.test_service import Rig, running, suspend
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from gatesvr.transport.quic.aioquic import AioquicConnection
 from gatesvr.transport.quic.qh3 import Qh3Connection
 from gatesvr.upstream.call import Call
 
-from .harness import Pusher, counter, pusher, running_gateway, until
+from ..fakes import until
+from .harness import Pusher, counter, pusher, running_gateway
 from .plain_client import PlainClient, ack, business, plain_client, stop
 from .plain_upstream import plain_upstream
 

@@ -8,7 +8,8 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 from gatesvr._pb import upstream_pb2_grpc as rpc
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 from .plain_client import ack, answer, business, error, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
 

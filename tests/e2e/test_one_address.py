@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from gatesvr import Client
 from gatesvr.service.service import Reply, Request, UpstreamService
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,8 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 
-from .harness import Pusher, counter, pusher, running_gateway, until
+from ..fakes import until
+from .harness import Pusher, counter, pusher, running_gateway
 from .plain_client import PlainClient, ack, answer, business, heartbeat, plain_client
 from .plain_upstream import plain_upstream
 

@@ -10,8 +10,9 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.bench.checker import DeliveryChecker
 
+from ..fakes import until
 from .device import Device
-from .harness import counter, pusher, running_gateway, until
+from .harness import counter, pusher, running_gateway
 from .plain_client import (
     PlainClient,
     ack,

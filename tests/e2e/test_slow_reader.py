@@ -10,8 +10,9 @@ import pytest
 
 from gatesvr.bench.checker import DeliveryChecker
 
+from ..fakes import until
 from .device import Device
-from .harness import counter, pusher, running_gateway, unread, until
+from .harness import counter, pusher, running_gateway, unread
 from .plain_client import PlainClient, ack, answer, business, plain_client, stingy_client
 from .plain_upstream import plain_upstream
 

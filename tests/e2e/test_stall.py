@@ -14,7 +14,8 @@ from gatesvr.dispatch.handler import SILENT_INTERVALS
 from gatesvr.observe.clock import MAX_GAP_S
 from gatesvr.transport.udp.sockets import MAX_BATCH
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 from .plain_client import answer, business, heartbeat, host_port, plain_client
 from .plain_upstream import plain_upstream
 

@@ -23,38 +23,16 @@ from gatesvr.errors import ConfigError
 from gatesvr.grpc_api.service import PushService
 from gatesvr.grpc_api.servicer import caller_ip
 from gatesvr.session.manager import SessionManager
+from gatesvr.session.state import Verdict
 from gatesvr.upstream.call import UpstreamCounters
 from gatesvr.upstream.registry import UpstreamRegistry
+
+from ..fakes import FakeLink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from gatesvr.session.session import Session
-
-
-class FakeLink:
-    """A client's connection: keeps what it is told."""
-
-    connection_id = 1
-    is_closing = False
-    idle_timeout = 60.0
-    last_heard = 0.0
-
-    def __init__(self) -> None:
-        self.peer = ("192.0.2.1", 4000)
-        self.closed: tuple[int, str, bytes] | None = None
-
-    def write(self, data: bytes) -> None: ...
-
-    def unsent_bytes(self) -> int:
-        return 0
-
-    def request_flush(self) -> None: ...
-
-    def wake(self) -> None: ...
-
-    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
-        self.closed = (code, reason, last)
 
 
 @dataclass
@@ -89,7 +67,8 @@ class Rig:
         seq = session.max_client_seq + 1
         frame = encode_request(100 + seq, seq, client_pb.REQUEST_BUSINESS, ECHO)
         (request,) = RequestDecoder(1 << 20).feed(frame)
-        session.accept(request, "completion", asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        assert session.offer(request, "completion", now) is Verdict.NEXT
         return seq
 
     def answer(self, session: Session, seq: int) -> None:

@@ -21,7 +21,8 @@ from gatesvr.errors import ConfigError, UpstreamError
 from gatesvr.service.results import PushResult
 from gatesvr.service.service import Reply, Request, UpstreamService
 
-from ..upstream.servers import DEADLINE_S, until
+from ..fakes import until
+from ..upstream.servers import DEADLINE_S
 
 
 def make(**values: Any) -> UpstreamService:

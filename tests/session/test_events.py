@@ -12,7 +12,7 @@ from gatesvr.protocol.messages import StopReason
 from gatesvr.session.events import Subscription
 from gatesvr.session.state import State
 
-from .rig import CUT, Sessions, answer_body, business, notify, start_request
+from .rig import CUT, Sessions, answer_body, notify, start_request
 
 
 class Told(Sessions):
@@ -175,8 +175,7 @@ def test_a_suspension_says_how_the_connection_ended(how, reason):
 def test_a_session_whose_login_is_under_way_is_suspended_when_that_succeeds():
     sessions = Told()
     session, link, response = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
-    session.hello_pending = True
+    sessions.offer_hello(session)
     sessions.manager.detach(session, link, CUT, sessions.now)
     assert sessions.kinds() == [("connected", "start")]
     sessions.manager.logged_in(session, "1", sessions.now)
@@ -189,8 +188,7 @@ def test_a_session_whose_login_is_under_way_is_suspended_when_that_succeeds():
 def test_a_session_whose_login_is_under_way_may_be_resumed_before():
     sessions = Told()
     session, link, response = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
-    session.hello_pending = True
+    sessions.offer_hello(session)
     sessions.manager.detach(session, link, CUT, sessions.now)
     sessions.resume(session, response)
     sessions.manager.logged_in(session, "1", sessions.now)

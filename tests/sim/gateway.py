@@ -9,8 +9,9 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr.engine import Engine
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Link
-from gatesvr.session.manager import LoginVerdict, SessionManager
-from gatesvr.session.start import StartOutcome
+from gatesvr.session.login import LoginVerdict
+from gatesvr.session.manager import SessionManager
+from gatesvr.session.outcome import StartOutcome
 from gatesvr.session.state import State
 
 from ..session.event_model import EventModel
@@ -36,7 +37,7 @@ class TappedManager(SessionManager):
     """Sessions that were made because a resume failed."""
 
     def all_sessions(self) -> Iterator[Session]:
-        yield from self._by_id.values()
+        yield from self.index.by_id.values()
 
     def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
         assert isinstance(link, Connection)
@@ -79,7 +80,7 @@ class TappedManager(SessionManager):
     def _check_end(self, session: Session, code: int, reason: str) -> None:
         """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
         if reason == "connection lost before login":
-            is_good = not session.hello_pending and not session.has_unacked
+            is_good = not session.hello_pending and not session.outbox.has_unacked
         else:
             is_good = code in GOOD_ENDS or reason in GOOD_REASONS
         if not is_good:
@@ -119,7 +120,7 @@ class Gateway:
         self._told = EventModel()
         self._subscription = self.sessions.events.subscribe(self._read_events)
         watched: Any = OrderedSet()
-        self.sessions._context.watched = watched
+        self.sessions.context.watched = watched
         self.processor = self.engine.processor
         self.dispatcher = self.engine.dispatcher
         self.pushes = self.engine.commands.pushes
@@ -144,17 +145,16 @@ class Gateway:
     def leftovers(self) -> dict[str, int]:
         """Return what is held of sessions, connections and tasks, by kind."""
         sessions = self.sessions
+        index = sessions.index
         processor = self.processor
         return {
             "sessions": len(sessions),
-            "openids": len(sessions._by_openid),
-            "inited": len(sessions._inited)
-            + len(sessions._inited_by_ip)
-            + len(sessions._inited_by_openid),
-            "detached": len(sessions._detached),
-            "tombstones": len(sessions._tombstones),
-            "watched": len(sessions._context.watched),
-            "wrong_tokens": len(sessions._judge._wrong_tokens),
+            "openids": len(index.by_openid),
+            "inited": len(index.inited) + len(index.inited_by_ip) + len(index.inited_by_openid),
+            "detached": len(index.detached),
+            "tombstones": len(sessions.tombstones),
+            "watched": len(sessions.context.watched),
+            "wrong_tokens": len(sessions.judge.wrong_tokens),
             "handlers": len(self.dispatcher),
             "tasks": len(processor) + processor.counters.running,
             "chains": len(processor._chains),

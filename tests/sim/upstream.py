@@ -204,7 +204,7 @@ class Pushers:
         if random.random() < 0.2:
             request.push_id = f"id-{random.randrange(4)}"
         is_bound = seq in session.pending
-        is_repeat = bool(request.push_id) and request.push_id in (session._push_ids or ())
+        is_repeat = bool(request.push_id) and request.push_id in (session.outbox.push_ids or ())
         if not is_bound:
             self._send(request, name)
             return

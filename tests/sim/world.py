@@ -134,7 +134,7 @@ class World:
 
     def held(self, session: Session) -> int:
         """Return the notifies that wait for a session's login."""
-        return len(session._held or ())
+        return len(session.outbox.held or ())
 
     def connect(self, device: Device) -> Connection:
         number = sum(d.connections for d in self.devices) + self.strangers
@@ -472,7 +472,7 @@ class World:
             if connection is None or not protocol.is_live or device.inbox or protocol.pending:
                 return False
             session = self.gateway.sessions.by_id(protocol.session_id)
-            if session is None or session.link is not connection or session.has_unacked:
+            if session is None or session.link is not connection or session.outbox.has_unacked:
                 return False
             if not session.is_logged_in or connection.up or connection.down or connection.unsent:
                 return False
@@ -501,7 +501,11 @@ class World:
             )
             self.checker.client_settled(device.name)
             session.queue._check()
-            if session.queue.open_slots or session.queue.reserved or session.notifies is not None:
+            if (
+                session.queue.open_slots
+                or session.queue.reserved
+                or session.outbox.notifies is not None
+            ):
                 self.checker.broken(session.session_id, "something waits for an answer")
         for finding in self.checker.findings:
             self.note("!! %s", finding)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,13 @@ from gatesvr.errors import UpstreamError
 from gatesvr.upstream.call import Call, OnEnd, UpstreamCounters
 from gatesvr.upstream.lane import Lane, LaneState
 
+from ..fakes import until
+
 if TYPE_CHECKING:
     from gatesvr.upstream.manager import UpstreamManager
 
 DEADLINE_S = 20.0
 SERVICE = "gatesvr.proto.UpstreamService"
-
-
-async def until(found: Callable[[], object]) -> None:
-    """Let the loop run until found() is true; TimeoutError after DEADLINE_S."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not found():
-            await asyncio.sleep(0.001)
 
 
 class Streaming(rpc.UpstreamServiceServicer):

@@ -16,7 +16,8 @@ from gatesvr.errors import Outcome, UpstreamError
 from gatesvr.service.service import Request, UpstreamService
 from gatesvr.upstream.lane import LaneState
 
-from .servers import Streaming, ask, endpoints, lane_to, parse, serving, until
+from ..fakes import until
+from .servers import Streaming, ask, endpoints, lane_to, parse, serving
 from .test_lane import failure
 from .test_manager import managing, until_streams
 

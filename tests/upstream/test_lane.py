@@ -17,7 +17,8 @@ from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream import lane
 from gatesvr.upstream.lane import LaneState
 
-from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving, until
+from ..fakes import until
+from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving
 
 
 async def failure(future: asyncio.Future[Any]) -> UpstreamError:

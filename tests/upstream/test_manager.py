@@ -17,6 +17,7 @@ from gatesvr.config import PushConfig, RouteRule
 from gatesvr.errors import ErrorCode, UpstreamError
 from gatesvr.upstream.manager import UpstreamManager
 
+from ..fakes import until
 from .servers import (
     DEADLINE_S,
     Streaming,
@@ -26,7 +27,6 @@ from .servers import (
     parse,
     serving,
     settings,
-    until,
 )
 from .test_lane import failure
 

@@ -17,7 +17,8 @@ from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream.lane import LaneState
 from gatesvr.upstream.status import outcome_of
 
-from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving, until
+from ..fakes import until
+from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving
 from .test_lane import failure
 
 OWN_WORDS = "postgres at 10.0.0.7 is angry"
