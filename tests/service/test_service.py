@@ -222,8 +222,8 @@ async def test_bad_ends(
     [
         ("raise", "handler_failed", "ValueError: secret text"),
         ("raise_later", "handler_failed", "ValueError: secret text"),
-        ("wrong", "handler_failed", "a handler returns Reply, bytes, str or None, not int"),
-        ("wrong_later", "handler_failed", "a handler returns Reply, bytes, str or None, not dict"),
+        ("wrong", "handler_failed", "a handler must return Reply, bytes, str or None, not int"),
+        ("wrong_later", "handler_failed", "a handler must return Reply, bytes, str or None, not dict"),
         ("wrong_reply", "bad_reply", "Reply.data must be bytes, not str"),
         ("wrong_headers", "bad_reply", "Reply.headers must map str to str, not 'n' to 1"),
     ],
@@ -486,9 +486,9 @@ async def test_gateway_client() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("content", 5, "content: int, not str"),
-        ("data", "text", "data: str, not bytes"),
-        ("metadata", {"a": 1}, "metadata: int, not str"),
+        ("content", 5, "content must be str, not int"),
+        ("data", "text", "data must be bytes, not str"),
+        ("metadata", {"a": 1}, "metadata must be str, not int"),
     ],
 )
 async def test_push_names_the_parameter_that_does_not_fit(
