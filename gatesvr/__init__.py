@@ -1,7 +1,7 @@
 """GateSvr: a session gateway with QUIC clients in front and gRPC services behind.
 
-The public names load on first use, so that ``import gatesvr`` costs nothing that is not needed:
-a client never imports gRPC, an upstream never imports QUIC.
+The public names load on first use, so ``import gatesvr`` is cheap: a client never imports gRPC, and
+an upstream never imports QUIC.
 """
 
 from __future__ import annotations

@@ -387,13 +387,21 @@ class TestTranscoding:
     def test_corrupt_batch(self, batch: bytes) -> None:
         with pytest.raises(ValueError, match="undecodable batch"):
             codec.decode_answers(batch)
-        with pytest.raises(ValueError, match="undecodable batch"):
-            codec.split_batch(batch)
 
     def test_batch_skips_unknown_fields(self) -> None:
-        assert codec.split_batch(wire.field(2, b"x") + wire.field(1, b"y") + wire.group(3)) == [
-            b"y"
-        ]
+        answer = up.UpstreamResponse(request_id=7).SerializeToString()
+        batch = wire.field(2, b"x") + wire.field(1, answer) + wire.group(3)
+        assert [found.request_id for found in codec.decode_answers(batch)] == [7]
+
+
+def test_message_codec_holds_every_public_function() -> None:
+    entries = {name: entry for name, entry in vars(codec).items() if callable(entry)}
+    methods = {name for name in vars(codec.MessageCodec) if not name.startswith("_")}
+    made_by_decoders = {"ClientRequest", "ServerPush", "UpstreamAnswer", "FrameDecoder"}
+    known = {"MessageCodec", "ProtocolError", *made_by_decoders}
+    assert methods == {name for name in entries if not name.startswith("_")} - known
+    for name in methods:
+        assert getattr(codec.MessageCodec, name) is entries[name]
 
 
 class Swapping:

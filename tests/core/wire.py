@@ -197,6 +197,11 @@ def count_entries(data: bytes, number: int) -> int:
     return sum((n, kind, depth) == (number, 2, 0) for n, kind, _, depth in walk(data))
 
 
+def split_batch(data: bytes) -> list[bytes]:
+    """Return the messages of a batch that is good but for what they hold."""
+    return [part for number, kind, part, depth in walk(data) if (number, kind, depth) == (1, 2, 0)]
+
+
 def accepted(kind: type[M], data: bytes, schema: Schema) -> M | None:
     """Return what the codec is to read from data, None where it is to reject it."""
     message = parse(kind, data)
