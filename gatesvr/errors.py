@@ -9,7 +9,7 @@
     │   ├── RequestFailed    a request was answered by an ERROR (client)
     │   └── SessionLost      the session ended or could not be resumed (client)
     ├── QueueFull         a bounded queue is at a cap; nothing was added
-    │   └── NotifyOverflow   notifies were dropped because nobody read them (client)
+    │   └── NotifyOverflow   notifies were dropped because the application did not read them (client)
     ├── UpstreamError     an upstream call failed: tells whether the request ran
     └── ConnectionFailed  no connection to the gateway (client)
 """
@@ -220,7 +220,7 @@ class NotifyOverflow(QueueFull):
         self.first_seq = first_seq
         self.last_seq = last_seq
         super().__init__(
-            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: nobody read them"
+            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: not read in time"
         )
 
 

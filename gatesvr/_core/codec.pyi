@@ -4,9 +4,10 @@ Times, seqs and ids come from the caller; nothing here knows a clock, a socket o
 
 Incoming messages get upb's verdict: the codec accepts and rejects what protobuf does. Only the
 limits of PROTOCOL 1.6 are stricter: unknown groups nest at most 4 deep (else the message is
-corrupt); an action has at most 64 bytes and no control character, params at most 64 entries, headers
-at most 32 entries and 8 KiB of keys and values (else error is set). An integer above its C type's
-range raises OverflowError. A str that UTF-8 cannot encode raises UnicodeEncodeError, a ValueError.
+corrupt); an action has at most 64 bytes and no control character, params at most 64 entries,
+headers at most 32 entries and 8 KiB of keys and values (else error is set). An integer above its C
+type's range raises OverflowError. A str that UTF-8 cannot encode raises UnicodeEncodeError, which
+is a ValueError.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,7 +139,7 @@ class MessageCodec:
     @staticmethod
     def decode_answer(data: bytes) -> UpstreamAnswer: ...  # raises nothing: see error
     @staticmethod
-    def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: the batch is corrupt
+    def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: it is corrupt
     @staticmethod
     def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
     @staticmethod

@@ -1,4 +1,4 @@
-"""One run: starts the load processes, leads them through the phases, gathers what they tell."""
+"""One run: starts the load processes, leads them through the phases, collects their reports."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ __all__ = ["Crew", "Progress", "Result", "raise_file_limit"]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 15.0
-"""How much longer than the plan's own time-outs a phase may take."""
+"""Time added to the plan's own time-outs before a phase counts as stuck."""
 PROGRESS_S = 0.1
 MIN_SESSIONS = 50
-"""The first few sessions cost what all share."""
+"""With fewer sessions, shared costs would dominate the memory a session."""
 SPARE_FILES = 100
 
 Progress = Callable[[str, float], None]
-"""Told of the phase and how much of it is done, 0 to 1."""
+"""Called with the phase and its progress, 0 to 1."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        plan: What was asked for.
+        plan: The run's plan.
         meter: Latencies.
-        seconds: How long was measured.
-        connected: Clients that came up before the load began (scenario ``connect``: in it).
-        alive: Clients that were up at its end.
-        usage: CPU during what was measured; the load processes are ``load 0``, ``load 1`` …
-        rss: Name to resident memory at the end of it, bytes.
-        session_bytes: What a logged-in session with its connection added to the gateway's memory;
-            None where that is not known, or they are fewer than MIN_SESSIONS.
-        figures: What the scenario tells beside latencies.
-        findings: Broken promises that were told; ``found`` counts all.
-        failures: What went wrong otherwise, and how often.
-        is_interrupted: Whether it was ended early.
+        seconds: Length of the measurement.
+        connected: Clients that came up before the load began (scenario ``connect``: during it).
+        alive: Clients that were up at the end of the load.
+        usage: CPU during the measurement; the load processes are ``load 0``, ``load 1`` …
+        rss: For each name: resident memory at the end of the measurement, bytes.
+        session_bytes: Growth of the gateway's memory for a logged-in session and its connection;
+            None if unknown, or with fewer than MIN_SESSIONS.
+        figures: The scenario's figures besides latencies.
+        findings: The broken promises reported; ``found`` counts all.
+        failures: Reasons of other failures, with their counts.
+        is_interrupted: Whether it was stopped early.
     """
 
     plan: Plan
@@ -86,7 +86,7 @@ class Crew:
     """The load processes of a run.
 
     Args:
-        processes: How many.
+        processes: Number of load processes.
     """
 
     def __init__(self, processes: int) -> None:
@@ -94,7 +94,7 @@ class Crew:
         self._processes: list[SpawnProcess] = []
         self._pipes: list[Pipe] = []
         self._interrupted = False
-        with _interrupts_ignored():  # the children inherit that: Ctrl-C is ours to handle
+        with _interrupts_ignored():  # inherited by the children: Ctrl-C is the parent's to handle
             for number in range(processes):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=run_worker, args=(theirs, number), daemon=True)
@@ -113,7 +113,7 @@ class Crew:
         trace: TracebackType | None,
     ) -> None:
         for pipe in self._pipes:
-            pipe.close()  # which ends a process that is not done
+            pipe.close()  # ends a process that is still running
         for process in self._processes:
             process.join(GRACE_S)
             if process.is_alive():
@@ -131,13 +131,13 @@ class Crew:
         """Run a plan.
 
         Args:
-            plan: What to do.
-            pids: ``gateway`` and ``upstream`` to their process ids, where they are known.
-            progress: Told how it goes.
-            check: Called now and then; what it raises ends the run.
+            plan: The run's plan.
+            pids: Process ids of ``gateway`` and ``upstream``, if known.
+            progress: Called with the run's progress.
+            check: Called regularly; an exception from it ends the run.
 
         Raises:
-            ConnectionFailed: No client could connect, or the push API cannot be reached.
+            ConnectionFailed: No client could connect, or the push API is unreachable.
             GatesvrError: A load process failed.
         """
         names = {f"load {i}": process.pid or 0 for i, process in enumerate(self._processes)}
@@ -208,7 +208,7 @@ class _Run:
         )
 
     def _finish_early(self) -> None:
-        """No client came up: learn why, and say so."""
+        """Find out why no client came up, and raise it."""
         for command in ("go", "measure", "stop", "drain"):
             self._tell(command)
         outcomes: list[Outcome] = self._wait_for("done", GRACE_S + MAX_DRAIN_S)
@@ -219,7 +219,7 @@ class _Run:
         raise ConnectionFailed(f"no client could log in: {most or 'no reason given'}")
 
     def _measure(self) -> tuple[list[Sample], float]:
-        """Warm up, measure, stop; return a sample of each tick, and the seconds measured."""
+        """Warm up, measure, stop; return a sample for each tick, and the seconds measured."""
         plan = self._plan
         self._tell("go")
         samples: list[Sample] = []
@@ -245,7 +245,7 @@ class _Run:
         return samples, seconds
 
     def _pass(self, phase: str, seconds: float, samples: list[Sample] | None = None) -> None:
-        """Let the load run; return early once every process has said that it is finished."""
+        """Let the load run; return early once every process reports that it is finished."""
         began = time.monotonic()
         sample_at = began + TICK_S
         while (now := time.monotonic()) < began + seconds:
@@ -267,7 +267,7 @@ class _Run:
             pipe.send((command, more))
 
     def _wait_for(self, what: str, timeout: float) -> list[Any]:
-        """Return what every process says with this word."""
+        """Return every process's message of this kind."""
         end = time.monotonic() + timeout
         while len(said := self._said.get(what, [])) < len(self._pipes):
             if time.monotonic() >= end:
@@ -277,7 +277,7 @@ class _Run:
         return said
 
     def _pump(self, until: float) -> None:
-        """Take in what the processes say; wait for it until then."""
+        """Handle the processes' messages; wait for them until the given time."""
         ready = connection.wait(self._talking, max(0.0, until - time.monotonic()))
         for number, pipe in enumerate(self._pipes):
             if pipe not in ready:
@@ -300,7 +300,7 @@ class _Run:
             else:
                 self._said.setdefault(said, []).append(more)
                 if said == "done":
-                    self._talking.remove(pipe)  # it ends now
+                    self._talking.remove(pipe)  # the process ends now
 
     def _session_bytes(
         self, before: Sample, sessions: int, after: Sample | None = None
@@ -314,7 +314,7 @@ class _Run:
 
 
 def raise_file_limit(clients: int) -> None:
-    """Have this process and its children open enough sockets for so many clients each.
+    """Raise the limit of open files for this process and its children, for that many clients each.
 
     Raises:
         ConfigError: The system does not allow it.
@@ -331,7 +331,7 @@ def raise_file_limit(clients: int) -> None:
         )
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (ValueError, OSError) as error:  # macOS has a limit below the one that it tells
+    except (ValueError, OSError) as error:  # macOS enforces less than the limit it reports
         raise ConfigError(
             f"{clients} clients a load process need {wanted} open files: {error}",
             source="--clients",
@@ -339,7 +339,7 @@ def raise_file_limit(clients: int) -> None:
 
 
 def _merge(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Return the figures of all load processes: sums, but the greatest of times and rounds."""
+    """Return the figures of all load processes: sums, but maxima of times and rounds."""
     merged: dict[str, float] = {}
     for one in figures:
         for name, value in one.items():
@@ -360,7 +360,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_raised() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does."""
+    """Let SIGTERM act like Ctrl-C."""
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         yield
