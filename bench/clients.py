@@ -1,7 +1,7 @@
-"""Load clients of the end-to-end benchmarks: rounds of echo requests on connections that stay.
+"""Load clients of the end-to-end benchmarks: rounds of echo requests on lasting connections.
 
-They are made of the sans-IO client, without a task a request, and cost little: what is measured is
-the server.
+They use the sans-IO client without a task a request, and so cost little: the benchmark measures the
+server.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 PAYLOAD = os.urandom(128)
 BACKEND = "qh3"  # the library that costs this process less
 TIMEOUT = 60.0
-SETTLE_S = 0.03  # the last acks are on their way: QUIC delays them by 25 ms
+SETTLE_S = 0.03  # for the last acks: QUIC delays them by 25 ms
 
 
 class Round:
-    """What all clients together have to do: requests to begin, answers to come.
+    """The work of all clients in one round: requests to send, answers to await.
 
     Attributes:
         unsent: Requests not begun yet.
@@ -49,13 +49,13 @@ class Round:
             self._done.set_exception(error)
 
     async def wait(self) -> None:
-        """Return when the last answer is there; raise what went wrong before."""
+        """Wait for the last answer; raise the first failure."""
         async with asyncio.timeout(TIMEOUT):
             await self._done
 
 
 class Client:
-    """A client's part in a round; what the transport calls a ConnectionHandler."""
+    """A client's part in a round; the ConnectionHandler of its connection."""
 
     round: Round
 
@@ -100,7 +100,7 @@ class Client:
 
 
 class EchoClient(Client):
-    """Of the bare echo: its stream has no frames."""
+    """Talks to the bare echo, whose stream has no frames."""
 
     def connection_made(self, now: float) -> None:
         self._received = 0
@@ -119,7 +119,7 @@ class EchoClient(Client):
 
 
 class GatewayClient(Client):
-    """Of the gateway: logs in first."""
+    """Talks to the gateway; logs in first."""
 
     def connection_made(self, now: float) -> None:
         self._protocol = ClientProtocol(f"bench-{self.link.connection_id}")
@@ -165,12 +165,12 @@ class GatewayClient(Client):
 
 
 class Clients:
-    """Connected clients, and the loop on which they run.
+    """Connected clients, and the loop they run on.
 
     Args:
-        kind: What they speak.
-        count: Connections.
-        in_flight: Requests that each has under way.
+        kind: The class of the clients.
+        count: Number of connections.
+        in_flight: Requests that each keeps under way.
     """
 
     def __init__(self, kind: type[Client], count: int, in_flight: int) -> None:
@@ -182,11 +182,11 @@ class Clients:
         self._connections: list[ClientConnection] = []
 
     def connect(self, address: tuple[str, int]) -> None:
-        """Connect them all, and log them in where there is a login."""
+        """Connect all clients, and log them in if they have a login."""
         self._runner.run(self._connect(address))
 
     def run_round(self, requests: int) -> None:
-        """Have so many requests sent, and wait for the last answer."""
+        """Send this many requests, and wait for the last answer."""
         self._runner.run(self._run_round(requests))
 
     def close(self) -> None:

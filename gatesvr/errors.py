@@ -9,7 +9,7 @@
     │   ├── RequestFailed    a request was answered by an ERROR (client)
     │   └── SessionLost      the session ended or could not be resumed (client)
     ├── QueueFull         a bounded queue is at a cap; nothing was added
-    │   └── NotifyOverflow   notifies were dropped because the application did not read them (client)
+    │   └── NotifyOverflow   unread notifies were dropped (client)
     ├── UpstreamError     an upstream call failed: tells whether the request ran
     └── ConnectionFailed  no connection to the gateway (client)
 """

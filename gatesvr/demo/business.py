@@ -1,4 +1,4 @@
-"""business: what the rest is for: notifies around an answer, pushes, slow requests."""
+"""The business service: notifies around an answer, pushes, slow requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_NOTIFIES = 16
 def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     """Return the service that answers notify_demo, push_demo, broadcast and slow.
 
-    The gateway's default routes bring it what hello and zone could answer too, so it answers echo,
+    The gateway's default routes also send it the actions of hello and zone, so it answers echo,
     time, calculate, status, heartbeat and data_sync as they do.
     """
     service = UpstreamService("business", gateway=gateway)
@@ -32,7 +32,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("notify_demo")
     def notify_demo(request: Request) -> Reply:
-        """Answer with notifies around: params before and after say how many, 1 each by default."""
+        """Answer with notifies around it: params before and after give their number, default 1."""
         params = request.params
         before = _number(params.get("before", "1"), MAX_NOTIFIES)
         after = _number(params.get("after", "1"), MAX_NOTIFIES)
@@ -46,7 +46,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("push_demo")
     async def push_demo(request: Request) -> Reply:
-        """Push to the caller through the gateway, bound before and after this answer."""
+        """Push to the caller through the gateway, before and after this answer."""
         try:
             for is_before, word in ((True, "before"), (False, "after")):
                 pushed = await service.gateway.push_bound(
@@ -60,7 +60,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("broadcast")
     async def broadcast(request: Request) -> Reply:
-        """Push the request's data to everybody who is logged in."""
+        """Push the request's data to every logged-in session."""
         try:
             pushed = await service.gateway.broadcast(
                 msg_type="broadcast", title=request.openid, data=request.data
@@ -73,7 +73,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("slow")
     async def slow(request: Request) -> Reply:
-        """Answer after params ms."""
+        """Answer after as many milliseconds as params ms says."""
         ms = _number(request.params.get("ms", ""), MAX_SLOW_MS)
         if ms is None:
             return Reply(400, f"params ms must be 0 to {MAX_SLOW_MS}")
@@ -84,7 +84,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
 
 def _number(text: str, most: int) -> int | None:
-    """Return the number that text is, None where it is none from 0 to most."""
+    """Return text as a number, None unless it is one from 0 to most."""
     if not text.isascii() or not text.isdigit() or len(text) > len(str(most)):
         return None
     number = int(text)

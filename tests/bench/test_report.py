@@ -193,7 +193,7 @@ def test_plot(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_plot_that_cannot_be_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"run\.pdf.*\.svg, \.png"):
+    with pytest.raises(ConfigError, match=r"run\.pdf.*\.svg or \.png"):
         check_plot("run.pdf")
     with pytest.raises(ConfigError, match="No such file"):
         plot("/none/run.svg", "a run", "requests", [])

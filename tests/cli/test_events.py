@@ -68,7 +68,7 @@ async def test_stop_of_the_gateway_ends_it(tmp_path: Path) -> None:
         assert (await server.stop()).code == 0
         async with asyncio.timeout(DEADLINE_S):
             _, err = await reader.process.communicate()
-        assert (reader.process.returncode, err) == (0, b"the gateway stops\n")
+        assert (reader.process.returncode, err) == (0, b"the gateway is stopping\n")
 
 
 async def test_gateway_that_hangs_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
