@@ -17,6 +17,8 @@ from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.endpoint import Driver
 
+from .load import Idle
+
 if TYPE_CHECKING:
     from gatesvr.protocol.link import Disconnect, Link
     from gatesvr.transport.client import ClientConnection
@@ -54,35 +56,17 @@ class Round:
             await self._done
 
 
-class Client:
+class Client(Idle):
     """A client's part in a round; the ConnectionHandler of its connection."""
 
     round: Round
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
 
     def begin(self, in_flight: int, now: float) -> None:
         for _ in range(min(in_flight, self.round.unsent)):
             self._send(now)
         self._flush()
 
-    def connection_made(self, now: float) -> None: ...
-
     def data_received(self, data: bytes, now: float) -> None: ...
-
-    async def work(self) -> None: ...
-
-    def write_ready(self, now: float) -> None: ...
-
-    def get_timer(self) -> float | None:
-        return None
-
-    def handle_timer(self, now: float) -> None: ...
-
-    def stream_ended(self, now: float) -> None: ...
-
-    def path_limit_near(self, now: float) -> None: ...
 
     def connection_lost(self, how: Disconnect, now: float) -> None:
         self.round.failed(ConnectionError(f"{how.kind} {how.code} {how.reason}"))

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from .service.gateway_client import GatewayClient as GatewayClient
     from .service.push_api import Push as Push
     from .service.push_api import PushStream as PushStream
+    from .service.request import Reply as Reply
+    from .service.request import Request as Request
     from .service.results import PushResult as PushResult
     from .service.results import RegistryResult as RegistryResult
     from .service.results import SessionInfo as SessionInfo
-    from .service.service import Reply as Reply
-    from .service.service import Request as Request
     from .service.service import UpstreamService as UpstreamService
 
     __version__: str
@@ -68,8 +68,8 @@ _MODULES = {
     "PushStream": ".service.push_api",
     "QueueFull": ".errors",
     "RegistryResult": ".service.results",
-    "Reply": ".service.service",
-    "Request": ".service.service",
+    "Reply": ".service.request",
+    "Request": ".service.request",
     "RequestFailed": ".errors",
     "SessionError": ".errors",
     "SessionEvent": ".observe.events",

@@ -501,11 +501,6 @@ cdef class UpstreamAnswer:
         return self.answer.request_id
 
     @property
-    def notify_count(self):
-        """The number of notifies it carries."""
-        return self.answer.notify_count
-
-    @property
     def message(self):
         """The upstream's message; decoded on each call."""
         return text_part(self.message_start() + self.answer.message.at, self.answer.message.size)

@@ -93,7 +93,6 @@ class Crew:
         context = multiprocessing.get_context("spawn")
         self._processes: list[SpawnProcess] = []
         self._pipes: list[Pipe] = []
-        self._interrupted = False
         with _interrupts_ignored():  # inherited by the children: Ctrl-C is the parent's to handle
             for number in range(processes):
                 ours, theirs = context.Pipe()

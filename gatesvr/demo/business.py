@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
-from ..service.service import Reply, Request, UpstreamService
+from ..service.request import Reply, Request
+from ..service.service import UpstreamService
 from .hello import add_status
 from .zone import add_tools
 

@@ -6,7 +6,8 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from ..service.service import Reply, Request, UpstreamService
+from ..service.request import Reply, Request
+from ..service.service import UpstreamService
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from decimal import Decimal, DecimalException
 from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
-from ..service.service import Reply, Request, UpstreamService
+from ..service.request import Reply, Request
+from ..service.service import UpstreamService
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -43,7 +43,7 @@ from .servicer import Health, Servicer, Stream
 if TYPE_CHECKING:
     from .request import Sink
 
-__all__ = ["GatewayClient", "Reply", "Request", "ServiceCounters", "UpstreamService"]
+__all__ = ["UpstreamService"]
 
 logger = logging.getLogger("gatesvr.service")
 

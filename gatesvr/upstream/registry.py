@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .call import UpstreamCounters
 
-__all__ = ["ANY_SERVICE", "Registration", "RegistryResult", "UpstreamRegistry"]
+__all__ = ["ANY_SERVICE", "Registration", "UpstreamRegistry"]
 
 logger = logging.getLogger("gatesvr.upstream")
 

@@ -337,7 +337,7 @@ class TestTranscoding:
             6,
             1,
         )
-        assert (answer.zone, answer.error, answer.notify_count) == ("003", "", 0)
+        assert (answer.zone, answer.error, answer.notifies()) == ("003", "", ([], []))
         push = pb.ServerPush.FromString(answer.body(5))
         assert dict(push.headers) == {"zone": "003", "k": ""}
         expected = pb.BusinessResponse(code=404, message="nö", data=b"d" * 300)

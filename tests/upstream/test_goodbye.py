@@ -13,7 +13,8 @@ import pytest
 
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import Outcome, UpstreamError
-from gatesvr.service.service import Request, UpstreamService
+from gatesvr.service.request import Request
+from gatesvr.service.service import UpstreamService
 from gatesvr.upstream.lane import LaneState
 
 from .servers import Streaming, ask, endpoints, lane_to, parse, serving, until
