@@ -639,7 +639,7 @@ def encode_identity(str session_id not None, str openid not None):
 
 
 def push_body(int32_t type, bytes payload not None, headers=None, uint64_t client_seq_id=0):
-    """Return a ServerPush's fields 3-5 and 10: what follows the head that the queue writes."""
+    """Return a ServerPush's fields 3-5 and 10, which follow the head written by the queue."""
     cdef object items = items_of(headers)
     cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
     cdef bytes result = new_bytes(

@@ -208,8 +208,8 @@ cdef class OrderedQueue:
 
         Args:
             slot: What reserve returned.
-            messages: Zero or more messages that get consecutive seqs; KEEP unless they have flags
-                of their own.
+            messages: Zero or more messages that get consecutive seqs; KEEP is their default
+                flag.
 
         Returns:
             The number of messages released, also from slots behind this one; 0 if it must wait.

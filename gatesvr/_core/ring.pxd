@@ -70,7 +70,7 @@ cdef inline int make_room(Ring *ring, size_t count) except -1:
 
 
 cdef inline void shrink_ring(Ring *ring) noexcept:
-    """Give memory back after a burst: below an eighth, shrink to twice the need."""
+    """Give memory back after a burst: when at most an eighth is used, keep twice the need."""
     cdef size_t entries = ring.tail - ring.head
     cdef size_t capacity = MIN_RING
     if ring.capacity <= KEPT_RING or entries > ring.capacity // 8:

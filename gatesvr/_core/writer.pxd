@@ -129,7 +129,7 @@ cdef inline uint32_t checked_size(Py_ssize_t size) except? 0:
 
 
 # The caller's maps. They are measured, then written, and no code of the caller runs in between:
-# what is held is an exact dict, or a list of exact tuples made here.
+# they are held as an exact dict, or as a list of exact tuples made here.
 
 cdef inline list pairs_of(pairs):
     """Return an iterable of pairs as a list of exact tuples."""

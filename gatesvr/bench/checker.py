@@ -1,7 +1,7 @@
 """DeliveryChecker: finds broken promises (PROTOCOL 4.9) in what clients, gateway and upstreams saw.
 
-The checker hears of every event as it happens and forgets what is settled; for a session it holds
-only what is on its way. The caller names requests and pushes and never uses a name twice::
+The checker hears of every event as it happens and forgets settled ones; for a session it holds
+only messages on their way. The caller names requests and pushes and never uses a name twice::
 
     checker = DeliveryChecker()
     checker.pushed("s1", "p1")                 # the pusher: the gateway took it

@@ -294,7 +294,7 @@ class LoadClient:
 
 
 class Fleet:
-    """The clients of one load process, and what they share.
+    """The clients of one load process, and their shared checker and counters.
 
     Args:
         plan: The run's plan.

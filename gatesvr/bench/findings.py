@@ -78,7 +78,7 @@ class Lost(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Unexplained(Finding):
-    """The gateway announced a loss without a reason, or one larger than what it dropped."""
+    """The gateway announced a loss without a reason, or for more messages than it dropped."""
 
     from_seq: int
     to_seq: int

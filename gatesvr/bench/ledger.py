@@ -1,4 +1,4 @@
-"""The DeliveryChecker's records of sessions and clients: only what is not settled."""
+"""The DeliveryChecker's records of sessions and clients; settled ones are dropped."""
 
 from __future__ import annotations
 

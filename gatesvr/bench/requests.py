@@ -1,8 +1,8 @@
 """Scenarios ``echo`` and ``mix``: clients that send requests.
 
 Each client checks its own answers, because reporting all of them to the DeliveryChecker would cost
-a third more. It checks that every answer belongs to an open request of its own, returns what that
-request sent, comes in server order without a gap, and has its notifies around it.
+a third more. It checks that every answer belongs to one of its open requests, returns that
+request's data, comes in server order without a gap, and has its notifies around it.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario(
             "idle",
-            "clients that are logged in and silent: what a session costs",
+            "clients that are logged in and silent: the cost of a session",
             "session",
             clients=200,
             models=frozenset(),

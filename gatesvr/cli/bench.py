@@ -196,7 +196,7 @@ def command(
 
     With --self it starts a gateway and services for the run; otherwise it loads the gateway at
     --server. Exits with 1 if the checker found a broken promise or something failed, with 99 if a
-    threshold was missed. Ctrl-C reports what was measured so far.
+    threshold was missed. Ctrl-C ends the run early and still reports.
     """
     if own and (server or push_server or pid):
         raise click.UsageError(

@@ -67,7 +67,7 @@ def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
         if is_hurried:
             os._exit(1)
         is_hurried = True
-        # Exit hard: whatever still runs here ignored two signals, and no finally is needed.
+        # os._exit() skips every finally, but code that still runs by then is stuck.
         loop.call_later(HURRY_S, os._exit, 1)
         (hurry or _cancel_all)()
 

@@ -129,7 +129,7 @@ async def _serve(
         return load(file, sets=sets, environ=os.environ, overrides=values)
 
     config = configured()
-    # Until it serves, an error is a line of its own, not a log event.
+    # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None
     out = ServerOutput()

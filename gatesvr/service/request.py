@@ -214,3 +214,8 @@ class ServiceCounters(Counters):
     """Most handlers running at the same time."""
     streams: int = 0
     """Lanes open now (a gauge)."""
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean number of requests in a lane message."""
+        return self.batched_requests / self.batches if self.batches else 0.0

@@ -55,7 +55,7 @@ class RegistryResult:
 
     Attributes:
         success: Whether it was done.
-        message: The reason, or a word on what was done.
+        message: The reason for a failure, or the action taken.
         error_code: INVALID, BUSY or NOT_FOUND; empty on success.
         lease_id: The endpoint's key for keep_alive() and deregister().
     """

@@ -417,7 +417,7 @@ class UpstreamService:
 
 
 async def _check_free(bind: str) -> None:
-    """Raise ConfigError if bind cannot be listened on; gRPC would print lines of its own."""
+    """Raise ConfigError if bind cannot be listened on; gRPC would only print to stderr."""
     if bind.startswith(("unix:", "unix-abstract:")):
         return
     try:

@@ -99,7 +99,7 @@ class Stream:
         """Done when the stream has ended."""
 
     async def serve(self) -> None:
-        """Serve the stream to its end; this coroutine writes, a task of its own reads."""
+        """Serve the stream to its end; this coroutine writes, another task reads."""
         # First of all: until the metadata arrives, the gateway sends its calls one by one.
         await self._context.send_initial_metadata(())
         loop = asyncio.get_running_loop()

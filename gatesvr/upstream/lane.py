@@ -102,7 +102,7 @@ class _Stream:
 
 
 class LaneState(Enum):
-    """What the lane knows about its upstream."""
+    """The state of the upstream, as far as the lane knows."""
 
     CONNECTING = "connecting"  # first attempt; calls wait for its outcome
     UNARY = "unary"
@@ -112,7 +112,7 @@ class LaneState(Enum):
 
 
 class Lane:
-    """Sends the calls for one address, whichever services and zones it serves.
+    """Sends the calls for one address, for every service and zone there.
 
     Args:
         address: HOST:PORT.
@@ -193,7 +193,7 @@ class Lane:
 
     @property
     def state(self) -> LaneState:
-        """What the lane knows about its upstream."""
+        """The state of the upstream, as far as the lane knows."""
         return self._state
 
     @property

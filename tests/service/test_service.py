@@ -261,7 +261,7 @@ async def test_lane_answers_in_any_order_and_in_batches() -> None:
         assert [answer.data for answer in await lane.read()] == [b"late"]
         await lane.end()
         counters = service.counters
-        assert (counters.batches, counters.batched_requests) == (1, 64)
+        assert (counters.batches, counters.batched_requests, counters.mean_batch) == (1, 64, 64.0)
         assert (counters.answer_batches, counters.answers) == (2, 64)
 
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream import lane
+from gatesvr.upstream.call import Call
 from gatesvr.upstream.lane import LaneState
 
 from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving, until
@@ -90,6 +91,26 @@ async def test_a_call_that_waited_is_written_with_the_time_that_is_left(
         assert 5_000 < upstream.timeouts_ms[2] <= 7_000
         await under_test.call(timeout=9)
         assert 7_000 < upstream.timeouts_ms[3] <= 9_000
+
+
+async def test_a_call_on_a_quiet_lane_is_written_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+
+    def request_at(call: Call, now: float) -> bytes:
+        encoded.append(call.request_id)
+        return call.upstream_req
+
+    monkeypatch.setattr(Call, "request_at", request_at)
+    upstream = Streaming()
+    async with serving(upstream) as address, lane_to(address) as under_test:
+        await under_test.until_state(LaneState.STREAM)
+        await under_test.call()
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", lambda: clock() + 2)  # two seconds without a call
+            await under_test.call()
+    assert (upstream.batches, encoded) == ([[1], [2]], [])
 
 
 async def test_full_line_refuses() -> None:
