@@ -1,4 +1,4 @@
-"""What is reported of a run: exit codes, JSON, the table, which side was saturated, the plot."""
+"""The report of a run: exit codes, JSON, the table, the saturated side, the plot."""
 
 from __future__ import annotations
 

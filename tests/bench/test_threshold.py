@@ -1,4 +1,4 @@
-"""Thresholds: what they read, and what they say of a run."""
+"""Thresholds: parsing, and judging a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gatesvr events``: one line an event, from a gateway in a process of its own."""
+"""``gatesvr events``: one line an event, from a gateway in another process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_stop_of_the_gateway_ends_it(tmp_path: Path) -> None:
 
 
 async def test_gateway_that_hangs_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its host answers TCP and nothing else: a reader that only waits would wait for ever."""
+    """The host answers only TCP, so a reader without a time-out would wait for ever."""
     monkeypatch.setattr(gateway_client, "KEEPALIVE_MS", 200)
     monkeypatch.setattr(grpcio, "KEEPALIVE_TIMEOUT_MS", 200)
     async with (

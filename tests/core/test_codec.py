@@ -405,7 +405,7 @@ def test_message_codec_holds_every_public_function() -> None:
 
 
 class Swapping:
-    """A pair that is another one each time it is read."""
+    """A pair that changes each time it is read."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -461,7 +461,7 @@ class TestEncoders:
                 call()
 
     def test_pairs_are_read_once(self) -> None:
-        # Measured and written must be the same text, whatever an iterable of the caller does.
+        # The measured text must be the written one, whatever the caller's iterable does.
         pairs: Any = [Swapping()]
         headers = pb.ServerPush.FromString(codec.notify_body("", "", "c", b"", pairs)).headers
         assert dict(headers) == {"k": "v", "content": "c"}

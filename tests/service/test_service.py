@@ -126,7 +126,7 @@ class Lane:
         self.call = stub.ProcessStream()
 
     async def send(self, *requests: pb.UpstreamRequest) -> None:
-        await self.call.initial_metadata()  # as the gateway does: it comes before any answer
+        await self.call.initial_metadata()  # as the gateway does; it arrives before any answer
         await self.call.write(pb.UpstreamRequestBatch(requests=requests))
 
     async def read(self) -> list[pb.UpstreamResponse]:
@@ -413,7 +413,7 @@ def test_run_on_a_busy_port_is_one_line(capfd: pytest.CaptureFixture[str]) -> No
 
 
 class Pushes(rpc.GatewayServiceServicer):
-    """Keeps what it is asked."""
+    """Records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []

@@ -83,7 +83,7 @@ async def test_a_call_that_waited_is_written_with_the_time_that_is_left(
         loop = asyncio.get_running_loop()
         clock = loop.time
         with monkeypatch.context() as patch:
-            # The call waits for two seconds that nobody else does.
+            # Only the waiting call sees these two seconds.
             patch.setattr(loop, "time", lambda: clock() + 2)
             upstream.gate.set()
             await first
@@ -178,7 +178,7 @@ async def test_status_that_comes_behind_the_metadata_leaves_no_call_waiting(
         await until(lambda: asked)
         async with asyncio.timeout(10):
             assert parse(await asked[0]).data == b"waits"
-            # Nobody knows whether an upstream that has read it runs it: never hand it out again.
+            # The upstream may have read and run it, so it must not go out again.
             assert (await failure(asked[1])).is_started
         assert lane.state is LaneState.UNARY
 
@@ -260,7 +260,7 @@ async def test_stream_that_raises_breaks_its_calls_and_comes_back() -> None:
         for call in calls[:2]:
             error = await failure(call)
             assert (error.code, error.is_started) == (ErrorCode.UPSTREAM_UNREACHABLE, True)
-        # The third was not written: it waits for the reconnect, as no other lane takes it.
+        # The third was not written: without another lane it waits for the reconnect.
         assert parse(await calls[2]).data == b"not written"
         assert len(under_test.stranded) == 1
         await under_test.until_state(LaneState.STREAM)
