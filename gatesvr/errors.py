@@ -4,7 +4,7 @@
 
     GatesvrError
     ├── ConfigError       a wrong setting: names the file, the field and the value
-    ├── ConfigError       a wrong setting: names the file, the field and the value
+    ├── ProtocolError     a peer broke the wire protocol: carries the close code
     ├── SessionError      a session refused something: carries the wire error code
     │   ├── RequestFailed    a request was answered by an ERROR (client)
     │   └── SessionLost      the session ended or could not be resumed (client)

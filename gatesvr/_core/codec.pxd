@@ -58,7 +58,7 @@ cdef class FrameDecoder:
     cdef Py_ssize_t have  # bytes in buffer
     cdef Py_ssize_t capacity  # of buffer
     # sums over the last feed(), on the gateway's side
-    cdef readonly bint is_business  # only BUSINESS requests, all with a msg_id
+    cdef readonly bint is_business  # BUSINESS requests with a msg_id and no others
     cdef readonly uint64_t highest_ack
     cdef readonly Py_ssize_t message_bytes
 

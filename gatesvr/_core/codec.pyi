@@ -60,7 +60,7 @@ class FrameDecoder:
     def error(self) -> str: ...  # why the stream is broken, "" while it is not; set once
     # About the last feed() of a RequestDecoder:
     @property
-    def is_business(self) -> bool: ...  # only BUSINESS requests, all with a msg_id
+    def is_business(self) -> bool: ...  # BUSINESS requests with a msg_id and no others
     @property
     def highest_ack(self) -> int: ...  # ack_seq_id
     @property

@@ -156,7 +156,6 @@ cdef class ClientRequest:
 
         Raises:
             ValueError: The request is refused (see error), or is not a BUSINESS request.
-            ValueError: The request is refused (see error), or is no BUSINESS request.
         """
         if self.envelope.type != TYPE_BUSINESS:
             raise ValueError("not a BUSINESS request")
@@ -437,7 +436,7 @@ cdef class RequestDecoder(FrameDecoder):
         max_message_bytes: Longest frame, without the 4 bytes of its length; may change later.
 
     Attributes:
-        is_business: Whether the last feed() returned only BUSINESS requests, all with a msg_id.
+        is_business: Whether the last feed() returned BUSINESS requests with a msg_id and no others.
         highest_ack: The highest ack_seq_id in the last feed().
         message_bytes: The total size of the last feed()'s messages.
     """

@@ -213,7 +213,6 @@ cdef class OrderedQueue:
 
         Returns:
             The number of messages released, also from slots behind this one; 0 if it must wait.
-            The messages released, those of slots behind it included; 0 when it has to wait.
 
         Raises:
             ValueError: The slot is not open or already filled, or a flag is unknown.

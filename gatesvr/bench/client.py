@@ -56,7 +56,6 @@ class LoadClient:
     Attributes:
         session_id: The session's id; empty before START_RESP.
         is_up: Whether it is connected and logged in.
-        is_up: Whether it is connected and logged in.
     """
 
     def __init__(self, fleet: Fleet, number: int) -> None:

@@ -235,7 +235,7 @@ class UpstreamRegistry:
         if len(service) > MAX_NAME:
             raise ValueError("service_name is too long")
         if zone and not _ZONE.fullmatch(zone):
-            raise ValueError(f"{zone[:MAX_NAME]!r} is no zone")
+            raise ValueError(f"{zone[:MAX_NAME]!r} is not a zone")
         if service in self._known:
             if self._mode == "new" and service in self._closed:
                 raise ValueError(
@@ -264,7 +264,7 @@ class UpstreamRegistry:
                 ip = _ip(host)
             except ValueError:
                 # A name can point anywhere later, and the rules would not hold.
-                raise ValueError(f"{host[:MAX_NAME]!r} is no ip address") from None
+                raise ValueError(f"{host[:MAX_NAME]!r} is not an ip address") from None
         if ip.is_link_local or ip.is_multicast or ip.is_unspecified or int(ip) == 0xFFFFFFFF:
             raise ValueError(f"{ip} cannot be registered")
         if not (ip == caller or ip.is_loopback or any(ip in net for net in self._networks)):
