@@ -1,7 +1,7 @@
-"""What sessions and slow readers cost the gateway in memory: RSS of its process, by rounds.
+"""Measures the memory that sessions and slow readers cost the gateway: its process's RSS.
 
 ``sessions`` connects and logs in clients, drops them all, waits until their sessions have expired,
-and does it again; ``slow`` pushes to clients that stop reading. Run it as::
+and repeats; ``slow`` pushes to clients that stop reading. Run it as::
 
     python bench/memory.py sessions --transport qh3 --clients 10000 --rounds 5
     python bench/memory.py slow --transport qh3 --clients 20
@@ -79,7 +79,7 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
 
 
 class Quiet(Idle):
-    """Logs in and does nothing more, not even heartbeats."""
+    """Logs in and then does nothing, not even heartbeats."""
 
     logged_in: asyncio.Queue[Quiet]
     number = 0
@@ -108,7 +108,7 @@ class Quiet(Idle):
 
 
 class Deaf(Quiet):
-    """Logs in and then takes nothing more: no byte is read, nothing is acked."""
+    """Logs in and then reads and acknowledges nothing."""
 
     def data_received(self, data: bytes, now: float) -> None:
         if not self._protocol.is_logged_in:
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("what", choices=("sessions", "slow"))
     parser.add_argument("--transport", default="qh3", help="the server's QUIC library")
     parser.add_argument("--client", default="qh3", help="the clients' QUIC library")
-    parser.add_argument("--clients", type=int, default=1_000, help="at the same time")
+    parser.add_argument("--clients", type=int, default=1_000, help="concurrent clients")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pushes", type=int, default=10_000, help="to each slow reader")
     options = parser.parse_args()

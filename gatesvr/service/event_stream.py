@@ -1,4 +1,4 @@
-"""GatewayEvents: a gateway's session events as an upstream reads them."""
+"""GatewayEvents: a gateway's stream of session events, for upstream services."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import grpc.aio
 
 from ..errors import UpstreamError
 from ..observe.event_pb import from_pb
+from .closing import AsyncClosing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Self
 
     from ..observe.events import SessionEvent
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["GatewayEvents"]
 
 
-class GatewayEvents:
-    """Session events from the moment it is entered on, for one task at a time.
+class GatewayEvents(AsyncClosing):
+    """Session events from the moment of entering, for one task at a time.
 
-    GatewayClient.events() makes it. It ends when the gateway stops. Waiting for an event may be
-    cancelled, by ``asyncio.timeout()`` say: the event is the next one then.
+    GatewayClient.events() makes it. It ends when the gateway stops. Cancelling the wait for an
+    event, with ``asyncio.timeout()`` for example, loses nothing: the next read returns that event.
 
     Args:
         subscribe: Begins the call.
-        streams: The client's open streams; this one is among them from entering to close().
-        timeout: Longest wait for the gateway's word that it is subscribed, seconds.
+        streams: The client's open streams; holds this one from entering to close().
+        timeout: Longest wait for the gateway to confirm the subscription, seconds.
 
     Raises:
-        UpstreamError: On entering or reading: the gateway cannot be reached, refuses (a kind that
-            it does not know, too many subscribers), or was lost.
+        UpstreamError: On entering or reading: the gateway is unreachable or lost, or it refuses
+            (an unknown kind, too many subscribers).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class GatewayEvents:
         self._streams = streams
         self._timeout = timeout
         self._call: Any = None
-        # Awaits gRPC in the reader's place: a cancelled read would cancel the call.
+        # A future, because cancelling the reader must not cancel the read: that ends the call.
         self._read: asyncio.Future[Any] | None = None
         self._is_waiting = False
 
@@ -66,14 +66,6 @@ class GatewayEvents:
             await asyncio.wait({answered})
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -99,7 +91,7 @@ class GatewayEvents:
         return from_pb(message)
 
     async def close(self) -> None:
-        """Unsubscribe; may be called any number of times."""
+        """Unsubscribe. Idempotent."""
         self._streams.discard(self)
         if self._call is not None:
             self._call.cancel()

@@ -184,7 +184,7 @@ async def test_refused_is_tried_once_elsewhere() -> None:
 async def test_a_call_that_moves_takes_along_the_time_that_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Lanes see nothing that waited for long in them.
+    # No call counts as having waited long in a lane.
     monkeypatch.setattr("gatesvr.upstream.lane.LONG_WAIT_S", float("inf"))
     refusing, other = Refusing(), Streaming()
     async with (
