@@ -1,4 +1,4 @@
-"""PushService: the gRPC server of GatewayService and its life (PROTOCOL 7.4)."""
+"""PushService: the gRPC server of GatewayService and its life (PROTOCOL 7.5)."""
 
 from __future__ import annotations
 
