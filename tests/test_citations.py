@@ -1,7 +1,7 @@
 """Every citation leads somewhere: PROTOCOL n.n, DESIGN Dn, docs/PAGE.md#heading, RFC n s.s.
 
-PROTOCOL's numbers are the headings of docs/protocol.md, DESIGN's those of docs/architecture.md. Where
-the code quotes the protocol (``PROTOCOL 2.3: "anything else is a gap"``), the section says so.
+PROTOCOL's numbers are the headings of docs/protocol.md, DESIGN's those of docs/architecture.md. If
+the code quotes the protocol (``PROTOCOL 2.3: "anything else is a gap"``), the section must say so.
 """
 
 from __future__ import annotations
