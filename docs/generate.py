@@ -36,20 +36,19 @@ CONFIGURATION_HEAD = """\
 
 <!-- Written by docs/generate.py from the docstrings of gatesvr/config/sections.py. -->
 
-A gateway without any configuration listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
-looks for its services on ports 8081 to 8083. Changes come from these sources, later ones win:
+Without any configuration a gateway listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
+looks for its services on ports 8081 to 8083. Settings come from these sources; later ones win:
 
 1. a TOML file: `gatesvr serve --config gate.toml`, with a table for each section;
 2. the environment: `GATESVR_DISPATCH__WORKERS=8`, with two underscores between section and key;
-3. `--set dispatch.workers=8`, as often as you like; lists and tables are written as in TOML;
+3. `--set dispatch.workers=8`, any number of times; write lists and tables as in TOML;
 4. the flags of `gatesvr serve`: `--bind`, `--grpc-bind`, `--transport`, `--upstream`, `--cert`,
    `--key`, `--log-level`, `--log-format`.
 
 A *duration* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`. A *size* is a number
-of bytes or text such as `64KiB`, `4MiB`. A key that does not exist, a variable `GATESVR_...__...`
-that names no setting, or a value out of its range ends the start with one line that names the
-source, the field and the value, and exit code 2. A `gatesvr.Config` that is built in Python takes
-and refuses the same values.
+of bytes or text such as `64KiB`, `4MiB`. An unknown key, a variable `GATESVR_...__...` that names
+no setting, or a value out of range stops the start with exit code 2 and one line that names
+source, field and value. A `gatesvr.Config` built in Python takes and refuses the same values.
 
 ```toml
 [transport]
@@ -79,12 +78,12 @@ serial = true
 """
 
 ROUTES_TEXT = """
-Routes are tried in the order in which they are written; the first whose action matches wins, so `*`
-comes last. A route to a service that `upstream.services` does not name, one that an earlier route
-leaves nothing for, and routes without one for `hello`, the login, end the start. A service that
-registers itself is named without an address: `upstream.services.chat = []`.
+The gateway tries routes in the order of the file; the first whose action matches wins, so `*` comes
+last. Three mistakes stop the start: a route to a service that `upstream.services` does not name, a
+route that an earlier one always hides, and routes without one for `hello`, the login. Name a
+service that registers itself without an address: `upstream.services.chat = []`.
 
-Without a `[[route]]` of your own these are the routes, as far as their services are there:
+Without a `[[route]]` of your own, these routes apply as far as their services exist:
 
 """
 
