@@ -294,7 +294,7 @@ def block(frame: bytes) -> str:
 # Names in the code -------------------------------------------------------------------------------
 
 ROOT = DOCS.parent
-_NAME = re.compile(r"\[`([A-Za-z_][\w.]*)(\(\))?`\]\((?:\.\./)?([^)]*)\)")
+_NAME = re.compile(r"\[`([A-Za-z_][\w.]*)(\(\))?`\]\([^)]*\)")
 
 
 class Definition(typing.NamedTuple):
@@ -353,16 +353,14 @@ def _members(node: ast.ClassDef) -> Iterator[str]:
             yield from _targets(part)
 
 
-def place_of(name: str, known: dict[str, list[Definition]], told: str = "") -> str | None:
-    """Return the file that defines ``Name`` or ``Name.member``; of several the one that is told."""
+def place_of(name: str, known: dict[str, list[Definition]]) -> str | None:
+    """Return the file that defines ``Name`` or ``Name.member``; None if none or several do."""
     top, _, member = name.partition(".")
     places = {
         definition.path
         for definition in known.get(top, ())
         if not member or _has_member(definition, member, known)
     }
-    if told in places:
-        return told
     return places.pop() if len(places) == 1 else None
 
 
@@ -374,9 +372,9 @@ def _has_member(definition: Definition, member: str, known: dict[str, list[Defin
     )
 
 
-def named(text: str) -> list[tuple[str, str]]:
-    """Return the names of the code that a page links to, and the files that it tells."""
-    return [(match[1], match[3]) for match in _NAME.finditer(text)]
+def named(text: str) -> list[str]:
+    """Return the names of the code that a page links to."""
+    return [match[1] for match in _NAME.finditer(text)]
 
 
 def architecture(text: str) -> str:
@@ -384,7 +382,7 @@ def architecture(text: str) -> str:
     known = definitions()
 
     def link(match: re.Match[str]) -> str:
-        place = place_of(match[1], known, match[3])
+        place = place_of(match[1], known)
         return f"[`{match[1]}{match[2] or ''}`](../{place})" if place else match[0]
 
     return _NAME.sub(link, text)
