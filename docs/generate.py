@@ -167,7 +167,7 @@ def field_comments() -> dict[tuple[str, str], str]:
         for field, comment in zip(node.body, node.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                 if not (isinstance(comment, ast.Expr) and isinstance(comment.value, ast.Constant)):
-                    raise SystemExit(f"config.py: {node.name}.{field.target.id} has no docstring")
+                    raise SystemExit(f"sections.py: {node.name}.{field.target.id} has no docstring")
                 text = inspect.cleandoc(str(comment.value.value)).replace("\n", " ")
                 comments[node.name, field.target.id] = text.replace("``", "`").replace("|", "\\|")
     return comments
