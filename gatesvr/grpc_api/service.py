@@ -1,4 +1,4 @@
-"""PushService: starts and stops the gRPC server of GatewayService (PROTOCOL 7.4)."""
+"""PushService: starts and stops the gRPC server of GatewayService (PROTOCOL 7.5)."""
 
 from __future__ import annotations
 
