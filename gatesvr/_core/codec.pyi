@@ -141,6 +141,8 @@ class MessageCodec:
     @staticmethod
     def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
     @staticmethod
+    def split_batch(batch: bytes) -> list[bytes]: ...  # its messages; ValueError: it is corrupt
+    @staticmethod
     def encode_identity(session_id: str, openid: str) -> bytes: ...  # fields 1-2 of UpstreamRequest
     @staticmethod
     def push_body(
@@ -183,6 +185,7 @@ class MessageCodec:
 decode_answer = MessageCodec.decode_answer
 decode_answers = MessageCodec.decode_answers
 encode_batch = MessageCodec.encode_batch
+split_batch = MessageCodec.split_batch
 encode_identity = MessageCodec.encode_identity
 push_body = MessageCodec.push_body
 error_body = MessageCodec.error_body

@@ -577,16 +577,10 @@ def decode_answer(bytes data not None):
     return new_answer(data, 0, <uint32_t>PyBytes_GET_SIZE(data))
 
 
-def decode_answers(bytes batch not None):
-    """Decode an UpstreamResponseBatch; return its UpstreamAnswers.
-
-    A response that does not decode has its error set; the others are still good.
-
-    Raises:
-        ValueError: The batch itself is corrupt.
-    """
+cdef list read_batch(bytes batch, bint is_answers):
+    """Return the answers of a batch, or its serialized messages."""
     cdef const unsigned char *start = start_of(batch)
-    cdef list answers = []
+    cdef list result = []
     cdef Cursor cursor
     cdef int found
     if PyBytes_GET_SIZE(batch) > INT32_MAX:
@@ -595,11 +589,35 @@ def decode_answers(bytes batch not None):
     while True:
         found = next_field(&cursor)
         if found == END:
-            return answers
+            return result
         if found != FIELD:
             raise ValueError(why("batch", found))
-        if cursor.tag == 0x0A:
-            answers.append(new_answer(batch, cursor.data - start, cursor.size))
+        if cursor.tag != 0x0A:
+            continue
+        if is_answers:
+            result.append(new_answer(batch, cursor.data - start, cursor.size))
+        else:
+            result.append(PyBytes_FromStringAndSize(<const char *>cursor.data, cursor.size))
+
+
+def decode_answers(bytes batch not None):
+    """Decode an UpstreamResponseBatch; return its UpstreamAnswers.
+
+    A response that does not decode has its error set; the others are still good.
+
+    Raises:
+        ValueError: The batch itself is corrupt.
+    """
+    return read_batch(batch, True)
+
+
+def split_batch(bytes batch not None):
+    """Return the serialized messages of an UpstreamRequestBatch or UpstreamResponseBatch.
+
+    Raises:
+        ValueError: The batch itself is corrupt.
+    """
+    return read_batch(batch, False)
 
 
 def encode_batch(messages):
@@ -773,6 +791,7 @@ class MessageCodec:
     decode_answer = staticmethod(decode_answer)
     decode_answers = staticmethod(decode_answers)
     encode_batch = staticmethod(encode_batch)
+    split_batch = staticmethod(split_batch)
     encode_identity = staticmethod(encode_identity)
     push_body = staticmethod(push_body)
     error_body = staticmethod(error_body)

@@ -23,8 +23,8 @@ class Call:
     """One request, from the manager's send() to its end.
 
     It ends once: with its answer, with an UpstreamError, or when its caller gives up. An answer is
-    handed on at once. An error waits for the loop's next turn, so that no callback runs while a
-    lane is taking itself apart.
+    handed on at once. An error waits for the loop's next turn, so that no callback runs in the
+    middle of a lane's cleanup.
 
     Attributes:
         on_end: Called with either the answer or the error, the other one None; None after the end.

@@ -387,6 +387,8 @@ class TestTranscoding:
     def test_corrupt_batch(self, batch: bytes) -> None:
         with pytest.raises(ValueError, match="undecodable batch"):
             codec.decode_answers(batch)
+        with pytest.raises(ValueError, match="undecodable batch"):
+            codec.split_batch(batch)
 
     def test_batch_skips_unknown_fields(self) -> None:
         answer = up.UpstreamResponse(request_id=7).SerializeToString()

@@ -171,5 +171,6 @@ def test_batches_and_identity_are_byte_equal(
 ) -> None:
     batch = codec.encode_batch(messages)
     assert batch == b"".join(wire.field(1, message) for message in messages)
+    assert codec.split_batch(batch) == messages
     identity = up.UpstreamRequest(session_id=session_id, openid=openid).SerializeToString()
     assert codec.encode_identity(session_id, openid) == identity
