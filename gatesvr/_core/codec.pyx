@@ -779,6 +779,7 @@ def encode_business(str action not None, params, bytes data not None):
     return result
 
 
+@cython.warn.undeclared(False)
 class MessageCodec:
     """Every way into the codec, under one name.
 
