@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
+from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
 from .upstream.router import UpstreamRouter
 
@@ -43,6 +44,7 @@ class Engine:
         wall_clock: Seconds since the epoch.
         random_bytes: Makes session ids and tokens.
         manager: The class to make the sessions' manager of.
+        high_water: Bytes not yet transmitted at which a session stops feeding its link.
 
     Attributes:
         session_manager: Makes, finds and ends sessions.
@@ -62,6 +64,7 @@ class Engine:
         wall_clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
         manager: type[SessionManager] = SessionManager,
+        high_water: int = HIGH_WATER_BYTES,
     ) -> None:
         self.clock = clock
         self.upstream = upstream
@@ -71,16 +74,23 @@ class Engine:
             config.push,
             random_bytes=random_bytes,
             wall_ms=lambda now: int((wall_clock() + now - clock()) * 1000),
+            high_water=high_water,
         )
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
         self.dispatcher = Dispatcher(
-            config, self.session_manager, self.router, upstream, self.processor, clock
+            config,
+            self.session_manager,
+            self.router,
+            upstream,
+            self.processor,
+            clock,
+            high_water,
         )
         self.commands = Commands(
             self.session_manager,
             upstream.registry,
-            int(config.session.max_message_bytes),
+            config.session.max_message_bytes,
             clock,
             wall_clock,
         )

@@ -31,6 +31,8 @@ __all__ = ["Gateway"]
 
 logger = logging.getLogger("gatesvr.gateway")
 
+SWEEP_INTERVAL_S = 1.0
+"""How often expired sessions, logins and messages are ended."""
 RECONNECT_AFTER_MS = 1_000
 UPSTREAM_GRACE_S = 0.5
 """Seconds allowed for lanes to close; by then no client waits for an answer."""
@@ -191,5 +193,5 @@ class Gateway(LocalPushApi):
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(self.config.session.sweep_interval)
+            await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ErrorCode
+from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LOGIN_ACTION
 from ..session.state import Verdict
 from .failures import refuse
@@ -44,6 +45,7 @@ class Dispatcher:
         upstream: Numbers the calls.
         processor: Runs the tasks.
         clock: Loop time.
+        high_water: Bytes not yet transmitted at which a session stops feeding its link.
     """
 
     def __init__(
@@ -54,16 +56,17 @@ class Dispatcher:
         upstream: UpstreamManager,
         processor: AsyncProcessor,
         clock: Callable[[], float],
+        high_water: int = HIGH_WATER_BYTES,
     ) -> None:
         self.config = config.session
-        self.high_water = int(config.transport.high_water)
+        self.high_water = high_water
         self.sessions = sessions
         self.clock = clock
         self.counters = processor.counters
         self._router = router
         self._next_request_id = upstream.next_request_id
         self._processor = processor
-        self._task_timeout = float(config.dispatch.task_timeout)
+        self._task_timeout = config.dispatch.task_timeout
         self._handlers: dict[int, ClientHandler] = {}
         self._login = Login(
             sessions,
@@ -72,7 +75,6 @@ class Dispatcher:
             self._handlers,
             upstream.next_request_id,
             task_timeout=self._task_timeout,
-            max_refused=config.session.max_refused_logins,
         )
 
     def __len__(self) -> int:

@@ -47,6 +47,8 @@ _GAP = Verdict.GAP
 _FULL = Verdict.FULL
 
 SILENT_INTERVALS = 3
+FRAME_TIMEOUT_S = 10.0
+"""From the first byte of a frame to its last (PROTOCOL 1.3)."""
 HELD_MESSAGES = 2  # messages of the largest size that held may take
 MAX_HELD_REQUESTS = 8_192
 """Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
@@ -195,7 +197,7 @@ class ClientHandler:
             nearest = self._start_deadline
         protocol = self._protocol
         if protocol.frame_began_at is not None:
-            nearest = min(nearest, protocol.frame_began_at + self._config.frame_timeout)
+            nearest = min(nearest, protocol.frame_began_at + FRAME_TIMEOUT_S)
         if protocol.has_heartbeat and self._silence_s:
             nearest = min(nearest, self._link.last_heard + self._silence_s)
         return None if nearest is math.inf else nearest
@@ -209,7 +211,7 @@ class ClientHandler:
         if self._start_deadline is not None and now >= self._start_deadline:
             counters.start_timeouts += 1
             self.close(CloseCode.TIMEOUT, "no START")
-        elif began_at is not None and now >= began_at + self._config.frame_timeout:
+        elif began_at is not None and now >= began_at + FRAME_TIMEOUT_S:
             counters.frame_timeouts += 1
             self.close(CloseCode.TIMEOUT, "frame begun and not ended")
         elif (

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["Login", "LoginTask"]
 
 
+MAX_REFUSED_LOGINS = 5
+"""Refusals after which a session is closed (PROTOCOL 3.1)."""
+
+
 class LoginTask(AsyncTask):
     """The task of a hello."""
 
@@ -56,7 +60,6 @@ class Login:
         handlers: The handlers of the open connections, by connection id.
         next_request_id: Numbers the calls.
         task_timeout: From acceptance to the answer, seconds.
-        max_refused: Refusals after which a session is closed.
     """
 
     def __init__(
@@ -68,7 +71,6 @@ class Login:
         next_request_id: Callable[[], int],
         *,
         task_timeout: float,
-        max_refused: int,
     ) -> None:
         self._sessions = sessions
         self._router = router
@@ -77,7 +79,6 @@ class Login:
         self._handlers = handlers
         self._next_request_id = next_request_id
         self._task_timeout = task_timeout
-        self._max_refused = max_refused
 
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:
         """Ask the upstream of an accepted hello; BUSINESS of its session waits until it ends."""
@@ -102,7 +103,7 @@ class Login:
         elif answer.code != OK:
             self._processor.reply(task, answer, now)
             self._sessions.refuse_login(session)
-            if not session.is_logged_in and session.refused_logins >= self._max_refused:
+            if not session.is_logged_in and session.refused_logins >= MAX_REFUSED_LOGINS:
                 self._end_session(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
         else:
             verdict = self._sessions.logged_in(session, answer.zone or "", now)

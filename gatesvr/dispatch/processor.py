@@ -36,6 +36,8 @@ __all__ = ["AsyncProcessor", "usable_cpus"]
 logger = logging.getLogger("gatesvr.dispatch")
 
 WORKERS_PER_CPU = 4
+IDLE_WORKER_TIMEOUT_S = 5.0
+"""How long a worker above the starting number stays without a task."""
 TICK_S = 1.0
 MIN_RETRY_MS = 50
 MAX_RETRY_MS = 5_000
@@ -53,7 +55,7 @@ class AsyncProcessor:
 
     The pool starts with ``workers`` (0: four a usable CPU), adds one whenever a task finds none
     idle, up to ``max_workers``, and retires those above the starting number that were idle for
-    ``idle_worker_timeout``.
+    IDLE_WORKER_TIMEOUT_S.
 
     Args:
         config: Sizes and deadlines.
@@ -71,9 +73,9 @@ class AsyncProcessor:
         self._counters = DispatchCounters()
         self._failures = FailureLog()
         self._now = clock
-        self._max_workers = int(config.max_workers)
-        self._max_queue_size = int(config.max_queue_size)
-        self._idle_timeout = float(config.idle_worker_timeout)
+        self._max_workers = config.max_workers
+        self._max_queue_size = config.max_queue_size
+        self._idle_timeout = IDLE_WORKER_TIMEOUT_S
         self.start_workers = min(
             config.workers or usable_cpus() * WORKERS_PER_CPU, self._max_workers
         )

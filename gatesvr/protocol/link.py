@@ -77,6 +77,12 @@ class Link(Protocol):
         """Loop time of the last stream byte or acknowledgement from the peer."""
 
 
+HIGH_WATER_BYTES = 64 << 10
+"""Bytes written to a link and not yet transmitted at which a session stops feeding it."""
+LOW_WATER_BYTES = 32 << 10
+"""Bytes not yet transmitted below which the connection asks the session for more."""
+
+
 class ConnectionHandler(Protocol):
     """What a connection calls for its stream. All calls come from the loop's thread."""
 

@@ -48,7 +48,7 @@ class LoginPolicy:
 
     def __init__(self, config: SessionConfig) -> None:
         self._policy = config.on_duplicate
-        self._max_logged_in = int(config.max_logged_in)
+        self._max_logged_in = config.max_logged_in
 
     def judge(self, session: Session, others: tuple[Session, ...], now: float) -> LoginVerdict:
         """Return whether a session may log in, and which others it replaces.

@@ -18,6 +18,7 @@ from ..config import PushConfig, SessionConfig, TransportConfig
 from ..errors import CloseCode, ErrorCode
 from ..observe.events import EventKind
 from ..observe.log import keys
+from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
 from .context import RETRY_MS, SessionContext, SessionCounters
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
@@ -39,6 +40,10 @@ __all__ = ["SessionManager"]
 
 logger = logging.getLogger("gatesvr.session")
 
+MAX_TOMBSTONES = 10_000
+"""Replaced and kicked sessions remembered to tell their clients why (PROTOCOL 4.7)."""
+MAX_EVENT_QUEUE = 1_024
+"""Events that wait for one subscriber; above it the newest are left out, and counted."""
 OPERATOR_CODES = range(4600, 4700)
 
 # The closes after which there is no session to come back to (PROTOCOL 6).
@@ -52,7 +57,7 @@ class SessionManager:
 
     Args:
         config: Sessions' settings.
-        transport: For the bound on sessions and the high water.
+        transport: For the bound on sessions.
         push: For the bounds on push ids, bound notifies and events.
         random_bytes: Source of session ids and tokens.
         wall_ms: Returns the ms since the epoch at a loop time, for events.
@@ -73,23 +78,24 @@ class SessionManager:
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
         wall_ms: Callable[[float], int] = lambda now: int(now * 1000),
+        high_water: int = HIGH_WATER_BYTES,
     ) -> None:
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
         push = push or PushConfig()
         self.index = index = SessionIndex()
         self._budget = MemoryBudget(
-            int(config.max_queues_bytes), index.by_id, index.detached, self._close_for_memory
+            config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
         self.context = context = SessionContext(
-            config, push, int(transport.high_water), self._budget, self._close_full
+            config, push, high_water, self._budget, self._close_full
         )
         self._counters = context.counters
         self.events = EventHub(
-            context.counters, push.max_event_subscribers, push.max_event_queue, wall_ms
+            context.counters, push.max_event_subscribers, MAX_EVENT_QUEUE, wall_ms
         )
         self.judge = ResumeJudge(context.counters)
-        self.tombstones = Tombstones(config.max_tombstones, config.resume_window)
+        self.tombstones = Tombstones(MAX_TOMBSTONES, config.resume_window)
         self._policy = LoginPolicy(config)
         self._starter = SessionStarter(
             config,

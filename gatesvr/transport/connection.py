@@ -66,6 +66,8 @@ logger = logging.getLogger("gatesvr.transport")
 
 MAX_REASON_BYTES = 64
 """Longest reason text of a close (PROTOCOL 6)."""
+CLOSE_LINGER_S = 1.0
+"""Longest wait for the acknowledgement of a last push (KICK, GOAWAY, a refusal)."""
 LINGER_PTOS = 3
 
 # States. Plain numbers: they are compared for every datagram.
@@ -304,7 +306,7 @@ class Connection:
             if last and stream.state == WRITABLE:
                 stream.write_last(last)
                 self._state = _LINGERING
-                wait = min(self._config.close_linger, LINGER_PTOS * self._quic.probe_timeout())
+                wait = min(CLOSE_LINGER_S, LINGER_PTOS * self._quic.probe_timeout())
                 self._deadline = now + wait
                 self._driver.mark_dirty(self)
             else:

@@ -17,7 +17,7 @@ from ..observe.log import keys
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram, resolve
 from .admission import Admission, Admitted
-from .connection import Connection
+from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .quic.choose import pick_backend
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, ServerFactory
@@ -174,7 +174,7 @@ class ConnectionListener:
                 connection.close(code, reason)
 
     async def stop(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
-        """Close every connection and the socket; connection tasks get close_linger to end.
+        """Close every connection and the socket; connection tasks get CLOSE_LINGER_S to end.
 
         Connections that were closed before with a last push get that time too.
         """
@@ -185,7 +185,7 @@ class ConnectionListener:
         self.close_all(code, reason)
         self._driver.flush()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=self._config.close_linger)
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_LINGER_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

@@ -32,7 +32,7 @@ from typing import Protocol, cast
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
-from ..protocol.link import ConnectionHandler, Disconnect
+from ..protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, ConnectionHandler, Disconnect
 from .counters import TransportCounters
 from .udp.driver import Driver, Flushable
 
@@ -226,10 +226,9 @@ class Stream:
     def feed(self, now: float) -> None:
         """Ask the handler for more, and send, until nothing moves."""
         carrier, handler = self.carrier, self.handler
-        low_water, high_water = self._config.low_water, self._config.high_water
         for _ in range(MAX_FEEDS):
             unsent = carrier.unsent_bytes() if self.is_blocked else 0
-            if handler is not None and unsent < low_water:
+            if handler is not None and unsent < LOW_WATER_BYTES:
                 self._unsent = unsent
                 handler.write_ready(now)
                 written = self._unsent
@@ -237,7 +236,7 @@ class Stream:
                 if self.state >= CLOSING:
                     return
                 # The handler stops for one of two reasons: high water, or it has no more.
-                self.is_feeding = written != unsent and written >= high_water
+                self.is_feeding = written != unsent and written >= HIGH_WATER_BYTES
                 self._connection.transmit(now)
                 self.is_blocked = written > 0 and carrier.unsent_bytes() > 0
                 if not self.is_feeding:
@@ -246,7 +245,7 @@ class Stream:
                 self._connection.transmit(now)
                 unsent = carrier.unsent_bytes()
                 self.is_blocked = unsent > 0
-                if unsent >= low_water:
+                if unsent >= LOW_WATER_BYTES:
                     return  # the peer's acknowledgements bring us back here
         self._driver.mark_dirty(self._connection)
 

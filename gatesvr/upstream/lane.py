@@ -61,6 +61,8 @@ MIN_SHARED_BYTES = 1 << 10
 ENTRY_BYTES = 16
 """Upper bound of a message's overhead for each request."""
 
+UNARY_RETRY_S = 60.0
+"""How often an upstream without ProcessStream is asked for it again."""
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
 MAX_UNARY = 512
@@ -143,7 +145,7 @@ class Lane:
         self._config = config
         self._max_batch = config.max_batch
         self._max_shared_bytes = MAX_SHARED_BYTES
-        self._max_batch_bytes = min(int(config.max_batch_bytes), MAX_SHARED_BYTES)
+        self._max_batch_bytes = MAX_SHARED_BYTES
         self._max_open = config.max_open
         self._max_waiting = config.max_waiting
         self._counters = counters
@@ -311,7 +313,7 @@ class Lane:
             if is_about_size(code, details) and not self._learn_limit(details):
                 # An answer was too large. As a unary call it fails alone.
                 self._enter(LaneState.UNARY, reason)
-                await self._pause(float(config.unary_retry))
+                await self._pause(UNARY_RETRY_S)
                 continue
             if was_connected and self._loop.time() - began > config.reconnect_min:
                 pause = 0.0
@@ -321,7 +323,7 @@ class Lane:
                     self._is_unary_told = True
                     logger.info("upstream_without_stream", extra=keys(address=self.address))
                 self._enter(LaneState.UNARY, reason)
-                await self._pause(float(config.unary_retry))
+                await self._pause(UNARY_RETRY_S)
                 continue
             if was_connected and not pause:
                 # First loss after a good time: retry at once; the line waits for the outcome.
@@ -334,8 +336,8 @@ class Lane:
             else:
                 self._enter(LaneState.DOWN, reason)
                 self._strand(reason)
-                await self._pause(self._jitter(pause or float(config.reconnect_min)))
-            pause = min(2 * pause or float(config.reconnect_min), float(config.reconnect_max))
+                await self._pause(self._jitter(pause or config.reconnect_min))
+            pause = min(2 * pause or config.reconnect_min, config.reconnect_max)
 
     def _learn_limit(self, details: str) -> bool:
         """Lower the size limit of the stream to what the upstream accepts.

@@ -141,7 +141,10 @@ def check(processor: AsyncProcessor, max_workers: int) -> None:
 @pytest.mark.parametrize("is_breaking", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_comes_no_worker_is_lost(
-    seed: int, is_breaking: bool, caplog: pytest.LogCaptureFixture
+    seed: int,
+    is_breaking: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.CRITICAL, "gatesvr.dispatch")
     failures: list[dict[str, Any]] = []
@@ -154,7 +157,9 @@ async def test_whatever_comes_no_worker_is_lost(
         workers=1,
         max_workers=max_workers,
         max_queue_size=chance.choice([1, 3, 20]),
-        idle_worker_timeout=chance.choice([0.02, 5.0]),
+    )
+    monkeypatch.setattr(
+        "gatesvr.dispatch.processor.IDLE_WORKER_TIMEOUT_S", chance.choice([0.02, 5.0])
     )
     processor = AsyncProcessor(config, upstream, clock=lambda: now)  # type: ignore[arg-type]
     sessions = [OddSession(f"s{number}", chance) for number in range(3)]

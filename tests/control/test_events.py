@@ -215,9 +215,10 @@ async def test_a_reader_that_is_cancelled_reads_on() -> None:
         assert [(await anext(events)).kind for _ in range(2)] == ["connected", "logged_in"]
 
 
-async def test_a_slow_upstream_sees_the_gap() -> None:
+async def test_a_slow_upstream_sees_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads nothing until gRPC and its own queue are full; then all that it has, and the gap."""
-    push = PushConfig(bind="127.0.0.1:0", max_event_queue=50)
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 50)
+    push = PushConfig(bind="127.0.0.1:0")
     config = SessionConfig(on_duplicate="allow")
     async with running(push, config) as rig, reading(rig, "kicked") as (_, events):
         hub = rig.manager.events
@@ -251,8 +252,9 @@ async def test_a_slow_upstream_sees_the_gap() -> None:
         assert rig.manager.counters.events_missed == 10
 
 
-async def test_a_gap_at_the_end_is_seen_over_grpc() -> None:
-    push = PushConfig(bind="127.0.0.1:0", max_event_queue=2)
+async def test_a_gap_at_the_end_is_seen_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 2)
+    push = PushConfig(bind="127.0.0.1:0")
     async with running(push) as rig, reading(rig, "connected") as (_, events):
         connect(rig, 5)
         got = [await anext(events) for _ in range(3)]

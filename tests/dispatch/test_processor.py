@@ -44,7 +44,7 @@ async def running(
     upstream: FakeUpstream, **settings: Any
 ) -> AsyncIterator[tuple[AsyncProcessor, Clock]]:
     clock = Clock()
-    config = DispatchConfig(**{"workers": 2, "idle_worker_timeout": 3600, **settings})
+    config = DispatchConfig(**{"workers": 2, **settings})
     processor = AsyncProcessor(config, upstream, clock=clock)  # type: ignore[arg-type]
     processor.start()
     try:
@@ -119,9 +119,12 @@ async def test_order_holds_while_workers_finish_and_start() -> None:
         ]
 
 
-async def test_pool_grows_to_its_maximum_and_shrinks_when_idle() -> None:
+async def test_pool_grows_to_its_maximum_and_shrinks_when_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatesvr.dispatch.processor.IDLE_WORKER_TIMEOUT_S", 60)
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, max_workers=5, idle_worker_timeout=60) as (processor, clock):
+    async with running(upstream, max_workers=5) as (processor, clock):
         assert processor.counters.workers == 2
         for seq in range(1, 11):
             assert processor.submit(task(session, seq), clock.now)

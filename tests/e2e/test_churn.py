@@ -101,7 +101,6 @@ async def test_sessions_that_come_and_go_leave_nothing_behind(backend: str) -> N
     asyncio.get_running_loop().set_debug(False)
     sets = (
         "session.resume_window=200ms",
-        "session.sweep_interval=50ms",
         f"session.max_inited_per_address={CLIENTS}",
     )
     async with (

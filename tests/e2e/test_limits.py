@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc.aio
+import pytest
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
@@ -160,7 +161,6 @@ async def test_no_login_closes_4408_and_the_session(backend: str) -> None:
             backend,
             upstream.address,
             "session.login_timeout=200ms",
-            "session.sweep_interval=20ms",
         ) as gateway,
         plain_client(gateway.address) as client,
     ):
@@ -175,7 +175,6 @@ async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -
         "session.max_queue_size=64",
         "session.max_in_flight=16",
         "session.slow_consumer_timeout=3s",
-        "session.sweep_interval=100ms",
     )
     async with (
         plain_upstream() as upstream,
@@ -202,8 +201,11 @@ async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -
         assert counter(gateway, "session.slow_consumers") == 1
 
 
-async def test_pool_grows_while_tasks_wait_and_shrinks_when_idle(backend: str) -> None:
-    sets = ("dispatch.workers=2", "dispatch.idle_worker_timeout=200ms")
+async def test_pool_grows_while_tasks_wait_and_shrinks_when_idle(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.dispatch.processor.IDLE_WORKER_TIMEOUT_S", 0.2)
+    sets = ("dispatch.workers=2",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

@@ -60,7 +60,7 @@ SLOW = {"no acks": no_acks, "no credit": no_credit, "no packets": no_acks}
 async def test_a_reader_that_stops_is_bounded_cut_and_served_again(backend: str, what: str) -> None:
     asyncio.get_running_loop().set_debug(False)
     checker = DeliveryChecker()
-    sets = ("session.slow_consumer_timeout=1s", "session.sweep_interval=50ms")
+    sets = ("session.slow_consumer_timeout=1s",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

@@ -76,7 +76,7 @@ def test_a_session_does_not_expire_meanwhile(backend: str, loop: str) -> None:
 
 
 async def _resume(backend: str) -> None:
-    sets = ("session.resume_window=1", "session.sweep_interval=0.05")
+    sets = ("session.resume_window=1",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

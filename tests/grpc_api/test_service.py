@@ -358,9 +358,10 @@ async def test_binding_by_openid_needs_one_session() -> None:
         assert (await rig.stub.PushToClient(request)).error_code == "NOT_FOUND"
 
 
-async def test_bound_notifies_are_bounded() -> None:
+async def test_bound_notifies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.session.context.MAX_BOUND_NOTIFIES", 2)
     config = SessionConfig(on_duplicate="allow")
-    push = PushConfig(bind="127.0.0.1:0", max_bound_notifies=2)
+    push = PushConfig(bind="127.0.0.1:0")
     async with running(push, config) as rig:
         session = rig.session("alice")
         seq = rig.request(session)

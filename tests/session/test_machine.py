@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.config import TransportConfig
-from gatesvr.protocol.link import Disconnect
+from gatesvr.protocol.link import HIGH_WATER_BYTES, Disconnect
 from gatesvr.session.state import State, Verdict
 
 from ..fakes import FakeLink
@@ -17,7 +16,6 @@ from .rig import BUSINESS_DATA, SKIP, Sessions, answer_body, business, notify, p
 
 MAX_QUEUE = 12
 MAX_IN_FLIGHT = 4
-HIGH_WATER = int(TransportConfig().high_water)
 OLD = Disconnect("idle")
 
 
@@ -141,10 +139,10 @@ class SessionMachine(RuleBasedStateMachine):
     # The client.
 
     @precondition(lambda self: self.is_live)
-    @rule(room=st.sampled_from([1, 60, HIGH_WATER]))
+    @rule(room=st.sampled_from([1, 60, HIGH_WATER_BYTES]))
     def read(self, room: int) -> None:
         assert isinstance(self.link, FakeLink)
-        self.link.unsent = HIGH_WATER - room
+        self.link.unsent = HIGH_WATER_BYTES - room
         self.session.sender.feed(self.sessions.now)
         for push in pushes(self.link.take()):
             if push.type == SKIP:
@@ -251,7 +249,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not hasattr(self, "session") or not self.alive:
             return
         self.resume(True, 0)
-        self.read(HIGH_WATER)
+        self.read(HIGH_WATER_BYTES)
         assert self.position == len(self.expected) + 1
         assert self.kept.intersection(self.expected) <= set(self.seen)
 

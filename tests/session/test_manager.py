@@ -270,8 +270,9 @@ def test_a_full_queue_of_reserved_places_is_no_slow_consumer():
     assert link.closed is None
 
 
-def test_tombstones_go_after_the_resume_window():
-    sessions = Sessions(max_tombstones=2)
+def test_tombstones_go_after_the_resume_window(monkeypatch):
+    monkeypatch.setattr("gatesvr.session.manager.MAX_TOMBSTONES", 2)
+    sessions = Sessions()
     for number in range(3):
         session, _, _ = sessions.login(f"user{number}")
         sessions.manager.kick(session, "", sessions.now)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 from gatesvr._core.queue import KEEP
-from gatesvr.config import PushConfig
 from gatesvr.session.notify import NotifyOrderingManager
 
 from .rig import Sessions, answer_body, notify, pushes
@@ -103,8 +102,9 @@ def test_a_thousand_bundles_amid_other_pushes_are_never_split():
     assert session.outbox.notifies is None or len(session.outbox.notifies) == len(open_requests) * 2
 
 
-def test_binding_follows_the_request():
-    sessions = Sessions(push=PushConfig(max_bound_notifies=2))
+def test_binding_follows_the_request(monkeypatch):
+    monkeypatch.setattr("gatesvr.session.context.MAX_BOUND_NOTIFIES", 2)
+    sessions = Sessions()
     session, _, _ = sessions.login()
     now = sessions.now
     assert session.bind(notify(b"x"), 2, True, now=now).error_code == "NO_SUCH_REQUEST"

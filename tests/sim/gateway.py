@@ -111,6 +111,7 @@ class Gateway:
             wall_clock=clock,
             random_bytes=world.random.randbytes,
             manager=TappedManager,
+            high_water=world.high_water,
         )
         assert isinstance(self.engine.session_manager, TappedManager)
         self.sessions = self.engine.session_manager

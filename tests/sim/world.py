@@ -16,7 +16,6 @@ from gatesvr.config import (
     PushConfig,
     RouteRule,
     SessionConfig,
-    TransportConfig,
 )
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Disconnect
@@ -90,12 +89,11 @@ class World:
         self.login_weight = draw((0.04, 0.4, 1.0))
         self.max_message_bytes = draw((1 << 20, 1 << 20, 1 << 20, 330))
         self.window = draw((150, 1_000, 100_000))
-        high_water = draw((100, 600, 65_536))
-        self.low_water = high_water // 2
+        self.high_water = draw((100, 600, 65_536))
+        self.low_water = self.high_water // 2
         queue_size = draw((8, 14, 40, 1_024))
         queue_bytes = draw((2_500, 1 << 20))
         self.config = Config(
-            transport=TransportConfig(high_water=high_water, low_water=self.low_water),
             session=SessionConfig(
                 max_queue_size=queue_size,
                 max_queues_bytes=draw((0, 0, 0, 1_500)),

@@ -11,7 +11,7 @@ import pytest
 
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ProtocolError
-from gatesvr.protocol.link import Disconnect
+from gatesvr.protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Disconnect
 
 from .harness import DEADLINE_S, PAIRS, Echo, Recorder, serving
 
@@ -61,7 +61,7 @@ async def test_a_sender_is_asked_below_low_water_only(client: str, server: str) 
         sender.send(bytes(4 << 20))
         await handler.until(lambda: len(handler.data) == 4 << 20)
         assert len(seen) > 10
-        assert max(seen) < gateway.config.low_water
+        assert max(seen) < LOW_WATER_BYTES
         await connection.close()
 
 
@@ -73,8 +73,8 @@ async def test_a_refusal_to_read_bounds_what_is_written(client: str, server: str
         await sender.until(lambda: sender.data)
         connection.pause_reading()
         sender.send(bytes(8 << 20))
-        await gateway.until(lambda: sender.link.unsent_bytes() >= gateway.config.low_water)
-        assert sender.link.unsent_bytes() < gateway.config.high_water + (16 << 10)
+        await gateway.until(lambda: sender.link.unsent_bytes() >= LOW_WATER_BYTES)
+        assert sender.link.unsent_bytes() < HIGH_WATER_BYTES + (16 << 10)
         assert len(sender.outbox) > 400
         connection.discard()
 
@@ -114,7 +114,8 @@ async def test_last_push_is_acknowledged_before_the_close(
     client: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gatesvr.transport.connection.LINGER_PTOS", 1_000)
-    async with serving(server, Recorder, close_linger=DEADLINE_S) as gateway:
+    monkeypatch.setattr("gatesvr.transport.connection.CLOSE_LINGER_S", DEADLINE_S)
+    async with serving(server, Recorder) as gateway:
         handler, _ = await gateway.connect(client)
         handler.send(b"hello")
         peer = await gateway.handler()

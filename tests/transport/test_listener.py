@@ -310,13 +310,17 @@ async def test_stop_closes_every_connection(backend: str) -> None:
             await gateway.listener.start()
 
 
-async def test_stop_waits_for_last_pushes_and_cancels_what_hangs() -> None:
+async def test_stop_waits_for_last_pushes_and_cancels_what_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatesvr.transport.listener.CLOSE_LINGER_S", 0.2)
+
     class Hanging(Recorder):
         async def work(self) -> None:
             self.works += 1
             await asyncio.get_running_loop().create_future()
 
-    async with serving("aioquic", Hanging, close_linger=0.2) as gateway:
+    async with serving("aioquic", Hanging) as gateway:
         told, _ = await gateway.connect("aioquic")
         told.send(b"x")
         peer = await gateway.handler()

@@ -68,6 +68,12 @@ class Owner:
         self.errors.append(error)
 
 
+@pytest.fixture(autouse=True)
+def _marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.transport.stream.LOW_WATER_BYTES", LOW)
+    monkeypatch.setattr("gatesvr.transport.stream.HIGH_WATER_BYTES", HIGH)
+
+
 class Rig:
     """A stream, its carrier, its owner and its handler."""
 
@@ -80,7 +86,7 @@ class Rig:
             self.owner,
             self.carrier,
             self.driver,
-            TransportConfig(low_water=LOW, high_water=HIGH),
+            TransportConfig(),
             self.counters,
             ("192.0.2.1", 40001),
             keep_alive=True,

@@ -49,16 +49,15 @@ async def test_calls_before_the_connection_are_answered() -> None:
             assert parse(await answer).data == b"%d" % i
 
 
-async def test_batches_are_bounded_in_requests_and_bytes() -> None:
+async def test_batches_are_bounded_in_requests_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "MAX_SHARED_BYTES", 1000)
     upstream = Streaming()
-    async with (
-        serving(upstream) as address,
-        lane_to(address, max_batch=3, max_batch_bytes=1000) as under_test,
-    ):
+    async with serving(upstream) as address, lane_to(address, max_batch=3) as under_test:
         await under_test.until_state(LaneState.STREAM)
         sizes = [1, 1, 1, 1, 700, 700, 2000, 1, 1]
         await asyncio.gather(*(under_test.call(data=b"x" * size) for size in sizes))
-        assert [len(batch) for batch in upstream.batches] == [3, 2, 1, 1, 2]
+        # The one of 2,000 bytes goes as a unary call.
+        assert [len(batch) for batch in upstream.batches] == [3, 2, 1, 2]
 
 
 async def test_open_calls_are_bounded() -> None:
@@ -207,7 +206,7 @@ async def test_base_upstream_that_sets_no_request_id() -> None:
         assert parse(await under_test.call()).data == b"base"
 
 
-async def test_upstream_is_asked_for_its_stream_again() -> None:
+async def test_upstream_is_asked_for_its_stream_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Learns(Streaming):
         times = 0
 
@@ -218,7 +217,8 @@ async def test_upstream_is_asked_for_its_stream_again() -> None:
             await super().ProcessStream(request_iterator, context)
 
     upstream = Learns()
-    async with serving(upstream) as address, lane_to(address, unary_retry=0.01) as under_test:
+    monkeypatch.setattr(lane, "UNARY_RETRY_S", 0.01)
+    async with serving(upstream) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         await under_test.call()
         assert upstream.times == 3

@@ -150,7 +150,7 @@ async def test_many_large_requests_do_not_add_up_to_one_that_is_too_large() -> N
     upstream = Streaming()
     async with (
         serving(upstream) as address,
-        lane_to(address, 8 * MB, max_batch_bytes=16 * MB) as under_test,
+        lane_to(address, 8 * MB) as under_test,
     ):
         await under_test.until_state(LaneState.STREAM)
         calls = [under_test.call(data=b"x" * 200_000) for _ in range(64)]
