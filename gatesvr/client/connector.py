@@ -214,6 +214,8 @@ class Connector:
             failure: ConnectionFailed | RequestFailed | SessionLost | None = None
             left = lost_at + patience - self._loop.time()
             is_new = not connects and not is_saved
+            if is_new and earlier is not None and left <= 0:
+                raise earlier  # the process stalled in the pause until time was up
             try:
                 how = await self._serve(min(left, self._connect_timeout) if is_new else None)
                 verdict = verdict_of(how, is_started=self._was_started)

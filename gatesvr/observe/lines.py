@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -80,12 +79,9 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything is written, seconds at most; return whether it is."""
-        end = time.monotonic() + timeout
+        """Wait until everything is written, at most timeout seconds; return whether it is."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._lines and not self._is_writing, end - time.monotonic()
-            )
+            return self._changed.wait_for(lambda: not self._lines and not self._is_writing, timeout)
 
     def _run(self) -> None:
         while True:
