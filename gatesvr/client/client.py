@@ -29,7 +29,7 @@ logger = logging.getLogger("gatesvr.client")
 
 LOGIN_ACTION = "hello"
 LATE_S = 0.1
-"""A time-out that is later than this has the process's stall to thank for it, seconds."""
+"""A timer later than this means that the process stalled, seconds."""
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
 
@@ -61,10 +61,10 @@ class Client:
 
     ``on_state`` is called with the new state each time before something is sent that makes the
     stored one too old, so the stored one is good whenever the process ends. With it a notify is
-    acknowledged once it is read: when the reader, of which there is one, comes for the next. So the
-    next process is handed every notify that this one was not done with. Those that were read last
-    may come again, with the same ``server_seq``, which only grows within a session: who keeps the
-    highest that it handled skips them, and has each exactly once. Notifies must be read then: with
+    acknowledged when your code, which must be a single reader, asks for the next one. So the next
+    process receives every notify that this one had not finished. The last ones read may come again
+    with the same ``server_seq``, which only grows within a session: store the highest one handled,
+    skip up to it, and you handle each notify exactly once. Notifies must be read then: with
     1,024 messages unacknowledged the gateway answers nothing more. Requests under way die with
     their process; whether they ran is not known to the next one.
 
@@ -207,8 +207,8 @@ class Client:
     def state(self) -> bytes:
         """Return what another process resumes the session from (``resume``). It holds a secret.
 
-        Its position is what the application is done with: notifies that were received and not read
-        are sent again where on_state is used, else they were acknowledged and are lost.
+        Its position is what the application has finished. Notifies received but not read are sent
+        again if on_state is used; otherwise they were acknowledged, and are lost.
         """
         return self._session.state(min(self._read_position, self._session.position))
 
@@ -251,7 +251,7 @@ class Client:
     async def suspend(self) -> bytes:
         """Close, and leave the session to whoever resumes it in time; return the state for that.
 
-        What was read is taken as done with. Requests under way fail with SessionLost here.
+        Everything read is acknowledged. Requests under way fail with SessionLost here.
         """
         self._notifies.settle()
         if self._connector is not None and self._end is None:

@@ -171,7 +171,7 @@ class Connector:
         await asyncio.gather(task, return_exceptions=True)
 
     def flush(self) -> None:
-        """Have what the protocol wrote sent at the end of this loop turn."""
+        """Send what the protocol has queued at the end of this loop turn."""
         if self._link is not None:
             self._link.request_flush()
 

@@ -1,4 +1,4 @@
-"""LineWriter: writes to a descriptor that may block or fail, and keeps nobody waiting for it."""
+"""LineWriter: writes lines to a descriptor that may block or fail, without blocking the caller."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class LineWriter:
     A terminal that is stopped by Ctrl-S, a pipe that nobody reads, a full disk: each holds up or
     fails the thread and nothing else. Lines above the bound, and lines that cannot be written, are
     dropped and counted; once writing works again a notice says how many.
+
+    Not for a process that forks and goes on: the child would have the lock and not the thread. Only
+    the gatesvr command makes one, and it starts its processes by spawn.
 
     Args:
         descriptor: An open file descriptor; it stays open.
@@ -59,7 +62,7 @@ class LineWriter:
             self.dropped += 1
 
     def put(self, line: bytes) -> None:
-        """Have a line written, its line end included."""
+        """Queue a line, its line end included."""
         with self._changed:
             if self.is_full:
                 self.dropped += 1
