@@ -21,8 +21,8 @@ class LineWriter:
     fails the thread and nothing else. Lines above the bound, and lines that cannot be written, are
     dropped and counted; once writing works again a notice says how many.
 
-    Not for a process that forks and goes on: the child would have the lock and not the thread. Only
-    the gatesvr command makes one, and it starts its processes by spawn.
+    A forked child has no such thread: its lines wait until they are dropped. We start processes by
+    spawn or exec; a service that forks its own workers sets up logging again in each.
 
     Args:
         descriptor: An open file descriptor; it stays open.
