@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from gatesvr.protocol.client import Answered, ClientProtocol, HeartbeatAnswered, Started
+from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
+from gatesvr.protocol.events import Answered, HeartbeatAnswered, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.driver import Driver
@@ -106,7 +108,7 @@ class GatewayClient(Client):
     """Talks to the gateway; logs in first."""
 
     def connection_made(self, now: float) -> None:
-        self._protocol = ClientProtocol(f"bench-{self.link.connection_id}")
+        self._protocol = ClientProtocol(ClientSession(f"bench-{self.link.connection_id}"))
         self._protocol.connect(now)
         self._hello = 0
         self._flush()

@@ -29,7 +29,9 @@ from gatesvr import Gateway
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import load, parse_address
-from gatesvr.protocol.client import Answered, ClientProtocol, Started
+from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
+from gatesvr.protocol.events import Answered, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.driver import Driver
@@ -86,7 +88,7 @@ class Quiet(Idle):
 
     def connection_made(self, now: float) -> None:
         Quiet.number += 1
-        self._protocol = ClientProtocol(f"client-{Quiet.number}")
+        self._protocol = ClientProtocol(ClientSession(f"client-{Quiet.number}"))
         self._protocol.connect(now)
         self._flush()
 
@@ -111,7 +113,7 @@ class Deaf(Quiet):
     """Logs in and then reads and acknowledges nothing."""
 
     def data_received(self, data: bytes, now: float) -> None:
-        if not self._protocol.is_logged_in:
+        if not self._protocol.session.is_logged_in:
             super().data_received(data, now)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import CloseCode, ConnectionFailed, GatesvrError
 from ..protocol.client import ClientProtocol
+from ..protocol.client_session import ClientSession
 from ..protocol.events import (
     Answered,
     ClientEvent,
@@ -62,7 +63,8 @@ class LoadClient:
         self.fleet = fleet
         self.number = number
         self.openid = f"bench-{fleet.plan.run:08x}-{number}"
-        self.protocol = ClientProtocol(self.openid, auth_token=fleet.plan.token)
+        self._session = ClientSession(self.openid, auth_token=fleet.plan.token)
+        self.protocol = ClientProtocol(self._session)
         self.session_id = ""
         self.is_up = False
         self.connection: ClientConnection | None = None
@@ -143,6 +145,7 @@ class LoadClient:
 
     def connection_made(self, now: float) -> None:
         """Begin or resume the session."""
+        self.protocol = ClientProtocol(self._session)
         self.protocol.connect(now)
         self.flush()
 

@@ -355,7 +355,7 @@ async def test_goaway_for_later_waits_for_answers(backend: str) -> None:
         held = asyncio.create_task(client.request("hold"))
         await until(lambda: session.held)
         go_away(session, after_ms=1)
-        await until(lambda: client._protocol.is_leaving)
+        await until(lambda: client._connector.protocol.is_leaving)
         later = asyncio.create_task(client.request("echo", b"later"))
         for _ in range(20):
             await asyncio.sleep(0)

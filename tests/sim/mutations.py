@@ -17,6 +17,7 @@ from gatesvr.dispatch.login import Login
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.observe.events import EventKind
 from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
 from gatesvr.protocol.messages import RequestType
 from gatesvr.session.events import EventHub
 from gatesvr.session.manager import SessionManager
@@ -88,7 +89,7 @@ def token_stored_too_late(patch: pytest.MonkeyPatch) -> None:
     def make(handle: Any) -> Any:
         def mutant(self: ClientProtocol, *args: Any) -> None:
             handle(self, *args)
-            self.is_state_due = False
+            self.session.is_state_due = False
 
         return mutant
 
@@ -134,14 +135,14 @@ def answer_of_an_older_generation_dropped(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def positions_kept_across_session_ids(patch: pytest.MonkeyPatch) -> None:
     def make(forget_session: Any) -> Any:
-        def mutant(self: ClientProtocol) -> None:
+        def mutant(self: ClientSession) -> None:
             position, seen = self.position, self.seen
             forget_session(self)
             self.position, self.seen = position, seen
 
         return mutant
 
-    wrap(patch, ClientProtocol, "forget_session", make)
+    wrap(patch, ClientSession, "forget_session", make)
 
 
 @mutation
@@ -210,22 +211,22 @@ def bundle_torn(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def answers_matched_by_msg_id(patch: pytest.MonkeyPatch) -> None:
-    def mutant(self: ClientProtocol, push: Any) -> int:
+    def mutant(self: ClientSession, push: Any) -> int:
         if not push.msg_id:
             return 0
         matching = (seq for seq, r in self.pending.items() if r.msg_id == push.msg_id)
         return next(matching, push.client_seq_id)
 
-    patch.setattr(ClientProtocol, "_answered_seq", mutant)
+    patch.setattr(ClientSession, "_answered_seq", mutant)
 
 
 @mutation
 def own_counter_kept_after_start_resp(patch: pytest.MonkeyPatch) -> None:
     def make(send_again: Any) -> Any:
         def mutant(self: ClientProtocol, *args: Any) -> None:
-            counter = self.next_client_seq
+            counter = self.session.next_client_seq
             send_again(self, *args)
-            self.next_client_seq = counter
+            self.session.next_client_seq = counter
 
         return mutant
 
@@ -331,10 +332,11 @@ def duplicates_accepted(patch: pytest.MonkeyPatch) -> None:
 def accepted_requests_sent_as_new(patch: pytest.MonkeyPatch) -> None:
     def make(send_again: Any) -> Any:
         def mutant(self: ClientProtocol, max_client_seq: int, events: Any) -> None:
-            held = dict(self.pending)
-            self.pending.clear()
+            pending = self.session.pending
+            held = dict(pending)
+            pending.clear()
             for seq, request in enumerate(held.values(), max_client_seq + 1):
-                self.pending[seq] = request
+                pending[seq] = request
             send_again(self, max_client_seq, events)
 
         return mutant

@@ -228,7 +228,7 @@ class World:
 
     def _offer_device(self, device: Device, actions: list[Any]) -> None:
         calm = self.is_calm
-        protocol = device.protocol
+        protocol, session = device.protocol, device.session
         if device.inbox:
             actions.append((1.5, self._hand_over, device))
         if device.is_over:
@@ -248,7 +248,7 @@ class World:
                 actions.append((0.3, self._leave, device))
             elif not calm:
                 actions.append((0.06, self._leave, device))
-            if protocol.is_live and not protocol.is_logged_in and not device.has_login_open:
+            if protocol.is_live and not session.is_logged_in and not device.has_login_open:
                 actions.append((0.4, device.ask, "hello"))
             if not calm:
                 actions.append((0.06, self._toggle_slow, device))
@@ -256,10 +256,10 @@ class World:
                     actions.append((0.008, device.stop, None))
         if calm:
             return
-        if device.connections and len(protocol.pending) < 12:
-            weight = 0.5 if protocol.is_logged_in else 0.08
+        if device.connections and len(session.pending) < 12:
+            weight = 0.5 if session.is_logged_in else 0.08
             actions.append((weight, self._ask, device))
-        if protocol.session_id:
+        if session.session_id:
             actions.append((0.02, device.restart, None))
             actions.append((0.004, device.begin_anew, None))
 
@@ -400,7 +400,7 @@ class World:
     def _stall(self) -> None:
         """A device reads nothing any more, and more is pushed to it than its queue takes."""
         device = self.random.choice(self.devices)
-        session = self.gateway.sessions.by_id(device.protocol.session_id)
+        session = self.gateway.sessions.by_id(device.session.session_id)
         if session is None or not device.is_live or not session.is_logged_in:
             return
         self.note("%s reads nothing", device)
@@ -423,7 +423,7 @@ class World:
     def _send_stranger(self) -> None:
         """Somebody who knows a session's id, or even a token, but is not its client."""
         device = self.random.choice(self.devices)
-        if device.protocol.session_id:
+        if device.session.session_id:
             stranger = Stranger(self, device)
             self.strangers += 1
             stranger.connect()
@@ -466,10 +466,9 @@ class World:
             if device.is_over or not device.connections:
                 continue
             connection = device.connection
-            protocol = device.protocol
-            if connection is None or not protocol.is_live or device.inbox or protocol.pending:
+            if connection is None or not device.is_live or device.inbox or device.session.pending:
                 return False
-            session = self.gateway.sessions.by_id(protocol.session_id)
+            session = self.gateway.sessions.by_id(device.session.session_id)
             if session is None or session.link is not connection or session.outbox.has_unacked:
                 return False
             if not session.is_logged_in or connection.up or connection.down or connection.unsent:
@@ -484,7 +483,7 @@ class World:
         if self.counts["gw_internal_errors"]:
             self.checker.broken("", "internal errors")
         for device in self.devices:
-            session = self.gateway.sessions.by_id(device.protocol.session_id)
+            session = self.gateway.sessions.by_id(device.session.session_id)
             if (
                 session is None
                 or device.connection is None
