@@ -72,7 +72,7 @@ class Member:
 
         def connection_lost(how: Disconnect, now: float) -> None:
             assert self._link is not None
-            heartbeats = self.client._protocol._next_msg_id - self._msg_id
+            heartbeats = self.client._session._next_msg_id - self._msg_id
             self.ends.append(End(how, now, now - self._link.last_heard, heartbeats))
             told(how, now)
 
@@ -103,7 +103,7 @@ class Member:
         """Count heartbeats and ends from here on; no requests may follow."""
         self.ends.clear()
         self._link = self.client._connector._link  # type: ignore[union-attr]
-        self._msg_id = self.client._protocol._next_msg_id
+        self._msg_id = self.client._session._next_msg_id
 
     async def close(self) -> None:
         """End the client and its application."""

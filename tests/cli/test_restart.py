@@ -53,7 +53,7 @@ async def test_killed_and_gone(backend: str, tmp_path: Path) -> None:
     ):
         await until(members, lambda member: member.client.is_connected)
         for member in members:
-            assert member.client._protocol.heartbeat_interval == 1.0
+            assert member.client._session.heartbeat_interval == 1.0
             member.begin_counting()
         await kill(server)
         await until(members, lambda member: member.ends)
