@@ -116,7 +116,7 @@ class Gateway(LocalPushApi):
         """The file of the certificate that clients see; empty where it is in memory only."""
         return self.listener.tls.path
 
-    def stats(self) -> dict[str, dict[str, int | float]]:
+    def stats(self) -> dict[str, dict[str, int]]:
         """Return every counter, by layer and name."""
         layers: dict[str, Counters] = {
             "transport": self.listener.counters,

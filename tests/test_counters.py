@@ -48,6 +48,19 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
 }
 """The folders whose code counts."""
 
+GAUGES = {
+    "transport": {
+        "connections", "handshakes", "drained", "tasks", "timers", "send_backlog",
+        "receive_buffer_bytes", "send_buffer_bytes",
+    },
+    "session": {
+        "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",
+    },
+    "dispatch": {"workers", "idle_workers", "queued", "running"},
+    "upstream": {"endpoints", "lanes", "lanes_up", "open", "waiting"},
+    "push": {"streams", "event_streams"},
+}  # fmt: skip
+
 SHARED_NAMES = {
     # In transport the tasks are asyncio's, in dispatch requests.
     "tasks": {"transport", "dispatch"},
@@ -124,3 +137,8 @@ def test_no_two_layers_count_the_same_thing() -> None:
         for name in names(counters):
             places[name].add(layer)
     assert {name: layers for name, layers in places.items() if len(layers) > 1} == SHARED_NAMES
+
+
+@pytest.mark.parametrize("layer", GATEWAY)
+def test_gauges_are_known_apart_from_counters(layer: str) -> None:
+    assert GATEWAY[layer].gauges() == GAUGES[layer]

@@ -189,10 +189,10 @@ async def _print_stats(
         out.echo(write({**gateway.stats(), "log": {"dropped": log.dropped}}, time.time()))
 
 
-def _text_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> str:
+def _text_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:
     """Return the counters above 0 as text."""
     counters = [
-        f"{layer}.{name}={value:g}" if isinstance(value, float) else f"{layer}.{name}={value}"
+        f"{layer}.{name}={value}"
         for layer, group in stats.items()
         for name, value in group.items()
         if value
@@ -200,7 +200,7 @@ def _text_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> s
     return " ".join([timestamp(now), *counters])
 
 
-def _json_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> str:
+def _json_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:
     """Return all counters as JSON, one object for each layer."""
     return json.dumps({"at": round(now, 3), "time": timestamp(now), "event": "stats", **stats})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 
 __all__ = ["PushCounters"]
 
@@ -16,29 +16,29 @@ class PushCounters(Counters):
     The session layer counts what sessions took and refused, the upstream layer counts endpoints.
     """
 
-    calls: int = 0
+    calls: Counter = 0
     """rpcs; a stream counts once."""
-    streams: int = 0
-    """PushStreams open (a gauge)."""
-    event_streams: int = 0
-    """SubscribeEvents open (a gauge)."""
-    events_sent: int = 0
+    streams: Gauge = 0
+    """PushStreams open."""
+    event_streams: Gauge = 0
+    """SubscribeEvents open."""
+    events_sent: Counter = 0
     """Events written to those, gaps included."""
-    pushes: int = 0
+    pushes: Counter = 0
     """Pushes asked for, those of streams included."""
-    broadcasts: int = 0
+    broadcasts: Counter = 0
     """Broadcasts asked for."""
-    multicasts: int = 0
+    multicasts: Counter = 0
     """Multicasts asked for."""
-    kicks: int = 0
+    kicks: Counter = 0
     """Kicks asked for."""
-    not_found: int = 0
+    not_found: Counter = 0
     """Commands whose target has no session."""
-    ambiguous: int = 0
+    ambiguous: Counter = 0
     """Commands that need one session and whose target has several."""
-    too_large: int = 0
+    too_large: Counter = 0
     """Broadcasts larger than any client accepts; batches and multicasts with too many entries."""
-    invalid: int = 0
+    invalid: Counter = 0
     """Commands with an invalid field."""
-    internal_errors: int = 0
+    internal_errors: Counter = 0
     """rpcs that raised."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..observe.metrics import Counter, Gauge
 from ..protocol.server import ProtocolCounters
 from ..upstream.call import Call
 
@@ -90,51 +91,51 @@ class DispatchCounters(ProtocolCounters):
     the connections closed for a protocol error.
     """
 
-    heartbeats: int = 0
+    heartbeats: Counter = 0
     """HEARTBEATs answered."""
-    acks: int = 0
+    acks: Counter = 0
     """ACK frames; an ack on another frame does not count."""
-    start_timeouts: int = 0
+    start_timeouts: Counter = 0
     """Connections closed 4408 because no START came."""
-    frame_timeouts: int = 0
+    frame_timeouts: Counter = 0
     """Connections closed 4408 because a frame was begun and not finished in time."""
-    heartbeat_timeouts: int = 0
+    heartbeat_timeouts: Counter = 0
     """Connections closed 4408 because the client was silent."""
-    held_overflows: int = 0
+    held_overflows: Counter = 0
     """Connections closed 4429 because the client sent too far ahead."""
-    unread_overflows: int = 0
+    unread_overflows: Counter = 0
     """Connections closed 4429 because the client kept asking and read no answers."""
-    fenced: int = 0
+    fenced: Counter = 0
     """Messages read on a connection after its session moved to another."""
-    bad_payloads: int = 0
+    bad_payloads: Counter = 0
     """Requests answered by ERROR 400 because their payload does not decode."""
-    not_logged_in: int = 0
+    not_logged_in: Counter = 0
     """Requests answered by ERROR 401."""
-    no_route: int = 0
+    no_route: Counter = 0
     """Requests answered by ERROR 404 because no route matches their action."""
-    refused_full: int = 0
+    refused_full: Counter = 0
     """Requests answered by ERROR 503 because the task queue was full."""
-    refused_draining: int = 0
+    refused_draining: Counter = 0
     """Requests answered by ERROR 503 because the gateway was about to stop."""
-    tasks: int = 0
+    tasks: Counter = 0
     """Tasks made, hellos included; each ends as one of answers or one of closed_499."""
-    answers: int = 0
+    answers: Counter = 0
     """Tasks whose client got an answer or an ERROR."""
-    closed_499: int = 0
+    closed_499: Counter = 0
     """Tasks whose session was closed before their answer."""
-    deadlines: int = 0
+    deadlines: Counter = 0
     """Tasks answered by ERROR 504, at whatever step their deadline passed."""
-    foreign_answers: int = 0
+    foreign_answers: Counter = 0
     """Answers that carried the client_seq_id of another request."""
-    internal_errors: int = 0
+    internal_errors: Counter = 0
     """Exceptions in the gateway's own code while it handled a task."""
-    workers: int = 0
-    """Workers now (a gauge)."""
-    idle_workers: int = 0
-    """Workers without a task now (a gauge)."""
-    peak_workers: int = 0
+    workers: Gauge = 0
+    """Workers now."""
+    idle_workers: Gauge = 0
+    """Workers without a task now."""
+    peak_workers: Counter = 0
     """Most workers at a time."""
-    queued: int = 0
-    """Tasks waiting now (a gauge)."""
-    running: int = 0
-    """Tasks begun and not ended, hellos included (a gauge)."""
+    queued: Gauge = 0
+    """Tasks waiting now."""
+    running: Gauge = 0
+    """Tasks begun and not ended, hellos included."""

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 from .push_api import body_fields
 
 if TYPE_CHECKING:
@@ -190,30 +190,30 @@ Handler: TypeAlias = Callable[[Request], Result | Awaitable[Result]]
 class ServiceCounters(Counters):
     """Counters of a service."""
 
-    batches: int = 0
+    batches: Counter = 0
     """Lane messages read."""
-    batched_requests: int = 0
+    batched_requests: Counter = 0
     """Requests in lane messages."""
-    unary_requests: int = 0
+    unary_requests: Counter = 0
     """Requests that came as unary calls."""
-    answer_batches: int = 0
+    answer_batches: Counter = 0
     """Lane messages written."""
-    answers: int = 0
+    answers: Counter = 0
     """Answers given, by lane or unary."""
-    refused: int = 0
+    refused: Counter = 0
     """Requests not started: stopping, overloaded, or past their deadline in the queue."""
-    expired: int = 0
+    expired: Counter = 0
     """Refused requests whose deadline had passed."""
-    unknown_actions: int = 0
+    unknown_actions: Counter = 0
     """Requests whose action has no handler."""
-    failed: int = 0
+    failed: Counter = 0
     """Handlers that raised, and answers that could not be sent."""
-    running: int = 0
-    """Handlers running now (a gauge)."""
-    peak_running: int = 0
+    running: Gauge = 0
+    """Handlers running now."""
+    peak_running: Counter = 0
     """Most handlers running at the same time."""
-    streams: int = 0
-    """Lanes open now (a gauge)."""
+    streams: Gauge = 0
+    """Lanes open now."""
 
     @property
     def mean_batch(self) -> float:

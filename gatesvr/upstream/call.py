@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, Outcome, UpstreamError
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 
 if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
@@ -113,71 +113,71 @@ class Call:
 class UpstreamCounters(Counters):
     """Counters of the upstream layer; each kind of refusal has its own."""
 
-    calls: int = 0
+    calls: Counter = 0
     """Calls made; each also counts in the field for its end, unless its caller gave up."""
-    answers: int = 0
+    answers: Counter = 0
     """Answers handed to their callers."""
-    failed_calls: int = 0
+    failed_calls: Counter = 0
     """Calls that the service itself ended with a gRPC status."""
-    bad_answers: int = 0
+    bad_answers: Counter = 0
     """Calls ended with 502 because their answer did not decode."""
-    too_large: int = 0
+    too_large: Counter = 0
     """Calls ended with 413: the request or its answer was above a gRPC message limit."""
-    batches: int = 0
+    batches: Counter = 0
     """Lane messages written."""
-    batched_requests: int = 0
+    batched_requests: Counter = 0
     """Requests written in lane messages; divided by batches: the mean batch."""
-    unary_calls: int = 0
+    unary_calls: Counter = 0
     """Requests written as unary calls, where the upstream has no lane."""
-    late_answers: int = 0
+    late_answers: Counter = 0
     """Answers whose deadline had passed or whose caller was gone; dropped."""
-    unknown_answers: int = 0
+    unknown_answers: Counter = 0
     """Answers whose request_id is unknown or repeated; dropped."""
-    bad_batches: int = 0
+    bad_batches: Counter = 0
     """Lane messages that did not decode; each breaks its lane."""
-    unanswered: int = 0
+    unanswered: Counter = 0
     """Calls ended with 504: no answer in time; dispatch.deadlines counts what clients got."""
-    broken_calls: int = 0
+    broken_calls: Counter = 0
     """Calls that were written, or may have been, when their connection ended."""
-    unsent_calls: int = 0
+    unsent_calls: Counter = 0
     """Calls ended with 502 before they were written."""
-    moved_calls: int = 0
+    moved_calls: Counter = 0
     """Calls moved to another endpoint before they were written."""
-    refused_calls: int = 0
+    refused_calls: Counter = 0
     """Times an upstream answered REFUSED."""
-    not_started: int = 0
+    not_started: Counter = 0
     """Calls ended with 503 because every endpoint tried refused."""
-    overflows: int = 0
+    overflows: Counter = 0
     """Calls ended with 503 because a lane had too many waiting, or too many large ones."""
-    no_service: int = 0
+    no_service: Counter = 0
     """Calls ended with 404: no such service."""
-    goodbyes: int = 0
+    goodbyes: Counter = 0
     """Times a lane left a stream because its connection was given up, in order or not."""
-    connects: int = 0
+    connects: Counter = 0
     """Attempts to reach an upstream."""
-    ups: int = 0
+    ups: Counter = 0
     """Times an upstream became reachable."""
-    downs: int = 0
+    downs: Counter = 0
     """Times an upstream became unreachable."""
-    registered: int = 0
+    registered: Counter = 0
     """Registrations, renewals included."""
-    register_refused: int = 0
+    register_refused: Counter = 0
     """Registrations refused."""
-    leases_kept: int = 0
+    leases_kept: Counter = 0
     """Leases renewed."""
-    leases_unknown: int = 0
+    leases_unknown: Counter = 0
     """Requests to keep or end an unknown lease."""
-    leases_expired: int = 0
+    leases_expired: Counter = 0
     """Endpoints removed because their lease ended."""
-    deregistered: int = 0
+    deregistered: Counter = 0
     """Endpoints removed by their service."""
-    endpoints: int = 0
-    """Endpoints now (a gauge)."""
-    lanes: int = 0
-    """Lanes now (a gauge)."""
-    lanes_up: int = 0
-    """Lanes whose upstream is reachable now (a gauge)."""
-    open: int = 0
-    """Calls written and not yet ended (a gauge)."""
-    waiting: int = 0
-    """Calls not yet written (a gauge)."""
+    endpoints: Gauge = 0
+    """Endpoints now."""
+    lanes: Gauge = 0
+    """Lanes now."""
+    lanes_up: Gauge = 0
+    """Lanes whose upstream is reachable now."""
+    open: Gauge = 0
+    """Calls written and not yet ended."""
+    waiting: Gauge = 0
+    """Calls not yet written."""
