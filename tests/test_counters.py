@@ -17,7 +17,7 @@ from gatesvr.client.counters import ClientCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
 from gatesvr.service.request import ServiceCounters
-from gatesvr.session.context import SessionCounters
+from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
 from gatesvr.upstream.call import UpstreamCounters
 

@@ -16,7 +16,7 @@ from ..observe.events import EventKind, SessionEvent, event_kinds
 
 if TYPE_CHECKING:
     from ..protocol.link import Disconnect
-    from .context import SessionCounters
+    from .counters import SessionCounters
     from .session import Session
 
 __all__ = ["ELSEWHERE", "EventHub", "Subscription", "close_reason", "loss_reason"]

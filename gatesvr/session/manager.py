@@ -20,7 +20,8 @@ from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
-from .context import RETRY_MS, SessionContext, SessionCounters
+from .context import RETRY_MS, SessionContext
+from .counters import SessionCounters
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .index import SessionIndex
 from .login import LOGGED_IN, LoginPolicy, LoginVerdict

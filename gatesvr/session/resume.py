@@ -16,7 +16,7 @@ from .outcome import StartOutcome, refuse_start
 
 if TYPE_CHECKING:
     from .._pb import message_pb2 as pb
-    from .context import SessionCounters
+    from .counters import SessionCounters
     from .session import Session
 
 __all__ = ["TOKEN_BYTES", "RateBucket", "ResumeJudge", "ResumeToken", "TokenMatch"]
