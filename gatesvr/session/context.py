@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .counters import SessionCounters
 
 if TYPE_CHECKING:
-    from ..config import PushConfig, SessionConfig
+    from ..config import SessionConfig
     from .memory import MemoryBudget
     from .outbox import Outbox
 
@@ -55,7 +55,6 @@ class SessionContext:
     def __init__(
         self,
         config: SessionConfig,
-        push: PushConfig,
         high_water: int,
         budget: MemoryBudget,
         close_full: Callable[[str, float], None],

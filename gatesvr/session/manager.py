@@ -59,7 +59,7 @@ class SessionManager:
     Args:
         config: Sessions' settings.
         transport: For the bound on sessions.
-        push: For the bounds on push ids, bound notifies and events.
+        push: For the bound on subscribers of events.
         random_bytes: Source of session ids and tokens.
         wall_ms: Returns the ms since the epoch at a loop time, for events.
 
@@ -89,7 +89,7 @@ class SessionManager:
             config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
         self.context = context = SessionContext(
-            config, push, high_water, self._budget, self._close_full
+            config, high_water, self._budget, self._close_full
         )
         self._counters = context.counters
         self.events = EventHub(
