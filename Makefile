@@ -55,7 +55,7 @@ types: install ## Check types, and the compiled modules against their stubs
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
 	  gatesvr._core.udp
 
-docs: install ## Write docs/configuration.md and the example bytes of docs/protocol.md again
+docs: install ## Write what the docs take from the code: settings, example bytes, file names
 	$(BIN)/python docs/generate.py
 
 pb: install ## Generate gatesvr/_pb again from protos/

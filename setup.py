@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("GATESVR_CYTHON_DEBUG") == "1"
 
+Options.warning_errors = True
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,

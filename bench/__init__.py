@@ -1,1 +1,1 @@
-"""Measurements, each a ratio to a yardstick that is taken in the same run."""
+"""Benchmarks; each result is a ratio to a yardstick measured in the same run."""

@@ -1,7 +1,7 @@
-"""Load clients of the end-to-end benchmarks: rounds of echo requests on connections that stay.
+"""Load clients of the end-to-end benchmarks: rounds of echo requests on lasting connections.
 
-They are made of the sans-IO client, without a task a request, and cost little: what is measured is
-the server.
+They use the sans-IO client without a task a request, and so cost little: the benchmark measures the
+server.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from gatesvr.protocol.client import Answered, ClientProtocol, HeartbeatAnswered, Started
+from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
+from gatesvr.protocol.events import Answered, HeartbeatAnswered, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
+
+from .load import Idle
 
 if TYPE_CHECKING:
     from gatesvr.protocol.link import Disconnect, Link
@@ -24,11 +28,11 @@ if TYPE_CHECKING:
 PAYLOAD = os.urandom(128)
 BACKEND = "qh3"  # the library that costs this process less
 TIMEOUT = 60.0
-SETTLE_S = 0.03  # the last acks are on their way: QUIC delays them by 25 ms
+SETTLE_S = 0.03  # for the last acks: QUIC delays them by 25 ms
 
 
 class Round:
-    """What all clients together have to do: requests to begin, answers to come.
+    """The work of all clients in one round: requests to send, answers to await.
 
     Attributes:
         unsent: Requests not begun yet.
@@ -49,40 +53,22 @@ class Round:
             self._done.set_exception(error)
 
     async def wait(self) -> None:
-        """Return when the last answer is there; raise what went wrong before."""
+        """Wait for the last answer; raise the first failure."""
         async with asyncio.timeout(TIMEOUT):
             await self._done
 
 
-class Client:
-    """A client's part in a round; what the transport calls a ConnectionHandler."""
+class Client(Idle):
+    """A client's part in a round; the ConnectionHandler of its connection."""
 
     round: Round
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
 
     def begin(self, in_flight: int, now: float) -> None:
         for _ in range(min(in_flight, self.round.unsent)):
             self._send(now)
         self._flush()
 
-    def connection_made(self, now: float) -> None: ...
-
     def data_received(self, data: bytes, now: float) -> None: ...
-
-    async def work(self) -> None: ...
-
-    def write_ready(self, now: float) -> None: ...
-
-    def get_timer(self) -> float | None:
-        return None
-
-    def handle_timer(self, now: float) -> None: ...
-
-    def stream_ended(self, now: float) -> None: ...
-
-    def path_limit_near(self, now: float) -> None: ...
 
     def connection_lost(self, how: Disconnect, now: float) -> None:
         self.round.failed(ConnectionError(f"{how.kind} {how.code} {how.reason}"))
@@ -100,7 +86,7 @@ class Client:
 
 
 class EchoClient(Client):
-    """Of the bare echo: its stream has no frames."""
+    """Talks to the bare echo, whose stream has no frames."""
 
     def connection_made(self, now: float) -> None:
         self._received = 0
@@ -119,10 +105,10 @@ class EchoClient(Client):
 
 
 class GatewayClient(Client):
-    """Of the gateway: logs in first."""
+    """Talks to the gateway; logs in first."""
 
     def connection_made(self, now: float) -> None:
-        self._protocol = ClientProtocol(f"bench-{self.link.connection_id}")
+        self._protocol = ClientProtocol(ClientSession(f"bench-{self.link.connection_id}"))
         self._protocol.connect(now)
         self._hello = 0
         self._flush()
@@ -165,12 +151,12 @@ class GatewayClient(Client):
 
 
 class Clients:
-    """Connected clients, and the loop on which they run.
+    """Connected clients, and the loop they run on.
 
     Args:
-        kind: What they speak.
-        count: Connections.
-        in_flight: Requests that each has under way.
+        kind: The class of the clients.
+        count: Number of connections.
+        in_flight: Requests that each keeps under way.
     """
 
     def __init__(self, kind: type[Client], count: int, in_flight: int) -> None:
@@ -182,11 +168,11 @@ class Clients:
         self._connections: list[ClientConnection] = []
 
     def connect(self, address: tuple[str, int]) -> None:
-        """Connect them all, and log them in where there is a login."""
+        """Connect all clients, and log them in if they have a login."""
         self._runner.run(self._connect(address))
 
     def run_round(self, requests: int) -> None:
-        """Have so many requests sent, and wait for the last answer."""
+        """Send this many requests, and wait for the last answer."""
         self._runner.run(self._run_round(requests))
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Measures two revisions of the package beside each other, and fails where the newer is slower.
+"""Compares the speed of two revisions of the package, and fails if the newer one is slower.
 
 ``python -m bench.compare BASE`` builds a wheel of BASE and one of the working tree, and runs the
-working tree's benchmarks on both. The core's runs alternate, each with its yardsticks (base, head,
-head, base, and so on); end to end, both run together and alternate round by round. The limits are
-10 % for the core and 25 % end to end. What seems slower is measured again before it is called so.
+working tree's benchmarks on both. Core benchmarks alternate (base, head, head, base, and so on),
+each with its yardsticks. End to end, both revisions run together and alternate round by round. The
+limits are 10 % for the core and 25 % end to end. An apparent slowdown is measured again first.
 
-Ends with 0 where nothing got slower, 1 where something did, and 2 where it could not be measured.
+Exits with 0 if nothing got slower, 1 if something did, 2 if the measurement failed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ SUITES = {
     "end-to-end": ("bench/test_end_to_end.py",),
 }
 COLUMNS = ("benchmark", "base", "head", "change", "limit", "pairs", "")
-MORE = 2  # times that what seems slower is measured again
+MORE = 2  # how often an apparent slowdown is measured again
 
 
 class Comparison:
     """The pairs of runs so far.
 
     Args:
-        base: The folder to import base's package from.
-        head: The same of head.
+        base: The folder that holds base's package.
+        head: The folder that holds head's package.
     """
 
     def __init__(self, base: Path, head: Path) -> None:
@@ -51,7 +51,7 @@ class Comparison:
         """Add pairs of runs.
 
         Args:
-            rounds: How many.
+            rounds: Number of pairs.
             suite: A name in SUITES.
             tests: Node ids of the suite, or its files.
         """
@@ -61,7 +61,7 @@ class Comparison:
             print(f"{suite}: pair {number} of {rounds}", file=sys.stderr)
 
     def measure_again(self, rounds: int, changed: Sequence[Change]) -> None:
-        """Add pairs of what is needed to measure some changes."""
+        """Add the pairs needed to measure some changes again."""
         print(f"again: {', '.join(one.name for one in changed)}", file=sys.stderr)
         for suite, files in SUITES.items():
             tests = {test for one in changed for test in one.tests if test.startswith(files)}
@@ -69,7 +69,7 @@ class Comparison:
                 self.measure(rounds, suite, sorted(tests))
 
     def changes(self) -> list[Change]:
-        """Return what the pairs say.
+        """Return the changes over all pairs.
 
         Raises:
             CannotCompareError: Base ran none of the benchmarks.
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def compare(comparison: Comparison, rounds: int, suites: Sequence[str]) -> list[Change]:
-    """Measure, and what seems slower again; return every benchmark's change."""
+    """Measure, repeat apparent slowdowns, and return every benchmark's change."""
     for suite in suites:
         comparison.measure(rounds, suite, SUITES[suite])
     for _ in range(MORE):
@@ -93,7 +93,7 @@ def compare(comparison: Comparison, rounds: int, suites: Sequence[str]) -> list[
 
 
 def row(change: Change) -> tuple[str, ...]:
-    """Return the cells of COLUMNS."""
+    """Return a table row for COLUMNS."""
     base, head = (
         "" if cost is None else f"{cost:,.0f} ns" if change.unit == "ns" else f"{cost:.2%}"
         for cost in (change.base, change.head)
@@ -111,15 +111,15 @@ def row(change: Change) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare as the command line says; return the exit code."""
+    """Run the command line's comparison; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.compare",
-        description="Fail where the working tree is slower than BASE.",
+        description="Fail if the working tree is slower than BASE.",
     )
     parser.add_argument("base", metavar="BASE", help="the revision to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs (5)")
-    parser.add_argument("--suite", choices=SUITES, help="only this one")
-    parser.add_argument("--json", action="store_true", help="print JSON, and all runs in it")
+    parser.add_argument("--suite", choices=SUITES, help="run only this suite")
+    parser.add_argument("--json", action="store_true", help="print JSON with all runs")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(report, indent=2))
     else:
         print("\n".join(table([COLUMNS, *map(row, found)])))
-        print("core: percent of the yardstick's cost; end to end: CPU time an item of what serves")
+        print("core: percent of the yardstick's cost; end to end: the server's CPU time an item")
         print(f"slower than {options.base}: {', '.join(slower) or 'nothing'}")
     return 1 if slower else 0
 

@@ -1,4 +1,4 @@
-"""Prints the table of ratios after a benchmark run, and says in its JSON what was measured."""
+"""Prints the table of ratios after a benchmark run, and adds the package's place to its JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the ratios of everything that was measured."""
+    """Print the ratio of every benchmark that ran."""
     session = getattr(terminalreporter.config, "_benchmarksession", None)
     measured = [bench for bench in session.benchmarks if bench] if session is not None else []
     rows = ratio_rows([figure(bench.as_dict()) for bench in measured])
@@ -24,5 +24,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
-    """Return where the package that was measured lies; to look at the machine takes seconds."""
+    """Return the folder of the measured package, and skip pytest-benchmark's slow machine info."""
     return {"gatesvr": gatesvr.__file__}

@@ -1,9 +1,9 @@
-"""What a benchmark run measured, each figure beside its yardstick.
+"""The figures of a benchmark run, each beside its yardstick.
 
-A benchmark says what it is in ``benchmark.extra_info``: ``role`` ("yardstick" or "gatesvr"),
-``per`` (items that one call handles) and, where there is something to reach (DESIGN 4),
-``min_speedup`` (times as fast as the yardstick) or ``max_cost`` (times its cost). Its group is its
-name, and the yardstick's, unless ``yardstick`` names another group.
+A benchmark describes itself in ``benchmark.extra_info``: ``role`` ("yardstick" or "gatesvr"),
+``per`` (items that one call handles) and, for those with a target (DESIGN 4), ``min_speedup``
+(times the yardstick's speed) or ``max_cost`` (times its cost). Its group is its name and also names
+the yardstick, unless ``yardstick`` names another group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-END_TO_END = "end to end"  # how the names of those benchmarks begin
+END_TO_END = "end to end"  # prefix of those benchmarks' names
 
 COLUMNS = ("benchmark", "median ns", "p99 ns", "yardstick ns", "p99 ns", "ratio", "target", "")
 
@@ -40,7 +40,7 @@ class Figure:
 
 
 def figure(bench: dict[str, Any]) -> Figure:
-    """Return what a benchmark of pytest-benchmark's JSON says."""
+    """Return the figure of one benchmark in pytest-benchmark's JSON."""
     info = bench["extra_info"]
     ns = 1e9 / info["per"]
     rounds = tuple(seconds * ns for seconds in bench["stats"]["data"])
@@ -63,7 +63,7 @@ def yardsticks(figures: Iterable[Figure]) -> dict[str, Figure]:
 
 
 def ratio_rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
-    """Return a row a benchmark of ours whose yardstick was measured: the cells of COLUMNS."""
+    """Return a row of COLUMNS for each of our benchmarks whose yardstick ran."""
     found = yardsticks(figures)
     return [
         _ratio_row(ours, found[ours.yardstick])
@@ -86,7 +86,7 @@ def _ratio_row(ours: Figure, yardstick: Figure) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table: the first column to the left, the others to the right."""
+    """Return a table's lines: first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,4 +1,4 @@
-"""Plot how the cost of a request grows, from what ``python -m bench.table --json FILE`` measured.
+"""Plots the growth of a request's cost, as measured by ``python -m bench.table --json FILE``.
 
 ``python -m bench.growth_plot FILE docs/growth.svg``
 """

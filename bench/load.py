@@ -1,9 +1,9 @@
-"""What a request costs the gateway: CPU of its process, beside a bare echo on the same endpoint.
+"""Measures a request's cost: the gateway's CPU, beside a bare echo on the same endpoint.
 
-Starts, each in a process of its own, a demo upstream, the gateway under the load of ``gatesvr bench
-echo``, or, as the yardstick, a listener that only echoes bytes. Rounds of gateway and yardstick
-alternate; the medians are printed. With a rate the load is open: a latency counts from the time at
-which its message was meant to be sent. Run it as::
+Starts a demo upstream and the gateway under the load of ``gatesvr bench echo``, or, as the
+yardstick, a listener that only echoes bytes; each in its own process. Rounds of gateway and
+yardstick alternate, and the medians are printed. With a rate the load is open: a latency counts
+from the message's intended send time. Run it as::
 
     python bench/load.py --transport qh3 --clients 64 --in-flight 1 --rounds 5
     python bench/load.py --transport qh3 --clients 64 --rate 4000
@@ -38,7 +38,7 @@ from gatesvr.demo import services
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
@@ -50,7 +50,7 @@ CONNECT_BATCH = 50
 
 
 class Idle:
-    """The part of a ConnectionHandler that no echo needs."""
+    """The methods of a ConnectionHandler that no echo needs."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -74,7 +74,7 @@ class Idle:
 
 
 class Echo(Idle):
-    """The yardstick: every stream byte goes back."""
+    """The yardstick: returns every stream byte."""
 
     def data_received(self, data: bytes, now: float) -> None:
         self.link.write(data)
@@ -82,7 +82,7 @@ class Echo(Idle):
 
 
 class EchoClient(Idle):
-    """Sends the next message to Echo when one is back; in the open model, when it is due."""
+    """Sends the next message to Echo after each answer; in the open model, when it is due."""
 
     latencies: list[int]  # of all clients, µs
     data: bytes
@@ -90,7 +90,7 @@ class EchoClient(Idle):
     schedule: Schedule | None
 
     def connection_made(self, now: float) -> None:
-        self._meant_at: deque[float] = deque()  # of the messages under way
+        self._meant_at: deque[float] = deque()  # intended send times of the open messages
         self._received = 0
 
     def send(self, meant_at: float) -> None:
@@ -133,7 +133,7 @@ async def serve_gateway(pipe: Pipe, backend: str, batch_io: bool, services: dict
         ]
     )
     async with Gateway(config) as gateway:
-        at: Any = gateway.address  # a tuple in older revisions, which this is compared with
+        at: Any = gateway.address  # a tuple in older revisions, which bench.compare runs
         pipe.send(parse_address(at) if isinstance(at, str) else at)
         await until_readable(pipe)
         pipe.send(gateway.stats())
@@ -155,7 +155,7 @@ async def serve_echo(pipe: Pipe, backend: str, batch_io: bool) -> None:
 
 
 async def until_readable(pipe: Pipe) -> None:
-    """Wait until the parent wrote into the pipe (or is gone)."""
+    """Wait until the parent writes into the pipe (or is gone)."""
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
     loop.add_reader(pipe.fileno(), lambda: readable.done() or readable.set_result(None))
@@ -179,7 +179,7 @@ class Process:
         return self._process.pid
 
     def ask(self, word: str) -> Any:
-        """Say a word to the child and return what it answers."""
+        """Send a word to the child and return its answer."""
         self._pipe.send(word)
         return self._receive()
 
@@ -202,7 +202,7 @@ def run_child(serve: Any, pipe: Pipe, *args: Any) -> None:
 def figures_of(
     usage: Usage, latencies: Histogram, seconds: float, client_s: float
 ) -> dict[str, float]:
-    """Return what both sides of the comparison are told by."""
+    """Return the figures that both sides of the comparison report."""
     done = latencies.count
     if not done:
         raise RuntimeError("nothing was done")
@@ -245,7 +245,7 @@ def load_gateway(server: Process, options: argparse.Namespace) -> dict[str, floa
 
 
 def begin_echo(clients: list[EchoClient], schedule: Schedule | None) -> Alarm | None:
-    """Have all clients send, or in the open model one after the other what is due."""
+    """Start all clients; in the open model, send what is due from one after another."""
     EchoClient.schedule = schedule
     EchoClient.is_running = True
     if schedule is None:
@@ -265,7 +265,7 @@ def begin_echo(clients: list[EchoClient], schedule: Schedule | None) -> Alarm | 
 
 
 async def load_echo(server: Process, options: argparse.Namespace) -> dict[str, float]:
-    """Put 64 clients (or as many as asked for) on the yardstick: one in flight each, or a rate."""
+    """Load the yardstick with 64 clients (or the given number): one in flight each, or a rate."""
     spare_collector()  # as the load processes of `gatesvr bench` do
     host, port = server.hello
     driver = Driver()
@@ -296,7 +296,7 @@ async def load_echo(server: Process, options: argparse.Namespace) -> dict[str, f
     warm_requests = len(told)
     if schedule is not None:
         schedule.max_lag = 0.0
-    first_sample = sampler.sample()  # takes some ms, and what is due meanwhile is late: see max_lag
+    first_sample = sampler.sample()  # takes some ms, and delays what is due then: see max_lag
     await asyncio.sleep(options.seconds)
     measured, last_sample = told[warm_requests:], sampler.sample()
     EchoClient.is_running = False
@@ -339,7 +339,7 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     figures["datagrams_in"] = transport["datagrams_received"] / max(1, transport["read_wakeups"])
     figures["datagrams_out"] = transport["datagrams_sent"] / max(1, transport["send_calls"])
     figures["in_segments"] = transport["segments_sent"] / max(1, transport["datagrams_sent"])
-    # Of the whole run, handshakes and logins included, over the requests of the whole run.
+    # Over the whole run, handshakes and logins included.
     done = figures.pop("requests") or 1
     figures["receives"] = transport["receive_calls"] / done
     figures["sends"] = transport["send_calls"] / done
@@ -359,8 +359,8 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=1, help="requests a client")
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, 0: closed")
     parser.add_argument("--payload", type=int, default=PAYLOAD_BYTES, help="bytes a request")
-    parser.add_argument("--slow-ms", type=int, default=0, help="time the upstream takes a request")
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured, a round")
+    parser.add_argument("--slow-ms", type=int, default=0, help="upstream's time for a request")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a round")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds not measured")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--yardstick-clients", type=int, default=64)

@@ -1,7 +1,7 @@
-"""What sessions and slow readers cost the gateway in memory: RSS of its process, by rounds.
+"""Measures the memory that sessions and slow readers cost the gateway: its process's RSS.
 
 ``sessions`` connects and logs in clients, drops them all, waits until their sessions have expired,
-and does it again; ``slow`` pushes to clients that stop reading. Run it as::
+and repeats; ``slow`` pushes to clients that stop reading. Run it as::
 
     python bench/memory.py sessions --transport qh3 --clients 10000 --rounds 5
     python bench/memory.py slow --transport qh3 --clients 20
@@ -29,10 +29,12 @@ from gatesvr import Gateway
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import load, parse_address
-from gatesvr.protocol.client import Answered, ClientProtocol, Started
+from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
+from gatesvr.protocol.events import Answered, Started
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
@@ -79,14 +81,14 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
 
 
 class Quiet(Idle):
-    """Logs in and does nothing more, not even heartbeats."""
+    """Logs in and then does nothing, not even heartbeats."""
 
     logged_in: asyncio.Queue[Quiet]
     number = 0
 
     def connection_made(self, now: float) -> None:
         Quiet.number += 1
-        self._protocol = ClientProtocol(f"client-{Quiet.number}")
+        self._protocol = ClientProtocol(ClientSession(f"client-{Quiet.number}"))
         self._protocol.connect(now)
         self._flush()
 
@@ -108,10 +110,10 @@ class Quiet(Idle):
 
 
 class Deaf(Quiet):
-    """Logs in and then takes nothing more: no byte is read, nothing is acked."""
+    """Logs in and then reads and acknowledges nothing."""
 
     def data_received(self, data: bytes, now: float) -> None:
-        if not self._protocol.is_logged_in:
+        if not self._protocol.session.is_logged_in:
             super().data_received(data, now)
 
 
@@ -221,7 +223,7 @@ def main() -> None:
     parser.add_argument("what", choices=("sessions", "slow"))
     parser.add_argument("--transport", default="qh3", help="the server's QUIC library")
     parser.add_argument("--client", default="qh3", help="the clients' QUIC library")
-    parser.add_argument("--clients", type=int, default=1_000, help="at the same time")
+    parser.add_argument("--clients", type=int, default=1_000, help="concurrent clients")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pushes", type=int, default=10_000, help="to each slow reader")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""How soon clients know that their gateway was killed, and what their applications are told.
+"""Measures how soon clients notice that their gateway was killed, and what they report.
 
-Runs ``gatesvr serve --demo`` as a process and kills it (SIGKILL) under its clients: once it is
-started again on the same port, once nothing follows. Run it as::
+Runs ``gatesvr serve --demo`` and kills it (SIGKILL) under its clients. In one case it starts again
+on the same port, in the other it stays down. Run it as::
 
     python -m bench.restart --transport qh3 --clients 200
 """
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 def show(what: str, seconds: Iterable[float]) -> None:
-    """Print the median and the worst of some times."""
+    """Print the median and the maximum of some times."""
     times = sorted(seconds)
     print(f"  {what:46} median {statistics.median(times):6.3f} s   worst {times[-1]:6.3f} s")
 
 
 def show_told(members: list[Member]) -> None:
-    """Print what the clients and their applications were told, and how often."""
+    """Print the events of clients and applications, with counts."""
     for title, texts in (
         ("connection", [describe(end.how) for member in members for end in member.ends]),
         ("iteration", [str(error) for member in members for error in member.told]),
@@ -48,7 +48,7 @@ def show_told(members: list[Member]) -> None:
 def arguments(options: argparse.Namespace, heartbeat: str) -> list[str]:
     """Return the gateway's command line, without its addresses."""
     sets = [f"session.heartbeat_interval={heartbeat}"]
-    # All come from one address, and at once.
+    # All clients come from one address, at the same time.
     sets.append(f"session.max_inited_per_address={2 * options.clients}")
     flags = [word for setting in sets for word in ("--set", setting)]
     return ["serve", "--demo", "--transport", options.transport, *flags]
@@ -88,7 +88,7 @@ async def restarted(options: argparse.Namespace, state: Path) -> None:
 
 
 async def gone(options: argparse.Namespace, state: Path) -> None:
-    """Kill the gateway, and start nothing."""
+    """Kill the gateway and leave it down."""
     flags = arguments(options, options.heartbeat)
     async with serving(state, *flags, *FREE_PORTS) as server:
         address = server.address("clients")
@@ -121,14 +121,14 @@ def main() -> None:
     parser.add_argument("--transport", default="qh3", help="the gateway's QUIC library")
     parser.add_argument("--client", help="the clients' QUIC library; the gateway's by default")
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--heartbeat", default="1s", help="where nothing is started again")
+    parser.add_argument("--heartbeat", default="1s", help="heartbeat for the gateway left down")
     parser.add_argument(
         "--restart-heartbeat",
         default="15s",
-        help="where the gateway is restarted; where two of them pass before, silence tells first",
+        help="heartbeat for the restarted gateway; after two of them, silence tells first",
     )
     parser.add_argument(
-        "--idle", action="store_true", help="nothing is asked while the gateway is down"
+        "--idle", action="store_true", help="send no requests while the gateway is down"
     )
     options = parser.parse_args()
     options.client = options.client or options.transport

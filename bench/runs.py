@@ -1,4 +1,4 @@
-"""Runs the working tree's benchmarks on packages that lie elsewhere, in processes of their own."""
+"""Runs the working tree's benchmarks on packages in other folders, in separate processes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TIMEOUT = 600.0
-MAX_TIME = "--benchmark-max-time=0.1"  # short runs: more pairs tell more than longer ones
+MAX_TIME = "--benchmark-max-time=0.1"  # many short pairs tell more than few long ones
 
 
 class CannotCompareError(Exception):
-    """There is nothing to compare, or head's benchmarks do not pass."""
+    """There is nothing to compare, or head's benchmarks fail."""
 
 
 def run_in_turn(base: Path, head: Path, tests: Sequence[str], number: int) -> tuple[Run, Run]:
-    """Run tests on one package after the other; on base first where number is even.
+    """Run tests on one package after the other; on base first if number is even.
 
     Args:
-        base: The folder to import base's package from.
-        head: The same of head.
+        base: The folder that holds base's package.
+        head: The folder that holds head's package.
         tests: Files or node ids.
-        number: The pair's; it seeds the hashes of strings, so that both have the same dicts.
+        number: The pair's number; seeds string hashing, so that both get the same dicts.
 
     Raises:
-        CannotCompareError: A benchmark does not pass on head.
+        CannotCompareError: A benchmark fails on head.
     """
     runs: dict[str, Run] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def run_together(base: Path, head: Path, tests: Sequence[str], number: int) -> t
         with contextlib.ExitStack() as ends:
             sides = two_sides()
             for side in sides:
-                ends.callback(side.close)  # a process that ends is to be the last to hold its ends
+                ends.callback(side.close)  # so that only the process itself holds its pipe ends
             for name, site, side in zip(("base", "head"), (base, head), sides, strict=True):
                 measuring = Measuring(name, site, tests, number, Path(folder), side)
                 stack.callback(measuring.kill)
@@ -69,12 +69,12 @@ class Measuring:
     """A process that runs benchmarks with the package from a folder.
 
     Args:
-        name: "head", whose benchmarks have to pass, or "base", which may lack what they need.
-        site: The folder to import the package from.
+        name: "head", whose benchmarks must pass, or "base", which may lack something they need.
+        site: The folder that holds the package.
         tests: Files or node ids.
-        seed: Of the hashes of strings.
-        folder: Where it may leave files.
-        side: Its side where it takes turns.
+        seed: Seed of string hashing.
+        folder: A folder for its files.
+        side: Its side, if it takes turns.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Measuring:
         self._site = site
         self._figures = folder / f"{name}.json"
         self._output = folder / f"{name}.txt"
-        # The working tree lies behind site in the path, and nothing may put it before.
+        # The working tree comes after site in the path, and nothing may come before site.
         environment = {
             "PYTHONPATH": os.pathsep.join((str(site), str(ROOT))),
             "PYTHONHASHSEED": str(seed),
@@ -98,7 +98,7 @@ class Measuring:
         command = [sys.executable, "-P", "-m", "pytest", *tests, *MEASURE, MAX_TIME]
         command += ["--import-mode=append", "-p", "no:cacheprovider", "--tb=short"]
         command += ["--continue-on-collection-errors", f"--benchmark-json={self._figures}"]
-        # A base that runs none of the benchmarks is no reason to end without saying why.
+        # A base that runs none of the benchmarks must still say why.
         command += ["-W", "default::pytest_benchmark.logger.PytestBenchmarkWarning"]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
@@ -111,16 +111,16 @@ class Measuring:
             )
 
     def kill(self) -> None:
-        """End the process at once; does nothing where it has ended."""
+        """Kill the process; does nothing if it has ended."""
         self._process.kill()
         self._process.wait()
 
     def finish(self) -> Run:
-        """Wait for the end and return what was measured.
+        """Wait for the end and return the measurements.
 
         Raises:
-            CannotCompareError: A benchmark had to pass and did not, the process takes too long, or
-                the package came from elsewhere.
+            CannotCompareError: A required benchmark failed, the process took too long, or it
+                measured a package from another folder.
         """
         try:
             code = self._process.wait(TIMEOUT)
@@ -135,9 +135,9 @@ class Measuring:
             if line.startswith(("FAILED", "ERROR", "E  ")):
                 print(f"base: {line}", file=sys.stderr)
         if not self._figures.exists() or not self._figures.stat().st_size:
-            return {}  # none got as far as being measured
+            return {}  # none was measured
         measured = json.loads(self._figures.read_bytes())
         package = Path(measured["machine_info"]["gatesvr"])
         if self._site not in package.parents:
-            raise CannotCompareError(f"measured {package}, not what lies in {self._site}")
+            raise CannotCompareError(f"measured {package} instead of the one in {self._site}")
         return run_of([figure(bench) for bench in measured["benchmarks"]])

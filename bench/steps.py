@@ -1,8 +1,8 @@
-"""Where a request's CPU time goes in the gateway: microseconds a step, which sum to the whole.
+"""Shows where a request's CPU time goes in the gateway: microseconds for each step, and their sum.
 
-The gateway's process interrupts itself after each millisecond of CPU time and notes which of our
-functions runs, or has called what runs; the shares are scaled by the CPU time that a request took.
-Run it as::
+After each millisecond of CPU time the gateway's process interrupts itself and notes which of our
+functions runs, or called the one that runs. The shares are scaled by a request's CPU time. Run it
+as::
 
     python -m bench.steps --transport qh3 --clients 64 --in-flight 1
 """
@@ -25,11 +25,13 @@ INTERVAL_S = 0.001
 PACKAGE = str(Path(gatesvr.__file__).parent) + "/"
 OUTSIDE = "event loop, epoll, gRPC's own threads"
 STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    # What it does, the file, the functions of it; no functions: the rest of the file.
+    # The step, its file, its functions; without functions: the rest of the file.
     ("read datagrams", "transport/udp/", ("read", "receive_batch")),
     ("send datagrams", "transport/udp/", ("send", "transmit", "send_batch", "_writable")),
     ("timers and flush", "transport/udp/", ()),
     ("route datagrams", "transport/listener.py", ()),
+    ("route datagrams", "transport/routes.py", ()),
+    ("route datagrams", "transport/admission.py", ()),
     (
         "QUIC in",
         "transport/quic/",
@@ -38,7 +40,7 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("QUIC out", "transport/quic/", ()),
     ("connection", "transport/", ()),
     ("decode requests", "protocol/", ()),
-    ("accept and route requests", "dispatch/handlers.py", ()),
+    ("accept and route requests", "dispatch/handler.py", ()),
     ("accept and route requests", "dispatch/dispatcher.py", ()),
     ("hand over to a worker, wait, answer", "dispatch/", ()),
     ("session: seqs, answers, queue", "session/", ()),
@@ -60,14 +62,14 @@ def step_of(frame: FrameType | None) -> str:
 
 
 async def serve_sampled(pipe: Any, backend: str, services: dict[str, str]) -> None:
-    """Run the gateway, and count what it is found at; the pipe's words are serve_gateway's."""
+    """Run the gateway and sample its stack; the pipe works as in serve_gateway."""
     samples: Counter[str] = Counter()
 
     def sample(number: int, frame: FrameType | None) -> None:
         samples[step_of(frame)] += 1
 
     class Sampled:
-        """The pipe, with the samples beside the statistics."""
+        """The pipe, adding the samples to the statistics."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(pipe, name)

@@ -1,8 +1,8 @@
-"""The speed and size figures of a gateway, each beside its yardstick in the same run.
+"""Measures the gateway's speed and size figures, each beside its yardstick in the same run.
 
-Rounds of what is measured and of its yardstick alternate; medians of the rounds' ratios are printed
-with what is to be reached. CPU time of the server's process, no wall-clock, but for the rows of
-latencies. Run it on a machine that does nothing else::
+Rounds of ours and the yardstick alternate; the printed figures are medians of the rounds' ratios,
+with their targets. They are CPU time of the server's process, not wall-clock time, except for the
+latency rows. Run it on an otherwise idle machine::
 
     python -m bench.table --rounds 5 --json table.json
     python -m bench.table --only latency --rounds 3
@@ -63,7 +63,7 @@ async def serve_library(pipe: Any) -> None:
 
 
 def options(arguments: argparse.Namespace, **changed: Any) -> argparse.Namespace:
-    """Return the options of one measurement, as bench/load.py has them."""
+    """Return the options of one measurement, as for bench/load.py."""
     values = {
         "transport": "qh3",
         "client": "qh3",
@@ -100,18 +100,18 @@ def bench(*words: str) -> dict[str, Any]:
 
 
 def medians(rounds: list[Figures]) -> Figures:
-    """Return the median of every figure."""
+    """Return the median of each figure."""
     return {key: round(statistics.median(one[key] for one in rounds), 3) for key in rounds[0]}
 
 
 class Table:
-    """Measures rows and prints them as they come.
+    """Measures rows and prints each when it is done.
 
     Args:
-        arguments: Of the command.
+        arguments: The command's arguments.
 
     Attributes:
-        rows: What was measured, by row.
+        rows: The measurements by row.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -126,7 +126,7 @@ class Table:
         yardstick: Callable[[], Figures],
         figure: str = "cpu_us",
     ) -> None:
-        """Measure ours beside a yardstick, in turn; smaller is better."""
+        """Measure ours and a yardstick in turn; a smaller ratio is better."""
         pairs = [(yardstick(), ours()) for _ in range(self._arguments.rounds)]
         ratios = [mine[figure] / other[figure] for other, mine in pairs]
         row = {
@@ -140,13 +140,13 @@ class Table:
         self._add(name, row, row["ratio"] <= reach)
 
     def figure(self, name: str, reach: float, unit: str, figures: list[float]) -> None:
-        """Enter a figure without a yardstick; a reach above 0 is a least, below 0 a most."""
+        """Add a figure without a yardstick; reach above 0 is a minimum, below 0 a maximum."""
         value = round(statistics.median(figures), 2)
         is_met = value >= reach if reach > 0 else value <= -reach
         self._add(name, {"value": value, "unit": unit, "reach": abs(reach)}, is_met)
 
     def series(self, name: str, figures: dict[int, Figures]) -> None:
-        """Enter how something grows."""
+        """Add a growth series."""
         self._add(name, {str(key): value for key, value in figures.items()}, None)
 
     def _add(self, name: str, row: dict[str, Any], is_met: bool | None) -> None:
@@ -157,7 +157,7 @@ class Table:
 
 
 def measure_speed(table: Table, arguments: argparse.Namespace) -> None:
-    """CPU a request beside the bare echo, and the bare echo beside qh3's own server."""
+    """Measure CPU a request against the bare echo, and the echo against qh3's own server."""
 
     def echo(backend: str) -> Callable[[], Figures]:
         return lambda: measure("echo", options(arguments, transport=backend))
@@ -172,12 +172,12 @@ def measure_speed(table: Table, arguments: argparse.Namespace) -> None:
 
 
 def measure_latency(table: Table, arguments: argparse.Namespace) -> None:
-    """How far p99 is from p50 at half of the saturating load, beside the bare echo at that rate.
+    """Measure p99 / p50 at half of the saturating load, against the bare echo at the same rate.
 
-    Saturating is the rate that the gateway has with 64 clients that ask again as soon as they are
-    answered: that of the whole machine, for on two cores gateway, upstream and load process take
-    from each other. The bare echo could go faster, but not to tell anything by: at half of what it
-    has on qh3 with such clients, the load process is full, and what is late is that.
+    The saturating rate is that of 64 clients that send again as soon as they are answered. It is
+    the whole machine's limit: on two cores, gateway, upstream and load process compete. The bare
+    echo could go faster, but that would measure nothing: at half of its own rate on qh3 the load
+    process is saturated, and its lateness is all that shows.
     """
 
     def tail(what: str, backend: str, rate: float) -> Figures:
@@ -201,7 +201,7 @@ def measure_latency(table: Table, arguments: argparse.Namespace) -> None:
 
 
 def measure_sizes(table: Table, arguments: argparse.Namespace) -> None:
-    """Memory of an idle session, and deliveries of a broadcast."""
+    """Measure an idle session's memory, and the deliveries of a broadcast."""
     words = ["--clients", str(arguments.sessions), "--duration", f"{2 * arguments.seconds}s"]
     for backend, most in (("qh3", 60.0), ("aioquic", 110.0)):
         idle = [bench("idle", *words, "--transport", backend) for _ in range(arguments.rounds)]
@@ -215,7 +215,7 @@ def measure_sizes(table: Table, arguments: argparse.Namespace) -> None:
 
 
 def measure_growth(table: Table, arguments: argparse.Namespace) -> None:
-    """Cost of a request by connections, by payload, by requests in flight."""
+    """Measure a request's cost by connections, by payload and by requests in flight."""
 
     def one(**changed: Any) -> Figures:
         found = measure("gateway", options(arguments, **changed))
@@ -223,8 +223,8 @@ def measure_growth(table: Table, arguments: argparse.Namespace) -> None:
         return {key: round(found[key], 3) for key in keys}
 
     for backend, rate in GROWTH_RATES.items():
-        # At one rate, that all connections have together: with each of them asking as fast as it
-        # can, more connections would be more load.
+        # At one rate for all connections together: if each sent as fast as it could, more
+        # connections would mean more load.
         table.series(
             f"{backend} by connections",
             {count: one(transport=backend, clients=count, rate=rate) for count in GROWTH},
@@ -246,10 +246,10 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured, a round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a round")
     parser.add_argument("--sessions", type=int, default=1_000, help="idle, and of a broadcast")
-    parser.add_argument("--only", choices=PARTS, help="one part of the table")
-    parser.add_argument("--json", type=Path, help="file for what was measured")
+    parser.add_argument("--only", choices=PARTS, help="measure only this part of the table")
+    parser.add_argument("--json", type=Path, help="file for the measurements")
     arguments = parser.parse_args()
     table = Table(arguments)
     for name, part in PARTS.items():

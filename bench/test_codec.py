@@ -1,4 +1,4 @@
-"""The codec against protobuf-python (upb) doing the same job.
+"""The codec against protobuf-python (upb) on the same job.
 
 Each measured call handles one chunk or batch of 16 messages of about 200 bytes, as the gateway
 does.
@@ -59,7 +59,7 @@ PUSH_CHUNK = (LENGTH.pack(len(PUSH)) + PUSH) * BATCH
 
 
 def split(chunk: bytes) -> list[bytes]:
-    """Cut a chunk of whole frames into messages, the plain way."""
+    """Split a chunk of whole frames into messages, in plain Python."""
     messages = []
     at = 0
     while at < len(chunk):
@@ -70,7 +70,7 @@ def split(chunk: bytes) -> list[bytes]:
 
 
 def decode_gatesvr() -> object:
-    """Decode a chunk of requests and read what the gate decides on."""
+    """Decode a chunk of requests and read the fields that the gateway decides on."""
     requests = codec.RequestDecoder(MAX_BYTES).feed(CHUNK)
     return [(r.type, r.seq_id, r.ack_seq_id, r.action) for r in requests]
 
@@ -84,12 +84,12 @@ def decode_yardstick() -> object:
     return found
 
 
-PAYLOAD = codec.push_body(3, DATA)  # any bytes: what a push carries
+PAYLOAD = codec.push_body(3, DATA)  # any bytes will do as a push's payload
 PUSH_TYPE = pb.PUSH_BUSINESS_DATA
 
 
 def encode_gatesvr() -> object:
-    """Encode pushes of given values as frames."""
+    """Encode pushes with given values as frames."""
     return [
         codec.push_frame(7, 900, codec.push_body(PUSH_TYPE, PAYLOAD, HEADERS, 300))
         for _ in range(BATCH)
@@ -146,7 +146,7 @@ def to_upstream_yardstick() -> object:
 
 
 def from_upstream_gatesvr() -> object:
-    """Turn a batch of answers into the frames of pushes."""
+    """Turn a batch of answers into push frames."""
     return [
         codec.push_frame(7, 900, answer.body(answer.client_seq_id))
         for answer in codec.decode_answers(RESPONSES)
@@ -170,7 +170,7 @@ def from_upstream_yardstick() -> object:
 
 
 def frames_gatesvr() -> object:
-    """Decode a chunk that starts and ends inside a frame: the envelopes only."""
+    """Decode a chunk that starts and ends inside a frame; envelopes only."""
     decoder = codec.RequestDecoder(MAX_BYTES)
     decoder.feed(CHUNK[:100])
     return len(decoder.feed(CHUNK[100:]))
@@ -228,7 +228,7 @@ def test_codec(benchmark: BenchmarkFixture, job: str, role: str) -> None:
 
 
 def length_of(result: object) -> object:
-    """Return what both roles have in common: equal values, or sizes where maps have orders."""
+    """Return a comparable form of both roles' results: values, or sizes if map order varies."""
     if isinstance(result, list) and result and isinstance(result[0], bytes):
         return [len(item) for item in result]
     return len(result) if isinstance(result, bytes) else result

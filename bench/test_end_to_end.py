@@ -1,8 +1,8 @@
 """Echo requests through the whole gateway, beside a bare echo on the same endpoint.
 
-What is measured is the CPU time of the process that serves, user and system, not how long it took:
-pytest-benchmark reads that process's clock. The upstream and the clients have processes of their
-own, the clients this one. One measured call is a round of requests, begun and answered inside it.
+The benchmark measures CPU time (user and system) of the serving process, not elapsed time:
+pytest-benchmark reads that process's clock. The upstream runs in a process of its own, the clients
+in this one. One measured call is a round of requests, begun and answered inside it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUND_REQUESTS = 512
 UNMEASURED_CLIENTS = 4
 UNMEASURED_REQUESTS = 256
 
-# Clients, requests in flight each, and the cost to reach in bare echoes at 64 x 1 (DESIGN 4).
+# Clients, requests in flight each, and the target cost in bare echoes at 64 x 1 (DESIGN 4).
 CASES = [
     ("qh3", "yardstick", 64, 1, 0),
     ("qh3", "gatesvr", 64, 1, 3.5),
@@ -53,7 +53,7 @@ class Server(Process):
 
 
 class ServerClock:
-    """The timer of a benchmark: CPU seconds of the process that serves it."""
+    """The timer of a benchmark: CPU seconds of the serving process."""
 
     def __init__(self) -> None:
         self.server: Server | None = None
@@ -68,7 +68,7 @@ TURNS = Turns()
 
 
 class Servers:
-    """Every process that this module's benchmarks need, started when one first does."""
+    """The processes that this module's benchmarks need, each started at first use."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
@@ -76,7 +76,7 @@ class Servers:
         self._servers: dict[tuple[str, str], Server] = {}
 
     def get(self, role: str, backend: str) -> Server:
-        """Return the gateway, or for the yardstick the bare echo."""
+        """Return the gateway, or the bare echo for the yardstick."""
         if (role, backend) not in self._servers:
             if role == "yardstick":
                 server = Server(serve_echo, backend, True)
@@ -95,7 +95,7 @@ class Servers:
 
 
 def run_round(load: Clients, requests: int) -> None:
-    """Run a round when it is this process's turn; a server uses no CPU while its clients wait."""
+    """Run a round at this process's turn; a server uses no CPU while its clients wait."""
     with TURNS:
         load.run_round(requests)
 

@@ -1,4 +1,4 @@
-"""OrderedQueue against a plain heapq and dict: the model that its tests compare it with."""
+"""OrderedQueue against a plain heapq and dict: the model used by its tests."""
 
 from __future__ import annotations
 

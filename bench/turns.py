@@ -1,7 +1,7 @@
-"""Has two benchmark processes alternate round by round, so that both meet the same moments.
+"""Lets two benchmark processes alternate round by round, so that both see the same conditions.
 
-Each of the two reads a byte before a round and writes one after it. When the other is gone, there
-is nobody to wait for.
+Each process reads a byte before a round and writes one after it. When the other process is gone,
+it stops waiting.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ VARIABLE = "GATESVR_BENCH_TURNS"
 
 
 class Turns:
-    """One process's side; it never waits where nobody else takes part."""
+    """One process's side; never waits if there is no other side."""
 
     def __init__(self) -> None:
         self._read, self._write = -1, -1
@@ -26,7 +26,7 @@ class Turns:
             self._read = -1
 
     def __exit__(self, *_: object) -> None:
-        """Let the other one run."""
+        """Let the other process run."""
         if self._write >= 0:
             try:
                 os.write(self._write, b".")
@@ -55,7 +55,7 @@ class Side:
 
 
 def two_sides() -> tuple[Side, Side]:
-    """Return both sides; it is the first one's turn."""
+    """Return both sides; the first one has the turn."""
     to_second, from_first = os.pipe()
     to_first, from_second = os.pipe()
     os.write(from_second, b".")

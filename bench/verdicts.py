@@ -1,9 +1,9 @@
-"""What two revisions' measurements say: which benchmark got slower, and by how much.
+"""Decides from two revisions' measurements which benchmark got slower, and by how much.
 
-A *run* is what one revision's process measured: costs by benchmark. Runs come in pairs, base and
-head, and so do the costs in them. A benchmark's change is the median of head to base over all pairs
-of costs: what else a machine does comes and goes, hits both sides of most pairs alike, and the
-median forgets the others.
+A *run* is one revision's measurement: costs by benchmark. Runs come in pairs of base and head, and
+so do their costs. A benchmark's change is the median ratio of head to base over all pairs of costs.
+Other load on the machine comes and goes and hits both sides of most pairs alike; the median ignores
+the remaining pairs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Verdict = Literal["ok", "faster", "SLOWER", "new"]
 
 @dataclass(frozen=True)
 class Costs:
-    """What a benchmark costs in one run; each comparable with its counterpart only.
+    """A benchmark's costs in one run; each is comparable only with its counterpart.
 
     Attributes:
-        costs: Of the core a single one, end to end one a round.
+        costs: One cost for the core, one a round end to end.
         unit: Yardsticks of the same run, or CPU nanoseconds an item.
-        limit: The change above which head is too slow.
-        tests: What to run to measure it again.
+        limit: The largest acceptable change.
+        tests: The tests that measure it again.
     """
 
     costs: tuple[float, ...]
@@ -46,16 +46,16 @@ Run = dict[str, Costs]
 
 @dataclass(frozen=True)
 class Change:
-    """A benchmark's fate.
+    """A benchmark's change from base to head.
 
     Attributes:
-        base: The median of its costs, None where base has none.
+        base: The median of its costs, None if base has none.
         head: The same of head.
         unit: Of base and head.
-        change: Head's cost to base's, less 1; None for a new one.
-        limit: What change may be at most.
-        pairs: Pairs of costs; for a new one, costs.
-        tests: What to run to measure it again.
+        change: Head's cost relative to base's, less 1; None for a new benchmark.
+        limit: The largest acceptable change.
+        pairs: Number of pairs of costs; for a new benchmark, number of costs.
+        tests: The tests that measure it again.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Change:
 
 
 def run_of(figures: Sequence[Figure]) -> Run:
-    """Return the costs that a run found.
+    """Return the costs in a run.
 
-    The yardsticks of the core are nobody's: they take the machine's speed of the moment out of the
-    cost. The bare echo is ours as well, and compared as everything else is.
+    The core's yardsticks are independent code, so they cancel out the machine's current speed. The
+    bare echo is our own code, and is compared like everything else.
     """
     found = yardsticks(figures)
     run = {}

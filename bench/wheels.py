@@ -1,7 +1,7 @@
-"""Builds revisions of the package as wheels, each unpacked into a folder of its own.
+"""Builds revisions of the package as wheels, each unpacked into its own folder.
 
-What they depend on comes from the environment that runs this, the same for all of them. A wheel
-that was built before, from the same sources, is taken again.
+Their dependencies come from the running environment, the same for all of them. A wheel built before
+from the same sources is reused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "compare"
 TIMEOUT = 600.0
-# What a wheel is made of; a revision may lack some.
+# The sources of a wheel; a revision may lack some.
 INPUTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "gatesvr")
 
 
@@ -26,11 +26,11 @@ def build(revision: str | None) -> Path:
     """Return the folder to import a revision's package from.
 
     Args:
-        revision: What git knows it by; None for the working tree, uncommitted changes and all.
+        revision: A git revision; None for the working tree, with uncommitted changes.
 
     Raises:
-        subprocess.CalledProcessError: There is no such revision, or it does not build. What git or
-            pip said is on standard error.
+        subprocess.CalledProcessError: The revision does not exist or does not build. The output of
+            git or pip is on standard error.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".build-") as folder:
@@ -50,7 +50,7 @@ def build(revision: str | None) -> Path:
 def _copy_working_tree(target: Path) -> None:
     names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *INPUTS)
     for name in filter(None, names.decode().split("\0")):
-        if (ROOT / name).is_file():  # git lists what was deleted too
+        if (ROOT / name).is_file():  # git also lists deleted files
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
 
@@ -64,7 +64,7 @@ def _export(revision: str, target: Path) -> None:
 
 
 def _digest(sources: Path) -> str:
-    """Return a name for what comes out: the sources, the interpreter and the compiler's flags."""
+    """Return a digest of the sources, the interpreter and the compiler's flags."""
     digest = hashlib.sha256(f"{sys.version} {os.environ.get('CFLAGS')}".encode())
     for path in sorted(path for path in sources.rglob("*") if path.is_file()):
         name = path.relative_to(sources)

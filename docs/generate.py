@@ -1,4 +1,4 @@
-"""Write what the documentation takes from the code: the settings, and the example bytes.
+"""Write what the documentation takes from the code: settings, example bytes, file names.
 
 ``make docs`` runs it; a test fails when the result is not what is committed.
 """
@@ -37,20 +37,19 @@ CONFIGURATION_HEAD = """\
 
 <!-- Written by docs/generate.py from the docstrings of gatesvr/config/sections.py. -->
 
-A gateway without any configuration listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
-looks for its services on ports 8081 to 8083. Changes come from these sources, later ones win:
+Without any configuration a gateway listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
+looks for its services on ports 8081 to 8083. Settings come from these sources; later ones win:
 
 1. a TOML file: `gatesvr serve --config gate.toml`, with a table for each section;
 2. the environment: `GATESVR_DISPATCH__WORKERS=8`, with two underscores between section and key;
-3. `--set dispatch.workers=8`, as often as you like; lists and tables are written as in TOML;
+3. `--set dispatch.workers=8`, any number of times; write lists and tables as in TOML;
 4. the flags of `gatesvr serve`: `--bind`, `--grpc-bind`, `--transport`, `--upstream`, `--cert`,
    `--key`, `--log-level`, `--log-format`.
 
 A *duration* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`. A *size* is a number
-of bytes or text such as `64KiB`, `4MiB`. A key that does not exist, a variable `GATESVR_...__...`
-that names no setting, or a value out of its range ends the start with one line that names the
-source, the field and the value, and exit code 2. A `gatesvr.Config` that is built in Python takes
-and refuses the same values.
+of bytes or text such as `64KiB`, `4MiB`. An unknown key, a variable `GATESVR_...__...` that names
+no setting, or a value out of range stops the start with exit code 2 and one line that names
+source, field and value. A `gatesvr.Config` built in Python takes and refuses the same values.
 
 ```toml
 [transport]
@@ -80,12 +79,12 @@ serial = true
 """
 
 ROUTES_TEXT = """
-Routes are tried in the order in which they are written; the first whose action matches wins, so `*`
-comes last. A route to a service that `upstream.services` does not name, one that an earlier route
-leaves nothing for, and routes without one for `hello`, the login, end the start. A service that
-registers itself is named without an address: `upstream.services.chat = []`.
+The gateway tries routes in the order of the file; the first whose action matches wins, so `*` comes
+last. Three mistakes stop the start: a route to a service that `upstream.services` does not name, a
+route that an earlier one always hides, and routes without one for `hello`, the login. Name a
+service that registers itself without an address: `upstream.services.chat = []`.
 
-Without a `[[route]]` of your own these are the routes, as far as their services are there:
+Without a `[[route]]` of your own, these routes apply as far as their services exist:
 
 """
 
@@ -172,7 +171,7 @@ def field_comments() -> dict[tuple[str, str], str]:
         for field, comment in zip(node.body, node.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                 if not (isinstance(comment, ast.Expr) and isinstance(comment.value, ast.Constant)):
-                    raise SystemExit(f"config.py: {node.name}.{field.target.id} has no docstring")
+                    raise SystemExit(f"sections.py: {node.name}.{field.target.id} has no docstring")
                 text = inspect.cleandoc(str(comment.value.value)).replace("\n", " ")
                 comments[node.name, field.target.id] = text.replace("``", "`").replace("|", "\\|")
     return comments
@@ -296,10 +295,108 @@ def block(frame: bytes) -> str:
     return f"```text\n{''.join(lines)}```\n"
 
 
+# Names in the code -------------------------------------------------------------------------------
+
+ROOT = DOCS.parent
+_NAME = re.compile(r"\[`([A-Za-z_][\w.]*)(\(\))?`\]\([^)]*\)")
+
+
+class Definition(typing.NamedTuple):
+    """A class, a function or a constant of the package.
+
+    Attributes:
+        path: The file that defines it, relative to the repository.
+        members: Of a class: its methods and attributes, and those of its bases.
+    """
+
+    path: str
+    members: set[str]
+    bases: list[str]
+
+
+def definitions(root: Path = ROOT) -> dict[str, list[Definition]]:
+    """Return what gatesvr defines at the top of its modules, by name."""
+    found: dict[str, list[Definition]] = {}
+    for path in sorted((root / "gatesvr").rglob("*.py*")):
+        if path.suffix not in {".py", ".pyi"} or "_pb" in path.parts:
+            continue
+        source = path.with_suffix(".pyx") if path.suffix == ".pyi" else path
+        where = source.relative_to(root).as_posix()
+        for node in ast.parse(path.read_text("utf-8")).body:
+            bases: list[str] = []
+            members: set[str] = set()
+            names = list(_targets(node))
+            if isinstance(node, ast.ClassDef):
+                names = [node.name]
+                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                members = set(_members(node))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [node.name]
+            for name in names:
+                found.setdefault(name, []).append(Definition(where, members, bases))
+    return found
+
+
+def _targets(node: ast.AST) -> Iterator[str]:
+    """Yield the names that an assignment makes, and those in a __slots__."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    for target in targets:
+        if isinstance(target, ast.Name):
+            yield target.id
+        elif isinstance(target, ast.Attribute):
+            yield target.attr
+    if "__slots__" in [target.id for target in targets if isinstance(target, ast.Name)]:
+        yield from ast.literal_eval(typing.cast("Any", node).value)
+
+
+def _members(node: ast.ClassDef) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield part.name
+        elif isinstance(part, ast.Assign | ast.AnnAssign):
+            yield from _targets(part)
+
+
+def place_of(name: str, known: dict[str, list[Definition]]) -> str | None:
+    """Return the file that defines ``Name`` or ``Name.member``; None if none or several do."""
+    top, _, member = name.partition(".")
+    places = {
+        definition.path
+        for definition in known.get(top, ())
+        if not member or _has_member(definition, member, known)
+    }
+    return places.pop() if len(places) == 1 else None
+
+
+def _has_member(definition: Definition, member: str, known: dict[str, list[Definition]]) -> bool:
+    return member in definition.members or any(
+        _has_member(above, member, known)
+        for base in definition.bases
+        for above in known.get(base, ())
+    )
+
+
+def named(text: str) -> list[str]:
+    """Return the names of the code that a page links to."""
+    return [match[1] for match in _NAME.finditer(text)]
+
+
+def architecture(text: str) -> str:
+    """Return docs/architecture.md with the file of every name written again."""
+    known = definitions()
+
+    def link(match: re.Match[str]) -> str:
+        place = place_of(match[1], known)
+        return f"[`{match[1]}{match[2] or ''}`](../{place})" if place else match[0]
+
+    return _NAME.sub(link, text)
+
+
 def main() -> None:
     (DOCS / "configuration.md").write_text(configuration(), "utf-8")
-    path = DOCS / "protocol.md"
-    path.write_text(protocol(path.read_text("utf-8")), "utf-8")
+    for name, write in (("protocol.md", protocol), ("architecture.md", architecture)):
+        path = DOCS / name
+        path.write_text(write(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

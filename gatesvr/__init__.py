@@ -1,7 +1,7 @@
 """GateSvr: a session gateway with QUIC clients in front and gRPC services behind.
 
-The public names load on first use, so that ``import gatesvr`` costs nothing that is not needed:
-a client never imports gRPC, an upstream never imports QUIC.
+The public names load on first use, so ``import gatesvr`` is cheap: a client never imports gRPC, and
+an upstream never imports QUIC.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from .service.gateway_client import GatewayClient as GatewayClient
     from .service.push_api import Push as Push
     from .service.push_api import PushStream as PushStream
+    from .service.request import Reply as Reply
+    from .service.request import Request as Request
     from .service.results import PushResult as PushResult
     from .service.results import RegistryResult as RegistryResult
     from .service.results import SessionInfo as SessionInfo
-    from .service.service import Reply as Reply
-    from .service.service import Request as Request
     from .service.service import UpstreamService as UpstreamService
 
     __version__: str
@@ -68,8 +68,8 @@ _MODULES = {
     "PushStream": ".service.push_api",
     "QueueFull": ".errors",
     "RegistryResult": ".service.results",
-    "Reply": ".service.service",
-    "Request": ".service.service",
+    "Reply": ".service.request",
+    "Request": ".service.request",
     "RequestFailed": ".errors",
     "SessionError": ".errors",
     "SessionEvent": ".observe.events",

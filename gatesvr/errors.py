@@ -9,8 +9,8 @@
     │   ├── RequestFailed    a request was answered by an ERROR (client)
     │   └── SessionLost      the session ended or could not be resumed (client)
     ├── QueueFull         a bounded queue is at a cap; nothing was added
-    │   └── NotifyOverflow   notifies were dropped because nobody read them (client)
-    ├── UpstreamError     an upstream call failed: says what is known of the request
+    │   └── NotifyOverflow   unread notifies were dropped (client)
+    ├── UpstreamError     an upstream call failed: tells whether the request ran
     └── ConnectionFailed  no connection to the gateway (client)
 """
 
@@ -63,7 +63,7 @@ class ErrorCode(IntEnum):
     NO_ROUTE = 404
     STALE_ATTEMPT = 409
     ANSWER_TOO_LARGE = 413
-    TOO_LARGE = 413  # also of a request, for its upstream
+    TOO_LARGE = 413  # also for a request too large for its upstream
     RATE_LIMITED = 429
     INTERNAL = 500
     UNKNOWN_TYPE = 501
@@ -74,7 +74,7 @@ class ErrorCode(IntEnum):
 
 
 class Outcome(IntEnum):
-    """What is known of a request that failed."""
+    """What the gateway knows of a failed request's execution."""
 
     UNKNOWN = 0
     NOT_STARTED = 1
@@ -82,7 +82,7 @@ class Outcome(IntEnum):
 
 
 class LostReason(IntEnum):
-    """Why messages, or a whole session, are gone."""
+    """Why messages, or a whole session, are lost."""
 
     NONE = 0
     EXPIRED = 1
@@ -96,7 +96,7 @@ class LostReason(IntEnum):
 
 
 class GatesvrError(Exception):
-    """Base of everything that GateSvr raises on purpose."""
+    """Base of all errors that GateSvr raises on purpose."""
 
 
 class ConfigError(GatesvrError):
@@ -104,7 +104,7 @@ class ConfigError(GatesvrError):
 
     Args:
         message: What is wrong, naming the value.
-        source: The file, flag or environment variable that it came from.
+        source: The file, flag or environment variable that set it.
         field: The dotted name of the field, for example ``dispatch.workers``.
     """
 
@@ -128,7 +128,7 @@ class SessionError(GatesvrError):
     Args:
         message: Why, in one line.
         code: The wire error code.
-        retry_after_ms: When trying again may help; 0 where it does not.
+        retry_after_ms: When to try again; 0 if that does not help.
     """
 
     def __init__(self, message: str, code: int = 0, *, retry_after_ms: int = 0) -> None:
@@ -138,14 +138,14 @@ class SessionError(GatesvrError):
 
 
 class RequestFailed(SessionError):
-    """A request was answered by an ERROR push.
+    """The gateway answered a request with an ERROR push.
 
     Args:
         message: The gateway's error_message.
         code: The wire error code.
-        retry_after_ms: When trying again may help; 0 where it does not.
-        outcome: Whether an upstream may have run it; DONE where only its answer was not kept.
-        detail: A request id to quote to the operator.
+        retry_after_ms: When to try again; 0 if that does not help.
+        outcome: Whether an upstream may have run it; DONE if only its answer was not kept.
+        detail: A request id that the operator can look up.
     """
 
     def __init__(
@@ -171,14 +171,14 @@ class SessionLost(SessionError):
     Args:
         message: Why, in one line.
         code: The close code or wire error code that ended it, 0 for none.
-        reason: What the gateway said became of the session, NONE where it did not say.
-        session_id: The session, empty where there was none.
-        lost_from: The server seq from which on nothing of the session was delivered, 0 where there
-            was no session. What the gateway sent up to there was handed over, or announced as lost.
-        lost_to: Last server seq that was never delivered, 0 where nobody knows: a session that is
-            gone does not say how much it still held.
-        outcome: Of a request that the end left without an answer.
-        is_final: Whether the client has given up; otherwise a new session takes the place.
+        reason: The gateway's reason, NONE if it gave none.
+        session_id: The session, empty if there was none.
+        lost_from: First server seq that was never delivered, 0 without a session. Everything before
+            it was delivered or announced as lost.
+        lost_to: Last server seq that was never delivered, 0 if unknown: a session that is gone does
+            not say how much it still held.
+        outcome: For a request that the end left unanswered.
+        is_final: Whether the client has given up; otherwise a new session follows.
     """
 
     def __init__(
@@ -207,10 +207,10 @@ class QueueFull(GatesvrError):
 
 
 class NotifyOverflow(QueueFull):
-    """Notifies came faster than the application read them, and these were dropped.
+    """Notifies arrived faster than the application read them, and these were dropped.
 
     Args:
-        count: How many.
+        count: Number of notifies dropped.
         first_seq: The server seq of the first.
         last_seq: The server seq of the last.
     """
@@ -220,7 +220,7 @@ class NotifyOverflow(QueueFull):
         self.first_seq = first_seq
         self.last_seq = last_seq
         super().__init__(
-            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: nobody read them"
+            f"{count} notifies were dropped, seq {first_seq} to {last_seq}: not read in time"
         )
 
 
@@ -230,10 +230,10 @@ class UpstreamError(GatesvrError):
     Args:
         message: Why, in one line, for logs only: it may name an address.
         code: The wire error code for the client.
-        outcome: What is known of the request; DONE where the service itself has ended it.
-        status: What ended it: the gRPC status's name, or a word of ours such as ``refused``.
-        address: The endpoint, HOST:PORT; empty where none was chosen.
-        retry_after_ms: When trying again may help; 0 where it does not.
+        outcome: What is known of the request; DONE if the service itself ended it.
+        status: The gRPC status's name, or our own word such as ``refused``.
+        address: The endpoint, HOST:PORT; empty if none was chosen.
+        retry_after_ms: When to try again; 0 if that does not help.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class UpstreamError(GatesvrError):
 
 
 class ConnectionFailed(GatesvrError):
-    """No connection to the gateway: refused, timed out, or its certificate was not accepted.
+    """No connection to the gateway: refused, timed out, or its certificate was rejected.
 
     Args:
         message: Why, in one line.

@@ -1,42 +1,41 @@
-"""Gateway: builds the layers, starts them in order and stops them in order; nothing else."""
+"""Gateway: an Engine with its I/O, started and stopped in order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from .config import Config, join_address
-from .control.commands import PushCommands
-from .control.events import EventStream
 from .control.local import LocalPushApi
-from .dispatch.dispatcher import Dispatcher
-from .dispatch.processor import AsyncProcessor
+from .engine import Engine
 from .errors import CloseCode
 from .grpc_api.service import PushService
 from .observe.clock import RunningClock
 from .observe.log import keys
-from .session.manager import SessionManager
 from .transport.listener import ConnectionListener
 from .upstream.manager import UpstreamManager
-from .upstream.router import UpstreamRouter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
+    from .control.events import EventStream
+    from .dispatch.worker import WorkerState
     from .observe.metrics import Counters
+    from .upstream.manager import EndpointStatus
 
 __all__ = ["Gateway"]
 
 logger = logging.getLogger("gatesvr.gateway")
 
+SWEEP_INTERVAL_S = 1.0
+"""How often expired sessions, logins and messages are ended."""
 RECONNECT_AFTER_MS = 1_000
 UPSTREAM_GRACE_S = 0.5
-"""What lanes get to close in order; whoever waited for an answer has gone by then."""
+"""Seconds allowed for lanes to close; by then no client waits for an answer."""
 STOP_REASON = "gateway stops"
 
 
@@ -48,8 +47,8 @@ class Gateway(LocalPushApi):
             await gateway.push("ann", content="hello from inside")
             await forever
 
-    What GatewayClient does from outside it does itself: push(), push_bound(), push_many(),
-    push_stream(), broadcast(), multicast(), kick(), get_session(), sessions() and events().
+    It has the methods of GatewayClient: push(), push_bound(), push_many(), push_stream(),
+    broadcast(), multicast(), kick(), get_session(), sessions() and events().
 
     Args:
         config: The configuration.
@@ -59,45 +58,28 @@ class Gateway(LocalPushApi):
     """
 
     core = "compiled"
-    """How the core runs."""
+    """Kind of the core."""
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config = config or Config()
-        # One clock for all layers: what is due in one is due in all, and a stall counts in none.
-        running_clock = RunningClock()
-        clock = running_clock.now
+        clock = RunningClock()
         max_message_bytes = int(config.session.max_message_bytes)
-        self.session_manager = SessionManager(
-            config.session,
-            config.transport,
-            config.push,
-            wall_ms=lambda now: int((time.time() + now - clock()) * 1000),
-        )
-        self.router = UpstreamRouter(config.route, config.upstream.order)
         self.upstream = UpstreamManager(
             config.upstream,
             max_message_bytes,
             push=config.push,
             rules=config.route,
-            clock=running_clock,
+            clock=clock,
         )
-        self.processor = AsyncProcessor(config.dispatch, self.upstream, clock=clock)
-        self.dispatcher = Dispatcher(
-            config, self.session_manager, self.router, self.upstream, self.processor, clock
-        )
-        commands = PushCommands(self.session_manager, max_message_bytes, clock)
-        super().__init__(commands)
+        self.engine = engine = Engine(config, self.upstream, clock=clock.now)
+        super().__init__(engine.commands)
+        self.session_manager = engine.session_manager
+        self.processor = engine.processor
+        self.dispatcher = engine.dispatcher
         self.push_service = PushService(
-            config.push,
-            commands,
-            self.session_manager.events,
-            self.upstream.registry,
-            max_message_bytes=max_message_bytes,
+            config.push, engine.commands, max_message_bytes=max_message_bytes
         )
-        self.listener = ConnectionListener(
-            config.transport, self.dispatcher.handler, clock=running_clock
-        )
-        self._clock = clock
+        self.listener = ConnectionListener(config.transport, engine.dispatcher.handler, clock=clock)
         self._sweeper: asyncio.Task[None] | None = None
         self._is_started = False
         self._stopping: asyncio.Task[None] | None = None
@@ -131,37 +113,42 @@ class Gateway(LocalPushApi):
 
     @property
     def certificate(self) -> str:
-        """The file with the certificate that clients see; empty where it is in memory only."""
+        """The file of the certificate that clients see; empty where it is in memory only."""
         return self.listener.tls.path
 
-    def stats(self) -> dict[str, dict[str, int | float]]:
+    def stats(self) -> dict[str, dict[str, int]]:
         """Return every counter, by layer and name."""
         layers: dict[str, Counters] = {
             "transport": self.listener.counters,
-            "session": self.session_manager.counters,
-            "dispatch": self.processor.counters,
-            "upstream": self.upstream.counters,
-            "push": self._commands.counters,
+            **self.engine.counters(),
         }
         return {name: counters.snapshot() for name, counters in layers.items()}
 
+    def upstreams(self) -> list[EndpointStatus]:
+        """Return every upstream endpoint and its state."""
+        return self.upstream.endpoints()
+
+    def workers(self) -> list[WorkerState]:
+        """Return every worker and its task."""
+        return self.processor.workers()
+
     def events(self, kinds: Iterable[str] = ()) -> EventStream:
-        """Return what happens to sessions, as it happens, to be entered by ``async with``.
+        """Return a stream of session events; enter it by ``async with`` to subscribe.
 
         Args:
-            kinds: Which events, EventKind or their names; none for all.
+            kinds: Kinds to deliver, EventKind or their names; none for all.
         """
-        return EventStream(self.session_manager.events, kinds)
+        return self.engine.commands.events(kinds)
 
     async def start(self) -> None:
         """Start the layers, from the upstreams to the clients.
 
         Raises:
             ConfigError: An address cannot be used.
-            RuntimeError: It was started before.
+            RuntimeError: The gateway was already started.
         """
         if self._is_started:
-            raise RuntimeError("the gateway was started before")
+            raise RuntimeError("the gateway was already started")
         self._is_started = True
         try:
             await self.upstream.start()
@@ -178,10 +165,10 @@ class Gateway(LocalPushApi):
         )
 
     async def stop(self) -> None:
-        """Stop in order; may be called any number of times.
+        """Stop in order. Idempotent.
 
-        Clients are told by GOAWAY, new requests get ERROR 503, running ones go on for
-        ``dispatch.drain_timeout``, then connections close 4503.
+        Clients get GOAWAY, new requests ERROR 503; running ones have ``dispatch.drain_timeout`` to
+        finish, then connections close 4503.
         """
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
@@ -196,7 +183,7 @@ class Gateway(LocalPushApi):
         self.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
         if self._sweeper is not None:
             self._sweeper.cancel()
-        # Each is stopped whatever becomes of those before it.
+        # An exit stack stops each layer even if one before it fails.
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.session_manager.events.end)
             stack.push_async_callback(self.listener.stop)
@@ -205,11 +192,6 @@ class Gateway(LocalPushApi):
         logger.info("gateway_stopped")
 
     async def _sweep(self) -> None:
-        """Look at what can expire, for as long as the gateway runs."""
         while True:
-            await asyncio.sleep(self.config.session.sweep_interval)
-            try:
-                self.session_manager.sweep(self._clock())
-            except Exception:
-                self.session_manager.counters.internal_errors += 1
-                logger.exception("sweep_failed")
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            self.engine.sweep()

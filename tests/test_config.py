@@ -44,7 +44,6 @@ OTHER = {
     "transport.backend": ("qh3", "qh3"),
     "transport.cert": ("a.pem", "a.pem"),
     "transport.key": ("b.pem", "b.pem"),
-    "transport.low_water": ("1KiB", 1024),
     "session.max_message_bytes": ("512KiB", 512 << 10),
     "session.max_queue_bytes": ("8MiB", 8 << 20),
     "session.on_duplicate": ("allow", "allow"),
@@ -186,10 +185,6 @@ def test_environment_is_read_only_when_given(monkeypatch: pytest.MonkeyPatch) ->
         ("transport.bind=8453", ["--set", "transport.bind", "8453"]),
         ("transport.bind=::1:8453", ["--set", "transport.bind", "[::1]:8453"]),
         ("transport.cert=x.pem", ["--set", "transport.cert", "key"]),
-        (
-            "transport.low_water=1MiB",
-            ["--set", "transport.low_water", "1MiB", "high_water (64KiB)"],
-        ),
         ('route=[{action="a*b", service="x"}]', ["--set", "route[0].action", "a*b"]),
         ('upstream.services.zone=[{address="here"}]', ["--set", "upstream.services.zone", "here"]),
         (
@@ -252,8 +247,6 @@ ROOM = {
     "session.max_message_bytes": ["session.max_queue_bytes=1GiB"],
     "session.max_queue_bytes": ["session.max_message_bytes=256B"],
     "dispatch.workers": ["dispatch.max_workers=65536"],
-    "transport.low_water": ["transport.high_water=1GiB"],
-    "transport.high_water": ["transport.low_water=1"],
     "upstream.reconnect_min": ["upstream.reconnect_max=1h"],
     "upstream.reconnect_max": ["upstream.reconnect_min=10ms"],
 }

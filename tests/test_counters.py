@@ -14,10 +14,10 @@ import pytest
 
 import gatesvr
 from gatesvr.client.counters import ClientCounters
-from gatesvr.control.commands import PushCounters
+from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
 from gatesvr.service.request import ServiceCounters
-from gatesvr.session.context import SessionCounters
+from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
 from gatesvr.upstream.call import UpstreamCounters
 
@@ -39,14 +39,27 @@ GATEWAY: dict[str, type[Counters]] = {
 
 OWNERS: dict[type[Counters], tuple[str, ...]] = {
     TransportCounters: ("transport",),
-    SessionCounters: ("session", "gateway.py"),
+    SessionCounters: ("session", "engine.py"),
     DispatchCounters: ("dispatch", "protocol"),
     UpstreamCounters: ("upstream",),
-    PushCounters: ("push",),
-    ServiceCounters: ("upstream",),
+    PushCounters: ("control", "grpc_api"),
+    ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
 """The folders whose code counts."""
+
+GAUGES = {
+    "transport": {
+        "connections", "handshakes", "drained", "tasks", "timers", "send_backlog",
+        "receive_buffer_bytes", "send_buffer_bytes",
+    },
+    "session": {
+        "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",
+    },
+    "dispatch": {"workers", "idle_workers", "queued", "running"},
+    "upstream": {"endpoints", "lanes", "lanes_up", "open", "waiting"},
+    "push": {"streams", "event_streams"},
+}  # fmt: skip
 
 SHARED_NAMES = {
     # In transport the tasks are asyncio's, in dispatch requests.
@@ -100,7 +113,7 @@ def test_no_code_counts_what_is_not_declared() -> None:
     for counters, folders in OWNERS.items():
         for folder in folders:
             known[folder] |= names(counters)
-    known["gateway.py"] = set.union(*map(names, GATEWAY.values()))
+    known["engine.py"] = set.union(*map(names, GATEWAY.values()))
     assert [(folder, name) for folder, name in counted() if name not in known[folder]] == []
 
 
@@ -124,3 +137,8 @@ def test_no_two_layers_count_the_same_thing() -> None:
         for name in names(counters):
             places[name].add(layer)
     assert {name: layers for name, layers in places.items() if len(layers) > 1} == SHARED_NAMES
+
+
+@pytest.mark.parametrize("layer", GATEWAY)
+def test_gauges_are_known_apart_from_counters(layer: str) -> None:
+    assert GATEWAY[layer].gauges() == GAUGES[layer]

@@ -1,4 +1,4 @@
-"""The documentation says what the code does: settings, example bytes, links, code."""
+"""The documentation says what the code does: settings, names, example bytes, links, code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gatesvr import Config, Gateway
 from gatesvr._pb import message_pb2 as pb
+from gatesvr._pb import upstream_pb2 as upstream_pb
+from gatesvr.observe.events import EventKind
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,6 +42,58 @@ def test_settings_are_those_of_the_code() -> None:
 def test_example_bytes_are_those_of_the_codec() -> None:
     page = (ROOT / "docs/protocol.md").read_text("utf-8")
     assert page == generate.protocol(page), "stale: make docs"
+
+
+def test_names_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    known = generate.definitions()
+    named = generate.named(page)
+    assert len(named) > 100
+    assert [name for name in named if generate.place_of(name, known) is None] == []
+    assert page == generate.architecture(page), "stale: make docs"
+
+
+def test_folders_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    chapter = page.partition("## 2. ")[2].partition("## 3. ")[0]
+    folders = {path.parent.name for path in ROOT.glob("gatesvr/*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", chapter, re.MULTILINE)) == folders
+
+
+def test_what_the_names_table_shows_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counter, field, log line, event and test of the last column exists."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # where a gateway keeps its certificate
+    page = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## 6. ")[2]
+    code = "".join(path.read_text("utf-8") for path in ROOT.glob("gatesvr/**/*.py"))
+    tests = "".join(path.read_text("utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+    there = {
+        "counter": {
+            f"{layer}.{name}"
+            for layer, group in Gateway(Config()).stats().items()
+            for name in group
+        },
+        "GetSession": {field.name for field in upstream_pb.SessionInfo.DESCRIPTOR.fields},
+        "log": set(re.findall(r'"([a-z_]+)",\s*extra=', code)),
+        "event": {str(kind) for kind in EventKind},
+        "test": set(re.findall(r"def (test_\w+)", tests)),
+    }
+    shown = [
+        (kind, name)
+        for kind, names in re.findall(rf"\b({'|'.join(there)}) ((?:`[\w.]+`(?:, )?)+)", page)
+        for name in re.findall(r"`([\w.]+)`", names)
+    ]
+    assert len(shown) > 60
+    assert [pair for pair in shown if pair[1] not in there[pair[0]]] == []
+
+
+def test_every_name_of_the_table_can_be_seen() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## 6. ")[2]
+    rows = [row for row in re.findall(r"^\| (.+) \|$", page, re.MULTILINE) if "---" not in row]
+    assert len(rows) > 80
+    assert [row for row in rows if not all(cell.strip() for cell in row.split(" | "))] == []
+    assert {len(row.split(" | ")) for row in rows} == {3}
 
 
 def _examples() -> dict[str, bytes]:

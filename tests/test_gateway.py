@@ -12,9 +12,10 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import Config, load
 from gatesvr.demo.fleet import start_demo
 
-from .e2e.harness import counter, running_gateway, until
+from .e2e.harness import counter, running_gateway
 from .e2e.plain_client import answer, business, error, plain_client
 from .e2e.plain_upstream import plain_upstream
+from .fakes import until
 
 
 def free_ports(*sets: str) -> Config:
@@ -95,6 +96,35 @@ async def test_stop_says_goaway_and_lets_running_requests_finish() -> None:
             assert client.terminated.reason_phrase == "retry_after_ms=1000"
             await stopping
         await gateway.stop()
+
+
+async def test_a_gateway_shows_its_upstreams_and_its_workers() -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway("aioquic", upstream.address, "dispatch.workers=2") as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("alice")
+        endpoints = gateway.upstreams()
+        assert {endpoint.service for endpoint in endpoints} == {"hello", "business", "zone"}
+        assert {(e.address, e.is_up, e.is_registered) for e in endpoints} == {
+            (upstream.address, True, False)
+        }
+        assert [(w.worker_id, w.task_id) for w in gateway.workers()] == [
+            ("worker-1", 0),
+            ("worker-2", 0),
+        ]
+        request = business(2, "gate", b"x")
+        client.send(request)
+        await upstream.until_asked("gate")
+        (busy,) = [worker for worker in gateway.workers() if worker.task_id]
+        session = await anext(aiter(gateway.sessions()))
+        assert (busy.session_id, busy.is_login) == (session.session_id, False)
+        assert busy.service_type in {"business", "zone"}
+        assert busy.request_bytes == len(request.payload)
+        upstream.gate.set()
+        assert answer(await client.receive()).data == b"x"
+        assert not any(worker.task_id for worker in gateway.workers())
 
 
 async def test_stop_ends_what_does_not_finish() -> None:

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
+# _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
+#                                                        control ← grpc_api ← gateway
+#         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
-MIDDLE = BOTTOM | {"transport", "session", "upstream"}
-BELOW_GATEWAY = MIDDLE | {"dispatch", "control", "grpc_api", "service"}
+WITHOUT_IO = BOTTOM | {"session", "upstream"}
+"""Below the engine, which the simulator runs: no transport, no gRPC server."""
 
 ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
@@ -28,6 +31,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "_pb": frozenset(),
     "grpcio": frozenset({"config"}),
     "observe": frozenset(),
+    "observe.event_pb": frozenset({"_pb", "observe.events"}),
     "_core": frozenset({"errors"}),
     "protocol": frozenset({"_core"}) | LEAVES,
     "transport": BOTTOM,
@@ -35,18 +39,18 @@ ALLOWED: dict[str, frozenset[str]] = {
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,
     "service.results": frozenset({"_pb", "errors"}),
-    "dispatch": MIDDLE,
-    "control": MIDDLE | {"service.push_api", "service.results"},
-    "grpc_api": MIDDLE | {"control", "service.results"},
+    "dispatch": WITHOUT_IO,
+    "control": WITHOUT_IO | {"service.push_api", "service.results"},
+    "engine": WITHOUT_IO | {"dispatch", "control"},
+    "grpc_api": LEAVES | {"control"},
+    "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
-    "gateway": BELOW_GATEWAY,
-    "admin": BELOW_GATEWAY | {"gateway", ""},
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BELOW_GATEWAY | {"gateway", "admin", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM | {"transport", "gateway", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }
@@ -56,8 +60,11 @@ FOREIGN: dict[str, frozenset[str]] = {
     "_core": frozenset({"asyncio", "logging", "random", "socket", "time"}),
     "protocol": frozenset({"asyncio", "socket", "time"}),
     "session": frozenset({"asyncio", "socket", "time"}),
+    "dispatch": frozenset({"socket", "grpc"}),
+    "control": frozenset({"socket", "grpc"}),
+    "engine": frozenset({"asyncio", "socket", "grpc"}),
 }
-"""What sans-IO layers must not import from outside."""
+"""What layers without I/O must not import from outside."""
 
 _CYTHON_IMPORT = re.compile(
     r"^\s*(?:from\s+(?P<source>[.\w]+)\s+c?import\s+(?P<names>[^#]+)"
@@ -160,32 +167,85 @@ def test_reader_sees_the_package() -> None:
     assert any(e.where.split(":")[0].endswith(".pyx") for e in seen)
 
 
+def test_every_layer_that_is_drawn_is_there() -> None:
+    package = ROOT / "gatesvr"
+    drawn = {name for name in ALLOWED if "." not in name}
+    found = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    found |= {path.parent.name for path in package.glob("*/__init__.py")}
+    found |= {path.parent.name for path in package.glob("*/*.py") if path.parent.name == "_pb"}
+    assert drawn <= found
+
+
+@pytest.mark.parametrize("layer", [name for name in ALLOWED if "." not in name])
+def test_every_edge_that_is_not_drawn_is_found(tmp_path: Path, layer: str) -> None:
+    layers = [name for name in ALLOWED if "." not in name]
+    for name in layers:
+        (tmp_path / "gatesvr" / name).mkdir(parents=True)
+    wrong = [name for name in layers if name != layer and name not in ALLOWED[layer]]
+    wrong_foreign = sorted(FOREIGN.get(layer, ()))
+    lines = [
+        *(f"from ..{name} import thing" for name in wrong),
+        *(f"import {name}" for name in wrong_foreign),
+    ]
+    if "" not in ALLOWED[layer]:
+        lines.append("from gatesvr import Gateway")
+    (tmp_path / "gatesvr" / layer / "planted.py").write_text("\n".join(lines), "utf-8")
+    assert len(violations(tmp_path)) == len(lines) > 0
+
+
 @pytest.mark.parametrize(
     ("path", "text"),
     [
+        # Upward.
+        ("session/session.py", "from ..dispatch.task import AsyncTask"),
+        ("dispatch/task.py", "from ..engine import Engine"),
+        ("control/commands.py", "from ..grpc_api.service import PushService"),
+        ("engine.py", "from .gateway import Gateway"),
+        ("_core/queue.pyx", "from ..protocol.messages import PushType"),
+        # Sideways.
         ("session/session.py", "from ..transport.listener import ConnectionListener"),
+        ("session/state.py", "import gatesvr.upstream.manager"),
+        ("dispatch/login.py", "from ..control.commands import Commands"),
+        ("control/pushes.py", "from ..dispatch.task import AsyncTask"),
+        ("service/service.py", "from ..upstream.lane import Lane"),
+        ("bench/run.py", "from ..cli import main"),
+        # Past a layer that should stand between.
+        ("grpc_api/servicer.py", "from ..session.manager import SessionManager"),
+        ("service/service.py", "from ..protocol import link"),
+        ("demo/zone.py", "from ..upstream.manager import UpstreamManager"),
+        ("client/client.py", "from ..session import session"),
+        ("gateway.py", "from .client.client import Client"),
+        ("cli/serve.py", "from ..session.manager import SessionManager"),
+        # I/O below the engine.
+        ("engine.py", "from .transport.listener import ConnectionListener"),
+        ("engine.py", "import asyncio"),
+        ("dispatch/processor.py", "from ..transport.connection import Connection"),
+        ("control/events.py", "import grpc.aio"),
+        ("_core/udp.pyx", "    import time"),
+        # A leaf that imports.
+        ("grpcio.py", "from .observe.log import keys"),
+        ("observe/log.py", "from ..errors import GatesvrError"),
+        ("observe/events.py", "from .._pb import upstream_pb2"),
+        ("observe/event_pb.py", "from .log import keys"),
+        # A single module with rules of its own.
+        ("upstream/registry.py", "from ..service.push_api import PushApi"),
+        ("service/results.py", "from .push_api import PushApi"),
+        ("bench/checker.py", "from .run import run"),
+        # The public names, from below.
+        ("upstream/lane.py", "from gatesvr import Gateway"),
+        # A folder that the drawing does not have.
+        ("helpers/misc.py", "from ..errors import GatesvrError"),
+        # However it is written.
         ("session/session.py", "from .. import transport"),
         ("session/session.py", "def f():\n    import asyncio"),
-        ("session/state.py", "import gatesvr.upstream.manager"),
         ("protocol/server.py", "from gatesvr.session import Session"),
         (
             "transport/quic/interface.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gatesvr.control",
         ),
-        ("service/service.py", "from ..upstream.lane import Lane"),
-        ("service/service.py", "from ..protocol import link"),
-        ("upstream/lane.py", "from gatesvr import Gateway"),
-        ("demo/zone.py", "from ..upstream.manager import UpstreamManager"),
-        ("client/client.py", "from ..session import session"),
-        ("gateway.py", "from .client.client import Client"),
         ("gateway.py", "from . import cli"),
-        ("dispatch/task.py", "from ..grpc_api.service import PushService"),
-        ("observe/log.py", "from ..errors import GatesvrError"),
-        ("_core/queue.pyx", "from ..protocol.messages import PushType"),
         ("_core/queue.pyx", "from gatesvr.config cimport thing"),
         ("_core/queue.pxd", "cimport cython, gatesvr.session"),
-        ("_core/udp.pyx", "    import time"),
-        ("helpers/misc.py", "from ..errors import GatesvrError"),
     ],
 )
 def test_planted_edge_is_found(tmp_path: Path, path: str, text: str) -> None:
@@ -203,6 +263,9 @@ def test_good_edges_pass(tmp_path: Path) -> None:
         "_core/queue.pyx": "from libc.stdint cimport uint64_t\nfrom .wire cimport put_head",
         "session/manager.py": "from .state import TABLE\nfrom .._core.queue import OrderedQueue",
         "demo/zone.py": "from ..service.service import UpstreamService",
+        "engine.py": "from .control.commands import Commands\nfrom .upstream import router",
+        "gateway.py": "from .engine import Engine\nfrom .grpc_api.service import PushService",
+        "grpc_api/servicer.py": "import grpc\nfrom ..control.commands import Commands",
         "cli/__init__.py": "from gatesvr import Gateway\nfrom ..demo import zone",
         "__main__.py": "from .cli import main",
     }.items():

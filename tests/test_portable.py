@@ -11,7 +11,7 @@ from gatesvr.bench import run
 from gatesvr.config import DispatchConfig
 from gatesvr.dispatch.processor import AsyncProcessor, usable_cpus
 from gatesvr.errors import ConfigError
-from gatesvr.session.context import ASSUMED_MEMORY_BYTES, memory_limit
+from gatesvr.session.memory import ASSUMED_MEMORY_BYTES, memory_limit
 
 
 def test_a_system_that_binds_no_process_to_processors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""What an upstream answers, and the bodies of pushes that it becomes (PROTOCOL 7.1, 7.4, 7.6, 7.7).
+"""The answers of upstreams, and the push bodies made from them (PROTOCOL 7.1, 7.4, 7.6, 7.7).
 
-Places are counted from the start of the UpstreamResponse.
+Places count from the start of the UpstreamResponse.
 """
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -26,11 +26,11 @@ cdef struct Answer:  # an UpstreamResponse
     int32_t status
     Span message
     Span data
-    Span notifies  # from the first one's tag to behind the last one
+    Span notifies  # from the first one's tag to the end of the last one
     uint32_t notify_count
     Map headers
 
-cdef struct Notify:  # a BoundNotify, or what notify_body was given; the bytes are someone else's
+cdef struct Notify:  # a BoundNotify, or the arguments of notify_body; borrows the bytes
     const unsigned char *msg_type
     const unsigned char *title
     const unsigned char *content
@@ -40,13 +40,13 @@ cdef struct Notify:  # a BoundNotify, or what notify_body was given; the bytes a
     uint32_t content_size
     uint32_t data_size
     int32_t sync_hint
-    Map metadata  # places counted from the notify's start
+    Map metadata  # places count from the notify's start
 
 
 cdef inline int read_notify(
     Notify *notify, const unsigned char *data, uint32_t size
 ) noexcept nogil:
-    """Read a BoundNotify; END, CORRUPT or BAD_TEXT."""
+    """Read a BoundNotify; return END, CORRUPT or BAD_TEXT."""
     cdef Cursor cursor
     cdef int found
     memset(notify, 0, sizeof(Notify))
@@ -82,9 +82,9 @@ cdef inline int read_notify(
 cdef inline int read_answer(
     Answer *answer, const unsigned char *message, uint32_t size
 ) noexcept nogil:
-    """Read an UpstreamResponse into a zeroed struct; END, CORRUPT or BAD_TEXT.
+    """Read an UpstreamResponse into a zeroed struct; return END, CORRUPT or BAD_TEXT.
 
-    After a bad string it goes on: the ids are wanted.
+    Continues after a bad string, because the ids are needed.
     """
     cdef Cursor cursor
     cdef Notify notify
@@ -128,7 +128,7 @@ cdef inline int read_answer(
 cdef inline bytes write_body(
     const unsigned char *message, Answer *answer, uint64_t client_seq_id
 ):
-    """Return an answer's body: code, message and data as they are, its headers as the push's."""
+    """Return an answer's body: code, message and data unchanged, its headers as the push's."""
     cdef uint64_t payload_bytes = (
         number_size(code_bits(answer.code)) + optional_size(answer.message.size)
         + optional_size(answer.data.size))
@@ -151,7 +151,7 @@ cdef inline bytes write_body(
 
 
 cdef inline bytes write_notify(Notify *notify, const unsigned char *message, object items):
-    """Return a notify's body (PROTOCOL 7.6); its metadata stands in message, or is items."""
+    """Return a notify's body (PROTOCOL 7.6); items replaces the metadata in message if given."""
     cdef const unsigned char *data = notify.data if notify.data_size else notify.content
     cdef uint32_t data_size = notify.data_size if notify.data_size else notify.content_size
     cdef uint64_t text_bytes = 3 + <uint64_t>notify.msg_type_size + notify.title_size

@@ -1,7 +1,7 @@
-"""The map of the codec: what a decoded message keeps, and who owns it (DESIGN D6, D7).
+"""The map of the codec: the contents of a decoded message, and their owners (DESIGN D6, D7).
 
-A decoded message keeps the bytes object it stands in and where its parts are; no part is copied
-before it is asked for. Places are counted from the start of the message.
+A decoded message keeps the bytes object that holds it and the places of its parts. A part is copied
+only when someone asks for it. Places count from the start of the message.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -15,8 +15,8 @@ cdef enum:  # limits of PROTOCOL 1.6
     MAX_HEADER_BYTES = 8192  # keys and values
 
 cdef enum:
-    MAX_SHARED_BYTES = 16384  # a longer chunk is kept alive only by a frame that is most of it
-    MIN_BUFFER_BYTES = 512  # of a frame that has begun
+    MAX_SHARED_BYTES = 16384  # a frame may keep a longer chunk alive only if it is most of it
+    MIN_BUFFER_BYTES = 512  # first size of the buffer for an incomplete frame
 
 cdef enum:
     TYPE_BUSINESS = 4  # RequestType
@@ -24,14 +24,14 @@ cdef enum:
 
 cdef class ClientRequest:
     # the frame
-    cdef bytes source  # holds the message; the chunk it came in, or a copy
+    cdef bytes source  # holds the message: its chunk, or a copy
     cdef Py_ssize_t start  # of the message in source
     cdef uint32_t length  # bytes of the message
     cdef Envelope envelope
-    # its BUSINESS payload, places counted from the payload's start
+    # its BUSINESS payload; places count from the payload's start
     cdef bint is_parsed
-    cdef str refusal  # why it is refused; None while it is not
-    cdef str action_text  # None until asked for
+    cdef str refusal  # why it is refused; None if it is not
+    cdef str action_text  # None until action is read
     cdef Business business
 
     cdef const unsigned char *message(self) noexcept
@@ -52,13 +52,13 @@ cdef class ServerPush:
 
 cdef class FrameDecoder:
     cdef bint is_gateway  # reads requests, not pushes
-    cdef public uint32_t max_message_bytes  # longest frame, its length's 4 bytes not included
+    cdef public uint32_t max_message_bytes  # longest frame, without the 4 bytes of its length
     cdef str broken  # why the stream is broken; None while it is not
-    cdef unsigned char *buffer  # owned; the frame begun, its length's 4 bytes included; or NULL
+    cdef unsigned char *buffer  # owned; the incomplete frame with its length, or NULL
     cdef Py_ssize_t have  # bytes in buffer
     cdef Py_ssize_t capacity  # of buffer
-    # of what the last feed() returned, on the gateway's side
-    cdef readonly bint is_business  # BUSINESS requests with a msg_id, and no other
+    # sums over the last feed(), on the gateway's side
+    cdef readonly bint is_business  # BUSINESS requests with a msg_id and no others
     cdef readonly uint64_t highest_ack
     cdef readonly Py_ssize_t message_bytes
 
@@ -84,6 +84,6 @@ cdef class UpstreamAnswer:
     cdef Py_ssize_t start  # of the message in source
     cdef uint32_t length  # bytes of the message
     cdef Answer answer
-    cdef str refusal  # why it cannot be passed on; None where it is good
+    cdef str refusal  # why it cannot be passed on; None if it can
 
     cdef const unsigned char *message_start(self) noexcept

@@ -1,12 +1,13 @@
-"""Frames and envelopes to bytes and back, and the transcoding between client and upstream messages.
+"""Frames and envelopes to bytes and back, and the transcoding between client and upstream.
 
-All times, seqs and ids are the caller's; nothing here knows a clock, a socket or a loop.
+Times, seqs and ids come from the caller; nothing here knows a clock, a socket or a loop.
 
-What comes in gets upb's verdict: what protobuf accepts is accepted, what it rejects is rejected.
-Stricter are only the limits of PROTOCOL 1.6: unknown groups nest at most 4 deep (corrupt above it);
-an action has at most 64 bytes and no control character, params at most 64 entries, headers at most
-32 entries and 8 KiB of keys and values (error above it). Integers above a C type's range raise
-OverflowError, a str that UTF-8 cannot encode raises UnicodeEncodeError, which is a ValueError.
+Incoming messages get upb's verdict: the codec accepts and rejects what protobuf does. Only the
+limits of PROTOCOL 1.6 are stricter: unknown groups nest at most 4 deep (else the message is
+corrupt); an action has at most 64 bytes and no control character, params at most 64 entries,
+headers at most 32 entries and 8 KiB of keys and values (else error is set). An integer above its C
+type's range raises OverflowError. A str that UTF-8 cannot encode raises UnicodeEncodeError, which
+is a ValueError.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing_extensions import disjoint_base
 
 @final
 class ClientRequest:
-    """One decoded ClientRequest; every field has protobuf's last-wins value."""
+    """One decoded ClientRequest; every field has the value that protobuf would give it."""
 
     def __init__(self) -> None: ...
     @property
@@ -24,19 +25,19 @@ class ClientRequest:
     @property
     def seq_id(self) -> int: ...
     @property
-    def type(self) -> int: ...  # as on the wire, unknown and negative values too
+    def type(self) -> int: ...  # as on the wire, also unknown and negative values
     @property
     def ack_seq_id(self) -> int: ...
     @property
-    def payload(self) -> bytes: ...  # copied at each call
+    def payload(self) -> bytes: ...  # copied on each call
     @property
-    def headers(self) -> dict[str, str]: ...  # decoded at each call
+    def headers(self) -> dict[str, str]: ...  # decoded on each call
     @property
-    def action(self) -> str | None: ...  # of a BUSINESS payload; None where it is refused
+    def action(self) -> str | None: ...  # of a BUSINESS payload; None if refused
     @property
     def error(self) -> str: ...  # why a BUSINESS request is refused (ERROR 400), "" if it is good
     @property
-    def size(self) -> int: ...  # bytes of the frame, the length's 4 included
+    def size(self) -> int: ...  # bytes of the frame, with the 4 of the length
     def upstream_request(
         self,
         identity: bytes,
@@ -45,25 +46,25 @@ class ClientRequest:
         timeout_ms: int,
         peer: bytes,
         trust_trace: bool = False,
-    ) -> bytes: ...  # PROTOCOL 7.1, 7.2; ValueError where refused or not BUSINESS
+    ) -> bytes: ...  # PROTOCOL 7.1, 7.2; ValueError if refused or not BUSINESS
 
 @disjoint_base
 class FrameDecoder:
-    """Splits a stream into frames, whatever the chunks; use one of its two classes below."""
+    """Splits a stream into frames, however it is cut; use one of the two subclasses below."""
 
     def __init__(self, max_message_bytes: int) -> None: ...
     max_message_bytes: int
     @property
-    def buffered_bytes(self) -> int: ...  # of a frame begun and not ended
+    def buffered_bytes(self) -> int: ...  # of an incomplete frame
     @property
     def error(self) -> str: ...  # why the stream is broken, "" while it is not; set once
-    # Of what the last feed() of a RequestDecoder returned:
+    # About the last feed() of a RequestDecoder:
     @property
-    def is_business(self) -> bool: ...  # BUSINESS with a msg_id, and nothing else
+    def is_business(self) -> bool: ...  # BUSINESS requests with a msg_id and no others
     @property
     def highest_ack(self) -> int: ...  # ack_seq_id
     @property
-    def message_bytes(self) -> int: ...  # their size
+    def message_bytes(self) -> int: ...  # their total size
     def feed(self, data: bytes) -> list[Any]: ...
 
 @final
@@ -74,7 +75,7 @@ class RequestDecoder(FrameDecoder):
 
 @final
 class ServerPush:
-    """One decoded ServerPush (the client's side); keeps its chunk alive."""
+    """One decoded ServerPush, for the client; keeps its chunk alive."""
 
     def __init__(self) -> None: ...
     @property
@@ -113,53 +114,82 @@ class UpstreamAnswer:
     @property
     def status(self) -> int: ...
     @property
-    def notify_count(self) -> int: ...
-    @property
-    def message(self) -> str: ...  # decoded at each call, as are data and headers
+    def message(self) -> str: ...  # decoded on each call, as are data and headers
     @property
     def data(self) -> bytes: ...
     @property
     def headers(self) -> dict[str, str]: ...
     @property
-    def zone(self) -> str | None: ...  # its header "zone", None where absent
+    def zone(self) -> str | None: ...  # the value of its "zone" header, None if absent
     @property
-    def error(self) -> str: ...  # why it cannot be passed on (ERROR 502), "" where it is good
+    def error(self) -> str: ...  # why it cannot be passed on (ERROR 502), "" if it can
     def body(self, client_seq_id: int) -> bytes: ...  # fields 3-5 and 10 of a BUSINESS_DATA push
     def notifies(self) -> tuple[list[bytes], list[bytes]]: ...  # bodies (before, after)
 
-def decode_answer(data: bytes) -> UpstreamAnswer: ...  # raises nothing: see error
-def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: the batch is corrupt
-def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
-def split_batch(batch: bytes) -> list[bytes]: ...  # its messages; ValueError: it is corrupt
-def encode_identity(session_id: str, openid: str) -> bytes: ...  # fields 1-2 of UpstreamRequest
-def push_body(
-    type: int,
-    payload: bytes,
-    headers: Mapping[str, str] | None = None,
-    client_seq_id: int = 0,
-) -> bytes: ...
-def error_body(
-    code: int,
-    message: str,
-    detail: str = "",
-    retry_after_ms: int = 0,
-    outcome: int = 0,
-    client_seq_id: int = 0,
-) -> bytes: ...
-def notify_body(
-    msg_type: str,
-    title: str,
-    content: str,
-    data: bytes,
-    metadata: Iterable[tuple[str, str]],
-) -> bytes: ...  # PROTOCOL 7.6
-def push_frame(msg_id: int, seq_id: int, body: bytes) -> bytes: ...
-def encode_request(
-    msg_id: int,
-    seq_id: int,
-    type: int,
-    payload: bytes,
-    headers: Mapping[str, str] | None = None,
-    ack_seq_id: int = 0,
-) -> bytes: ...  # a whole frame
-def encode_business(action: str, params: Mapping[str, str] | None, data: bytes) -> bytes: ...
+_RequestDecoder = RequestDecoder
+_PushDecoder = PushDecoder
+
+class MessageCodec:
+    """Every way into the codec, under one name; the functions below are these same objects."""
+
+    RequestDecoder = _RequestDecoder
+    PushDecoder = _PushDecoder
+    @staticmethod
+    def decode_answer(data: bytes) -> UpstreamAnswer: ...  # raises nothing: see error
+    @staticmethod
+    def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: it is corrupt
+    @staticmethod
+    def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
+    @staticmethod
+    def split_batch(batch: bytes) -> list[bytes]: ...  # its messages; ValueError: it is corrupt
+    @staticmethod
+    def encode_identity(session_id: str, openid: str) -> bytes: ...  # fields 1-2 of UpstreamRequest
+    @staticmethod
+    def push_body(
+        type: int,
+        payload: bytes,
+        headers: Mapping[str, str] | None = None,
+        client_seq_id: int = 0,
+    ) -> bytes: ...
+    @staticmethod
+    def error_body(
+        code: int,
+        message: str,
+        detail: str = "",
+        retry_after_ms: int = 0,
+        outcome: int = 0,
+        client_seq_id: int = 0,
+    ) -> bytes: ...
+    @staticmethod
+    def notify_body(
+        msg_type: str,
+        title: str,
+        content: str,
+        data: bytes,
+        metadata: Iterable[tuple[str, str]],
+    ) -> bytes: ...  # PROTOCOL 7.6
+    @staticmethod
+    def push_frame(msg_id: int, seq_id: int, body: bytes) -> bytes: ...
+    @staticmethod
+    def encode_request(
+        msg_id: int,
+        seq_id: int,
+        type: int,
+        payload: bytes,
+        headers: Mapping[str, str] | None = None,
+        ack_seq_id: int = 0,
+    ) -> bytes: ...  # a whole frame
+    @staticmethod
+    def encode_business(action: str, params: Mapping[str, str] | None, data: bytes) -> bytes: ...
+
+decode_answer = MessageCodec.decode_answer
+decode_answers = MessageCodec.decode_answers
+encode_batch = MessageCodec.encode_batch
+split_batch = MessageCodec.split_batch
+encode_identity = MessageCodec.encode_identity
+push_body = MessageCodec.push_body
+error_body = MessageCodec.error_body
+notify_body = MessageCodec.notify_body
+push_frame = MessageCodec.push_frame
+encode_request = MessageCodec.encode_request
+encode_business = MessageCodec.encode_business

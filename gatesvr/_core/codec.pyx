@@ -1,7 +1,7 @@
 """Frames and envelopes to bytes and back, and the transcoding between client and upstream.
 
-What comes from the wire is read by the cursor of reader.pxd, which has upb's verdicts; nothing is
-allocated before its length was checked. What goes out is measured, allocated once and written.
+The cursor of reader.pxd reads incoming bytes and gives upb's verdicts. Nothing is allocated before
+its length has been checked. Outgoing messages are measured, allocated once and written.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -30,10 +30,10 @@ from gatesvr.errors import ProtocolError
 @cython.auto_pickle(False)
 @cython.freelist(256)
 cdef class ClientRequest:
-    """One decoded ClientRequest; made by RequestDecoder.feed.
+    """One decoded ClientRequest; RequestDecoder.feed makes it.
 
-    Every field has protobuf's last-wins value, and what the gate decides on (type, seq_id, action)
-    is what the upstream gets (PROTOCOL 7.1).
+    Every field has the value that protobuf would give it (the last one wins). The upstream gets the
+    same type, seq_id and action that the gateway decided on (PROTOCOL 7.1).
     """
 
     def __cinit__(self):
@@ -43,21 +43,21 @@ cdef class ClientRequest:
         return start_of(self.source) + self.start
 
     cdef int read(self, bytes source, Py_ssize_t start, uint32_t length) noexcept:
-        """Read the envelope; END, CORRUPT or BAD_TEXT."""
+        """Read the envelope; return END, CORRUPT or BAD_TEXT."""
         self.source = source
         self.start = start
         self.length = length
         return read_envelope(&self.envelope, self.message(), length, True)
 
     cdef int own(self) except -1:
-        """Copy the message, so that it no longer keeps its chunk alive."""
+        """Copy the message, so that it stops keeping its chunk alive."""
         self.source = PyBytes_FromStringAndSize(<const char *>self.message(), self.length)
         self.start = 0
         return 0
 
     @property
     def msg_id(self):
-        """The client's id of this message, echoed in its answer."""
+        """The client's id for this message, echoed in its answer."""
         return self.envelope.msg_id
 
     @property
@@ -67,32 +67,32 @@ cdef class ClientRequest:
 
     @property
     def type(self):
-        """The RequestType, also one that this version does not know (it may be negative)."""
+        """The RequestType as on the wire; unknown and negative values are kept."""
         return self.envelope.type
 
     @property
     def ack_seq_id(self):
-        """The highest server seq that the application has, 0 where absent (PROTOCOL 2.5)."""
+        """The highest server seq that the application has processed, 0 if absent (PROTOCOL 2.5)."""
         return self.envelope.number
 
     @property
     def payload(self):
-        """The message that type says, serialized; copied at each call."""
+        """The serialized message of this type; copied on each call."""
         return part(self.message(), self.envelope.payload)
 
     @property
     def headers(self):
-        """The headers as the client wrote them, decoded at each call."""
+        """The headers as the client wrote them; decoded on each call."""
         return read_map(self.message(), &self.envelope.headers, 0x2A)
 
     @property
     def size(self):
-        """Bytes of the frame, the length's 4 included."""
+        """Size of the frame in bytes, with the 4 of the length."""
         return <Py_ssize_t>self.length + 4
 
     @property
     def action(self):
-        """The action of a BUSINESS request; None where it is refused, and of other types."""
+        """The action of a BUSINESS request; None if the request is refused or of another type."""
         cdef Py_ssize_t at
         self.parse()
         if self.refusal is not None or self.envelope.type != TYPE_BUSINESS:
@@ -104,17 +104,17 @@ cdef class ClientRequest:
 
     @property
     def error(self):
-        """Why a BUSINESS request is refused with ERROR 400, "" where it is good.
+        """Why a BUSINESS request is refused with ERROR 400; "" if it is good.
 
-        Its payload does not decode, or it breaks a limit of PROTOCOL 1.6: action, params, headers.
-        Entries of a map are counted as they stand on the wire, repeated keys included. Requests of
-        other types are never refused here: their headers are not read.
+        Its payload does not decode, or exceeds a limit of PROTOCOL 1.6 on action, params or
+        headers. Map entries count as on the wire, repeated keys included. Requests of other types
+        are never refused here: their headers are not read.
         """
         self.parse()
         return "" if self.refusal is None else self.refusal
 
     cdef int parse(self) except -1:
-        """Read a BUSINESS payload, once."""
+        """Read the BUSINESS payload, once."""
         cdef const unsigned char *payload
         cdef int found
         if self.is_parsed or self.envelope.type != TYPE_BUSINESS:
@@ -143,19 +143,19 @@ cdef class ClientRequest:
     ):
         """Return this BUSINESS request as a serialized UpstreamRequest (PROTOCOL 7.1, 7.2).
 
-        Copied are action, params, data and the headers that may pass, each once and nothing else;
-        what the gateway says stands behind them.
+        Copies action, params, data and the headers that may pass, each once and nothing else; the
+        gateway's own fields follow them.
 
         Args:
             identity: The session's fields 1 and 2, from encode_identity.
             client_seq_id: The client sequence number, 0 to leave it out.
-            request_id: What the answer is matched by, 0 to leave it out.
-            timeout_ms: Until the deadline, 0 to leave it out.
+            request_id: Matches the answer to the request, 0 to leave it out.
+            timeout_ms: Time until the deadline, 0 to leave it out.
             peer: A serialized PeerInfo, empty to leave it out.
-            trust_trace: Pass traceparent, tracestate and baggage on.
+            trust_trace: Whether to pass traceparent, tracestate and baggage.
 
         Raises:
-            ValueError: The request is refused (see error), or is no BUSINESS request.
+            ValueError: The request is refused (see error), or is not a BUSINESS request.
         """
         if self.envelope.type != TYPE_BUSINESS:
             raise ValueError("not a BUSINESS request")
@@ -171,7 +171,7 @@ cdef class ClientRequest:
 @cython.auto_pickle(False)
 @cython.freelist(64)
 cdef class ServerPush:
-    """One decoded ServerPush, the client's side; made by PushDecoder.feed."""
+    """One decoded ServerPush, for the client; PushDecoder.feed makes it."""
 
     def __cinit__(self):
         self.source = b""
@@ -180,7 +180,7 @@ cdef class ServerPush:
         return start_of(self.source) + self.start
 
     cdef int read(self, bytes source, Py_ssize_t start, uint32_t length) noexcept:
-        """Read the envelope; END, CORRUPT or BAD_TEXT."""
+        """Read the envelope; return END, CORRUPT or BAD_TEXT."""
         self.source = source
         self.start = start
         self.length = length
@@ -188,44 +188,44 @@ cdef class ServerPush:
 
     @property
     def msg_id(self):
-        """The msg_id of the request that this answers, 0 of a notify."""
+        """The msg_id of the request that this answers, 0 for a notify."""
         return self.envelope.msg_id
 
     @property
     def seq_id(self):
-        """The server sequence number, 0 where unsequenced."""
+        """The server sequence number, 0 if unsequenced."""
         return self.envelope.seq_id
 
     @property
     def type(self):
-        """The PushType, also one that this version does not know (it may be negative)."""
+        """The PushType as on the wire; unknown and negative values are kept."""
         return self.envelope.type
 
     @property
     def client_seq_id(self):
-        """The client sequence number of the request that this answers, 0 of a notify."""
+        """The client sequence number of the request that this answers, 0 for a notify."""
         return self.envelope.number
 
     @property
     def payload(self):
-        """The message that type says, serialized; copied at each call."""
+        """The serialized message of this type; copied on each call."""
         return part(self.message(), self.envelope.payload)
 
     @property
     def headers(self):
-        """The headers, decoded at each call."""
+        """The headers; decoded on each call."""
         return read_map(self.message(), &self.envelope.headers, 0x2A)
 
     @property
     def size(self):
-        """Bytes of the frame, the length's 4 included."""
+        """Size of the frame in bytes, with the 4 of the length."""
         return <Py_ssize_t>self.length + 4
 
     def business(self):
         """Return code, message and data of a BUSINESS_DATA push.
 
         Raises:
-            ProtocolError: Its payload is no BusinessResponse.
+            ProtocolError: The payload is not a BusinessResponse.
         """
         cdef const unsigned char *payload = self.message() + self.envelope.payload.at
         cdef Response response
@@ -249,10 +249,10 @@ cdef inline uint32_t frame_length(const unsigned char *at) noexcept nogil:
 
 
 cdef int settle(list messages, Py_ssize_t chunk_size) except -1:
-    """Copy requests that may wait long out of a chunk that is mostly something else.
+    """Copy requests that may wait long out of a chunk that holds mostly other bytes.
 
-    BUSINESS requests wait in *held*, which counts their own bytes only. Sharing is right while
-    they make up a quarter of the chunk.
+    BUSINESS requests wait in *held*, which counts only their own bytes. They may share the chunk
+    while they make up at least a quarter of it.
     """
     cdef ClientRequest request
     cdef Py_ssize_t business_bytes = 0
@@ -271,10 +271,10 @@ cdef int settle(list messages, Py_ssize_t chunk_size) except -1:
 
 @cython.auto_pickle(False)
 cdef class FrameDecoder:
-    """Splits a stream of bytes into frames (PROTOCOL 1.3), whatever the chunks it comes in.
+    """Splits a stream of bytes into frames (PROTOCOL 1.3), however the bytes are cut into chunks.
 
-    A chunk is read where it stands; only a frame that spans chunks is gathered in a buffer, which
-    grows with what has come and is given back when the frame is whole.
+    Frames are read in place. Only a frame that spans chunks is collected in a buffer, which grows
+    with the bytes received and is freed once the frame is complete.
     """
 
     def __init__(self, uint32_t max_message_bytes):
@@ -285,19 +285,19 @@ cdef class FrameDecoder:
 
     @property
     def buffered_bytes(self):
-        """Bytes of a frame that has begun and not ended."""
+        """Bytes received of an incomplete frame."""
         return self.have
 
     @property
     def error(self):
-        """Why the stream is broken, "" while it is not; set once."""
+        """Why the stream is broken; "" while it is not. Set once."""
         return "" if self.broken is None else self.broken
 
     def feed(self, bytes data not None):
-        """Take the next chunk and return the messages that are whole now, in their order.
+        """Take the next chunk and return the messages it completes, in order.
 
-        At a frame of length 0, above max_message_bytes or that does not decode the stream is
-        broken: the good messages before it are returned, error is set, and every later call
+        A frame of length 0, one longer than max_message_bytes, and one that does not decode break
+        the stream: the good messages before it are returned, error is set, and every later call
         returns [].
 
         Complexity:
@@ -331,7 +331,7 @@ cdef class FrameDecoder:
         return messages
 
     cdef int sum_up(self, list messages) except -1:
-        """Take note of what callers would have to look through the messages for."""
+        """Work out the sums that would otherwise cost callers a loop over the messages."""
         cdef ClientRequest request
         cdef object item
         self.is_business = len(messages) > 0
@@ -346,7 +346,7 @@ cdef class FrameDecoder:
         return 0
 
     cdef Py_ssize_t resume(self, bytes chunk, list messages) except -1:
-        """Go on with the frame in the buffer; return how much of chunk it took."""
+        """Continue the frame in the buffer; return how many bytes of chunk it took."""
         cdef const unsigned char *data = start_of(chunk)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(chunk)
         cdef Py_ssize_t at = 0
@@ -375,7 +375,7 @@ cdef class FrameDecoder:
         return at
 
     cdef int keep(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t need) except -1:
-        """Put bytes of a frame that has begun into the buffer, which holds at most need bytes."""
+        """Add bytes of an incomplete frame to the buffer, which holds at most need bytes."""
         cdef Py_ssize_t capacity
         cdef unsigned char *buffer
         if self.have + size > self.capacity:
@@ -392,7 +392,7 @@ cdef class FrameDecoder:
         return 0
 
     cdef bint is_legal(self, uint32_t length) except -1:
-        """Return whether a frame may have that length; where not, the stream is broken."""
+        """Return whether a frame may have this length; if not, break the stream."""
         if length == 0:
             self.end("frame of length 0")
             return False
@@ -412,7 +412,7 @@ cdef class FrameDecoder:
         self.drop_buffer()
 
     cdef object decode(self, bytes source, Py_ssize_t start, uint32_t length):
-        """Return the message, None where it does not decode (the stream is broken then)."""
+        """Return the message; if it does not decode, break the stream and return None."""
         cdef object message
         cdef int found
         if self.is_gateway:
@@ -433,12 +433,12 @@ cdef class RequestDecoder(FrameDecoder):
     """The gateway's receiving side of one connection's stream.
 
     Args:
-        max_message_bytes: Longest frame, its length's 4 bytes not included; may be set anew.
+        max_message_bytes: Longest frame, without the 4 bytes of its length; may change later.
 
     Attributes:
-        is_business: Whether the last feed() returned BUSINESS requests with a msg_id, and no other.
-        highest_ack: The highest ack_seq_id among what it returned.
-        message_bytes: The size of all that it returned.
+        is_business: Whether the last feed() returned BUSINESS requests with a msg_id and no others.
+        highest_ack: The highest ack_seq_id in the last feed().
+        message_bytes: The total size of the last feed()'s messages.
     """
 
     def __cinit__(self):
@@ -450,10 +450,10 @@ cdef class RequestDecoder(FrameDecoder):
 cdef class PushDecoder(FrameDecoder):
     """The client's receiving side of its stream.
 
-    A push keeps the chunk that it came in alive, so take from it what is needed and let it go.
+    A push keeps its chunk alive: take what you need from it and drop it.
 
     Args:
-        max_message_bytes: Longest frame, its length's 4 bytes not included; may be set anew.
+        max_message_bytes: Longest frame, without the 4 bytes of its length; may change later.
     """
 
 
@@ -463,10 +463,9 @@ cdef class PushDecoder(FrameDecoder):
 @cython.auto_pickle(False)
 @cython.freelist(256)
 cdef class UpstreamAnswer:
-    """One decoded UpstreamResponse, ready to become pushes; made by decode_answer(s).
+    """One decoded UpstreamResponse, ready to become pushes; decode_answer(s) makes it.
 
-    Where error is not "", only request_id and client_seq_id may be set, as far as they could still
-    be read.
+    If error is set, only request_id and client_seq_id are meaningful, as far as they could be read.
     """
 
     def __cinit__(self):
@@ -477,7 +476,7 @@ cdef class UpstreamAnswer:
 
     @property
     def error(self):
-        """Why it cannot be passed on (ERROR 502), "" where it is good."""
+        """Why it cannot be passed on (ERROR 502); "" if it can."""
         return "" if self.refusal is None else self.refusal
 
     @property
@@ -487,42 +486,37 @@ cdef class UpstreamAnswer:
 
     @property
     def status(self):
-        """The UpstreamStatus, also one that this version does not know."""
+        """The UpstreamStatus as on the wire; unknown values are kept."""
         return self.answer.status
 
     @property
     def client_seq_id(self):
-        """The client sequence number that the upstream names, 0 where absent."""
+        """The client sequence number that the upstream names, 0 if absent."""
         return self.answer.client_seq_id
 
     @property
     def request_id(self):
-        """What the answer is matched by, 0 where absent."""
+        """The id that matches it to its request, 0 if absent."""
         return self.answer.request_id
 
     @property
-    def notify_count(self):
-        """How many notifies it carries."""
-        return self.answer.notify_count
-
-    @property
     def message(self):
-        """The upstream's message, decoded at each call."""
+        """The upstream's message; decoded on each call."""
         return text_part(self.message_start() + self.answer.message.at, self.answer.message.size)
 
     @property
     def data(self):
-        """The upstream's data, copied at each call."""
+        """The upstream's data; copied on each call."""
         return part(self.message_start(), self.answer.data)
 
     @property
     def headers(self):
-        """The upstream's headers, decoded at each call."""
+        """The upstream's headers; decoded on each call."""
         return read_map(self.message_start(), &self.answer.headers, 0x22)
 
     @property
     def zone(self):
-        """Its header ``zone``, None where absent."""
+        """The value of its ``zone`` header, None if absent."""
         cdef const unsigned char *entries = self.message_start() + self.answer.headers.first
         cdef Cursor cursor
         cdef Entry entry
@@ -546,9 +540,9 @@ cdef class UpstreamAnswer:
         return write_body(self.message_start(), &self.answer, client_seq_id)
 
     def notifies(self):
-        """Return the bodies of its notifies: those before the answer and those after it.
+        """Return the bodies of its notifies in two lists: before the answer, and after it.
 
-        NSH_IMMEDIATELY and hints that this version does not know mean after (PROTOCOL 7.7).
+        NSH_IMMEDIATELY and unknown hints mean after (PROTOCOL 7.7).
         """
         if self.refusal is not None:
             return [], []
@@ -574,7 +568,7 @@ cdef UpstreamAnswer new_answer(bytes source, Py_ssize_t start, uint32_t length):
 
 
 def decode_answer(bytes data not None):
-    """Decode one UpstreamResponse; what does not decode has its error set."""
+    """Decode one UpstreamResponse; sets the error of one that does not decode."""
     cdef UpstreamAnswer answer
     if PyBytes_GET_SIZE(data) > INT32_MAX:
         answer = UpstreamAnswer.__new__(UpstreamAnswer)
@@ -584,7 +578,7 @@ def decode_answer(bytes data not None):
 
 
 cdef list read_batch(bytes batch, bint is_answers):
-    """Return the answers of a batch, or its messages as they are."""
+    """Return the answers of a batch, or its serialized messages."""
     cdef const unsigned char *start = start_of(batch)
     cdef list result = []
     cdef Cursor cursor
@@ -607,9 +601,9 @@ cdef list read_batch(bytes batch, bint is_answers):
 
 
 def decode_answers(bytes batch not None):
-    """Decode an UpstreamResponseBatch.
+    """Decode an UpstreamResponseBatch; return its UpstreamAnswers.
 
-    A response that does not decode costs no other: it has its error set.
+    A response that does not decode has its error set; the others are still good.
 
     Raises:
         ValueError: The batch itself is corrupt.
@@ -662,7 +656,7 @@ def encode_identity(str session_id not None, str openid not None):
 
 
 def push_body(int32_t type, bytes payload not None, headers=None, uint64_t client_seq_id=0):
-    """Return a ServerPush's fields 3-5 and 10: what follows the head that the queue writes."""
+    """Return a ServerPush's fields 3-5 and 10, which follow the head written by the queue."""
     cdef object items = items_of(headers)
     cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(payload)
     cdef bytes result = new_bytes(
@@ -783,3 +777,26 @@ def encode_business(str action not None, params, bytes data not None):
     if data_size:
         put_text(out, 0x1A, start_of(data), data_size)
     return result
+
+
+@cython.warn.undeclared(False)
+class MessageCodec:
+    """Every way into the codec, under one name.
+
+    Callers on a message's path import the module's functions, which are these same objects: a call
+    through the class would cost a lookup a message.
+    """
+
+    RequestDecoder = RequestDecoder
+    PushDecoder = PushDecoder
+    decode_answer = staticmethod(decode_answer)
+    decode_answers = staticmethod(decode_answers)
+    encode_batch = staticmethod(encode_batch)
+    split_batch = staticmethod(split_batch)
+    encode_identity = staticmethod(encode_identity)
+    push_body = staticmethod(push_body)
+    error_body = staticmethod(error_body)
+    notify_body = staticmethod(notify_body)
+    push_frame = staticmethod(push_frame)
+    encode_request = staticmethod(encode_request)
+    encode_business = staticmethod(encode_business)

@@ -1,4 +1,4 @@
-"""A queued message: how it lies in memory, is read from a tuple, and lets go of its body."""
+"""A queued message: its memory layout, reading it from a tuple, and releasing its body."""
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from gatesvr._core.wire cimport MAX_HEAD_BYTES
 
 cdef extern from "Python.h":
-    # With PyObject * instead of object: nothing is counted while a message is read.
+    # PyObject * instead of object: reading a message then changes no reference count.
     PyObject *PyTuple_GET_ITEM(PyObject *value, Py_ssize_t index) noexcept
     Py_ssize_t PyTuple_GET_SIZE(PyObject *value) noexcept
     bint PyTuple_Check(PyObject *value) noexcept
@@ -25,13 +25,13 @@ cdef extern from "Python.h":
     PyObject **PySequence_Fast_ITEMS(object value) noexcept
 
 cdef enum:  # flags
-    FLAG_KEEP = 1  # answers and bundles: never expire, are never dropped
-    FLAG_BULK = 2  # broadcasts and multicasts: the first to be dropped
+    FLAG_KEEP = 1  # answers and bundles: never expire and are never dropped
+    FLAG_BULK = 2  # broadcasts and multicasts: dropped first
 
 cdef enum:
-    MAX_BODY_BYTES = 0x7FFFFFFF - MAX_HEAD_BYTES  # so that sizes fit everywhere, in a u32 first
+    MAX_BODY_BYTES = 0x7FFFFFFF - MAX_HEAD_BYTES  # so that frame sizes fit in every type used
 
-cdef enum:  # what is wrong with a message
+cdef enum:  # faults of a message
     GOOD
     NOT_A_TUPLE
     BAD_MSG_ID
@@ -42,9 +42,9 @@ cdef enum:  # what is wrong with a message
     BAD_EXPIRES_AT
 
 cdef struct Entry:  # 32 bytes
-    uint64_t seq  # ascending; of a mark: the last seq that it stands for
-    PyObject *body  # an exact bytes object, one reference owned by the entry; NULL: a mark
-    double expires_at  # caller's seconds; 0: never (always of KEEP)
+    uint64_t seq  # ascending; of a mark: the last seq it stands for
+    PyObject *body  # exact bytes, one reference owned by the entry; NULL: a mark
+    double expires_at  # caller's seconds; 0: never (always 0 with KEEP)
     uint32_t msg_id  # 0 of a notify
     uint8_t flags  # FLAG_*; a message without KEEP is *plain*
     uint8_t reason  # LostReason of a mark
@@ -57,7 +57,7 @@ cdef struct Sums:  # over some messages
     Py_ssize_t bulk_bytes  # of their bodies
     double next_expiry  # lowest expires_at of the plain ones; inf: none expires
 
-cdef struct Bundle:  # one block: this head, then count entries whose seq is not set yet
+cdef struct Bundle:  # one block: this head, then count entries without seq
     Sums sums
     Py_ssize_t count
 
@@ -71,7 +71,7 @@ cdef inline void set_entry(
     Entry *entry, uint64_t seq, uint32_t msg_id, PyObject *body, uint8_t flags, double expires_at,
     Sums *sums,
 ) noexcept:
-    """Make entry a message, with a reference to body of its own, and add it to sums."""
+    """Make entry a message with its own reference to body, and add it to sums."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
     Py_INCREF(body)
     entry.seq = seq
@@ -96,9 +96,9 @@ cdef inline void set_entry(
 cdef inline int read_message(
     PyObject *message, Entry *entry, uint64_t seq, uint8_t flags, Sums *sums
 ) noexcept:
-    """Fill entry from (msg_id, body[, flags[, expires_at]]); return GOOD or what is wrong with it.
+    """Fill entry from (msg_id, body[, flags[, expires_at]]); return GOOD or the fault.
 
-    Raises nothing, because raising allocates, and collecting garbage may run anybody's code.
+    Raises nothing: raising allocates, and a garbage collection may run arbitrary code.
     """
     cdef PyObject *item
     cdef PyObject *body
@@ -162,7 +162,7 @@ cdef inline int raise_wrong(int wrong) except -1:
 
 
 cdef inline void let_go(Entry *entries, size_t first, size_t mask, size_t count) noexcept:
-    """Give back the references of count entries from entries[first & mask] on."""
+    """Release the references of count entries from entries[first & mask] on."""
     cdef size_t n
     for n in range(count):
         if entries[(first + n) & mask].body != NULL:
@@ -173,7 +173,7 @@ cdef inline int read_messages(
     object fast, Entry *entries, size_t first, size_t mask, uint64_t seq, uint8_t flags,
     Sums *sums,
 ) except -1:
-    """Read what PySequence_Fast gave into entries[(first + n) & mask]; all of it, or raise."""
+    """Read the result of PySequence_Fast into entries[(first + n) & mask]; all of it, or raise."""
     cdef PyObject **items = PySequence_Fast_ITEMS(fast)
     cdef Py_ssize_t count = PySequence_Fast_GET_SIZE(fast)
     cdef Py_ssize_t n
@@ -196,7 +196,7 @@ cdef inline Entry *entries_of(Bundle *bundle) noexcept:
 
 
 cdef inline void free_bundle(Bundle *bundle) noexcept:
-    """Free a bundle and the references that its entries hold; NULL is a good one."""
+    """Free a bundle and the references of its entries; NULL is allowed."""
     if bundle != NULL:
         let_go(entries_of(bundle), 0, <size_t>-1, bundle.count)
         PyMem_Free(bundle)

@@ -1,6 +1,6 @@
-"""The two messages of a client, and what an upstream gets of a request (PROTOCOL 1, 7.1, 7.2).
+"""The client protocol's two envelopes, and the upstream's request (PROTOCOL 1, 7.1, 7.2).
 
-Places are counted from the start of the message that they are in: the envelope, or its payload.
+Places count from the start of the message that holds them: the envelope, or its payload.
 """
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -11,7 +11,7 @@ from gatesvr._core.reader cimport (
 from gatesvr._core.writer cimport (
     new_bytes, number_size, optional_size, put_map, put_number, put_text, start_of)
 
-cdef struct Envelope:  # a ClientRequest or a ServerPush: the same fields, but for openid
+cdef struct Envelope:  # a ClientRequest or a ServerPush: the same fields except openid
     uint64_t seq_id
     uint64_t number  # field 10: ack_seq_id or client_seq_id
     uint32_t msg_id
@@ -33,7 +33,7 @@ cdef struct Response:  # a BusinessResponse
 cdef inline int read_envelope(
     Envelope *envelope, const unsigned char *message, uint32_t length, bint is_request
 ) noexcept nogil:
-    """Read a ClientRequest or a ServerPush into a zeroed envelope; END, CORRUPT or BAD_TEXT."""
+    """Read a ClientRequest or ServerPush into a zeroed struct; return END, CORRUPT or BAD_TEXT."""
     cdef Cursor cursor
     cdef int found
     open_cursor(&cursor, message, length)
@@ -64,7 +64,7 @@ cdef inline int read_envelope(
 cdef inline int read_business(
     Business *business, const unsigned char *payload, uint32_t size
 ) noexcept nogil:
-    """Read a BusinessRequest into a zeroed struct; END, CORRUPT or BAD_TEXT."""
+    """Read a BusinessRequest into a zeroed struct; return END, CORRUPT or BAD_TEXT."""
     cdef Cursor cursor
     cdef int found
     open_cursor(&cursor, payload, size)
@@ -89,7 +89,7 @@ cdef inline int read_business(
 cdef inline int read_response(
     Response *response, const unsigned char *payload, uint32_t size
 ) noexcept nogil:
-    """Read a BusinessResponse into a zeroed struct; END, CORRUPT or BAD_TEXT."""
+    """Read a BusinessResponse into a zeroed struct; return END, CORRUPT or BAD_TEXT."""
     cdef Cursor cursor
     cdef int found
     open_cursor(&cursor, payload, size)
@@ -115,7 +115,7 @@ cdef inline bytes write_upstream(
 ):
     """Return a good BUSINESS request as an UpstreamRequest.
 
-    What the gateway says stands behind all that is copied: it would win if a field came twice.
+    The gateway's own fields follow the copied ones, so they win if a field appears twice.
     """
     cdef const unsigned char *payload = message + envelope.payload.at
     cdef uint64_t size = (

@@ -1,7 +1,7 @@
-"""The map of OrderedQueue: what it keeps, in which unit, and who owns it (DESIGN D5, D6).
+"""The map of OrderedQueue: its fields, their units and owners (DESIGN D5, D6).
 
-The *slots* hold the bundles that were filled before their turn, the *ring* every message that has
-a seq and is not acked. The send position parts the ring: what lies before it was taken.
+The *slots* hold the bundles filled before their turn. The *ring* holds every message that has a seq
+and is not acked. The send position divides the ring: everything before it was taken.
 """
 from libc.stdint cimport uint64_t
 
@@ -20,12 +20,12 @@ cdef enum:  # LostReason of PROTOCOL 1
 
 
 cdef class OrderedQueue:
-    # --- settings, the session's to change
+    # --- settings, changed by the session
     cdef public str session_id
     cdef public Py_ssize_t max_queue_size  # messages
     cdef public Py_ssize_t max_queue_bytes  # bytes of bodies
     cdef public Py_ssize_t reserved  # messages kept free for answers to come
-    cdef public bint can_skip  # the peer knows SKIP
+    cdef public bint can_skip  # the peer understands SKIP
 
     # --- messages
     cdef Ring _ring  # released, not acked; owns next_seq and acked_seq
@@ -34,17 +34,17 @@ cdef class OrderedQueue:
     # --- send position
     cdef uint64_t _send_seq  # the next seq that take() gives out
     cdef size_t _send  # index of the first entry of the ring with seq >= _send_seq
-    cdef uint64_t _sent_seq  # the highest seq that take() ever gave out
+    cdef uint64_t _sent_seq  # the highest seq that take() has given out
 
     # --- end and statistics
     cdef bint _stopped
     cdef uint64_t _appended  # messages that came by append
     cdef uint64_t _filled  # slots filled
     cdef uint64_t _released  # messages that came out of slots
-    cdef uint64_t _taken  # messages given out by take, again included
+    cdef uint64_t _taken  # messages given out by take, repeats included
     cdef uint64_t _taken_bytes  # bytes of all frames given out
     cdef uint64_t _skips  # SKIP frames given out
-    cdef uint64_t _replayed  # messages of _taken that were given out before
+    cdef uint64_t _replayed  # those of _taken that were given out before
     cdef uint64_t _acked  # messages that left by an ack
     cdef uint64_t _expired  # messages that became marks by TTL
     cdef uint64_t _dropped  # messages that became marks by drop_oldest

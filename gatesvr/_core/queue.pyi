@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import TypeAlias, final
 
-KEEP: int  # flag of an answer, or of a part of a bundle: never expires, is never dropped
-BULK: int  # flag of a broadcast or multicast: the first to be dropped
+KEEP: int  # flag of answers and bundles: never expires, is never dropped
+BULK: int  # flag of broadcasts and multicasts: dropped first
 
 # msg_id, body, flags, expires_at; expires_at in the caller's seconds, 0 for never.
 _Message: TypeAlias = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
@@ -14,8 +14,8 @@ class OrderedQueue:
     session_id: str
     max_queue_size: int
     max_queue_bytes: int
-    reserved: int  # places kept free for answers to come; append without force leaves them free
-    can_skip: bool  # whether the peer knows SKIP; where not, marks are passed over in silence
+    reserved: int  # room kept for answers to come; only append with force uses it
+    can_skip: bool  # whether the peer understands SKIP; if not, marks are left out
 
     def __init__(
         self, session_id: str = "", max_queue_size: int = 1024, max_queue_bytes: int = 4194304
@@ -23,7 +23,7 @@ class OrderedQueue:
     @property
     def next_expected_seq(self) -> int: ...  # the seq that the next released message gets
     @property
-    def last_sent_seq(self) -> int: ...  # highest seq that take() ever gave out
+    def last_sent_seq(self) -> int: ...  # highest seq that take() has given out
     @property
     def last_acked_seq(self) -> int: ...
     @property
@@ -43,7 +43,7 @@ class OrderedQueue:
     @property
     def bulk_bytes(self) -> int: ...  # of their bodies
     def __len__(self) -> int: ...  # messages in the ring (not acked; marks not counted)
-    def __sizeof__(self) -> int: ...  # with its own C memory, without the bodies
+    def __sizeof__(self) -> int: ...  # with its C memory, without the bodies
     def reserve(self) -> int: ...  # the slot, from 1
     def fill(self, slot: int, messages: Iterable[_Message]) -> int: ...  # messages released
     def append(self, messages: Iterable[_Message], force: bool = False) -> int: ...  # last seq
@@ -52,10 +52,10 @@ class OrderedQueue:
     ) -> int: ...  # its seq
     def take(self, max_bytes: int) -> bytes: ...
     def ack_up_to(self, seq: int) -> int: ...  # seqs newly acked
-    def rewind(self, seq: int) -> int: ...  # seqs to be given out again
-    def lost_range(self) -> tuple[int, int]: ...  # of marks to be given out; 0, 0 for none
+    def rewind(self, seq: int) -> int: ...  # seqs that take() will give out again
+    def lost_range(self) -> tuple[int, int]: ...  # of the marks to give out; 0, 0 for none
     def expire(self, now: float) -> int: ...  # messages that expired
-    def next_expiry(self) -> float: ...  # a lower bound, inf for never
+    def next_expiry(self) -> float: ...  # a lower bound, inf if nothing expires
     def drop_oldest(self, messages: int, max_bytes: int) -> int: ...  # messages dropped
     def conflate(self, seq: int) -> bool: ...  # whether it became a mark
     def stop(self) -> None: ...

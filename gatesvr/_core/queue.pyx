@@ -1,8 +1,8 @@
 """The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6).
 
 An OrderedQueue is the only outgoing buffer of a session. It knows no clock, callback, socket or
-lock; time comes in as an argument. No code of the caller's runs while it changes itself: bodies are
-exact bytes, numbers ints and floats read in C, so neither reading nor freeing can call back.
+lock; time is an argument. No Python code of the caller runs while the queue changes: bodies are
+exact bytes, and numbers are ints and floats read in C, so reading and freeing cannot call back.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -68,16 +68,15 @@ cdef inline unsigned char *put_skip(
 cdef class OrderedQueue:
     """One session's outgoing messages, from release to ack.
 
-    ``reserve`` takes the next place among the slots, ``fill`` completes it, ``append`` goes ahead
-    of every open slot. ``take`` gives out frames, ``ack_up_to`` frees what the client has,
-    ``rewind`` sends it again. After ``stop`` the queue is empty for good: ``append``,
-    ``append_one`` and ``reserve`` raise SessionError, everything else does nothing and returns 0
-    or b"".
+    ``reserve`` opens the next slot, ``fill`` completes it, and ``append`` bypasses every open slot.
+    ``take`` gives out frames, ``ack_up_to`` frees those that the client has, and ``rewind`` sends
+    them again. After ``stop`` the queue is empty for good: ``append``, ``append_one`` and
+    ``reserve`` raise SessionError; everything else does nothing and returns 0 or b"".
 
     Args:
-        session_id: Whose queue it is; for the reader only.
-        max_queue_size: Messages that the queue holds at most, waiting and reserved ones included.
-        max_queue_bytes: Bytes of bodies that it holds at most, waiting ones included.
+        session_id: The owner; the queue itself does not use it.
+        max_queue_size: Limit of messages, waiting and reserved ones included.
+        max_queue_bytes: Limit of the bodies' bytes, waiting ones included.
     """
 
     def __cinit__(
@@ -100,7 +99,7 @@ cdef class OrderedQueue:
         free_ring(&self._ring)
         free_slots(&self._slots)
 
-    # --- what it is like
+    # --- state
 
     @property
     def next_expected_seq(self):
@@ -109,12 +108,12 @@ cdef class OrderedQueue:
 
     @property
     def last_sent_seq(self):
-        """The highest seq that take ever gave out, 0 for none."""
+        """The highest seq that take has given out, 0 for none."""
         return self._sent_seq
 
     @property
     def last_acked_seq(self):
-        """The highest seq that was acked, 0 for none."""
+        """The highest seq acked, 0 for none."""
         return self._ring.acked_seq
 
     @property
@@ -124,7 +123,7 @@ cdef class OrderedQueue:
 
     @property
     def open_slots(self):
-        """Slots reserved and not yet released, those filled before their turn included."""
+        """Slots reserved and not yet released, also those filled before their turn."""
         return self._slots.next - self._slots.first
 
     @property
@@ -134,7 +133,7 @@ cdef class OrderedQueue:
 
     @property
     def unsent(self):
-        """Seqs from the send position on, those of marks included: take() has work."""
+        """Seqs from the send position on, marks included; above 0, take() has work."""
         return self._ring.next_seq - self._send_seq
 
     @property
@@ -161,18 +160,18 @@ cdef class OrderedQueue:
         return live(&self._ring)
 
     def __sizeof__(self):
-        """Return the bytes of the object and its own C memory; bodies are counted by their own."""
+        """Return the bytes of the object and its C memory; bodies count on their own."""
         cdef size_t size = sizeof(OrderedQueue) + self._ring.capacity * sizeof(Entry)
         return size + slots_memory(&self._slots)
 
     def counters(self):
         """Return the sums since the queue was made.
 
-        ``appended`` and ``released`` count the messages that came by append and out of slots,
-        ``filled`` slots, ``taken`` messages given out, ``replayed`` those of them that had been
-        given out before, ``skips`` the SKIP frames beside them, ``taken_bytes`` the bytes of both;
-        ``acked``, ``expired``, ``dropped`` and ``conflated`` the messages that left, ``refused``
-        those that append did not take.
+        ``appended`` and ``released`` count messages that came by append and out of slots,
+        ``filled`` slots. ``taken`` counts messages given out, ``replayed`` those given out again,
+        ``skips`` the SKIP frames beside them, ``taken_bytes`` the bytes of both. ``acked``,
+        ``expired``, ``dropped`` and ``conflated`` count messages that left, ``refused`` those that
+        append did not accept.
         """
         return {
             "appended": self._appended,
@@ -192,7 +191,7 @@ cdef class OrderedQueue:
     # --- messages in
 
     def reserve(self):
-        """Take the next slot; it must be filled once, be it with nothing.
+        """Open the next slot; it must be filled exactly once, possibly with nothing.
 
         Raises:
             SessionError: The queue is stopped.
@@ -202,24 +201,24 @@ cdef class OrderedQueue:
         return reserve_slot(&self._slots)
 
     def fill(self, slot, messages):
-        """Complete a slot; where it is the lowest open one, release it and what waited for it.
+        """Complete a slot; if it is the lowest open one, release it and those waiting behind it.
 
-        Caps do not apply: an answer had its room when its request was accepted. Does nothing when
-        the queue is stopped.
+        Caps do not apply: an answer got its room when its request was accepted. Does nothing after
+        stop.
 
         Args:
             slot: What reserve returned.
-            messages: Zero or more Messages that get consecutive seqs; KEEP where they have no
-                flags of their own.
+            messages: Zero or more messages that get consecutive seqs; KEEP is their default
+                flag.
 
         Returns:
-            The messages released, those of slots behind it included; 0 when it has to wait.
+            The number of messages released, also from slots behind this one; 0 if it must wait.
 
         Raises:
-            ValueError: The slot is not open, or is filled already; or the flags are unknown.
-            TypeError, OverflowError: A message is not what it should be. Nothing changed.
+            ValueError: The slot is not open or already filled, or a flag is unknown.
+            TypeError, OverflowError: A message is malformed. Nothing changed.
 
-        Complexity: O(messages) when it is its turn, O(messages + log waiting) before.
+        Complexity: O(messages) at its turn, O(messages + log waiting) before it.
         """
         cdef object fast
         cdef Py_ssize_t count
@@ -240,7 +239,7 @@ cdef class OrderedQueue:
             raise ValueError(f"slot {slot} is filled already")
         if number != self._slots.first:
             return self._fill_early(number, fast)
-        # Room for all that may be released now, so that nothing fails halfway.
+        # Make room for everything that may be released now, so that nothing fails halfway.
         make_room(&self._ring, count + self._slots.messages)
         read_messages(
             fast, ring.entries, ring.tail, ring.capacity - 1, ring.next_seq, KEEP, &sums
@@ -258,17 +257,16 @@ cdef class OrderedQueue:
         """Sequence messages at once, ahead of every open slot.
 
         Args:
-            messages: Messages that get consecutive seqs; plain where they have no flags.
-            force: Whether caps do not apply: an answer's, whose room is in ``reserved``.
+            messages: Messages that get consecutive seqs; plain unless they have flags.
+            force: Whether to ignore caps: for an answer, whose room is in ``reserved``.
 
         Returns:
-            The seq of the last of them (of the last message ever where there are none).
+            The seq of the last of them; without messages, the last seq given so far.
 
         Raises:
-            QueueFull: A cap would be passed. Nothing changed.
+            QueueFull: A cap would be exceeded. Nothing changed.
             SessionError: The queue is stopped.
-            TypeError, ValueError, OverflowError: A message is not what it should be. Nothing
-                changed.
+            TypeError, ValueError, OverflowError: A message is malformed. Nothing changed.
 
         Complexity: O(messages).
         """
@@ -299,15 +297,15 @@ cdef class OrderedQueue:
         double expires_at=0.0,
         bint force=False,
     ):
-        """Do what ``append([(msg_id, body, flags, expires_at)], force)`` does, faster.
+        """Do the same as ``append([(msg_id, body, flags, expires_at)], force)``, faster.
 
         Returns:
             The message's seq.
 
         Raises:
-            QueueFull: A cap would be passed. Nothing changed.
+            QueueFull: A cap would be exceeded. Nothing changed.
             SessionError: The queue is stopped.
-            TypeError, ValueError, OverflowError: An argument is not what it should be.
+            TypeError, ValueError, OverflowError: An argument is malformed.
         """
         cdef PyObject *content = <PyObject *>body
         cdef Sums sums
@@ -334,16 +332,16 @@ cdef class OrderedQueue:
     # --- messages out
 
     def take(self, Py_ssize_t max_bytes):
-        """Give out whole frames from the send position on, and move it behind them.
+        """Give out whole frames from the send position, and move the position behind them.
 
-        Marks go out as SKIP frames, one for neighbours; where ``can_skip`` is False they are passed
-        over. The reason of a SKIP is that of the last message it stands for.
+        Neighbouring marks go out as one SKIP frame; without ``can_skip`` they are left out. A SKIP
+        carries the reason of the last message it stands for.
 
         Args:
-            max_bytes: What the frames may take together; the first one may take more.
+            max_bytes: Limit of the frames' total size; the first frame may exceed it.
 
         Returns:
-            The frames in the order of their seqs; b"" when nothing waits.
+            The frames in seq order; b"" if nothing waits.
 
         Complexity: O(frames + bytes).
         """
@@ -410,13 +408,13 @@ cdef class OrderedQueue:
         return frames
 
     def ack_up_to(self, uint64_t seq):
-        """Free everything up to seq: the client's application has it (PROTOCOL 2.5).
+        """Free everything up to seq, which the client's application has processed (PROTOCOL 2.5).
 
         Returns:
-            The seqs newly acked, those of marks included; 0 for an old ack.
+            The number of seqs newly acked, marks included; 0 for an old ack.
 
         Raises:
-            ProtocolError: Seq was never given out.
+            ProtocolError: The queue has not given out this seq.
 
         Complexity: O(acked); O(messages) at most once after marks were made.
         """
@@ -431,7 +429,7 @@ cdef class OrderedQueue:
             self._send_seq = seq + 1
             self._send = self._ring.head
         if self._ring.marks > <size_t>live(&self._ring) + SPARE_MARKS:
-            # Messages went and marks stayed. Once merged, marks never outnumber what is left.
+            # Messages left and marks stayed. Merge them, so that marks never outnumber the rest.
             merge_marks(&self._ring)
             self._send = find_seq(&self._ring, self._send_seq)
         return moved
@@ -440,7 +438,7 @@ cdef class OrderedQueue:
         """Set the send position to seq, or right behind the highest ack if that is later.
 
         Returns:
-            The seqs, marks included, that take gave out before and now gives out again.
+            The number of seqs, marks included, that take will give out again.
 
         Raises:
             ValueError: Seq is above next_expected_seq.
@@ -458,10 +456,10 @@ cdef class OrderedQueue:
         return self._sent_seq - seq + 1 if self._sent_seq >= seq else 0
 
     def lost_range(self):
-        """Return the first and the last seq that the marks to be given out stand for.
+        """Return the first and the last seq of the marks from the send position on.
 
         Returns:
-            Both 0 where there are none from the send position on.
+            (0, 0) if there are no marks.
 
         Complexity: O(1) without marks, else O(messages).
         """
@@ -482,17 +480,17 @@ cdef class OrderedQueue:
             index += 1
         return first, last
 
-    # --- what leaves without an ack
+    # --- messages that leave without an ack
 
     def next_expiry(self):
-        """Return when expire may have work: never later than that, inf when nothing expires."""
+        """Return a time before which expire has nothing to do; inf if nothing expires."""
         return self._ring.sums.next_expiry
 
     def expire(self, double now):
-        """Turn the plain messages whose expires_at is not after now into marks.
+        """Turn plain messages whose expires_at is not after now into marks.
 
         Returns:
-            How many they were.
+            The number of messages that expired.
 
         Complexity: O(1) before next_expiry, else O(messages).
         """
@@ -507,18 +505,18 @@ cdef class OrderedQueue:
         return count
 
     def drop_oldest(self, Py_ssize_t messages, Py_ssize_t max_bytes):
-        """Turn the oldest plain messages into marks, BULK ones first, until others have room.
+        """Turn the oldest plain messages into marks, BULK ones first, until new ones have room.
 
-        Drops nothing where even all of them would not do.
+        Drops nothing if even all of them would not make enough room.
 
         Args:
-            messages: How many messages want in.
-            max_bytes: What their bodies take together at most.
+            messages: Number of messages to make room for.
+            max_bytes: Upper bound of their bodies' bytes.
 
         Returns:
-            How many messages were dropped.
+            The number of messages dropped.
 
-        Complexity: O(messages in the queue) at worst, O(dropped) where they are the oldest.
+        Complexity: O(messages in the queue) at worst, O(dropped) if they are the oldest.
         """
         cdef Py_ssize_t over = messages - self._room()
         cdef Py_ssize_t over_bytes = max_bytes - self._room_bytes()
@@ -535,12 +533,12 @@ cdef class OrderedQueue:
         return count
 
     def conflate(self, uint64_t seq):
-        """Turn a plain message that take never gave out into a mark: a newer one replaces it.
+        """Turn a plain message that take has not given out into a mark: a newer one replaces it.
 
         Returns:
-            Whether it was there: neither acked nor given out, expired, dropped or with KEEP.
+            False if the message is acked, given out, expired, dropped or marked KEEP.
 
-        Complexity: O(log messages); O(messages) where marks have gathered.
+        Complexity: O(log messages); O(messages) once marks have accumulated.
         """
         cdef size_t index
         cdef Entry *entry
@@ -559,7 +557,7 @@ cdef class OrderedQueue:
         return True
 
     def stop(self):
-        """Free everything, for good. Calling it again does nothing."""
+        """Free everything, for good. Idempotent."""
         free_ring(&self._ring)
         free_slots(&self._slots)
         self._stopped = True
@@ -569,11 +567,11 @@ cdef class OrderedQueue:
     # --- inside
 
     cdef Py_ssize_t _room(self) noexcept:
-        """Return how many messages append takes by count; below 0 past the cap."""
+        """Return how many more messages append accepts; negative above the cap."""
         return self.max_queue_size - self.reserved - self._slots.messages - live(&self._ring)
 
     cdef Py_ssize_t _room_bytes(self) noexcept:
-        """Return how many bytes append takes; below 0 past the cap."""
+        """Return how many more bytes append accepts; negative above the cap."""
         return self.max_queue_bytes - self._ring.sums.bytes - self._slots.bytes
 
     cdef int _refuse(self, Py_ssize_t count) except -1:
@@ -581,7 +579,7 @@ cdef class OrderedQueue:
         raise QueueFull("the session's queue is full")
 
     cdef int _fill_early(self, uint64_t slot, object fast) except -1:
-        """Have a slot's messages wait for its turn."""
+        """Keep a slot's messages until its turn."""
         cdef Py_ssize_t count = PySequence_Fast_GET_SIZE(fast)
         cdef Bundle *bundle = NULL
         make_heap_room(&self._slots)
@@ -600,7 +598,7 @@ cdef class OrderedQueue:
         return 0
 
     cdef Py_ssize_t _release_waiting(self) noexcept:
-        """Move the bundles whose turn it is to the ring, which has room for them."""
+        """Move the bundles whose turn has come to the ring, which has room for them."""
         cdef Py_ssize_t released = 0
         cdef Bundle *bundle
         while self._slots.waiting and self._slots.heap[0].slot == self._slots.first:
@@ -613,7 +611,7 @@ cdef class OrderedQueue:
         return released
 
     def _check(self):
-        """Raise AssertionError where an invariant does not hold; for tests."""
+        """Raise AssertionError if an invariant does not hold; for tests."""
         cdef size_t index
         cdef uint64_t end = self._ring.next_seq
         assert self._sent_seq < end and self._send_seq <= end

@@ -1,10 +1,10 @@
 """A bounds-checked cursor over protobuf's wire format, with upb's verdicts (PROTOCOL 1.5, 1.6).
 
-What upb does and a reader of the specification might not expect: a tag and a length have at most 5
-bytes, a varint at most 10, and bits above the 64th are lost; field number 0 is corrupt, but not
-inside an unknown group; a known field of another wire type is an unknown field; every string is
-checked, also one that a later one of its field replaces; a map entry that holds an unknown field is
-dropped whole. One rule is ours: unknown groups nest at most 4 deep (upb: 100).
+Where upb departs from what the specification suggests: a tag and a length have at most 5 bytes, a
+varint at most 10, and bits above the 64th are lost; field number 0 is corrupt, except inside an
+unknown group; a known field with another wire type counts as unknown; every string is checked, even
+if a later one replaces it; a map entry with an unknown field is dropped whole. One rule is our own:
+unknown groups nest at most 4 deep (upb: 100).
 """
 from libc.stdint cimport INT32_MAX, UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -14,13 +14,13 @@ from gatesvr._core.wire cimport varint_size
 cdef enum:
     MAX_NESTED_GROUPS = 4
 
-cdef enum:  # what a reading function returns
-    END = 0  # of the message; or: all good
-    FIELD = 1  # there is one
+cdef enum:  # results of a reading function
+    END = 0  # end of the message; also: all good
+    FIELD = 1  # a field was read
     CORRUPT = -1
     BAD_TEXT = -2  # a string that is not UTF-8
 
-cdef enum:  # what becomes of a client's header (PROTOCOL 7.2)
+cdef enum:  # treatment of a client's header (PROTOCOL 7.2)
     PASSED = 0
     DROPPED = 1
     TRACE = 2  # dropped unless clients are trusted with traces
@@ -28,11 +28,11 @@ cdef enum:  # what becomes of a client's header (PROTOCOL 7.2)
 cdef struct Cursor:
     const unsigned char *at  # the next byte to read
     const unsigned char *end  # of the message
-    const unsigned char *start  # of the field that was read: its tag
+    const unsigned char *start  # of the last field: its tag
     const unsigned char *data  # of a length-delimited field
     uint64_t value  # of a varint field
     uint32_t size  # of data, bytes
-    uint32_t tag  # of the field: number << 3 | wire type
+    uint32_t tag  # of the last field: number << 3 | wire type
 
 cdef struct Span:  # a part of a message
     uint32_t at  # bytes from the message's start
@@ -43,10 +43,10 @@ cdef struct Map:  # a map<string, string> field of a message
     uint32_t end  # behind its last entry
     uint32_t count  # entries on the wire, repeated keys and dropped entries included
     uint64_t text_bytes  # of all keys and values
-    uint64_t encoded_bytes  # of what is passed on, written again under a tag of one byte
-    uint64_t trace_bytes  # of its TRACE entries, written again; not in encoded_bytes
+    uint64_t encoded_bytes  # of the passed entries, rewritten under a one-byte tag
+    uint64_t trace_bytes  # of its TRACE entries, rewritten; not in encoded_bytes
 
-cdef struct Entry:  # of a map; empty where the key or the value is not there
+cdef struct Entry:  # of a map; a missing key or value is empty
     const unsigned char *key
     const unsigned char *value
     uint32_t key_size
@@ -56,7 +56,7 @@ cdef struct Entry:  # of a map; empty where the key or the value is not there
 cdef inline const unsigned char *get_varint(
     const unsigned char *at, const unsigned char *end, uint64_t *value
 ) noexcept nogil:
-    """Read a varint; return the position behind it, NULL where it is cut off or above 10 bytes."""
+    """Read a varint; return the position behind it, NULL if it is cut off or above 10 bytes."""
     cdef uint64_t result = 0
     cdef int shift = 0
     while at < end and shift < 70:
@@ -72,7 +72,7 @@ cdef inline const unsigned char *get_varint(
 cdef inline const unsigned char *get_varint32(
     const unsigned char *at, const unsigned char *end, uint32_t limit, uint32_t *value
 ) noexcept nogil:
-    """Read a tag or a length; NULL where it is cut off, above 5 bytes or above limit."""
+    """Read a tag or a length; return NULL if it is cut off, above 5 bytes or above limit."""
     cdef uint64_t result = 0
     cdef int shift = 0
     while at < end and shift < 35:
@@ -88,7 +88,7 @@ cdef inline const unsigned char *get_varint32(
 cdef inline const unsigned char *skip_group(
     const unsigned char *at, const unsigned char *end, uint32_t tag
 ) noexcept nogil:
-    """Skip an unknown group whose start tag was read; return the position behind its end tag."""
+    """Skip an unknown group after its start tag; return the position behind its end tag."""
     cdef uint32_t[MAX_NESTED_GROUPS] open_numbers
     cdef int depth = 1
     cdef uint32_t size = 0
@@ -141,7 +141,7 @@ cdef inline void open_cursor(
 
 
 cdef inline int next_field(Cursor *cursor) noexcept nogil:
-    """Read the next field; FIELD, END or CORRUPT. Fixed-size fields and groups are only skipped."""
+    """Read the next field; return FIELD, END or CORRUPT. Skips fixed-size fields and groups."""
     cdef const unsigned char *at = cursor.at
     cdef const unsigned char *end = cursor.end
     cdef uint32_t tag
@@ -187,7 +187,7 @@ cdef inline int next_field(Cursor *cursor) noexcept nogil:
         at = skip_group(at, end, cursor.tag)
         if at == NULL:
             return CORRUPT
-    else:  # the end of a group that was not begun, or no wire type at all
+    else:  # the end of a group that never began, or an invalid wire type
         return CORRUPT
     cursor.at = at
     return FIELD
@@ -204,7 +204,7 @@ cdef inline bint is_utf8(const unsigned char *at, uint32_t size) noexcept nogil:
             if not word & <uint64_t>0x8080808080808080:
                 at += 8
                 continue
-        elif size >= 8:  # the last 8 bytes, some of which are known to be good
+        elif size >= 8:  # the last 8 bytes, some of them already checked
             memcpy(&word, end - 8, 8)
             if not word & <uint64_t>0x8080808080808080:
                 return True
@@ -240,15 +240,15 @@ cdef inline bint is_plain_text(const unsigned char *at, uint32_t size) noexcept 
     for i in range(size):
         if at[i] < 0x20 or at[i] == 0x7F:
             return False
-        if at[i] == 0xC2 and at[i + 1] < 0xA0:  # good UTF-8: a second byte is there
+        if at[i] == 0xC2 and at[i + 1] < 0xA0:  # valid UTF-8, so a second byte exists
             return False
     return True
 
 
 cdef inline int read_entry(Cursor *field, Entry *entry, bint is_checked) noexcept nogil:
-    """Read the map entry that field holds; FIELD, END (drop it), CORRUPT or BAD_TEXT.
+    """Read the map entry in field; return FIELD, END (drop it), CORRUPT or BAD_TEXT.
 
-    is_checked says that its strings were found to be UTF-8 before.
+    is_checked: its strings are already known to be UTF-8.
     """
     cdef const unsigned char *data = field.data
     cdef uint32_t size = field.size
@@ -256,7 +256,7 @@ cdef inline int read_entry(Cursor *field, Entry *entry, bint is_checked) noexcep
     cdef Cursor cursor
     cdef int found
     cdef int result = FIELD
-    if size >= 4 and data[0] == 0x0A and data[1] < 0x80:  # as protobuf writes it: a short cut
+    if size >= 4 and data[0] == 0x0A and data[1] < 0x80:  # short cut: the form protobuf writes
         value_at = 2 + <uint32_t>data[1]
         if (
             value_at + 2 <= size and data[value_at] == 0x12 and data[value_at + 1] < 0x80
@@ -266,7 +266,7 @@ cdef inline int read_entry(Cursor *field, Entry *entry, bint is_checked) noexcep
             entry.key_size = data[1]
             entry.value = data + value_at + 2
             entry.value_size = data[value_at + 1]
-            # Tags and lengths are ASCII here, which neither end nor complete a character.
+            # Tags and lengths are ASCII here, so they neither end nor complete a character.
             return FIELD if is_checked or is_utf8(data, size) else BAD_TEXT
     open_cursor(&cursor, data, size)
     entry.key_size = entry.value_size = 0
@@ -289,19 +289,19 @@ cdef inline int read_entry(Cursor *field, Entry *entry, bint is_checked) noexcep
 
 
 cdef inline uint64_t text_size(uint64_t size) noexcept nogil:
-    """Return the bytes of a length-delimited field under a tag of one byte."""
+    """Return the size of a length-delimited field under a one-byte tag."""
     return 1 + varint_size(size) + size
 
 
 cdef inline uint64_t entry_size(uint64_t key_size, uint64_t value_size) noexcept nogil:
-    """Return the bytes of a map entry under a tag of one byte."""
+    """Return the size of a map entry under a one-byte tag."""
     return text_size(text_size(key_size) + text_size(value_size))
 
 
 cdef inline bint is_same(
     const unsigned char *key, uint32_t size, const char *name
 ) noexcept nogil:
-    """Return whether key starts with name, size bytes of lower-case ASCII, in any case."""
+    """Return whether key starts with name (size bytes of lower-case ASCII), ignoring case."""
     cdef uint32_t i
     cdef unsigned char byte
     for i in range(size):
@@ -314,7 +314,7 @@ cdef inline bint is_same(
 
 
 cdef inline int header_fate(const unsigned char *key, uint32_t size) noexcept nogil:
-    """Return whether a client's header is passed on: PASSED, DROPPED or TRACE (PROTOCOL 7.2)."""
+    """Return what becomes of a client's header: PASSED, DROPPED or TRACE (PROTOCOL 7.2)."""
     if size >= 3 and is_same(key, 3, b"gs-"):
         return DROPPED
     if size < 4:
@@ -345,7 +345,7 @@ cdef inline int header_fate(const unsigned char *key, uint32_t size) noexcept no
 cdef inline int note_entry(
     Map *entries, const unsigned char *message, Cursor *field, bint is_filtered
 ) noexcept nogil:
-    """Check the map entry that field holds and count it; END, CORRUPT or BAD_TEXT."""
+    """Check and count the map entry in field; return END, CORRUPT or BAD_TEXT."""
     cdef Entry entry
     cdef int found = read_entry(field, &entry, False)
     cdef int fate = PASSED

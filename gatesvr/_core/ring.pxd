@@ -1,7 +1,7 @@
-"""A queue's sent ring: each message that has a seq and is not acked, oldest first (DESIGN D5).
+"""A queue's sent ring: every message with a seq and without an ack, oldest first (DESIGN D5).
 
-A message that TTL or drop_oldest took out leaves a *mark*: an entry without a body. A mark stands
-for every seq above the entry before it, up to its own, so neighbours merge by leaving one out.
+A message removed from the middle leaves a *mark*: an entry without a body. A mark stands for every
+seq above the entry before it, up to its own, so neighbouring marks merge by dropping one.
 """
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -16,7 +16,7 @@ from gatesvr._core.entry cimport (
 cdef enum:
     MIN_RING = 16  # entries: a batch of 16 in 512 bytes
     KEPT_RING = 64  # entries: a ring up to this size is never shrunk
-    SPARE_MARKS = 16  # marks beyond one a message that wait for being merged together
+    SPARE_MARKS = 16  # marks above one a message that may stay unmerged
 
 cdef struct Ring:
     uint64_t next_seq  # given to the next message; the first is 1
@@ -26,11 +26,11 @@ cdef struct Ring:
     size_t head  # index of the oldest entry; indices only rise
     size_t tail  # index behind the newest entry
     size_t marks  # entries that are marks
-    Sums sums  # over the messages; next_expiry may be lower than the true one
+    Sums sums  # over the messages; next_expiry may be too low
 
 
 cdef inline Py_ssize_t live(const Ring *ring) noexcept:
-    """Return the messages in the ring, marks not counted."""
+    """Return the number of messages in the ring, without marks."""
     return ring.tail - ring.head - ring.marks
 
 
@@ -39,7 +39,7 @@ cdef inline Entry *at(const Ring *ring, size_t index) noexcept:
 
 
 cdef inline int move_ring(Ring *ring, size_t capacity) noexcept:
-    """Move the entries to another block; return -1, unchanged, where there is no memory."""
+    """Move the entries to another block; without memory, return -1 and change nothing."""
     cdef Entry *entries
     cdef size_t index = ring.head
     if capacity > <size_t>SIZE_MAX // (4 * sizeof(Entry)):
@@ -70,18 +70,18 @@ cdef inline int make_room(Ring *ring, size_t count) except -1:
 
 
 cdef inline void shrink_ring(Ring *ring) noexcept:
-    """Give memory back after a burst: at an eighth, down to twice of what is needed."""
+    """Give memory back after a burst: when at most an eighth is used, keep twice the need."""
     cdef size_t entries = ring.tail - ring.head
     cdef size_t capacity = MIN_RING
     if ring.capacity <= KEPT_RING or entries > ring.capacity // 8:
         return
     while capacity < 2 * entries:
         capacity *= 2
-    move_ring(ring, capacity)  # where it fails the old block is good, too
+    move_ring(ring, capacity)  # on failure the old block still serves
 
 
 cdef inline void free_ring(Ring *ring) noexcept:
-    """Let go of every message and all memory; the seqs stay."""
+    """Release every message and all memory; the seqs stay."""
     let_go(ring.entries, ring.head, ring.capacity - 1, ring.tail - ring.head)
     PyMem_Free(ring.entries)
     ring.entries = NULL
@@ -90,7 +90,7 @@ cdef inline void free_ring(Ring *ring) noexcept:
 
 
 cdef inline void commit(Ring *ring, size_t count, const Sums *sums) noexcept:
-    """Make the count entries that were written behind the tail a part of the ring."""
+    """Add the count entries already written behind the tail to the ring."""
     ring.tail += count
     ring.next_seq += count
     ring.sums.bytes += sums.bytes
@@ -103,7 +103,7 @@ cdef inline void commit(Ring *ring, size_t count, const Sums *sums) noexcept:
 
 
 cdef inline void move_in(Ring *ring, Bundle *bundle) noexcept:
-    """Release a bundle's messages into the ring, which has room; only its memory is left."""
+    """Release a bundle's messages into the ring, which has room; the bundle keeps only memory."""
     cdef Entry *entries = entries_of(bundle)
     cdef Py_ssize_t n
     for n in range(bundle.count):
@@ -113,7 +113,7 @@ cdef inline void move_in(Ring *ring, Bundle *bundle) noexcept:
 
 
 cdef inline size_t run_end(const Ring *ring, size_t index) noexcept:
-    """Return the index of the last of the neighbouring marks that start at index."""
+    """Return the index of the last mark in the run of marks that starts at index."""
     while index + 1 != ring.tail and at(ring, index + 1).body == NULL:
         index += 1
     return index
@@ -134,7 +134,7 @@ cdef inline size_t find_seq(const Ring *ring, uint64_t seq) noexcept:
 
 
 cdef inline void forget(Ring *ring, Entry *entry) noexcept:
-    """Let go of a message's body and take it out of the sums."""
+    """Release a message's body and take it out of the sums."""
     cdef PyObject *body = entry.body
     cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
     ring.sums.bytes -= size
@@ -149,7 +149,7 @@ cdef inline void forget(Ring *ring, Entry *entry) noexcept:
 
 
 cdef inline Py_ssize_t pop_up_to(Ring *ring, uint64_t seq) noexcept:
-    """Let go of every entry up to seq, which becomes the ack; return the messages among them."""
+    """Remove every entry up to seq, which becomes the ack; return how many were messages."""
     cdef Py_ssize_t count = 0
     cdef Entry *entry
     while ring.head != ring.tail:
@@ -170,14 +170,14 @@ cdef inline Py_ssize_t pop_up_to(Ring *ring, uint64_t seq) noexcept:
 
 
 cdef inline void mark(Ring *ring, Entry *entry, uint8_t reason) noexcept:
-    """Leave a mark in a message's place; merge_marks is called when all are made."""
+    """Put a mark in a message's place; call merge_marks once all marks are made."""
     forget(ring, entry)
     entry.reason = reason
     ring.marks += 1
 
 
 cdef inline Py_ssize_t mark_expired(Ring *ring, double now, uint8_t reason) noexcept:
-    """Mark the messages whose expires_at is not after now; return how many they were."""
+    """Mark the messages whose expires_at is not after now; return how many."""
     cdef double next_expiry = INFINITY
     cdef Py_ssize_t count = 0
     cdef size_t index = ring.head
@@ -198,7 +198,7 @@ cdef inline Py_ssize_t mark_expired(Ring *ring, double now, uint8_t reason) noex
 cdef inline Py_ssize_t mark_oldest(
     Ring *ring, Py_ssize_t *over, Py_ssize_t *over_bytes, uint8_t flags, uint8_t reason
 ) noexcept:
-    """Mark the oldest plain messages that have the flags, until neither count is above 0."""
+    """Mark the oldest plain messages with these flags until neither count is above 0."""
     cdef Py_ssize_t count = 0
     cdef size_t index = ring.head
     cdef Entry *entry
@@ -214,10 +214,10 @@ cdef inline Py_ssize_t mark_oldest(
 
 
 cdef inline void merge_marks(Ring *ring) noexcept:
-    """Keep the marks few: at most one a message and SPARE_MARKS, so that they cost no memory."""
+    """Merge marks down to at most one a message and SPARE_MARKS, to bound their memory."""
     cdef size_t index
     cdef size_t kept
-    # The oldest ones merge at no cost; that is all where drop_oldest works again and again.
+    # The oldest ones merge for free; that suffices while drop_oldest repeats.
     while (
         ring.tail - ring.head > 1
         and at(ring, ring.head).body == NULL
@@ -239,7 +239,7 @@ cdef inline void merge_marks(Ring *ring) noexcept:
 
 
 cdef inline int check_ring(const Ring *ring) except -1:
-    """Raise AssertionError where an invariant does not hold."""
+    """Raise AssertionError if an invariant does not hold."""
     cdef Sums sums
     cdef size_t index = ring.head
     cdef size_t marks = 0

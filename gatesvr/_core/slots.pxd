@@ -1,4 +1,4 @@
-"""The open slots of a queue, and the min-heap of what was filled before its turn (DESIGN D5)."""
+"""The open slots of a queue, and the min-heap of those filled before their turn (DESIGN D5)."""
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport uint8_t, uint64_t
 
@@ -6,7 +6,7 @@ from gatesvr._core.entry cimport Bundle, Entry, free_bundle
 
 cdef enum:
     MIN_SLOTS = 16
-    KEPT_SLOTS = 64  # arrays up to this size outlive the last open slot
+    KEPT_SLOTS = 64  # arrays up to this size stay when no slot is open
 
 cdef struct Waiting:  # one element of the heap
     uint64_t slot
@@ -14,7 +14,7 @@ cdef struct Waiting:  # one element of the heap
 
 cdef struct Slots:
     uint64_t first  # lowest open slot; the first is 1
-    uint64_t next  # handed out next
+    uint64_t next  # next slot to hand out
     uint8_t *filled  # 1 at [slot & (capacity - 1)] where an open slot waits filled
     size_t capacity  # bytes of filled; 0 or a power of two
     Waiting *heap  # by slot
@@ -52,7 +52,7 @@ cdef inline bint is_open(Slots *slots, uint64_t slot) noexcept:
 
 
 cdef inline bint is_filled(Slots *slots, uint64_t slot) noexcept:
-    """Return whether a slot that is open waits filled."""
+    """Return whether an open slot is filled and waiting."""
     return slots.filled[slot & (slots.capacity - 1)]
 
 
@@ -71,7 +71,7 @@ cdef inline int make_heap_room(Slots *slots) except -1:
 
 
 cdef inline void push_waiting(Slots *slots, uint64_t slot, Bundle *bundle) noexcept:
-    """Have bundle wait for its slot's turn; make_heap_room was called."""
+    """Keep bundle until its slot's turn; call make_heap_room first."""
     cdef size_t place = slots.waiting
     cdef size_t parent
     slots.waiting += 1
@@ -90,7 +90,7 @@ cdef inline void push_waiting(Slots *slots, uint64_t slot, Bundle *bundle) noexc
 
 
 cdef inline Bundle *pop_waiting(Slots *slots) noexcept:
-    """Take the lowest bundle off the heap, which is not empty; the caller owns it."""
+    """Take the lowest bundle off the heap, which must not be empty; the caller owns it."""
     cdef Bundle *bundle = slots.heap[0].bundle
     cdef Waiting moving
     cdef size_t place = 0
@@ -113,7 +113,7 @@ cdef inline Bundle *pop_waiting(Slots *slots) noexcept:
 
 
 cdef inline void free_slots(Slots *slots) noexcept:
-    """Free everything that waits and all memory; no slot is open then."""
+    """Free every waiting bundle and all memory; no slot is open afterwards."""
     cdef size_t n
     for n in range(slots.waiting):
         free_bundle(slots.heap[n].bundle)
@@ -127,7 +127,7 @@ cdef inline void free_slots(Slots *slots) noexcept:
 
 
 cdef inline void shrink_slots(Slots *slots) noexcept:
-    """Give memory back when no slot is open after a burst."""
+    """Give memory back once no slot is open after a burst."""
     if slots.first == slots.next and (
         slots.capacity > KEPT_SLOTS or slots.heap_capacity > KEPT_SLOTS
     ):
@@ -135,7 +135,7 @@ cdef inline void shrink_slots(Slots *slots) noexcept:
 
 
 cdef inline size_t slots_memory(Slots *slots) noexcept:
-    """Return the bytes of C memory that the slots and what waits take, without bodies."""
+    """Return the bytes of C memory of the slots and waiting bundles, without bodies."""
     cdef size_t size = slots.capacity + slots.heap_capacity * sizeof(Waiting)
     cdef size_t n
     for n in range(slots.waiting):
@@ -145,7 +145,7 @@ cdef inline size_t slots_memory(Slots *slots) noexcept:
 
 
 cdef inline int check_slots(Slots *slots) except -1:
-    """Raise AssertionError where an invariant does not hold."""
+    """Raise AssertionError if an invariant does not hold."""
     cdef Py_ssize_t messages = 0
     cdef Py_ssize_t size = 0
     cdef Bundle *bundle

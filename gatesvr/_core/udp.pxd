@@ -1,4 +1,4 @@
-"""The map of gatesvr._core.udp: recvmmsg, sendmmsg and UDP_SEGMENT where the system has them."""
+"""The map of gatesvr._core.udp: recvmmsg, sendmmsg and UDP_SEGMENT, where the system has them."""
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -12,7 +12,7 @@ cdef extern from *:
     #include <netinet/in.h>
     #include <arpa/inet.h>
 
-    /* -DGATESVR_NO_BATCH compiles on Linux what other systems get. */
+    /* -DGATESVR_NO_BATCH builds the other systems' code on Linux. */
     #if defined(__linux__) && !defined(GATESVR_NO_BATCH)
     #  ifndef UDP_SEGMENT
     #    define UDP_SEGMENT 103
@@ -32,7 +32,7 @@ cdef extern from *:
     #  define batch_send batch_recv
     #endif
 
-    /* What goes along with a message: the address it leaves from, the size that it is cut into. */
+    /* Ancillary data of a message: its source address, and the size to cut it into. */
     typedef union {
         char bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(LOCAL_INFO_BYTES)];
         struct cmsghdr header; /* for its alignment */
@@ -52,14 +52,14 @@ cdef extern from *:
         return CMSG_DATA(header);
     }
 
-    /* Have message cut into datagrams of size bytes each; the last may be shorter. */
+    /* Make the kernel cut message into datagrams of size bytes; the last may be shorter. */
     static void set_segment(struct msghdr *message, control_buffer *control, uint16_t size)
     {
         memcpy(add_control(message, control, IPPROTO_UDP, UDP_SEGMENT, sizeof(size)),
                &size, sizeof(size));
     }
 
-    /* Have the socket tell which local address each datagram was sent to; 0, or -1 and errno. */
+    /* Make the socket report each datagram's local address; return 0, or -1 and errno. */
     static int ask_local(int fd, int family)
     {
     #if BATCH_COMPILED
@@ -72,8 +72,8 @@ cdef extern from *:
     #endif
     }
 
-    /* Have message sent from a local address: 4 bytes of an IPv4 socket's, 16 of an IPv6 one's.
-       The interface stays the routes' choice. */
+    /* Send message from a local address: 4 bytes on an IPv4 socket, 16 on an IPv6 one.
+       Routing still chooses the interface. */
     static void set_local(
         struct msghdr *message, control_buffer *control, int family, const char *local)
     {
@@ -92,7 +92,7 @@ cdef extern from *:
     #endif
     }
 
-    /* Copy the local address that message was sent to; return its bytes, 0 for none. */
+    /* Copy the local address that message arrived at; return its bytes, 0 for none. */
     static int get_local(struct msghdr *message, char *local)
     {
     #if BATCH_COMPILED
@@ -117,7 +117,7 @@ cdef extern from *:
         return 0;
     }
 
-    /* Whether the kernel knows UDP_SEGMENT; one that does not would send a run as one datagram. */
+    /* Whether the kernel knows UDP_SEGMENT; one that does not sends a run as one datagram. */
     static int has_segment(int fd)
     {
         int size = 0;
@@ -176,9 +176,9 @@ cdef extern from *:
 
 cdef enum:
     MAX_BATCH = 64  # datagrams a system call
-    MAX_SEGMENTS = 64  # datagrams a run: what every kernel with UDP_SEGMENT takes
-    MAX_RUN_BYTES = 65487  # payload that fits behind an IPv6 and a UDP header
-    MAX_REFUSED_RUNS = 16  # runs refused in a row after which none is tried again
+    MAX_SEGMENTS = 64  # datagrams a run; every kernel with UDP_SEGMENT accepts as many
+    MAX_RUN_BYTES = 65487  # largest payload behind an IPv6 and a UDP header
+    MAX_REFUSED_RUNS = 16  # after so many refusals in a row, no more runs are tried
     MAX_TEXT = 64  # an IPv6 address as text
 
 # A peer's address, in the system's form and in Python's.
@@ -187,16 +187,16 @@ cdef struct Peer:
     sockaddr_in6 name  # a sockaddr_in for IPv4
     socklen_t size  # bytes of name
     int local_size  # bytes of local, 0 for none
-    char local[16]  # the address of ours that it sends to
+    char local[16]  # our address that it sends to
 
-# What a system call reads into; allocated with the first read.
+# Buffers for a read; allocated at the first read.
 cdef struct Incoming:
     batch_message messages[MAX_BATCH]
     iovec parts[MAX_BATCH]
     sockaddr_in6 names[MAX_BATCH]
     control_buffer controls[MAX_BATCH]
 
-# What a system call sends: message i is one datagram, or a run of several parts.
+# The messages of a write: message i is one datagram, or a run of several parts.
 cdef struct Outgoing:
     batch_message messages[MAX_BATCH]
     iovec parts[MAX_BATCH]
@@ -205,18 +205,18 @@ cdef struct Outgoing:
 
 
 cdef class BatchSocket:
-    # The socket, whose owner closes it; a closed one's fileno is -1, never another's file.
+    # The socket; its owner closes it. A closed one has fileno -1, never another file's.
     cdef object _fileno
     cdef int _family
     cdef bint _is_connected
     cdef bint _with_local  # peers' addresses have the local one behind them
-    cdef bytes _local  # the last one, for the next peer's address
+    cdef bytes _local  # the last local address, reused for the next peer
 
     # Reading.
     cdef Incoming *_incoming
     cdef unsigned char *_buffer  # MAX_BATCH datagrams of _max_datagram bytes
     cdef size_t _max_datagram
-    cdef Peer *_peers  # a name's place is its hash, the newest of a place stays
+    cdef Peer *_peers  # hash table without chains: the newest peer of a place wins
     cdef size_t _max_peers  # a power of two
 
     # Writing.

@@ -1,9 +1,9 @@
 """One UDP socket, many datagrams a system call (DESIGN D2).
 
-Reading is recvmmsg into buffers that stay, writing is sendmmsg, where datagrams of one size that
-follow each other to one peer are a *run*: the kernel gets them as one piece and cuts it
-(UDP_SEGMENT). Knows no loop, clock or log. Systems without these calls compile it, too; there
-HAS_BATCH is False and the caller takes another kind of socket.
+Reading is recvmmsg into buffers that stay. Writing is sendmmsg: consecutive datagrams of one size
+to one peer form a *run*, which the kernel gets as one piece and cuts itself (UDP_SEGMENT). The
+module knows no loop, clock or log. It also builds on systems without these calls; there HAS_BATCH
+is False and the caller uses another kind of socket.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -22,7 +22,7 @@ cdef extern from "Python.h":
 
 
 cdef bint _has_batch() noexcept:
-    """Return whether the calls are compiled in, and let through by the system."""
+    """Return whether the calls are compiled in and the system permits them."""
     return BATCH_COMPILED and batch_recv(-1, NULL, 0) < 0 and errno == EBADF
 
 
@@ -39,7 +39,7 @@ cdef inline int raise_invalid(object address) except -1:
 
 
 cdef inline size_t hash_name(const sockaddr_in6 *name, socklen_t size) noexcept:
-    """Return a hash of the address and port; those who choose them gain only cache misses."""
+    """Return a hash of the address and port; a peer that picks collisions gains only misses."""
     cdef uint64_t words[2]
     cdef uint64_t value
     if size == sizeof(sockaddr_in):
@@ -52,7 +52,7 @@ cdef inline size_t hash_name(const sockaddr_in6 *name, socklen_t size) noexcept:
 
 
 cdef object address_from(const sockaddr_in6 *name):
-    """Return the tuple that socket.recvfrom gives, without the name of a scope."""
+    """Return the tuple that socket.recvfrom gives, with a numeric scope."""
     cdef char text[MAX_TEXT]
     cdef const sockaddr_in *name4 = <const sockaddr_in *>name
     if name.sin6_family == AF_INET:
@@ -70,7 +70,7 @@ cdef object address_from(const sockaddr_in6 *name):
 
 
 cdef const char *local_of(object address, int family) except? NULL:
-    """Return the local address behind a peer's, NULL where there is none."""
+    """Return the local address attached to a peer's, NULL without one."""
     cdef object last = (<tuple>address)[len(<tuple>address) - 1]
     if type(last) is not bytes:
         return NULL
@@ -80,7 +80,7 @@ cdef const char *local_of(object address, int family) except? NULL:
 
 
 cdef socklen_t put_address(sockaddr_in6 *name, object address, int family) except 0:
-    """Write an address of the family at name; return its bytes."""
+    """Write an address of the family at name; return its size in bytes."""
     cdef sockaddr_in *name4 = <sockaddr_in *>name
     cdef void *place = &name4.sin_addr if family == AF_INET else <void *>&name.sin6_addr
     cdef Py_ssize_t count
@@ -93,7 +93,7 @@ cdef socklen_t put_address(sockaddr_in6 *name, object address, int family) excep
     if inet_pton(family, PyUnicode_AsUTF8((<tuple>address)[0]), place) != 1:
         raise_invalid(address)
     name.sin6_family = <unsigned short>family
-    name.sin6_port = htons(<uint16_t>(<tuple>address)[1])  # both forms have it in one place
+    name.sin6_port = htons(<uint16_t>(<tuple>address)[1])  # same place in both forms
     if family == AF_INET:
         return sizeof(sockaddr_in)
     if count >= 4:
@@ -107,26 +107,26 @@ cdef socklen_t put_address(sockaddr_in6 *name, object address, int family) excep
 cdef class BatchSocket:
     """Datagrams of one non-blocking UDP socket, read and written in batches.
 
-    Memory: 19 KB, 40 bytes for each of max_peers and, from the first read on, 64 x max_datagram,
-    of which only those pages count that a datagram ever reached: 4 KB for each place in a batch.
+    Memory: 19 KB, 40 bytes for each of max_peers, and from the first read on 64 x max_datagram. Of
+    the latter only pages that datagrams reached are resident: 4 KB for each place in a batch.
 
     Args:
         sock: The socket, IPv4 or IPv6; its owner keeps it open and closes it.
-        max_peers: Addresses kept as objects, a power of two; others are made again.
-        max_datagram: Bytes; longer ones are dropped.
-        with_local: Whether addresses have the local address behind them, as bytes: which one a
-            datagram was sent to, and which one to send from.
+        max_peers: Addresses kept as objects, a power of two; others are rebuilt.
+        max_datagram: Bytes; longer datagrams are dropped.
+        with_local: Whether addresses end with a local address, as bytes: the one that a datagram
+            arrived at, or the one to send from.
 
     Attributes:
-        is_segmenting: Whether runs are sent as such. Off where the system cannot, or refused.
+        is_segmenting: Whether runs go out as one piece. Off if the system cannot or refuses to.
         receive_calls: System calls.
-        datagrams_received: Without those cut off.
-        bytes_received: Theirs.
-        datagrams_truncated: Longer than max_datagram.
+        datagrams_received: Datagrams, without truncated ones.
+        bytes_received: Their bytes.
+        datagrams_truncated: Datagrams longer than max_datagram.
         send_calls: System calls.
-        datagrams_sent: Each datagram of a run counted.
-        bytes_sent: Theirs.
-        segments_sent: Those of them that were sent in runs.
+        datagrams_sent: Datagrams, each of a run counted.
+        bytes_sent: Their bytes.
+        segments_sent: Those of them that went out in runs.
 
     Raises:
         OSError: The socket is of another family.
@@ -181,9 +181,9 @@ cdef class BatchSocket:
         PyMem_Free(self._outgoing)
 
     def receive_into(self, list batch not None):
-        """Append the datagrams that are there, at most 64, as (data, address).
+        """Append the datagrams that have arrived, at most 64, as (data, address).
 
-        One system call. IPv6 addresses have their scope as a number alone.
+        Makes one system call. IPv6 addresses have a numeric scope.
 
         Raises:
             OSError: The network reports an error, or the socket is closed.
@@ -231,8 +231,8 @@ cdef class BatchSocket:
     def send(self, list datagrams not None, Py_ssize_t start=0):
         """Send datagrams from index start on, at most 64; return how many the socket took.
 
-        One system call, a second one where the system refuses a run. 0 means that the socket would
-        block; fewer than there are, that the next one blocks or fails: call again to learn which.
+        Makes one system call, or two if the system refuses a run. 0 means that the socket would
+        block. Fewer than given means that the next one blocks or fails: call again to learn which.
 
         Raises:
             OSError: The datagram at start cannot be sent, and none was.
@@ -258,8 +258,8 @@ cdef class BatchSocket:
                 errno != EIO and errno != EINVAL and errno != EMSGSIZE
             ):
                 raise_errno()
-            # A run is refused by a device that cannot (EIO), or for a path whose MTU is smaller
-            # than its datagrams: one by one they may pass.
+            # A device that cannot segment refuses a run (EIO), and so does a path with a smaller
+            # MTU. One by one the datagrams may pass.
             self._refused_runs += 1
             if errno == EIO or self._refused_runs >= MAX_REFUSED_RUNS:
                 self.is_segmenting = False
@@ -275,7 +275,7 @@ cdef class BatchSocket:
         return done
 
     cdef int _open_incoming(self) except -1:
-        """Allocate what is read into; after a failure the next read tries again."""
+        """Allocate the read buffers; after a failure the next read tries again."""
         cdef Incoming *incoming
         cdef int index
         if self._buffer == NULL:
@@ -300,7 +300,7 @@ cdef class BatchSocket:
     cdef object _address_of(
         self, const sockaddr_in6 *name, socklen_t size, const char *local, int local_size
     ):
-        """Return the address for a name: the object of the last time where it is still there."""
+        """Return the address for a name: the same object as last time if it is still cached."""
         cdef Peer *peer = &self._peers[hash_name(name, size) & (self._max_peers - 1)]
         cdef object address
         if (
@@ -329,10 +329,10 @@ cdef class BatchSocket:
         return address
 
     cdef int _fill(self, list datagrams, Py_ssize_t start, bint with_runs) except -1:
-        """Fill the outgoing messages from start on; return how many there are, at least one.
+        """Fill the outgoing messages from start on; return how many, at least one.
 
-        What is filled in points into the datagrams, which the list keeps: no Python code runs
-        before they are sent.
+        They point into the datagrams, which the list keeps alive: no Python code runs before they
+        are sent.
         """
         cdef Outgoing *outgoing = self._outgoing
         cdef Py_ssize_t total = min(<Py_ssize_t>MAX_BATCH, len(datagrams) - start)
@@ -340,7 +340,7 @@ cdef class BatchSocket:
         cdef int count = 0
         cdef msghdr *message = NULL
         cdef size_t size
-        cdef size_t segment = 0  # bytes of each datagram of the run; 0: nothing may join it
+        cdef size_t segment = 0  # bytes of each datagram of the run; 0: it takes no more
         cdef size_t run_bytes = 0
         cdef object item, data, address
         cdef object last = None
@@ -353,7 +353,7 @@ cdef class BatchSocket:
                 data = (<tuple>item)[0]
             if not PyBytes_CheckExact(data):
                 if count:
-                    break  # it is the first one of the next call
+                    break  # it starts the next call
                 raise TypeError("a datagram is a pair of bytes and an address")
             address = (<tuple>item)[1]
             size = PyBytes_GET_SIZE(data)
@@ -370,7 +370,7 @@ cdef class BatchSocket:
                 if message.msg_iovlen == 2:
                     set_segment(message, &outgoing.controls[count - 1], <uint16_t>segment)
                 if size < segment:
-                    segment = 0  # only a run's last one may be shorter
+                    segment = 0  # only the last datagram of a run may be shorter
                 continue
             message = &outgoing.messages[count].msg_hdr
             memset(message, 0, sizeof(msghdr))

@@ -1,8 +1,8 @@
 """Varints and the head of a ServerPush frame, shared by the queue and the codec.
 
-A frame is a 4-byte big-endian length and that many bytes of protobuf (PROTOCOL 1.3). The
-protobuf of a ServerPush is its *head* (fields 1 and 2: msg_id and seq_id, each left out when 0)
-and its *body* (the other fields), so one body can be shared by the frames of many sessions.
+A frame is a 4-byte big-endian length and that many bytes of protobuf (PROTOCOL 1.3). The protobuf
+of a ServerPush is a *head* (fields 1 and 2: msg_id and seq_id, each left out if 0) and a *body*
+(the other fields), so the frames of many sessions can share one body.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -11,7 +11,7 @@ cdef enum:
 
 
 cdef inline int varint_size(uint64_t value) noexcept nogil:
-    """Return the bytes that put_varint would write, 1 to 10."""
+    """Return the number of bytes that put_varint would write, 1 to 10."""
     cdef int size = 1
     while value >= 0x80:
         value >>= 7
@@ -30,7 +30,7 @@ cdef inline unsigned char *put_varint(unsigned char *out, uint64_t value) noexce
 
 
 cdef inline int head_size(uint32_t msg_id, uint64_t seq_id) noexcept nogil:
-    """Return the bytes that put_head would write, the 4 of the length included."""
+    """Return the number of bytes that put_head would write, with the 4 of the length."""
     cdef int size = 4
     if msg_id:
         size += 1 + varint_size(msg_id)

@@ -1,7 +1,7 @@
-"""Writing protobuf: what reader.pxd reads, and what the caller gives.
+"""Writing protobuf: messages read by reader.pxd, and the caller's values.
 
-A put_ function writes at out, where its bytes must fit, and returns the position behind them; the
-_size function beside it says how many they are. So a message is measured, allocated and written.
+A put_ function writes at out, which must have room, and returns the position behind. The _size
+function beside it returns the number of bytes. So a message is measured, allocated and written.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Next
@@ -32,7 +32,7 @@ cdef inline unsigned char *put_text(
 cdef inline unsigned char *put_number(
     unsigned char *out, unsigned char tag, uint64_t value
 ) noexcept nogil:
-    """Write a varint field, nothing where it is 0."""
+    """Write a varint field; nothing for 0."""
     if value:
         out[0] = tag
         out = put_varint(out + 1, value)
@@ -40,12 +40,12 @@ cdef inline unsigned char *put_number(
 
 
 cdef inline uint64_t number_size(uint64_t value) noexcept nogil:
-    """Return the bytes that put_number would write."""
+    """Return the number of bytes that put_number would write."""
     return 1 + varint_size(value) if value else 0
 
 
 cdef inline uint64_t optional_size(uint64_t size) noexcept nogil:
-    """Return the bytes of a length-delimited field that is left out when empty."""
+    """Return the size of a length-delimited field that is left out if empty."""
     return text_size(size) if size else 0
 
 
@@ -58,7 +58,7 @@ cdef inline unsigned char *put_entry(
     unsigned char *out, unsigned char tag, const void *key, uint64_t key_size,
     const void *value, uint64_t value_size
 ) noexcept nogil:
-    """Write a map entry; like upb, both its fields, also where they are empty."""
+    """Write a map entry with both its fields, even if empty, as upb does."""
     out[0] = tag
     out = put_varint(out + 1, text_size(key_size) + text_size(value_size))
     out = put_text(out, 0x0A, key, key_size)
@@ -69,7 +69,7 @@ cdef inline unsigned char *put_map(
     unsigned char *out, unsigned char tag, const unsigned char *message, Map *entries,
     uint32_t wire_tag, bint is_filtered, bint is_trace_passed
 ) noexcept nogil:
-    """Write the entries of a message's map field (wire_tag) under another tag, in their order."""
+    """Copy the entries of a message's map field (wire_tag) under another tag, in order."""
     cdef Cursor cursor
     cdef Entry entry
     cdef int fate
@@ -90,7 +90,7 @@ cdef inline unsigned char *start_of(bytes data) noexcept:
 
 
 cdef inline bytes new_bytes(uint64_t size):
-    """Return a bytes object of that size whose content is still to be written."""
+    """Return a bytes object of that size; the caller writes its content."""
     return PyBytes_FromStringAndSize(NULL, size)
 
 
@@ -115,21 +115,21 @@ cdef inline dict read_map(const unsigned char *message, Map *entries, uint32_t w
 
 
 cdef inline str why(str name, int found):
-    """Return the text of a message's refusal."""
+    """Return the reason for refusing a message."""
     if found == BAD_TEXT:
         return f"undecodable {name}: a string is not UTF-8"
     return f"undecodable {name}: corrupt wire format"
 
 
 cdef inline uint32_t checked_size(Py_ssize_t size) except? 0:
-    """Return a size that a message may have; ValueError above protobuf's limit of 2 GiB."""
+    """Return size if a message may have it; raise ValueError above protobuf's limit of 2 GiB."""
     if size > INT32_MAX:
         raise ValueError("above protobuf's limit of 2 GiB")
     return <uint32_t>size
 
 
-# Maps of the caller. They are measured, then written, and no code of the caller's runs in between:
-# what is held is an exact dict, or a list of exact tuples made here.
+# The caller's maps. They are measured, then written, and no code of the caller runs in between:
+# they are held as an exact dict, or as a list of exact tuples made here.
 
 cdef inline list pairs_of(pairs):
     """Return an iterable of pairs as a list of exact tuples."""
@@ -141,7 +141,7 @@ cdef inline list pairs_of(pairs):
 
 
 cdef inline object items_of(headers):
-    """Return a Mapping as what items_size and put_items take; None where it is empty."""
+    """Return a Mapping in the form for items_size and put_items; None if it is empty."""
     if headers is None or type(headers) is dict:
         return headers or None
     return pairs_of(headers.items())
@@ -166,7 +166,7 @@ cdef inline unsigned char *put_pair(
 
 
 cdef inline uint64_t items_size(object items) except? 0:
-    """Return the bytes of put_items; ValueError for a str that is not encodable."""
+    """Return the bytes that put_items writes; ValueError for a str that cannot be encoded."""
     cdef PyObject *key = NULL
     cdef PyObject *value = NULL
     cdef Py_ssize_t at = 0

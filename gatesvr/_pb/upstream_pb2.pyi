@@ -340,7 +340,14 @@ class GetSessionRequest(_message.Message):
     def __init__(self, target_type: _Optional[str] = ..., target_id: _Optional[str] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("found", "session_id", "connection", "stream_id", "state", "client_id", "openid", "zone", "user_ip", "next_server_seq", "max_client_seq", "client_ack_server_seq", "create_time_ms", "last_activity_ms", "generation", "in_flight", "protocol", "max_queue_size", "max_queue_bytes", "next_expected_seq", "last_sent_seq", "last_acked_seq", "waiting_slots", "queued_messages", "queued_bytes", "stopped")
+    __slots__ = ("found", "session_id", "connection", "stream_id", "state", "client_id", "openid", "zone", "user_ip", "next_server_seq", "max_client_seq", "client_ack_server_seq", "create_time_ms", "last_activity_ms", "generation", "in_flight", "protocol", "connection_id", "max_queue_size", "max_queue_bytes", "next_expected_seq", "last_sent_seq", "last_acked_seq", "waiting_slots", "queued_messages", "queued_bytes", "stopped", "open_slots", "unsent_messages", "queue_sums", "before_notifies", "after_notifies", "held_notifies")
+    class QueueSumsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     FOUND_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +365,7 @@ class SessionInfo(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_BYTES_FIELD_NUMBER: _ClassVar[int]
     NEXT_EXPECTED_SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -367,6 +375,12 @@ class SessionInfo(_message.Message):
     QUEUED_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
+    OPEN_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    UNSENT_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SUMS_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_NOTIFIES_FIELD_NUMBER: _ClassVar[int]
+    AFTER_NOTIFIES_FIELD_NUMBER: _ClassVar[int]
+    HELD_NOTIFIES_FIELD_NUMBER: _ClassVar[int]
     found: bool
     session_id: str
     connection: str
@@ -384,6 +398,7 @@ class SessionInfo(_message.Message):
     generation: int
     in_flight: int
     protocol: int
+    connection_id: int
     max_queue_size: int
     max_queue_bytes: int
     next_expected_seq: int
@@ -393,7 +408,13 @@ class SessionInfo(_message.Message):
     queued_messages: int
     queued_bytes: int
     stopped: bool
-    def __init__(self, found: _Optional[bool] = ..., session_id: _Optional[str] = ..., connection: _Optional[str] = ..., stream_id: _Optional[int] = ..., state: _Optional[str] = ..., client_id: _Optional[str] = ..., openid: _Optional[str] = ..., zone: _Optional[str] = ..., user_ip: _Optional[str] = ..., next_server_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., client_ack_server_seq: _Optional[int] = ..., create_time_ms: _Optional[int] = ..., last_activity_ms: _Optional[int] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., protocol: _Optional[int] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., next_expected_seq: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., waiting_slots: _Optional[int] = ..., queued_messages: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., stopped: _Optional[bool] = ...) -> None: ...
+    open_slots: int
+    unsent_messages: int
+    queue_sums: _containers.ScalarMap[str, int]
+    before_notifies: int
+    after_notifies: int
+    held_notifies: int
+    def __init__(self, found: _Optional[bool] = ..., session_id: _Optional[str] = ..., connection: _Optional[str] = ..., stream_id: _Optional[int] = ..., state: _Optional[str] = ..., client_id: _Optional[str] = ..., openid: _Optional[str] = ..., zone: _Optional[str] = ..., user_ip: _Optional[str] = ..., next_server_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., client_ack_server_seq: _Optional[int] = ..., create_time_ms: _Optional[int] = ..., last_activity_ms: _Optional[int] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., protocol: _Optional[int] = ..., connection_id: _Optional[int] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., next_expected_seq: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., waiting_slots: _Optional[int] = ..., queued_messages: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., stopped: _Optional[bool] = ..., open_slots: _Optional[int] = ..., unsent_messages: _Optional[int] = ..., queue_sums: _Optional[_Mapping[str, int]] = ..., before_notifies: _Optional[int] = ..., after_notifies: _Optional[int] = ..., held_notifies: _Optional[int] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "openid", "zone", "state")

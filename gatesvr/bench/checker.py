@@ -1,12 +1,12 @@
-"""DeliveryChecker: reads what clients, gateway and upstreams saw; says what PROTOCOL 4.9 forbids.
+"""DeliveryChecker: finds broken promises (PROTOCOL 4.9) in what clients, gateway and upstreams saw.
 
-It is told of every event as it happens and forgets what is settled: what it holds for a session is
-what is on its way. Names of requests and pushes are the caller's own and are never used twice::
+The checker hears of every event as it happens and forgets settled ones; for a session it holds
+only messages on their way. The caller names requests and pushes and never uses a name twice::
 
     checker = DeliveryChecker()
     checker.pushed("s1", "p1")                 # the pusher: the gateway took it
-    checker.delivered("s1", 1, push="p1")      # the client: the application was handed it
-    checker.settled("s1", dropped=0)           # everything has arrived that will
+    checker.delivered("s1", 1, push="p1")      # the client: the application received it
+    checker.settled("s1", dropped=0)           # nothing more will arrive
     assert not checker.findings
 """
 
@@ -43,21 +43,21 @@ BAD_REQUEST = 400
 NOT_LOGGED_IN = 401
 NOT_STARTED = 1
 LOSS_REASONS = frozenset({"EXPIRED", "OVERFLOW", "CONFLATED"})
-"""What a gateway may lose plain notifies for (PROTOCOL 2.6)."""
+"""Reasons for which a gateway may lose plain notifies (PROTOCOL 2.6)."""
 
 
 class DeliveryChecker:
     """Collects findings over any number of clients and sessions.
 
     Args:
-        knows_ends: Whether ended() is called for each session that ends; where it is not, a session
-            that a client has lost is taken to have ended.
+        knows_ends: Whether the caller reports each session's end with ended(); otherwise a session
+            that a client has lost counts as ended.
 
     Attributes:
-        findings: What was found, in the order of finding.
-        delivered_pushes: Pushes handed to applications.
-        delivered_answers: Answers and ERRORs handed to applications.
-        announced_losses: Server seqs that applications were told are lost.
+        findings: The findings, oldest first.
+        delivered_pushes: Pushes delivered to applications.
+        delivered_answers: Answers and ERRORs delivered to applications.
+        announced_losses: Server seqs announced to applications as lost.
         executions: Requests handed to upstreams.
     """
 
@@ -70,19 +70,19 @@ class DeliveryChecker:
         self._knows_ends = knows_ends
         self._sessions: dict[str, SessionEntry] = {}
         self._clients: dict[str, ClientEntry] = {}
-        # Requests by name, for what upstreams tell of them.
+        # Requests by name, to look up the ones that upstreams report.
         self._requests: dict[str, RequestEntry] = {}
         self._logins = 0
         self._last_login: dict[str, tuple[int, str]] = {}
 
     def __len__(self) -> int:
-        """Return the requests and pushes that are not settled."""
+        """Return the number of requests and pushes that are not settled."""
         return len(self._requests) + sum(len(s.pushes) for s in self._sessions.values())
 
-    # What a client tells.
+    # Reports of the clients.
 
     def started(self, client: str, session_id: str, *, is_resumed: bool) -> None:
-        """START_RESP: the client has this session now."""
+        """START_RESP arrived: the client has this session now."""
         state = self._client(client)
         if not is_resumed:
             state.login = None
@@ -91,7 +91,7 @@ class DeliveryChecker:
         self._session(session_id)
 
     def asked(self, client: str, request: str, *, is_login: bool = False) -> None:
-        """The application asked for something."""
+        """The application sent a request."""
         state = self._client(client)
         state.asked += 1
         entry = RequestEntry(state.asked, is_login)
@@ -113,11 +113,11 @@ class DeliveryChecker:
             state.login = entry.number
 
     def failed(self, client: str, request: str, code: int, outcome: int) -> None:
-        """The application was told that a request failed.
+        """The application learned that a request failed.
 
         Args:
-            client: Whose.
-            request: Its name.
+            client: The client's name.
+            request: The request's name.
             code: Wire error code, 0 for none.
             outcome: 0 unknown, 1 not started, 2 done.
         """
@@ -136,14 +136,14 @@ class DeliveryChecker:
                 state.refused.append((entry.number, request))
 
     def forgot(self, client: str) -> None:
-        """The client's process ended: nobody waits for its requests any more."""
+        """The client's process ended: its open requests no longer matter."""
         state = self._client(client)
         for request in state.requests:
             self._requests.pop(request, None)
         state.requests.clear()
 
     def session_lost(self, client: str, session_id: str, reason: str = "") -> None:
-        """The application was told that its session is gone."""
+        """The application learned that its session is gone."""
         state = self._client(client)
         if self._knows_ends and not self._session(session_id).is_ended:
             self._find(NeedlessLoss(session_id, client, reason))
@@ -161,15 +161,15 @@ class DeliveryChecker:
         code: int = 0,
         order: str = "",
     ) -> None:
-        """The application was handed a sequenced message.
+        """The application received a sequenced message.
 
         Args:
             session_id: The session.
             seq: Its server seq.
-            push: The name of the notify that it is.
-            client_seq: Or the request that it answers.
-            code: Of the ERROR, where it is one.
-            order: Answers with the same order come in the order of asking.
+            push: The notify's name, if it is a notify.
+            client_seq: The number of the request it answers, if it is an answer.
+            code: The code of an ERROR, else 0.
+            order: Answers with the same order must come in the order of their requests.
         """
         session = self._session(session_id)
         if seq <= session.position:
@@ -191,7 +191,7 @@ class DeliveryChecker:
             self._check_plain(session_id, session, seq, push)
 
     def lost(self, session_id: str, from_seq: int, to_seq: int, reason: str) -> None:
-        """The application was told that messages are lost.
+        """The application learned that messages are lost.
 
         Args:
             session_id: The session.
@@ -217,19 +217,19 @@ class DeliveryChecker:
                 del session.pushes[push]
 
     def broken(self, session_id: str, why: str) -> None:
-        """A peer broke the wire protocol, or failed inside."""
+        """A peer broke the wire protocol, or failed internally."""
         self._find(Broken(session_id, why))
 
-    # What the gateway's side tells.
+    # Reports of the gateway and the upstreams.
 
     def logged_in(self, session_id: str, openid: str, *, is_automatic: bool = False) -> None:
-        """An upstream answered a hello of this session with 200.
+        """An upstream answered this session's hello with 200.
 
         Args:
             session_id: The session.
-            openid: Whose.
-            is_automatic: Whether the session was made because a resume failed; then it replaces
-                nobody (PROTOCOL 3.3).
+            openid: The user.
+            is_automatic: Whether a failed resume made the session; then it replaces no other
+                (PROTOCOL 3.3).
         """
         self._logins += 1
         session = self._session(session_id)
@@ -238,11 +238,11 @@ class DeliveryChecker:
             self._last_login[openid] = (self._logins, session_id)
 
     def ended(self, session_id: str, *, replaced_in: str = "") -> None:
-        """A session ended on the gateway; nothing is promised of it any more.
+        """A session ended on the gateway, and its promises with it.
 
         Args:
             session_id: The session.
-            replaced_in: The openid, where it ended because another session of that logged in.
+            replaced_in: The openid, if it ended because a newer session of that openid logged in.
         """
         session = self._session(session_id)
         session.is_ended = True
@@ -255,7 +255,7 @@ class DeliveryChecker:
                 self._find(Replaced(session_id))
 
     def resumed(self, session_id: str, connection: int) -> None:
-        """The gateway let a connection take a session over.
+        """The gateway let a connection take over a session.
 
         Args:
             session_id: The session.
@@ -269,15 +269,15 @@ class DeliveryChecker:
     def pushed(
         self, session_id: str, push: str, *, seq: int = 0, stream: str = "", is_sure: bool = True
     ) -> None:
-        """The gateway took a plain notify for a session. May be told after its delivery.
+        """The gateway accepted a plain notify for a session. May come after its delivery.
 
         Args:
             session_id: The session.
-            push: Its name.
-            seq: Its server seq, 0 where that is not known.
-            stream: Pushes of one stream come in the order in which they are told of; empty where
-                there is none to keep.
-            is_sure: False where the pusher does not know whether the gateway took it.
+            push: The notify's name.
+            seq: Its server seq, 0 if unknown.
+            stream: Pushes with the same stream must arrive in the order of these calls; empty for
+                no order.
+            is_sure: False if the pusher does not know whether the gateway accepted it.
         """
         session = self._session(session_id)
         if session.is_ended:
@@ -292,9 +292,9 @@ class DeliveryChecker:
             session.by_seq[seq] = push
 
     def bound(self, session_id: str, client_seq: int, push: str, *, before: bool) -> None:
-        """The gateway took a notify that goes with the answer to a request.
+        """The gateway accepted a notify that goes with the answer to a request.
 
-        Told after the answer was delivered, it is only checked that it comes, not where.
+        If the answer was already delivered, only the notify's arrival is checked, not its place.
         """
         session = self._session(session_id)
         if push in session.early or client_seq in session.answered:
@@ -320,13 +320,13 @@ class DeliveryChecker:
     def executed(
         self, session_id: str, client_seq: int, request: str, lane: str | None = ""
     ) -> None:
-        """A request was handed to an upstream, be it REFUSED there or not.
+        """A request was handed to an upstream, which may have REFUSED it.
 
         Args:
             session_id: The session.
             client_seq: The request's number.
-            request: Its name.
-            lane: Requests of one lane come in the order of asking; None where order is not known.
+            request: The request's name.
+            lane: Requests with the same lane must come in the order of asking; None for no order.
         """
         self.executions += 1
         session = self._session(session_id)
@@ -346,7 +346,7 @@ class DeliveryChecker:
         session.lanes[lane] = max(last, client_seq)
 
     def refused(self, session_id: str, client_seq: int, request: str) -> None:
-        """An upstream REFUSED a request: it may be handed to another one."""
+        """An upstream REFUSED a request, so another one may run it."""
         self._session(session_id).refused.add(client_seq)
         entry = self._requests.get(request)
         if entry is not None:
@@ -355,12 +355,12 @@ class DeliveryChecker:
     # The end.
 
     def settled(self, session_id: str, *, last_seq: int = 0, dropped: int | None = None) -> None:
-        """A session lives, has a connection, and everything has arrived that will.
+        """The session is alive and connected, and nothing more will arrive.
 
         Args:
             session_id: The session.
-            last_seq: The highest server seq given out, 0 where that is not known.
-            dropped: Messages that its queue dropped or let expire, None where that is not known.
+            last_seq: The highest server seq given out, 0 if unknown.
+            dropped: Messages that its queue dropped or let expire, None if unknown.
         """
         session = self._session(session_id)
         if last_seq and session.position != last_seq:
@@ -368,7 +368,7 @@ class DeliveryChecker:
         if dropped is not None and session.lost > dropped:
             self._find(Unexplained(session_id, 0, session.position, f"{session.lost} > {dropped}"))
         missing = [push for push, entry in session.pushes.items() if entry.is_sure]
-        # Where its seq is known a loss that covered it has taken it out already.
+        # If its seq is known, a loss that covered it has already removed it.
         if len(missing) > session.lost or any(session.pushes[push].seq for push in missing):
             self.findings.extend(Lost(session_id, push) for push in missing)
         for client_seq, bundle in session.bundles.items():
@@ -379,7 +379,7 @@ class DeliveryChecker:
         self._check_closed_bundle(session_id, session, session.position + 1)
 
     def client_settled(self, client: str) -> None:
-        """A client's session lives: its requests should have come to an end."""
+        """The client's session is alive: its requests should all have ended."""
         state = self._client(client)
         for request in state.requests:
             self._find(Unanswered(state.session_id or client, request))
@@ -409,7 +409,7 @@ class DeliveryChecker:
         entry = session.pushes.pop(push, None)
         if entry is None:
             if session.is_ended:
-                return  # what was on its way when it ended may still arrive
+                return  # messages on their way at its end may still arrive
             if push in session.early or not self._is_new(session, push):
                 self._find(Repeated(session_id, seq, push))
             session.early[push] = seq
@@ -466,7 +466,7 @@ class DeliveryChecker:
         if bundle is not None and code:
             for push in (*bundle.around(0)[0], *bundle.around(0)[1]):
                 if push not in before and push not in after:
-                    session.bundle_of.pop(push, None)  # it went with the answer
+                    session.bundle_of.pop(push, None)  # it came with the answer
         if session.open_before != before and not session.is_ended:
             why = f"{session.open_before} before the answer instead of {before}"
             self._find(Torn(session_id, client_seq, seq, why))
@@ -480,7 +480,7 @@ class DeliveryChecker:
             session.orders[order] = max(last, client_seq)
 
     def _check_closed_bundle(self, session_id: str, session: SessionEntry, seq: int) -> None:
-        """Something that is not part of the open bundle comes: the bundle must be whole."""
+        """A message outside the open bundle arrived, so the bundle must be complete."""
         if not session.open_bundle:
             return
         if (session.open_before or session.open_after) and not session.is_ended:

@@ -1,4 +1,4 @@
-"""LoadClient: one session over its connections, without a task a request. Fleet: many of them."""
+"""LoadClient: one session over its connections, without a task a request. Fleet: many clients."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import CloseCode, ConnectionFailed, GatesvrError
 from ..protocol.client import ClientProtocol
+from ..protocol.client_session import ClientSession
 from ..protocol.events import (
     Answered,
     ClientEvent,
@@ -26,7 +27,7 @@ from ..protocol.link import Disconnect, Link
 from ..protocol.messages import OK
 from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import client_tls
-from ..transport.udp.endpoint import Driver
+from ..transport.udp.driver import Driver
 from .checker import DeliveryChecker
 from .meter import Recorder
 from .scenario import Plan
@@ -34,27 +35,27 @@ from .scenario import Plan
 __all__ = ["CONNECTING", "MAX_DRAIN_S", "Fleet", "LoadClient"]
 
 CONNECTING = 32
-"""Clients of all load processes that connect at a time: a gateway takes 64 sessions an address that
-have not logged in."""
+"""Clients of all load processes connecting at the same time: a gateway accepts 64 sessions an
+address that have not logged in."""
 POLL_S = 0.01
 MAX_DRAIN_S = 60.0
-"""Longest wait for what is under way at the end, however much still comes: twice what a gateway
-takes over a request by default."""
+"""Longest wait for open operations at the end, even while messages still arrive: twice the
+gateway's default deadline for a request."""
 HEAD = struct.Struct(">IIQ")
-"""Begins a request's data: the run, the client's number, the request's own."""
+"""Start of a request's data: the run, the client's number, the request's own number."""
 
 
 class LoadClient:
-    """A client and the ConnectionHandler of whichever connection it has.
+    """A client, and the ConnectionHandler of its current connection.
 
-    It acknowledges what it is handed, and tells the fleet's checker of all of it.
+    It acknowledges every message and reports it to the fleet's checker.
 
     Args:
-        fleet: Of this load process.
-        number: Of the run; no other client has it.
+        fleet: The clients of this load process.
+        number: The client's number, unique in the run.
 
     Attributes:
-        session_id: Empty before START_RESP.
+        session_id: The session's id; empty before START_RESP.
         is_up: Whether it is connected and logged in.
     """
 
@@ -62,19 +63,20 @@ class LoadClient:
         self.fleet = fleet
         self.number = number
         self.openid = f"bench-{fleet.plan.run:08x}-{number}"
-        self.protocol = ClientProtocol(self.openid, auth_token=fleet.plan.token)
+        self._session = ClientSession(self.openid, auth_token=fleet.plan.token)
+        self.protocol = ClientProtocol(self._session)
         self.session_id = ""
         self.is_up = False
         self.connection: ClientConnection | None = None
         self._link: Link | None = None
         self._login_seq = 0
-        self._cuts = 0  # connections that were cut here and whose end is not reported yet
+        self._cuts = 0  # connections cut here whose end is not reported yet
         self._ready: asyncio.Future[bool] | None = None
 
     # Connections.
 
     async def connect(self) -> bool:
-        """Connect, START or resume, log in where that is due; return whether it went well."""
+        """Connect, START or resume, log in if needed; return whether it went well."""
         fleet = self.fleet
         self._ready = ready = fleet.loop.create_future()
         try:
@@ -99,24 +101,24 @@ class LoadClient:
 
     @property
     def is_connecting(self) -> bool:
-        """Whether connect() is under way."""
+        """Whether connect() is running."""
         return self._ready is not None and not self._ready.done()
 
     def connect_soon(self) -> None:
-        """Connect in a task of the fleet's."""
+        """Connect in a task of the fleet."""
         self._ready = self.fleet.loop.create_future()
         self.fleet.spawn(self.connect())
 
     def cut(self) -> None:
-        """Abandon the connection: no word to the gateway, the socket is closed."""
-        if self.connection is not None and not self.connection.link.is_closing:
+        """Abandon the connection: close the socket without telling the gateway."""
+        if self.connection is not None and not self.connection.is_closing:
             self._cuts += 1
             self.is_up = False
             self._link = None
-            self.connection.link.discard("cut")
+            self.connection.discard("cut")
 
     async def close(self) -> None:
-        """End the session, and the connection."""
+        """End the session and the connection."""
         if self.connection is None:
             return
         if self.is_up:
@@ -142,12 +144,13 @@ class LoadClient:
     # ConnectionHandler.
 
     def connection_made(self, now: float) -> None:
-        """Begin, or resume, the session."""
+        """Begin or resume the session."""
+        self.protocol = ClientProtocol(self._session)
         self.protocol.connect(now)
         self.flush()
 
     def data_received(self, data: bytes, now: float) -> None:
-        """Handle what the gateway says."""
+        """Handle the gateway's messages."""
         protocol = self.protocol
         self.fleet.received += 1
         for event in protocol.receive_data(data, now):
@@ -164,10 +167,10 @@ class LoadClient:
         self.flush()
 
     async def work(self) -> None:
-        """Nothing waits for a task."""
+        """Do nothing: no work waits for a task."""
 
     def write_ready(self, now: float) -> None:
-        """Nothing waits: flush() writes at once."""
+        """Do nothing: flush() writes at once."""
 
     def get_timer(self) -> float | None:
         """Return when handle_timer() is due."""
@@ -181,13 +184,13 @@ class LoadClient:
         self.flush()
 
     def stream_ended(self, now: float) -> None:
-        """The close code that follows says what it means."""
+        """Do nothing: the close code that follows explains it."""
 
     def path_limit_near(self, now: float) -> None:
-        """A client's server does not move."""
+        """Do nothing: a client's server does not move."""
 
     def connection_lost(self, how: Disconnect, now: float) -> None:
-        """Tell of an end that nobody here asked for."""
+        """Report a connection's end unless this client caused it."""
         if self._cuts:
             self._cuts -= 1
             return
@@ -197,14 +200,14 @@ class LoadClient:
         if was_up or self.is_connecting:
             self.lost_connection(f"connection lost: {how.kind} {how.code} {how.reason}".rstrip())
 
-    # What the scenarios do differently.
+    # Overridden by the scenarios.
 
     def lost_connection(self, why: str) -> None:
-        """The connection has ended without being asked to."""
+        """The connection ended unexpectedly."""
         self._stayed_down(why)
 
     def answered(self, event: Answered, now: float) -> None:
-        """A request was answered: of this class that is the hello."""
+        """A request was answered; in this class, the hello."""
         checker = self.fleet.checker
         checker.delivered(self.session_id, event.seq, client_seq=event.client_seq)
         name = f"{self.openid}/{event.client_seq}"
@@ -213,15 +216,15 @@ class LoadClient:
         self._handle_login(event)
 
     def notified(self, event: Notify, now: float) -> None:
-        """A notify came."""
-        # Not one of this run's: only its seq can be checked.
+        """A notify arrived."""
+        # Not from this run: only its seq can be checked.
         name = f"foreign {event.seq}"
         self.fleet.checker.pushed(self.session_id, name, is_sure=False)
         self.fleet.checker.delivered(self.session_id, event.seq, push=name)
         self.protocol.acknowledge(event.seq, now)
 
     def handle(self, event: ClientEvent, now: float) -> None:
-        """Handle what comes seldom."""
+        """Handle the rare events."""
         fleet = self.fleet
         if isinstance(event, Started):
             self.session_id = event.session_id
@@ -243,7 +246,7 @@ class LoadClient:
             self.failed(event, now)
 
     def started(self, event: Started, now: float) -> None:
-        """START_RESP: log in where that is due."""
+        """START_RESP arrived: log in if needed."""
         if event.is_logged_in:
             self._came_up()
         else:
@@ -252,12 +255,12 @@ class LoadClient:
             self.fleet.checker.asked(self.openid, name, is_login=True)
 
     def lost(self, event: Lost) -> None:
-        """The gateway announced a loss: no broken promise, but nothing that should happen here."""
+        """The gateway announced a loss: allowed, but not expected here."""
         count = event.to_seq - event.from_seq + 1
         self.fleet.fail(f"messages lost: {event.reason.name}", count)
 
     def failed(self, event: Failed, now: float) -> None:
-        """A request failed: of this class that is the hello."""
+        """A request failed; in this class, the hello."""
         fleet = self.fleet
         if event.seq:
             fleet.checker.delivered(
@@ -280,31 +283,31 @@ class LoadClient:
             self._stayed_down(f"login refused: {event.code} {event.message}")
 
     def flush(self) -> None:
-        """Send what the protocol has."""
+        """Send the protocol's pending bytes."""
         if self._link is not None and (data := self.protocol.data_to_send()):
             self._link.write(data)
 
     # The end.
 
     def settle(self) -> None:
-        """Check that nothing is missing; called once, at the end, while the session lives."""
+        """Check that nothing is missing; called once at the end, while the session is alive."""
         self.fleet.checker.settled(self.session_id)
         self.fleet.checker.client_settled(self.openid)
 
 
 class Fleet:
-    """The clients of one load process, and what they share.
+    """The clients of one load process, and their shared checker and counters.
 
     Args:
-        plan: The run's.
+        plan: The run's plan.
         make: Makes a client.
-        numbers: The clients'.
+        numbers: The clients' numbers.
 
     Attributes:
-        checker: Told of everything that the clients see.
-        failures: What went wrong without breaking a promise, and how often.
-        is_running: Whether clients go on sending.
-        received: How often a client has read something.
+        checker: Hears of everything that the clients see.
+        failures: Reasons of failures that broke no promise, with their counts.
+        is_running: Whether clients keep sending.
+        received: Counts the reads of all clients.
     """
 
     def __init__(
@@ -327,18 +330,18 @@ class Fleet:
         self._tasks: set[asyncio.Task[bool]] = set()
 
     def spawn(self, connecting: Coroutine[Any, Any, bool]) -> None:
-        """Run a client's connect()."""
+        """Run a client's connect() in a task."""
         task = self.loop.create_task(connecting)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def fail(self, why: str, count: int = 1) -> None:
-        """Count what went wrong."""
+        """Count a failure."""
         self.failures[why] += count
         self.recorder.failed += count
 
     async def connect(self, progress: Callable[[int], None]) -> None:
-        """Connect and log in all clients, some at a time; give up where none of the first can."""
+        """Connect and log in all clients, some at a time; stop if none of the first succeeds."""
         waiting = iter(self.clients)
         done = 0
 
@@ -355,7 +358,7 @@ class Fleet:
         await asyncio.gather(*(connect_some() for _ in range(at_a_time)))
 
     async def drain(self, is_settled: Callable[[], bool]) -> None:
-        """Wait until everything under way has arrived, or nothing comes any more; then check."""
+        """Wait until everything under way has arrived or nothing more comes; then check."""
         now = time.monotonic()
         end, quiet_at, received = now + MAX_DRAIN_S, now + self.plan.timeout, self.received
         while not is_settled() and now < min(end, quiet_at):

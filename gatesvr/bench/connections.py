@@ -1,4 +1,4 @@
-"""Scenarios ``connect``, ``resume`` and ``idle``: what connections and sessions cost."""
+"""Scenarios ``connect``, ``resume`` and ``idle``: the cost of connections and sessions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["Connecting", "Idling", "Resuming", "ResumingClient"]
 
 ROUND_S = 1.25
-"""A session may be resumed once a second (PROTOCOL 4.8)."""
+"""A session may resume once a second (PROTOCOL 4.8)."""
 
 
 class Connecting:
-    """The load of connect: clients connect and log in, and stay.
+    """The load of connect: clients connect, log in and stay.
 
     Args:
-        fleet: LoadClients, none of them connected.
+        fleet: LoadClients, not connected yet.
         process: Number of the load process.
         finished: Called once every client has had its turn.
     """
@@ -47,7 +47,7 @@ class Connecting:
         self._alarm: Alarm | None = None
 
     async def begin(self, now: float) -> None:
-        """Do nothing: what is not measured would be missing later."""
+        """Do nothing: a client connected now would be missing from the measurement."""
 
     def measure(self) -> None:
         """Start the load."""
@@ -62,18 +62,18 @@ class Connecting:
             self._spawn(self._connect_on())
 
     async def end(self) -> None:
-        """Begin nothing more; what is under way comes to its end."""
+        """Begin no more connections and wait for those under way."""
         if self._alarm is not None:
             self._alarm.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def is_settled(self) -> bool:
-        """Return True: end() has waited."""
+        """Return True: end() has already waited."""
         return True
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resources are open."""
 
     def figures(self, now: float) -> dict[str, float]:
         """Return how well the schedule was kept."""
@@ -87,7 +87,7 @@ class Connecting:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect_on(self) -> None:
-        """Connect one client after the other."""
+        """Connect clients one after another."""
         while self._fleet.is_running:
             client = next(self._waiting, None)
             if client is None:
@@ -116,13 +116,13 @@ class Connecting:
 
 
 class Idling:
-    """The load of idle: none."""
+    """The load of idle: no messages at all."""
 
     async def begin(self, now: float) -> None:
         """Do nothing."""
 
     def measure(self) -> None:
-        """There is no warm-up."""
+        """Do nothing: there is no load."""
 
     async def end(self) -> None:
         """Do nothing."""
@@ -132,15 +132,15 @@ class Idling:
         return True
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resources are open."""
 
     def figures(self, now: float) -> dict[str, float]:
-        """Return nothing."""
+        """Return no figures."""
         return {}
 
 
 class ResumingClient(ListeningClient):
-    """A client whose connections are cut; from the cut to START_RESP is its latency."""
+    """A client whose connections are cut; its latency runs from the cut to START_RESP."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         super().__init__(fleet, number)
@@ -153,7 +153,7 @@ class ResumingClient(ListeningClient):
         self.cut()
 
     def started(self, event: Started, now: float) -> None:
-        """Time a resume."""
+        """Record how long a resume took."""
         if self._cut_at:
             if event.is_resumed:
                 self._resumes.append(int((now - self._cut_at) * 1e6))
@@ -162,11 +162,11 @@ class ResumingClient(ListeningClient):
         super().started(event, now)
 
     def time(self, meant_at: float, now: float) -> None:
-        """A push waits for the resume: its time says nothing."""
+        """Do nothing: a push waits for the resume, so its time has no meaning."""
 
 
 class Resuming:
-    """The load of resume: cut all, push one notify to each, resume all; again and again.
+    """The load of resume: cut all, push one notify to each, resume all, in rounds.
 
     Args:
         fleet: ResumingClients.
@@ -190,17 +190,17 @@ class Resuming:
             await self._pusher.start()
 
     def measure(self) -> None:
-        """Start the load: there is no warm-up."""
+        """Start the load; there is no warm-up."""
         self._task = self._fleet.loop.create_task(self._storm())
 
     async def end(self) -> None:
-        """Wait for the round that is under way."""
+        """Wait for the current round."""
         self._is_over.set()
         if self._task is not None:
             await self._task
 
     def is_settled(self) -> bool:
-        """Return whether every push that was taken has arrived."""
+        """Return whether every accepted push has arrived."""
         is_pushed = self._pusher is None or not self._pusher.unanswered
         return is_pushed and not len(self._fleet.checker)
 
@@ -210,7 +210,7 @@ class Resuming:
             await self._pusher.close()
 
     def figures(self, now: float) -> dict[str, float]:
-        """Return how long it took until all were back."""
+        """Return how long it took until all clients were back."""
         if not self._rounds:
             return {}
         return {
@@ -229,7 +229,7 @@ class Resuming:
             for client in clients:
                 client.cut_now(began)
                 self._push(client, began)
-            await asyncio.sleep(0)  # the ends of the old connections are reported now
+            await asyncio.sleep(0)  # lets the old connections report their ends
             if all(await asyncio.gather(*(client.connect() for client in clients))):
                 self._rounds.append(time.monotonic() - began)
             with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""What a DeliveryChecker finds: one small class for each way in which a promise is broken."""
+"""The findings of a DeliveryChecker: one small class for each way to break a promise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding:
     """A broken promise.
 
     Attributes:
-        session_id: Whose; where a client has no session, the client's name.
+        session_id: The session; the client's name if it has no session.
     """
 
     session_id: str
@@ -39,14 +39,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Broken(Finding):
-    """A peer broke the wire protocol, or failed inside."""
+    """A peer broke the wire protocol, or failed internally."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gap(Finding):
-    """The application was handed seq behind position, and nothing was said of what lies between."""
+    """The application got seq right after position, and no loss explains the gap."""
 
     position: int
     seq: int
@@ -54,7 +54,7 @@ class Gap(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Repeated(Finding):
-    """The application was handed a seq, or a push, that it had been handed before."""
+    """The application got a seq, or a push, for the second time."""
 
     seq: int
     push: str = ""
@@ -62,7 +62,7 @@ class Repeated(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Reordered(Finding):
-    """A push, an answer or an execution came before one that had to come first."""
+    """A push, an answer or an execution overtook an earlier one."""
 
     what: str
     seq: int
@@ -71,14 +71,14 @@ class Reordered(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Lost(Finding):
-    """A push was accepted, never handed to the application, and no loss accounts for it."""
+    """A push was accepted but never delivered, and no loss accounts for it."""
 
     push: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unexplained(Finding):
-    """A loss was announced that the gateway had no reason for, or larger than what it dropped."""
+    """The gateway announced a loss without a reason, or for more messages than it dropped."""
 
     from_seq: int
     to_seq: int
@@ -87,7 +87,7 @@ class Unexplained(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Unasked(Finding):
-    """The application was handed a push that nobody sent to this session, or sent once only."""
+    """The application got a push that was never sent to this session, or got it too often."""
 
     seq: int
     push: str
@@ -95,7 +95,7 @@ class Unasked(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Torn(Finding):
-    """A bundle's messages did not come one right behind the other, or not in their order."""
+    """A bundle's messages came apart or out of order."""
 
     client_seq: int
     seq: int
@@ -104,14 +104,14 @@ class Torn(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Unanswered(Finding):
-    """A request of a living session came to no end."""
+    """A request of a living session never ended."""
 
     request: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredTwice(Finding):
-    """A request has two answers or ERRORs, or one that was never asked for."""
+    """A request got two answers or ERRORs, or one was for a request that was never made."""
 
     client_seq: int
     seq: int
@@ -119,7 +119,7 @@ class AnsweredTwice(Finding):
 
 @dataclass(frozen=True, slots=True)
 class WrongAnswer(Finding):
-    """A request got the answer to another one."""
+    """A request got another request's answer."""
 
     request: str
     answer: str
@@ -127,7 +127,7 @@ class WrongAnswer(Finding):
 
 @dataclass(frozen=True, slots=True)
 class ExecutedTwice(Finding):
-    """A request was handed to an upstream again without having been REFUSED."""
+    """A request reached an upstream twice without being REFUSED in between."""
 
     client_seq: int
     request: str
@@ -135,14 +135,14 @@ class ExecutedTwice(Finding):
 
 @dataclass(frozen=True, slots=True)
 class FalseOutcome(Finding):
-    """A request failed as NOT_STARTED, and an upstream had run it."""
+    """A request failed as NOT_STARTED although an upstream ran it."""
 
     request: str
 
 
 @dataclass(frozen=True, slots=True)
 class NeedlessRefusal(Finding):
-    """A good request was refused: 401 behind a good hello, 400 for a number out of order."""
+    """A good request was refused: 401 after a good hello, 400 for a number out of order."""
 
     request: str
     code: int
@@ -150,7 +150,7 @@ class NeedlessRefusal(Finding):
 
 @dataclass(frozen=True, slots=True)
 class NeedlessLoss(Finding):
-    """A client lost a session that lives on."""
+    """A client lost a session that is still alive."""
 
     client: str
     reason: str
@@ -166,4 +166,4 @@ class StaleResume(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Replaced(Finding):
-    """A session was replaced though nobody else had logged in."""
+    """A session was replaced although no other had logged in."""

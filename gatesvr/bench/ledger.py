@@ -1,4 +1,4 @@
-"""What a DeliveryChecker holds of sessions and clients: only what is not settled."""
+"""The DeliveryChecker's records of sessions and clients; settled ones are dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANSWER_NOT_KEPT = 507
 
 
 class SeqSet:
-    """A set of positive numbers, kept as ranges: small where they are dense."""
+    """A set of positive numbers kept as ranges, so that dense sets stay small."""
 
     __slots__ = ("_ends", "_starts")
 
@@ -25,7 +25,7 @@ class SeqSet:
         return index >= 0 and number <= self._ends[index]
 
     def add(self, number: int) -> bool:
-        """Add number; return False where it was there."""
+        """Add number; return False if it was there already."""
         if number in self:
             return False
         starts, ends = self._starts, self._ends
@@ -45,7 +45,7 @@ class SeqSet:
         return True
 
     def discard(self, number: int) -> None:
-        """Take number out."""
+        """Remove number."""
         index = bisect_right(self._starts, number) - 1
         if index < 0 or number > self._ends[index]:
             return
@@ -60,7 +60,7 @@ class SeqSet:
 
 @dataclass(slots=True)
 class PushEntry:
-    """A plain notify on its way; number is its place among those of its stream."""
+    """A plain notify on its way; number is its place in its stream."""
 
     number: int
     seq: int
@@ -70,7 +70,7 @@ class PushEntry:
 
 @dataclass(slots=True)
 class BundleEntry:
-    """What goes around the answer to a request: pushed and carried, before and after."""
+    """The notifies around one answer: pushed and carried, before and after."""
 
     pushed_before: list[str] = field(default_factory=list)
     carried_before: list[str] = field(default_factory=list)
@@ -78,11 +78,11 @@ class BundleEntry:
     carried_after: list[str] = field(default_factory=list)
 
     def around(self, code: int) -> tuple[list[str], list[str]]:
-        """Return what goes before and after an answer (code 0) or an ERROR of that code."""
+        """Return the notifies before and after an answer (code 0) or an ERROR of that code."""
         if code == ANSWER_NOT_KEPT:
             return [], []  # its notifies are dropped with it
         if code and code != ANSWER_TOO_LARGE:
-            return self.pushed_before, self.pushed_after  # what it would have carried never came
+            return self.pushed_before, self.pushed_after  # without an answer, none are carried
         return (
             self.pushed_before + self.carried_before,
             self.pushed_after + self.carried_after,
@@ -91,17 +91,17 @@ class BundleEntry:
 
 @dataclass(slots=True)
 class SessionEntry:
-    """What is known of a session and not settled."""
+    """The unsettled state of a session."""
 
     position: int = 0
     pushes: dict[str, PushEntry] = field(default_factory=dict)
     by_seq: dict[int, str] = field(default_factory=dict)
     next_number: int = 0
     last_numbers: dict[str, int] = field(default_factory=dict)
-    early: dict[str, int] = field(default_factory=dict)  # delivered before it was told of
+    early: dict[str, int] = field(default_factory=dict)  # delivered before they were reported
     bundles: dict[int, BundleEntry] = field(default_factory=dict)
     bundle_of: dict[str, int] = field(default_factory=dict)
-    open_bundle: int = 0  # whose messages are being delivered
+    open_bundle: int = 0  # client seq of the bundle being delivered
     open_before: list[str] = field(default_factory=list)
     open_after: list[str] = field(default_factory=list)
     answered: SeqSet = field(default_factory=SeqSet)
@@ -127,10 +127,10 @@ class RequestEntry:
 
 @dataclass(slots=True)
 class ClientEntry:
-    """What is known of a client's requests."""
+    """The unsettled requests of a client."""
 
     session_id: str = ""
     requests: dict[str, RequestEntry] = field(default_factory=dict)
     asked: int = 0
     login: int | None = None  # the number of the first hello that was answered 200
-    refused: list[tuple[int, str]] = field(default_factory=list)  # by 401, before such a hello
+    refused: list[tuple[int, str]] = field(default_factory=list)  # with 401, before such a hello

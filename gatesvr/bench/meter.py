@@ -1,6 +1,6 @@
-"""Latencies and counts: recorded in the load processes, merged into HDR histograms by their parent.
+"""Latencies and counts: recorded in the load processes, merged into HDR histograms by the parent.
 
-A Recorder only appends to lists; every TICK_S it hands a Batch on. A Meter merges the batches of
+A Recorder only appends to lists and hands on a Batch every TICK_S. A Meter merges the batches of
 all load processes.
 """
 
@@ -19,19 +19,19 @@ TICK_S = 0.5
 """One point of the time series, seconds."""
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 MAX_US = 3_600_000_000
-"""Longest latency that is told from longer ones: an hour."""
+"""Longest latency that the histogram distinguishes: an hour."""
 DIGITS = 3
 
 
 @dataclass(slots=True)
 class Batch:
-    """What a load process recorded during one tick.
+    """One tick's records of a load process.
 
     Attributes:
-        number: The tick's, from 0 at the start of what is measured.
-        latencies: Series to (latency in µs to how often).
+        number: The tick's number, from 0 at the start of the measurement.
+        latencies: For each series: latency in µs to count.
         failed: Operations that failed.
-        is_last: Whether the tick was cut short by the end.
+        is_last: Whether the end cut the tick short.
     """
 
     number: int
@@ -41,12 +41,12 @@ class Batch:
 
     @property
     def done(self) -> int:
-        """Operations done."""
+        """Operations completed."""
         return sum(counts.total() for counts in self.latencies.values())
 
 
 class Recorder:
-    """What a load process records into.
+    """Collects the latencies and failures of a load process.
 
     Attributes:
         failed: Operations that failed since the last take().
@@ -58,17 +58,17 @@ class Recorder:
         self._series: dict[str, list[int]] = {}
 
     def series(self, name: str) -> list[int]:
-        """Return the list to append latencies to, whole µs; it stays the same one."""
+        """Return the list to append latencies to, whole µs; always the same list."""
         return self._series.setdefault(name, [])
 
     def clear(self) -> None:
-        """Forget what was recorded: the measuring begins."""
+        """Drop all records: the measurement begins."""
         for latencies in self._series.values():
             latencies.clear()
         self.failed = 0
 
     def take(self, *, is_last: bool = False) -> Batch:
-        """Return what was recorded since the last take()."""
+        """Return the records since the last take()."""
         batch = Batch(
             self._ticks,
             {name: Counter(latencies) for name, latencies in self._series.items() if latencies},
@@ -102,13 +102,13 @@ class Histogram:
         return int(self._histogram.get_total_count())
 
     def record(self, counts: Mapping[int, int]) -> None:
-        """Record latencies: µs to how often."""
+        """Record latencies, as µs to count."""
         record = self._histogram.record_value
         for latency, count in counts.items():
             record(min(max(latency, 1), MAX_US), count)
 
     def summary(self) -> dict[str, float]:
-        """Return count, min, mean, the percentiles and max, in µs; only the count where it is 0."""
+        """Return count, min, mean, percentiles and max, in µs; only the count if it is 0."""
         histogram = self._histogram
         if not self.count:
             return {"count": 0}
@@ -129,13 +129,13 @@ class Point:
     """One tick of the time series.
 
     Attributes:
-        at_s: Where it begins, seconds from the start of what is measured.
-        seconds: How long it is.
-        done: Operations done in it.
+        at_s: Its start, seconds from the start of the measurement.
+        seconds: Its length.
+        done: Operations completed in it.
         failed: Operations that failed in it.
-        p50: µs, None where nothing was done; so are p99 and max.
-        gateway_cpu: The gateway's CPU time in it, in parts of one core; None where not known.
-        gateway_rss: The gateway's memory at its end, bytes; None where not known.
+        p50: Median in µs, None if no operation completed; likewise p99 and max.
+        gateway_cpu: The gateway's CPU time as a share of one core; None if unknown.
+        gateway_rss: The gateway's memory at its end, bytes; None if unknown.
     """
 
     at_s: float
@@ -154,8 +154,8 @@ class Meter:
     """The latencies of all load processes.
 
     Attributes:
-        total: Of everything.
-        series: By series, where there is more than one.
+        total: All latencies.
+        series: Latencies by series, if there is more than one.
         failed: Operations that failed.
     """
 
@@ -166,7 +166,7 @@ class Meter:
     _tick_failed: Counter[int] = field(default_factory=Counter)
 
     def add(self, batch: Batch) -> None:
-        """Take in what a load process recorded."""
+        """Add a load process's batch."""
         tick = self._ticks.setdefault(batch.number, Counter())
         for name, counts in batch.latencies.items():
             self.total.record(counts)
@@ -179,13 +179,13 @@ class Meter:
         self._tick_failed[batch.number] += batch.failed
 
     def timeline(self, seconds: float) -> list[Point]:
-        """Return a point for each tick that came in, up to the end at seconds."""
+        """Return a point for each tick received, up to the end at seconds."""
         points = []
         for number in sorted(self._ticks):
             at_s = number * TICK_S
             length = min(TICK_S, seconds - at_s)
             if length < TICK_S / 10:
-                continue  # the rest behind the last whole tick: a rate of it would say nothing
+                continue  # a fragment after the last whole tick has no meaningful rate
             counts = self._ticks[number]
             point = Point(at_s, length, counts.total(), self._tick_failed[number])
             if counts:
@@ -196,7 +196,7 @@ class Meter:
 
 
 def _percentiles(counts: Mapping[int, int], *percentiles: float) -> list[int]:
-    """Return the smallest latencies that so many percent are not above; percentiles rise."""
+    """Return the smallest latency at or above each percentile; percentiles must ascend."""
     total = sum(counts.values())
     found: list[int] = []
     seen = 0

@@ -17,13 +17,13 @@ SUFFIXES = (".svg", ".png")
 
 
 def check_plot(file: str) -> None:
-    """Look whether a plot could be written to file, before the run.
+    """Check before the run that a plot can be written to file.
 
     Raises:
-        ConfigError: Its name ends otherwise, or the library is not installed.
+        ConfigError: The suffix is unknown, or the library is not installed.
     """
     if Path(file).suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{file!r} ends in none of {', '.join(SUFFIXES)}", source="--plot")
+        raise ConfigError(f"{file!r} must end in {' or '.join(SUFFIXES)}", source="--plot")
     _figure_class()
 
 
@@ -31,9 +31,9 @@ def plot(file: str, title: str, operations: str, timeline: Sequence[Point]) -> N
     """Draw the time series.
 
     Args:
-        file: Where to; its suffix says which format.
-        title: Above it.
-        operations: What is counted, in the plural.
+        file: The file; its suffix chooses the format.
+        title: The title.
+        operations: The counted operations, in the plural.
         timeline: The points.
 
     Raises:
@@ -97,7 +97,7 @@ def plot(file: str, title: str, operations: str, timeline: Sequence[Point]) -> N
 
 def _figure_class() -> Any:
     try:
-        # Not pyplot: that would look for a screen.
+        # Not pyplot, which looks for a display.
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError(

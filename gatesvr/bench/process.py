@@ -1,4 +1,4 @@
-"""CPU time and memory of processes by their ids, and of the machine; says which side was full."""
+"""CPU time and memory of processes and the machine; tells which side was saturated."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..errors import ConfigError
 __all__ = ["Sample", "Sampler", "Usage", "verdict"]
 
 FULL_SHARE = 0.9
-"""A process that takes this much of a core can hardly take more."""
+"""A process at this share of a core counts as saturated."""
 FULL_MACHINE_SHARE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What processes have used up to a time.
+    """Resources used up to a point in time.
 
     Attributes:
         at: Monotonic seconds.
-        cpu: Name to CPU time, user and system, seconds.
-        rss: Name to resident memory, bytes.
-        machine_busy: Of all cores together, seconds.
+        cpu: For each name: CPU time, user and system, seconds.
+        rss: For each name: resident memory, bytes.
+        machine_busy: Busy time of all cores together, seconds.
     """
 
     at: float
@@ -35,13 +35,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What processes used between two samples.
+    """Resources used between two samples.
 
     Attributes:
-        seconds: Between them.
-        cpu: Name to CPU time, seconds.
-        machine_share: Busy part of all cores.
-        cores: How many there are.
+        seconds: Time between the samples.
+        cpu: For each name: CPU time, seconds.
+        machine_share: Busy share of all cores.
+        cores: Number of cores.
     """
 
     seconds: float
@@ -51,7 +51,7 @@ class Usage:
 
     @classmethod
     def between(cls, first: Sample, last: Sample, cores: int) -> Usage:
-        """Return what was used from one sample to a later one."""
+        """Return the use between two samples."""
         seconds = max(last.at - first.at, 1e-9)
         cpu = {name: last.cpu[name] - first.cpu[name] for name in last.cpu if name in first.cpu}
         share = (last.machine_busy - first.machine_busy) / seconds / cores
@@ -59,23 +59,23 @@ class Usage:
 
     @property
     def others_share(self) -> float:
-        """The part of all cores that processes other than these took."""
+        """The share of all cores that other processes used."""
         ours = sum(self.cpu.values()) / self.seconds / self.cores
         return max(0.0, self.machine_share - ours)
 
     def share(self, name: str) -> float:
-        """Return the parts of one core that a process took."""
+        """Return the share of one core that a process used."""
         return self.cpu[name] / self.seconds
 
 
 class Sampler:
-    """Reads what processes use; a process counts with all its children.
+    """Measures processes; each counts together with all its children.
 
     Args:
-        pids: Name to process id.
+        pids: For each name: process id.
 
     Raises:
-        ConfigError: There is no such process, or the library that reads it is not installed.
+        ConfigError: A process does not exist, or the library that reads it is not installed.
     """
 
     def __init__(self, pids: Mapping[str, int]) -> None:
@@ -95,7 +95,7 @@ class Sampler:
                 raise ConfigError(f"no process {pid} to look at", source="--pid") from None
 
     def sample(self) -> Sample:
-        """Return what every process that is still there has used."""
+        """Return the use of every process that is still running."""
         cpu: dict[str, float] = {}
         rss: dict[str, int] = {}
         for name, process in self._processes.items():
@@ -110,42 +110,44 @@ class Sampler:
                         spent = each.cpu_times()
                         resident = each.memory_info().rss
                 except self._psutil.Error:
-                    continue  # a child that has ended
+                    continue  # the child has ended
                 times += spent.user + spent.system
                 memory += resident
             cpu[name], rss[name] = times, memory
         machine = self._psutil.cpu_times()
         idle = machine.idle + getattr(machine, "iowait", 0.0)
-        busy = sum(machine[:8]) - idle  # beyond the first eight: guests, which user counts too
+        busy = sum(machine[:8]) - idle  # the rest is guest time, which user already contains
         return Sample(time.monotonic(), cpu, rss, busy)
 
 
 def verdict(usage: Usage, load_names: Sequence[str], *, is_closed: bool) -> str:
-    """Say which side was full.
+    """Say which side was saturated.
 
     Args:
-        usage: During what was measured; ``gateway`` and ``upstream`` where they are known.
-        load_names: The names of the load processes in it.
-        is_closed: Whether it was the closed model, which always goes as fast as it can.
+        usage: During the measurement; includes ``gateway`` and ``upstream`` if known.
+        load_names: The load processes' names in it.
+        is_closed: Whether the load was closed, that is, always as fast as possible.
     """
     words = []
     load = max((usage.share(name) for name in load_names), default=0.0)
     if load >= FULL_SHARE:
         words.append(
-            f"the load client was full ({load:.0%} of a core): throughput and latencies say"
+            f"the load client was saturated ({load:.0%} of a core): throughput and latencies say"
             " little about the gateway (try --processes, or fewer clients)"
         )
     for name in ("gateway", "upstream"):
         if name in usage.cpu and usage.share(name) >= FULL_SHARE:
-            words.append(f"the {name} was full ({usage.share(name):.0%} of a core)")
+            words.append(f"the {name} was saturated ({usage.share(name):.0%} of a core)")
     if usage.machine_share >= FULL_MACHINE_SHARE:
         words.append(
-            f"the machine was full ({usage.machine_share:.0%} of its {usage.cores} cores,"
-            f" {usage.others_share:.0%} by others): all sides took time from each other"
+            f"the machine was saturated ({usage.machine_share:.0%} of its {usage.cores} cores,"
+            f" {usage.others_share:.0%} by others): all sides competed for CPU"
         )
     if words:
         return "; ".join(words)
     if "gateway" not in usage.cpu:
-        return "the load client was not full; the gateway's CPU is not known (name it with --pid)"
-    pace = " (more --clients or --in-flight would ask more of it)" if is_closed else ""
-    return f"no side was full{pace}"
+        return (
+            "the load client was not saturated; the gateway's CPU is unknown (name it with --pid)"
+        )
+    pace = " (more --clients or --in-flight would load it more)" if is_closed else ""
+    return f"no side was saturated{pace}"

@@ -1,4 +1,4 @@
-"""Pusher: notifies through the gateway's push API, many in one message of a PushStream."""
+"""Pusher: notifies over the gateway's push API, many in one message of a PushStream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Pusher"]
 
 MAX_BATCH = 64
 MAX_WAITING = 100_000
-"""Pushes not written yet; beyond it the gateway takes too few, and push() says so."""
+"""Most pushes waiting to be written; above it, push() returns False."""
 
 
 @dataclass(slots=True)
@@ -30,12 +30,12 @@ class _Push:
 
 
 class Pusher:
-    """One PushStream, and the unary broadcast, of one load process.
+    """One PushStream, and unary broadcasts, for one load process.
 
     Args:
         address: The gateway's gRPC address.
-        timeout: Longest wait for an answer to a broadcast, and for the stream's end, seconds.
-        failed: Called where the stream breaks: nothing is pushed any more.
+        timeout: Longest wait for a broadcast's answer, and for the stream's end, seconds.
+        failed: Called when the stream breaks; no push is sent after that.
     """
 
     def __init__(self, address: str, timeout: float, failed: Callable[[str], None]) -> None:
@@ -51,14 +51,14 @@ class Pusher:
 
     @property
     def unanswered(self) -> int:
-        """Pushes whose answer is not there yet."""
+        """Pushes not answered yet."""
         return len(self._waiting) + len(self._written)
 
     async def start(self) -> None:
         """Connect.
 
         Raises:
-            ConnectionFailed: Nobody answers at the address.
+            ConnectionFailed: The address does not answer.
         """
         try:
             await asyncio.wait_for(self._channel.channel_ready(), self._timeout)
@@ -70,7 +70,7 @@ class Pusher:
     def push(
         self, session_id: str, data: bytes, done: Callable[[pb.UnicastPushResponse], None]
     ) -> bool:
-        """Push to a session; done is called with the answer. False: too many wait already."""
+        """Push to a session, and pass the answer to done. Return False if too many wait already."""
         if len(self._waiting) >= MAX_WAITING or self._is_ending:
             return False
         request = pb.UnicastPushRequest(
@@ -81,10 +81,10 @@ class Pusher:
         return True
 
     async def broadcast(self, data: bytes) -> pb.BroadcastResponse:
-        """Push to everybody.
+        """Push to every session.
 
         Raises:
-            ConnectionFailed: There was no answer.
+            ConnectionFailed: The gateway did not answer.
         """
         request = pb.BroadcastRequest(msg_type="bench", data=data)
         try:
@@ -96,7 +96,7 @@ class Pusher:
         return response
 
     async def close(self) -> None:
-        """End the stream behind what is written, and the channel."""
+        """End the stream after the pushes written so far, and close the channel."""
         self._is_ending = True
         self._wake.set()
         if self._task is not None:
@@ -115,7 +115,7 @@ class Pusher:
             self._failed(f"push stream: {error.code().name}: {error.details()}")
 
     async def _batches(self) -> AsyncIterator[pb.UnicastPushBatch]:
-        """Yield what has gathered while the last message was written."""
+        """Yield batches of the pushes that arrived during the last write."""
         while True:
             if not self._waiting:
                 if self._is_ending:

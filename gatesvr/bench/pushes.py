@@ -1,4 +1,4 @@
-"""Scenarios ``push``, ``slow`` and ``broadcast``: clients that listen, and who pushes to them."""
+"""Scenarios ``push``, ``slow`` and ``broadcast``: clients that listen, and the load they get."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 __all__ = ["Broadcasting", "ListeningClient", "Pushing"]
 
 HEAD = struct.Struct(">IQd")
-"""Begins a push's data: the run, its number, when it was meant to be sent (monotonic)."""
+"""Start of a push's data: the run, its number, its intended send time (monotonic)."""
 MIN_RETRY_S = 0.05
 MAX_BROADCASTS = 64
-"""Broadcasts under way; one that is due above them is sent late."""
+"""Most broadcasts under way; later ones are sent late."""
 QUIET_S = 1.0
-"""Where some broadcasts went to fewer sessions than there are, nobody knows to which: then the rest
-has arrived once nothing came for so long."""
+"""Quiet time after which the rest counts as arrived. Needed if a broadcast reached fewer sessions
+than there are, because the gateway does not say which."""
 
 
 class ListeningClient(LoadClient):
-    """A client that is pushed to.
+    """A client that receives pushes.
 
     Attributes:
-        is_slow: Whether it reads nothing while the load lasts; what it gets is not timed.
-        is_ordered: Whether pushes come in the order of their numbers: those of one stream do.
-        slow_lost: Messages that the gateway dropped because of that, and said so.
+        is_slow: Whether it stops reading during the load; its deliveries are not timed.
+        is_ordered: Whether pushes arrive in the order of their numbers, as those of a stream do.
+        slow_lost: Messages that the gateway dropped, with an announcement, because it was slow.
         on_delivery: Called for each push of this run.
     """
 
@@ -53,7 +53,7 @@ class ListeningClient(LoadClient):
         self._latencies = fleet.recorder.series("delivery")
 
     def notified(self, event: Notify, now: float) -> None:
-        """Tell the checker, and time it."""
+        """Report the push to the checker, and time it."""
         fleet = self.fleet
         head = event.data[: HEAD.size]
         run, number, meant_at = HEAD.unpack(head) if len(head) == HEAD.size else (None, 0, 0.0)
@@ -78,25 +78,25 @@ class ListeningClient(LoadClient):
             self._latencies.append(int((now - meant_at) * 1e6))
 
     def stop_reading(self) -> None:
-        """Leave everything in the socket: nothing is acknowledged any more."""
+        """Leave everything in the socket, and so acknowledge nothing."""
         self.is_slow = True
         if self.connection is not None:
             self.connection.pause_reading()
 
     def read_again(self) -> None:
-        """Go on reading."""
+        """Resume reading."""
         if self.connection is not None:
             self.connection.resume_reading()
 
     def lost(self, event: Lost) -> None:
-        """A slow reader's queue may have to drop what is oldest: that is no failure."""
+        """Accept that the queue of a slow reader drops its oldest messages."""
         if self.is_slow:
             self.slow_lost += event.to_seq - event.from_seq + 1
         else:
             super().lost(event)
 
     def lost_connection(self, why: str) -> None:
-        """The gateway gives a slow reader up: that is no failure, it comes back."""
+        """Accept that the gateway drops a slow reader, which will come back."""
         if not self.is_slow:
             super().lost_connection(why)
 
@@ -108,7 +108,7 @@ def push_data(fleet: Fleet, number: int, meant_at: float) -> bytes:
 
 
 class Pushing:
-    """The load of push and slow: closed, or at a fixed rate to clients drawn at random.
+    """The load of push and slow: closed, or at a fixed rate to random clients.
 
     Args:
         fleet: ListeningClients.
@@ -121,11 +121,11 @@ class Pushing:
         self._process = process
         self._clients = [client for client in fleet.clients if isinstance(client, ListeningClient)]
         self._slow = self._clients[: len(plan.share(process)) * plan.slow_clients // plan.clients]
-        # S311: the choice of clients wants spread, not secrecy.
+        # S311: choosing clients needs spread, not secrecy.
         self._rng = random.Random(f"{plan.seed} {process}")  # noqa: S311
         self._pusher = Pusher(plan.push_server, plan.timeout, fleet.fail)
         self._pushes = 0
-        self._pushes_before = 0  # those of the warm-up
+        self._pushes_before = 0  # pushes of the warm-up
         self._refused_slow = 0
         self._came_back = 0
         self._schedule: Schedule | None = None
@@ -153,20 +153,20 @@ class Pushing:
                 self._push(client, now)
 
     def measure(self) -> None:
-        """Forget how the warm-up went."""
+        """Drop the warm-up's figures."""
         self._pushes_before = self._pushes
         if self._schedule is not None:
             self._schedule.max_lag = 0.0
 
     async def end(self) -> None:
-        """Push nothing more, and have the slow ones read."""
+        """Stop pushing, and make the slow clients read again."""
         if self._alarm is not None:
             self._alarm.close()
         for client in self._slow:
             client.read_again()
 
     def is_settled(self) -> bool:
-        """Return whether every push that was taken has arrived; brings slow clients back."""
+        """Return whether every accepted push has arrived; reconnects slow clients."""
         for client in self._slow:
             if not client.is_up and not client.is_connecting:
                 self._came_back += 1
@@ -179,7 +179,7 @@ class Pushing:
         await self._pusher.close()
 
     def figures(self, now: float) -> dict[str, float]:
-        """Return what was pushed, and how well the schedule was kept."""
+        """Return the push counts, and how well the schedule was kept."""
         figures: dict[str, float] = {"pushes": self._pushes - self._pushes_before}
         if self._slow:
             figures["slow_clients"] = len(self._slow)
@@ -228,13 +228,13 @@ class Pushing:
 
 
 class Broadcasting:
-    """The load of broadcast: load process 0 broadcasts, the clients of all of them listen.
+    """The load of broadcast: load process 0 broadcasts, the clients of all processes listen.
 
     Args:
         fleet: ListeningClients.
         process: Number of the load process.
-        tell: Called in process 0 with each broadcast that was answered, for the other processes:
-            its number, and whether all sessions took it.
+        tell: Called in process 0 with each answered broadcast, to inform the other processes: its
+            number, and whether all sessions took it.
     """
 
     def __init__(self, fleet: Fleet, process: int, tell: Callable[[int, bool], None]) -> None:
@@ -246,7 +246,7 @@ class Broadcasting:
             self._pusher = Pusher(fleet.plan.push_server, fleet.plan.timeout, fleet.fail)
         self._tasks: set[asyncio.Task[None]] = set()
         self._broadcasts = 0
-        self._broadcasts_before = 0  # those of the warm-up
+        self._broadcasts_before = 0  # broadcasts of the warm-up
         self._not_taken = 0
         self._has_unsure = False
         self._heard_at = 0.0
@@ -255,7 +255,7 @@ class Broadcasting:
         for client in fleet.clients:
             if isinstance(client, ListeningClient):
                 client.on_delivery = self._delivered
-                client.is_ordered = False  # calls under way at a time have no order
+                client.is_ordered = False  # concurrent calls have no order
 
     async def begin(self, now: float) -> None:
         """Start the load."""
@@ -266,14 +266,14 @@ class Broadcasting:
             self._alarm.set(self._schedule.next_at)
 
     def measure(self) -> None:
-        """Forget how the warm-up went."""
+        """Drop the warm-up's figures."""
         self._broadcasts_before = self._broadcasts
         self._not_taken = 0
         if self._schedule is not None:
             self._schedule.max_lag = 0.0
 
     async def end(self) -> None:
-        """Broadcast nothing more; wait for the answers."""
+        """Stop broadcasting; wait for the answers."""
         if self._alarm is not None:
             self._alarm.close()
         if self._tasks:
@@ -292,7 +292,7 @@ class Broadcasting:
             await self._pusher.close()
 
     def figures(self, now: float) -> dict[str, float]:
-        """Return what was broadcast."""
+        """Return the broadcast counts."""
         if self._pusher is None or self._schedule is None:
             return {}
         return {
@@ -303,7 +303,7 @@ class Broadcasting:
         }
 
     def told(self, number: int, is_sure: bool) -> None:
-        """Take note of a broadcast that the gateway has answered."""
+        """Handle the news that the gateway answered a broadcast."""
         self._has_unsure = self._has_unsure or not is_sure
         checker = self._fleet.checker
         for client in self._fleet.clients:

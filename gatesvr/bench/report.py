@@ -1,4 +1,4 @@
-"""What a run is reported as: an object for ``--json``, a table for people, an exit code."""
+"""The report of a run: an object for ``--json``, a table for people, an exit code."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ __all__ = ["EXIT_BROKEN", "EXIT_MISSED", "Report"]
 EXIT_BROKEN = 1
 EXIT_MISSED = 99
 MAX_FINDINGS = 20
-"""Findings written out; all are counted."""
+"""Most findings written out; all are counted."""
 MAX_FAILURES = 8
 VERSION = 1
 CLOCK_S = 0.01
-"""CPU times are read to that on Linux."""
+"""Resolution of CPU times on Linux."""
 BEHIND_MS = 10.0
-"""An open load that was this late says so."""
+"""Lateness above which an open load gets a note."""
 
 
 class Report:
     """The report of one run.
 
     Args:
-        result: The run's.
+        result: The run's result.
         backend: The clients' QUIC library, by its own name.
-        thresholds: Limits to look at.
+        thresholds: The limits to check.
 
     Attributes:
-        values: Metric of thresholds to its value, None where it is not known.
-        missed: Thresholds that were not kept.
+        values: For each threshold metric: its value, None if unknown.
+        missed: The thresholds that were missed.
         timeline: A point for each tick.
-        verdict: Which side was full.
-        notes: What a reader should know before believing the figures.
+        verdict: Which side was saturated.
+        notes: Caveats about the figures.
     """
 
     def __init__(self, result: Result, backend: str, thresholds: Sequence[Threshold] = ()) -> None:
@@ -62,19 +62,19 @@ class Report:
 
     @property
     def done(self) -> int:
-        """Operations done while it was measured."""
+        """Operations completed during the measurement."""
         return self.result.meter.total.count
 
     @property
     def failed(self) -> int:
-        """What went wrong, from beginning to end."""
+        """Failures of the whole run."""
         return self.result.failures.total()
 
     @property
     def exit_code(self) -> int:
         """0, EXIT_BROKEN or EXIT_MISSED.
 
-        Failures are EXIT_BROKEN unless a threshold says how many may be.
+        Failures give EXIT_BROKEN unless a threshold allows them.
         """
         tolerates = any(each.metric == "errors" for each in self._thresholds)
         is_done = self.done > 0 or not self.result.plan.kind.is_timed
@@ -83,7 +83,7 @@ class Report:
         return EXIT_MISSED if self.missed else 0
 
     def as_object(self) -> dict[str, Any]:
-        """Return the report as JSON takes it; docs/bench.md describes every field."""
+        """Return the report for JSON; docs/bench.md describes every field."""
         result = self.result
         plan = result.plan
         usage = result.usage
@@ -208,7 +208,7 @@ class Report:
         }
 
     def _cpu_us(self, name: str) -> float | None:
-        """Return a process's CPU time an operation, µs; None where there is none."""
+        """Return a process's CPU time for each operation, µs; None if unknown."""
         cpu = self.result.usage.cpu.get(name)
         return cpu / self.done * 1e6 if cpu is not None and self.done else None
 
@@ -268,7 +268,7 @@ class Report:
 
 
 def _add_gateway(timeline: Sequence[Point], samples: Sequence[Sample]) -> None:
-    """Write the gateway's CPU and memory into the points of the time series."""
+    """Add the gateway's CPU and memory to the points of the time series."""
     for point, first, last in zip(timeline, samples, samples[1:], strict=False):
         if "gateway" in first.cpu and "gateway" in last.cpu:
             cpu = last.cpu["gateway"] - first.cpu["gateway"]

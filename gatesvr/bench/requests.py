@@ -1,8 +1,8 @@
-"""Scenarios ``echo`` and ``mix``: clients that ask.
+"""Scenarios ``echo`` and ``mix``: clients that send requests.
 
-Their answers are many, so each client checks its own instead of telling the DeliveryChecker, which
-would cost it a third more: that every answer is for a request of its own that has none yet, carries
-back what that request sent, comes in server order without a gap, and with its notifies around it.
+Each client checks its own answers, because reporting all of them to the DeliveryChecker would cost
+a third more. It checks that every answer belongs to one of its open requests, returns that
+request's data, comes in server order without a gap, and has its notifies around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Asking", "AskingClient"]
 
 MAX_OPEN = 128
-"""Requests that a client of the open model has under way at most: the gateway accepts no more."""
+"""Most requests under way for a client of the open model: the gateway accepts no more."""
 MIX_LENGTH = 1_024
 SLOW_MS = 5
 FULL_PAUSE_S = 0.01
@@ -38,11 +38,11 @@ class Kind:
 
     Attributes:
         action: The action.
-        latencies: Where its latencies go.
+        latencies: The list for its latencies.
         params: Its params.
-        expected: The answer's data; None for that of the request.
-        is_json: The answer is only looked at for being JSON.
-        is_bundle: A notify comes right before and one right after its answer.
+        expected: The answer's expected data; None for the request's own data.
+        is_json: Whether the check is only that the answer is JSON.
+        is_bundle: Whether a notify comes right before and one right after its answer.
     """
 
     action: str
@@ -54,7 +54,7 @@ class Kind:
 
 
 def kinds(fleet: Fleet) -> list[Kind]:
-    """Return the kinds of request of the plan's scenario, in the order in which they are asked."""
+    """Return the kinds of request of the plan's scenario, in sending order."""
     plan, series = fleet.plan, fleet.recorder.series
     delay = plan.upstream_delay_ms
     if plan.scenario == "echo":
@@ -68,13 +68,13 @@ def kinds(fleet: Fleet) -> list[Kind]:
         (10, Kind("notify_demo", series("notify_demo"), is_bundle=True)),
         (5, Kind("slow", series("slow"), {"ms": str(delay or SLOW_MS)})),
     ]
-    # S311: a mix wants spread, not secrecy.
+    # S311: a mix needs spread, not secrecy.
     rng = random.Random(plan.seed)  # noqa: S311
     return rng.choices([k for _, k in weighted], [w for w, _ in weighted], k=MIX_LENGTH)
 
 
 class AskingClient(LoadClient):
-    """A client that asks, and checks what it is answered."""
+    """A client that sends requests and checks the answers."""
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         super().__init__(fleet, number)
@@ -87,22 +87,22 @@ class AskingClient(LoadClient):
         # Number of a request to (when it was meant to be sent, its data, its kind).
         self._sent: dict[int, tuple[float, bytes, Kind]] = {}
         self._position = 0
-        self._before: Notify | None = None  # a notify that waits for its answer
-        self._after = 0  # the seq that belongs to a notify behind its answer
+        self._before: Notify | None = None  # a notify whose answer must come next
+        self._after = 0  # the seq that belongs to the notify after its answer
 
     def prepare(self, asking: Asking, order: list[Kind]) -> None:
-        """Take note of what to ask; each client begins somewhere else."""
+        """Set the requests to send; each client starts at another place of the order."""
         self._asking = asking
         self._kinds = order
         self._at = self.number % len(order)
 
     @property
     def in_flight(self) -> int:
-        """Requests without an answer."""
+        """Requests not answered yet."""
         return len(self._sent)
 
     def ask(self, meant_at: float, now: float) -> None:
-        """Send the next request; flush() sends it off."""
+        """Queue the next request; flush() sends it."""
         kind = self._kinds[self._at]
         self._at = (self._at + 1) % len(self._kinds)
         self._asked += 1
@@ -111,7 +111,7 @@ class AskingClient(LoadClient):
         self._sent[seq] = (meant_at, data, kind)
 
     def answered(self, event: Answered, now: float) -> None:
-        """Check an answer, and ask again."""
+        """Check an answer, and send the next request."""
         seq = event.seq
         if seq != self._position + 1 or self._after or self._before is not None:
             self._check_place(event.seq, event)
@@ -138,7 +138,7 @@ class AskingClient(LoadClient):
             asking.go_on(self, now)
 
     def notified(self, event: Notify, now: float) -> None:
-        """Check a notify: only those around an answer come."""
+        """Check a notify; only those around an answer are expected."""
         is_after = event.seq == self._after
         self._check_place(event.seq, event)
         self._position = event.seq
@@ -150,7 +150,7 @@ class AskingClient(LoadClient):
             self._before = event
 
     def handle(self, event: ClientEvent, now: float) -> None:
-        """Handle what comes seldom."""
+        """Handle the rare events."""
         if isinstance(event, Ignored):
             self._find(AnsweredTwice(self.session_id, 0, event.seq))
             self._position = event.seq
@@ -163,7 +163,7 @@ class AskingClient(LoadClient):
             super().handle(event, now)
 
     def failed(self, event: Failed, now: float) -> None:
-        """A request failed; it counts, and the client asks again."""
+        """Count the failed request, and send the next one."""
         if event.seq:
             self._check_place(event.seq, event)
             self._position = event.seq
@@ -177,12 +177,12 @@ class AskingClient(LoadClient):
             self._asking.go_on(self, now)
 
     def lost_connection(self, why: str) -> None:
-        """What is under way will not be answered any more."""
+        """Forget the open requests, which can no longer be answered."""
         self._sent.clear()
         super().lost_connection(why)
 
     def is_settled(self) -> bool:
-        """Return whether every request is answered, its notifies included."""
+        """Return whether every request is answered, with its notifies."""
         return not self._sent and not self._after
 
     def settle(self) -> None:
@@ -197,7 +197,7 @@ class AskingClient(LoadClient):
         self.fleet.checker.findings.append(finding)
 
     def _check_place(self, seq: int, event: Answered | Notify | Failed | None) -> None:
-        """Check a message's seq, and that bundles are whole (PROTOCOL 7.7)."""
+        """Check a message's seq, and that bundles are complete (PROTOCOL 7.7)."""
         session_id = self.session_id
         if seq != self._position + 1:
             self._find(Gap(session_id, self._position, seq))
@@ -218,7 +218,7 @@ class AskingClient(LoadClient):
             self._find(Torn(session_id, 0, seq, "not the notify of its answer"))
 
     def _check_other(self, event: Answered, kind: Kind) -> None:
-        """Check an answer that is not the request's own data."""
+        """Check an answer whose data is not the request's own."""
         if kind.is_json:
             try:
                 is_right = isinstance(json.loads(event.data), dict)
@@ -257,7 +257,7 @@ class Asking:
         if plan.rate:
             share = len(self._clients) / plan.clients
             rate = plan.rate * share
-            # The processes' arrivals lie between each other's.
+            # Interleave the processes' arrivals.
             self._schedule = Schedule(rate, now + self._process / plan.rate)
             self._alarm = Alarm(self._send_due)
             self._alarm.set(self._schedule.next_at)
@@ -269,7 +269,7 @@ class Asking:
                 client.flush()
 
     def go_on(self, client: AskingClient, now: float) -> None:
-        """Have a client whose request has ended ask again, where it is its turn."""
+        """Let a client whose request ended send the next one, if it is its turn."""
         schedule = self._schedule
         if schedule is None:
             client.ask(now, now)
@@ -279,12 +279,12 @@ class Asking:
                 client.ask(meant_at, now)
 
     def measure(self) -> None:
-        """Forget how the warm-up went."""
+        """Drop the warm-up's figures."""
         if self._schedule is not None:
             self._schedule.max_lag = 0.0
 
     async def end(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         if self._alarm is not None:
             self._alarm.close()
 
@@ -293,7 +293,7 @@ class Asking:
         return all(client.is_settled() for client in self._clients if client.is_up)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resources are open."""
 
     def figures(self, now: float) -> dict[str, float]:
         """Return how well the schedule was kept."""
@@ -305,14 +305,14 @@ class Asking:
         }
 
     def _send_due(self, now: float) -> None:
-        """Send what is due, to one client after the other."""
+        """Send the due requests, from one client after another."""
         schedule, alarm = self._schedule, self._alarm
         if schedule is None or alarm is None or not self._fleet.is_running:
             return
         while schedule.next_at <= now:
             client = self._free_client()
             if client is None:
-                # Every client is at its limit: answers go on with it.
+                # Every client is at its limit: the next answers continue the load.
                 alarm.set(now + FULL_PAUSE_S)
                 return
             meant_at = schedule.take(now)

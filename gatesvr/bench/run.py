@@ -1,4 +1,4 @@
-"""One run: starts the load processes, leads them through the phases, gathers what they tell."""
+"""One run: starts the load processes, leads them through the phases, collects their reports."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ __all__ = ["Crew", "Progress", "Result", "raise_file_limit"]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 15.0
-"""How much longer than the plan's own time-outs a phase may take."""
+"""Time added to the plan's own time-outs before a phase counts as stuck."""
 PROGRESS_S = 0.1
 MIN_SESSIONS = 50
-"""The first few sessions cost what all share."""
+"""With fewer sessions, shared costs would dominate the memory a session."""
 SPARE_FILES = 100
 
 Progress = Callable[[str, float], None]
-"""Told of the phase and how much of it is done, 0 to 1."""
+"""Called with the phase and its progress, 0 to 1."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        plan: What was asked for.
+        plan: The run's plan.
         meter: Latencies.
-        seconds: How long was measured.
-        connected: Clients that came up before the load began (scenario ``connect``: in it).
-        alive: Clients that were up at its end.
-        usage: CPU during what was measured; the load processes are ``load 0``, ``load 1`` …
-        rss: Name to resident memory at the end of it, bytes.
-        session_bytes: What a logged-in session with its connection added to the gateway's memory;
-            None where that is not known, or they are fewer than MIN_SESSIONS.
-        figures: What the scenario tells beside latencies.
-        findings: Broken promises that were told; ``found`` counts all.
-        failures: What went wrong otherwise, and how often.
-        is_interrupted: Whether it was ended early.
+        seconds: Length of the measurement.
+        connected: Clients that came up before the load began (scenario ``connect``: during it).
+        alive: Clients that were up at the end of the load.
+        usage: CPU during the measurement; the load processes are ``load 0``, ``load 1`` …
+        rss: For each name: resident memory at the end of the measurement, bytes.
+        session_bytes: Growth of the gateway's memory for a logged-in session and its connection;
+            None if unknown, or with fewer than MIN_SESSIONS.
+        figures: The scenario's figures besides latencies.
+        findings: The broken promises reported; ``found`` counts all.
+        failures: Reasons of other failures, with their counts.
+        is_interrupted: Whether it was stopped early.
     """
 
     plan: Plan
@@ -86,15 +86,14 @@ class Crew:
     """The load processes of a run.
 
     Args:
-        processes: How many.
+        processes: Number of load processes.
     """
 
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._processes: list[SpawnProcess] = []
         self._pipes: list[Pipe] = []
-        self._interrupted = False
-        with _interrupts_ignored():  # the children inherit that: Ctrl-C is ours to handle
+        with _interrupts_ignored():  # inherited by the children: Ctrl-C is the parent's to handle
             for number in range(processes):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=run_worker, args=(theirs, number), daemon=True)
@@ -113,7 +112,7 @@ class Crew:
         trace: TracebackType | None,
     ) -> None:
         for pipe in self._pipes:
-            pipe.close()  # which ends a process that is not done
+            pipe.close()  # ends a process that is still running
         for process in self._processes:
             process.join(GRACE_S)
             if process.is_alive():
@@ -131,13 +130,13 @@ class Crew:
         """Run a plan.
 
         Args:
-            plan: What to do.
-            pids: ``gateway`` and ``upstream`` to their process ids, where they are known.
-            progress: Told how it goes.
-            check: Called now and then; what it raises ends the run.
+            plan: The run's plan.
+            pids: Process ids of ``gateway`` and ``upstream``, if known.
+            progress: Called with the run's progress.
+            check: Called regularly; an exception from it ends the run.
 
         Raises:
-            ConnectionFailed: No client could connect, or the push API cannot be reached.
+            ConnectionFailed: No client could connect, or the push API is unreachable.
             GatesvrError: A load process failed.
         """
         names = {f"load {i}": process.pid or 0 for i, process in enumerate(self._processes)}
@@ -208,7 +207,7 @@ class _Run:
         )
 
     def _finish_early(self) -> None:
-        """No client came up: learn why, and say so."""
+        """Find out why no client came up, and raise it."""
         for command in ("go", "measure", "stop", "drain"):
             self._tell(command)
         outcomes: list[Outcome] = self._wait_for("done", GRACE_S + MAX_DRAIN_S)
@@ -219,7 +218,7 @@ class _Run:
         raise ConnectionFailed(f"no client could log in: {most or 'no reason given'}")
 
     def _measure(self) -> tuple[list[Sample], float]:
-        """Warm up, measure, stop; return a sample of each tick, and the seconds measured."""
+        """Warm up, measure, stop; return a sample for each tick, and the seconds measured."""
         plan = self._plan
         self._tell("go")
         samples: list[Sample] = []
@@ -237,7 +236,7 @@ class _Run:
         return samples, seconds
 
     def _pass(self, phase: str, seconds: float, samples: list[Sample] | None = None) -> None:
-        """Let the load run; return early once interrupted, or every process is finished."""
+        """Let the load run; return early when interrupted, or when every process is finished."""
         began = time.monotonic()
         sample_at = began + TICK_S
         while (now := time.monotonic()) < began + seconds and not self._is_interrupted:
@@ -262,7 +261,7 @@ class _Run:
             pipe.send((command, more))
 
     def _wait_for(self, what: str, timeout: float) -> list[Any]:
-        """Return what every process says with this word."""
+        """Return every process's message of this kind."""
         end = time.monotonic() + timeout
         while len(said := self._said.get(what, [])) < len(self._pipes):
             if time.monotonic() >= end:
@@ -272,7 +271,7 @@ class _Run:
         return said
 
     def _pump(self, until: float) -> None:
-        """Take in what the processes say; wait for it until then."""
+        """Handle the processes' messages; wait for them until the given time."""
         ready = connection.wait(self._talking, max(0.0, until - time.monotonic()))
         for number, pipe in enumerate(self._pipes):
             if pipe not in ready:
@@ -295,7 +294,7 @@ class _Run:
             else:
                 self._said.setdefault(said, []).append(more)
                 if said == "done":
-                    self._talking.remove(pipe)  # it ends now
+                    self._talking.remove(pipe)  # the process ends now
 
     def _session_bytes(
         self, before: Sample, sessions: int, after: Sample | None = None
@@ -309,7 +308,7 @@ class _Run:
 
 
 def raise_file_limit(clients: int) -> None:
-    """Have this process and its children open enough sockets for so many clients each.
+    """Raise the limit of open files for this process and its children, for that many clients each.
 
     Raises:
         ConfigError: The system does not allow it.
@@ -326,7 +325,7 @@ def raise_file_limit(clients: int) -> None:
         )
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (ValueError, OSError) as error:  # macOS has a limit below the one that it tells
+    except (ValueError, OSError) as error:  # macOS enforces less than the limit it reports
         raise ConfigError(
             f"{clients} clients a load process need {wanted} open files: {error}",
             source="--clients",
@@ -334,7 +333,7 @@ def raise_file_limit(clients: int) -> None:
 
 
 def _merge(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Return the figures of all load processes: sums, but the greatest of times and rounds."""
+    """Return the figures of all load processes: sums, but maxima of times and rounds."""
     merged: dict[str, float] = {}
     for one in figures:
         for name, value in one.items():
@@ -357,7 +356,7 @@ def _interrupts_ignored() -> Iterator[None]:
 def _on_interrupt(note: Callable[[], None]) -> Iterator[None]:
     """Call note on Ctrl-C and SIGTERM.
 
-    A KeyboardInterrupt would be lost where it is raised in a destructor or a callback from C.
+    A KeyboardInterrupt would be lost if it were raised in a destructor or in a callback from C.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: note()) for number in numbers]

@@ -1,4 +1,4 @@
-"""What can be run: the scenarios of ``gatesvr bench``, and the Plan of one run."""
+"""The scenarios of ``gatesvr bench``, and the Plan of one run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 __all__ = ["SCENARIOS", "Plan", "Scenario"]
 
 MIN_PAYLOAD_BYTES = 32
-"""Room for what tells a message from every other: run, client, number and time."""
+"""Room for the mark that makes each message unique: run, client, number and time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +15,13 @@ class Scenario:
     """One kind of load.
 
     Attributes:
-        name: As in ``gatesvr bench NAME``.
+        name: The NAME in ``gatesvr bench NAME``.
         summary: What it does, one line.
-        operation: What is counted and timed, in the singular.
-        clients: How many by default.
-        in_flight: Operations under way by default: a client's, of ``connect`` those of all.
-        rate: Operations a second by default, 0 for the closed model.
-        models: ``closed`` (so many in flight), ``open`` (so many a second), both or neither.
+        operation: The operation that is counted and timed, in the singular.
+        clients: Default number of clients.
+        in_flight: Default number of operations under way: for each client; for ``connect``, in all.
+        rate: Default operations a second, 0 for the closed model.
+        models: ``closed`` (fixed number in flight), ``open`` (fixed rate), both or neither.
         needs_push: Whether it calls the gateway's push API.
         is_timed: Whether its operations have latencies.
     """
@@ -94,7 +94,7 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario(
             "idle",
-            "clients that are logged in and silent: what a session costs",
+            "clients that are logged in and silent: the cost of a session",
             "session",
             clients=200,
             models=frozenset(),
@@ -107,29 +107,29 @@ SCENARIOS: dict[str, Scenario] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that a run is told; each load process gets the same one and its own number.
+    """The parameters of a run; each load process gets the same plan and its own number.
 
     Attributes:
         scenario: A name in SCENARIOS.
-        clients: Of all load processes together.
+        clients: Clients of all load processes together.
         in_flight: See Scenario.
         rate: Operations a second of all load processes together, 0 for the closed model.
-        duration: Seconds that are measured.
-        warmup: Seconds of load before that.
+        duration: Length of the measurement, seconds.
+        warmup: Seconds of load before the measurement.
         payload: Bytes of a request's or a push's data.
         backend: The clients' QUIC library: auto, aioquic or qh3.
-        server: The gateway's host and UDP port; of an own gateway not known yet.
+        server: The gateway's host and UDP port; filled in later if the bench starts the gateway.
         push_server: The gateway's gRPC address, HOST:PORT, empty for none.
         ca: PEM file of certificates to trust, empty for the default.
         insecure: Accept any certificate.
         token: Sent as auth_token.
-        upstream_delay_ms: Time that the upstream is asked to take over a request.
-        slow_clients: Of scenario ``slow``: how many read nothing.
+        upstream_delay_ms: How long the upstream should take for a request.
+        slow_clients: Scenario ``slow``: clients that read nothing.
         processes: Load processes.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
         run: A number that no other run has; it is in every openid and every payload.
-        timeout: Longest wait for a connection and a login, and for anything to come of what is
-            under way at the end, seconds.
+        timeout: Longest wait for a connection and a login, and for progress of open operations at
+            the end, seconds.
     """
 
     scenario: str
@@ -159,7 +159,7 @@ class Plan:
 
     @property
     def model(self) -> str:
-        """``closed``, ``open``, or empty where the scenario has its own way."""
+        """``closed``, ``open``, or empty if the scenario has its own way."""
         models = self.kind.models
         if not models:
             return ""

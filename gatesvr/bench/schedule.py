@@ -1,4 +1,4 @@
-"""The open model: arrivals at a fixed rate, each with the time at which it was meant to be."""
+"""The open model: arrivals at a fixed rate, each with its intended time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 __all__ = ["Alarm", "Schedule"]
 
 MIN_PAUSE_S = 0.0002
-"""Arrivals closer than this to each other are sent together."""
+"""Arrivals closer together than this are sent in one go."""
 
 
 class Schedule:
     """Arrivals at began, began + 1 / rate, began + 2 / rate …
 
-    What is not taken when it is due stays due: it is sent late, and its latency counts from the
-    time at which it was meant to be sent. So a stalled gateway cannot hide by slowing its clients.
+    An arrival not taken when due stays due: it is sent late, and its latency counts from the
+    intended time. So a stalled gateway cannot hide by slowing down its clients.
 
     Args:
         rate: Arrivals a second, above 0.
@@ -25,7 +25,7 @@ class Schedule:
 
     Attributes:
         taken: Arrivals taken so far.
-        max_lag: How late an arrival was taken at most, seconds.
+        max_lag: Longest delay of a taken arrival, seconds.
     """
 
     def __init__(self, rate: float, began: float) -> None:
@@ -40,7 +40,7 @@ class Schedule:
         return self._began + self.taken / self._rate
 
     def take(self, now: float) -> float | None:
-        """Return when the next arrival was meant to be, None where it is not due yet."""
+        """Return the next arrival's intended time, None if it is not due yet."""
         due = self._began + self.taken / self._rate
         if due > now:
             return None
@@ -55,13 +55,13 @@ class Schedule:
 
 
 class Alarm:
-    """Calls back at a given time, to some microseconds: a loop's own timers count milliseconds.
+    """Calls back at a given time, to a few microseconds; a loop's own timers count milliseconds.
 
-    There is one a process, in its main thread: it is the process's interval timer.
+    There is one for each process, in its main thread, because it uses the process's interval timer.
 
     Args:
         callback: Called with the time.
-        clock: The time.
+        clock: Returns the time.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Alarm:
         self._loop.add_signal_handler(signal.SIGALRM, self._ring)
 
     def set(self, when: float) -> None:
-        """Have the callback called at when, instead of at the time set before."""
+        """Call back at when, instead of at the time set before."""
         pause = max(when - self._clock(), MIN_PAUSE_S)
         signal.setitimer(signal.ITIMER_REAL, pause)
 
     def close(self) -> None:
-        """Call back no more."""
+        """Cancel the callback."""
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         self._loop.remove_signal_handler(signal.SIGALRM)
 

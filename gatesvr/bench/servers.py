@@ -1,4 +1,4 @@
-"""The gateway and the demo services that ``gatesvr bench`` starts for itself."""
+"""The gateway and demo services that ``gatesvr bench --self`` starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SERVICES = ("hello", "business", "zone")
 
 
 class ServerFailed(GatesvrError):
-    """The gateway or the services could not be started, or ended by themselves."""
+    """The gateway or the services did not start, or ended unexpectedly."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class _Server:
     output: str = ""
 
     def read_until(self, line: str, end: float) -> None:
-        """Read its output until one of its lines begins with this word."""
+        """Read output until a line begins with this word."""
         assert self.process.stdout is not None
         fd = self.process.stdout.fileno()
         while not re.search(rf"^ *{line} ", self.output, re.MULTILINE):
@@ -49,33 +49,33 @@ class _Server:
             self.output += data.decode("utf-8", "replace")
 
     def address(self, line: str) -> str:
-        """Return the HOST:PORT that the line of this name begins with."""
+        """Return the HOST:PORT on the line with this name."""
         match = re.search(rf"^ *{line} +(\S+:\d+)", self.output, re.MULTILINE)
         if match is None:
             raise ServerFailed(f"the {self.name} does not tell its address")
         return match[1]
 
     def last_words(self) -> str:
-        """Return the end of what it wrote to standard error."""
+        """Return the end of its standard error."""
         self.errors.seek(0, os.SEEK_END)
         self.errors.seek(max(0, self.errors.tell() - MAX_ERROR_BYTES))
         return self.errors.read().decode("utf-8", "replace").strip() or "no reason given"
 
 
 class OwnServers:
-    """A gateway and demo services in processes of their own, on free loopback ports.
+    """A gateway and demo services in separate processes, on free loopback ports.
 
     Args:
-        command: Runs ``gatesvr`` such that it stops when its standard input ends; what follows is
-            the name of a command and its arguments.
+        command: Runs ``gatesvr`` and stops it when its standard input ends; a command's name and
+            arguments are appended.
         backend: The gateway's QUIC library.
-        clients: How many clients there will be; the gateway's limits are raised to that.
-        sets: Settings of the gateway, ``section.key=value``; they win over ours.
+        clients: Number of clients; the gateway's limits are raised for them.
+        sets: The gateway's settings, ``section.key=value``; they override ours.
 
     Attributes:
         server: The gateway's host and UDP port.
         push_server: Its gRPC address.
-        pids: ``gateway`` and ``upstream`` to their process ids.
+        pids: Process ids of ``gateway`` and ``upstream``.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class OwnServers:
         """Start both.
 
         Raises:
-            ServerFailed: One of them does not start; it says why.
+            ServerFailed: One of them did not start; it says why.
         """
         try:
             self._start()
@@ -117,10 +117,10 @@ class OwnServers:
         self._stop()
 
     def check(self) -> None:
-        """Look whether both still run.
+        """Check that both are still running.
 
         Raises:
-            ServerFailed: One does not.
+            ServerFailed: One is not.
         """
         for server in self._servers:
             if server.process.poll() is not None:
@@ -146,7 +146,7 @@ class OwnServers:
         self.push_server = gateway.address("push")
 
     def _spawn(self, name: str, *args: str) -> _Server:
-        # A session of its own: a Ctrl-C is for the bench alone, which then stops them in order.
+        # A separate session: Ctrl-C reaches only the bench, which then stops them in order.
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _stop()
         process = subprocess.Popen(  # noqa: S603 - our own command
             [*self._command, *args],
@@ -161,7 +161,7 @@ class OwnServers:
         return server
 
     def _stop(self) -> None:
-        """Stop them, the gateway first; in any case they are gone then."""
+        """Stop them, the gateway first; kill what does not stop."""
         for server in reversed(self._servers):
             process = server.process
             assert process.stdin is not None

@@ -24,7 +24,7 @@ METRICS = {
     "cpu_us": _COUNT,
     "rss": _SIZE,
 }
-"""What can be asked for, and what kind of number it is."""
+"""The metrics, and the kind of number of each."""
 _UNITS: dict[str, dict[str, float]] = {
     _LATENCY: {"us": 1.0, "µs": 1.0, "ms": 1e3, "s": 1e6},
     _COUNT: {"": 1.0, "k": 1e3},
@@ -52,10 +52,10 @@ class Threshold:
     """One limit.
 
     Attributes:
-        text: As it was written.
+        text: The threshold as written.
         metric: A name in METRICS.
         comparison: ``<``, ``<=``, ``>`` or ``>=``.
-        limit: In µs, bytes, or plain.
+        limit: In µs or bytes, or a plain number.
     """
 
     text: str
@@ -65,14 +65,14 @@ class Threshold:
 
     @classmethod
     def parse(cls, text: str) -> Threshold:
-        """Return the threshold that text spells.
+        """Parse a threshold.
 
         Raises:
-            ValueError: It spells none.
+            ValueError: It is malformed.
         """
         match = _EXPRESSION.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no threshold (write p99<20ms, rps>=5000 or errors<1)")
+            raise ValueError(f"{text!r} is not a threshold (write p99<20ms, rps>=5000 or errors<1)")
         metric, comparison, number, unit = match.groups()
         kind = METRICS.get(metric)
         if kind is None:
@@ -85,6 +85,6 @@ class Threshold:
         return cls(text.strip(), metric, comparison, float(number) * units[unit])
 
     def is_kept(self, values: Mapping[str, float | None]) -> bool:
-        """Return whether a run with these values keeps it; a value that is not there misses it."""
+        """Return whether these values meet it; a missing value does not."""
         value = values.get(self.metric)
         return value is not None and bool(_OPERATORS[self.comparison](value, self.limit))

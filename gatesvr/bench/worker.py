@@ -1,7 +1,7 @@
-"""A load process: it does what its parent says through a pipe, and ends when the parent is gone.
+"""A load process: follows its parent's commands from a pipe, and ends when the parent is gone.
 
-The parent says connect, go, measure, stop, drain; the process answers ready, connected, stopped,
-done, and tells of ticks and progress in between.
+The parent sends connect, go, measure, stop, drain. The process answers ready, connected, stopped,
+done, and reports ticks and progress in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "run_worker"]
 
 MAX_FINDINGS = 1_000
-"""Findings told to the parent; the rest is only counted."""
+"""Most findings reported in full to the parent; the rest are only counted."""
 
 _CLIENTS: dict[str, type[LoadClient]] = {
     "connect": LoadClient,
@@ -46,16 +46,16 @@ _CLIENTS: dict[str, type[LoadClient]] = {
 
 
 class Load(Protocol):
-    """What a scenario does in one load process."""
+    """A scenario's part in one load process."""
 
     async def begin(self, now: float) -> None:
         """Start the load."""
 
     def measure(self) -> None:
-        """Begin what figures() tells of; without a warm-up, the load."""
+        """Begin the measurement behind figures(); without a warm-up, also the load."""
 
     async def end(self) -> None:
-        """Start nothing more; wait for what must be waited for to be counted."""
+        """Start nothing more; wait for operations that must finish to count."""
 
     def is_settled(self) -> bool:
         """Return whether everything under way has arrived."""
@@ -64,19 +64,19 @@ class Load(Protocol):
         """Close what the scenario opened."""
 
     def figures(self, now: float) -> dict[str, float]:
-        """Return what there is to tell beside latencies; now is when the load stopped."""
+        """Return the figures besides latencies; now is when the load stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a load process has found.
+    """The outcome of a load process.
 
     Attributes:
         findings: Broken promises, the first MAX_FINDINGS of them.
-        found: How many there are.
-        failures: What went wrong otherwise, and how often.
+        found: Number of all broken promises.
+        failures: Reasons of other failures, with their counts.
         alive: Clients that were up at the end.
-        figures: What the scenario tells beside latencies.
+        figures: The scenario's figures besides latencies.
     """
 
     findings: list[Finding]
@@ -87,13 +87,13 @@ class Outcome:
 
 
 def run_worker(pipe: Pipe, process: int) -> None:
-    """Be a load process until it is done or the parent is gone.
+    """Run a load process until it is done or the parent is gone.
 
     Args:
-        pipe: To the parent.
+        pipe: The pipe to the parent.
         process: Its number, from 0.
     """
-    # Events form no cycles; what is loaded by now stays.
+    # Events form no cycles, and everything loaded so far stays.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -179,7 +179,7 @@ class _Worker:
 
     def _tick(self) -> None:
         self._tell("tick", self._recorder.take())
-        # In step with the start: a late tick makes no other one late.
+        # In step with the start, so that one late tick does not delay the next.
         self._tick_at += TICK_S
         self._ticker = asyncio.get_running_loop().call_at(self._tick_at, self._tick)
 
@@ -196,7 +196,7 @@ class _Worker:
         try:
             said, more = self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            # The parent is gone: nobody wants to know how it ends.
+            # The parent is gone: no one needs the result.
             os._exit(1)
         if said == "broadcast":
             assert self._broadcasting is not None

@@ -1,4 +1,4 @@
-"""What ``gatesvr serve`` prints once it serves."""
+"""The banner that ``gatesvr serve`` prints once it serves."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["banner", "call_line", "invocation"]
 def banner(
     gateway: Gateway, loop: str, services: Mapping[str, str], *, is_demo: bool = False
 ) -> str:
-    """Return the banner of a gateway that serves.
+    """Return the banner of a running gateway.
 
     Args:
         gateway: The gateway, started.
         loop: Name of the event loop.
-        services: Service name to address, as the gateway reaches them.
-        is_demo: Whether the demo services are behind it, which answer `echo`.
+        services: For each service name: its address, as the gateway reaches it.
+        is_demo: Whether the demo services are running, which answer `echo`.
     """
     tls = gateway.listener.tls
     certificate = f"{tls.path} (development)" if tls.is_development else tls.path
@@ -53,12 +53,12 @@ def banner(
 
 
 def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") -> str:
-    """Return a command that calls the gateway at address and needs nothing added to it.
+    """Return a command that calls the gateway as it is printed.
 
     Args:
         address: Where the gateway listens.
         tls: Its certificate.
-        action: ``echo``, or ``hello``, which every gateway has an answer for.
+        action: ``echo``, or ``hello``, which every gateway answers.
     """
     host, port = address
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
@@ -77,7 +77,7 @@ def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") ->
 
 
 def invocation() -> str:
-    """Return how this command was called, in words that call it again from the same folder."""
+    """Return the words that run this command again from the same folder."""
     program = sys.argv[0]
     if os.path.basename(program) == "__main__.py":
         return shlex.join([sys.orig_argv[0] or sys.executable, "-m", "gatesvr"])
@@ -88,7 +88,7 @@ def invocation() -> str:
 
 
 def _certified_name(host: str, cert_pem: bytes) -> str | None:
-    """Return host, or another name of the same machine, that the certificate is for."""
+    """Return host, or another name of the same machine, that the certificate covers."""
     import ipaddress
 
     from cryptography import x509

@@ -58,7 +58,7 @@ class _Payload(_SizeBase):
             self.fail(str(error), param, ctx)
         if size < MIN_PAYLOAD_BYTES:
             self.fail(
-                f"{size} is below {MIN_PAYLOAD_BYTES}: the checker's own marks take that",
+                f"{size} is below {MIN_PAYLOAD_BYTES}: the checker's marks need that much",
                 param,
                 ctx,
             )
@@ -73,7 +73,7 @@ def _print_list(ctx: click.Context, param: click.Parameter, is_asked: bool) -> N
         ctx.exit()
 
 
-# A line that is \b alone keeps click from filling what follows.
+# A line with \b alone keeps click from rewrapping the next paragraph.
 _EPILOG = "\b\nScenarios:\n" + "\n".join(
     f"  {scenario.name:<9}  {scenario.summary}" for scenario in SCENARIOS.values()
 )
@@ -87,33 +87,37 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     is_eager=True,
     expose_value=False,
     callback=_print_list,
-    help="Print what each scenario does, and end.",
+    help="Print each scenario's summary, and exit.",
 )
 @click.option("--self", "own", is_flag=True, help="Start a gateway and demo services for the run.")
 @click.option(
     "--server",
     type=ADDRESS,
-    help=f"The gateway to attack, whose `echo` answers what it is sent. [{_DEFAULT_SERVER}]",
+    help=f"The gateway to load; its `echo` must return the data. [{_DEFAULT_SERVER}]",
 )
 @click.option("--push-server", type=ADDRESS, help="Its gRPC address, for scenarios that push.")
-@click.option("--pid", type=click.IntRange(1), help="Its process id: for its CPU and memory.")
-@click.option("--clients", type=click.IntRange(1, MAX_CLIENTS), help="How many. [64 or 200]")
+@click.option("--pid", type=click.IntRange(1), help="Its process id, to report CPU and memory.")
+@click.option(
+    "--clients", type=click.IntRange(1, MAX_CLIENTS), help="Number of clients. [64 or 200]"
+)
 @click.option(
     "--in-flight",
     type=click.IntRange(1, 10_000),
-    help="Closed model: so many requests or pushes a client under way all the time;"
-    " connect: so many clients at a time. [1; connect: 16]",
+    help="Closed model: requests or pushes that each client keeps under way;"
+    " connect: clients connecting at the same time. [1; connect: 16]",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(0.0, min_open=True),
-    help="Open model: so many a second over all clients, whatever the gateway does;"
+    help="Open model: operations a second over all clients, however the gateway responds;"
     " latencies count from the intended times.",
 )
 @click.option(
-    "--duration", type=DURATION, default="10s", show_default=True, help="How long to measure."
+    "--duration", type=DURATION, default="10s", show_default=True, help="Length of the measurement."
 )
-@click.option("--warmup", type=DURATION, default="2s", show_default=True, help="Load before that.")
+@click.option(
+    "--warmup", type=DURATION, default="2s", show_default=True, help="Load before the measurement."
+)
 @click.option(
     "--payload", type=_Payload(), default="128", show_default=True, help="Data of each message."
 )
@@ -121,7 +125,7 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     "--upstream-delay",
     type=DURATION,
     default="0",
-    help="echo and mix: how long the upstream is asked to take over a (slow) request.",
+    help="echo and mix: how long the upstream should take for a (slow) request.",
 )
 @click.option(
     "--slow", type=click.IntRange(1), help="slow: clients that read nothing. [a quarter of them]"
@@ -131,13 +135,13 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     type=click.IntRange(1, MAX_PROCESSES),
     default=1,
     show_default=True,
-    help="Load processes.",
+    help="Number of load processes.",
 )
 @transport_option
 @click.option(
     "--gateway-transport",
     type=click.Choice(["auto", "aioquic", "qh3"]),
-    help="With --self: the gateway's QUIC backend. [that of the clients]",
+    help="With --self: the gateway's QUIC backend. [the clients' backend]",
 )
 @click.option(
     "--set",
@@ -149,13 +153,13 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
 @click.option("--token", default="", help="Sent as auth_token.")
 @click.option("--ca", type=click.Path(dir_okay=False), help="PEM file with certificates to trust.")
 @click.option("--insecure", is_flag=True, help="Accept any certificate.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of random choices.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of random choices.")
 @click.option(
     "--timeout",
     type=DURATION,
     default="10s",
     show_default=True,
-    help="Longest wait for a login, and for anything to come of what is under way at the end.",
+    help="Longest wait for a login, and for progress of open operations at the end.",
 )
 @click.option(
     "--threshold",
@@ -168,7 +172,7 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, allow_dash=True),
-    help="Report as JSON to FILE; -: to standard output, in the place of the table.",
+    help="Write the report as JSON to FILE; -: to standard output, instead of the table.",
 )
 @click.option(
     "--plot", "plot_file", type=click.Path(dir_okay=False), help="Plot to FILE.svg or .png."
@@ -190,21 +194,23 @@ def command(
 ) -> int:
     """Load a gateway, check every delivery, and report.
 
-    With --self it starts a gateway and services for the run, otherwise it attacks the one at
-    --server. Ends with 1 where the checker found a broken promise or something failed, with 99
-    where a threshold was missed. Ctrl-C reports what was measured so far.
+    With --self it starts a gateway and services for the run; otherwise it loads the gateway at
+    --server. Exits with 1 if the checker found a broken promise or something failed, with 99 if a
+    threshold was missed. Ctrl-C ends the run early and still reports.
     """
     if own and (server or push_server or pid):
-        raise click.UsageError("--self starts its own gateway: no --server, --push-server, --pid")
+        raise click.UsageError(
+            "--self starts its own gateway; leave out --server, --push-server and --pid"
+        )
     if not own and (gateway_transport or sets):
-        raise click.UsageError("--gateway-transport and --set are for the gateway of --self")
+        raise click.UsageError("--gateway-transport and --set need --self")
     plan = _plan(scenario, **options)
     _check(plan, thresholds, has_gateway=own or pid is not None, has_push=own or bool(push_server))
     from ..bench.meter import Histogram
     from ..bench.plot import check_plot
     from ..bench.process import Sampler
 
-    # What cannot be is said at once: a library that is not installed, a process that is not there.
+    # Report at once what cannot work: a missing library, a missing process.
     Histogram()
     Sampler({} if pid is None else {"gateway": pid})
     if plot_file:
@@ -220,7 +226,7 @@ def command(
             plan = replace(plan, server=address, push_server=push_server or "")
             result = _run(plan, {} if pid is None else {"gateway": pid}, progress)
     from ..bench.report import Report
-    from ..transport.quic.interface import pick_backend
+    from ..transport.quic.choose import pick_backend
 
     report = Report(result, pick_backend(plan.backend).name, thresholds)
     _write(report, json_file, plot_file, is_quiet=quiet)
@@ -232,26 +238,26 @@ def _plan(scenario: str, **options: Any) -> Plan:
     clients = options["clients"] or kind.clients
     slow = options["slow"]
     if slow is not None and scenario != "slow":
-        raise click.UsageError("--slow is of the scenario slow")
+        raise click.UsageError("--slow needs the scenario slow")
     if options["rate"] and "open" not in kind.models:
-        raise click.UsageError(f"--rate: {scenario} has a pace of its own")
+        raise click.UsageError(f"--rate: {scenario} sets its own pace")
     if options["in_flight"] and "closed" not in kind.models:
-        raise click.UsageError(f"--in-flight: {scenario} has a pace of its own")
+        raise click.UsageError(f"--in-flight: {scenario} sets its own pace")
     if options["rate"] and options["in_flight"]:
-        raise click.UsageError("--rate and --in-flight: the load is open or closed, not both")
+        raise click.UsageError("--rate and --in-flight exclude each other: open or closed load")
     if options["upstream_delay"] and scenario not in ("echo", "mix"):
-        raise click.UsageError("--upstream-delay is of the scenarios echo and mix")
+        raise click.UsageError("--upstream-delay needs the scenario echo or mix")
     if not 0 < options["duration"] <= MAX_DURATION_S:
         raise click.UsageError(f"--duration must be above 0 and at most {MAX_DURATION_S:g} s")
     if options["warmup"] > MAX_DURATION_S:
         raise click.UsageError(f"--warmup must be at most {MAX_DURATION_S:g} s")
     processes = options["processes"]
     if processes > clients:
-        raise click.UsageError(f"--processes: {processes} for {clients} clients")
+        raise click.UsageError(f"--processes: {processes} is more than {clients} clients")
     if scenario == "slow":
         slow = slow or max(1, clients // 4)
         if slow >= clients:
-            raise click.UsageError(f"--slow: {slow} of {clients} clients leaves none to look at")
+            raise click.UsageError(f"--slow: {slow} of {clients} clients leaves none to measure")
     return Plan(
         scenario=scenario,
         clients=clients,
@@ -276,24 +282,24 @@ def _plan(scenario: str, **options: Any) -> Plan:
 def _check(
     plan: Plan, thresholds: tuple[Threshold, ...], *, has_gateway: bool, has_push: bool
 ) -> None:
-    """Refuse what cannot work before anything is started."""
+    """Refuse a plan that cannot work, before anything starts."""
     from ..bench.run import raise_file_limit
 
     if plan.kind.needs_push and not has_push:
-        raise click.UsageError(f"{plan.scenario} pushes: --push-server says where to (or --self)")
+        raise click.UsageError(f"{plan.scenario} pushes: it needs --push-server or --self")
     for threshold in thresholds:
         if threshold.metric in ("cpu_us", "rss") and not has_gateway:
             raise click.UsageError(f"--threshold {threshold.text}: needs --pid or --self")
         if not plan.kind.is_timed and threshold.metric not in ("errors", "rss"):
-            raise click.UsageError(f"--threshold {threshold.text}: {plan.scenario} has none")
+            raise click.UsageError(f"--threshold {threshold.text}: not a metric of {plan.scenario}")
     raise_file_limit(-(-plan.clients // plan.processes))
 
 
 def _check_writable(file: str, option: str) -> None:
-    """Refuse a file that the report could not be written to, and leave it alone.
+    """Check that the report can be written to file, without changing the file.
 
     Raises:
-        ConfigError: It cannot be made, or is not to be written.
+        ConfigError: It cannot be created or written.
     """
     folder = os.path.dirname(file) or "."
     if os.path.exists(file):
@@ -329,7 +335,7 @@ def _run(plan: Plan, pids: dict[str, int], progress: Progress) -> Result:
 
 @contextlib.contextmanager
 def _progress(*, is_shown: bool) -> Iterator[Progress]:
-    """Show how far each phase is, on a terminal."""
+    """Show the progress of each phase on a terminal."""
     if not is_shown:
         yield lambda phase, part: None
         return
@@ -337,7 +343,7 @@ def _progress(*, is_shown: bool) -> Iterator[Progress]:
 
         def show(phase: str, part: float) -> None:
             bar.label = f"{phase:<10}"
-            bar.pos = round(part * 1000)  # not update(): each phase begins at 0 again
+            bar.pos = round(part * 1000)  # not update(): each phase restarts at 0
             bar.render_progress()
 
         yield show

@@ -23,19 +23,19 @@ _ACTIONS = {
     "echo": "the data, back",
     "time": "the time",
     "calculate op=add a=1 b=2": "op: add, sub, mul, div",
-    "notify_demo before=1 after=1": "notifies in one bundle with the answer",
-    "push_demo": "the same by the push API",
-    "broadcast": "the data, to everybody who is logged in",
-    "zone_broadcast": "the same, under the zone's name",
-    "zone, zone_info": "who the caller is to the zone service",
-    "slow ms=1000": "the data, after a while",
-    "status": "how the hello service is",
+    "notify_demo before=1 after=1": "the answer with notifies around it",
+    "push_demo": "the same, with notifies from the push API",
+    "broadcast": "the data, to every logged-in session",
+    "zone_broadcast": "the same, from the zone service",
+    "zone, zone_info": "the caller's details at the zone service",
+    "slow ms=1000": "the data, after a delay",
+    "status": "the hello service's state",
     "heartbeat": "the hello service's time",
-    "data_sync": "how many bytes came",
-    "hello zone=1, logout": "log in again (deny=1: be refused), say goodbye",
+    "data_sync": "the number of bytes received",
+    "hello zone=1, logout": "log in again (deny=1: get refused), log out",
 }
-"""Of the demo services: action, with params where it takes some, to what comes back."""
-# A line that is \b alone keeps click from filling what follows.
+"""Actions of the demo services, with params, and their answers."""
+# A line with \b alone keeps click from rewrapping the next paragraph.
 _EPILOG = "\b\nActions of the demo services (serve --demo):\n" + "\n".join(
     f"  {action:<28}  {answer}" for action, answer in _ACTIONS.items()
 )
@@ -47,7 +47,7 @@ _EPILOG = "\b\nActions of the demo services (serve --demo):\n" + "\n".join(
     "--data",
     default="",
     metavar="TEXT|@FILE|-",
-    help="The request's data: text, what a file holds, or standard input.",
+    help="The request's data: TEXT, @FILE, or - for standard input.",
 )
 @click.option(
     "--header", "headers", type=PAIR, multiple=True, help="A header of the request; repeatable."
@@ -67,8 +67,8 @@ def command(
 ) -> int:
     """Log in, send one request, print its answer.
 
-    Prints the answer's data, or with --json all of it. Ends with 1 where there is no answer, or
-    none of code 200.
+    Prints the answer's data, or the whole answer with --json. Exits with 1 unless an answer with
+    code 200 arrives.
     """
     content = _read(data)
     answer, timing = run(_call(target, action, content, dict(params), dict(headers)))
@@ -88,15 +88,15 @@ def command(
 
 
 def _read(data: str) -> bytes:
-    """Return what --data says.
+    """Return the bytes that --data names.
 
     Raises:
-        ConfigError: A file that cannot be read.
+        ConfigError: The file cannot be read.
     """
     if data != "-" and not data.startswith("@"):
         return data.encode("utf-8", "surrogateescape")
     try:
-        # Descriptor 0, not sys.stdin: the bytes are wanted as they are.
+        # Descriptor 0 instead of sys.stdin, to get the raw bytes.
         with open(0 if data == "-" else data[1:], "rb", closefd=data != "-") as file:
             return file.read()
     except OSError as error:
@@ -109,14 +109,14 @@ def _read(data: str) -> bytes:
 async def _call(
     target: Target, action: str, data: bytes, params: dict[str, str], headers: dict[str, str]
 ) -> tuple[Answer, dict[str, float]]:
-    """Return the answer and how long, in ms, the login and the request took."""
+    """Return the answer, and how long the login and the request took, in ms."""
     client = target.client()
     began = time.perf_counter()
     async with client:
         logged_in = time.perf_counter()
         try:
             answer = await client.request(action, data, params, headers)
-        except ValueError as error:  # none that the protocol can carry
+        except ValueError as error:  # the protocol cannot carry it
             raise click.UsageError(str(error)) from None
         answered = time.perf_counter()
     return answer, {

@@ -41,10 +41,10 @@ _WORDS = {
     "reconnected": "connected again",
     "leaving": "the gateway asks to come back later ({why})",
 }
-"""What a log event is to a person."""
+"""Texts shown to people for log events."""
 _RECONNECT_TIMEOUT_S = 600.0
 _MAX_LINES = 64
-"""Lines read ahead of the one that waits for its answer."""
+"""Lines read ahead while one waits for its answer."""
 
 
 @click.command()
@@ -53,22 +53,22 @@ _MAX_LINES = 64
     type=DURATION,
     default="200ms",
     show_default=True,
-    help="How long to stay for pushes once a piped input has ended.",
+    help="How long to wait for pushes after piped input ends.",
 )
 @click.option(
     "--state",
     type=click.Path(dir_okay=False),
-    help="Keep the session in this file and go on with it the next time; it holds a secret.",
+    help="Keep the session in this file and resume it next time; the file holds a secret.",
 )
 @target_options
 def command(target: Target, linger: float, state: str | None) -> int:
-    """Talk to a gateway line by line and see its pushes as they come.
+    """Talk to a gateway line by line and see its pushes as they arrive.
 
-    A line is ACTION [KEY=VALUE ...] [-- DATA]; `help` says more. Ends with 1 where a piped request
-    was not answered with code 200.
+    A line is ACTION [KEY=VALUE ...] [-- DATA]; `help` says more. Exits with 1 if a piped request
+    got no answer with code 200.
 
-    With --state a session survives Ctrl-C, and whatever else ends this process; `quit` and the end
-    of the input log out. One process at a time may use the file.
+    With --state, the session survives Ctrl-C and crashes of this process; `quit` and the end of
+    input log out. Only one process at a time may use the file.
     """
     if state is None:
         return run(_talk(target, linger))
@@ -77,7 +77,7 @@ def command(target: Target, linger: float, state: str | None) -> int:
     resume = file.read()
     source = click.get_current_context().get_parameter_source("openid")
     if resume and source is ParameterSource.DEFAULT:
-        target = replace(target, openid=None)  # the state says who
+        target = replace(target, openid=None)  # the state holds the openid
     try:
         return run(_talk(target, linger, resume, file.write))
     except ConfigError as error:
@@ -87,15 +87,15 @@ def command(target: Target, linger: float, state: str | None) -> int:
 
 
 def parse_line(line: str) -> tuple[str, dict[str, str], bytes]:
-    """Return (action, params, data) of a line ``action key=value ... [-- data]``.
+    """Parse a line ``action key=value ... [-- data]`` into (action, params, data).
 
     Raises:
-        ValueError: It is no such line.
+        ValueError: The line is malformed.
     """
     head, dashes, data = f" {line} ".partition(" -- ")
     words = shlex.split(head)
     if not words:
-        raise ValueError("an action comes first")
+        raise ValueError("the line must begin with an action")
     params = {}
     for word in words[1:]:
         key, equals, value = word.partition("=")
@@ -108,8 +108,8 @@ def parse_line(line: str) -> tuple[str, dict[str, str], bytes]:
 class _Screen:
     """Prints answers and notifies in the session's order.
 
-    What one datagram brings wakes the task that waits for the answer and the one that waits for
-    notifies, in whatever order: so a line is printed one loop turn later, sorted by its server seq.
+    One datagram may wake both the task that waits for the answer and the one that waits for
+    notifies, in any order. So a line is printed one loop turn later, sorted by its server seq.
     """
 
     def __init__(self) -> None:
@@ -117,14 +117,14 @@ class _Screen:
         self._is_due = False
 
     def show(self, server_seq: int, text: str) -> None:
-        """Print text in its place."""
+        """Print text at its place in the order."""
         self._lines.append((server_seq, text))
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Print what waits."""
+        """Print the waiting lines."""
         self._is_due = False
         lines, self._lines = self._lines, []
         for _, text in sorted(lines, key=lambda line: line[0]):
@@ -132,7 +132,7 @@ class _Screen:
 
 
 class _Notes(logging.Handler):
-    """Shows a person at a terminal what the client's log says, in words."""
+    """Shows the client's log events on a terminal, in words."""
 
     def emit(self, record: logging.LogRecord) -> None:
         values = getattr(record, "keys", {})
@@ -160,7 +160,7 @@ async def _talk(
     def show_lost(lost: Lost) -> None:
         screen.show(lost.last_seq, style(_lost_text(lost), fg="yellow"))
 
-    # The client's logger tells of lost connections.
+    # The client's logger reports lost connections.
     if is_terminal:
         logger = logging.getLogger("gatesvr")
         logger.handlers[:] = [_Notes(logging.INFO)]
@@ -178,7 +178,7 @@ async def _talk(
         connecting = asyncio.create_task(client.connect())
         await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not connecting.done():
-            # It may try for as long as the session can be kept.
+            # It may retry for as long as the gateway keeps the session.
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
             return 1
@@ -203,7 +203,7 @@ async def _talk(
                 if line not in done:
                     line.cancel()
                     if pushes in done:
-                        await pushes  # the session is over: says why
+                        await pushes  # the session is over: raises the reason
                     break
                 text = line.result()
                 if text is None or text.strip() in _LAST:
@@ -227,7 +227,7 @@ async def _talk(
 
 
 async def _do(client: Client, line: str, screen: _Screen) -> bool:
-    """Do what a line says; return whether it worked."""
+    """Run one line; return whether it worked."""
     if not line or line.startswith("#"):
         return True
     if line in ("help", "?"):
@@ -272,9 +272,9 @@ def _readable(data: bytes) -> str:
 
 
 async def _prompt(lines: asyncio.Queue[str | None], stop: asyncio.Event) -> None:
-    """Ask a person for lines, None at the end of them, and keep what is printed off what they type.
+    """Read lines from a person, then None, without mixing output into the line being typed.
 
-    Ctrl-C says stop.
+    Ctrl-C sets stop.
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.patch_stdout import patch_stdout
@@ -303,10 +303,10 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def _read_lines(lines: asyncio.Queue[str | None]) -> None:
-    """Put the lines of standard input into a queue, None at its end.
+    """Put the lines of standard input into a queue, then None.
 
-    A thread reads them: an event loop cannot wait for a regular file, and would make the terminal
-    that standard output shares with it non-blocking.
+    A thread reads them, because an event loop cannot wait for a regular file, and would make the
+    terminal non-blocking for standard output too.
     """
     loop = asyncio.get_running_loop()
 
@@ -314,7 +314,7 @@ def _read_lines(lines: asyncio.Queue[str | None]) -> None:
         asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
 
     def read() -> None:
-        # Not sys.stdin: the interpreter cannot end while a thread waits inside its buffer.
+        # Not sys.stdin: the interpreter cannot exit while a thread waits inside its buffer.
         rest = b""
         try:
             while data := os.read(0, 65536):
@@ -325,6 +325,6 @@ def _read_lines(lines: asyncio.Queue[str | None]) -> None:
                 put(rest.decode("utf-8", "replace"))
             put(None)
         except (RuntimeError, CancelledError):
-            return  # the loop is closed: nobody waits for lines any more
+            return  # the loop is closed and no longer needs lines
 
     threading.Thread(target=read, name="stdin", daemon=True).start()

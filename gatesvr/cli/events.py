@@ -27,20 +27,20 @@ __all__ = ["command"]
     type=ADDRESS,
     default="127.0.0.1:8092",
     show_default=True,
-    help="The gateway's address for pushes.",
+    help="The gateway's push address.",
 )
 @click.option(
     "--kind",
     "kinds",
     type=click.Choice([kind.value for kind in CHOICE]),
     multiple=True,
-    help="Print only these; repeatable.",
+    help="Print only this kind; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a JSON object.")
 def command(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
-    """Print what happens to sessions, one line an event, until Ctrl-C or the gateway's stop.
+    """Print session events, one a line, until Ctrl-C or until the gateway stops.
 
-    Where events came faster than they were read, "missed" says how many are not printed.
+    If events arrived faster than they were read, "missed" counts those left out.
     """
     run(_events(server, kinds, as_json))
 
@@ -58,11 +58,11 @@ async def _events(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
             await asyncio.wait({printing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             if not printing.done():
-                # Which ends the printing, too.
+                # This ends the printing, too.
                 await events.close()
             await printing
             if not stop.is_set():
-                echo("the gateway stops", err=True)
+                echo("the gateway is stopping", err=True)
     finally:
         await gateway.close()
 

@@ -26,19 +26,19 @@ __all__ = ["command"]
     type=click.Path(dir_okay=False),
     default="key.pem",
     show_default=True,
-    help="File for the private key, readable by its owner alone.",
+    help="File for the private key, readable only by its owner.",
 )
 @click.option(
     "--name",
     "names",
     multiple=True,
-    help="A DNS name or IP address that it is for; repeatable."
+    help="A DNS name or IP address that it covers; repeatable."
     "  [default: localhost, 127.0.0.1, ::1]",
 )
 @click.option(
-    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Valid for."
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days it is valid."
 )
-@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool) -> None:
     """Write a self-signed certificate (ECDSA P-256) and its key.
 
@@ -48,11 +48,11 @@ def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool)
     from ..transport.tls import DEVELOPMENT_NAMES, generate_certificate
 
     if cert == key:
-        raise click.UsageError("--cert and --key must be two files")
+        raise click.UsageError("--cert and --key must be different files")
     if not force:
         for path in (cert, key):
             if Path(path).exists():
-                raise ConfigError("the file is there already (--force replaces it)", source=path)
+                raise ConfigError("the file exists (--force replaces it)", source=path)
     try:
         cert_pem, key_pem = generate_certificate(names or DEVELOPMENT_NAMES, days=days)
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Runs a command that stops, as by SIGTERM, when its standard input ends: with who started it.
+"""Runs a command and stops it, as by SIGTERM, when its standard input ends.
 
-``python -m gatesvr.cli.leash serve …``
+So the command ends with the process that started it: ``python -m gatesvr.cli.leash serve …``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs a command's coroutine on the loop that was asked for."""
+"""Runs a command's coroutine on the requested event loop."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["run", "spare_collector", "stop_event"]
 T = TypeVar("T")
 
 HURRY_S = 0.5
-"""What a second signal allows for closing connections."""
+"""Time that a second signal leaves for closing connections."""
 _SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
 def run(main: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
-    """Run main to its end on a loop of its own.
+    """Run main to its end on a new loop.
 
     Args:
-        main: The command.
-        loop: ``uvloop`` where it is installed, or ``asyncio``.
+        main: The command's coroutine.
+        loop: ``uvloop`` (if installed) or ``asyncio``.
 
     Raises:
         KeyboardInterrupt: A signal ended it.
@@ -36,9 +36,9 @@ def run(main: Coroutine[Any, Any, T], *, loop: str = "uvloop") -> T:
 
 
 def spare_collector() -> None:
-    """Have the garbage collector run seldom in this process, and leave alone what is loaded by now.
+    """Make the garbage collector run rarely, and skip everything loaded so far.
 
-    A gateway's messages form no cycles: reference counts free them. At Python's own settings the
+    A gateway's messages form no cycles; reference counts free them. With Python's defaults the
     collector took a tenth of the CPU at 64 clients.
     """
     gc.collect()
@@ -47,13 +47,13 @@ def spare_collector() -> None:
 
 
 def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
-    """Return an event that a first Ctrl-C, SIGTERM or SIGHUP sets.
+    """Return an event that the first Ctrl-C, SIGTERM or SIGHUP sets.
 
-    A second one closes what is open and ends the process HURRY_S later at the latest, with code 1;
-    a third one ends it at once.
+    A second signal closes what is open and ends the process within HURRY_S, with code 1. A third
+    ends it at once.
 
     Args:
-        hurry: Closes what is open without waiting for anything; by default every task is cancelled.
+        hurry: Closes everything without waiting; by default all tasks are cancelled.
     """
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
@@ -67,7 +67,7 @@ def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
         if is_hurried:
             os._exit(1)
         is_hurried = True
-        # What has not stopped by itself by now is what is being stopped: no finally counts on it.
+        # os._exit() skips every finally, but code that still runs by then is stuck.
         loop.call_later(HURRY_S, os._exit, 1)
         (hurry or _cancel_all)()
 
@@ -77,9 +77,9 @@ def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
 
 
 async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
-    """Run main; the signals that end a process cancel it, so that it closes what it has open.
+    """Run main; a signal that ends the process cancels it, so that it can close what it has open.
 
-    Ctrl-C does so by itself, see asyncio.Runner; stop_event() takes their place.
+    asyncio.Runner already does so for Ctrl-C. stop_event() replaces these handlers.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -89,7 +89,7 @@ async def _with_signals(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _ending() -> frozenset[signal.Signals]:
-    """Return the signals that end the process: under nohup a hangup does not."""
+    """Return the signals that end the process; under nohup, a hangup does not."""
     is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return _SIGNALS - {signal.SIGHUP} if is_nohup else _SIGNALS
 

@@ -1,8 +1,7 @@
-"""The ``gatesvr`` command itself: finds the command's module, turns errors into exit codes.
+"""The ``gatesvr`` command: finds the command's module and turns errors into exit codes.
 
-Exit codes: 0 done; 1 it did not work (no gateway, an answer that is not 200); 2 it was asked for
-wrongly (usage, configuration, a busy port, an unreadable certificate); 99 a bench missed a
-threshold.
+Exit codes: 0 success; 1 failure (no gateway, an answer other than 200); 2 a wrong request (usage,
+configuration, a busy port, an unreadable certificate); 99 a bench missed a threshold.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ logger = logging.getLogger("gatesvr.cli")
 
 _COMMANDS = {
     "serve": "Run the gateway.",
-    "client": "Talk to a gateway line by line and see its pushes as they come.",
+    "client": "Talk to a gateway line by line and see its pushes as they arrive.",
     "call": "Log in, send one request, print its answer.",
-    "events": "Print what happens to sessions, as it happens.",
+    "events": "Print session events as they happen.",
     "upstream": "Run demo upstream services.",
     "bench": "Load a gateway, check every delivery, and report.",
     "gencert": "Write a self-signed certificate and its key.",
     "token": "Make and show tokens to test authentication with.",
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",
 }
-"""Every command and its line in the help: the module behind it is imported when it is run."""
+"""Every command and its line in the help; running a command imports its module."""
 
 
 class _LazyGroup(click.Group):
-    """A group whose commands are modules beside this one, imported when they are asked for."""
+    """A group whose commands are modules of this package, imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -75,21 +74,21 @@ def _print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) -
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Print the version, and end.",
+    help="Print the version, and exit.",
 )
 def commands() -> None:
     """A session gateway: QUIC clients in front, gRPC services behind."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command that args (the process's own by default) name, and exit."""
+    """Run the command in args (by default the process's own arguments), and exit."""
     sys.exit(_run(args))
 
 
 def _run(args: Sequence[str] | None) -> int:
-    # First of all: what is opened next must not become one of them.
+    # Before everything else: a file opened now could take the number of a closed standard stream.
     open_streams()
-    # gRPC writes to standard error by itself, at whose connections end for one; our log tells that.
+    # gRPC writes to standard error on its own, for example when a connection ends; we log that.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         code = commands.main(args=args, prog_name="gatesvr", standalone_mode=False)
@@ -99,7 +98,7 @@ def _run(args: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 1
     except OutputLost as error:
-        if not error.is_unread:  # `| head` has what it wanted
+        if not error.is_unread:  # `| head` has read enough
             _say(f"cannot write to standard output: {error.strerror}")
         return 1
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the kinds of value they take."""
+"""Options shared by several commands, and their value types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     _DurationBase = click.ParamType[float]
     _PairBase = click.ParamType[tuple[str, str]]
 else:
-    # Generic since click 8.2 at the earliest.
+    # Generic only since click 8.2.
     _AddressBase = _DurationBase = _PairBase = click.ParamType
 
 __all__ = ["ADDRESS", "DURATION", "PAIR", "Target", "target_options", "transport_option"]
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Address(_AddressBase):
-    """HOST:PORT, handed on as text once it is known to be one."""
+    """HOST:PORT; checked, and passed on as text."""
 
     name = "HOST:PORT"
 
@@ -42,7 +42,7 @@ class _Address(_AddressBase):
 
 
 class _Duration(_DurationBase):
-    """500ms, 1s, 2m, 1h or a number of seconds, as seconds."""
+    """500ms, 1s, 2m, 1h or a number of seconds; passed on in seconds."""
 
     name = "DURATION"
 
@@ -56,7 +56,7 @@ class _Duration(_DurationBase):
 
 
 class _Pair(_PairBase):
-    """KEY=VALUE, as a tuple of both."""
+    """KEY=VALUE; passed on as a tuple."""
 
     name = "KEY=VALUE"
 
@@ -78,7 +78,7 @@ PAIR = _Pair()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The gateway that a client command talks to, and who it says it is."""
+    """The gateway that a client command talks to, and the user it logs in as."""
 
     server: str
     openid: str | None
@@ -97,7 +97,7 @@ class Target:
         on_state: Callable[[bytes], None] | None = None,
         on_lost: Callable[[Lost], None] | None = None,
     ) -> Client:
-        """Return a client of the gateway, not connected yet."""
+        """Return a client of the gateway, not yet connected."""
         from ..client import Client
 
         return Client(
@@ -125,12 +125,12 @@ def transport_option(function: F) -> F:
         type=click.Choice(["auto", "aioquic", "qh3"]),
         default="auto",
         show_default=True,
-        help="QUIC backend; auto takes qh3 where it is installed.",
+        help="QUIC backend; auto takes qh3 if it is installed.",
     )(function)
 
 
 def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which gateway and who, handed on as one Target."""
+    """Add the options for the gateway and the user, passed on as one Target."""
 
     @functools.wraps(function)
     def wrapper(**values: Any) -> Any:
@@ -150,7 +150,7 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--openid",
                 default=_default_openid,
-                help="Who logs in.  [default: a name of this call's own]",
+                help="User to log in as.  [default: a new name for each call]",
             ),
             click.option("--token", default="", help="Sent as auth_token."),
             click.option("--zone", default="", help="Zone to log in to."),
@@ -176,9 +176,9 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _default_openid() -> str:
-    # One of its own each time: a second login of the same openid would end the first one's session.
+    # A new name each time, because a second login of an openid ends its first session.
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # by Python version
+    except (OSError, KeyError, ImportError):  # depends on the Python version
         user = "nobody"
     return f"{user}-{os.urandom(3).hex()}"

@@ -30,7 +30,7 @@ logger = logging.getLogger("gatesvr.cli")
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="Run demo services inside, on free ports.")
+@click.option("--demo", is_flag=True, help="Run demo services in this process, on free ports.")
 @click.option("--config", "file", type=click.Path(dir_okay=False), help="Configuration file, TOML.")
 @click.option(
     "--set",
@@ -40,17 +40,17 @@ logger = logging.getLogger("gatesvr.cli")
     help="A setting, for example dispatch.workers=8 or session.resume_window=2m; repeatable.",
 )
 @click.option(
-    "--bind", type=ADDRESS, help="UDP address for clients; port 0: a free one. [0.0.0.0:8453]"
+    "--bind", type=ADDRESS, help="UDP address for clients; port 0: any free port. [0.0.0.0:8453]"
 )
 @click.option(
     "--grpc-bind",
     type=ADDRESS,
-    help="TCP address for pushes of upstreams; port 0: a free one. [127.0.0.1:8092]",
+    help="TCP address for pushes from upstreams; port 0: any free port. [127.0.0.1:8092]",
 )
 @click.option(
     "--transport",
     type=click.Choice(["auto", "aioquic", "qh3"]),
-    help="QUIC backend; auto takes qh3 where it is installed. [auto]",
+    help="QUIC backend; auto takes qh3 if it is installed. [auto]",
 )
 @click.option(
     "--upstream",
@@ -58,22 +58,22 @@ logger = logging.getLogger("gatesvr.cli")
     type=PAIR,
     metavar="SERVICE=HOST:PORT",
     multiple=True,
-    help="An endpoint of a service, in the place of those it has; repeatable. The default services"
-    " are gone where any is named.",
+    help="An endpoint of a service, replacing its configured ones; repeatable. Naming any service"
+    " removes the default services.",
 )
 @click.option("--cert", type=click.Path(dir_okay=False), help="Certificate chain, PEM.")
 @click.option("--key", type=click.Path(dir_okay=False), help="Its private key, PEM.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    help="Lowest level that is logged. [info]",
+    help="Lowest level to log. [info]",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"], case_sensitive=False),
     help="One line an event, as text or as a JSON object. [text]",
 )
-@click.option("--stats", type=DURATION, help="Print a line of counters this often, as 5s.")
+@click.option("--stats", type=DURATION, help="Print counters at this interval, for example 5s.")
 @click.option(
     "--loop",
     type=click.Choice(["uvloop", "asyncio"]),
@@ -91,7 +91,7 @@ def command(
 ) -> int:
     """Run the gateway.
 
-    Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set,
+    Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
     and the flags; later ones win. Ctrl-C stops in order, a second one at once.
     """
     overrides = _overrides(flags)
@@ -129,7 +129,7 @@ async def _serve(
         return load(file, sets=sets, environ=os.environ, overrides=values)
 
     config = configured()
-    # Until it serves, what goes wrong is one line of its own.
+    # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None
     out = ServerOutput()
@@ -151,8 +151,8 @@ async def _serve(
         stack.callback(out.flush)
         pushes_to: list[str] = []
         if demo:
-            # The services come first, for the gateway to know their ports; they ask for its own
-            # when they first push.
+            # The services start first, so that the gateway knows their ports; they ask for its
+            # address at their first push.
             from .upstream import serving
 
             addresses = await stack.enter_async_context(serving(lambda: pushes_to[0]))
@@ -173,14 +173,14 @@ async def _serve(
         if log.style == "json":
             logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
         else:
-            log.say("stopping (once more Ctrl-C: at once)")
+            log.say("stopping (Ctrl-C again: at once)")
     return 1 if is_hurried else 0
 
 
 async def _print_stats(
     gateway: Gateway, log: LogHandler, out: ServerOutput, stop: asyncio.Event, interval: float
 ) -> None:
-    """Print a line of counters each interval until stop is set."""
+    """Print a line of counters at each interval until stop is set."""
     write = _json_stats if log.style == "json" else _text_stats
     while True:
         with contextlib.suppress(TimeoutError):
@@ -189,10 +189,10 @@ async def _print_stats(
         out.echo(write({**gateway.stats(), "log": {"dropped": log.dropped}}, time.time()))
 
 
-def _text_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> str:
-    """Return the counters that are not 0."""
+def _text_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:
+    """Return the counters above 0 as text."""
     counters = [
-        f"{layer}.{name}={value:g}" if isinstance(value, float) else f"{layer}.{name}={value}"
+        f"{layer}.{name}={value}"
         for layer, group in stats.items()
         for name, value in group.items()
         if value
@@ -200,8 +200,8 @@ def _text_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> s
     return " ".join([timestamp(now), *counters])
 
 
-def _json_stats(stats: Mapping[str, Mapping[str, int | float]], now: float) -> str:
-    """Return all counters, each layer's as an object."""
+def _json_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:
+    """Return all counters as JSON, one object for each layer."""
     return json.dumps({"at": round(now, 3), "time": timestamp(now), "event": "stats", **stats})
 
 

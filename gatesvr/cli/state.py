@@ -1,4 +1,4 @@
-"""StateFile: where ``gatesvr client`` keeps its session between two runs."""
+"""StateFile: keeps the session of ``gatesvr client`` between two runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["StateFile"]
 
 
 class StateFile:
-    """A client's state in a file that only its owner reads.
+    """A client's state in a file that only its owner can read.
 
     Args:
-        path: The file; it need not be there yet.
+        path: The file; it need not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -22,10 +22,10 @@ class StateFile:
         self._beside = f"{path}.new"
 
     def check(self) -> None:
-        """See that it can be written, before something depends on it.
+        """Check that it can be written, before anything depends on it.
 
         Raises:
-            ConfigError: It cannot.
+            ConfigError: It cannot be written.
         """
         try:
             os.close(self._open_beside())
@@ -36,10 +36,10 @@ class StateFile:
             ) from None
 
     def read(self) -> bytes:
-        """Return what is in it, b"" where there is none.
+        """Return its content, b"" if there is no file.
 
         Raises:
-            ConfigError: It is there and cannot be read.
+            ConfigError: It exists and cannot be read.
         """
         try:
             with open(self.path, "rb") as file:
@@ -52,17 +52,17 @@ class StateFile:
             ) from None
 
     def write(self, state: bytes) -> None:
-        """Put state in its place: at every moment the file holds the old one or the new one.
+        """Replace the state; at every moment the file holds either the old one or the new one.
 
         Raises:
-            OSError: It cannot.
+            OSError: It cannot be written.
         """
         with open(self._open_beside(), "wb") as file:
             file.write(state)
         os.replace(self._beside, self.path)
 
     def _open_beside(self) -> int:
-        # One that was left behind may be readable for others.
+        # A leftover file may be readable by others.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._beside)
         return os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

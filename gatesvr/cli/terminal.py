@@ -1,9 +1,8 @@
-"""What is written to a terminal: text from outside made harmless, colours only where they show.
+"""Terminal output: text from outside made harmless, colours only where they show.
 
-The standard streams are made safe here, once for all commands (``open_streams()``): a descriptor
-that was closed is the null device, a character that the console cannot show is escaped, standard
-error that cannot be written is lost in silence, and standard output that cannot be written raises
-OutputLost once.
+``open_streams()`` makes the standard streams safe, once for all commands: a closed descriptor
+becomes the null device, a character that the console cannot show is escaped, output that standard
+error cannot take is lost silently, and the first failure of standard output raises OutputLost.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ class OutputLost(OSError):
 
     @property
     def is_unread(self) -> bool:
-        """Whether its reader has gone, as that of ``| head``."""
+        """Whether its reader has gone, as with ``| head``."""
         return self.errno == errno.EPIPE
 
 
 def open_streams() -> None:
-    """Make the standard streams safe to write to; see above."""
+    """Make the standard streams safe to write to; see the top of this file."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free descriptor is this one. Else the next socket would get its number.
+            # The lowest free descriptor is this one. Otherwise the next socket would get it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
-    # What a test has put in the place of a stream stays.
+    # A test's replacement for a stream stays.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _stream(1, sys.stdout, is_quiet=False)
     if sys.stderr is sys.__stderr__:
@@ -66,7 +65,7 @@ def echo(text: str | bytes = "", *, err: bool = False, nl: bool = True) -> None:
     """Write text and a line end to standard output or error, at once.
 
     Raises:
-        OutputLost: Standard output cannot be written; only the first time.
+        OutputLost: Standard output failed for the first time.
     """
     stream = sys.stderr if err else sys.stdout
     if isinstance(text, bytes):
@@ -103,7 +102,7 @@ def show_data(data: bytes) -> None:
 
 
 def style(text: str, *, err: bool = False, **how: object) -> str:
-    """Return text styled as click.style() does, or unchanged where nobody sees or wants it.
+    """Return text styled as by click.style(), or unchanged if no one sees or wants styles.
 
     Source: https://no-color.org
     """
@@ -113,9 +112,9 @@ def style(text: str, *, err: bool = False, **how: object) -> str:
 
 
 class ServerOutput:
-    """Standard output of a command that serves: what cannot be written ends output, not the server.
+    """Standard output of a server command: a failing write ends the output, not the server.
 
-    A thread writes, so that a reader who is slow holds up nothing.
+    A thread writes, so that a slow reader delays nothing.
     """
 
     def __init__(self) -> None:
@@ -123,16 +122,16 @@ class ServerOutput:
         self._writer = LineWriter(1)
 
     def echo(self, text: str) -> None:
-        """Have text written, and a line end."""
+        """Queue text and a line end for writing."""
         self._writer.put(f"{text}\n".encode(self._encoding, "backslashreplace"))
 
     def flush(self) -> None:
-        """Wait a moment for what is not written yet."""
+        """Wait a moment for the queued text."""
         self._writer.flush(FLUSH_S)
 
 
 class _Output(io.FileIO):
-    """A standard stream's descriptor. What cannot be written is told once at most, then dropped."""
+    """A standard stream's descriptor. Reports at most one failure, then drops all output."""
 
     def __init__(self, descriptor: int, *, is_quiet: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -145,7 +144,7 @@ class _Output(io.FileIO):
             return size
         try:
             while (written := super().write(data)) is None:
-                # Another process made the file that we share with it non-blocking.
+                # Another process that shares the file made it non-blocking.
                 poll = select.poll()
                 poll.register(self.fileno(), select.POLLOUT)
                 poll.poll()

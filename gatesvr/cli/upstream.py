@@ -23,7 +23,7 @@ _PORTS = {"hello": 8081, "business": 8082, "zone": 8083}
 @click.option(
     "--bind",
     type=ADDRESS,
-    help="TCP address; for `all` the first of three ports in a row, or 0 for free ones."
+    help="TCP address; for `all` the first of three consecutive ports, or 0 for free ones."
     " [127.0.0.1 and the service's own port: 8081, 8082, 8083]",
 )
 @click.option(
@@ -31,7 +31,7 @@ _PORTS = {"hello": 8081, "business": 8082, "zone": 8083}
     type=ADDRESS,
     default="127.0.0.1:8092",
     show_default=True,
-    help="The gateway's address for pushes.",
+    help="The gateway's push address.",
 )
 def command(service: str, bind: str | None, gateway: str) -> None:
     """Run demo upstream services: hello (login), business, zone, or all three."""
@@ -53,7 +53,7 @@ async def _serve(gateway: str, binds: Mapping[str, str]) -> None:
         for name, address in addresses.items():
             out.echo(f"{name:<8}  {address} (TCP, gRPC)")
         await stop.wait()
-        log.say("stopping (once more Ctrl-C: at once)")
+        log.say("stopping (Ctrl-C again: at once)")
     out.flush()
 
 
@@ -64,8 +64,8 @@ async def serving(
     """Serve demo services; yields their names and real addresses.
 
     Args:
-        gateway: The gateway's address for pushes, or what returns it when it is first needed.
-        binds: Service name to HOST:PORT; by default all three on free ports of loopback.
+        gateway: The gateway's push address, or a function that returns it at first use.
+        binds: For each service name: HOST:PORT; by default all three on free loopback ports.
     """
     from ..demo import services
 

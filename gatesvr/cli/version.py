@@ -13,7 +13,7 @@ __all__ = ["command", "core", "version_of"]
 
 
 def version_of(package: str) -> str:
-    """Return the version of an installed package, words to that effect without it."""
+    """Return the version of an installed package, or words saying that it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -21,7 +21,7 @@ def version_of(package: str) -> str:
 
 
 def core() -> str:
-    """Say whether the compiled core is there."""
+    """Return the state of the compiled core."""
     try:
         from .. import _core  # noqa: F401
     except ImportError:

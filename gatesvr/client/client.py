@@ -14,9 +14,9 @@ from typing import Any, Self
 from ..config import Range, check_numbers, join_address, parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..protocol import events
-from ..protocol.client import ClientProtocol
+from ..protocol.client_session import ClientSession
 from ..protocol.messages import StopReason
-from ..transport.client import host_name
+from ..transport.addresses import host_name
 from ..transport.tls import client_tls
 from .connector import Connector
 from .counters import ClientCounters
@@ -29,7 +29,7 @@ logger = logging.getLogger("gatesvr.client")
 
 LOGIN_ACTION = "hello"
 LATE_S = 0.1
-"""A time-out that is later than this has the process's stall to thank for it, seconds."""
+"""A timer later than this means that the process stalled, seconds."""
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
 
@@ -61,10 +61,10 @@ class Client:
 
     ``on_state`` is called with the new state each time before something is sent that makes the
     stored one too old, so the stored one is good whenever the process ends. With it a notify is
-    acknowledged once it is read: when the reader, of which there is one, comes for the next. So the
-    next process is handed every notify that this one was not done with. Those that were read last
-    may come again, with the same ``server_seq``, which only grows within a session: who keeps the
-    highest that it handled skips them, and has each exactly once. Notifies must be read then: with
+    acknowledged when your code, which must be a single reader, asks for the next one. So the next
+    process receives every notify that this one had not finished. The last ones read may come again
+    with the same ``server_seq``, which only grows within a session: store the highest one handled,
+    skip up to it, and you handle each notify exactly once. Notifies must be read then: with
     1,024 messages unacknowledged the gateway answers nothing more. Requests under way die with
     their process; whether they ran is not known to the next one.
 
@@ -136,9 +136,9 @@ class Client:
             reconnect_timeout=(reconnect_timeout, Range(0, math.inf)),
         )
         self._server = _server(server)
-        self._protocol = _protocol(openid, client_id, auth_token, resume)
-        self._protocol.carries_acks = on_state is None
-        self.openid = self._protocol.openid
+        self._session = _session(openid, client_id, auth_token, resume)
+        self._session.carries_acks = on_state is None
+        self.openid = self._session.openid
         self.zone = zone
         self.counters = ClientCounters()
         self.connect_timeout = connect_timeout
@@ -155,7 +155,7 @@ class Client:
         self._connector: Connector | None = None
         self._on_state = on_state
         self._stored = b""
-        self._handled = self._protocol.position  # the highest server seq that was taken in
+        self._handled = self._session.position  # the highest server seq that was taken in
         self._notifies = NotifyBuffer(
             max_notifies, on_lost, self._acknowledge_read if on_state is not None else None
         )
@@ -163,7 +163,7 @@ class Client:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._granted = 0  # waiters that were told to go and have not run yet
         # Whether the application has a session: the loss of one that it has not is not told.
-        self._has_session = bool(self._protocol.session_id)
+        self._has_session = bool(self._session.session_id)
         self._loss: SessionLost | None = None  # the last session's, while the next one begins
         self._untold: SessionLost | None = None  # a loss that the iteration is still to tell
         self._end: SessionLost | None = None
@@ -187,7 +187,7 @@ class Client:
     @property
     def session_id(self) -> str:
         """The session's id, empty before there is one."""
-        return self._protocol.session_id
+        return self._session.session_id
 
     @property
     def is_connected(self) -> bool:
@@ -197,7 +197,7 @@ class Client:
     @property
     def in_flight(self) -> int:
         """Requests sent and not answered."""
-        return len(self._protocol.pending)
+        return len(self._session.pending)
 
     @property
     def waiting_notifies(self) -> int:
@@ -207,10 +207,10 @@ class Client:
     def state(self) -> bytes:
         """Return what another process resumes the session from (``resume``). It holds a secret.
 
-        Its position is what the application is done with: notifies that were received and not read
-        are sent again where on_state is used, else they were acknowledged and are lost.
+        Its position is what the application has finished. Notifies received but not read are sent
+        again if on_state is used; otherwise they were acknowledged, and are lost.
         """
-        return self._protocol.state(min(self._read_position, self._protocol.position))
+        return self._session.state(min(self._read_position, self._session.position))
 
     async def connect(self) -> None:
         """Connect, begin a session, and log in unless the client was made with login=False.
@@ -230,7 +230,7 @@ class Client:
             raise RuntimeError("connect() was called before")
         self._connector = Connector(
             self._server,
-            self._protocol,
+            self._session,
             self,
             tls=client_tls(self._server[0], ca=self._ca, insecure=self._insecure),
             backend=self._transport,
@@ -245,13 +245,13 @@ class Client:
         if self._connector is None:
             return
         if self._end is None:
-            self._protocol.stop(reason)
+            self._connector.protocol.stop(reason)
         await self._connector.stop()
 
     async def suspend(self) -> bytes:
         """Close, and leave the session to whoever resumes it in time; return the state for that.
 
-        What was read is taken as done with. Requests under way fail with SessionLost here.
+        Everything read is acknowledged. Requests under way fail with SessionLost here.
         """
         self._notifies.settle()
         if self._connector is not None and self._end is None:
@@ -365,7 +365,7 @@ class Client:
         if connector is None:
             raise SessionLost("not connected", outcome=Outcome.NOT_STARTED)
         loop = asyncio.get_running_loop()
-        seq = self._protocol.send_request(action, data, params, headers, loop.time())
+        seq = connector.protocol.send_request(action, data, params, headers, loop.time())
         future: asyncio.Future[Answer] = loop.create_future()
         self._pending[seq] = future
         self.counters.requests += 1
@@ -382,11 +382,12 @@ class Client:
                 del self._pending[seq]
 
     def _has_room(self) -> bool:
-        protocol = self._protocol
+        session = self._session
         return (
-            protocol.is_ready
-            and (protocol.is_logged_in or not self._logs_in)
-            and len(protocol.pending) + self._granted < protocol.max_in_flight
+            self._connector is not None
+            and self._connector.protocol.is_ready
+            and (session.is_logged_in or not self._logs_in)
+            and len(session.pending) + self._granted < session.max_in_flight
         )
 
     async def _wait_for_room(self, deadline: float) -> None:
@@ -433,7 +434,7 @@ class Client:
         if isinstance(event, events.Answered):
             self.counters.answers += 1
             self._acknowledge(event.seq, now)
-            if not self._has_session and self._protocol.is_logged_in:
+            if not self._has_session and self._session.is_logged_in:
                 self._begin_session()
             future = self._take(event.client_seq)
             if future is not None:
@@ -511,12 +512,13 @@ class Client:
         """Acknowledge what was taken in, or with on_state what was read."""
         self._handled = seq
         position = seq if self._on_state is None else self._read_position
-        self._protocol.acknowledge(position, now)
+        if self._connector is not None:
+            self._connector.protocol.acknowledge(position, now)
 
     def _acknowledge_read(self) -> None:
         """The reader is done with something: acknowledge that."""
-        self._protocol.acknowledge(self._read_position, self._now())
         if self._connector is not None:
+            self._connector.protocol.acknowledge(self._read_position, self._now())
             self._connector.flush()
 
     def keep_state(self) -> None:
@@ -621,22 +623,22 @@ def _server(server: str | tuple[str, int]) -> tuple[str, int]:
     return host or "localhost", port
 
 
-def _protocol(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientProtocol:
-    """Return the protocol of a new client, or of one that goes on where another one was."""
+def _session(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientSession:
+    """Return a new session, or the one that a stored state describes."""
     if not resume:
         if openid is None:
             raise ConfigError("is missing", field="openid")
-        return ClientProtocol(openid, client_id=client_id, auth_token=auth_token)
+        return ClientSession(openid, client_id=client_id, auth_token=auth_token)
     try:
-        protocol = ClientProtocol.from_state(resume, auth_token=auth_token)
+        session = ClientSession.from_state(resume, auth_token=auth_token)
     except ValueError as error:
         raise ConfigError(str(error), field="resume") from None
-    if openid is not None and openid != protocol.openid:
+    if openid is not None and openid != session.openid:
         raise ConfigError(
-            f"the state is that of {protocol.openid!r:.80}, not of {openid!r:.80}", field="resume"
+            f"the state is that of {session.openid!r:.80}, not of {openid!r:.80}", field="resume"
         )
-    protocol.client_id = client_id or protocol.client_id
-    return protocol
+    session.client_id = client_id or session.client_id
+    return session
 
 
 def _copy(lost: SessionLost, outcome: Outcome) -> SessionLost:

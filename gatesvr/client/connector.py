@@ -20,10 +20,12 @@ from ..errors import (
 )
 from ..observe.log import keys
 from ..protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
+from ..protocol.client_session import ClientSession
 from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
-from ..transport.client import ClientConnection, host_name, open_connection
+from ..transport.addresses import host_name
+from ..transport.client import ClientConnection, open_connection
 from ..transport.tls import ClientTls
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
@@ -73,7 +75,7 @@ class Connector:
 
     Args:
         server: Host and UDP port of the gateway.
-        protocol: The session; it outlives its connections.
+        session: The session; it outlives its connections.
         owner: Whom to tell.
         tls: Certificates to accept.
         backend: The QUIC library: auto, aioquic or qh3.
@@ -86,7 +88,7 @@ class Connector:
     def __init__(
         self,
         server: tuple[str, int],
-        protocol: ClientProtocol,
+        session: ClientSession,
         owner: ConnectorOwner,
         *,
         tls: ClientTls,
@@ -101,7 +103,9 @@ class Connector:
         """Of these, the ones that took the session up again."""
         self._home = server
         self._server = server  # where to connect to next: GOAWAY may name another gateway
-        self._protocol = protocol
+        self.protocol = ClientProtocol(session)
+        """The newest connection's; between connections it keeps requests for the next."""
+        self._session = session
         self._owner = owner
         self._tls = tls
         self._backend = backend
@@ -168,7 +172,7 @@ class Connector:
         await asyncio.gather(task, return_exceptions=True)
 
     def flush(self) -> None:
-        """Have what the protocol wrote sent at the end of this loop turn."""
+        """Send what the protocol has queued at the end of this loop turn."""
         if self._link is not None:
             self._link.request_flush()
 
@@ -201,7 +205,7 @@ class Connector:
             RequestFailed: A login was refused.
             SessionLost: The session ended during its first login.
         """
-        is_saved = bool(self._protocol.session_id)
+        is_saved = bool(self._session.session_id)
         patience = self._reconnect_timeout if is_saved else self._connect_timeout
         backoff = Backoff() if is_saved else Backoff(longest=MAX_FIRST_PAUSE_S)
         lost_at = self._loop.time()
@@ -211,6 +215,8 @@ class Connector:
             failure: ConnectionFailed | RequestFailed | SessionLost | None = None
             left = lost_at + patience - self._loop.time()
             is_new = not connects and not is_saved
+            if is_new and earlier is not None and left <= 0:
+                raise earlier  # the process stalled in the pause until time was up
             try:
                 how = await self._serve(min(left, self._connect_timeout) if is_new else None)
                 verdict = verdict_of(how, is_started=self._was_started)
@@ -240,7 +246,7 @@ class Connector:
             if verdict.action is Action.STOP or now + pause >= lost_at + patience:
                 if failure is not None and (
                     # The saved session is none the worse: it may be tried again.
-                    is_new or self._protocol.session_id or isinstance(failure, RequestFailed)
+                    is_new or self._session.session_id or isinstance(failure, RequestFailed)
                 ):
                     # A try that was cut short says less than the one before it.
                     raise failure if earlier is None or now < lost_at + patience else earlier
@@ -249,7 +255,7 @@ class Connector:
             if is_new and failure is not None:
                 # Nobody has seen it. As a resume that fails it would be refused where the openid
                 # has logged in elsewhere, which a first START is not (PROTOCOL 3.3).
-                self.handle_events(self._protocol.abandon(), now)
+                self.handle_events(self._session.abandon(), now)
             logger.info("reconnecting", extra=keys(why=describe(how), pause_s=round(pause, 3)))
             await asyncio.sleep(pause)
 
@@ -321,7 +327,8 @@ class Connector:
 
     def _make_handler(self, link: Link) -> StreamHandler:
         self._link = link
-        return StreamHandler(self, link, self._protocol)
+        self.protocol = ClientProtocol(self._session)
+        return StreamHandler(self, link, self.protocol)
 
     # What the handler of the current connection calls.
 
@@ -354,7 +361,7 @@ class Connector:
         logger.info("leaving", extra=keys(why=event.reason, address=event.address))
         # Who wants its clients back at once stays, and keeps their answers. Who does not is about
         # to go, and its answers with it: they are waited for.
-        self._protocol.leave(now, LEAVE_TIMEOUT_S if delay else 0.0)
+        self.protocol.leave(now, LEAVE_TIMEOUT_S if delay else 0.0)
 
     def keep_state(self) -> None:
         """Store the session's state: what is written next depends on it."""
@@ -370,7 +377,7 @@ class Connector:
         self._how = how
         self._was_started = self._is_started
         # What we closed ourselves says nothing of the session.
-        events = self._protocol.closed(how.code if how.kind == "peer" else 0)
+        events = self.protocol.closed(how.code if how.kind == "peer" else 0)
         self.handle_events(events, now)
         outcome = self._outcome
         if outcome is not None and not outcome.done():

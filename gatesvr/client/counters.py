@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters
 
 __all__ = ["ClientCounters"]
 
@@ -13,21 +13,21 @@ __all__ = ["ClientCounters"]
 class ClientCounters(Counters):
     """What a client did."""
 
-    requests: int = 0
+    requests: Counter = 0
     """Requests sent."""
-    answers: int = 0
+    answers: Counter = 0
     """Answers received, of any code."""
-    failures: int = 0
+    failures: Counter = 0
     """Requests answered by an ERROR."""
-    timeouts: int = 0
+    timeouts: Counter = 0
     """Requests whose caller was told of a time-out."""
-    late: int = 0
+    late: Counter = 0
     """Answers and ERRORs that nobody waited for any more."""
-    refused: int = 0
+    refused: Counter = 0
     """Requests refused here because too many waited."""
-    notifies: int = 0
+    notifies: Counter = 0
     """Notifies received."""
-    lost: int = 0
+    lost: Counter = 0
     """Messages that the gateway announced as lost."""
-    session_losses: int = 0
+    session_losses: Counter = 0
     """Sessions that could not be resumed."""

@@ -1,4 +1,4 @@
-"""The notifies that wait for the application to read them: bounded, in no answer's way."""
+"""NotifyBuffer: a bounded buffer of notifies that the application has not read yet."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class NotifyBuffer:
     def first_unread(self) -> int:
         """The lowest server seq of the session that the reader is not done with, 0 for none.
 
-        It is done with one when it comes for the next.
+        The reader has finished a notify when it asks for the next one.
         """
         if self._in_hand:
             return self._in_hand
@@ -79,19 +79,19 @@ class NotifyBuffer:
         self._add(error)
 
     def end_session(self) -> None:
-        """Take note that the session is over: what is here counts for no position any more."""
+        """Mark the session as over: entries here no longer hold its position back."""
         self._ended = len(self._entries)
         self._in_hand = 0
 
     def settle(self) -> None:
-        """Take note that the reader is done with what it has."""
+        """Record that the reader has finished what it holds."""
         if self._in_hand:
             self._in_hand = 0
             if self._on_read is not None:
                 self._on_read()
 
     def close(self) -> None:
-        """Have readers stop once they have read what is there."""
+        """Stop readers once they have read the entries."""
         self._is_closed = True
         while self._readers:
             self._wake()

@@ -35,9 +35,9 @@ class StreamHandler:
     """The ConnectionHandler of one of a client's connections.
 
     Args:
-        owner: Whom to tell; once the link is not its current one nothing is handled any more.
+        owner: Receives the events, as long as the link is its current one.
         link: The connection.
-        protocol: The session.
+        protocol: The session's protocol on this connection.
     """
 
     def __init__(self, owner: StreamOwner, link: Link, protocol: ClientProtocol) -> None:
@@ -68,7 +68,7 @@ class StreamHandler:
         """Write what the protocol has, once its state is stored."""
         if self._owner.is_current(self._link):
             protocol = self._protocol
-            if protocol.is_state_due:
+            if protocol.session.is_state_due:
                 self._owner.keep_state()
             if data := protocol.data_to_send():
                 self._link.write(data)

@@ -81,29 +81,18 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     """Longest QUIC handshake."""
     idle_timeout: Annotated[Seconds, Range(100 * _MS, 24 * _HOUR)] = 60.0
     """QUIC idle time-out that the gateway offers."""
-    high_water: Annotated[Bytes, Range(2, _GIB)] = 64 << 10
-    """Bytes not yet transmitted on a connection at which the sender stops feeding it."""
-    low_water: Annotated[Bytes, Range(1, _GIB)] = 32 << 10
-    """Bytes not yet transmitted below which the sender is asked for more; at most high_water."""
     receive_buffer: Annotated[Bytes, Range(_KIB, _GIB, "the system's default")] = 4 << 20
     """SO_RCVBUF asked of the system, bytes."""
     send_buffer: Annotated[Bytes, Range(_KIB, _GIB, "the system's default")] = 4 << 20
     """SO_SNDBUF asked of the system, bytes."""
     batch_io: bool = True
     """Read and write many datagrams a system call, where the system can (Linux)."""
-    close_linger: Annotated[Seconds, Range(_MS, _MINUTE, "do not wait")] = 1.0
-    """Longest wait for a last push (KICK, GOAWAY, a refusal) to be acknowledged."""
 
     def check(self) -> None:
         _check_address(self, "bind", self.bind)
         if bool(self.cert) != bool(self.key):
             given, missing = ("cert", "key") if self.cert else ("key", "cert")
             raise self.refusal(given, f"cert and key go together, {missing} is missing")
-        if self.low_water > self.high_water:
-            raise self.refusal(
-                "low_water",
-                f"{Size.spell(self.low_water)} is above high_water ({Size.spell(self.high_water)})",
-            )
 
 
 Algorithm = Literal[
@@ -163,8 +152,6 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """From the end of the handshake to START; 4408."""
     login_timeout: Wait = 30.0
     """From START to a hello answered 200; 4408, session closed."""
-    frame_timeout: Wait = 10.0
-    """From the first byte of a frame to its last; 4408."""
     heartbeat_interval: Annotated[Seconds, Range(1, _HOUR)] = 15.0
     """Longest heartbeat interval told to clients; also at most a quarter of the idle time-out."""
     resume_window: Annotated[Seconds, Range(_MS, 168 * _HOUR, "not at all")] = 60.0
@@ -185,8 +172,6 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """Largest frame after login."""
     max_login_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 64 << 10
     """Largest frame before login."""
-    max_refused_logins: Count = 5
-    """Refused hellos after which the connection closes 4401."""
     max_inited_per_address: Count = 1_000
     """Sessions that have not logged in, a client address: a whole school may be behind one."""
     max_logged_in: Count = 5
@@ -197,10 +182,6 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """What a notify does that finds a suspended session's queue full."""
     base_resume: bool = False
     """Let protocol-0 clients resume by openid and last_acked alone (no token)."""
-    max_tombstones: Places = 10_000
-    """Replaced and kicked sessions remembered to tell their clients why."""
-    sweep_interval: Annotated[Seconds, Range(10 * _MS, _MINUTE)] = 1.0
-    """How often what can expire is looked at."""
 
     def check(self) -> None:
         if self.max_queue_bytes < 2 * self.max_message_bytes:
@@ -222,8 +203,6 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     """Tasks waiting; full means ERROR 503 at once."""
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
-    idle_worker_timeout: Wait = 5.0
-    """How long a worker above the starting number stays without a task."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
     """How long running tasks may go on when the gateway stops."""
 
@@ -291,8 +270,6 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """Order of the answers on routes that name none."""
     max_batch: Count = 64
     """Requests a lane message."""
-    max_batch_bytes: Annotated[Bytes, Range(1, _GIB)] = 1 << 20
-    """Bytes a lane message, unless it is one request; at most 1 MiB. Larger requests go alone."""
     max_open: Count = 1_024
     """Requests a lane has written and not seen answered."""
     max_waiting: Places = 10_000
@@ -303,8 +280,6 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """First pause before an endpoint is tried again; at most reconnect_max."""
     reconnect_max: Wait = 5.0
     """Longest pause before an endpoint is tried again."""
-    unary_retry: Annotated[Seconds, Range(10 * _MS, 24 * _HOUR)] = 60.0
-    """How often an upstream without ProcessStream is asked for it again."""
     keepalive: Annotated[Seconds, Range(1, 24 * _HOUR, "no pings")] = 300.0
     """gRPC keepalive; below 300s only to upstreams that allow it."""
 
@@ -333,16 +308,8 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """Networks whose hosts may be registered besides the caller's own address and loopback."""
     insecure: bool = False
     """Serve on an address other than loopback without TLS."""
-    max_push_ids: Count = 256
-    """push_ids a session remembers."""
-    max_bound_notifies: Count = 64
-    """Notifies bound to one request."""
-    max_bound_bytes: Annotated[Bytes, Range(_KIB, _GIB)] = 256 << 10
-    """Bytes of bound notifies a session."""
     max_event_subscribers: Count = 16
     """Subscribers of session events, upstreams and those inside together."""
-    max_event_queue: Count = 1_024
-    """Events that wait for one subscriber; above it the newest are left out, and counted."""
 
     def check(self) -> None:
         _check_address(self, "bind", self.bind)

@@ -17,22 +17,22 @@ __all__ = ["EventStream"]
 
 
 class EventStream:
-    """Session events from the moment it is entered on, for one task at a time::
+    """Yields session events from the moment it is entered, to one task at a time::
 
         async with gateway.events(["suspended", "resumed"]) as stream:
             async for event in stream:
                 print(event.kind, event.session_id, event.reason)
 
-    Leave it to unsubscribe. It ends by itself when the gateway stops, after what had happened by
-    then. A reader that is too slow misses events and is told so: SessionEvent.missed.
+    Leaving it unsubscribes. When the gateway stops, it ends after the events up to then. A reader
+    that is too slow misses events; SessionEvent.missed counts them.
 
     Args:
-        hub: Where the events come from.
-        kinds: Which events; none for all.
+        hub: Source of the events.
+        kinds: Kinds to deliver; none for all.
 
     Raises:
-        ValueError: On entering: a kind that there is not.
-        QueueFull: On entering: there are ``push.max_event_subscribers``.
+        ValueError: On entering: an unknown kind.
+        QueueFull: On entering: ``push.max_event_subscribers`` are subscribed already.
     """
 
     def __init__(self, hub: EventHub, kinds: Iterable[str] = ()) -> None:
@@ -73,13 +73,13 @@ class EventStream:
         return event
 
     def begin(self) -> None:
-        """Subscribe, as entering does; then call end()."""
+        """Subscribe, as entering does; the caller must call end()."""
         if self._subscription is not None:
             raise RuntimeError("the stream was entered before")
         self._subscription = self._hub.subscribe(self._wake, self._kinds)
 
     def end(self) -> None:
-        """Unsubscribe; what waits can still be read."""
+        """Unsubscribe; events that wait can still be read."""
         if self._subscription is not None:
             self._subscription.end()
 

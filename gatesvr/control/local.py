@@ -1,4 +1,4 @@
-"""LocalPushApi: the push API inside the gateway's own process, without gRPC."""
+"""LocalPushApi: the push API in the gateway's own process, without gRPC."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UpstreamError
 from ..service.push_api import PushApi, PushStream
-from .commands import PushCommands, RefusedError
+from .targets import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._pb import upstream_pb2 as pb
+    from .commands import Commands
+    from .pushes import PushCommands
 
 __all__ = ["LocalPushApi"]
 
-_COMMANDS: dict[str, Callable[[PushCommands, Any], Any]] = {
-    "PushToClient": PushCommands.push,
-    "BroadcastToClients": PushCommands.broadcast,
-    "MulticastToClients": PushCommands.multicast,
-    "KickClient": PushCommands.kick,
-    "GetSession": PushCommands.get_session,
-    "ListSessions": PushCommands.list_sessions,
-}
-
 
 class LocalPushApi(PushApi):
-    """What GatewayClient asks over gRPC, done at once.
+    """The methods of GatewayClient, carried out in process.
 
     Args:
-        commands: Does it.
+        commands: Carries them out.
     """
 
-    def __init__(self, commands: PushCommands) -> None:
-        self._commands = commands
+    def __init__(self, commands: Commands) -> None:
+        self._pushes = commands.pushes
+        self._methods: dict[str, Callable[[Any], Any]] = {
+            "PushToClient": commands.pushes.push,
+            "BroadcastToClients": commands.pushes.broadcast,
+            "MulticastToClients": commands.pushes.multicast,
+            "KickClient": commands.sessions.kick,
+            "GetSession": commands.sessions.get,
+            "ListSessions": commands.sessions.list,
+        }
 
     def push_stream(self) -> PushStream:
         """Return a stream of pushes; see PushApi."""
-        return _LocalPushStream(self._commands)
+        return _LocalPushStream(self._pushes)
 
     async def _call(self, method: str, request: Any) -> Any:
         try:
-            answer = _COMMANDS[method](self._commands, request)
+            answer = self._methods[method](request)
             return await answer if inspect.isawaitable(answer) else answer
         except RefusedError as refusal:
             status, text = refusal.as_status()
@@ -50,8 +51,8 @@ class LocalPushApi(PushApi):
 
 
 class _LocalPushStream(PushStream):
-    def __init__(self, commands: PushCommands) -> None:
-        self._commands = commands
+    def __init__(self, pushes: PushCommands) -> None:
+        self._pushes = pushes
         self._is_closed = False
 
     async def close(self) -> None:
@@ -61,4 +62,4 @@ class _LocalPushStream(PushStream):
     async def _push(self, requests: list[pb.UnicastPushRequest]) -> list[pb.UnicastPushResponse]:
         if self._is_closed:
             raise RuntimeError("the stream is closed")
-        return await self._commands.push_batch(requests)
+        return await self._pushes.push_batch(requests)

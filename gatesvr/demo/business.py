@@ -1,4 +1,4 @@
-"""business: what the rest is for: notifies around an answer, pushes, slow requests."""
+"""The business service: notifies around an answer, pushes, slow requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
-from ..service.service import Reply, Request, UpstreamService
+from ..service.request import Reply, Request
+from ..service.service import UpstreamService
 from .hello import add_status
 from .zone import add_tools
 
@@ -23,7 +24,7 @@ MAX_NOTIFIES = 16
 def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     """Return the service that answers notify_demo, push_demo, broadcast and slow.
 
-    The gateway's default routes bring it what hello and zone could answer too, so it answers echo,
+    The gateway's default routes also send it the actions of hello and zone, so it answers echo,
     time, calculate, status, heartbeat and data_sync as they do.
     """
     service = UpstreamService("business", gateway=gateway)
@@ -32,7 +33,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("notify_demo")
     def notify_demo(request: Request) -> Reply:
-        """Answer with notifies around: params before and after say how many, 1 each by default."""
+        """Answer with notifies around it: params before and after give their number, default 1."""
         params = request.params
         before = _number(params.get("before", "1"), MAX_NOTIFIES)
         after = _number(params.get("after", "1"), MAX_NOTIFIES)
@@ -46,7 +47,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("push_demo")
     async def push_demo(request: Request) -> Reply:
-        """Push to the caller through the gateway, bound before and after this answer."""
+        """Push to the caller through the gateway, before and after this answer."""
         try:
             for is_before, word in ((True, "before"), (False, "after")):
                 pushed = await service.gateway.push_bound(
@@ -60,7 +61,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("broadcast")
     async def broadcast(request: Request) -> Reply:
-        """Push the request's data to everybody who is logged in."""
+        """Push the request's data to every logged-in session."""
         try:
             pushed = await service.gateway.broadcast(
                 msg_type="broadcast", title=request.openid, data=request.data
@@ -73,7 +74,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("slow")
     async def slow(request: Request) -> Reply:
-        """Answer after params ms."""
+        """Answer after as many milliseconds as params ms says."""
         ms = _number(request.params.get("ms", ""), MAX_SLOW_MS)
         if ms is None:
             return Reply(400, f"params ms must be 0 to {MAX_SLOW_MS}")
@@ -84,7 +85,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
 
 def _number(text: str, most: int) -> int | None:
-    """Return the number that text is, None where it is none from 0 to most."""
+    """Return text as a number, None unless it is one from 0 to most."""
     if not text.isascii() or not text.isdigit() or len(text) > len(str(most)):
         return None
     number = int(text)

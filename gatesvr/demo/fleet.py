@@ -21,7 +21,7 @@ def services(gateway: str | Callable[[], str] = "") -> dict[str, UpstreamService
     """Return the three services by name, not yet served.
 
     Args:
-        gateway: The gateway's gRPC address for pushes, or what returns it when first needed.
+        gateway: The gateway's gRPC address for pushes, or a function that returns it at first use.
     """
     made = (hello_service(gateway), business_service(gateway), zone_service(gateway))
     return {service.name: service for service in made}
@@ -31,7 +31,7 @@ def services(gateway: str | Callable[[], str] = "") -> dict[str, UpstreamService
 async def start_demo(
     host: str = "127.0.0.1", gateway: str | Callable[[], str] = ""
 ) -> AsyncIterator[dict[str, str]]:
-    """Serve the three services on free ports of host; yields name → address.
+    """Serve the three services on free ports of host; yields a dict of name to address.
 
     Args:
         host: The address to listen on.

@@ -1,4 +1,4 @@
-"""hello: logs in and out, and tells how it is."""
+"""The hello service: logs users in and out, and reports its state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from ..service.service import Reply, Request, UpstreamService
+from ..service.request import Reply, Request
+from ..service.service import UpstreamService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ def hello_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("hello")
     def hello(request: Request) -> Reply:
-        """Log in: everybody may, except with params deny=1; params zone sets the zone."""
+        """Log in: every user may, unless params deny=1; params zone sets the zone."""
         params = request.params
         if params.get("deny"):
             return Reply(403, "denied")
@@ -38,7 +39,7 @@ def hello_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
 
 def add_status(service: UpstreamService) -> None:
-    """Let a service answer status, heartbeat and data_sync."""
+    """Add status, heartbeat and data_sync to a service."""
     began = time.monotonic()
 
     @service.action("status")
@@ -54,6 +55,6 @@ def add_status(service: UpstreamService) -> None:
 
     @service.action("data_sync")
     def data_sync(request: Request) -> str:
-        """Say what was received; a real service would store it under openid."""
+        """Report the number of bytes received; a real service would store them under openid."""
         at_ms = int(time.time() * 1000)
         return json.dumps({"synced_bytes": len(request.data), "server_time_ms": at_ms})

@@ -1,4 +1,4 @@
-"""zone: what players of one zone share: an echo, a clock, a calculator, news."""
+"""The zone service: an echo, a clock, a calculator and news for the players of one zone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from decimal import Decimal, DecimalException
 from typing import TYPE_CHECKING
 
 from ..errors import GatesvrError
-from ..service.service import Reply, Request, UpstreamService
+from ..service.request import Reply, Request
+from ..service.service import UpstreamService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["add_tools", "zone_service"]
 
 MAX_NUMBER = 64
-"""Longest number that calculate reads, characters."""
+"""Longest number that calculate accepts, characters."""
 
 _OPERATIONS: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
     "add": lambda a, b: a + b,
@@ -47,7 +48,7 @@ def zone_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
     @service.action("zone_broadcast")
     async def zone_broadcast(request: Request) -> Reply:
-        """Push the request's data to everybody who is logged in."""
+        """Push the request's data to every logged-in session."""
         try:
             pushed = await service.gateway.broadcast(
                 msg_type="zone_news", title=request.peer.zone, data=request.data
@@ -62,7 +63,7 @@ def zone_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
 
 
 def add_tools(service: UpstreamService) -> None:
-    """Let a service answer echo, time and calculate."""
+    """Add echo, time and calculate to a service."""
 
     @service.action("echo")
     def echo(request: Request) -> bytes:

@@ -1,25 +1,29 @@
-"""Dispatcher: what becomes of an accepted request, and of a hello's answer.
+"""Dispatcher: routes accepted requests to the task queue, and hellos to Login.
 
-All connections share one. It makes the handler of each new connection and knows those that live,
-so that a login can lift its connection's frame limit and a stop can tell every client.
+All connections share one. It makes the handler of each new connection and keeps those of the open
+ones, so that a login can lift its connection's frame limit and a stop can tell every client.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import CloseCode, ErrorCode
-from ..protocol.messages import LOGIN_ACTION, OK, Outcome
-from .handlers import ClientHandler
+from ..errors import ErrorCode
+from ..protocol.link import HIGH_WATER_BYTES
+from ..protocol.messages import LOGIN_ACTION
+from ..session.state import Verdict
+from .failures import refuse
+from .handler import ClientHandler
+from .login import Login
 from .task import AsyncTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._core.codec import ClientRequest, UpstreamAnswer
+    from .._core.codec import ClientRequest
     from ..config import Config
     from ..protocol.link import Link
-    from ..session.manager import LoginVerdict, SessionManager
+    from ..session.manager import SessionManager
     from ..session.session import Session
     from ..upstream.manager import UpstreamManager
     from ..upstream.router import UpstreamRouter
@@ -28,18 +32,20 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher"]
 
 _LOGIN_LENGTH = len(LOGIN_ACTION)
+_NEXT = Verdict.NEXT
 
 
 class Dispatcher:
-    """Routes accepted requests to the task queue and settles logins.
+    """Turns accepted requests into tasks.
 
     Args:
-        config: The whole configuration: sessions' limits and the tasks' deadline are read.
+        config: The whole configuration; it reads the sessions' limits and the tasks' deadline.
         sessions: Makes, resumes and ends sessions.
-        router: Says which service answers an action.
+        router: Names the service that answers an action.
         upstream: Numbers the calls.
-        processor: Runs the tasks; its login hooks are taken over.
+        processor: Runs the tasks.
         clock: Loop time.
+        high_water: Bytes not yet transmitted at which a session stops feeding its link.
     """
 
     def __init__(
@@ -50,22 +56,29 @@ class Dispatcher:
         upstream: UpstreamManager,
         processor: AsyncProcessor,
         clock: Callable[[], float],
+        high_water: int = HIGH_WATER_BYTES,
     ) -> None:
         self.config = config.session
-        self.high_water = int(config.transport.high_water)
+        self.high_water = high_water
         self.sessions = sessions
         self.clock = clock
         self.counters = processor.counters
         self._router = router
         self._next_request_id = upstream.next_request_id
         self._processor = processor
-        self._task_timeout = float(config.dispatch.task_timeout)
+        self._task_timeout = config.dispatch.task_timeout
         self._handlers: dict[int, ClientHandler] = {}
-        processor.on_login = self._login_answered
-        processor.on_login_ended = self._login_ended
+        self._login = Login(
+            sessions,
+            router,
+            processor,
+            self._handlers,
+            upstream.next_request_id,
+            task_timeout=self._task_timeout,
+        )
 
     def __len__(self) -> int:
-        """Return the connections handled now."""
+        """Return the number of open connections."""
         return len(self._handlers)
 
     def handler(self, link: Link) -> ClientHandler:
@@ -79,135 +92,44 @@ class Dispatcher:
         self._handlers.pop(link.connection_id, None)
 
     def go_away(self, reason: str, reconnect_after_ms: int = 0) -> None:
-        """Tell every client that this gateway is about to stop."""
+        """Send GOAWAY to every client: the gateway is about to stop."""
         for handler in list(self._handlers.values()):
             handler.go_away(reason, reconnect_after_ms)
 
-    def close_all(self, code: CloseCode, reason: str) -> None:
-        """Close every connection."""
-        for handler in list(self._handlers.values()):
-            handler.close(code, reason)
+    def offer(self, session: Session, request: ClientRequest, now: float) -> Verdict:
+        """Offer a request to its session, and run it if the session has accepted it.
 
-    def accept(self, session: Session, request: ClientRequest, now: float) -> None:
-        """Accept a session's next request: it gets exactly one answer or ERROR from here on."""
+        The route comes first: it decides the order of the answer, which accepting needs.
+
+        Returns:
+            The session's verdict; after NEXT the request gets exactly one answer or ERROR.
+        """
         action = request.action
         if request.error or action is None:
-            self.counters.bad_payloads += 1
-            session.accept(request, "completion", now)
-            self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
-            return
+            verdict = session.offer(request, "completion", now)
+            if verdict is _NEXT:
+                self.counters.bad_payloads += 1
+                refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
+            return verdict
         if len(action) == _LOGIN_LENGTH and action.lower() == LOGIN_ACTION:
-            self._accept_login(session, request, now)
-            return
+            verdict = session.offer(request, "completion", now)
+            if verdict is _NEXT:
+                self._login.accept(session, request, now)
+            return verdict
         route = self._router.route(action)
-        session.accept(request, "completion" if route is None else route.order, now)
+        verdict = session.offer(request, "completion" if route is None else route.order, now)
+        if verdict is not _NEXT:
+            return verdict
         if not session.is_logged_in:
             self.counters.not_logged_in += 1
-            self._refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
-            return
+            refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
+            return verdict
         if route is None:
-            self._refuse_unrouted(session, request, now)
-            return
+            self.counters.no_route += 1
+            refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
+            return verdict
         task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
         if not self._processor.submit(task, now):
-            self._refuse_busy(session, request, now)
-
-    def _accept_login(self, session: Session, request: ClientRequest, now: float) -> None:
-        session.accept(request, "completion", now)
-        route = self._router.route(LOGIN_ACTION)
-        if route is None:
-            self._refuse_unrouted(session, request, now)
-        elif not self._processor.is_accepting:
-            self.counters.refused_draining += 1
-            self._refuse_busy(session, request, now)
-        else:
-            task = AsyncTask(
-                self._next_request_id(),
-                session,
-                request,
-                route,
-                now + self._task_timeout,
-                is_login=True,
-            )
-            session.hello_pending = True
-            self._processor.login(task, now)
-
-    def _login_answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        """Settle a hello: log the session in, or count the refusal; then answer it."""
-        session = task.session
-        sessions = self.sessions
-        if not session.is_valid:
-            self.counters.closed_499 += 1
-            return
-        if answer.code == OK:
-            verdict = sessions.logged_in(session, answer.zone or "", now)
-            if verdict.close_code is not None:
-                self._refuse_login(task, verdict, now)
-                return
-            self._lift_limit(session)
-            self._processor.reply(task, answer, now)
-            return
-        self._processor.reply(task, answer, now)
-        sessions.refuse_login(session)
-        if not session.is_logged_in and session.refused_logins >= self.config.max_refused_logins:
-            self._end(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
-
-    def _refuse_login(self, task: AsyncTask, verdict: LoginVerdict, now: float) -> None:
-        """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
-        session = task.session
-        retry_after_ms = verdict.retry_after_ms
-        self.counters.answers += session.fail(
-            task.client_seq,
-            verdict.error_code,
-            verdict.reason,
-            outcome=Outcome.DONE,
-            retry_after_ms=retry_after_ms,
-            now=now,
-        )
-        reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason
-        self._end(session, verdict.close_code or CloseCode.NORMAL, reason, now)
-
-    def _login_ended(self, task: AsyncTask) -> None:
-        """Open the gate that the hello closed: what waited behind it moves."""
-        session = task.session
-        session.hello_pending = False
-        if session.link is not None:
-            session.link.wake()
-
-    def _lift_limit(self, session: Session) -> None:
-        link = session.link
-        handler = self._handlers.get(link.connection_id) if link is not None else None
-        if handler is not None:
-            handler.lift_limit()
-
-    def _end(self, session: Session, code: int, reason: str, now: float) -> None:
-        """Close a session behind what it was just answered."""
-        session.sender.feed(now)
-        self.sessions.close(session, code, reason, now)
-
-    def _refuse(
-        self,
-        session: Session,
-        request: ClientRequest,
-        code: ErrorCode,
-        message: str,
-        now: float,
-        retry_after_ms: int = 0,
-    ) -> None:
-        """Answer an accepted request by an ERROR that consumed its number."""
-        session.fail(
-            request.seq_id,
-            code,
-            message,
-            outcome=Outcome.NOT_STARTED,
-            retry_after_ms=retry_after_ms,
-            now=now,
-        )
-
-    def _refuse_unrouted(self, session: Session, request: ClientRequest, now: float) -> None:
-        self.counters.no_route += 1
-        self._refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
-
-    def _refuse_busy(self, session: Session, request: ClientRequest, now: float) -> None:
-        retry_after_ms = self._processor.retry_after_ms()
-        self._refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
+            retry_after_ms = self._processor.retry_after_ms()
+            refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
+        return verdict

@@ -1,10 +1,10 @@
 """AsyncProcessor: a bounded queue of tasks and the elastic pool of workers that runs them.
 
-A task that was accepted always ends in exactly one of: an answer, an ERROR, or 499 where its
-session is closed.
+A submitted task ends exactly once: by an answer, by an ERROR, or as 499 where its session is
+closed.
 
-Order: workers take the oldest task and hand it to the upstream at once, so a session's requests
-reach the upstream in the order of their seqs.
+Order: a worker takes the oldest task and calls the upstream at once, so a session's requests reach
+the upstream in the order of their seqs.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import logging
 import os
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import ErrorCode, UpstreamError
+from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.log import keys
-from ..protocol.messages import Outcome
-from .failures import FailureLog
+from .failures import FailureLog, fail
 from .task import AsyncTask, DispatchCounters
-from .worker import Worker, fail
+from .worker import Worker, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,14 +36,16 @@ __all__ = ["AsyncProcessor", "usable_cpus"]
 logger = logging.getLogger("gatesvr.dispatch")
 
 WORKERS_PER_CPU = 4
+IDLE_WORKER_TIMEOUT_S = 5.0
+"""How long a worker above the starting number stays without a task."""
 TICK_S = 1.0
 MIN_RETRY_MS = 50
 MAX_RETRY_MS = 5_000
 
 
 def usable_cpus() -> int:
-    """Return the processors that this process may run on, as far as the system tells."""
-    if hasattr(os, "sched_getaffinity"):  # macOS has not
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -51,14 +53,13 @@ def usable_cpus() -> int:
 class AsyncProcessor:
     """The task queue and its workers.
 
-    The pool starts with ``workers`` (0: four a usable CPU), gets one more whenever a task finds no
-    idle worker, up to ``max_workers``, and loses those above the starting number that were idle
-    for ``idle_worker_timeout``.
+    The pool starts with ``workers`` (0: four a usable CPU), adds one whenever a task finds none
+    idle, up to ``max_workers``, and retires those above the starting number that were idle for
+    IDLE_WORKER_TIMEOUT_S.
 
     Args:
         config: Sizes and deadlines.
         upstream: Makes the calls.
-        counters: The layer's counters.
         clock: Loop time.
     """
 
@@ -66,32 +67,28 @@ class AsyncProcessor:
         self,
         config: DispatchConfig,
         upstream: UpstreamManager,
-        counters: DispatchCounters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._upstream = upstream
-        self._counters = DispatchCounters() if counters is None else counters
+        self._counters = DispatchCounters()
         self._failures = FailureLog()
         self._now = clock
-        self._max_workers = int(config.max_workers)
-        self._max_queue_size = int(config.max_queue_size)
-        self._idle_timeout = float(config.idle_worker_timeout)
+        self._max_workers = config.max_workers
+        self._max_queue_size = config.max_queue_size
+        self._idle_timeout = IDLE_WORKER_TIMEOUT_S
         self.start_workers = min(
             config.workers or usable_cpus() * WORKERS_PER_CPU, self._max_workers
         )
-        self.on_login: Callable[[AsyncTask, UpstreamAnswer, float], None] | None = None
-        """Takes a hello's answer instead of reply()."""
-        self.on_login_ended: Callable[[AsyncTask], None] | None = None
-        """Called when a hello has ended, whatever became of it."""
 
         self._queue: deque[AsyncTask] = deque()
-        # (session id, route) → the tasks behind the one that runs or waits in the queue.
+        # (session id, serial route) → the tasks behind the one that runs or is queued.
         self._chains: dict[tuple[str, Route], deque[AsyncTask]] = {}
         self._chained = 0
 
         self._idle: deque[Worker] = deque()
         self._workers: dict[Worker, None] = {}
-        self._logins: dict[Worker, None] = {}  # each for one hello, outside of the pool
+        self._beside: dict[Worker, None] = {}  # each runs one task beside the pool
+        self._last_worker = 0
         self._is_handing_out = False
         self._tick_timer: asyncio.TimerHandle | None = None
 
@@ -101,7 +98,7 @@ class AsyncProcessor:
         self._stopping: asyncio.Task[None] | None = None
         self._drained: asyncio.Event | None = None
 
-        # Answers a second, over the last one to two ticks.
+        # (time, answers) one to two ticks ago, and at the last tick.
         self._marks = ((0.0, 0), (0.0, 0))
 
     @property
@@ -116,16 +113,20 @@ class AsyncProcessor:
 
     @property
     def is_accepting(self) -> bool:
-        """Whether tasks are taken: between start() and drain() or stop()."""
+        """Whether it takes tasks: from start() until stop()."""
         return self._is_accepting
 
     def __len__(self) -> int:
-        """Return the tasks waiting."""
+        """Return the number of tasks that wait."""
         return len(self._queue) + self._chained
 
     def _running(self) -> int:
-        """Return the tasks begun and not ended."""
-        return len(self._workers) - len(self._idle) + len(self._logins)
+        """Return the number of tasks begun and not ended."""
+        return len(self._workers) - len(self._idle) + len(self._beside)
+
+    def workers(self) -> list[WorkerState]:
+        """Return every worker and its task, for diagnosis."""
+        return [worker.state() for worker in (*self._workers, *self._beside)]
 
     def _is_drained(self) -> bool:
         return not self._running() and not len(self)
@@ -146,12 +147,12 @@ class AsyncProcessor:
         self._schedule_tick()
 
     async def stop(self, drain_timeout: float = 0.0) -> None:
-        """Take no new tasks, let those that are there finish, then end what is left by 503.
+        """Refuse new tasks, let the present ones finish, then end the rest by 503.
 
-        May be called any number of times, and without start().
+        Idempotent, and allowed without start().
 
         Args:
-            drain_timeout: How long they may go on, seconds.
+            drain_timeout: Time the present tasks get, seconds.
         """
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop(drain_timeout))
@@ -159,7 +160,7 @@ class AsyncProcessor:
 
     async def _stop(self, drain_timeout: float) -> None:
         self._is_accepting = False
-        self._is_started = True  # a stopped processor is not started again
+        self._is_started = True  # makes a later start() raise
         self._drained = asyncio.Event()
         if drain_timeout > 0 and not self._is_drained():
             try:
@@ -180,7 +181,7 @@ class AsyncProcessor:
                 self._failures.add(task, stopped, now)
                 fail(task, ErrorCode.BUSY, Outcome.NOT_STARTED, now, self._counters)
         self._chained = 0
-        for worker in [*self._workers, *self._logins]:
+        for worker in [*self._workers, *self._beside]:
             worker.give_up()
         self._chains.clear()
         self._workers.clear()
@@ -188,10 +189,10 @@ class AsyncProcessor:
         self._failures.close()
 
     def submit(self, task: AsyncTask, now: float) -> bool:
-        """Queue a task, and hand it to a worker where one is idle or may be added.
+        """Give a task to a worker that is idle or may be added, else queue it.
 
         Returns:
-            False where the queue is full or the processor takes none: the caller answers 503.
+            False where the queue is full or the processor stops; the caller answers 503.
         """
         queue = self._queue
         if not self._is_accepting:
@@ -210,7 +211,7 @@ class AsyncProcessor:
                 return True
             self._chains[key] = deque()
         if self._idle and not queue and not self._is_handing_out:
-            # Most tasks: what _hand_out() does, without its loop.
+            # The usual case: as _hand_out(), without its loop.
             worker = self._idle.pop()
             if not worker.begin(task, now):
                 self._free(worker, task, now)
@@ -220,16 +221,30 @@ class AsyncProcessor:
             self._hand_out(now)
         return True
 
-    def login(self, task: AsyncTask, now: float) -> None:
-        """Run a hello now, beside the pool: it waits for no worker and outlives its connection."""
+    def run_at_once(
+        self,
+        task: AsyncTask,
+        now: float,
+        on_answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
+        on_end: Callable[[AsyncTask], None],
+    ) -> None:
+        """Run a task beside the pool: it waits for no worker and for no task before it.
+
+        Args:
+            task: The task.
+            now: Loop time.
+            on_answer: Called with its answer; the callee passes it on, see reply().
+            on_end: Called once when it has ended, however it ended.
+        """
         self._counters.tasks += 1
-        worker = self._make_worker(self._login_answered, self._login_ended)
-        self._logins[worker] = None
+        free = partial(self._free_beside, on_end)
+        worker = self._make_worker(f"login-{task.task_id}", on_answer, free)
+        self._beside[worker] = None
         if not worker.begin(task, now):
-            self._login_ended(worker, task, now)
+            free(worker, task, now)
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        """Give a task's session its answer, with the notifies around it."""
+        """Give a task's session the answer, with the notifies bound to it."""
         client_seq = task.request.seq_id
         before, after = answer.notifies()
         if task.session.answer(client_seq, answer.body(client_seq), before, after, now):
@@ -238,7 +253,7 @@ class AsyncProcessor:
             self._counters.closed_499 += 1
 
     def retry_after_ms(self) -> int:
-        """Return when a refused request may be sent again: queue length ÷ answers a second."""
+        """Return the time after which to send a refused request again: queue ÷ answers a second."""
         since, answers_then = self._marks[0]
         answered = self._counters.answers - answers_then
         elapsed = self._now() - since
@@ -248,16 +263,18 @@ class AsyncProcessor:
         return max(MIN_RETRY_MS, min(wait_ms, MAX_RETRY_MS))
 
     def tick(self, now: float) -> None:
-        """Retire workers that were idle too long and move the window of answers a second."""
+        """Retire workers that were idle too long, and move the window of answers a second."""
         self._failures.tick(now)
         if now - self._marks[1][0] >= TICK_S:
             self._marks = (self._marks[1], (now, self._counters.answers))
         idle = self._idle
         too_many = len(self._workers) - self.start_workers
-        # The stack's bottom is who was idle longest.
+        # Workers are taken from the right, so the leftmost was idle longest.
         while too_many > 0 and idle and now - idle[0].idle_since >= self._idle_timeout:
-            del self._workers[idle.popleft()]
+            worker = idle.popleft()
+            del self._workers[worker]
             too_many -= 1
+            logger.debug("worker_retired", extra=keys(worker=worker.worker_id))
 
     def _schedule_tick(self) -> None:
         pause = max(0.01, min(TICK_S, self._idle_timeout / 2))
@@ -268,11 +285,11 @@ class AsyncProcessor:
         self._schedule_tick()
 
     def _hand_out(self, now: float) -> None:
-        """Give the tasks that wait to workers; the pool grows while none is idle."""
+        """Give queued tasks to workers; the pool grows while none is idle."""
         if self._is_stopped:
             return
         queue, idle = self._queue, self._idle
-        # A task that ends at once may let others in: this loop takes them, nobody on top of it.
+        # A task that ends at once may queue another; this loop takes that too, without recursion.
         self._is_handing_out = True
         try:
             while queue:
@@ -290,20 +307,25 @@ class AsyncProcessor:
 
     def _make_worker(
         self,
+        worker_id: str,
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
         free: Callable[[Worker, AsyncTask, float], None],
     ) -> Worker:
-        return Worker(self._upstream, self._counters, self._failures, self._now, answer, free)
+        return Worker(
+            worker_id, self._upstream, self._counters, self._failures, self._now, answer, free
+        )
 
     def _add_worker(self) -> Worker:
-        worker = self._make_worker(self.reply, self._free)
+        self._last_worker += 1
+        worker = self._make_worker(f"worker-{self._last_worker}", self.reply, self._free)
         self._workers[worker] = None
         counters = self._counters
         counters.peak_workers = max(counters.peak_workers, len(self._workers))
+        logger.debug("worker_added", extra=keys(worker=worker.worker_id))
         return worker
 
     def _free(self, worker: Worker, task: AsyncTask, now: float) -> None:
-        """Take back a worker whose task has ended, and give it the next one that waits."""
+        """Take back a worker whose task has ended, and give out a queued task if there is one."""
         self._idle.append(worker)
         if task.route.serial:
             self._release_chain((task.session_id, task.route))
@@ -314,7 +336,7 @@ class AsyncProcessor:
             self._drained.set()
 
     def _release_chain(self, key: tuple[str, Route]) -> None:
-        """Let the next of a session's tasks on a serial route into the queue."""
+        """Queue the next of a session's tasks on a serial route."""
         chain = self._chains.get(key)
         if chain:
             self._chained -= 1
@@ -322,16 +344,16 @@ class AsyncProcessor:
         else:
             self._chains.pop(key, None)
 
-    def _login_answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        (self.on_login or self.reply)(task, answer, now)
-
-    def _login_ended(self, worker: Worker, task: AsyncTask, now: float) -> None:
-        self._logins.pop(worker, None)
+    def _free_beside(
+        self, on_end: Callable[[AsyncTask], None], worker: Worker, task: AsyncTask, now: float
+    ) -> None:
+        """Drop a worker whose task beside the pool has ended."""
+        self._beside.pop(worker, None)
         try:
-            if self.on_login_ended is not None:
-                self.on_login_ended(task)
+            on_end(task)
         except Exception:
             self._counters.internal_errors += 1
-            logger.exception("login_failed", extra=keys(session=task.session_id))
+            names = keys(worker=worker.worker_id, session=task.session_id)
+            logger.exception("login_failed", extra=names)
         if self._drained is not None and self._is_drained():
             self._drained.set()

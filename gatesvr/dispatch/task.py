@@ -1,10 +1,11 @@
-"""AsyncTask: one accepted request on its way through an upstream; and the layer's counters."""
+"""AsyncTask: one accepted request on its way to an upstream; and the layer's counters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from ..observe.metrics import Counter, Gauge
 from ..protocol.server import ProtocolCounters
 from ..upstream.call import Call
 
@@ -17,16 +18,18 @@ __all__ = ["AsyncTask", "DispatchCounters"]
 
 
 class AsyncTask(Call):
-    """One accepted request; to the upstream layer it is the call that it needs.
+    """One accepted request, and the call that the upstream layer makes for it.
 
     Attributes:
-        session: The session that asked; it gets the answer, whatever connection it has by then.
+        session: The session that asked; it gets the answer on the connection it has by then.
         request: The client's message.
-        route: Where it goes.
-        is_login: Whether it is a hello, which runs outside the pool.
+        route: The service, and the order of its answers.
+        is_login: Whether it is a hello, which runs beside the pool; see Login.
     """
 
-    __slots__ = ("is_login", "request", "route", "session")
+    __slots__ = ("request", "route", "session")
+
+    is_login: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -35,10 +38,8 @@ class AsyncTask(Call):
         request: ClientRequest,
         route: Route,
         context: float,
-        *,
-        is_login: bool = False,
     ) -> None:
-        # All of Call's fields are set here: its own __init__ would be one more call a request.
+        # Sets all fields of Call, whose own __init__ would cost one more call a request.
         self.on_end = None
         self.upstream_req = b""  # until a worker makes it
         self.request_id = task_id
@@ -50,7 +51,6 @@ class AsyncTask(Call):
         self.session = session
         self.request = request
         self.route = route
-        self.is_login = is_login
 
     @property
     def task_id(self) -> int:
@@ -85,57 +85,57 @@ class AsyncTask(Call):
 
 @dataclass(slots=True)
 class DispatchCounters(ProtocolCounters):
-    """What dispatch, and the protocol under it, count; every refusal has its own.
+    """Counts what dispatch and the protocol below it do; every refusal has a counter of its own.
 
-    What becomes of sessions (STARTs, logins, ends) is counted in session, and protocol errors where
-    the connection is closed for them, in transport.
+    The session layer counts what happens to sessions (STARTs, logins, ends), and transport counts
+    the connections closed for a protocol error.
     """
 
-    heartbeats: int = 0
+    heartbeats: Counter = 0
     """HEARTBEATs answered."""
-    acks: int = 0
-    """ACK frames; acks that other frames carry are none."""
-    start_timeouts: int = 0
+    acks: Counter = 0
+    """ACK frames; an ack on another frame does not count."""
+    start_timeouts: Counter = 0
     """Connections closed 4408 because no START came."""
-    frame_timeouts: int = 0
-    """Connections closed 4408 because a frame was begun and not ended."""
-    heartbeat_timeouts: int = 0
+    frame_timeouts: Counter = 0
+    """Connections closed 4408 because a frame was begun and not finished in time."""
+    heartbeat_timeouts: Counter = 0
     """Connections closed 4408 because the client was silent."""
-    held_overflows: int = 0
+    held_overflows: Counter = 0
     """Connections closed 4429 because the client sent too far ahead."""
-    unread_overflows: int = 0
-    """Connections closed 4429 because the client asked on and read no answers."""
-    fenced: int = 0
-    """Messages read on a connection that its session had already left."""
-    bad_payloads: int = 0
+    unread_overflows: Counter = 0
+    """Connections closed 4429 because the client kept asking and read no answers."""
+    fenced: Counter = 0
+    """Messages read on a connection after its session moved to another."""
+    bad_payloads: Counter = 0
     """Requests answered by ERROR 400 because their payload does not decode."""
-    not_logged_in: int = 0
+    not_logged_in: Counter = 0
     """Requests answered by ERROR 401."""
-    no_route: int = 0
-    """Requests answered by ERROR 404 because no route takes their action."""
-    refused_full: int = 0
+    no_route: Counter = 0
+    """Requests answered by ERROR 404 because no route matches their action."""
+    refused_full: Counter = 0
     """Requests answered by ERROR 503 because the task queue was full."""
-    refused_draining: int = 0
+    refused_draining: Counter = 0
     """Requests answered by ERROR 503 because the gateway was about to stop."""
-    tasks: int = 0
-    """Requests taken on, hellos included; each ends as one of answers or of closed_499."""
-    answers: int = 0
-    """Tasks whose client got an answer, be it an ERROR."""
-    closed_499: int = 0
+    tasks: Counter = 0
+    """Tasks made, hellos included; each ends as one of answers or one of closed_499."""
+    answers: Counter = 0
+    """Tasks whose client got an answer or an ERROR."""
+    closed_499: Counter = 0
     """Tasks whose session was closed before their answer."""
-    deadlines: int = 0
-    """Tasks answered by ERROR 504, wherever they were when their time was over."""
-    foreign_answers: int = 0
+    deadlines: Counter = 0
+    """Tasks answered by ERROR 504, at whatever step their deadline passed."""
+    foreign_answers: Counter = 0
     """Answers that carried the client_seq_id of another request."""
-    internal_errors: int = 0
-    """Exceptions of ours on a task's way."""
-    workers: int = 0
-    """Workers now (a gauge)."""
-    idle_workers: int = 0
-    """Workers without a task now (a gauge)."""
-    peak_workers: int = 0
-    """The most workers that there were at a time."""
-    queued: int = 0
-    """Tasks waiting now (a gauge)."""
-    running: int = 0
-    """Tasks begun and not ended now (a gauge)."""
+    internal_errors: Counter = 0
+    """Exceptions in the gateway's own code while it handled a task."""
+    workers: Gauge = 0
+    """Workers now."""
+    idle_workers: Gauge = 0
+    """Workers without a task now."""
+    peak_workers: Counter = 0
+    """Most workers at a time."""
+    queued: Gauge = 0
+    """Tasks waiting now."""
+    running: Gauge = 0
+    """Tasks begun and not ended, hellos included."""

@@ -1,19 +1,23 @@
 """Worker: a place in the pool, and the steps of the task that has it.
 
-The steps: session still valid → call the upstream → before-notifies, answer and after-notifies as
-one fill of the session's order. A worker is no asyncio task: between its steps it waits for one
-thing only, the end of its call, and is called back then. (Waiting in a task of its own took two
-turns of the loop and two futures a request.)
+The steps: check that the session is valid → call the upstream → put before-notifies, answer and
+after-notifies into the session's order as one fill.
+
+A worker is no coroutine and no asyncio task. It has one task at a time; begin() takes that up to
+its call, and the lane calls the worker back when the call has ended. The pool's size is therefore
+the number of calls open at a time, and a request costs no turn of the loop and no future. (An
+asyncio task for each worker cost two of each a request.)
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ErrorCode, UpstreamError
+from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.log import keys
-from ..protocol.messages import Outcome
+from .failures import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,79 +27,50 @@ if TYPE_CHECKING:
     from .failures import FailureLog
     from .task import AsyncTask, DispatchCounters
 
-__all__ = ["Worker", "fail"]
+__all__ = ["Worker", "WorkerState"]
 
 logger = logging.getLogger("gatesvr.dispatch")
 
-# What a client reads; an upstream's own text and address never go into an ERROR.
-_MESSAGES = {
-    ErrorCode.NO_ROUTE: "no such service",
-    ErrorCode.TOO_LARGE: "request too large for the service",
-    ErrorCode.INTERNAL: "internal error",
-    ErrorCode.UPSTREAM_UNREACHABLE: "upstream unreachable or broken off",
-    ErrorCode.BUSY: "busy",
-    ErrorCode.DEADLINE: "deadline passed",
-}
-# The same where the service itself has ended the request.
-_DONE_MESSAGES = {
-    ErrorCode.BAD_REQUEST: "the service calls it a bad request",
-    ErrorCode.FORBIDDEN: "the service does not allow it",
-    ErrorCode.NO_ROUTE: "the service did not find it",
-    ErrorCode.TOO_LARGE: "answer too large",
-    ErrorCode.UNKNOWN_TYPE: "the service does not implement it",
-    ErrorCode.UPSTREAM_UNREACHABLE: "the service failed",
-    ErrorCode.BUSY: "the service is exhausted",
-}
 
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker at one moment, for diagnosis.
 
-def fail(
-    task: AsyncTask,
-    code: ErrorCode,
-    outcome: Outcome,
-    now: float,
-    counters: DispatchCounters,
-    retry_after_ms: int = 0,
-) -> None:
-    """Answer a task's request by an ERROR, unless its session is gone.
-
-    Raises nothing: further up is a lane with others' answers to hand on, or a stop with others'
-    tasks to end.
+    Attributes:
+        worker_id: ``worker-N`` in the pool, ``login-N`` beside it.
+        task_id: Its task, 0 while it is idle; the other fields describe the task.
+        session_id: The session that asked.
+        service_type: The service that was asked.
+        is_login: Whether the task is a hello.
+        request_bytes: Length of the BusinessRequest.
+        context: Loop time of the deadline.
     """
-    counters.deadlines += code == ErrorCode.DEADLINE
-    try:
-        is_kept = task.session.fail(
-            task.client_seq,
-            code,
-            (_DONE_MESSAGES if outcome is Outcome.DONE else _MESSAGES).get(code, "request failed"),
-            outcome=outcome,
-            retry_after_ms=retry_after_ms,
-            detail=str(task.task_id),
-            now=now,
-        )
-    except Exception:
-        counters.internal_errors += 1
-        logger.exception("task_lost", extra=keys(request_id=task.task_id, session=task.session_id))
-        return
-    if is_kept:
-        counters.answers += 1
-    else:
-        counters.closed_499 += 1
+
+    worker_id: str
+    task_id: int = 0
+    session_id: str = ""
+    service_type: str = ""
+    is_login: bool = False
+    request_bytes: int = 0
+    context: float = 0.0
 
 
 class Worker:
     """Takes one task at a time through its steps.
 
     Args:
+        worker_id: Its name in logs.
         upstream: Makes the calls.
         counters: The layer's counters.
-        failures: Gets the calls that failed.
+        failures: Logs calls that failed.
         clock: Loop time.
-        answer: Takes the answer of a task.
-        free: Called when a task has ended that did not end in begin().
+        answer: Called with a task and its answer.
+        free: Called when a task has ended, unless begin() returned False for it.
 
     Attributes:
-        task: The task it has, None while it is idle.
-        idle_since: Loop time of the end of its last task.
+        worker_id: Its name in logs.
+        task: Its task, None while it is idle.
+        idle_since: Loop time at which its last task ended.
     """
 
     __slots__ = (
@@ -107,10 +82,12 @@ class Worker:
         "_upstream",
         "idle_since",
         "task",
+        "worker_id",
     )
 
     def __init__(
         self,
+        worker_id: str,
         upstream: UpstreamManager,
         counters: DispatchCounters,
         failures: FailureLog,
@@ -118,6 +95,7 @@ class Worker:
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
         free: Callable[[Worker, AsyncTask, float], None],
     ) -> None:
+        self.worker_id = worker_id
         self._upstream = upstream
         self._counters = counters
         self._failures = failures
@@ -127,11 +105,26 @@ class Worker:
         self.task: AsyncTask | None = None
         self.idle_since = clock()
 
+    def state(self) -> WorkerState:
+        """Return the worker and its task as they are now."""
+        task = self.task
+        if task is None:
+            return WorkerState(self.worker_id)
+        return WorkerState(
+            self.worker_id,
+            task.task_id,
+            task.session_id,
+            task.service_type,
+            task.is_login,
+            len(task.business_req),
+            task.context,
+        )
+
     def begin(self, task: AsyncTask, now: float) -> bool:
         """Take a task through its steps up to the call.
 
         Returns:
-            Whether the call is under way; False where the task has ended.
+            True where the call is under way, False where the task has ended already.
         """
         session = task.session
         if not session.is_valid:
@@ -161,7 +154,7 @@ class Worker:
         return True
 
     def give_up(self) -> None:
-        """End the task it has, if any, by 503: the pool stops."""
+        """End its task, if it has one, by 503: the pool stops."""
         task = self.task
         if task is not None:
             self.task = None
@@ -174,10 +167,10 @@ class Worker:
             self._free(self, task, now)
 
     def _ended(self, answer: UpstreamAnswer | None, error: UpstreamError | None) -> None:
-        """Take the task through its last step: its call has ended."""
+        """Take the task through its last step, now that its call has ended."""
         task = self.task
         if task is None:
-            return  # given up, and the error was on its way
+            return  # given up while the error was on its way
         self.task = None
         now = self._clock()
         try:
@@ -196,7 +189,7 @@ class Worker:
             self._free(self, task, now)
 
     def _refuse_answer(self, task: AsyncTask, now: float) -> None:
-        """Answer for an upstream whose answer is another request's."""
+        """Fail a task whose answer belongs to another request."""
         self._counters.foreign_answers += 1
         why = "client_seq_id of another request"
         error = UpstreamError(why, outcome=Outcome.UNKNOWN, status="foreign_answer")
@@ -207,8 +200,14 @@ class Worker:
         fail(task, error.code, error.outcome, now, self._counters, error.retry_after_ms)
 
     def _fail_internal(self, task: AsyncTask, outcome: Outcome, error: Exception) -> None:
-        """Answer for a step of ours that raised."""
+        """Fail a task at which the gateway's own code raised."""
         self._counters.internal_errors += 1
-        names = keys(request_id=task.task_id, session=task.session_id)
+        names = keys(
+            worker=self.worker_id,
+            request_id=task.task_id,
+            session=task.session_id,
+            service=task.service_type,
+            bytes=len(task.business_req),
+        )
         logger.error("task_failed", extra=names, exc_info=error)
         fail(task, ErrorCode.INTERNAL, outcome, self._clock(), self._counters)

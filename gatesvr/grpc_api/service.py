@@ -1,4 +1,4 @@
-"""PushService: the gRPC server of GatewayService and its life (PROTOCOL 7.4)."""
+"""PushService: starts and stops the gRPC server of GatewayService (PROTOCOL 7.5)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from .servicer import GatewayServicer
 
 if TYPE_CHECKING:
     from ..config import PushConfig
-    from ..control.commands import PushCommands
-    from ..session.events import EventHub
-    from ..upstream.registry import UpstreamRegistry
+    from ..control.commands import Commands
 
 __all__ = ["PushService"]
 
 SERVICE_NAME = "gatesvr.proto.GatewayService"
 MAX_STREAMS = 1_024
-"""rpcs at a time, a caller's connection."""
+"""Concurrent rpcs on one caller's connection."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
-"""Silence after which a ping asks whether the caller is still there."""
+"""Silence after which the server pings the caller."""
 MIN_PING_INTERVAL_MS = 30_000
-"""Callers may ping as often."""
+"""Shortest interval at which callers may ping."""
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
@@ -42,26 +40,20 @@ class PushService:
     """The gRPC server of GatewayService, with the standard health service beside it.
 
     Args:
-        config: Where to listen, and whether that needs ``insecure``.
-        commands: Does what is asked of sessions.
-        events: Tells what happens to them.
-        registry: Where upstreams register.
-        max_message_bytes: The largest frame that any client takes; gRPC's own limits follow.
+        config: The address, and ``insecure``, without which it must be loopback.
+        commands: Carries out the rpcs.
+        max_message_bytes: The largest frame that any client accepts; it sets gRPC's limits.
     """
 
     def __init__(
         self,
         config: PushConfig,
-        commands: PushCommands,
-        events: EventHub,
-        registry: UpstreamRegistry,
+        commands: Commands,
         *,
         max_message_bytes: int = 1 << 20,
     ) -> None:
         self._config = config
         self._commands = commands
-        self._events = events
-        self._registry = registry
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
         self._health: health.aio.HealthServicer | None = None
@@ -70,16 +62,16 @@ class PushService:
 
     @property
     def address(self) -> str:
-        """The bound ``HOST:PORT``, empty while it does not run."""
+        """The bound ``HOST:PORT``, empty while the server does not run."""
         return self._address
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            ConfigError: The address is taken or no address of this machine, or it is not loopback
-                and ``push.insecure`` is not set.
-            RuntimeError: It runs already.
+            ConfigError: The address is in use or not of this machine, or it is not loopback and
+                ``push.insecure`` is not set.
+            RuntimeError: The server runs already.
         """
         if self._server is not None:
             raise RuntimeError("the push service runs already")
@@ -89,13 +81,12 @@ class PushService:
             max_grpc_bytes(self._max_message_bytes),
             (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
-                # Subscribers of events may hear nothing for long: both sides look whether the
-                # other is still there.
+                # A subscriber may get no event for a long time, so both sides ping.
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ),
         )
-        servicer = GatewayServicer(self._commands, self._events, self._registry)
+        servicer = GatewayServicer(self._commands)
         pb_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -112,7 +103,7 @@ class PushService:
         logger.info("push_listening", extra=keys(address=self._address))
 
     async def stop(self) -> None:
-        """Refuse new calls and give running ones a second; does nothing when it is stopped."""
+        """Refuse new calls and give running ones a second. Idempotent."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -124,10 +115,10 @@ class PushService:
         self._address = ""
 
     def _probe(self, host: str, port: int) -> None:
-        """Refuse an address that cannot be bound, in words that gRPC does not have.
+        """Try to bind the address, because gRPC does not say why it cannot.
 
         Raises:
-            ConfigError: With the system's own reason.
+            ConfigError: The address cannot be bound; the message has the system's reason.
         """
         try:
             found = socket.getaddrinfo(
@@ -135,14 +126,14 @@ class PushService:
             )
         except OSError as error:
             raise self._bad(error.strerror or str(error)) from None
-        except UnicodeError as error:  # a label that is empty or too long
+        except UnicodeError as error:  # a label of the name is empty or too long
             raise self._bad(f"not a host name: {error}") from None
         if not self._config.insecure and not all(
             ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
         ):
             raise self._bad(
-                "not loopback: whoever reaches it can push to every client; "
-                "set push.insecure = true where only upstreams do"
+                "not loopback: anyone who can reach it can push to every client; "
+                "set push.insecure = true if only upstreams can reach it"
             )
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:

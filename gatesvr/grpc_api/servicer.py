@@ -1,4 +1,4 @@
-"""GatewayServicer: the rpcs of GatewayService; what they do is in PushCommands."""
+"""GatewayServicer: the rpcs of GatewayService, each on a command of control."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ import grpc
 
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as pb_grpc
-from ..control.commands import RefusedError
-from ..control.events import EventStream
+from ..control.targets import RefusedError
 from ..errors import QueueFull
 from ..grpcio import CALL_ENDED
+from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
 if TYPE_CHECKING:
-    from ..control.commands import PushCommands
-    from ..observe.events import SessionEvent
-    from ..service.results import RegistryResult
-    from ..session.events import EventHub
-    from ..upstream.registry import UpstreamRegistry
+    from ..control.commands import Commands
+    from ..control.events import EventStream
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -37,7 +34,7 @@ logger = logging.getLogger("gatesvr.grpc_api")
 def _rpc(
     method: Callable[[GatewayServicer, Any, _Context], Any],
 ) -> Callable[..., Awaitable[Any]]:
-    """Make a unary rpc of a method: count it, and tell the caller nothing of our faults."""
+    """Return a method as a unary rpc: counted, and without details of internal errors."""
 
     @functools.wraps(method)
     async def call(self: GatewayServicer, request: Any, context: _Context) -> Any:
@@ -61,18 +58,13 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     """The rpcs of GatewayService.
 
     Args:
-        commands: Does what is asked of sessions.
-        events: Tells what happens to them.
-        registry: Where upstreams register.
+        commands: Carries them out.
     """
 
-    def __init__(
-        self, commands: PushCommands, events: EventHub, registry: UpstreamRegistry
-    ) -> None:
+    def __init__(self, commands: Commands) -> None:
         self.counters = commands.counters
         self._commands = commands
-        self._events = events
-        self._registry = registry
+        self._pushes = commands.pushes
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
 
@@ -83,7 +75,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self, request: pb.UnicastPushRequest, context: object
     ) -> pb.UnicastPushResponse:
         """Queue a notify for a session, or for every session of an openid."""
-        return self._commands.push(request)
+        return self._pushes.push(request)
 
     async def PushStream(  # noqa: N802
         self,
@@ -92,14 +84,14 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[pb.UnicastPushBatchResponse]:
         """Answer each batch with one of the same length, in order.
 
-        A batch of more than MAX_BATCH is INVALID_ARGUMENT, and none of it is done.
+        A batch of more than MAX_BATCH pushes gets INVALID_ARGUMENT, and none of it is done.
         """
         self.counters.calls += 1
         self.counters.streams += 1
         try:
             async for batch in request_iterator:
-                self._commands.check_batch(len(batch.requests))
-                responses = await self._commands.push_batch(batch.requests)
+                self._pushes.check_batch(len(batch.requests))
+                responses = await self._pushes.push_batch(batch.requests)
                 yield pb.UnicastPushBatchResponse(responses=responses)
         except RefusedError as refusal:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
@@ -114,15 +106,15 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     async def BroadcastToClients(  # noqa: N802
         self, request: pb.BroadcastRequest, context: object
     ) -> pb.BroadcastResponse:
-        """Queue a notify for every session that is logged in (PROTOCOL 5.6)."""
-        return await self._commands.broadcast(request)
+        """Queue a notify for every logged-in session (PROTOCOL 5.6)."""
+        return await self._pushes.broadcast(request)
 
     @_rpc
     async def MulticastToClients(  # noqa: N802
         self, request: pb.MulticastRequest, context: object
     ) -> pb.BroadcastResponse:
-        """Queue a notify for each session that the targets name, once for each."""
-        return await self._commands.multicast(request)
+        """Queue a notify once for each session of the targets."""
+        return await self._pushes.multicast(request)
 
     # Sessions.
 
@@ -130,8 +122,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     async def KickClient(  # noqa: N802
         self, request: pb.KickRequest, context: object
     ) -> pb.UnicastPushResponse:
-        """Close a session, or every session of an openid, telling the clients why."""
-        return await self._commands.kick(request)
+        """Close a session, or every session of an openid, and tell the clients why."""
+        return await self._commands.sessions.kick(request)
 
     @_rpc
     def GetSession(  # noqa: N802
@@ -139,16 +131,16 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     ) -> pb.SessionInfo:
         """Return a session and its queue; found is false where there is none.
 
-        An openid with several sessions is FAILED_PRECONDITION: ask by session id.
+        An openid with several sessions gets FAILED_PRECONDITION; ask by session id then.
         """
-        return self._commands.get_session(request)
+        return self._commands.sessions.get(request)
 
     @_rpc
     async def ListSessions(  # noqa: N802
         self, request: pb.ListSessionsRequest, context: object
     ) -> pb.ListSessionsResponse:
-        """Return a page of the sessions; a wrong field is INVALID_ARGUMENT."""
-        return await self._commands.list_sessions(request)
+        """Return a page of the sessions; an invalid field gets INVALID_ARGUMENT."""
+        return await self._commands.sessions.list(request)
 
     # Upstreams.
 
@@ -157,46 +149,36 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self, request: pb.UpstreamRegisterRequest, context: _Context
     ) -> pb.UpstreamRegisterResponse:
         """Add an endpoint of a service (PROTOCOL 7.8)."""
-        result = self._registry.register(
-            request.address,
-            request.zone_id,
-            request.service_name,
-            request.lease_seconds,
-            request.weight,
-            caller_ip(context.peer()),
-        )
-        return _register_response(result)
+        return self._commands.registration.register(request, caller_ip(context.peer()))
 
     @_rpc
     def KeepUpstreamAlive(  # noqa: N802
         self, request: pb.LeaseRequest, context: object
     ) -> pb.UpstreamRegisterResponse:
-        """Start an endpoint's lease anew."""
-        result = self._registry.keep_alive(request.lease_id)
-        return _register_response(result)
+        """Restart an endpoint's lease."""
+        return self._commands.registration.keep_alive(request)
 
     @_rpc
     def DeregisterUpstream(  # noqa: N802
         self, request: pb.LeaseRequest, context: object
     ) -> pb.UpstreamRegisterResponse:
-        """Take an endpoint away."""
-        result = self._registry.deregister(request.lease_id)
-        return _register_response(result)
+        """Remove an endpoint."""
+        return self._commands.registration.deregister(request)
 
     # Events.
 
     async def SubscribeEvents(  # noqa: N802
         self, request: pb.SubscribeRequest, context: _Context
     ) -> None:
-        """Write session events until the caller goes or the gateway stops.
+        """Write session events until the caller leaves or the gateway stops.
 
-        A kind that there is not is INVALID_ARGUMENT, a subscriber too many RESOURCE_EXHAUSTED.
+        An unknown kind gets INVALID_ARGUMENT, one subscriber too many RESOURCE_EXHAUSTED.
         """
         counters = self.counters
         counters.calls += 1
         if self._is_ended:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway stops")
-        stream = EventStream(self._events, request.kinds)
+        stream = self._commands.events(request.kinds)
         try:
             stream.begin()
         except ValueError as error:
@@ -207,13 +189,13 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._event_streams.add(stream)
         counters.event_streams += 1
         try:
-            # At once: from here on the caller knows that it hears of everything.
+            # Sent at once: it tells the caller that no event is missed from here on.
             await context.send_initial_metadata(())
             async for event in stream:
-                await context.write(_event_message(event))
+                await context.write(to_pb(event))
                 counters.events_sent += 1
         except CALL_ENDED:
-            # The caller went while we wrote; where we wait, gRPC cancels this task.
+            # The caller left during a write; while this task waits, gRPC cancels it instead.
             logger.debug("subscriber_gone", extra=keys(peer=context.peer()))
         except Exception:
             counters.internal_errors += 1
@@ -225,42 +207,17 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             counters.event_streams -= 1
 
     def end_events(self) -> None:
-        """End the event streams, behind what has happened by now, and refuse new ones."""
+        """End the event streams after the events so far, and refuse new ones."""
         self._is_ended = True
         for stream in self._event_streams:
             stream.end()
 
 
-def _event_message(event: SessionEvent) -> pb.SessionEvent:
-    return pb.SessionEvent(
-        kind=event.kind,
-        session_id=event.session_id,
-        openid=event.openid,
-        generation=event.generation,
-        reason=event.reason,
-        at_ms=event.at_ms,
-        last_sent_seq=event.last_sent_seq,
-        last_acked_seq=event.last_acked_seq,
-        max_client_seq=event.max_client_seq,
-        undelivered=event.undelivered,
-        missed=event.missed,
-    )
-
-
-def _register_response(result: RegistryResult) -> pb.UpstreamRegisterResponse:
-    return pb.UpstreamRegisterResponse(
-        success=result.success,
-        message=result.message,
-        error_code=result.error_code,
-        lease_id=result.lease_id,
-    )
-
-
 def caller_ip(peer: str) -> str:
-    """Return the address in a gRPC peer name, empty where it has none.
+    """Return the IP address in a gRPC peer name, empty where there is none.
 
-    ``ipv4:127.0.0.1:5000`` and ``ipv6:[::1]:5000`` (brackets may be percent-encoded) have one,
-    ``unix:`` has none.
+    ``ipv4:127.0.0.1:5000`` and ``ipv6:[::1]:5000`` (brackets may be percent-encoded) contain one,
+    ``unix:`` does not.
     """
     family, _, rest = urllib.parse.unquote(peer).partition(":")
     if family not in ("ipv4", "ipv6"):

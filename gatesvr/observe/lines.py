@@ -1,11 +1,10 @@
-"""LineWriter: writes to a descriptor that may block or fail, and keeps nobody waiting for it."""
+"""LineWriter: writes lines to a descriptor that may block or fail, without blocking the caller."""
 
 from __future__ import annotations
 
 import os
 import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -21,6 +20,9 @@ class LineWriter:
     A terminal that is stopped by Ctrl-S, a pipe that nobody reads, a full disk: each holds up or
     fails the thread and nothing else. Lines above the bound, and lines that cannot be written, are
     dropped and counted; once writing works again a notice says how many.
+
+    A forked child has no such thread: its lines wait until they are dropped. We start processes by
+    spawn or exec; a service that forks its own workers sets up logging again in each.
 
     Args:
         descriptor: An open file descriptor; it stays open.
@@ -60,7 +62,7 @@ class LineWriter:
             self.dropped += 1
 
     def put(self, line: bytes) -> None:
-        """Have a line written, its line end included."""
+        """Queue a line, its line end included."""
         with self._changed:
             if self.is_full:
                 self.dropped += 1
@@ -80,12 +82,9 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything is written, seconds at most; return whether it is."""
-        end = time.monotonic() + timeout
+        """Wait until everything is written, at most timeout seconds; return whether it is."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: not self._lines and not self._is_writing, end - time.monotonic()
-            )
+            return self._changed.wait_for(lambda: not self._lines and not self._is_writing, timeout)
 
     def _run(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What a ClientProtocol tells its owner: one small class an event."""
+"""The events that a ClientProtocol returns: one small class each."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
 
 @dataclass(slots=True)
 class Started:
-    """START_RESP: the session is there. What was not accepted is queued to be sent again.
+    """START_RESP: the session is up. Requests that were not accepted are queued to be sent again.
 
     Attributes:
         session_id: The session.
-        is_resumed: Whether it is the one there was before.
-        is_logged_in: Whether a hello of it was answered 200; where not, log in.
+        is_resumed: Whether it is the previous session.
+        is_logged_in: Whether one of its hellos was answered 200; if not, log in.
         response: The whole message.
     """
 
@@ -65,7 +65,7 @@ class StartRefused:
 
 @dataclass(slots=True)
 class SessionReset:
-    """The session there was is gone: its requests have failed, positions start again at 0.
+    """The session is lost: its requests have failed, and positions start again at 0.
 
     Attributes:
         session_id: The session that is gone.
@@ -101,7 +101,7 @@ class Answered:
 
 @dataclass(slots=True)
 class Failed:
-    """A request's ERROR, or that it has no answer any more.
+    """A request failed: the gateway sent an ERROR, or no answer can come any more.
 
     Attributes:
         client_seq: The request's number, 0 where the ERROR names none.
@@ -143,7 +143,7 @@ class Notify:
 
 @dataclass(slots=True)
 class Lost:
-    """Messages that the gateway could not keep: reported once.
+    """Messages that the gateway could not keep; reported once.
 
     Attributes:
         from_seq: The first of them.
@@ -163,7 +163,7 @@ class Lost:
 
 @dataclass(slots=True)
 class Ignored:
-    """A sequenced push without meaning here: acknowledge() it.
+    """A sequenced push that means nothing to this client; acknowledge() it.
 
     Attributes:
         seq: The server seq.

@@ -1,4 +1,4 @@
-"""What the layers know of each other: the only upward calls there are.
+"""The interfaces between layers: the only upward calls.
 
 A connection (transport) is a Link to the session that uses it; what handles a connection's stream
 (dispatch) is a ConnectionHandler to the transport. Neither imports the other.
@@ -47,7 +47,7 @@ class Link(Protocol):
         """Return the stream bytes never yet transmitted."""
 
     def request_flush(self) -> None:
-        """Have handler.write_ready() called, and datagrams sent, at the end of this loop turn."""
+        """Call handler.write_ready() and send datagrams at the end of this loop turn."""
 
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close the connection with an application code.
@@ -62,7 +62,7 @@ class Link(Protocol):
         """
 
     def wake(self) -> None:
-        """Have handler.work() called by the connection task."""
+        """Ask the connection task to call handler.work()."""
 
     @property
     def is_closing(self) -> bool:
@@ -75,6 +75,12 @@ class Link(Protocol):
     @property
     def last_heard(self) -> float:
         """Loop time of the last stream byte or acknowledgement from the peer."""
+
+
+HIGH_WATER_BYTES = 64 << 10
+"""Bytes written to a link and not yet transmitted at which a session stops feeding it."""
+LOW_WATER_BYTES = 32 << 10
+"""Bytes not yet transmitted below which the connection asks the session for more."""
 
 
 class ConnectionHandler(Protocol):

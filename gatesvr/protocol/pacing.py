@@ -27,7 +27,7 @@ USUAL_SHARE = 8
 
 
 class AckPacer:
-    """Says when the position is to be acked on one connection.
+    """Decides when one connection acks the position.
 
     Attributes:
         acked: The position that the gateway knows.
@@ -48,7 +48,7 @@ class AckPacer:
         self._max_bytes = max(1, (max_unacked_bytes or UNACKED_BYTES) // UNACKED_BYTES_SHARE)
 
     def moved(self, position: int, now: float) -> bool:
-        """Take note of a new position; return whether an ack is to leave at once."""
+        """Record a new position; return whether to send an ack at once."""
         if position - self.acked >= self._max_messages or self.received_bytes >= self._max_bytes:
             return True
         if self.due_at is None:
@@ -66,7 +66,7 @@ class AckPacer:
 
 
 class HeartbeatPacer:
-    """Says when a heartbeat is due on one connection, and when the gateway is silent.
+    """Decides when one connection sends a heartbeat, and when the gateway counts as silent.
 
     Args:
         interval: Seconds between heartbeats.
@@ -109,13 +109,13 @@ class HeartbeatPacer:
         return min(self.due_at, missed_at)
 
     def sent(self, msg_id: int, now: float) -> None:
-        """Take note of a heartbeat that leaves now."""
+        """Record a heartbeat sent now."""
         self._sent_at = now
         self.due_at = now + self._interval
         self._is_unanswered = True
         self.msg_id = msg_id
 
     def answered(self, msg_id: int) -> None:
-        """Take note of a HEARTBEAT_RESP."""
+        """Record a HEARTBEAT_RESP."""
         if msg_id == self.msg_id:
             self._is_unanswered = False

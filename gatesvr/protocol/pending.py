@@ -1,4 +1,4 @@
-"""PendingRequest: a request that its client waits for the answer to."""
+"""PendingRequest: a request that has no answer yet."""
 
 from __future__ import annotations
 

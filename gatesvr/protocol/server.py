@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from .._core.codec import ClientRequest, RequestDecoder, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import ErrorCode, ProtocolError
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters
 from .messages import (
     RequestType,
     error_frame,
@@ -44,11 +44,11 @@ _ACK = int(RequestType.ACK)
 class ProtocolCounters(Counters):
     """What is refused before anybody else sees it, on all connections together."""
 
-    unknown_types: int = 0
+    unknown_types: Counter = 0
     """Frames answered by ERROR 501."""
-    bad_msg_ids: int = 0
+    bad_msg_ids: Counter = 0
     """Frames answered by ERROR 400 because their msg_id is 0."""
-    bad_heartbeats: int = 0
+    bad_heartbeats: Counter = 0
     """HEARTBEATs answered by ERROR 400 because their payload does not decode."""
 
 

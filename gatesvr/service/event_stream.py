@@ -1,4 +1,4 @@
-"""GatewayEvents: a gateway's session events as an upstream reads them."""
+"""GatewayEvents: a gateway's stream of session events, for upstream services."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from .._pb import upstream_pb2 as pb
 from ..errors import UpstreamError
-from ..observe.events import EventKind, SessionEvent
+from ..observe.event_pb import from_pb
+from .closing import AsyncClosing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Self
+
+    from ..observe.events import SessionEvent
 
 __all__ = ["GatewayEvents"]
 
-_KINDS = {str(kind): kind for kind in EventKind}
 
+class GatewayEvents(AsyncClosing):
+    """Session events from the moment of entering, for one task at a time.
 
-class GatewayEvents:
-    """Session events from the moment it is entered on, for one task at a time.
-
-    GatewayClient.events() makes it. It ends when the gateway stops. Waiting for an event may be
-    cancelled, by ``asyncio.timeout()`` say: the event is the next one then.
+    GatewayClient.events() makes it. It ends when the gateway stops. Cancelling the wait for an
+    event, with ``asyncio.timeout()`` for example, loses nothing: the next read returns that event.
 
     Args:
         subscribe: Begins the call.
-        streams: The client's open streams; this one is among them from entering to close().
-        timeout: Longest wait for the gateway's word that it is subscribed, seconds.
+        streams: The client's open streams; holds this one from entering to close().
+        timeout: Longest wait for the gateway to confirm the subscription, seconds.
 
     Raises:
-        UpstreamError: On entering or reading: the gateway cannot be reached, refuses (a kind that
-            it does not know, too many subscribers), or was lost.
+        UpstreamError: On entering or reading: the gateway is unreachable or lost, or it refuses
+            (an unknown kind, too many subscribers).
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class GatewayEvents:
         self._streams = streams
         self._timeout = timeout
         self._call: Any = None
-        # Awaits gRPC in the reader's place: a cancelled read would cancel the call.
+        # A future, because cancelling the reader must not cancel the read: that ends the call.
         self._read: asyncio.Future[Any] | None = None
         self._is_waiting = False
 
@@ -68,14 +67,6 @@ class GatewayEvents:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
     def __aiter__(self) -> Self:
         return self
 
@@ -97,10 +88,10 @@ class GatewayEvents:
         message = _result(read)
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
-        return _event(message)
+        return from_pb(message)
 
     async def close(self) -> None:
-        """Unsubscribe; may be called any number of times."""
+        """Unsubscribe. Idempotent."""
         self._streams.discard(self)
         if self._call is not None:
             self._call.cancel()
@@ -117,19 +108,3 @@ def _result(done: asyncio.Future[Any]) -> Any:
 
 def _lost(code: grpc.StatusCode, details: str | None) -> UpstreamError:
     return UpstreamError(f"gateway: {code.name}: {details}")
-
-
-def _event(message: pb.SessionEvent) -> SessionEvent:
-    return SessionEvent(
-        _KINDS.get(message.kind, message.kind),
-        session_id=message.session_id,
-        openid=message.openid,
-        generation=message.generation,
-        reason=message.reason,
-        at_ms=message.at_ms,
-        last_sent_seq=message.last_sent_seq,
-        last_acked_seq=message.last_acked_seq,
-        max_client_seq=message.max_client_seq,
-        undelivered=message.undelivered,
-        missed=message.missed,
-    )

@@ -1,4 +1,4 @@
-"""GatewayClient: the push API as upstream services call it."""
+"""GatewayClient: the push API for upstream services."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers
 from ..errors import ConfigError, UpstreamError
 from ..grpcio import make_channel
+from .closing import AsyncClosing
 from .event_stream import GatewayEvents
 from .push_api import PushApi
 from .push_stream import GrpcPushStream
@@ -21,8 +22,6 @@ from .results import RegistryResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
-    from typing import Self
 
     from .push_api import PushStream
 
@@ -30,17 +29,17 @@ __all__ = ["GatewayClient"]
 
 TIMEOUT_S = 5.0
 KEEPALIVE_MS = 60_000
-"""Silence after which a ping asks whether the gateway is still there."""
+"""Silence after which a ping checks that the gateway is still there."""
 
 
-class GatewayClient(PushApi):
-    """Calls a gateway's GatewayService. The channel is opened by the first call; close() it.
+class GatewayClient(PushApi, AsyncClosing):
+    """Calls a gateway's GatewayService. The first call opens the channel; close() it at the end.
 
-    Every method raises UpstreamError where the gateway cannot be reached or does not answer in
-    time, and ConfigError where no address is known.
+    Every method raises UpstreamError if the gateway is unreachable or does not answer in time, and
+    ConfigError if no address is set.
 
     Args:
-        address: The gateway's gRPC address, HOST:PORT; or what returns it when it is first needed.
+        address: The gateway's gRPC address, HOST:PORT; or a function that returns it at first use.
         timeout: Longest wait for an answer, seconds.
     """
 
@@ -54,19 +53,8 @@ class GatewayClient(PushApi):
         self._streams: set[GatewayEvents] = set()
         self._pushing: set[GrpcPushStream] = set()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
     def push_stream(self) -> PushStream:
-        """Return a PushStream of the gateway's; see PushApi."""
+        """Return a stream of pushes to the gateway; see PushApi."""
         return GrpcPushStream(lambda: self._connected().PushStream(), self._pushing, self._timeout)
 
     async def register(
@@ -85,7 +73,7 @@ class GatewayClient(PushApi):
         )
 
     async def keep_alive(self, lease_id: str) -> RegistryResult:
-        """Start the lease of a registered endpoint anew."""
+        """Renew the lease of a registered endpoint."""
         return await self._lease("KeepUpstreamAlive", pb.LeaseRequest(lease_id=lease_id))
 
     async def deregister(self, lease_id: str) -> RegistryResult:
@@ -93,17 +81,17 @@ class GatewayClient(PushApi):
         return await self._lease("DeregisterUpstream", pb.LeaseRequest(lease_id=lease_id))
 
     def events(self, kinds: Iterable[str] = ()) -> GatewayEvents:
-        """Return what happens to sessions, as it happens, to be entered by ``async with``::
+        """Return the stream of session events, for use with ``async with``::
 
             async with gateway.events(["expired", "closed"]) as events:
                 async for event in events:
                     print(event.kind, event.openid, event.undelivered)
 
-        It ends when the gateway stops, and raises UpstreamError when the gateway is lost. What
-        happens until the next subscription is told to nobody: look at the sessions() then.
+        It ends when the gateway stops, and raises UpstreamError when the gateway is lost. Events
+        between two subscriptions are not kept: call sessions() after each new subscription.
 
         Args:
-            kinds: Which events, EventKind or their names; none for all.
+            kinds: The events to subscribe to, EventKind or their names; empty for all.
         """
         request = pb.SubscribeRequest(kinds=kinds)
         return GatewayEvents(
@@ -123,7 +111,7 @@ class GatewayClient(PushApi):
             self._channel = None
 
     def _connected(self) -> Any:
-        """Return the stub, of a channel that is opened by the first call."""
+        """Return the stub; the first call opens its channel."""
         if self._channel is None:
             address = self.address if isinstance(self.address, str) else self.address()
             if not address:
@@ -138,7 +126,7 @@ class GatewayClient(PushApi):
 
     async def _call(self, method: str, request: Any) -> Any:
         call = getattr(self._connected(), method)
-        # A task of its own: cancelling the caller must not reach gRPC, whose cancelled calls leak.
+        # A separate task: cancelling the caller must not cancel the gRPC call, which would leak.
         task = asyncio.ensure_future(self._ask(call, request))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)

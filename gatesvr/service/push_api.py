@@ -1,7 +1,7 @@
-"""PushApi: what may be asked of a gateway about its sessions, over gRPC or inside it.
+"""PushApi: pushes, kicks and session queries, over gRPC or inside the gateway.
 
-Each method makes the message of its rpc, whoever carries that out; so GatewayClient and an embedded
-Gateway have the same methods, the same results and the same errors.
+Each method builds the message of its rpc and hands it to the subclass. So GatewayClient and an
+embedded Gateway share methods, results and errors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._pb import upstream_pb2 as pb
+from .closing import AsyncClosing
 from .results import PushResult, SessionInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
-    from types import TracebackType
-    from typing import Self
 
     from .request import Request
 
@@ -31,7 +30,7 @@ MAX_UINT32 = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One push of many, for push_many() and PushStream.push(); its fields are those of push()."""
+    """One push for push_many() or PushStream.push(); the fields are the parameters of push()."""
 
     target_id: str
     target_type: Target = "openid"
@@ -45,10 +44,10 @@ class Push:
     conflate_key: str = ""
 
     def message(self) -> pb.UnicastPushRequest:
-        """Return it as the rpcs take it.
+        """Return it as the message of the rpcs.
 
         Raises:
-            TypeError, ValueError: A field is of the wrong type or out of its range; named first.
+            TypeError, ValueError: A field has the wrong type or is out of range; named first.
         """
         return pb.UnicastPushRequest(
             target_type=_text("target_type", self.target_type),
@@ -60,47 +59,32 @@ class Push:
         )
 
 
-class PushStream(ABC):
-    """Pushes in a row, to be entered by ``async with``; their order is kept, also between calls.
+class PushStream(AsyncClosing):
+    """A stream of pushes that keeps their order, also between calls; use it with ``async with``.
 
     PushApi.push_stream() makes it.
     """
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
     async def push(self, *pushes: Push) -> list[PushResult]:
-        """Push; return what became of each.
+        """Push in order; return one result a push.
 
         Raises:
-            TypeError, ValueError: A field is of the wrong type or out of its range; none is pushed.
-            UpstreamError: The gateway is lost; what became of them is unknown.
+            TypeError, ValueError: A field has the wrong type or is out of range; none is pushed.
+            UpstreamError: The gateway is lost; it may or may not have taken the pushes.
         """
         answers = await self._push([push.message() for push in pushes])
         return [PushResult.of_push(answer) for answer in answers]
 
     @abstractmethod
-    async def close(self) -> None:
-        """End the stream; may be called any number of times."""
-
-    @abstractmethod
     async def _push(self, requests: list[pb.UnicastPushRequest]) -> list[pb.UnicastPushResponse]:
-        """Have the requests carried out, in order."""
+        """Carry out the requests in order; return one response for each."""
 
 
 class PushApi(ABC):
-    """What GatewayClient and Gateway share: pushes, kicks, and a look at the sessions.
+    """The methods that GatewayClient and Gateway share: pushes, kicks and session queries.
 
-    A parameter of the wrong type is a TypeError, one out of its range a ValueError; both begin with
-    its name. What the gateway refuses is told by the result.
+    A parameter of the wrong type raises TypeError, one out of range ValueError; both messages begin
+    with its name. If the gateway refuses, the result says so.
     """
 
     async def push(
@@ -120,17 +104,17 @@ class PushApi(ABC):
         """Push a notify to one session, or to all logged-in sessions of one openid.
 
         Args:
-            target_id: The session's id, or the openid.
-            target_type: Which of both it is.
-            msg_type: What the client tells notifies apart by.
+            target_id: A session id or an openid.
+            target_type: Which of the two it is.
+            msg_type: The kind of notify, for the client's code.
             title: Text for people.
-            content: Text for people; it is the payload where data is empty.
+            content: Text for people; also the payload if data is empty.
             data: The payload.
             metadata: Headers of the push.
-            push_id: A name of the caller's own; a repeated one is not queued again.
-            ttl: Seconds after which it need not be delivered any more; 0 for ever.
-            conflate_key: What it tells the newest of: it replaces the last notify with this key
-                that was not sent yet, and the client is told of a loss (CONFLATED) in its place.
+            push_id: A name you choose; a push with a repeated name is not queued again.
+            ttl: Seconds after which the push may be dropped; 0 for never.
+            conflate_key: Keeps only the newest: the push replaces the last notify with this key
+                that was not sent yet, and the client sees a loss (CONFLATED) in its place.
         """
         push = Push(
             target_id,
@@ -157,7 +141,7 @@ class PushApi(ABC):
         data: bytes = b"",
         metadata: Mapping[str, str] | None = None,
     ) -> PushResult:
-        """Push a notify that goes right before or after the answer to a request in flight."""
+        """Push a notify that arrives right before or after the answer to a request in flight."""
         push = pb.UnicastPushRequest(
             target_type="session",
             target_id=request.session_id,
@@ -169,16 +153,16 @@ class PushApi(ABC):
         return PushResult.of_push(await self._call("PushToClient", push))
 
     async def push_many(self, pushes: Iterable[Push]) -> list[PushResult]:
-        """Push many notifies in order; return what became of each.
+        """Push many notifies in order, each to its own target; return one result a push.
 
-        Each has its own target; one text for many is multicast().
+        To push one notify to many targets, use multicast().
         """
         async with self.push_stream() as stream:
             return await stream.push(*pushes)
 
     @abstractmethod
     def push_stream(self) -> PushStream:
-        """Return a stream of pushes whose order is kept, to be entered by ``async with``::
+        """Return a stream of pushes that keeps their order, for use with ``async with``::
 
         async with gateway.push_stream() as stream:
             first, second = await stream.push(Push("ann", data=b"1"), Push("bob", data=b"2"))
@@ -199,7 +183,7 @@ class PushApi(ABC):
 
         Args:
             msg_type: As in push(); so are title, content, data, metadata and ttl.
-            suspended: Also to sessions whose client is away.
+            suspended: Whether to include sessions whose client is away.
         """
         request = pb.BroadcastRequest(
             suspended=suspended,
@@ -221,16 +205,16 @@ class PushApi(ABC):
         suspended: bool = False,
         ttl: float = 0.0,
     ) -> PushResult:
-        """Push one notify to the logged-in sessions of many, once to each session.
+        """Push one notify to the logged-in sessions of many targets, once to each session.
 
         Args:
             target_ids: Session ids, or openids; at most 10,000.
-            target_type: Which of both they are.
+            target_type: Which of the two they are.
             msg_type: As in push(); so are title, content, data, metadata and ttl.
-            suspended: Also to sessions whose client is away.
+            suspended: Whether to include sessions whose client is away.
         """
         if isinstance(target_ids, str):
-            raise TypeError("target_ids: str, not a collection of str")
+            raise TypeError("target_ids must be a collection of str, not str")
         kind = _text("target_type", target_type)
         request = pb.MulticastRequest(
             targets=[
@@ -248,11 +232,11 @@ class PushApi(ABC):
     async def kick(
         self, target_id: str, *, target_type: Target = "openid", reason: str = "", code: int = 1000
     ) -> PushResult:
-        """Close sessions for good, by openid also those whose login is not done yet.
+        """Close sessions for good; an openid also names sessions whose login is not done yet.
 
         Args:
-            target_id: The session's id, or the openid.
-            target_type: Which of both it is.
+            target_id: A session id or an openid.
+            target_type: Which of the two it is.
             reason: Text for the client, at most 64 bytes.
             code: A number for the client, at least 1000.
         """
@@ -267,10 +251,10 @@ class PushApi(ABC):
     async def get_session(
         self, target_id: str, *, target_type: Target = "openid"
     ) -> SessionInfo | None:
-        """Return a session and its queue, None where there is none; an openid's is logged in.
+        """Return a session and its queue, or None; an openid finds a logged-in session.
 
         Raises:
-            UpstreamError: The openid has several: name one by its session id.
+            UpstreamError: The openid has several sessions: use a session id.
         """
         request = pb.GetSessionRequest(
             target_type=_text("target_type", target_type),
@@ -282,16 +266,16 @@ class PushApi(ABC):
     async def sessions(
         self, *, openid: str = "", zone: str = "", state: str = "", page_size: int = 0
     ) -> AsyncIterator[SessionInfo]:
-        """Yield the sessions that there are, in the order in which they were made.
+        """Yield all sessions, oldest first.
 
-        They are asked for page by page, each as it is then: a session that lives all the while is
-        told once, one that comes or goes meanwhile may be or not.
+        Each page is read when the loop reaches it. A session that lives throughout appears once; a
+        session that begins or ends meanwhile may be missing.
 
         Args:
-            openid: Of this user only, those included that have not logged in.
-            zone: Of this zone only.
-            state: ``Inited``, ``Normal`` or ``Suspended`` ones only.
-            page_size: Sessions of one answer, at most 1,000; 0 for 100.
+            openid: Only this user's sessions, also those that have not logged in.
+            zone: Only sessions of this zone.
+            state: Only ``Inited``, ``Normal`` or ``Suspended`` sessions.
+            page_size: Sessions a page, at most 1,000; 0 for 100.
         """
         request = pb.ListSessionsRequest(
             openid=_text("openid", openid),
@@ -309,18 +293,18 @@ class PushApi(ABC):
 
     @abstractmethod
     async def _call(self, method: str, request: Any) -> Any:
-        """Have an rpc of GatewayService carried out; UpstreamError where it ends in a status."""
+        """Call an rpc of GatewayService; raise UpstreamError if it ends with a status."""
 
 
 def body_fields(
     msg_type: str, title: str, content: str, data: bytes, metadata: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """Return the fields that make up what the client gets."""
+    """Return the fields of a push that the client receives."""
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"data: {type(data).__name__}, not bytes")
+        raise TypeError(f"data must be bytes, not {type(data).__name__}")
     if metadata is not None:
         if not isinstance(metadata, Mapping):
-            raise TypeError(f"metadata: {type(metadata).__name__}, not a mapping of str to str")
+            raise TypeError(f"metadata must map str to str, not {type(metadata).__name__}")
         for key, value in metadata.items():
             _text("metadata", key)
             _text("metadata", value)
@@ -335,26 +319,26 @@ def body_fields(
 
 def _text(name: str, value: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name}: {type(value).__name__}, not str")
+        raise TypeError(f"{name} must be str, not {type(value).__name__}")
     try:
         value.isascii() or value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name}: no text that UTF-8 can write") from None
+        raise ValueError(f"{name} must be text that UTF-8 can encode") from None
     return value
 
 
 def _ttl_ms(ttl: float) -> int:
     if not isinstance(ttl, int | float):
-        raise TypeError(f"ttl: {type(ttl).__name__}, not a number of seconds")
+        raise TypeError(f"ttl must be a number of seconds, not {type(ttl).__name__}")
     if not 0 <= ttl <= MAX_UINT32 / 1000:
-        raise ValueError(f"ttl: {ttl} is not 0 to {MAX_UINT32 // 1000} seconds")
-    # One that is too short for a millisecond is not one without end.
+        raise ValueError(f"ttl must be 0 to {MAX_UINT32 // 1000} seconds, not {ttl}")
+    # Round up: 0 would mean no limit.
     return math.ceil(ttl * 1000)
 
 
 def _uint32(name: str, value: int) -> int:
     if not isinstance(value, int):
-        raise TypeError(f"{name}: {type(value).__name__}, not int")
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
     if not 0 <= value <= MAX_UINT32:
-        raise ValueError(f"{name}: {value} is not 0 to {MAX_UINT32}")
+        raise ValueError(f"{name} must be 0 to {MAX_UINT32}, not {value}")
     return value

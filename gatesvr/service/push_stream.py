@@ -1,4 +1,4 @@
-"""GrpcPushStream: pushes in a row, many to a message, over one PushStream rpc."""
+"""GrpcPushStream: ordered pushes over one PushStream rpc, many to a message."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["GrpcPushStream"]
 
 MAX_BATCH = 1_000
-"""Pushes of one message; the gateway takes ten times as many."""
+"""Pushes in one message; the gateway accepts ten times as many."""
 MAX_BATCH_BYTES = 1 << 20
 """Bytes of one message, unless a single push is larger."""
 
 
 class GrpcPushStream(PushStream):
-    """A PushStream rpc, begun by the first push.
+    """A PushStream rpc; the first push begins it.
 
     Args:
         begin: Begins the call.
-        streams: The client's open streams; this one is among them from its begin to close().
+        streams: The client's open streams; holds this one from the first push to close().
         timeout: Longest wait for the answer to one message, seconds.
     """
 
@@ -44,7 +44,7 @@ class GrpcPushStream(PushStream):
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
-        """End the stream; may be called any number of times."""
+        """End the stream. Idempotent."""
         self._is_closed = True
         self._streams.discard(self)
         if self._tasks:
@@ -55,8 +55,8 @@ class GrpcPushStream(PushStream):
     async def _push(self, requests: list[pb.UnicastPushRequest]) -> list[pb.UnicastPushResponse]:
         if self._is_closed:
             raise RuntimeError("the stream is closed")
-        # A task of its own: cancelling the caller must not reach gRPC, and what the next one pushes
-        # must not get the answers of this.
+        # A separate task: cancelling the caller must not cancel the gRPC call, and the next push
+        # must not read the answers to this one.
         task = asyncio.ensure_future(self._push_in_turn(requests))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -87,10 +87,10 @@ class GrpcPushStream(PushStream):
         except grpc.aio.AioRpcError as error:
             raise UpstreamError(f"gateway: {error.code().name}: {error.details()}") from None
         except (asyncio.InvalidStateError, grpc.aio.UsageError):
-            answer = grpc.aio.EOF  # it had ended before
+            answer = grpc.aio.EOF  # the call had already ended
         except asyncio.CancelledError:
             if not call.cancelled():
-                raise  # this task is, not the call
+                raise  # this task was cancelled, not the call
             answer = grpc.aio.EOF
         if answer is grpc.aio.EOF:
             code, details = await call.code(), await call.details()
@@ -100,7 +100,7 @@ class GrpcPushStream(PushStream):
 
 
 def _batches(requests: list[pb.UnicastPushRequest]) -> Iterator[pb.UnicastPushBatch]:
-    """Cut a row of pushes into messages that a gateway takes."""
+    """Split pushes into messages that a gateway accepts."""
     start = size = 0
     for end, request in enumerate(requests):
         request_size = request.ByteSize()

@@ -1,4 +1,4 @@
-"""Request, Reply and the counters of a service: what its handlers see."""
+"""Request and Reply, which handlers receive and return; and the counters of a service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 from .push_api import body_fields
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .service import UpstreamService
 
     class Sink(Protocol):
-        """Where a request's answer goes."""
+        """Receives a request's answer."""
 
         def answer(
             self, message: pb.UpstreamRequest, reply: Reply, notifies: list[pb.BoundNotify]
@@ -29,13 +29,13 @@ __all__ = ["Handler", "Reply", "Request", "Result", "ServiceCounters"]
 
 @dataclass(slots=True)
 class Reply:
-    """What a handler answers.
+    """A handler's answer.
 
     Attributes:
         code: 200 for success; the client gets it unchanged.
         message: Text for the client.
         data: The payload.
-        headers: Headers of the push; of a hello, ``zone`` sets the session's zone.
+        headers: Headers of the push; in the answer to hello, ``zone`` sets the session's zone.
     """
 
     code: int = 200
@@ -43,7 +43,7 @@ class Reply:
     data: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     is_refused: bool = False
-    """Set by the service: the request was not started."""
+    """Set by the service for a request that it did not start."""
 
     def size(self, notifies: list[pb.BoundNotify]) -> int:
         """Return an upper bound of the answer's size on the wire, bytes."""
@@ -56,10 +56,10 @@ class Reply:
 
     @classmethod
     def of(cls, result: Result) -> Reply:
-        """Return what a handler's result stands for.
+        """Return the reply for a handler's result.
 
         Raises:
-            TypeError: It stands for nothing.
+            TypeError: The result is of no supported type.
         """
         if isinstance(result, Reply):
             return result
@@ -70,10 +70,10 @@ class Reply:
         if isinstance(result, str):
             return cls(data=result.encode())
         kind = type(result).__name__
-        raise TypeError(f"a handler returns Reply, bytes, str or None, not {kind}")
+        raise TypeError(f"a handler must return Reply, bytes, str or None, not {kind}")
 
     def why_bad(self) -> str:
-        """Return which field no answer can carry, and why; empty where all can."""
+        """Return which field has the wrong type, and why; empty if all are good."""
         for name, kind in (("code", int), ("message", str), ("data", bytes)):
             value = getattr(self, name)
             if not isinstance(value, kind):
@@ -93,20 +93,20 @@ class Request:
         self.message = message
         """The request as the gateway sent it."""
         self.notifies: list[pb.BoundNotify] = []
-        """What goes around its answer."""
+        """Notifies to deliver right before or after the answer."""
         self.service = service
         """The service that runs it."""
         self.began = monotonic()
-        """When its handler was called."""
+        """When its handler was called, monotonic seconds."""
 
     @property
     def session_id(self) -> str:
-        """The session that asks; with client_seq_id it names the request for good."""
+        """The client's session; together with client_seq_id it identifies the request for good."""
         return self.message.session_id
 
     @property
     def openid(self) -> str:
-        """Who asks."""
+        """The user who sent it."""
         return self.message.openid
 
     @property
@@ -126,7 +126,7 @@ class Request:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the client wrote into its headers: trust none of it."""
+        """The client's headers: untrusted."""
         return dict(self.message.headers)
 
     @property
@@ -136,12 +136,12 @@ class Request:
 
     @property
     def peer(self) -> pb.PeerInfo:
-        """What the gateway vouches for about the session."""
+        """Facts about the session that the gateway vouches for."""
         return self.message.peer
 
     @property
     def timeout(self) -> float:
-        """Seconds from the request's arrival until nobody waits any more; 0 where unknown."""
+        """Seconds from the request's arrival to its deadline; 0 if unknown."""
         return self.message.timeout_ms / 1000
 
     def notify_before(
@@ -153,7 +153,7 @@ class Request:
         data: bytes = b"",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Have a notify delivered right before this request's answer."""
+        """Deliver a notify right before this request's answer."""
         self._notify(pb.NSH_BEFORE_RESPONSE, msg_type, title, content, data, metadata)
 
     def notify_after(
@@ -165,7 +165,7 @@ class Request:
         data: bytes = b"",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Have a notify delivered right after this request's answer."""
+        """Deliver a notify right after this request's answer."""
         self._notify(pb.NSH_AFTER_RESPONSE, msg_type, title, content, data, metadata)
 
     def _notify(
@@ -188,34 +188,34 @@ Handler: TypeAlias = Callable[[Request], Result | Awaitable[Result]]
 
 @dataclass(slots=True)
 class ServiceCounters(Counters):
-    """What a service counts."""
+    """Counters of a service."""
 
-    batches: int = 0
+    batches: Counter = 0
     """Lane messages read."""
-    batched_requests: int = 0
-    """Requests in them."""
-    unary_requests: int = 0
-    """Requests that came by themselves."""
-    answer_batches: int = 0
+    batched_requests: Counter = 0
+    """Requests in lane messages."""
+    unary_requests: Counter = 0
+    """Requests that came as unary calls."""
+    answer_batches: Counter = 0
     """Lane messages written."""
-    answers: int = 0
-    """Answers given, by lane or by themselves."""
-    refused: int = 0
+    answers: Counter = 0
+    """Answers given, by lane or unary."""
+    refused: Counter = 0
     """Requests not started: stopping, overloaded, or past their deadline in the queue."""
-    expired: int = 0
-    """Those of the refused whose deadline had passed."""
-    unknown_actions: int = 0
-    """Requests that no handler takes."""
-    failed: int = 0
+    expired: Counter = 0
+    """Refused requests whose deadline had passed."""
+    unknown_actions: Counter = 0
+    """Requests whose action has no handler."""
+    failed: Counter = 0
     """Handlers that raised, and answers that could not be sent."""
-    running: int = 0
-    """Handlers that run now (a gauge)."""
-    peak_running: int = 0
-    """The most handlers that ran at a time."""
-    streams: int = 0
-    """Lanes open now (a gauge)."""
+    running: Gauge = 0
+    """Handlers running now."""
+    peak_running: Counter = 0
+    """Most handlers running at the same time."""
+    streams: Gauge = 0
+    """Lanes open now."""
 
     @property
     def mean_batch(self) -> float:
-        """Requests a lane message, on average."""
+        """Mean number of requests in a lane message."""
         return self.batched_requests / self.batches if self.batches else 0.0

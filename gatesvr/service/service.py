@@ -43,14 +43,14 @@ from .servicer import Health, Servicer, Stream
 if TYPE_CHECKING:
     from .request import Sink
 
-__all__ = ["GatewayClient", "Reply", "Request", "ServiceCounters", "UpstreamService"]
+__all__ = ["UpstreamService"]
 
 logger = logging.getLogger("gatesvr.service")
 
 FAREWELL_S = 0.1
-"""How long requests are refused, at least, while a gateway learns that the service stops."""
+"""Shortest time for which a stopping service refuses requests, while gateways learn of the stop."""
 FLUSH_S = 1.0
-"""Longest wait, at the end, for gateways to close their lanes, and for answers to be written."""
+"""Longest wait, at the end, for gateways to close their lanes and for answers to be written."""
 
 _RESULTS = (Reply, bytes, str)
 
@@ -60,15 +60,15 @@ H = TypeVar("H", bound=Callable[[Request], Any])
 class UpstreamService:
     """A service behind the gateway: handlers by action, served over gRPC.
 
-    Handlers take a Request and return a Reply, bytes or str (the data of a reply 200) or None. They
-    are coroutines, or plain functions where there is nothing to wait for: those cost no task.
+    A handler takes a Request and returns a Reply, bytes or str (the data of a 200 reply) or None.
+    It is a coroutine function, or a plain function if it never waits: that one costs no task.
 
     Args:
         name: The service's name, for logs and GetStatus.
-        gateway: The gateway's gRPC address for pushes, or what returns it when first needed.
+        gateway: The gateway's gRPC address for pushes, or a function that returns it at first use.
         max_message_bytes: The gateway's message limit.
-        max_running: Handlers at once.
-        max_waiting: Requests waiting for a handler to end; above it they are refused.
+        max_running: Handlers running at the same time.
+        max_waiting: Requests waiting for a handler to end; the service refuses more than these.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class UpstreamService:
         """Pushes to clients, and registers this service."""
         self.counters = ServiceCounters()
         self.address = ""
-        """Where it is served, HOST:PORT."""
+        """The address it serves on, HOST:PORT."""
         self._max_grpc_bytes = max_grpc_bytes(max_message_bytes)
         self._max_running = max_running
         self._max_waiting = max_waiting
-        # Handlers, and whether they are coroutine functions.
+        # Each with whether it is a coroutine function.
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._prefixes: list[tuple[str, tuple[Handler, bool]]] = []
         self._waiting: deque[tuple[Handler, pb.UpstreamRequest, Sink, float]] = deque()
@@ -109,9 +109,9 @@ class UpstreamService:
         """Whether new requests are refused."""
 
     def action(self, name: str) -> Callable[[H], H]:
-        """Register a handler: ``@service.action("echo")``; ``zone_*`` takes what begins so.
+        """Register a handler: ``@service.action("echo")``; ``zone_*`` matches every such prefix.
 
-        A name is matched as it is written first, and in lower case then.
+        An action matches as written first, then in lower case.
         """
 
         def register(handler: H) -> H:
@@ -136,7 +136,7 @@ class UpstreamService:
             The address with the real port.
 
         Raises:
-            ConfigError: The address cannot be listened on.
+            ConfigError: The service cannot listen on the address.
         """
         if self._server is not None:
             raise RuntimeError("UpstreamService was served before")
@@ -158,7 +158,7 @@ class UpstreamService:
         except RuntimeError:
             port = 0
         if not port:
-            raise ConfigError(f"cannot listen on {bind}: no address of this machine")
+            raise ConfigError(f"cannot listen on {bind}: not an address of this machine")
         await server.start()
         self._server = server
         self.began = time.monotonic()
@@ -167,7 +167,7 @@ class UpstreamService:
         return self.address
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Say goodbye, refuse new requests, finish the running ones within grace. Idempotent."""
+        """Say goodbye, refuse new requests, finish running ones within grace. Idempotent."""
         if self._server is None or self.is_stopping:
             return
         self.is_stopping = True
@@ -178,8 +178,8 @@ class UpstreamService:
             _, message, sink, _ = self._waiting.popleft()
             self._refuse(message, sink)
         if is_watched:
-            # Gateways send no more once they know; what is on its way is refused, and goes
-            # elsewhere. A server that is shut down would break it off.
+            # Gateways stop sending once they know. Requests on their way are refused and retried
+            # elsewhere; shutting the server down would break them off.
             await asyncio.sleep(FAREWELL_S)
         if tasks := set(self._tasks):
             _, late = await asyncio.wait(tasks, timeout=grace)
@@ -187,8 +187,8 @@ class UpstreamService:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-        # Frees the port, and has every gateway half-close its lane: ended by us it would lose what
-        # is on its way.
+        # Frees the port and makes every gateway half-close its lane; closing it from here would
+        # lose requests on their way.
         closing = asyncio.ensure_future(self._server.stop(2 * FLUSH_S))
         if self.streams:
             await asyncio.wait({stream.closed for stream in self.streams}, timeout=FLUSH_S)
@@ -201,10 +201,10 @@ class UpstreamService:
         logger.info("service_stopped", extra=keys(service=self.name))
 
     def run(self, bind: str = "127.0.0.1:0") -> None:
-        """Serve until SIGINT or SIGTERM; a second one ends the handlers at once.
+        """Serve until SIGINT or SIGTERM; a second signal cancels the running handlers.
 
-        Prints where it serves. Logs failures to standard error where the application has set up no
-        logging. Where it cannot listen it says so in one line and exits with code 2.
+        Prints the address. Logs failures to standard error if the application has set up no
+        logging. If it cannot listen, it says so in one line and exits with code 2.
         """
         if not logging.getLogger("gatesvr").hasHandlers():
             configure("warning")
@@ -247,7 +247,7 @@ class UpstreamService:
     # Requests.
 
     def accept(self, message: pb.UpstreamRequest, sink: Sink) -> None:
-        """Run a request's handler, or queue or refuse it; its answer goes to sink."""
+        """Run a request's handler, or queue or refuse it; the answer goes to sink."""
         if self.is_stopping:
             self._refuse(message, sink)
             return
@@ -314,7 +314,7 @@ class UpstreamService:
         counters.peak_running = max(counters.peak_running, counters.running)
         loop = asyncio.get_running_loop()
         if sys.version_info >= (3, 12):
-            # A handler that never waits is done right here.
+            # A handler that never waits finishes right here.
             task = asyncio.Task(coroutine, loop=loop, eager_start=True)
         else:
             task = loop.create_task(coroutine)
@@ -333,14 +333,14 @@ class UpstreamService:
                 self._start(handler, message, sink)
 
     def _reply(self, result: Result, request: Request) -> Reply:
-        """Return what a handler's result stands for; a code 500 where it is none."""
+        """Return the reply for a handler's result; a 500 if the result is of no supported type."""
         try:
             return Reply.of(result)
         except TypeError as error:
             return self._failed(request, error, is_raised=False)
 
     def _failed(self, request: Request, error: Exception, *, is_raised: bool = True) -> Reply:
-        """Log a handler that raised, or whose result stands for nothing; return its reply."""
+        """Log a handler that raised or returned an unsupported type; return its reply."""
         self.counters.failed += 1
         self._log_failure(
             "handler_failed",
@@ -379,7 +379,7 @@ class UpstreamService:
         reply: Reply,
         notifies: list[pb.BoundNotify],
     ) -> None:
-        """Put a reply into an empty response; what cannot be sent becomes a code 500 or 413."""
+        """Put a reply into an empty response; a reply that cannot be sent becomes a 500 or 413."""
         self.counters.answers += 1
         try:
             response.code = reply.code
@@ -408,7 +408,7 @@ class UpstreamService:
         text: str,
         reason: str,
     ) -> None:
-        """Answer in the place of a reply that cannot be sent."""
+        """Replace a reply that cannot be sent."""
         self.counters.failed += 1
         self._log_failure("bad_reply", message, reason)
         response.Clear()
@@ -417,7 +417,7 @@ class UpstreamService:
 
 
 async def _check_free(bind: str) -> None:
-    """Raise ConfigError where bind is no address to listen on; gRPC says it in lines of its own."""
+    """Raise ConfigError if bind cannot be listened on; gRPC would only print to stderr."""
     if bind.startswith(("unix:", "unix-abstract:")):
         return
     try:
@@ -440,14 +440,14 @@ async def _check_free(bind: str) -> None:
         except OSError as error:
             problems.append(error)
     for problem in problems:
-        # Half of a name's addresses is no good: its clients would reach who has the other half.
+        # Serving only some of a name's addresses would send clients to the owner of the others.
         if problem.errno == errno.EADDRINUSE or len(problems) == len(found):
             why = problem.strerror or str(problem)
             raise ConfigError(f"cannot listen on {bind}: {why[:1].lower()}{why[1:]}") from None
 
 
 def _print(line: str, stream: TextIO | None) -> None:
-    """Print a line, if there is somewhere to print it."""
+    """Print a line, if the stream can take it."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=stream, flush=True)
 

@@ -27,7 +27,7 @@ logger = logging.getLogger("gatesvr.service")
 
 SERVICE_NAME = "gatesvr.proto.UpstreamService"
 MAX_BATCH_BYTES = 1 << 20
-"""Size of a lane message, unless it is one answer."""
+"""Largest lane message, unless a single answer is larger."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -35,7 +35,7 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Servicer(rpc.UpstreamServiceServicer):
-    """The three rpcs."""
+    """The three rpcs of UpstreamService."""
 
     def __init__(self, service: UpstreamService) -> None:
         self._service = service
@@ -66,7 +66,7 @@ class Servicer(rpc.UpstreamServiceServicer):
 
 
 class _Single:
-    """The sink of a ProcessRequest."""
+    """Receives the answer of one ProcessRequest."""
 
     def __init__(self, service: UpstreamService) -> None:
         self._service = service
@@ -84,7 +84,7 @@ class _Single:
 
 
 class Stream:
-    """One lane: reads batches, and writes the answers that gathered during the last write."""
+    """One lane: reads batches, and writes the answers collected during the last write."""
 
     def __init__(self, service: UpstreamService, context: Any) -> None:
         self._service = service
@@ -99,8 +99,8 @@ class Stream:
         """Done when the stream has ended."""
 
     async def serve(self) -> None:
-        """Serve the stream to its end; the caller is its writer."""
-        # At once: until then the gateway sends its calls one by one.
+        """Serve the stream to its end; this coroutine writes, another task reads."""
+        # First of all: until the metadata arrives, the gateway sends its calls one by one.
         await self._context.send_initial_metadata(())
         loop = asyncio.get_running_loop()
         self._service.streams.add(self)
@@ -152,7 +152,7 @@ class Stream:
         try:
             size = reply.size(notifies)
         except (TypeError, AttributeError):
-            size = 0  # a bad reply; fill() makes it a small one
+            size = 0  # a bad reply; fill() replaces it with a small one
         if not self._batches or self._size + size > MAX_BATCH_BYTES:
             self._batches.append(pb.UpstreamResponseBatch())
             self._size = 0
@@ -161,7 +161,7 @@ class Stream:
         self._wake()
 
     def end(self) -> None:
-        """Write what is still to come and end the stream."""
+        """Write the answers still due, then end the stream."""
         self._is_ended = True
         self._wake()
 
@@ -174,12 +174,12 @@ class Stream:
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """The standard health service; unlike grpc_health's own, its watches end with the service."""
+    """The standard health service; unlike grpc_health's, its watches end when the service stops."""
 
     def __init__(self) -> None:
         self.stopped = asyncio.Event()
         self.watchers = 0
-        """Watches under way: gateways that learn by them that the service stops."""
+        """Watches under way: gateways that will see the service stop."""
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Any

@@ -1,7 +1,7 @@
-"""EventHub: tells subscribers what happens to sessions, each at its own pace.
+"""EventHub: tells subscribers about changes of sessions, each at its own pace.
 
-It knows no clock and no loop: a subscriber is woken by a callback and takes events when it likes.
-Where it takes them too slowly the newest are left out, and the gap is told in their place.
+It knows no clock and no loop: a callback wakes a subscriber, which takes events when it likes.
+If it is too slow, the newest events are left out and a gap is reported in their place.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..observe.events import EventKind, SessionEvent, event_kinds
 
 if TYPE_CHECKING:
     from ..protocol.link import Disconnect
-    from .context import SessionCounters
+    from .counters import SessionCounters
     from .session import Session
 
 __all__ = ["ELSEWHERE", "EventHub", "Subscription", "close_reason", "loss_reason"]
 
 ELSEWHERE = "logged_in_elsewhere"
-# Kicks and replacements have kinds of their own: of 4410 this is left.
+# Kicks and replacements have kinds of their own, so 4410 is left with this.
 _CLOSE_REASONS: dict[int, str] = {
     **{code: code.name.lower() for code in CloseCode},
     CloseCode.KICKED: ELSEWHERE,
@@ -30,12 +30,12 @@ _CLOSE_REASONS: dict[int, str] = {
 
 
 class Subscription:
-    """One subscriber: its kinds and what it has not taken yet.
+    """One subscriber: its kinds and the events that it has not taken yet.
 
     Made by EventHub.subscribe(). Take until None, then wait for wake().
 
     Attributes:
-        is_ended: Whether nothing is added any more; what waits can still be taken.
+        is_ended: Whether no more events are added; those that wait can still be taken.
     """
 
     __slots__ = (
@@ -66,14 +66,14 @@ class Subscription:
         self._missed_at_ms = 0
 
     def __len__(self) -> int:
-        """Return the events that wait."""
+        """Return the number of events that wait."""
         return len(self._queue)
 
     def take(self) -> SessionEvent | None:
-        """Return the next event, None where there is none now.
+        """Return the next event, None if there is none now.
 
-        Events left out are told by the next one that was not, or by one of kind MISSED where
-        everything before the gap was taken and nothing has come behind it.
+        The first event behind a gap carries the number of events left out. If none has come behind
+        it yet, an event of kind MISSED does.
         """
         if self._queue:
             return self._queue.popleft()
@@ -83,7 +83,7 @@ class Subscription:
         return None
 
     def offer(self, event: SessionEvent) -> bool:
-        """Add an event of the hub's; return False where it was left out."""
+        """Add an event; return False if it was left out."""
         if event.kind not in self._kinds:
             return True
         if len(self._queue) >= self._max_queue:
@@ -98,7 +98,7 @@ class Subscription:
         return True
 
     def end(self) -> None:
-        """Add nothing any more, and wake the subscriber for the rest."""
+        """Add no more events, and wake the subscriber for the rest."""
         if not self.is_ended:
             self.is_ended = True
             self._hub.forget(self)
@@ -110,8 +110,8 @@ class EventHub:
 
     Args:
         counters: The layer's.
-        max_subscribers: Above it another one is refused.
-        max_queue: Events that wait for one subscriber; above it the newest are left out.
+        max_subscribers: The bound on subscribers; another one is refused.
+        max_queue: The bound on events that wait for one subscriber; newer ones are left out.
         wall_ms: Returns the ms since the epoch at a loop time.
     """
 
@@ -126,25 +126,25 @@ class EventHub:
         self._max_subscribers = max_subscribers
         self._max_queue = max_queue
         self._wall_ms = wall_ms
-        # Replaced, not changed, so that an emit() goes on undisturbed.
+        # Replaced, never changed in place: an emit() may be going through it.
         self._subscriptions: tuple[Subscription, ...] = ()
         self._is_ended = False
 
     def __len__(self) -> int:
-        """Return the subscribers."""
+        """Return the number of subscribers."""
         return len(self._subscriptions)
 
     def subscribe(self, wake: Callable[[], None], kinds: Iterable[str] = ()) -> Subscription:
-        """Return a new subscription to what happens from now on; end() it.
+        """Return a new subscription to events from now on; the caller ends it.
 
         Args:
             wake: Called when there is something to take, or the subscription has ended. It must not
                 call back into sessions: they are in the middle of a change.
-            kinds: Which events; none for all.
+            kinds: The kinds of events; none for all.
 
         Raises:
-            ValueError: A kind that there is not.
-            QueueFull: There are max_subscribers.
+            ValueError: A kind is unknown.
+            QueueFull: There are max_subscribers already.
         """
         chosen = event_kinds(kinds)
         if len(self._subscriptions) >= self._max_subscribers:
@@ -158,7 +158,7 @@ class EventHub:
         return subscription
 
     def emit(self, kind: EventKind, session: Session, reason: str, now: float) -> None:
-        """Tell subscribers what has just happened to a session, before its queue is cleared."""
+        """Tell subscribers of a session's change; call it before its queue is cleared."""
         if not self._subscriptions:
             return
         counters = self._counters
@@ -185,7 +185,7 @@ class EventHub:
         self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
 
     def end(self) -> None:
-        """End every subscription, and those to come: the gateway stops."""
+        """End all subscriptions, and every later one at once: the gateway stops."""
         self._is_ended = True
         for subscription in self._subscriptions:
             subscription.end()
@@ -197,5 +197,5 @@ def close_reason(code: int) -> str:
 
 
 def loss_reason(how: Disconnect) -> str:
-    """Return how a connection ended as an event's reason: our own closes by their codes."""
+    """Return a connection's end as an event's reason; our own closes go by their code."""
     return _CLOSE_REASONS.get(how.code, how.kind) if how.kind == "local" else how.kind

@@ -1,4 +1,4 @@
-"""What is told of a session, and the one spelling of a zone."""
+"""SessionInfo: a session as GetSession shows it; and the one spelling of a zone."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         now: Loop time.
         wall_ms: The same moment in ms since the epoch.
     """
-    queue = session.queue
+    outbox = session.outbox
+    queue = outbox.queue
     link = session.link
+    bound = outbox.notifies
     return pb.SessionInfo(
         found=True,
         session_id=session.session_id,
         connection=join_address(*link.peer) if link is not None else "",
-        stream_id=0,
+        stream_id=0,  # PROTOCOL 1.2: the client speaks on QUIC's stream 0 alone
         state=session.state.name.capitalize(),
         client_id=session.client_id,
         openid=session.openid,
@@ -41,6 +43,10 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         generation=session.generation,
         in_flight=len(session.pending),
         protocol=session.protocol,
+        connection_id=link.connection_id if link is not None else 0,
+        before_notifies=bound.before if bound is not None else 0,
+        after_notifies=bound.after if bound is not None else 0,
+        held_notifies=len(outbox.held) if outbox.held is not None else 0,
         max_queue_size=queue.max_queue_size,
         max_queue_bytes=queue.max_queue_bytes,
         next_expected_seq=queue.next_expected_seq,
@@ -50,9 +56,12 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         queued_messages=len(queue),
         queued_bytes=queue.queued_bytes,
         stopped=queue.stopped,
+        open_slots=queue.open_slots,
+        unsent_messages=queue.unsent,
+        queue_sums=queue.counters(),
     )
 
 
 def normalize_zone(zone: str) -> str:
-    """Return a zone as three digits where it is a number: "1" and "001" are the same."""
+    """Return a zone as three digits if it is a number: "1" and "001" are the same."""
     return zone.zfill(3) if zone.isascii() and zone.isdigit() else zone

@@ -1,6 +1,8 @@
-"""SessionManager: makes, finds, logs in, resumes and ends sessions (PROTOCOL 3-5).
+"""SessionManager: finds, starts, logs in and ends sessions (PROTOCOL 3-5).
 
-What a connection's end, a START or a login may do to a session is decided here and nowhere else.
+It is the layer's one face to the outside. SessionIndex holds the sessions, SessionStarter decides a
+START, LoginPolicy a login, MemoryBudget bounds the queues; the manager carries out every change of
+state and sweeps once a second.
 """
 
 from __future__ import annotations
@@ -16,39 +18,33 @@ from ..config import PushConfig, SessionConfig, TransportConfig
 from ..errors import CloseCode, ErrorCode
 from ..observe.events import EventKind
 from ..observe.log import keys
-from ..protocol.messages import (
-    CAPABILITIES,
-    LATEST_PROTOCOL,
-    MAX_CLIENT_ID_BYTES,
-    MAX_OPENID_BYTES,
-    LostReason,
-    StopReason,
-    is_valid_text,
-    kick_frame,
-)
-from .context import RECOUNT_SHARE, SessionContext, SessionCounters
+from ..protocol.link import HIGH_WATER_BYTES
+from ..protocol.messages import LostReason, StopReason, kick_frame
+from .context import RETRY_MS, SessionContext
+from .counters import SessionCounters
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
-from .login import LOGGED_IN, LoginVerdict
+from .index import SessionIndex
+from .login import LOGGED_IN, LoginPolicy, LoginVerdict
+from .memory import MemoryBudget
 from .notify import OK
-from .resume import ResumeJudge, ResumeToken
-from .session import Session
-from .start import StartOutcome, accept_start, refuse_start
+from .resume import ResumeJudge
+from .starting import SessionStarter
 from .state import Event, State
 from .tombstones import Tombstones
 
 if TYPE_CHECKING:
     from ..protocol.link import Disconnect, Link
+    from .outcome import StartOutcome
+    from .session import Session
 
-__all__ = ["LoginVerdict", "SessionManager"]
+__all__ = ["SessionManager"]
 
 logger = logging.getLogger("gatesvr.session")
 
-SESSIONS_PER_CONNECTION = 2
-"""Sessions at most, for each connection allowed (PROTOCOL 5.5)."""
-SIGN_OF_LIFE_S = 5.0
-"""on_duplicate = "reject" counts a session whose connection showed life within this (3.3)."""
-RETRY_MS = 1_000
-"""What a client is told to wait where a limit stands in its way."""
+MAX_TOMBSTONES = 10_000
+"""Replaced and kicked sessions remembered to tell their clients why (PROTOCOL 4.7)."""
+MAX_EVENT_QUEUE = 1_024
+"""Events that wait for one subscriber; above it the newest are left out, and counted."""
 OPERATOR_CODES = range(4600, 4700)
 
 # The closes after which there is no session to come back to (PROTOCOL 6).
@@ -62,13 +58,17 @@ class SessionManager:
 
     Args:
         config: Sessions' settings.
-        transport: For the bound on sessions and the high water.
-        push: For the bounds on push ids and bound notifies.
-        random_bytes: Where session ids and tokens come from.
+        transport: For the bound on sessions.
+        push: For the bound on subscribers of events.
+        random_bytes: Source of session ids and tokens.
         wall_ms: Returns the ms since the epoch at a loop time, for events.
 
     Attributes:
-        events: Tells subscribers what happens to sessions.
+        events: Tells subscribers about changes of sessions.
+        index: The sessions.
+        context: Shared by all sessions.
+        judge: Judges resumes.
+        tombstones: Why sessions ended.
     """
 
     def __init__(
@@ -79,56 +79,63 @@ class SessionManager:
         *,
         random_bytes: Callable[[int], bytes] = os.urandom,
         wall_ms: Callable[[float], int] = lambda now: int(now * 1000),
+        high_water: int = HIGH_WATER_BYTES,
     ) -> None:
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
         push = push or PushConfig()
-        self._random_bytes = random_bytes
-        self._max_sessions = SESSIONS_PER_CONNECTION * transport.max_connections
-        self._context = SessionContext(
-            config, push, int(transport.high_water), self._close_full, self._count_memory
+        self.index = index = SessionIndex()
+        self._budget = MemoryBudget(
+            config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
+        self.context = context = SessionContext(
+            config, high_water, self._budget, self._close_full
+        )
+        self._counters = context.counters
         self.events = EventHub(
-            self._context.counters, push.max_event_subscribers, push.max_event_queue, wall_ms
+            context.counters, push.max_event_subscribers, MAX_EVENT_QUEUE, wall_ms
         )
-        self._judge = ResumeJudge(self._context.counters)
-        # In the order in which they were made.
-        self._by_id: dict[str, Session] = {}
-        self._last_number = 0
-        # Logged-in sessions, in the order of their logins.
-        self._by_openid: dict[str, tuple[Session, ...]] = {}
-        # Not logged in, in the order of their STARTs; and how many of them an address has.
-        self._inited: dict[Session, str] = {}
-        self._inited_by_ip: dict[str, int] = {}
-        self._inited_by_openid: dict[str, dict[Session, None]] = {}
-        # Without a connection, in the order in which they lost it.
-        self._detached: dict[Session, None] = {}
-        self._tombstones = Tombstones(config.max_tombstones, config.resume_window)
+        self.judge = ResumeJudge(context.counters)
+        self.tombstones = Tombstones(MAX_TOMBSTONES, config.resume_window)
+        self._policy = LoginPolicy(config)
+        self._starter = SessionStarter(
+            config,
+            transport.max_connections,
+            context,
+            index,
+            self.judge,
+            self.tombstones,
+            self.events,
+            random_bytes,
+            self.close,
+        )
 
     def __len__(self) -> int:
-        """Return the sessions that are not Closed."""
-        return len(self._by_id)
+        """Return the number of sessions that are not Closed."""
+        return len(self.index)
 
     @property
     def counters(self) -> SessionCounters:
         """The layer's counters, gauges brought up to date."""
-        counters = self._context.counters
-        counters.sessions = len(self._by_id)
-        counters.inited = len(self._inited)
-        counters.suspended = sum(session.is_logged_in for session in self._detached)
-        counters.tombstones = len(self._tombstones)
+        counters = self._counters
+        index = self.index
+        counters.sessions = len(index)
+        counters.inited = len(index.inited)
+        counters.suspended = sum(session.is_logged_in for session in index.detached)
+        counters.tombstones = len(self.tombstones)
         counters.event_subscribers = len(self.events)
+        counters.queued_bytes = self._budget.queued_bytes
         return counters
 
     # Finding.
 
     def by_id(self, session_id: str) -> Session | None:
         """Return the session of that id, None for none."""
-        return self._by_id.get(session_id)
+        return self.index.by_id.get(session_id)
 
     def by_openid(self, openid: str) -> tuple[Session, ...]:
         """Return the logged-in sessions of a user, in the order of their logins."""
-        return self._by_openid.get(openid, ())
+        return self.index.by_openid.get(openid, ())
 
     def find(self, target_type: str, target_id: str, *, with_inited: bool = False) -> list[Session]:
         """Return the sessions that a push or a kick names.
@@ -136,32 +143,24 @@ class SessionManager:
         Args:
             target_type: ``session`` (logged in or not) or ``openid`` (logged in).
             target_id: A session id or an openid.
-            with_inited: Whether an openid names those too that have only claimed it in START. They
-                get nothing that is meant for the user; but a kick that left them out would let a
-                user in whose hello is under way.
+            with_inited: Whether an openid also names sessions that have only claimed it in START.
+                They get nothing that is meant for the user; but a kick without them would let in
+                a user whose hello is under way.
         """
-        if target_type == "session":
-            session = self._by_id.get(target_id)
-            return [] if session is None else [session]
-        if target_type == "openid":
-            found = list(self._by_openid.get(target_id, ()))
-            if with_inited:
-                found.extend(self._inited_by_openid.get(target_id, ()))
-            return found
-        return []
+        return self.index.find(target_type, target_id, with_inited)
 
     def sessions_behind(self, number: int, openid: str = "") -> list[Session]:
         """Return the sessions made after that of a number, logged in or not, in their order.
 
         Args:
             number: Session.number; 0 for all.
-            openid: Whose, empty for everybody's.
+            openid: The user, empty for everybody.
         """
-        found: Iterable[Session] = self._by_id.values()
-        if openid:
-            same = self.find("openid", openid, with_inited=True)
-            found = sorted(same, key=lambda session: session.number)
-        return [session for session in found if session.number > number]
+        return self.index.behind(number, openid)
+
+    def logged_in_sessions(self) -> list[Session]:
+        """Return the sessions that are logged in now, with a connection or without."""
+        return self.index.logged_in()
 
     # START.
 
@@ -172,195 +171,21 @@ class SessionManager:
 
         Args:
             start: The START's payload.
-            link: The connection it came on.
+            link: The connection that it came on.
             now: Loop time.
         """
-        outcome = self._start(start, link, now)
+        outcome = self._starter.start(start, link, now)
         if outcome.session is None:
-            self._context.counters.refused_starts += 1
+            self._counters.refused_starts += 1
         return outcome
-
-    def _start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
-        if not is_valid_text(start.openid, MAX_OPENID_BYTES) or not is_valid_text(
-            start.client_id, MAX_CLIENT_ID_BYTES
-        ):
-            return _refuse_bad("openid or client_id is no valid text")
-        if start.session_id:
-            session = self._by_id.get(start.session_id)
-            if session is None:
-                return self._resume_nothing(start, link, now)
-            match = self._judge.judge(session, start, link.peer[0], now)
-            if isinstance(match, StartOutcome):
-                return match
-            if start.last_acked_seq_id >= session.queue.next_expected_seq:
-                return self._refuse_ahead(session, now)
-            assert session.token is not None
-            token = session.token.accept(match, start.attempt, self._random_bytes)
-            self._context.counters.resumes += 1
-            reason = "resume" if session.link is None else "steal"
-            return self._take_over(session, token, start.last_acked_seq_id, link, reason, now)
-        if not start.openid:
-            return _refuse_bad("openid is empty")
-        if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
-            session = self._find_base(start)
-            if session is not None:
-                refusal = self._judge.limit(session, now)
-                if refusal is not None:
-                    return refusal
-                self._context.counters.base_resumes += 1
-                last_acked = start.last_acked_seq_id
-                return self._take_over(session, b"", last_acked, link, "base_resume", now)
-        return self._create(start, link, "start", now)
-
-    def _resume_nothing(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
-        """Answer the resume of a session that there is no more (PROTOCOL 3.3, 4.7)."""
-        counters = self._context.counters
-        reason = self._tombstones.find(start.session_id, now)
-        if reason is not None:
-            counters.resumes_tombstoned += 1
-            return refuse_start(
-                ErrorCode.FORBIDDEN,
-                CloseCode.KICKED,
-                reason.name.lower(),
-                lost_reason=reason,
-            )
-        counters.resumes_unknown += 1
-        if not start.openid:
-            # Nobody to make a new session for: let it come back with a START of its own.
-            return refuse_start(
-                ErrorCode.FORBIDDEN,
-                CloseCode.RESUME_DENIED,
-                "unknown session",
-                lost_reason=LostReason.UNKNOWN_SESSION,
-            )
-        if self._config.on_duplicate != "allow" and start.openid in self._by_openid:
-            # PROTOCOL 3.3: "if the openid has another logged-in session, it is refused".
-            return refuse_start(
-                ErrorCode.FORBIDDEN,
-                CloseCode.KICKED,
-                "logged in elsewhere",
-                lost_reason=LostReason.UNKNOWN_SESSION,
-            )
-        outcome = self._create(start, link, "unknown_session", now)
-        if outcome.session is not None:
-            outcome.session.is_after_failed_resume = True
-            outcome.response.lost_reason = pb.LOST_UNKNOWN_SESSION
-        return outcome
-
-    def _refuse_ahead(self, session: Session, now: float) -> StartOutcome:
-        """Answer the resume from a position that was never given out (PROTOCOL 2.5).
-
-        Its token is the session's own, so this is the session's client, and its protocol error
-        ends the session as any other does (1.4): the two do not mean the same messages any more.
-        """
-        reason = "last_acked_seq_id was never given out"
-        self._context.counters.resumes_ahead += 1
-        self.close(session, CloseCode.PROTOCOL_ERROR, reason, now)
-        return _refuse_bad(reason)
-
-    def _find_base(self, start: pb.StartRequest) -> Session | None:
-        """Return the session that a base client comes back to (PROTOCOL 9), None for none."""
-        for session in reversed(self._by_openid.get(start.openid, ())):
-            if session.protocol == 0:
-                is_known = start.last_acked_seq_id < session.queue.next_expected_seq
-                return session if is_known else None
-        return None
-
-    def _take_over(
-        self,
-        session: Session,
-        token: bytes,
-        last_acked: int,
-        link: Link,
-        reason: str,
-        now: float,
-    ) -> StartOutcome:
-        """Give a session to the connection that a good resume came on (PROTOCOL 4.4).
-
-        Generation fences connections, never content: what is in flight goes on as it is (4.5).
-        """
-        old = session.link
-        if old is not None:
-            self._context.counters.steals += 1
-            session.detach(now)
-            session.move(Event.DETACH)
-            old.close(CloseCode.SUPERSEDED, "newer connection")
-        else:
-            self._detached.pop(session, None)
-        session.move(Event.RESUME)
-        session.generation += 1
-        session.ack(last_acked, now)
-        queue = session.queue
-        queue.rewind(last_acked + 1)
-        session.attach(link, now)
-        outcome = accept_start(session, token, link, self._config)
-        response = outcome.response
-        response.resumed = True
-        if queue.unsent:
-            response.replay_from = queue.last_acked_seq + 1
-            response.replay_to = queue.next_expected_seq - 1
-            if queue.can_skip:
-                response.lost_from, response.lost_to = queue.lost_range()
-        session.sender.flush()
-        self.events.emit(EventKind.RESUMED, session, reason, now)
-        logger.debug(
-            "session_resumed",
-            extra=keys(session=session.session_id, generation=session.generation),
-        )
-        return outcome
-
-    def _create(self, start: pb.StartRequest, link: Link, reason: str, now: float) -> StartOutcome:
-        """Make a new session."""
-        config = self._config
-        counters = self._context.counters
-        ip = link.peer[0]
-        if len(self._by_id) >= self._max_sessions:
-            counters.refused_full += 1
-            return refuse_start(
-                ErrorCode.BUSY, CloseCode.OVERLOADED, "too many sessions", retry_after_ms=RETRY_MS
-            )
-        if self._inited_by_ip.get(ip, 0) >= config.max_inited_per_address:
-            counters.refused_address += 1
-            return refuse_start(
-                ErrorCode.RATE_LIMITED,
-                CloseCode.RATE_LIMITED,
-                "too many sessions of this address are not logged in",
-                retry_after_ms=RETRY_MS,
-            )
-        protocol = min(start.protocol, LATEST_PROTOCOL)
-        session = Session(
-            self._context,
-            self._random_bytes(16).hex(),
-            start.openid,
-            now,
-            client_id=start.client_id,
-            protocol=protocol,
-            capabilities=start.capabilities & CAPABILITIES if protocol else 0,
-            max_message_bytes=min(
-                start.max_message_bytes or config.max_message_bytes, config.max_message_bytes
-            ),
-        )
-        session.token = ResumeToken()
-        token = session.token.issue(self._random_bytes)
-        session.attach(link, now)
-        self._last_number += 1
-        session.number = self._last_number
-        self._by_id[session.session_id] = session
-        self._inited[session] = ip
-        self._inited_by_ip[ip] = self._inited_by_ip.get(ip, 0) + 1
-        self._inited_by_openid.setdefault(session.openid, {})[session] = None
-        counters.created += 1
-        self.events.emit(EventKind.CONNECTED, session, reason, now)
-        logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
-        return accept_start(session, token, link, config)
 
     # Login.
 
     def logged_in(self, session: Session, zone: str, now: float) -> LoginVerdict:
         """Log a session in, its hello was answered 200; or refresh its zone (PROTOCOL 3.2, 3.3).
 
-        Call it before session.answer(). Where the verdict has a close code, end the hello by
-        fail() and close the session with that code instead.
+        Call it before session.answer(). If the verdict has a close code, end the hello by fail()
+        and close the session with that code instead.
 
         Args:
             session: The session.
@@ -370,23 +195,26 @@ class SessionManager:
         if session.state is State.CLOSED:
             return LoginVerdict(CloseCode.NORMAL, ErrorCode.FORBIDDEN, "session is closed")
         if not session.is_logged_in:
-            verdict = self._settle_duplicates(session, now)
+            verdict = self._policy.judge(session, self.by_openid(session.openid), now)
             if verdict.close_code is not None:
                 self.refuse_login(session)
                 return verdict
-            self._leave_inited(session)
-            openid = session.openid
-            self._by_openid[openid] = (*self._by_openid.get(openid, ()), session)
+            for other in verdict.replaced:
+                self.replace(other, now)
+            self.index.log_in(session)
             session.move(Event.LOGIN)
             self.events.emit(EventKind.LOGGED_IN, session, "hello", now)
             if session.link is None:
                 session.move(Event.DETACH)
                 self.events.emit(EventKind.SUSPENDED, session, "lost_before_login", now)
-            self._context.counters.logins += 1
+            self._counters.logins += 1
             logger.info(
                 "session_logged_in",
                 extra=keys(
-                    session=session.session_id, openid=openid, peer=session.user_ip, zone=zone
+                    session=session.session_id,
+                    openid=session.openid,
+                    peer=session.user_ip,
+                    zone=zone,
                 ),
             )
         if zone or not session.zone:
@@ -396,54 +224,29 @@ class SessionManager:
     def refuse_login(self, session: Session) -> None:
         """Count a refused hello; logged_in() does so itself."""
         session.refused_logins += 1
-        self._context.counters.refused_logins += 1
+        self._counters.refused_logins += 1
 
     def time_out_login(self, session: Session, now: float) -> None:
         """Close a session that has not logged in in time.
 
         Source: PROTOCOL 3.1: "login within 30 s of START (4408, Closed)".
         """
-        self._context.counters.login_timeouts += 1
+        self._counters.login_timeouts += 1
         self.close(session, CloseCode.TIMEOUT, "no login", now)
 
-    def _settle_duplicates(self, session: Session, now: float) -> LoginVerdict:
-        """Apply on_duplicate to the other logged-in sessions of session's openid."""
-        others = self._by_openid.get(session.openid, ())
-        if not others:
-            return LOGGED_IN
-        policy = self._config.on_duplicate
-        if policy != "allow" and session.is_after_failed_resume:
-            # PROTOCOL 3.3: it never replaces.
-            return LoginVerdict(CloseCode.KICKED, ErrorCode.FORBIDDEN, "logged in elsewhere")
-        if policy == "reject" and any(
-            other.link is not None and now - other.link.last_heard <= SIGN_OF_LIFE_S
-            for other in others
-        ):
-            return LoginVerdict(
-                CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, "logged in elsewhere", RETRY_MS
-            )
-        if policy == "allow":
-            if len(others) < self._config.max_logged_in:
-                return LOGGED_IN
-            others = tuple(other for other in others if other.link is None)[:1]
-            if not others or session.is_after_failed_resume:
-                return LoginVerdict(
-                    CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, "too many logins", RETRY_MS
-                )
-        for other in others:
-            self._replace(other, now)
-        return LOGGED_IN
-
-    def _replace(self, session: Session, now: float) -> None:
-        self._context.counters.replaced += 1
-        self._tombstones.add(session.session_id, LostReason.REPLACED, now)
+    def replace(self, session: Session, now: float) -> None:
+        """Close a session because its user logged in elsewhere."""
+        self._counters.replaced += 1
+        self.tombstones.add(session.session_id, LostReason.REPLACED, now)
         kind = EventKind.REPLACED
         self._end_by_kick(session, CloseCode.KICKED, "replaced", now, kind, ELSEWHERE)
 
     # Ends.
 
     def detach(self, session: Session, link: Link, how: Disconnect, now: float) -> None:
-        """Take note of a connection's end; nothing happens where it is not the session's own.
+        """Suspend or close a session whose connection has ended.
+
+        Nothing happens if link is no longer the session's connection.
 
         Args:
             session: The session that the connection had.
@@ -457,7 +260,7 @@ class SessionManager:
             self.close(session, how.code, how.reason, now)
             return
         session.detach(now)
-        is_login_open = session.hello_pending or session.has_unacked
+        is_login_open = session.hello_pending or session.outbox.has_unacked
         if session.state is State.INITED and not is_login_open:
             # PROTOCOL 3.9: it outlives its connection only for the sake of its hello.
             why = loss_reason(how)
@@ -468,7 +271,7 @@ class SessionManager:
 
     def stop(self, session: Session, reason: StopReason, now: float) -> None:
         """Close a session because its client said STOP (PROTOCOL 3.9)."""
-        self._context.counters.stopped += 1
+        self._counters.stopped += 1
         name = StopReason(reason).name.lower()
         why = "stop" if reason == StopReason.UNKNOWN else name
         self.close(session, CloseCode.NORMAL, name, now, why=why)
@@ -480,13 +283,13 @@ class SessionManager:
             session: The session.
             reason: Text for the client.
             now: Loop time.
-            code: What KICK says; the connection closes with it where it is an operator's own
-                (46xx), else 4410.
+            code: The code in KICK; the connection closes with it if it is an operator's own
+                (46xx), else with 4410.
         """
         if session.state is State.CLOSED:
             return
-        self._context.counters.kicked += 1
-        self._tombstones.add(session.session_id, LostReason.KICKED, now)
+        self._counters.kicked += 1
+        self.tombstones.add(session.session_id, LostReason.KICKED, now)
         self._end_by_kick(session, code, reason, now, EventKind.KICKED, reason or "kicked")
 
     def close(
@@ -503,30 +306,26 @@ class SessionManager:
         """Close a session for good, and its connection with code.
 
         Args:
-            session: The session; nothing happens where it is Closed already.
+            session: The session; nothing happens if it is Closed already.
             code: The close code.
             reason: The close's reason text.
             now: Loop time.
             last: Frames to flush by themselves first; see Link.close.
-            kind: What the event says, one of the ends.
-            why: The event's reason; the close code's name where it is empty.
+            kind: The event's kind, one of the ends.
+            why: The event's reason; the close code's name if it is empty.
         """
         if session.state is State.CLOSED:
             return
-        if session.state is State.INITED:
-            self._leave_inited(session)
-        else:
-            self._forget_login(session)
+        self.index.remove(session)
         session.move(Event.CLOSE)
         why = why or close_reason(code)
         self.events.emit(kind, session, why, now)
         link = session.link
         session.detach(now)
         session.clear()
-        del self._by_id[session.session_id]
-        self._detached.pop(session, None)
-        self._context.watched.discard(session)
-        self._context.counters.closed += 1
+        self._budget.release(session)
+        self.context.watched.discard(session.outbox)
+        self._counters.closed += 1
         logger.info(
             "session_ended",
             extra=keys(
@@ -543,7 +342,7 @@ class SessionManager:
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
         session.move(Event.DETACH)
-        self._detached[session] = None
+        self.index.detached[session] = None
         if session.state is State.SUSPENDED:  # else its login is under way
             self.events.emit(EventKind.SUSPENDED, session, why, now)
 
@@ -554,34 +353,16 @@ class SessionManager:
         last = kick_frame(code, reason)
         self.close(session, close_code, reason, now, last=last, kind=kind, why=why)
 
-    def _close_full(self, session: Session, reason: str, now: float) -> None:
-        """Close a suspended session whose queue is full, by the policy ``close``."""
-        self.close(session, CloseCode.SLOW_CONSUMER, reason, now, why="queue_full")
+    def _close_full(self, session_id: str, now: float) -> None:
+        session = self.index.by_id[session_id]
+        self.close(session, CloseCode.SLOW_CONSUMER, "queue is full", now, why="queue_full")
 
-    def _leave_inited(self, session: Session) -> None:
-        ip = self._inited.pop(session)
-        count = self._inited_by_ip[ip] - 1
-        if count:
-            self._inited_by_ip[ip] = count
-        else:
-            del self._inited_by_ip[ip]
-        same = self._inited_by_openid[session.openid]
-        del same[session]
-        if not same:
-            del self._inited_by_openid[session.openid]
-
-    def _forget_login(self, session: Session) -> None:
-        left = tuple(s for s in self._by_openid.get(session.openid, ()) if s is not session)
-        if left:
-            self._by_openid[session.openid] = left
-        else:
-            self._by_openid.pop(session.openid, None)
+    def _close_for_memory(self, session: Session, now: float) -> None:
+        self._counters.memory_closed += 1
+        kind = EventKind.EXPIRED
+        self.close(session, CloseCode.OVERLOADED, "memory", now, kind=kind, why="memory")
 
     # Pushes to many.
-
-    def logged_in_sessions(self) -> list[Session]:
-        """Return the sessions that are logged in now, with a connection or without."""
-        return [session for sessions in self._by_openid.values() for session in sessions]
 
     def multicast(
         self,
@@ -591,20 +372,20 @@ class SessionManager:
         suspended: bool = False,
         ttl: float = 0.0,
     ) -> int:
-        """Push to those of sessions that are logged in; return the queues that took it.
+        """Push to those of sessions that are logged in; return the number that took it.
 
         Source: PROTOCOL 5.6.
 
         Args:
-            sessions: Whom to push to; all that are logged in for a broadcast.
+            sessions: The recipients; all that are logged in for a broadcast.
             body: Fields 3-5 of the push; all recipients share it.
             now: Loop time.
             suspended: Whether suspended sessions get it too.
-            ttl: Seconds it is worth keeping, 0 for ever.
+            ttl: Seconds that it is worth keeping, 0 for ever.
         """
         states = (State.NORMAL, State.SUSPENDED) if suspended else (State.NORMAL,)
         return sum(
-            session.push(body, now=now, flags=BULK, ttl=ttl) is OK
+            session.outbox.push(body, now, BULK, ttl) is OK
             for session in sessions
             if session.state in states
         )
@@ -612,85 +393,49 @@ class SessionManager:
     # Time.
 
     def sweep(self, now: float) -> None:
-        """End what has expired: sessions, logins, messages, tombstones. Call it once a second."""
+        """End expired sessions, logins, messages and tombstones. Call it once a second."""
         self._sweep_logins(now)
         self._sweep_detached(now)
         self._sweep_watched(now)
-        self._count_memory(now)
-        self._judge.sweep(now)
-        self._tombstones.sweep(now)
+        self._budget.recount(now)
+        self.judge.sweep(now)
+        self.tombstones.sweep(now)
 
     def _sweep_logins(self, now: float) -> None:
         deadline = now - self._config.login_timeout
-        while self._inited:
-            session = next(iter(self._inited))
+        inited = self.index.inited
+        while inited:
+            session = next(iter(inited))
             if session.create_time > deadline:
                 break
             self.time_out_login(session, now)
 
     def _sweep_detached(self, now: float) -> None:
         deadline = now - self._config.resume_window
-        while self._detached:
-            session = next(iter(self._detached))
+        detached = self.index.detached
+        while detached:
+            session = next(iter(detached))
             if session.detached_at > deadline:
                 break
-            self._context.counters.expired += 1
+            self._counters.expired += 1
             kind = EventKind.EXPIRED
             self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
 
     def _sweep_watched(self, now: float) -> None:
-        counters = self._context.counters
-        watched = self._context.watched
-        for session in list(watched):
-            queue = session.queue
-            expired = queue.expire(now)
-            if expired:
-                counters.notifies_expired += expired
-                session.sender.flush()
-            if session.full_since and session.link is not None:
-                if session.full_since < 0:
-                    session.full_since = now
-                elif now - session.full_since >= self._config.slow_consumer_timeout:
-                    self._cut_slow(session, now)
-            if not session.full_since and queue.next_expiry() == float("inf"):
-                watched.discard(session)
-
-    def _count_memory(self, now: float) -> None:
-        """Keep all queues together under their bound (PROTOCOL 5.5).
-
-        Each sweep does, and a push where notifies have taken what was left since: a second is long.
-        """
-        context = self._context
-        limit = context.max_queues_bytes
-        queued = sum(session.memory_bytes() for session in self._by_id.values())
-        if queued > limit:
-            # The longest-suspended first; unacked answers were promised.
-            for session in list(self._detached):
-                if session.queue.kept or session.pending:
-                    continue
-                queued -= session.memory_bytes()
-                context.counters.memory_closed += 1
-                kind = EventKind.EXPIRED
-                self.close(session, CloseCode.OVERLOADED, "memory", now, kind=kind, why="memory")
-                if queued <= limit:
-                    break
-        context.counters.queued_bytes = queued
-        context.is_memory_full = queued > limit
-        context.memory_left = max(limit - queued, limit // RECOUNT_SHARE)
+        watched = self.context.watched
+        for outbox in list(watched):
+            outbox.expire(now)
+            if outbox.is_stuck(now, self._config.slow_consumer_timeout):
+                self._cut_slow(self.index.by_id[outbox.queue.session_id], now)
+            if not outbox.is_watched:
+                watched.discard(outbox)
 
     def _cut_slow(self, session: Session, now: float) -> None:
-        """Part with a connection on which no ack moved while the queue was at a cap (5.3)."""
-        if not session.has_unacked:
-            session.full_since = 0.0
-            return
+        """Close a connection on which no ack moved while the queue was at a cap (PROTOCOL 5.3)."""
         link = session.link
         assert link is not None
-        self._context.counters.slow_consumers += 1
+        self._counters.slow_consumers += 1
         logger.info("slow_consumer", extra=keys(session=session.session_id, peer=session.user_ip))
         session.detach(now)
         self._suspend(session, "slow_consumer", now)
         link.close(CloseCode.SLOW_CONSUMER, f"retry_after_ms={RETRY_MS}")
-
-
-def _refuse_bad(message: str) -> StartOutcome:
-    return refuse_start(ErrorCode.BAD_REQUEST, CloseCode.PROTOCOL_ERROR, message)

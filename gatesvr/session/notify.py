@@ -1,4 +1,4 @@
-"""What becomes of a push, and NotifyOrderingManager: notifies bound to a request's answer."""
+"""NotifyOrderingManager: notifies bound to a request's answer; and PushResult, a push's outcome."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = [
 ]
 
 BUSY_RETRY_MS = 200
-"""What a pusher is told to wait for a client that is there: a few round trips."""
+"""retry_after_ms while the client has a connection: a few round trips."""
 SUSPENDED_RETRY_MS = 1_000
-"""The same for one that is away."""
+"""retry_after_ms while it has none."""
 
 BundleMessage = tuple[int, bytes, int]
 """(msg_id, body, flags), as OrderedQueue takes it."""
 
 
 class PushResult(NamedTuple):
-    """What became of a push.
+    """The outcome of a push.
 
     Attributes:
-        error_code: Empty where it was taken, else NOT_FOUND, BUSY, TOO_LARGE, TOO_LATE or
+        error_code: Empty if it was taken, else NOT_FOUND, BUSY, TOO_LARGE, TOO_LATE or
             NO_SUCH_REQUEST (PROTOCOL 7.5).
-        retry_after_ms: When trying again may help, with BUSY.
+        retry_after_ms: With BUSY: when trying again may help.
     """
 
     error_code: str = ""
@@ -43,7 +43,7 @@ class PushResult(NamedTuple):
 
     @property
     def is_ok(self) -> bool:
-        """Whether it was taken (or is the repeat of one that was)."""
+        """Whether it was taken, or repeats one that was."""
         return not self.error_code
 
 
@@ -77,11 +77,21 @@ class NotifyOrderingManager:
         self.held_bytes = 0
 
     def __len__(self) -> int:
-        """Return the notifies held."""
-        return sum(map(len, self._before.values())) + sum(map(len, self._after.values()))
+        """Return the number of notifies held."""
+        return self.before + self.after
+
+    @property
+    def before(self) -> int:
+        """Notifies held that go before their answer."""
+        return sum(map(len, self._before.values()))
+
+    @property
+    def after(self) -> int:
+        """Notifies held that go behind their answer."""
+        return sum(map(len, self._after.values()))
 
     def add(self, client_seq: int, body: bytes, is_before: bool) -> bool:
-        """Hold a notify for the answer to client_seq; return False where a bound forbids it."""
+        """Hold a notify for the answer to client_seq; return False if a bound forbids it."""
         held = len(self._before.get(client_seq, ())) + len(self._after.get(client_seq, ()))
         if held >= self._max_notifies or self.held_bytes + len(body) > self._max_bytes:
             return False
@@ -99,13 +109,13 @@ class NotifyOrderingManager:
         after: Sequence[bytes] = (),
         max_body_bytes: int = 1 << 30,
     ) -> tuple[list[BundleMessage], int]:
-        """Return an answer amid its notifies, and how many carried ones found no room.
+        """Return an answer amid its notifies, and the number of carried ones that found no room.
 
-        The order is [before pushed, before carried, answer, after pushed, after carried]. What was
-        pushed was accepted and is always kept; what the answer carries takes the room that is left.
+        The order is [before pushed, before carried, answer, after pushed, after carried]. Pushed
+        notifies were accepted and always stay; carried ones take the room that is left.
 
         Args:
-            client_seq: The request's client seq; what is held for it is given out and forgotten.
+            client_seq: The request's client seq; its notifies are no longer held afterwards.
             msg_id: The request's msg_id.
             body: The answer's.
             before: Bodies that the answer carries, to go before it.

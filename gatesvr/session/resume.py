@@ -1,4 +1,4 @@
-"""What a resume is judged by: tokens, attempts, rates (PROTOCOL 4.2, 4.3, 4.8)."""
+"""ResumeJudge: whether a START may resume a session, by token, attempt and rate (PROTOCOL 4)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from ..errors import CloseCode, ErrorCode
 from ..observe.log import keys
 from ..protocol.messages import LostReason
-from .start import StartOutcome, refuse_start
+from .outcome import StartOutcome, refuse_start
 
 if TYPE_CHECKING:
     from .._pb import message_pb2 as pb
-    from .context import SessionCounters
+    from .counters import SessionCounters
     from .session import Session
 
 __all__ = ["TOKEN_BYTES", "RateBucket", "ResumeJudge", "ResumeToken", "TokenMatch"]
@@ -32,7 +32,7 @@ MAX_ADDRESSES = 10_000
 
 
 class TokenMatch(IntEnum):
-    """What a presented token is."""
+    """The standing of a presented token."""
 
     WRONG = 0
     CURRENT = 1
@@ -73,7 +73,7 @@ class ResumeToken:
         return token
 
     def match(self, token: bytes) -> TokenMatch:
-        """Say what token is, in constant time."""
+        """Return the standing of a token, in constant time."""
         digest = sha256(token).digest()
         # All are compared, whichever it is.
         is_current = hmac.compare_digest(digest, self._current)
@@ -86,13 +86,13 @@ class ResumeToken:
         return TokenMatch.REUSED if is_dead else TokenMatch.WRONG
 
     def is_stale(self, match: TokenMatch, attempt: int) -> bool:
-        """Say whether a later attempt with the same token was seen (PROTOCOL 4.3)."""
+        """Return whether a later attempt with the same token was seen (PROTOCOL 4.3)."""
         return match is TokenMatch.PREVIOUS and attempt <= self.attempt
 
     def accept(
         self, match: TokenMatch, attempt: int, random_bytes: Callable[[int], bytes]
     ) -> bytes:
-        """Take note of a resume and return the token to hand out.
+        """Enter a resume and return the token to hand out.
 
         The current token makes a new one; the previous one hands out the same current one again, so
         there are never more than two (PROTOCOL 4.2).
@@ -108,7 +108,7 @@ class ResumeToken:
         return self._text
 
     def prove(self) -> None:
-        """The client has the current token: the one before is dead."""
+        """Drop the token before: the client has the current one."""
         if self._previous:
             self._dead = self._previous
             self._previous = b""
@@ -134,7 +134,7 @@ class RateBucket:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Take one event; return False where there is none."""
+        """Take one event; return False if none is left."""
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1.0:
@@ -143,35 +143,37 @@ class RateBucket:
         return True
 
     def is_full(self, now: float) -> bool:
-        """Return whether it is as good as new."""
+        """Return whether a burst is possible again."""
         return self._left + (now - self._at) * self._rate >= self._burst
 
     def retry_after_ms(self) -> int:
-        """Return when the next event will be there."""
+        """Return the time until the next event."""
         return max(1, int((1.0 - self._left) / self._rate * 1000))
 
 
 class ResumeJudge:
-    """Says whether a START may resume the session that it names.
+    """Judges resumes.
 
     Args:
         counters: Where refusals are counted.
+
+    Attributes:
+        wrong_tokens: Rates of wrong tokens by address, the latest at the end.
     """
 
     def __init__(self, counters: SessionCounters) -> None:
         self._counters = counters
-        # By address, the one that was wrong last at the end.
-        self._wrong_tokens: dict[str, RateBucket] = {}
+        self.wrong_tokens: dict[str, RateBucket] = {}
 
     def judge(
         self, session: Session, start: pb.StartRequest, ip: str, now: float
     ) -> TokenMatch | StartOutcome:
-        """Return what the START's token is, or how the START is refused; the session is untouched.
+        """Return the standing of a START's token, or the START's refusal; the session is untouched.
 
         Args:
             session: The session named.
             start: The START.
-            ip: Where it came from.
+            ip: The address that it came from.
             now: Loop time.
         """
         counters = self._counters
@@ -200,23 +202,23 @@ class ResumeJudge:
         return self.limit(session, now) or match
 
     def limit(self, session: Session, now: float) -> StartOutcome | None:
-        """Count a resume that is good otherwise; return its refusal where there are too many."""
+        """Count a resume that is otherwise good; return its refusal if there are too many."""
         bucket = session.resume_rate
         if bucket is None:
             bucket = session.resume_rate = RateBucket(RESUME_RATE, RESUME_BURST, now)
         return None if bucket.take(now) else self._refuse_limited(bucket)
 
     def sweep(self, now: float) -> None:
-        """Forget the addresses that have been good for long enough."""
-        for ip in [ip for ip, bucket in self._wrong_tokens.items() if bucket.is_full(now)]:
-            del self._wrong_tokens[ip]
+        """Forget addresses without a wrong token for long enough."""
+        for ip in [ip for ip, bucket in self.wrong_tokens.items() if bucket.is_full(now)]:
+            del self.wrong_tokens[ip]
 
     def _deny_token(self, ip: str, now: float) -> tuple[StartOutcome, bool]:
-        """Refuse a wrong token; return too whether its address has shown too many.
+        """Refuse a wrong token; return also whether its address has shown too many.
 
         Source: PROTOCOL 4.8: "limited by address, never by session".
         """
-        buckets = self._wrong_tokens
+        buckets = self.wrong_tokens
         bucket = buckets.pop(ip, None)
         if bucket is None:
             if len(buckets) >= MAX_ADDRESSES:

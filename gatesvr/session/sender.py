@@ -51,41 +51,30 @@ class OrderedSender:
         if self.link is not None:
             self.link.request_flush()
 
-    def notify(
-        self, body: bytes, flags: int = 0, expires_at: float = 0.0, *, is_forced: bool = False
-    ) -> None:
-        """Send a notify at once.
+    def notify(self, body: bytes, flags: int = 0, expires_at: float = 0.0) -> None:
+        """Send a notify at once, whatever the caps say.
 
         Args:
             body: Fields 3-5 of its push.
             flags: BULK for a broadcast.
             expires_at: Loop time, 0 for never.
-            is_forced: Whether caps do not apply, because it was accepted before.
-
-        Raises:
-            QueueFull: The queue is at a cap.
         """
-        self.queue.append_one(0, body, flags, expires_at, is_forced)
+        self.queue.append_one(0, body, flags, expires_at, True)
         if self.link is not None:
             self.link.request_flush()
 
     def flush(self) -> None:
-        """Have the connection fed at the end of this loop turn."""
+        """Ask the connection to feed at the end of this loop turn."""
         if self.link is not None:
             self.link.request_flush()
 
-    def feed(self, now: float, high_water: int | None = None) -> None:
-        """Fill the connection up to high water from the queue.
-
-        Args:
-            now: Loop time.
-            high_water: Bytes not yet transmitted to stop at, instead of the sender's own.
-        """
+    def feed(self, now: float) -> None:
+        """Fill the connection from the queue, up to high water."""
         link = self.link
         queue = self.queue
         if link is None or not queue.unsent:
             return
-        room = (self._high_water if high_water is None else high_water) - link.unsent_bytes()
+        room = self._high_water - link.unsent_bytes()
         while room > 0 and queue.unsent:
             data = queue.take(room)
             if not data:

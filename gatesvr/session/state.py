@@ -9,12 +9,12 @@
 Rules (PROTOCOL 3):
 
 - A session is INITED from START on, NORMAL from a hello answered 200 on.
-- A connection that goes takes an INITED session along, unless its hello is unanswered or the answer
-  not acked; such a session stays INITED without a connection.
+- A connection's end closes an INITED session, unless its hello is unanswered or the answer not
+  acked; such a session stays INITED without a connection.
 - A hello of a session that is logged in refreshes the zone and changes no state.
-- A resume of a session that still has a connection takes that away first (DETACH), then gives it
-  the new one (RESUME).
-- CLOSED is final. Everything that is not in the table raises.
+- A resume of a session that still has a connection takes that away (DETACH), then attaches the new
+  one (RESUME).
+- CLOSED is final. A transition that is not in the table raises.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["TRANSITIONS", "Event", "State", "Verdict", "next_state"]
 
 
 class State(IntEnum):
-    """Where a session stands."""
+    """A session's state."""
 
     INITED = 1
     NORMAL = 2
@@ -36,7 +36,7 @@ class State(IntEnum):
 
 
 class Event(IntEnum):
-    """What moves a session."""
+    """Moves a session to its next state."""
 
     LOGIN = 1
     """A hello was answered 200."""
@@ -75,13 +75,13 @@ def next_state(state: State, event: Event) -> State:
 
 
 class Verdict(IntEnum):
-    """What becomes of a request (PROTOCOL 3.4, 3.5)."""
+    """A session's reply to an offered request (PROTOCOL 3.4, 3.5)."""
 
     NEXT = 0
-    """The session's next one: accept it."""
+    """The session's next one: it is accepted."""
     DUPLICATE = 1
     """Accepted before: drop it."""
     GAP = 2
-    """ERROR 400, seq 0; nothing is consumed."""
+    """Not the next one: answer ERROR 400, seq 0; nothing is consumed."""
     FULL = 3
-    """As many are unanswered as may be: hold it."""
+    """No room: hold it; the session wakes its connection when there is."""

@@ -1,4 +1,4 @@
-"""Tombstones: sessions ended by others, for the clients that come back (PROTOCOL 4.7)."""
+"""Tombstones: why sessions ended, for clients that come back (PROTOCOL 4.7)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["Tombstones"]
 
 
 class Tombstones:
-    """Why sessions were ended, for the resume window; the oldest go where there are too many.
+    """Why sessions ended, for the resume window; beyond the bound the oldest are forgotten.
 
     Args:
-        max_tombstones: How many at most.
-        window: How long one stays, seconds.
+        max_tombstones: The bound.
+        window: Seconds that one is kept.
     """
 
     def __init__(self, max_tombstones: int, window: float) -> None:
@@ -21,17 +21,17 @@ class Tombstones:
         self._by_id: dict[str, tuple[LostReason, float]] = {}
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of tombstones."""
         return len(self._by_id)
 
     def add(self, session_id: str, reason: LostReason, now: float) -> None:
-        """Remember why a session was ended."""
+        """Remember why a session ended."""
         while len(self._by_id) >= self._max_tombstones:
             del self._by_id[next(iter(self._by_id))]
         self._by_id[session_id] = (reason, now + self._window)
 
     def find(self, session_id: str, now: float) -> LostReason | None:
-        """Return why a session was ended, None where that is not known."""
+        """Return why a session ended, None if that is not known."""
         reason, until = self._by_id.get(session_id, (LostReason.NONE, 0.0))
         return reason if until > now else None
 

@@ -1,8 +1,7 @@
 """The client's side: one connection on a UDP socket of its own.
 
-A name may have several addresses: they are tried side by side, each a little later than the one
-before it or as soon as that has failed, and the first whose handshake is complete is taken (RFC
-8305).
+A name may have several addresses. Each is tried a little after the one before it, or as soon as
+that one has failed, and the first whose handshake is complete is taken (RFC 8305).
 """
 
 from __future__ import annotations
@@ -13,36 +12,38 @@ import ipaddress
 import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
-from itertools import chain, zip_longest
 from typing import Any
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ConnectionFailed
 from ..protocol.link import Disconnect, HandlerFactory
+from .addresses import Address, Datagram, host_name, resolve, without_scope
 from .connection import Connection
 from .counters import TransportCounters
-from .quic.interface import Address, Datagram, pick_backend
+from .quic.choose import pick_backend
 from .tls import ClientTls, client_tls
-from .udp.endpoint import Driver, Endpoint, Timer, open_socket
+from .udp.driver import Driver, Timer
+from .udp.endpoint import Endpoint
+from .udp.sockets import open_socket
 
-__all__ = ["ClientConnection", "host_name", "open_connection"]
+__all__ = ["ClientConnection", "open_connection"]
 
 CONNECT_TIMEOUT = 5.0
 RACE_DELAY_S = 0.25
 """How long an address has to itself before the next one is tried too (RFC 8305 5)."""
 PROBE_INTERVAL_S = 0.2
-"""How long after the network refused a datagram another one is sent to try again."""
+"""Time between an ICMP refusal and the next probe, seconds."""
 _CRYPTO_ERROR = 0x100  # + TLS alert (RFC 9001 4.8)
 _CERTIFICATE_ALERTS = frozenset(range(42, 50))  # bad_certificate … access_denied
 _NO_ALPN = 120
 
 
 class ClientConnection:
-    """The owner of one client connection and of its socket.
+    """A client's connection and its socket.
 
     Attributes:
-        link: The connection.
-        counters: What it did.
+        connection: The QUIC connection.
+        counters: The counters of the socket and the connection.
         address: The socket's own address.
         server: The server's address.
     """
@@ -84,7 +85,7 @@ class ClientConnection:
         self.address: Address = self._endpoint.address
         try:
             now = self._driver.clock()
-            self.link = Connection(
+            self.connection = Connection(
                 quic,
                 self._endpoint,
                 self._driver,
@@ -95,9 +96,9 @@ class ClientConnection:
                 is_client=True,
                 deadline=now + connect_timeout,
             )
-            self.link.connect(now)
+            self.connection.connect(now)
         except BaseException:
-            # The loop watches the socket by now: uvloop aborts the process where it is just closed.
+            # The loop watches the socket by now, and uvloop aborts if it is simply closed.
             self._release()
             raise
 
@@ -105,20 +106,29 @@ class ClientConnection:
         """Wait until the handshake is complete.
 
         Raises:
-            ConnectionFailed: It never will be.
+            ConnectionFailed: The handshake failed.
         """
         try:
             await self._ready
         except BaseException:
-            self.link.close(CloseCode.NORMAL)
+            self.connection.close(CloseCode.NORMAL)
             raise
 
     async def wait_ended(self) -> Disconnect:
         """Wait until the connection has ended; return how."""
         return await asyncio.shield(self._ended)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection was closed, here or by the server."""
+        return self.connection.stream.is_closing
+
+    def discard(self, reason: str = "") -> None:
+        """End at once; the server is not told."""
+        self.connection.discard(reason)
+
     def pause_reading(self) -> None:
-        """Read nothing until resume_reading(): be a client that is too slow."""
+        """Read nothing until resume_reading(), as a client that is too slow."""
         self._endpoint.pause_reading()
 
     def resume_reading(self) -> None:
@@ -127,7 +137,7 @@ class ClientConnection:
 
     async def close(self, code: int = 0, reason: str = "") -> None:
         """Close the connection, its task and its socket."""
-        self.link.close(code, reason)
+        self.connection.close(code, reason)
         await self.wait_ended()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
@@ -136,8 +146,8 @@ class ClientConnection:
     def _datagrams_received(self, batch: list[Datagram], now: float) -> None:
         for data, _ in batch:
             # The kernel lets only the server's datagrams through to a connected socket.
-            self.link.receive(data, self.server, now)
-        self.link.process(now)
+            self.connection.receive(data, self.server, now)
+        self.connection.process(now)
 
     def _network_error(self, error: OSError) -> None:
         if not isinstance(error, ConnectionRefusedError):
@@ -151,20 +161,19 @@ class ClientConnection:
             )
 
     def _handle_refusal(self) -> None:
-        """Nobody listens at the other end of an open connection, says the network: ask again soon.
+        """The system reported the port of an open connection closed; probe soon.
 
-        Such a word (ICMP) can be forged and ends nothing. But it may mean that the gateway is about
-        to be restarted, and of that we hear only in answer to something: QUIC by itself would ask
-        ever more rarely, and not at all where nothing is in flight. A probe that is refused again
-        brings the next one.
+        Such a report (ICMP) can be forged, so it ends nothing. But the gateway may be restarting,
+        and it tells us only in answer to a datagram. QUIC by itself would probe ever more rarely,
+        and not at all while nothing is in flight. A probe that is refused leads to the next one.
         """
         self.counters.refusals += 1
         if not self._ended.done():
-            # One is enough: where the next probe is due already, this does nothing.
+            # Does nothing if a probe is scheduled already.
             self._driver.schedule(self._probe_timer, self._driver.clock() + PROBE_INTERVAL_S)
 
     def _probe(self, now: float) -> None:
-        self.link.probe()
+        self.connection.probe()
 
     # ConnectionOwner.
 
@@ -214,7 +223,7 @@ async def open_connection(
     config: TransportConfig | None = None,
     driver: Driver | None = None,
 ) -> ClientConnection:
-    """Connect to a gateway, at whichever of its addresses answers first.
+    """Connect to a gateway, at the first of its addresses to answer.
 
     Args:
         host: Its name or address, a link-local one with its interface: ``fe80::1%eth0``.
@@ -228,8 +237,8 @@ async def open_connection(
         driver: Timers shared with other clients of the same loop; by default its own.
 
     Raises:
-        ConnectionFailed: Time-out, refusal, or a certificate that is not accepted; it says which,
-            for each address.
+        ConnectionFailed: The name has no address, or each address failed: time-out, refusal, or a
+            certificate that is not accepted. The message says which, for each.
         ConfigError: The backend is not installed.
     """
     config = config or TransportConfig()
@@ -261,7 +270,7 @@ async def open_connection(
                 driver=driver,
                 backend=backend,
                 tls=tls,
-                server_name=name.partition("%")[0],
+                server_name=without_scope(name),
                 config=config,
                 connect_timeout=deadline - loop.time(),
                 is_wanted=winner.take,
@@ -274,37 +283,23 @@ async def open_connection(
 
     try:
         async with asyncio.timeout_at(deadline):
-            found = await _resolve(name, port)
+            found = await resolve(name, port)
     except TimeoutError:
-        raise ConnectionFailed(f"cannot reach {host} port {port}: no word of its address") from None
+        raise ConnectionFailed(
+            f"cannot reach {host} port {port}: the name look-up took too long"
+        ) from None
     except OSError as error:
         raise ConnectionFailed(
             f"cannot reach {host} port {port}: {error.strerror or error}"
         ) from None
-    # Each attempt has its own time-out, which waits for what has arrived to be handled.
+    if not found:
+        raise ConnectionFailed(f"cannot reach {host} port {port}: the name has no address")
+    # Each attempt has its own time-out, which fires only after all that has arrived is handled.
     return await _race([partial(attempt, *entry) for entry in found])
 
 
-def host_name(host: str) -> str:
-    """Return the name of a host as the network knows it: an international one in ASCII.
-
-    Raises:
-        ValueError: It is no name; it says why.
-    """
-    if ":" in host:
-        return host  # an IPv6 address, whose scope is any text
-    try:
-        return host.encode("idna").decode()
-    except UnicodeError as error:
-        # The codec's own words are those of one label: "label empty or too long".
-        reason = "it has an empty label" if ".." in host or host.startswith(".") else ""
-        if not reason and any(len(label) > 63 for label in host.split(".")):
-            reason = "a label has at most 63 characters"
-        raise ValueError(f"{host!r:.80} is no host name: {reason or error}") from None
-
-
 class _Winner:
-    """The one of several connections whose handshake is complete first."""
+    """Tells which of several connections completes its handshake first."""
 
     def __init__(self) -> None:
         self._is_taken = False
@@ -319,11 +314,16 @@ class _Winner:
 async def _race(
     attempts: list[Callable[[], Coroutine[Any, Any, ClientConnection]]],
 ) -> ClientConnection:
-    """Return the first connection that comes up; the other attempts are given up.
+    """Return the first connection that comes up, and give up the other attempts.
+
+    Args:
+        attempts: At least one.
 
     Raises:
-        ConnectionFailed: None will; it names each failure.
+        ConnectionFailed: All failed; it names each failure.
     """
+    if len(attempts) == 1:
+        return await attempts[0]()
     running: set[asyncio.Task[ClientConnection]] = set()
     failures: list[ConnectionFailed] = []
     try:
@@ -341,16 +341,16 @@ async def _race(
                     return task.result()
                 except ConnectionFailed as error:
                     failures.append(error)
-        # A certificate that is refused is no reason to try again, whatever the others say.
+        # The code of a refused certificate goes first: trying again does not help.
         code = max(failure.code for failure in failures)
         raise ConnectionFailed("; ".join(map(str, failures)), code)
     finally:
         for task in running:
             task.cancel()
-        # They close their connections at once and wait for nothing.
+        # They close their connections at once, without waiting.
         for ended in await asyncio.gather(*running, return_exceptions=True):
             if isinstance(ended, ClientConnection):
-                ended.link.close(CloseCode.NORMAL)  # it came up as the caller gave up
+                ended.connection.close(CloseCode.NORMAL)  # it came up too late
 
 
 def _unreachable(host: str, address: Address, error: OSError) -> ConnectionFailed:
@@ -361,37 +361,8 @@ def _unreachable(host: str, address: Address, error: OSError) -> ConnectionFaile
     return ConnectionFailed(f"cannot reach {name} port {address[1]}: {reason}")
 
 
-async def _resolve(name: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:
-    """Return the addresses of a host in the order to try them, families in turn."""
-
-    def look_up(flags: int = 0) -> list[tuple[socket.AddressFamily, Address]]:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM, flags=flags)
-        # The scope's number is in the address, its name is no part of one.
-        return [
-            (family, (str(address[0]).partition("%")[0], *address[1:]))
-            for family, _, _, _, address in found
-            if family in (socket.AF_INET, socket.AF_INET6)
-        ]
-
-    try:
-        found = look_up(socket.AI_NUMERICHOST)
-    except OSError:
-        scope = name.partition("%")[2] if ":" in name else ""
-        if scope:
-            raise OSError(0, f"there is no network interface {scope!r:.40}") from None
-        # Not the loop's own: uvloop's forgets the scope of an address.
-        found = await asyncio.get_running_loop().run_in_executor(None, look_up)
-    # IPv4 first where a name has both: the gateway listens on 0.0.0.0 by default.
-    families = [
-        [entry for entry in found if entry[0] == family]
-        for family in (socket.AF_INET, socket.AF_INET6)
-    ]
-    mixed = chain.from_iterable(zip_longest(*families))
-    return list(dict.fromkeys(entry for entry in mixed if entry is not None))
-
-
 def _failure(how: Disconnect, server: Address, tls: ClientTls) -> ConnectionFailed:
-    """Return why the handshake failed, in words that help."""
+    """Return the error for a handshake that failed."""
     host, port = server[:2]
     alert = how.code - _CRYPTO_ERROR
     if alert in _CERTIFICATE_ALERTS:

@@ -1,131 +1,131 @@
-"""What the transport counts: one socket, and the connections on it."""
+"""The transport's counters: those of a socket, and of the connections on it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 
 __all__ = ["EndpointCounters", "TransportCounters"]
 
 
 @dataclass(slots=True)
 class EndpointCounters(Counters):
-    """What a socket did."""
+    """Counters of a socket."""
 
-    datagrams_received: int = 0
+    datagrams_received: Counter = 0
     """Datagrams read."""
-    bytes_received: int = 0
-    """Bytes of them."""
-    datagrams_truncated: int = 0
+    bytes_received: Counter = 0
+    """Bytes of the datagrams read."""
+    datagrams_truncated: Counter = 0
     """Datagrams dropped because they were too long."""
-    datagrams_sent: int = 0
+    datagrams_sent: Counter = 0
     """Datagrams that the system took."""
-    bytes_sent: int = 0
-    """Bytes of them."""
-    segments_sent: int = 0
-    """Datagrams sent as parts of a run that the system cuts up (UDP_SEGMENT)."""
-    read_wakeups: int = 0
+    bytes_sent: Counter = 0
+    """Bytes of the datagrams that the system took."""
+    segments_sent: Counter = 0
+    """Datagrams sent as parts of a run that the system splits (UDP_SEGMENT)."""
+    read_wakeups: Counter = 0
     """Times that the loop found the socket readable."""
-    receive_calls: int = 0
+    receive_calls: Counter = 0
     """System calls that read."""
-    send_calls: int = 0
+    send_calls: Counter = 0
     """System calls that wrote."""
-    receive_errors: int = 0
-    """Errors of the network reported by a read, for example that a port is closed."""
-    send_errors: int = 0
+    receive_errors: Counter = 0
+    """Network errors that a read reported, for example a closed port."""
+    send_errors: Counter = 0
     """Datagrams that the system refused to send."""
-    send_blocked: int = 0
+    send_blocked: Counter = 0
     """Times that the socket took no more."""
-    send_dropped: int = 0
+    send_dropped: Counter = 0
     """Datagrams dropped because the backlog was full."""
-    send_backlog: int = 0
-    """Gauge: datagrams waiting for the socket."""
-    receive_buffer_bytes: int = 0
-    """Gauge: SO_RCVBUF as the system granted it."""
-    send_buffer_bytes: int = 0
-    """Gauge: SO_SNDBUF as the system granted it."""
+    send_backlog: Gauge = 0
+    """Datagrams waiting for the socket."""
+    receive_buffer_bytes: Gauge = 0
+    """SO_RCVBUF as the system granted it."""
+    send_buffer_bytes: Gauge = 0
+    """SO_SNDBUF as the system granted it."""
 
 
 @dataclass(slots=True)
 class TransportCounters(EndpointCounters):
-    """What the transport did: the socket's counters and the connections'."""
+    """Counters of the socket and of its connections."""
 
-    connections: int = 0
-    """Gauge: connections whose handshake is complete."""
-    handshakes: int = 0
-    """Gauge: connections whose handshake is not complete."""
-    drained: int = 0
-    """Gauge: closed connections whose ids are still known."""
-    tasks: int = 0
-    """Gauge: connection tasks."""
-    timers: int = 0
-    """Gauge: entries in the timer heap."""
-    stalls: int = 0
+    connections: Gauge = 0
+    """Connections whose handshake is complete."""
+    handshakes: Gauge = 0
+    """Connections whose handshake is not complete."""
+    drained: Gauge = 0
+    """Closed connections whose ids are still known."""
+    tasks: Gauge = 0
+    """Connection tasks."""
+    timers: Gauge = 0
+    """Entries in the timer heap."""
+    stalls: Counter = 0
     """Times that the process did not run for a second or longer."""
-    accepted: int = 0
+    accepted: Counter = 0
     """Handshakes completed."""
-    handshakes_failed: int = 0
-    """Handshakes that an alert, a close or an idle time-out ended."""
-    handshakes_timed_out: int = 0
+    handshakes_failed: Counter = 0
+    """Handshakes ended by an alert, a close or a time-out."""
+    handshakes_timed_out: Counter = 0
     """Handshakes not completed within ``handshake_timeout``."""
-    handshakes_dropped: int = 0
-    """Initials dropped because max_handshakes were under way."""
-    connections_refused: int = 0
+    handshakes_dropped: Counter = 0
+    """Initials dropped because max_handshakes were in progress."""
+    connections_refused: Counter = 0
     """Connections closed 4503 because there were max_connections."""
-    connections_dropped: int = 0
+    connections_dropped: Counter = 0
     """Initials dropped because there were 5 % more than max_connections, or at shutdown."""
-    retries_sent: int = 0
+    retries_sent: Counter = 0
     """Retry packets sent."""
-    retries_validated: int = 0
+    retries_validated: Counter = 0
     """Initials that came back with a good Retry token."""
-    retries_refused: int = 0
-    """Initials with a token that is not ours, too old, or another address's."""
-    versions_negotiated: int = 0
+    retries_refused: Counter = 0
+    """Initials with a token of another server, of another address, or too old."""
+    versions_negotiated: Counter = 0
     """Version Negotiation packets sent."""
-    datagrams_malformed: int = 0
-    """Datagrams that are no QUIC."""
-    datagrams_unknown: int = 0
-    """Datagrams for no connection that is known here."""
-    resets_sent: int = 0
-    """Stateless resets: datagrams of connections that are not known here any more, answered."""
-    resets_limited: int = 0
-    """Stateless resets not sent because there were too many."""
-    initials_undecryptable: int = 0
+    datagrams_malformed: Counter = 0
+    """Datagrams that are not QUIC."""
+    datagrams_unknown: Counter = 0
+    """Datagrams of connections that are not known here."""
+    resets_sent: Counter = 0
+    """Stateless resets sent in answer to datagrams of unknown connections."""
+    resets_limited: Counter = 0
+    """Stateless resets left out because there were too many."""
+    initials_undecryptable: Counter = 0
     """Initials that do not decrypt."""
-    initials_without_crypto: int = 0
-    """Initials that no handshake can begin with: probes whose client hello is not here yet."""
-    datagrams_after_close: int = 0
+    initials_without_crypto: Counter = 0
+    """Initials without a client hello, which is late or lost; dropped silently."""
+    datagrams_after_close: Counter = 0
     """Datagrams for a connection that is closed."""
-    streams_refused: int = 0
+    streams_refused: Counter = 0
     """Streams refused: a connection has one."""
-    closed_local: int = 0
+    closed_local: Counter = 0
     """Connections that this side closed."""
-    closed_peer: int = 0
+    closed_peer: Counter = 0
     """Connections that the other side closed."""
-    closed_transport: int = 0
+    closed_transport: Counter = 0
     """Connections that a QUIC error of either side ended."""
-    closed_idle: int = 0
+    closed_idle: Counter = 0
     """Connections that the idle time-out ended."""
-    closed_reset: int = 0
+    closed_reset: Counter = 0
     """Connections that a stateless reset ended."""
-    protocol_errors: int = 0
+    protocol_errors: Counter = 0
     """Connections closed because the handler found a protocol error."""
-    connection_errors: int = 0
+    connection_errors: Counter = 0
     """Connections closed 4500 by an exception."""
-    lost_errors: int = 0
-    """Exceptions of handlers that were told of an end."""
-    last_pushes: int = 0
+    lost_errors: Counter = 0
+    """Exceptions of handlers in connection_lost()."""
+    last_pushes: Counter = 0
     """Closes with a last push that was acknowledged."""
-    last_pushes_expired: int = 0
+    last_pushes_expired: Counter = 0
     """Closes with a last push that was not acknowledged in time."""
-    writes_dropped: int = 0
-    """Writes to a stream that the client has not begun, or has stopped."""
-    pings_sent: int = 0
-    """PINGs sent to see whether the other side is there."""
-    refusals: int = 0
-    """Times that the network said that nobody listens at the other end; clients alone look."""
-    address_changes: int = 0
-    """Times that a connection moved to another address of its client."""
-    path_limits: int = 0
-    """Clients asked to come back because their connection cannot follow them further."""
+    writes_dropped: Counter = 0
+    """Writes to a stream that the client has not begun or has stopped."""
+    pings_sent: Counter = 0
+    """PINGs sent to see whether the peer is there."""
+    refusals: Counter = 0
+    """Times that the system reported the server's port closed; counted by clients only."""
+    address_changes: Counter = 0
+    """Times that a client moved to another address."""
+    path_limits: Counter = 0
+    """Clients asked to reconnect because their connection cannot follow another move."""

@@ -1,9 +1,9 @@
-"""Certificates: what the gateway shows, what a client accepts.
+"""Certificates: the one that the gateway shows, and those that a client accepts.
 
 Without ``--cert`` the gateway shows a self-signed *development certificate* that it keeps in the
-user's state folder, and clients of a loopback server verify against the same file. Where nothing
-can be kept, as for a user without a home, the gateway makes one in memory, which clients can only
-accept unseen (``--insecure``).
+user's state folder, and clients of a loopback server verify against the same file. A user without
+a home has no such folder: the gateway makes a certificate in memory, and clients can connect only
+with ``--insecure``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConfigError
 from ..observe.log import keys
+from .addresses import without_scope
 
 __all__ = [
     "ClientTls",
@@ -53,7 +54,7 @@ class ServerTls:
     Attributes:
         cert_pem: The chain, leaf first, PEM.
         key_pem: Its private key, PEM, not encrypted.
-        path: The file that a client may be told to trust: the chain's; empty where there is none.
+        path: The file with the chain, for a client to trust; empty where there is none.
         is_development: Whether it is the development certificate.
     """
 
@@ -68,12 +69,12 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """What a client accepts as the server's certificate.
+    """The certificates that a client accepts from the server.
 
     Attributes:
         ca_pem: Certificates to trust, PEM: roots, or one self-signed leaf; empty for the system's.
         is_insecure: Accept any certificate.
-        source: Where ca_pem came from, for messages.
+        source: Origin of ca_pem, for messages.
     """
 
     ca_pem: bytes = b""
@@ -99,7 +100,7 @@ def load_server_tls(cert: str = "", key: str = "") -> ServerTls:
 
 
 def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
-    """Return what to accept from the server at host.
+    """Return the certificates to accept from the server at host.
 
     Args:
         host: Name or address of the server.
@@ -121,10 +122,10 @@ def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
 
 
 def check_purpose(leaf: x509.Certificate) -> None:
-    """Refuse a certificate that says that it is for something other than a server.
+    """Refuse a certificate whose extended key usage leaves servers out.
 
     Raises:
-        ValueError: It says so.
+        ValueError: The certificate is not for servers.
     """
     try:
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -140,7 +141,7 @@ def is_loopback(host: str) -> bool:
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        return ipaddress.ip_address(without_scope(host)).is_loopback
     except ValueError:
         return False
 
@@ -148,10 +149,10 @@ def is_loopback(host: str) -> bool:
 def development_path() -> Path | None:
     """Return the file that holds the development certificate and its key.
 
-    None for a user without a home, as a container's that no /etc/passwd knows.
+    None for a user without a home, for example one that a container's /etc/passwd does not list.
     """
     state = os.environ.get("XDG_STATE_HOME", "")
-    # A relative XDG path is to be ignored (XDG base directory specification).
+    # The XDG base directory specification says to ignore a relative path.
     if os.path.isabs(state):
         folder = Path(state)
     else:
@@ -167,11 +168,11 @@ def generate_certificate(
 ) -> tuple[bytes, bytes]:
     """Make a self-signed ECDSA P-256 leaf certificate.
 
-    It is its own trust anchor, so it has neither CA:TRUE nor an extended key usage: qh3 by itself
-    accepts no leaf with the first, and no trust anchor with the second.
+    It is its own trust anchor, so it has neither CA:TRUE nor an extended key usage: qh3 accepts no
+    leaf with the first, and no trust anchor with the second.
 
     Args:
-        names: DNS names and IP addresses for its subjectAltName, the first is its common name.
+        names: DNS names and IP addresses for its subjectAltName; the first is its common name.
         days: How long it is valid.
 
     Returns:
@@ -206,9 +207,9 @@ def _name(name: str) -> x509.GeneralName:
 
 
 def _development_tls() -> ServerTls:
-    """Return the development certificate, made or renewed under a lock where it has to be.
+    """Return the development certificate; make or renew it, under a lock, if necessary.
 
-    Where it cannot be kept, what is there is shown as long as it is good, else one in memory.
+    If the file cannot be written, an old one is used while it is valid, else one in memory.
     """
     path = development_path()
     if path is None:
@@ -236,7 +237,7 @@ def _tls_in_memory(why: str) -> ServerTls:
 
 
 def _is_fresh(pem: bytes) -> bool:
-    """Return whether pem is a development certificate that can be shown for a while yet."""
+    """Return whether pem is a development certificate with more than RENEW_DAYS left."""
     try:
         leaf = x509.load_pem_x509_certificate(pem)
         key = serialization.load_pem_private_key(_key_of(pem), None)
@@ -253,7 +254,7 @@ def _is_fresh(pem: bytes) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of the state folder for the moment of a look and a write."""
+    """Keep other processes out of the state folder during a look and a write."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -263,7 +264,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Replace path by data at one stroke, readable by its owner alone."""
+    """Replace path by data atomically, readable by its owner alone."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -284,7 +285,7 @@ def _read(path: str, field: str) -> bytes:
 
 
 def _certificates_of(pem: bytes, path: str, field: str = "ca") -> bytes:
-    """Return the certificates of pem, one after the other in the form both backends read."""
+    """Return the certificates of pem, one after the other, in the form that both backends read."""
     try:
         certificates = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
@@ -318,7 +319,7 @@ def _check_pair(cert_pem: bytes, key_pem: bytes, cert: str, key: str) -> ServerT
             source=cert,
             field="transport.cert",
         )
-    # PKCS#8 is the one form that both backends read for every kind of key.
+    # PKCS#8 is the one form that both backends read for each kind of key.
     plain = private.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

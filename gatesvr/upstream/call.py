@@ -1,4 +1,4 @@
-"""Call: one request on its way to an upstream; and the layer's counters."""
+"""Call: one request to an upstream; and the counters of the upstream layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, Outcome, UpstreamError
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 
 if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
@@ -22,19 +22,19 @@ OnEnd: TypeAlias = "Callable[[UpstreamAnswer | None, UpstreamError | None], None
 class Call:
     """One request, from the manager's send() to its end.
 
-    It ends once: by its answer, by an UpstreamError, or because its caller has given it up. An
-    answer is handed on at once; an error in the loop's next turn, so that nobody is called back
-    from the middle of a lane's break.
+    It ends once: with its answer, with an UpstreamError, or when its caller gives up. An answer is
+    handed on at once. An error waits for the loop's next turn, so that no callback runs in the
+    middle of a lane's cleanup.
 
     Attributes:
-        on_end: Called with the answer or the error, the other one None; None once it has ended.
+        on_end: Called with either the answer or the error, the other one None; None after the end.
         upstream_req: The serialized UpstreamRequest.
-        request_id: What the answer is matched by.
-        deadline: Loop time.
-        service: The service that shall answer.
+        request_id: Matches the answer to this call.
+        deadline: On the clock of the manager and its lanes.
+        service: The service to call.
         openid: For consistent hashing and the default zone.
         zone: The session's zone, empty for none.
-        is_refused: Whether one endpoint has refused it.
+        is_refused: Whether one endpoint has already refused it.
     """
 
     __slots__ = (
@@ -68,13 +68,13 @@ class Call:
         self.is_refused = False
 
     def request_at(self, now: float) -> bytes:
-        """Return the request with the time that is left of it (PROTOCOL 7.3)."""
-        # Of a field that is there twice the last one counts.
+        """Return the request with its remaining time (PROTOCOL 7.3)."""
+        # protobuf takes the last value of a repeated field, so appending is enough.
         left_ms = max(1, int((self.deadline - now) * 1000))
         return self.upstream_req + pb.UpstreamRequest(timeout_ms=left_ms).SerializeToString()
 
     def answer(self, answer: UpstreamAnswer) -> None:
-        """End the call by its answer, unless it has ended."""
+        """End the call with its answer; does nothing after the end."""
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
@@ -90,7 +90,7 @@ class Call:
         address: str = "",
         retry_after_ms: int = 0,
     ) -> None:
-        """End the call by an UpstreamError, unless it has ended."""
+        """End the call with an UpstreamError; does nothing after the end."""
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
@@ -105,79 +105,79 @@ class Call:
             asyncio.get_running_loop().call_soon(on_end, None, error)
 
     def give_up(self) -> None:
-        """End the call without a word: its caller waits no more."""
+        """End the call without a callback: its caller no longer waits."""
         self.on_end = None
 
 
 @dataclass(slots=True)
 class UpstreamCounters(Counters):
-    """What the upstream layer counts; every refusal has its own."""
+    """Counters of the upstream layer; each kind of refusal has its own."""
 
-    calls: int = 0
-    """Calls made; each is counted once more by how it ended, unless its caller gave it up."""
-    answers: int = 0
+    calls: Counter = 0
+    """Calls made; each also counts in the field for its end, unless its caller gave up."""
+    answers: Counter = 0
     """Answers handed to their callers."""
-    failed_calls: int = 0
-    """Calls that the service itself ended by a gRPC status."""
-    bad_answers: int = 0
-    """Calls ended 502 because their answer did not decode."""
-    too_large: int = 0
-    """Calls ended 413: their request, or its answer, was above a gRPC message limit."""
-    batches: int = 0
+    failed_calls: Counter = 0
+    """Calls that the service itself ended with a gRPC status."""
+    bad_answers: Counter = 0
+    """Calls ended with 502 because their answer did not decode."""
+    too_large: Counter = 0
+    """Calls ended with 413: the request or its answer was above a gRPC message limit."""
+    batches: Counter = 0
     """Lane messages written."""
-    batched_requests: int = 0
-    """Requests written in lane messages; by batches it is the mean batch."""
-    unary_calls: int = 0
-    """Requests written by themselves, where the upstream has no lane."""
-    late_answers: int = 0
+    batched_requests: Counter = 0
+    """Requests written in lane messages; divided by batches: the mean batch."""
+    unary_calls: Counter = 0
+    """Requests written as unary calls, where the upstream has no lane."""
+    late_answers: Counter = 0
     """Answers whose deadline had passed or whose caller was gone; dropped."""
-    unknown_answers: int = 0
+    unknown_answers: Counter = 0
     """Answers whose request_id is unknown or repeated; dropped."""
-    bad_batches: int = 0
+    bad_batches: Counter = 0
     """Lane messages that did not decode; each breaks its lane."""
-    unanswered: int = 0
-    """Calls ended 504 for want of an answer; dispatch.deadlines counts all that clients got."""
-    broken_calls: int = 0
-    """Calls that were written, or may have been, and ended with their connection."""
-    unsent_calls: int = 0
-    """Calls ended 502 that were not written."""
-    moved_calls: int = 0
-    """Calls handed to another endpoint, not written to the first."""
-    refused_calls: int = 0
+    unanswered: Counter = 0
+    """Calls ended with 504: no answer in time; dispatch.deadlines counts what clients got."""
+    broken_calls: Counter = 0
+    """Calls that were written, or may have been, when their connection ended."""
+    unsent_calls: Counter = 0
+    """Calls ended with 502 before they were written."""
+    moved_calls: Counter = 0
+    """Calls moved to another endpoint before they were written."""
+    refused_calls: Counter = 0
     """Times an upstream answered REFUSED."""
-    not_started: int = 0
-    """Calls ended 503 because every endpoint tried has refused."""
-    overflows: int = 0
-    """Calls ended 503 because a lane had too many waiting, or too many large ones."""
-    no_service: int = 0
-    """Calls ended 404."""
-    goodbyes: int = 0
-    """Times a lane left a stream because its connection was left, in order or not."""
-    connects: int = 0
+    not_started: Counter = 0
+    """Calls ended with 503 because every endpoint tried refused."""
+    overflows: Counter = 0
+    """Calls ended with 503 because a lane had too many waiting, or too many large ones."""
+    no_service: Counter = 0
+    """Calls ended with 404: no such service."""
+    goodbyes: Counter = 0
+    """Times a lane left a stream because its connection was given up, in order or not."""
+    connects: Counter = 0
     """Attempts to reach an upstream."""
-    ups: int = 0
+    ups: Counter = 0
     """Times an upstream became reachable."""
-    downs: int = 0
+    downs: Counter = 0
     """Times an upstream became unreachable."""
-    registered: int = 0
-    """Endpoints registered, or registered anew."""
-    register_refused: int = 0
+    registered: Counter = 0
+    """Registrations, renewals included."""
+    register_refused: Counter = 0
     """Registrations refused."""
-    leases_kept: int = 0
-    """Leases begun anew."""
-    leases_unknown: int = 0
-    """Leases to keep or to end that are not there."""
-    leases_expired: int = 0
-    """Endpoints removed because their lease had ended."""
-    deregistered: int = 0
-    """Endpoints that their service removed."""
-    endpoints: int = 0
-    """Endpoints now (a gauge)."""
-    lanes: int = 0
-    """Lanes now (a gauge)."""
-    lanes_up: int = 0
-    """Lanes whose upstream is reachable now (a gauge)."""
-    open: int = 0
-    """Calls written and not ended now (a gauge)."""
-    waiting: int = 0
-    """Calls not yet written now (a gauge)."""
+    leases_kept: Counter = 0
+    """Leases renewed."""
+    leases_unknown: Counter = 0
+    """Requests to keep or end an unknown lease."""
+    leases_expired: Counter = 0
+    """Endpoints removed because their lease ended."""
+    deregistered: Counter = 0
+    """Endpoints removed by their service."""
+    endpoints: Gauge = 0
+    """Endpoints now."""
+    lanes: Gauge = 0
+    """Lanes now."""
+    lanes_up: Gauge = 0
+    """Lanes whose upstream is reachable now."""
+    open: Gauge = 0
+    """Calls written and not yet ended."""
+    waiting: Gauge = 0
+    """Calls not yet written."""

@@ -1,4 +1,4 @@
-"""HealthWatch: what an upstream says of itself, where it has the standard health service."""
+"""HealthWatch: an upstream's own health reports, where it has the standard health service."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class HealthWatch:
     """Follows one Watch at a time, from start() until the connection ends.
 
     Args:
-        channel: The lane's.
-        on_status: Called with whether the upstream serves, each time it says so.
-        on_end: Called when a watch has ended, with its length in seconds; not where the upstream
+        channel: The lane's channel.
+        on_status: Called with each report: whether the upstream serves.
+        on_end: Called when a watch ends, with its length in seconds; not called where the upstream
             has no health service.
     """
 
@@ -44,14 +44,14 @@ class HealthWatch:
         self._on_end = on_end
 
     def start(self) -> bool:
-        """Begin a watch unless one is under way; return whether it was begun."""
+        """Begin a watch unless one is running; return whether it began."""
         if self.task is not None and not self.task.done():
             return False
         self.task = asyncio.create_task(self._follow(), name="gatesvr-lane-health")
         return True
 
     def cancel(self) -> None:
-        """Cancel the call: for the lane's end only, as cancelled calls leak in gRPC."""
+        """Cancel the call. Only for the lane's end, because cancelled calls leak in gRPC."""
         if self._call is not None:
             self._call.cancel()
 

@@ -1,19 +1,18 @@
 """Lane: everything between this process and one upstream address (PROTOCOL 7.1-7.3).
 
-A lane keeps one ProcessStream open. Calls wait in a line; the writer task sends whatever has
-gathered while its last write was under way, so a lone request waits for nothing and a burst shares
-one message. Where CPU runs short, messages keep PACE_S apart: to gRPC one message is as much work
-as ten requests in it, and a request would wait longer for a busy process. Until the server's
-initial metadata has arrived, and where the server has no ProcessStream, each call is a
-ProcessRequest of its own.
+A lane keeps one ProcessStream open. Calls wait in a line. The writer task sends every call that
+arrived during its last write, so a lone request goes out at once and a burst shares one message.
+When CPU is short, messages keep PACE_S apart: gRPC spends as much work on one message as on ten
+requests inside it, and a busy process would delay a request longer than the pause does. Each call
+is a ProcessRequest until the server's initial metadata arrives, or where it has no ProcessStream.
 
-A server that says goodbye (GOAWAY: its connection is old enough, or it stops) still serves the
-streams it has. The channel leaves the connection then, and so does the lane: it opens a stream on
-the next connection, and what was written to the old one is answered there (*draining*) before that
-one is half-closed.
+A server that says goodbye (GOAWAY: its connection is old enough, or it is stopping) still serves
+its open streams. The channel then leaves the connection and the lane follows: it opens a stream on
+the next connection. Requests already written to the old stream are answered there (*draining*),
+then the lane half-closes it.
 
-Only the lane's own tasks await gRPC objects, and nobody cancels them there while the lane lives:
-callers are called back.
+Only the lane's own tasks await gRPC objects, and nothing cancels them there while the lane lives:
+callers get a callback.
 """
 
 from __future__ import annotations
@@ -55,46 +54,48 @@ SERVICE = "/gatesvr.proto.UpstreamService/"
 REFUSED = 1  # UpstreamStatus.UPSTREAM_REFUSED
 
 MAX_SHARED_BYTES = 1 << 20
-"""Largest message on a stream: services of our SDK take it, and those that take gRPC's usual 4 MiB.
-A request above it is a call of its own, so that a limit it passes costs no other request."""
+"""Largest message on a stream; servers built on our SDK or with gRPC's usual 4 MiB limit accept it.
+A larger request goes as a unary call, so that hitting a size limit fails no other request."""
 MIN_SHARED_BYTES = 1 << 10
-"""Least that is learned from an upstream that takes less."""
+"""Lower bound of the size limit learned from an upstream."""
 ENTRY_BYTES = 16
-"""Bounds what a message has for each request besides its bytes."""
+"""Upper bound of a message's overhead for each request."""
 
+UNARY_RETRY_S = 60.0
+"""How often an upstream without ProcessStream is asked for it again."""
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
 MAX_UNARY = 512
-"""Unary calls at a time: a gRPC server of Google's refuses at random, by CANCELLED, above 1,000."""
+"""Concurrent unary calls: above 1,000, Google's gRPC servers refuse some at random (CANCELLED)."""
 LATE_S = 5.0
-"""How long a unary call goes on past its deadline, so that its late answer is seen."""
+"""How long a unary call continues past its deadline, so that a late answer is still counted."""
 LONG_WAIT_S = 0.01
-"""What has waited in the line for longer is written with the time that is left of it."""
+"""A call that has waited longer than this is sent with its remaining time."""
 TIMER_STEP_S = 0.01
-"""Deadlines this close together share one pass."""
+"""Shortest time between two passes over the deadlines."""
 SETTLE_S = 0.05
-"""How long a stream has to last, after its metadata, to be written to."""
+"""How long a stream must survive its initial metadata before the lane writes to it."""
 RECHECK_S = 0.01
-"""How soon a channel is looked at again that does not say that it is connected."""
+"""How soon to look again at a channel that does not report READY yet."""
 CLOSE_S = 2.0
 """Longest wait for the tasks of a closed channel, and for the end of a half-closed stream."""
 DRAIN_STEP_S = 0.02
-"""How often is looked whether all calls of a draining stream have ended."""
+"""How often to check whether all calls of a draining stream have ended."""
 PACE_S = 0.001
-"""How far messages are apart while the process is busy and earlier calls are unanswered."""
+"""Time between messages while the process is busy and earlier calls are unanswered."""
 PACE_CALLS = 16
-"""So many calls wait for no more company."""
+"""With this many calls waiting, the lane sends at once."""
 LOAD_S = 0.1
-"""How often is looked whether the process is busy."""
+"""How often to measure the process's load."""
 BUSY_SHARE, IDLE_SHARE = 0.5, 0.25
-"""It is from the first part of its time that its thread works on, until the second."""
+"""CPU share of the thread at which the process starts, and stops, counting as busy."""
 RETRY_MS = 100
-"""Told to the client of a call that found the line full."""
+"""Retry delay for the client whose call was refused or found no room."""
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """The ProcessStream that is written to, and its tasks."""
+    """The ProcessStream that the lane writes to, and its tasks."""
 
     rpc: Any
     reader: asyncio.Task[None]
@@ -103,9 +104,9 @@ class _Stream:
 
 
 class LaneState(Enum):
-    """What is known of the upstream."""
+    """The state of the upstream, as far as the lane knows."""
 
-    CONNECTING = "connecting"  # a first attempt is under way; calls wait for its outcome
+    CONNECTING = "connecting"  # first attempt; calls wait for its outcome
     UNARY = "unary"
     STREAM = "stream"
     DOWN = "down"
@@ -113,7 +114,7 @@ class LaneState(Enum):
 
 
 class Lane:
-    """The calls to one address, whatever services and zones it serves.
+    """Sends the calls for one address, for every service and zone there.
 
     Args:
         address: HOST:PORT.
@@ -121,9 +122,9 @@ class Lane:
         max_message_bytes: The gateway's message limit.
         counters: The layer's counters.
         on_change: Called when is_up or is_connecting may have changed.
-        on_stranded: Takes calls that were not written; returns those no other lane takes.
-        on_refused: Takes a call that the upstream has refused.
-        clock: Of the calls' deadlines; by default loop time.
+        on_stranded: Takes calls not yet written; returns those that no other lane accepts.
+        on_refused: Takes a call that the upstream refused.
+        clock: Time base of the calls' deadlines; loop time by default.
     """
 
     def __init__(
@@ -140,11 +141,11 @@ class Lane:
     ) -> None:
         self.address = address
         self.users = 0
-        """Endpoints that use it; kept by the manager."""
+        """Endpoints that use this lane; the manager counts them."""
         self._config = config
         self._max_batch = config.max_batch
         self._max_shared_bytes = MAX_SHARED_BYTES
-        self._max_batch_bytes = min(int(config.max_batch_bytes), MAX_SHARED_BYTES)
+        self._max_batch_bytes = MAX_SHARED_BYTES
         self._max_open = config.max_open
         self._max_waiting = config.max_waiting
         self._counters = counters
@@ -153,7 +154,7 @@ class Lane:
         self._on_refused = on_refused
 
         self._loop = asyncio.get_running_loop()
-        self._clock = clock or RunningClock(lambda: self._loop.time())  # of the calls' deadlines
+        self._clock = clock or RunningClock(lambda: self._loop.time())
         self._channel = make_channel(address, upstream_options(config, max_message_bytes))
         # No serializers: bytes go out and come in as they are.
         self._process_stream: Any = self._channel.stream_stream(SERVICE + "ProcessStream")
@@ -166,18 +167,18 @@ class Lane:
         self._is_unary_told = False
         self._is_dialling = False
         self._waiting: deque[Call] = deque()
-        # When a batch last left nothing waiting: all that waits was made, or moved here, since.
+        # When a batch last emptied the line: every waiting call was made, or moved here, since.
         self._emptied_at = 0.0
-        self._open: dict[int, Call] = {}  # written to the stream, or to one that is draining
-        self._draining_ids: set[int] = set()  # those of them
+        self._open: dict[int, Call] = {}  # written to the current or a draining stream
+        self._draining_ids: set[int] = set()  # those written to a draining stream
         self._stream: _Stream | None = None
-        self._is_left = False  # the channel has left the connection that it had
+        self._is_left = False  # the channel left its last connection
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
         self._writer_waker: asyncio.Future[None] | None = None
         self._written_at = 0.0
         self._is_busy = False
-        self._load_mark = (0.0, 0.0)  # when it was looked at, and the thread's CPU time then
+        self._load_mark = (0.0, 0.0)  # last measurement: loop time, the thread's CPU time
         self._pause_waker: asyncio.Future[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -190,16 +191,16 @@ class Lane:
         self._unary_tasks: set[asyncio.Task[None]] = set()
         self._rpcs: set[Any] = set()  # gRPC calls under way
 
-    # What the manager asks.
+    # The manager's side.
 
     @property
     def state(self) -> LaneState:
-        """What is known of the upstream."""
+        """The state of the upstream, as far as the lane knows."""
         return self._state
 
     @property
     def is_up(self) -> bool:
-        """Whether the upstream is reached and does not report that it is not serving."""
+        """Whether the upstream is reachable and does not report NOT_SERVING."""
         return (
             self._state in (LaneState.STREAM, LaneState.UNARY)
             and self._is_serving
@@ -208,12 +209,12 @@ class Lane:
 
     @property
     def is_connecting(self) -> bool:
-        """Whether a first attempt is under way, whose outcome calls may wait for."""
+        """Whether a first attempt is under way, so that calls may wait for its outcome."""
         return self._state is LaneState.CONNECTING and not self._is_stopping
 
     @property
     def open_calls(self) -> int:
-        """Calls written and not ended."""
+        """Calls written and not yet ended."""
         return len(self._open) + len(self._unary)
 
     @property
@@ -227,7 +228,7 @@ class Lane:
         self._watcher = self._loop.create_task(self._watch(), name="gatesvr-lane-watcher")
 
     def submit(self, call: Call) -> None:
-        """Take a call; it always ends."""
+        """Take a call and see that it ends."""
         if len(self._waiting) >= self._max_waiting:
             self._overflow(call, f"{self._max_waiting} calls wait")
             return
@@ -262,14 +263,14 @@ class Lane:
         if tasks := self._unary_tasks | self._drains:
             await asyncio.wait(tasks, timeout=grace)
         self._state = LaneState.STOPPED
-        # What has not ended by now is cancelled: once a lane's life that may leak in gRPC.
+        # Cancel the calls still running. gRPC may leak there, but only once in a lane's life.
         for rpc in list(self._rpcs):
             rpc.cancel()
         if self._is_dialling and self._runner is not None:
-            # It awaits an Event, no gRPC object; one that is never set if the call was so young.
+            # It awaits an Event, not a gRPC object; on a very young call nothing ever sets it.
             self._runner.cancel()
         if self._watcher is not None:
-            self._watcher.cancel()  # the news that it waits for may never come
+            self._watcher.cancel()  # the state change that it awaits may never come
         self._health.cancel()
         await self._channel.close()
         tasks = {*self._unary_tasks, *self._drains}
@@ -306,13 +307,13 @@ class Lane:
             self._break(reason)
             was_connected = self._state in (LaneState.UNARY, LaneState.STREAM)
             if not was_connected and is_spoken(code, details):
-                # This status came ahead even of the news that there is a connection.
+                # This status arrived before the news of the connection itself.
                 was_connected = True
                 self._is_serving = self._health.start() or self._is_serving
             if is_about_size(code, details) and not self._learn_limit(details):
-                # An answer was too large. One by one, the next costs its own request only.
+                # An answer was too large. As a unary call it fails alone.
                 self._enter(LaneState.UNARY, reason)
-                await self._pause(float(config.unary_retry))
+                await self._pause(UNARY_RETRY_S)
                 continue
             if was_connected and self._loop.time() - began > config.reconnect_min:
                 pause = 0.0
@@ -322,10 +323,10 @@ class Lane:
                     self._is_unary_told = True
                     logger.info("upstream_without_stream", extra=keys(address=self.address))
                 self._enter(LaneState.UNARY, reason)
-                await self._pause(float(config.unary_retry))
+                await self._pause(UNARY_RETRY_S)
                 continue
             if was_connected and not pause:
-                # The first loss after a good time: try again at once, the line waits for it.
+                # First loss after a good time: retry at once; the line waits for the outcome.
                 self._enter(LaneState.CONNECTING, reason, is_quiet=code is grpc.StatusCode.OK)
                 self._strand(reason, keep=True)
             elif was_connected and code is not grpc.StatusCode.UNAVAILABLE:
@@ -335,14 +336,14 @@ class Lane:
             else:
                 self._enter(LaneState.DOWN, reason)
                 self._strand(reason)
-                await self._pause(self._jitter(pause or float(config.reconnect_min)))
-            pause = min(2 * pause or float(config.reconnect_min), float(config.reconnect_max))
+                await self._pause(self._jitter(pause or config.reconnect_min))
+            pause = min(2 * pause or config.reconnect_min, config.reconnect_max)
 
     def _learn_limit(self, details: str) -> bool:
-        """Keep requests that an upstream does not take off its stream, from now on.
+        """Lower the size limit of the stream to what the upstream accepts.
 
         Returns:
-            False where it was no request that was too large.
+            Whether a request was too large; False if it was an answer.
         """
         known = limit_and_size(details)
         if known is None:
@@ -361,7 +362,7 @@ class Lane:
         return True
 
     async def _serve_stream(self) -> tuple[grpc.StatusCode, str]:
-        """Open a stream, and serve it until it ends or the lane leaves it; return its status."""
+        """Serve one stream until it ends or the lane leaves it; return its status."""
         call = self._process_stream()
         self._rpcs.add(call)
         stream: _Stream | None = None
@@ -372,16 +373,16 @@ class Lane:
             self._is_dialling = False
             self._is_serving = self._health.start() or self._is_serving
             self._enter(LaneState.UNARY, "")
-            # Written to before this, a server without ProcessStream would seem to fail INTERNAL.
+            # A write before this would turn a missing ProcessStream into INTERNAL.
             await call.initial_metadata()
-            # UNIMPLEMENTED has metadata too, and the status comes a moment behind it; until it is
-            # clear that none comes, calls stay unary: what is written to a stream is lost with it.
+            # UNIMPLEMENTED also sends metadata, and its status follows a moment later. Calls stay
+            # unary until then: a request written to that stream would be lost with it.
             ended = asyncio.Event()
             call.add_done_callback(lambda _: ended.set())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), SETTLE_S)
             if self._is_left and not call.done():
-                # Its connection went while it settled: the next one's stream will do.
+                # The connection went away meanwhile: open a stream on the next one.
                 call.cancel()
                 return grpc.StatusCode.OK, "goodbye"
             if not call.done() and not self._is_stopping:
@@ -417,7 +418,7 @@ class Lane:
                     await self._end_writer(stream.writer)
 
     async def _watch(self) -> None:
-        """Notice that the channel leaves its connection, whose streams may live on."""
+        """Notice when the channel leaves a connection, whose streams may live on."""
         state = self._channel.get_state()
         try:
             while True:
@@ -430,7 +431,7 @@ class Lane:
             return  # the channel is closed
 
     def _leave_stream(self) -> None:
-        """Write no more to the stream, if there is one; let what was written be answered."""
+        """Stop writing to the stream, if there is one, and drain it."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
@@ -446,11 +447,11 @@ class Lane:
         drain.add_done_callback(self._drains.discard)
 
     async def _drain(self, stream: _Stream, ids: list[int]) -> None:
-        """Wait for the answers of a stream that is written to no more, then for its end."""
+        """Wait for the last answers of a stream that the lane has left, then for its end."""
         rpc, reader, writer = stream.rpc, stream.reader, stream.writer
         reason = "the stream ended without an answer"
         try:
-            # Half-closed earlier, some servers would end the stream and answer nothing more.
+            # Some servers answer nothing more once the stream is half-closed.
             while not reader.done() and any(request_id in self._open for request_id in ids):
                 await asyncio.wait({reader}, timeout=DRAIN_STEP_S)
             if not reader.done() and writer.done():
@@ -484,20 +485,23 @@ class Lane:
             self._take_answers(batch)
 
     async def _write(self, call: Any) -> None:
-        """Write what has gathered, again and again, until the stream ends or the lane leaves it."""
+        """Write the calls in line, batch by batch, until the stream ends or the lane leaves it."""
         counters = self._counters
         open_calls = self._open
         waker: asyncio.Future[None] | None = None
+        is_fresh = False  # every call in line came after the writer's last pause
         try:
             while (stream := self._stream) is not None and stream.rpc is call and not call.done():
                 if self._waiting and len(open_calls) < self._max_open:
                     if self._is_busy and (wait := self._pace(self._loop.time())) > 0:
                         await asyncio.sleep(wait)
-                    elif batch := self._gather():
+                    elif batch := self._gather(is_fresh):
+                        is_fresh = False
                         counters.batches += 1
                         counters.batched_requests += len(batch)
                         await call.write(encode_batch(batch))
                 else:
+                    is_fresh = not self._waiting
                     waker = self._writer_waker = self._loop.create_future()
                     await waker
         except CALL_ENDED as error:
@@ -506,15 +510,19 @@ class Lane:
         except asyncio.CancelledError:
             raise_if_cancelled()
         finally:
-            if self._writer_waker is waker:  # and not the next stream's
+            if self._writer_waker is waker:  # not the next stream's
                 self._writer_waker = None
 
-    def _gather(self) -> list[bytes]:
-        """Move the next batch from the line to the open calls."""
+    def _gather(self, is_fresh: bool) -> list[bytes]:
+        """Move the next batch from the line to the open calls.
+
+        Args:
+            is_fresh: Whether no call in the line has waited, however long the lane was quiet.
+        """
         waiting, open_calls = self._waiting, self._open
         room = min(self._max_batch, self._max_open - len(open_calls))
         now = self._loop.time()
-        is_old = now - self._emptied_at > LONG_WAIT_S
+        is_old = not is_fresh and now - self._emptied_at > LONG_WAIT_S
         age_now = self._clock.now() if is_old else 0.0
         size = 0
         batch: list[bytes] = []
@@ -534,7 +542,7 @@ class Lane:
             waiting.popleft()
             open_calls[call.request_id] = call
             batch.append(call.request_at(age_now) if is_old else call.upstream_req)
-        if not waiting:
+        if not waiting or is_fresh:
             self._emptied_at = now
         self._written_at = now
         if now - self._load_mark[0] > LOAD_S:
@@ -542,13 +550,13 @@ class Lane:
         return batch
 
     def _pace(self, now: float) -> float:
-        """Return how long the next message should wait for company, seconds."""
+        """Return how long the next message should wait for more calls, seconds."""
         if not self._open or len(self._waiting) >= PACE_CALLS:
             return 0.0
         return self._written_at + PACE_S - now
 
     def _look_at_load(self, now: float) -> None:
-        """See whether CPU is short."""
+        """Measure whether CPU is short."""
         before, worked_before = self._load_mark
         worked = time.thread_time()
         self._load_mark = now, worked
@@ -565,7 +573,7 @@ class Lane:
             logger.error("lane_writer_failed", extra=keys(address=self.address), exc_info=error)
 
     def _take_answers(self, batch: bytes) -> None:
-        """End the calls whose answers are in a lane message."""
+        """End the calls that a lane message answers."""
         take_open = self._open.pop
         for answer in decode_answers(batch):
             call = take_open(answer.request_id, None)
@@ -599,18 +607,18 @@ class Lane:
     # Calls without a stream.
 
     def _pump(self) -> None:
-        """Start the waiting calls as unary calls, where that is how this upstream is asked."""
+        """Start the waiting calls as unary calls, if the lane has no stream for them."""
         if self._state is LaneState.DOWN:
             self._strand("down")
         if self._state is not LaneState.UNARY or not self._waiting or not self._is_serving:
             return
         if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
-            # The connection went while nothing was under way. Find out whether it comes back
-            # before anything is written: what was not written can still go elsewhere.
+            # The connection went away while idle. Find out whether it comes back before writing:
+            # calls not yet written can still go to another lane.
             if self._end_pause():
                 self._enter(LaneState.CONNECTING, "connection lost")
             elif self._recheck is None:
-                # gRPC's view of the channel lags behind the connection that was just made.
+                # gRPC reports READY a little after the connection is made.
                 self._recheck = self._loop.call_later(RECHECK_S, self._pump_again)
             return
         while self._waiting and len(self._unary_tasks) < min(self._max_open, MAX_UNARY):
@@ -619,7 +627,7 @@ class Lane:
                 self._start_unary(call)
 
     def _call_alone(self, call: Call) -> None:
-        """Make a unary call of a request that is too large for the stream that others share."""
+        """Send a request that is too large for the shared stream as a unary call."""
         if len(self._unary_tasks) < MAX_UNARY:
             self._start_unary(call)
         else:
@@ -679,17 +687,17 @@ class Lane:
         if is_open:
             self._fail_by_status(call, code, details, len(request))
         if code is grpc.StatusCode.UNAVAILABLE and self._state is LaneState.UNARY:
-            # Without a stream nothing else would notice that the upstream has gone.
+            # Without a stream, nothing else notices that the upstream is gone.
             self._end_pause()
 
     # Health.
 
     def _health_ended(self, lasted: float) -> None:
         if self._state is LaneState.UNARY and lasted > self._config.reconnect_min:
-            # Most likely the connection has ended, and without a stream nothing else tells.
+            # The connection has probably ended, and without a stream nothing else tells.
             self._end_pause()
         elif self._state is LaneState.STREAM and lasted > self._config.reconnect_min:
-            # It was on a connection that the lane has left.
+            # The watch ran on a connection that the lane has left.
             self._loop.call_soon(self._follow_health)
 
     def _follow_health(self) -> None:
@@ -720,7 +728,7 @@ class Lane:
             self._pump()
 
     def _changed(self, reason: str) -> None:
-        """Log once a change, and tell the manager."""
+        """Tell the manager, and log the change once."""
         is_up = self.is_up
         if not self._is_stopping:
             is_news = is_up if self._was_up is None else is_up is not self._was_up
@@ -735,19 +743,19 @@ class Lane:
         self._on_change()
 
     def _break(self, reason: str) -> None:
-        """End the calls that were written to a stream that has ended."""
+        """End the calls written to a stream that has ended."""
         for request_id in [i for i in self._open if i not in self._draining_ids]:
             self._fail_broken(self._open.pop(request_id), reason)
 
     def _fail_broken(self, call: Call, reason: str) -> None:
-        """End a call that was written, and of which nothing more will be heard."""
+        """End a call that was written and can no longer be answered."""
         self._counters.broken_calls += 1
         call.fail(reason, outcome=Outcome.UNKNOWN, status="broken", address=self.address)
 
     def _fail_by_status(
         self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
     ) -> None:
-        """End a unary call by the status that it ended with."""
+        """End a unary call by its gRPC status."""
         code, outcome = outcome_of(status, details, request_bytes)
         counters = self._counters
         if code is ErrorCode.TOO_LARGE:
@@ -759,7 +767,7 @@ class Lane:
         call.fail(details, code, outcome=outcome, status=status.name, address=self.address)
 
     def _strand(self, reason: str, *, keep: bool = False) -> None:
-        """Hand the calls that were not written to other lanes; end, or keep, what none takes."""
+        """Hand calls not yet written to other lanes; fail, or keep, the rest."""
         if not self._waiting:
             return
         stranded = [call for call in self._waiting if call.on_end is not None]
@@ -779,7 +787,7 @@ class Lane:
         self._timer = self._loop.call_at(self._clock.loop_time(due), self._expire)
 
     def _expire(self) -> None:
-        """End the calls whose deadline has passed; one timer serves them all."""
+        """End the calls whose deadline has passed; one timer serves all calls."""
         now = self._clock.now()
         self._timer_due = inf
         self._timer = None

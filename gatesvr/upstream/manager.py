@@ -1,4 +1,4 @@
-"""UpstreamManager: the endpoints, the lanes to them, and which lane gets a call."""
+"""UpstreamManager: the endpoints, the lanes to them, and the choice of a lane for each call."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REMOVED_LANE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """What is known of one endpoint now.
+    """The current state of one endpoint.
 
     Attributes:
         service: The service it serves, ``*`` for all.
@@ -38,10 +38,10 @@ class EndpointStatus:
         address: HOST:PORT.
         state: ``connecting``, ``unary``, ``stream``, ``down`` or ``stopped``.
         is_up: Whether it gets calls.
-        is_registered: Whether it registered, against being configured.
+        is_registered: True if it registered itself, False if it is configured.
         weight: Its share of the calls.
-        open_calls: Calls written and not ended, of all endpoints at this address.
-        waiting_calls: Calls not yet written, of all endpoints at this address.
+        open_calls: Calls written and not yet ended, for all endpoints at this address.
+        waiting_calls: Calls not yet written, for all endpoints at this address.
     """
 
     service: str
@@ -63,10 +63,10 @@ class UpstreamManager:
     Args:
         config: Services, limits and times.
         max_message_bytes: The gateway's message limit.
-        push: What upstreams may register.
-        rules: The routes; the services that they name may be registered.
+        push: The rules for registering.
+        rules: The routes; upstreams may register for the services they name.
         counters: The layer's counters.
-        clock: Of the calls' deadlines and of the leases; by default loop time.
+        clock: Time base of the calls' deadlines and of the leases; loop time by default.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class UpstreamManager:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: dict[str, Lane] = {}  # by address
         self._members: dict[Registration, Member] = {}
-        self._pools: dict[str, Pool] = {}  # by service; made when first asked for
+        self._pools: dict[str, Pool] = {}  # by service, made on first use
         self._lease_timer: asyncio.TimerHandle | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -100,14 +100,14 @@ class UpstreamManager:
             on_removed=self._remove,
             is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
         )
-        """Where upstreams register, once the manager is started."""
+        """The table of endpoints; upstreams register here once the manager runs."""
         self.next_request_id = count(1).__next__
-        """Return a number that no other call of this process has."""
+        """Return a request id that is unique in this process."""
 
     # Life.
 
     async def start(self) -> None:
-        """Begin to connect to the configured endpoints; waits for none of them.
+        """Begin to connect to the configured endpoints, without waiting for any of them.
 
         Raises:
             RuntimeError: It was started before.
@@ -119,7 +119,7 @@ class UpstreamManager:
             self._add(endpoint)
 
     async def stop(self, grace: float = STOP_S) -> None:
-        """Stop every lane; calls that are not answered within grace end 502. Idempotent."""
+        """Stop every lane; calls without an answer after grace end with 502. Idempotent."""
         self._is_stopped = True
         if self._lease_timer is not None:
             self._lease_timer.cancel()
@@ -134,7 +134,7 @@ class UpstreamManager:
 
     @property
     def counters(self) -> UpstreamCounters:
-        """The layer's counters, gauges brought up to date."""
+        """The layer's counters, with the gauges brought up to date."""
         counters = self._counters
         lanes = self._lanes.values()
         counters.endpoints = len(self._members)
@@ -145,7 +145,7 @@ class UpstreamManager:
         return counters
 
     def endpoints(self) -> list[EndpointStatus]:
-        """Return what is known of every endpoint."""
+        """Return the current state of every endpoint."""
         return [
             EndpointStatus(
                 endpoint.service,
@@ -170,13 +170,13 @@ class UpstreamManager:
     def send(self, call: Call) -> None:
         """Send a call to an endpoint of its service.
 
-        It ends once, never from in here: by the answer, or by an UpstreamError: 404 no such
-        service, 502 unreachable or broken off, 503 refused or overloaded, 504, or by what the
-        service's gRPC status means. Whether the answer's client_seq_id is the request's is for the
-        caller to check.
+        The call ends once, and never before send() returns: with the answer, or with an
+        UpstreamError: 404 no such service, 502 unreachable or connection lost, 503 refused or
+        overloaded, 504 no answer in time, or the code that the service's gRPC status maps to. The
+        caller checks whether the answer's client_seq_id is the request's.
 
         Args:
-            call: A new one; its request_id is from next_request_id() and stands in the request.
+            call: A new call; its request_id comes from next_request_id() and is in the request.
         """
         self._counters.calls += 1
         pool = self._pools.get(call.service)
@@ -209,19 +209,19 @@ class UpstreamManager:
         other = pool.pick(call.openid, call.zone, lane) if pool is not None else None
         if other is None:
             return False
-        # To its new lane it is as good as new: how long it waited is in it.
+        # The new lane counts the waiting time from now, so take the old one off here.
         call.upstream_req = call.request_at(self._clock.now())
         other.submit(call)
         return True
 
     def _stranded(self, lane: Lane, calls: list[Call]) -> list[Call]:
-        """Hand calls that a lane has not written to other lanes; return those none takes."""
+        """Move calls that a lane has not written to other lanes; return the rest."""
         left = [call for call in calls if not self._place_elsewhere(lane, call)]
         self._counters.moved_calls += len(calls) - len(left)
         return left
 
     def _refused(self, lane: Lane, call: Call) -> None:
-        """Try a refused call once more elsewhere."""
+        """Try a refused call once more on another lane."""
         if not call.is_refused:
             call.is_refused = True
             if self._place_elsewhere(lane, call):

@@ -1,4 +1,4 @@
-"""Pool: one service's endpoints, and which of them gets a call (PROTOCOL 7.9)."""
+"""Pool: one service's endpoints, and the choice among them (PROTOCOL 7.9)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["BASE_ZONES", "Member", "Pool", "default_zone"]
 
 BASE_ZONES = frozenset(f"{i:03d}" for i in range(1, 7))
-"""The zones that sessions without one are spread over, where endpoints have them."""
+"""Sessions without a zone are spread over these zones, where endpoints have them."""
 
 MAX_KNOWN = 1_024
-"""Zones whose endpoints are remembered; upstreams name them at login."""
+"""Zones with a remembered endpoint list; the bound matters because upstreams name them at login."""
 
 _MASK = (1 << 64) - 1
 
 
 def default_zone(openid: str) -> str:
-    """Return the zone of an openid whose session has none."""
+    """Return the zone for an openid whose session has none."""
     digest = hashlib.md5(openid.encode(), usedforsecurity=False).digest()
     return f"{int.from_bytes(digest[:4], 'big') % 6 + 1:03d}"
 
@@ -47,9 +47,9 @@ class Member:
 class Pool:
     """Chooses among a service's endpoints.
 
-    A session's calls go to the endpoints of its zone, or to those without a zone where its own
-    has none that is up. An endpoint that is down gets nothing; one that was never reached yet
-    gets calls only where no other is up.
+    Calls of a session go to endpoints of its zone; if none of those is up, to endpoints without a
+    zone. An endpoint that is down gets nothing. An endpoint never reached so far gets calls only
+    while no other is up.
 
     Args:
         members: The endpoints.
@@ -66,16 +66,16 @@ class Pool:
         self._usable: dict[str, list[Member]] = {}  # by zone
 
     def lanes_changed(self) -> None:
-        """Look at the lanes' states again before the next pick."""
+        """Read the lanes' states again at the next pick."""
         self._usable.clear()
 
     def pick(self, openid: str, zone: str, avoid: Lane | None = None) -> Lane | None:
-        """Return the lane for a call, or None where no endpoint can be reached.
+        """Return the lane for a call, or None if no endpoint can be reached.
 
         Args:
             openid: The session's.
             zone: The session's, empty for none.
-            avoid: A lane that has failed or refused the call.
+            avoid: A lane that failed or refused the call.
         """
         if not zone and self._has_base_zones:
             zone = default_zone(openid)
@@ -97,7 +97,7 @@ class Pool:
         if zone:
             tiers = [[m for m in self.members if m.endpoint.zone == zone], everywhere]
         else:
-            # Nothing says where a session without a zone belongs: any endpoint will do.
+            # A session without a zone may use any endpoint.
             tiers = [everywhere, self.members]
         for tier in tiers:
             if found := [m for m in tier if m.lane.is_up and m.lane is not avoid]:
@@ -109,7 +109,7 @@ class Pool:
 
     @staticmethod
     def _next(usable: list[Member]) -> Member:
-        """Smooth weighted round robin: everyone earns its weight, the richest pays the total."""
+        """Smooth weighted round robin: each earns its weight, the richest pays the total."""
         total = 0
         best = usable[0]
         for member in usable:
@@ -123,7 +123,7 @@ class Pool:
 
     @staticmethod
     def _hash(usable: list[Member], openid: str) -> Member:
-        """Rendezvous hashing: an openid moves only when its own endpoint goes or a better comes."""
+        """Rendezvous hashing: an openid moves only when its endpoint goes or a better one comes."""
         digest = hashlib.blake2b(openid.encode(), digest_size=8).digest()
         key = int.from_bytes(digest, "big")
         best, best_score = usable[0], -math.inf

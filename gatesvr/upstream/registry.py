@@ -1,7 +1,7 @@
-"""UpstreamRegistry: which endpoints there are: the configured ones and those that registered.
+"""UpstreamRegistry: the table of endpoints, configured and registered.
 
-Registered endpoints come by RegisterUpstream and go by DeregisterUpstream, by the end of their
-lease, or when another takes their place (PROTOCOL 7.8).
+RegisterUpstream adds an endpoint. It goes by DeregisterUpstream, at the end of its lease, or when
+another endpoint replaces it (PROTOCOL 7.8).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .call import UpstreamCounters
 
-__all__ = ["ANY_SERVICE", "Registration", "RegistryResult", "UpstreamRegistry"]
+__all__ = ["ANY_SERVICE", "Registration", "UpstreamRegistry"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
@@ -48,10 +48,10 @@ class Registration:
         address: HOST:PORT.
         zone: The zone it serves, empty for all.
         weight: Its share of the calls.
-        lease_id: What it is kept alive and deregistered by; empty for a configured one.
+        lease_id: The key for keep_alive() and deregister(); empty for a configured endpoint.
         expires: Loop time at which its lease ends, None without a lease.
         lease: Length of its lease, seconds.
-        caller_ip: Who registered it.
+        caller_ip: Address of the registering process.
     """
 
     service: str
@@ -69,13 +69,13 @@ class UpstreamRegistry:
 
     Args:
         services: The configured endpoints.
-        push: What may be registered: ``register`` and ``register_cidrs``.
-        known: Services that routes name besides the configured ones.
+        push: The rules for registering: ``register`` and ``register_cidrs``.
+        known: Services that routes name, besides the configured ones.
         counters: The layer's counters.
-        clock: Loop time.
-        on_added: Called with an endpoint that has come.
-        on_removed: Called with an endpoint that has gone.
-        is_down: Whether an endpoint cannot be reached now.
+        clock: Returns loop time.
+        on_added: Called with each new or renewed endpoint.
+        on_removed: Called with each removed endpoint.
+        is_down: Tells whether an endpoint is unreachable now.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class UpstreamRegistry:
         ]
         self._configured = frozenset(services)
         self._known = self._configured.union(known)
-        # One that is named without endpoints waits for those that register.
+        # A service configured without endpoints waits for some to register.
         self._closed = frozenset(name for name, endpoints in services.items() if endpoints)
         self._mode = push.register
         self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
@@ -117,15 +117,15 @@ class UpstreamRegistry:
         weight: int,
         caller_ip: str,
     ) -> RegistryResult:
-        """Add an endpoint, or renew it where it is there. Nothing is dialled here.
+        """Add an endpoint, or renew one that is there. Does not connect to it.
 
         Args:
             address: HOST:PORT, or ``:PORT`` for the caller's ip.
             zone_id: The zone it serves, empty for all.
-            service_name: A service; one that no rule knows serves every service of its zone.
-            lease_seconds: How long without KeepUpstreamAlive; 0 for no lease.
+            service_name: A service; a name that no rule knows means every service of its zone.
+            lease_seconds: How long it stays without KeepUpstreamAlive; 0 for no lease.
             weight: Its share of the calls; 0 counts as 1.
-            caller_ip: Where the call came from.
+            caller_ip: Address of the caller.
         """
         try:
             service, zone = self._place(service_name, zone_id)
@@ -171,12 +171,12 @@ class UpstreamRegistry:
                 "upstream_registered",
                 extra=keys(service=service, zone=zone, address=address, lease_s=lease_seconds),
             )
-        # Also for one that was there: it asks because it is back, so it is tried at once.
+        # A renewal too: it asks because it is back, so its lane retries at once.
         self._on_added(endpoint)
         return RegistryResult(True, "registered", lease_id=endpoint.lease_id)
 
     def keep_alive(self, lease_id: str) -> RegistryResult:
-        """Start an endpoint's lease anew."""
+        """Renew an endpoint's lease."""
         endpoint = self._leases.get(lease_id)
         if endpoint is None:
             return self._no_lease()
@@ -201,14 +201,14 @@ class UpstreamRegistry:
         )
 
     def handle_timer(self, now: float) -> None:
-        """Remove the endpoints whose lease has ended. May be called early."""
+        """Remove endpoints whose lease has ended. Safe to call early."""
         for endpoint in list(self._leases.values()):
             if endpoint.expires is not None and endpoint.expires <= now:
                 self._counters.leases_expired += 1
                 self._remove(endpoint, "expired")
 
     def has_service(self, service: str) -> bool:
-        """Whether a service is configured or has an endpoint now."""
+        """Return whether a service is configured or has an endpoint now."""
         return service in self._configured or any(
             endpoint.service in (service, ANY_SERVICE) for endpoint in self.endpoints
         )
@@ -229,13 +229,13 @@ class UpstreamRegistry:
         self._on_removed(endpoint)
 
     def _place(self, service: str, zone: str) -> tuple[str, str]:
-        """Return the service and the zone that an endpoint shall serve."""
+        """Return the service and the zone that an endpoint will serve."""
         if self._mode == "off":
             raise ValueError("registration is off (push.register)")
         if len(service) > MAX_NAME:
             raise ValueError("service_name is too long")
         if zone and not _ZONE.fullmatch(zone):
-            raise ValueError(f"{zone[:MAX_NAME]!r} is no zone")
+            raise ValueError(f"{zone[:MAX_NAME]!r} is not a zone")
         if service in self._known:
             if self._mode == "new" and service in self._closed:
                 raise ValueError(
@@ -245,12 +245,12 @@ class UpstreamRegistry:
         if not zone and (match := _ZONED_NAME.fullmatch(service)):
             zone = match[1]
         if not zone:
-            # Without a zone it would take calls of every service and every session.
+            # Without a zone it would take calls of every service and session.
             raise ValueError(f"no route names the service {service!r}, and it has no zone")
         return ANY_SERVICE, zone
 
     def _resolve(self, address: str, caller_ip: str) -> str:
-        """Return HOST:PORT of a registered address, which the rules allow."""
+        """Return HOST:PORT of a registered address that the rules allow."""
         host, port = parse_address(address)
         if not port:
             raise ValueError(f"{address[:MAX_NAME]!r} has no port")
@@ -263,8 +263,8 @@ class UpstreamRegistry:
             try:
                 ip = _ip(host)
             except ValueError:
-                # A name can be pointed anywhere later on, so the rules could not hold.
-                raise ValueError(f"{host[:MAX_NAME]!r} is no ip address") from None
+                # A name can point anywhere later, and the rules would not hold.
+                raise ValueError(f"{host[:MAX_NAME]!r} is not an ip address") from None
         if ip.is_link_local or ip.is_multicast or ip.is_unspecified or int(ip) == 0xFFFFFFFF:
             raise ValueError(f"{ip} cannot be registered")
         if not (ip == caller or ip.is_loopback or any(ip in net for net in self._networks)):

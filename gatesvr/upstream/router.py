@@ -1,4 +1,4 @@
-"""UpstreamRouter: which service answers an action."""
+"""UpstreamRouter: finds the service for an action."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["Route", "UpstreamRouter"]
 
 MAX_KNOWN = 1_024
-"""Actions whose route is remembered; clients choose them."""
+"""Actions with a remembered route; the bound matters because clients choose them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """Where an action goes, and in which order its answers come; each rule's is one of its own.
+    """The service of an action and the order of its answers; each rule has its own Route object.
 
     Attributes:
         service: Name of the upstream service.
-        order: ``completion`` (answers go out as they are ready) or ``request``.
-        serial: Whether one of a session's requests runs at a time.
+        order: ``completion`` (answers go out when ready) or ``request`` (in the requests' order).
+        serial: Whether a session runs only one of these requests at a time.
     """
 
     service: str
@@ -35,8 +35,8 @@ class UpstreamRouter:
     """Finds the first rule that matches an action.
 
     Args:
-        rules: In the order in which they are tried.
-        default_order: The order of rules that name none.
+        rules: Tried in this order.
+        default_order: The order for rules that name none.
     """
 
     def __init__(self, rules: Sequence[RouteRule], default_order: str = "completion") -> None:
@@ -52,7 +52,7 @@ class UpstreamRouter:
         self._known: dict[str, Route | None] = {}
 
     def route(self, action: str) -> Route | None:
-        """Return the route of an action, or None where no rule matches."""
+        """Return the route of an action, or None if no rule matches."""
         known = self._known
         if action in known:
             return known[action]

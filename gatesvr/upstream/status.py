@@ -1,4 +1,4 @@
-"""What a gRPC status means for the request that it ended (PROTOCOL 6, 7.4)."""
+"""The meaning of a gRPC status for the request that it ended (PROTOCOL 6, 7.4)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _CODES = {
     _Status.UNIMPLEMENTED: ErrorCode.UNKNOWN_TYPE,
     _Status.DEADLINE_EXCEEDED: ErrorCode.DEADLINE,
 }
-"""As other gRPC gateways map them; every other status is 502."""
+"""The usual mapping of gRPC gateways; every other status becomes 502."""
 
 _UNCERTAIN = frozenset(
     (_Status.UNAVAILABLE, _Status.CANCELLED, _Status.DEADLINE_EXCEEDED, _Status.INTERNAL)
 )
-"""Made by gRPC itself, here or in a proxy, wherever a connection or a call breaks: the service may
-have run the request all the same."""
+"""gRPC itself makes these, here or in a proxy, whenever a connection or a call breaks: the service
+may still have run the request."""
 
 _MADE_BY_GRPC = re.compile(r"RST_STREAM|http2 header|Stream removed", re.IGNORECASE)
-"""Our gRPC library's words where it makes a status that services make too: for a stream that was
-reset, or an HTTP status of something that is no gRPC server."""
+"""Texts that our gRPC library puts into statuses that services use too: for a reset stream, or for
+an HTTP status from a server that does not speak gRPC."""
 
 # C++ and Python, Go: "… message larger than max (5000005 vs. 4194304)"; Java: "gRPC message exceeds
 # maximum size 4194304: 5000005"; Rust (OUT_OF_RANGE): "message length too large: found 5000005
@@ -43,21 +43,21 @@ _SIZE_STATUSES = frozenset((_Status.RESOURCE_EXHAUSTED, _Status.OUT_OF_RANGE))
 _NUMBER = re.compile(r"\d{2,}")
 
 DEFAULT_LIMIT = 4 << 20
-"""What a gRPC server takes unless it is told otherwise, bytes."""
+"""Default message limit of a gRPC server, bytes."""
 
 
 def is_spoken(status: grpc.StatusCode, details: str) -> bool:
-    """Whether the service itself ended the call, as far as can be told."""
+    """Return whether the service itself ended the call, as far as the status tells."""
     return status not in _UNCERTAIN and not _MADE_BY_GRPC.search(details)
 
 
 def is_about_size(status: grpc.StatusCode, details: str) -> bool:
-    """Whether a message was above a limit of the gRPC library here or there."""
+    """Return whether a message exceeded a gRPC limit, here or at the upstream."""
     return status in _SIZE_STATUSES and _SIZE.search(details) is not None
 
 
 def limit_and_size(details: str) -> tuple[int, int] | None:
-    """Return the limit, and the size above it, that a status's text names, bytes."""
+    """Return the limit and the larger size that a status text names, bytes."""
     numbers = sorted(int(text) for text in _NUMBER.findall(details))
     return (numbers[0], numbers[1]) if len(numbers) == 2 else None
 
@@ -65,16 +65,16 @@ def limit_and_size(details: str) -> tuple[int, int] | None:
 def outcome_of(
     status: grpc.StatusCode, details: str, request_bytes: int
 ) -> tuple[ErrorCode, Outcome]:
-    """Return what a client is told of a call that a status has ended.
+    """Return what the client learns about a call that a status ended.
 
     Args:
-        status: Of the call.
+        status: The call's status.
         details: The status's text.
-        request_bytes: Size of the request as it was sent.
+        request_bytes: Size of the request as sent.
 
     Returns:
-        The wire error code, and what is known of the request: DONE where the service itself spoke,
-        NOT_STARTED where the request was too large to reach it.
+        The wire error code and the request's outcome: DONE if the service itself ended the call,
+        NOT_STARTED if the request was too large to reach it.
     """
     if is_about_size(status, details):
         numbers = _NUMBER.findall(details)

@@ -11,9 +11,10 @@ import pytest
 from gatesvr.config import TransportConfig
 from gatesvr.transport.connection import Connection
 from gatesvr.transport.counters import TransportCounters
-from gatesvr.transport.quic.interface import pick_backend
+from gatesvr.transport.quic.choose import pick_backend
+from gatesvr.transport.stream import Stream
 from gatesvr.transport.tls import client_tls, load_server_tls
-from gatesvr.transport.udp.endpoint import Driver
+from gatesvr.transport.udp.driver import Driver
 
 from ..sim.loop import VirtualLoop
 from ..transport.harness import PAIRS, token_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gatesvr.protocol.link import Disconnect, HandlerFactory, Link
-    from gatesvr.transport.quic.interface import Datagram
+    from gatesvr.transport.addresses import Datagram
 
 SERVER = ("127.0.0.1", 8453)
 CLIENT = ("127.0.0.1", 40001)
@@ -37,7 +38,8 @@ class End:
     """Both the owner and the handler of one connection: it writes in every way that there is."""
 
     def __init__(self) -> None:
-        self.link: Connection
+        self.connection: Connection
+        self.link: Stream
         self.peer: End
         self.written = bytearray()
         self.received = bytearray()
@@ -130,10 +132,10 @@ class Wire:
 
     def _arrive(self, datagrams: list[bytes]) -> None:
         now = self.loop.time()
-        link = self.end.peer.link
+        connection = self.end.peer.connection
         for data in datagrams:
-            link.receive(data, self.address, now)
-        link.process(now)
+            connection.receive(data, self.address, now)
+        connection.process(now)
 
 
 class World:
@@ -168,7 +170,7 @@ class World:
             self.server, factory(data[6 : 6 + data[5]], None), 1, CLIENT, config, is_client=False
         )
         self.wires[0].send(first)
-        self.driver.mark_dirty(self.client.link)
+        self.driver.mark_dirty(self.client.connection)
 
     def _connection(
         self,
@@ -182,7 +184,7 @@ class World:
     ) -> None:
         endpoint: Any = self.wires[number]
         owner: Any = end
-        end.link = Connection(
+        end.connection = Connection(
             quic,
             endpoint,
             self.driver,
@@ -193,6 +195,7 @@ class World:
             is_client=is_client,
             deadline=self.loop.time() + 10,
         )
+        end.link = end.connection.stream
 
     def run(self, found: Any, seconds: float = HEAL_S) -> None:
         """Let time pass until found(), at most seconds."""
@@ -206,7 +209,7 @@ class World:
 
     def close(self) -> None:
         for end in self.ends:
-            self.loop.call(end.link.discard)
+            self.loop.call(end.connection.discard)
         self.loop.advance(0.0)
         self.loop.call(self.driver.close)
         assert not self.loop.failures
@@ -253,7 +256,7 @@ def test_what_was_written_arrives_once_the_network_is_well(
             end.write(bytes(size))
             end.queue(bytes(size))
         elif kind < 0.85:
-            end.link.probe()
+            end.connection.probe()
         elif kind < 0.9:
             end.link.request_flush()
 
@@ -298,7 +301,7 @@ def test_on_a_good_network_everything_leaves_at_once_and_is_acknowledged(
                 loop.call(end.queue, data)
         # One way there: nothing waits for an acknowledgement or a timer but what QUIC paces.
         world.advance(0.0)
-        paced = [end for end in world.ends if end.link._quic.unsent_bytes()]
+        paced = [end for end in world.ends if end.link.carrier.unsent_bytes()]
         world.advance(STEP_S)
         for end in world.ends:
             assert not end.outbox
@@ -309,7 +312,7 @@ def test_on_a_good_network_everything_leaves_at_once_and_is_acknowledged(
             overdue = loop.time() - 2 * STEP_S
             assert all(when > overdue for when in world.driver._put_off.values())
         if chance.random() < 0.5:
-            world.run(lambda: all(end.link._quic.is_acknowledged() for end in world.ends), 0.1)
+            world.run(lambda: all(end.link.carrier.is_acknowledged() for end in world.ends), 0.1)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -377,7 +380,7 @@ def test_no_more_than_the_high_water_is_handed_to_quic(
         if step % 7 == 0:
             loop.call(world.client.write, b"ask")
         world.advance(STEP_S)
-        most = max(most, gateway.link._quic.unsent_bytes())
+        most = max(most, gateway.link.carrier.unsent_bytes())
         step += 1
         assert loop.time() < began + HEAL_S, "left behind"
     assert most <= HIGH_WATER + size
@@ -391,7 +394,7 @@ def test_a_peer_that_gives_no_credit_gets_the_rest_once_it_does(
     loop, gateway = world.loop, world.server
     loop.call(world.client.write, b"hello")
     world.run(lambda: gateway.received)
-    quic: Any = world.client.link._quic
+    quic: Any = world.client.link.carrier
     give = quic._quic._write_stream_limits, quic._quic._write_connection_limits
     quic._quic._write_stream_limits = lambda *args, **fields: None
     quic._quic._write_connection_limits = lambda *args, **fields: None

@@ -85,7 +85,7 @@ class Network:
             self.send()
         elif kind < 0.5:
             if lane.state is LaneState.STREAM:
-                lane._gather()
+                lane._gather(is_fresh=False)
         elif kind < 0.75:
             if lane.state is LaneState.STREAM:
                 lane._take_answers(self.batch(lane))

@@ -127,7 +127,7 @@ def check(processor: AsyncProcessor, max_workers: int) -> None:
     assert all(worker.task is None for worker in idle)
     busy = [worker for worker in workers if worker.task is not None]
     assert len(busy) + len(idle) == len(workers)
-    tasks = [worker.task for worker in (*busy, *processor._logins)]
+    tasks = [worker.task for worker in (*busy, *processor._beside)]
     assert None not in tasks
     assert len({id(task) for task in tasks}) == len(tasks)
     assert processor._chained == sum(len(chain) for chain in processor._chains.values())
@@ -141,7 +141,10 @@ def check(processor: AsyncProcessor, max_workers: int) -> None:
 @pytest.mark.parametrize("is_breaking", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_comes_no_worker_is_lost(
-    seed: int, is_breaking: bool, caplog: pytest.LogCaptureFixture
+    seed: int,
+    is_breaking: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.CRITICAL, "gatesvr.dispatch")
     failures: list[dict[str, Any]] = []
@@ -154,7 +157,9 @@ async def test_whatever_comes_no_worker_is_lost(
         workers=1,
         max_workers=max_workers,
         max_queue_size=chance.choice([1, 3, 20]),
-        idle_worker_timeout=chance.choice([0.02, 5.0]),
+    )
+    monkeypatch.setattr(
+        "gatesvr.dispatch.processor.IDLE_WORKER_TIMEOUT_S", chance.choice([0.02, 5.0])
     )
     processor = AsyncProcessor(config, upstream, clock=lambda: now)  # type: ignore[arg-type]
     sessions = [OddSession(f"s{number}", chance) for number in range(3)]
@@ -167,7 +172,6 @@ async def test_whatever_comes_no_worker_is_lost(
         if is_breaking and chance.random() < 0.2:
             raise Broken
 
-    processor.on_login_ended = login_ended
     accepted: list[AsyncTask] = []
     logins: list[int] = []
     numbers = iter(range(1, 10_000))
@@ -191,7 +195,7 @@ async def test_whatever_comes_no_worker_is_lost(
             if chance.random() < 0.1 and processor.is_accepting:
                 logins.append(task.task_id)
                 accepted.append(task)
-                processor.login(task, now)
+                processor.run_at_once(task, now, processor.reply, login_ended)
             elif processor.submit(task, now):
                 accepted.append(task)
             check(processor, max_workers)

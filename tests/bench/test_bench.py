@@ -1,4 +1,4 @@
-"""``gatesvr bench`` as its users run it: every scenario, and what it finds in a bad gateway."""
+"""``gatesvr bench`` as users run it: every scenario, and its findings in a bad gateway."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from gatesvr.config import parse_address
 from gatesvr.transport.tls import is_loopback
 
 from ..cli.process import DEADLINE_S, environment, gatesvr, start
-from ..e2e.harness import counter, running_gateway, until
+from ..e2e.harness import counter, running_gateway
+from ..fakes import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,7 +38,7 @@ LEASH = (sys.executable, "-m", "gatesvr.cli.leash")
 
 
 def bench(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
-    """Run a bench in this process; return its exit code and what it printed."""
+    """Run a bench in this process; return its exit code and output."""
     with pytest.raises(SystemExit) as caught:
         main(["bench", *args])
     out, err = capsys.readouterr()
@@ -55,7 +56,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, OwnS
             yield {"aioquic": aioquic, "qh3": qh3}
 
 
-# The scenarios with a rate of their own get one at which a slow machine still does something.
+# Scenarios with their own rate get one that a slow machine can still serve.
 ARGS: dict[str, list[str]] = {
     "connect": ["--clients", "6", "--in-flight", "3", "--duration", "60s"],  # ends once all are up
     "echo": ["--clients", "4", "--in-flight", "4"],
@@ -97,7 +98,7 @@ def test_scenario(
     report = json.loads(file.read_text("utf-8"))
     assert report["findings"]["count"] == report["failures"]["count"] == 0
     clients = int(ARGS[scenario][1])
-    if scenario == "connect":  # those that got through in the time there was
+    if scenario == "connect":  # as many as connected in the given time
         clients = report["done"]
     assert report["clients"] == {"connected": clients, "alive": clients}
     assert report["rss_bytes"]["gateway"] > 1 << 20
@@ -235,7 +236,7 @@ def test_a_command_on_a_leash_stops_with_its_standard_input(tmp_path: Path) -> N
         process.communicate()
 
 
-# Bad gateways. The bench is a process of its own here, they are in this one.
+# Bad gateways. They run in this process, the bench in another.
 
 
 @asynccontextmanager
@@ -262,9 +263,9 @@ async def lying_service(every: int) -> AsyncIterator[str]:
 
 
 class BadPushes(rpc.GatewayServiceServicer):
-    """Says of every push that it is queued, and loses, repeats or delays one in ten.
+    """Accepts every push, and loses, repeats or delays one in ten.
 
-    A delayed one goes out behind the next.
+    A delayed push goes out after the next one.
     """
 
     def __init__(self, gateway: Gateway, fault: str) -> None:

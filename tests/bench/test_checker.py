@@ -1,4 +1,4 @@
-"""The delivery checker: it passes what PROTOCOL 4.9 allows, and finds each thing it forbids."""
+"""The delivery checker: allows what PROTOCOL 4.9 allows, and finds each forbidden event."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def good_history(checker: DeliveryChecker) -> None:
     checker.delivered(S, 4, client_seq=2)
     checker.answered("A", "r1", "r1")
     checker.delivered(S, 5, push="c2")
-    # A failing request: what was bound goes around its ERROR, what it would have carried is gone.
+    # A failing request: bound notifies go around its ERROR, carried ones are gone.
     checker.asked("A", "r2")
     checker.bound(S, 3, "b2", before=False)
     checker.carried(S, 3, [], ["c3"])
@@ -73,7 +73,7 @@ def good_history(checker: DeliveryChecker) -> None:
     checker.pushed(S, "p4", is_sure=False)
     checker.settled(S, last_seq=10, dropped=2)
     checker.client_settled("A")
-    # Replaced by another one.
+    # Replaced by another session.
     checker.started("B", "s2", is_resumed=False)
     checker.logged_in("s2", "alice")
     checker.ended(S, replaced_in="alice")
@@ -353,7 +353,7 @@ def test_a_session_that_ended_promises_nothing() -> None:
     checker.bound(S, 1, "b1", before=True)
     checker.bound(S, 1, "b2", before=False)
     checker.ended(S)
-    # What was on its way still arrives, as far as it comes.
+    # Messages already on their way may still arrive.
     checker.delivered(S, 1, push="b1")
     checker.delivered(S, 2, client_seq=1)
     checker.delivered(S, 3, push="b2")

@@ -1,4 +1,4 @@
-"""bench.compare from its arguments to its exit code; the runs are made up."""
+"""bench.compare from its arguments to its exit code, with invented runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pairs = list[tuple[float | None, float]]
 
 
 class FakeRuns:
-    """What the runs of each suite say, pair after pair; the last pair repeats.
+    """The results of each suite's runs, pair after pair; the last pair repeats.
 
     Attributes:
         queue: Costs of base and head; base's is None where it lacks the benchmark.
@@ -79,7 +79,7 @@ def test_equal_revisions_pass(runs: FakeRuns, capsys: pytest.CaptureFixture[str]
 def test_slower_core_fails(runs: FakeRuns, capsys: pytest.CaptureFixture[str]) -> None:
     runs.queue = [(1.0, 1.2)]
     assert compare.main(["main"]) == 1
-    assert runs.asked[10:] == [[QUEUE]] * 10  # made sure of, twice, and of nothing else
+    assert runs.asked[10:] == [[QUEUE]] * 10  # measured again, twice, and nothing else
     out = capsys.readouterr().out
     assert "+20.0%" in out
     assert "slower than main: queue" in out

@@ -1,4 +1,4 @@
-"""What is reported of a run: exit codes, JSON, the table, which side was full, the plot."""
+"""The report of a run: exit codes, JSON, the table, the saturated side, the plot."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_table_says_what_matters() -> None:
         "100 in 1.0 s = 100 a second",
         "p50 1 ms",
         "50% of a core, 5,000.0 µs a request",
-        "the load client was full (100% of a core)",
+        "the load client was saturated (100% of a core)",
         "nothing lost, repeated, reordered or answered wrongly",
         "max<9ms: missed (9.01 ms)",
         "2.0 KiB in the gateway",
@@ -152,13 +152,16 @@ def usage(gateway: float, load: float, machine: float = 0.5) -> Usage:
 
 def test_verdict() -> None:
     loads = ["load 0"]
-    assert "no side was full (more" in verdict(usage(0.5, 0.5), loads, is_closed=True)
-    assert verdict(usage(0.5, 0.5), loads, is_closed=False) == "no side was full"
+    assert "no side was saturated (more" in verdict(usage(0.5, 0.5), loads, is_closed=True)
+    assert verdict(usage(0.5, 0.5), loads, is_closed=False) == "no side was saturated"
     assert (
-        verdict(usage(0.98, 0.5), loads, is_closed=True) == "the gateway was full (98% of a core)"
+        verdict(usage(0.98, 0.5), loads, is_closed=True)
+        == "the gateway was saturated (98% of a core)"
     )
-    assert "load client was full (95%" in verdict(usage(0.5, 0.95), loads, is_closed=True)
-    assert "machine was full (99% of its 4" in verdict(usage(0.5, 0.5, 0.99), loads, is_closed=True)
+    assert "load client was saturated (95%" in verdict(usage(0.5, 0.95), loads, is_closed=True)
+    assert "machine was saturated (99% of its 4" in verdict(
+        usage(0.5, 0.5, 0.99), loads, is_closed=True
+    )
     unknown = Usage(1.0, {"load 0": 0.5}, 0.5, 4)
     assert "--pid" in verdict(unknown, loads, is_closed=True)
 
@@ -190,7 +193,7 @@ def test_plot(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_plot_that_cannot_be_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"run\.pdf.*\.svg, \.png"):
+    with pytest.raises(ConfigError, match=r"run\.pdf.*\.svg or \.png"):
         check_plot("run.pdf")
     with pytest.raises(ConfigError, match="No such file"):
         plot("/none/run.svg", "a run", "requests", [])

@@ -1,4 +1,4 @@
-"""How a run leads its load processes, without any."""
+"""How a run leads its load processes, with fakes in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes that take turns: threads stand for them here."""
+"""Two processes that take turns, played by threads."""
 
 from __future__ import annotations
 

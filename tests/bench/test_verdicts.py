@@ -1,4 +1,4 @@
-"""Which changes count as slower: the arithmetic of bench.compare, on made-up measurements."""
+"""The arithmetic of bench.compare on invented measurements: which changes count as slower."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_head_lacks_is_no_row() -> None:
 
 
 def bench(group: str, role: str, *seconds: float, **info: Any) -> dict[str, Any]:
-    """Return an entry as pytest-benchmark's JSON has it."""
+    """Return an entry of pytest-benchmark's JSON."""
     return {
         "group": group,
         "fullname": f"{group}[{role}]",

@@ -1,4 +1,4 @@
-"""Clients of a gateway that dies, and what each of their applications was told."""
+"""Clients of a gateway that dies, and the events that their applications saw."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class End:
 
     Attributes:
         how: How it ended.
-        at: Loop time at which the client knew.
-        silence: Seconds since the gateway was last heard of.
-        heartbeats: How many were sent since the gateway was killed.
+        at: Loop time at which the client noticed.
+        silence: Seconds since the last sign of the gateway.
+        heartbeats: Heartbeats sent since the gateway was killed.
     """
 
     how: Disconnect
@@ -41,14 +41,14 @@ class End:
 
 
 class Member:
-    """A client, and an application that reads its notifies and asks for things.
+    """A client, and an application that reads its notifies and sends requests.
 
     Attributes:
         client: The client.
         first_session: The session before the kill.
-        ends: Of its connections.
-        told: What iterating over the client raised.
-        failures: What became of the requests without an answer.
+        ends: The ends of its connections.
+        told: Exceptions raised while iterating over the client.
+        failures: Errors of the requests without an answer.
     """
 
     def __init__(self, client: Client) -> None:
@@ -65,14 +65,14 @@ class Member:
         self._reader = asyncio.create_task(self._read())
 
     def _watch(self) -> None:
-        """Take note of each end of a connection at the moment when the client is told."""
+        """Record each end of a connection when the client learns of it."""
         connector = self.client._connector
         assert connector is not None
         told = connector.connection_lost
 
         def connection_lost(how: Disconnect, now: float) -> None:
             assert self._link is not None
-            heartbeats = self.client._protocol._next_msg_id - self._msg_id
+            heartbeats = self.client._session._next_msg_id - self._msg_id
             self.ends.append(End(how, now, now - self._link.last_heard, heartbeats))
             told(how, now)
 
@@ -89,7 +89,7 @@ class Member:
                 self.told_at = asyncio.get_running_loop().time()
 
     def ask(self, action: str, **params: str) -> None:
-        """Send a request, and keep what it raises."""
+        """Send a request, and record its error."""
         task = asyncio.create_task(self._ask(self.client.request(action, params=params)))
         self._asked.add(task)
 
@@ -103,7 +103,7 @@ class Member:
         """Count heartbeats and ends from here on; no requests may follow."""
         self.ends.clear()
         self._link = self.client._connector._link  # type: ignore[union-attr]
-        self._msg_id = self.client._protocol._next_msg_id
+        self._msg_id = self.client._session._next_msg_id
 
     async def close(self) -> None:
         """End the client and its application."""
@@ -115,7 +115,7 @@ class Member:
 
 @asynccontextmanager
 async def fleet(server: str, count: int, backend: str, state: Path) -> AsyncIterator[list[Member]]:
-    """Log in count clients of server, whose state folder is given."""
+    """Log in count clients of server, which uses this state folder."""
     members: list[Member] = []
     ca = str(state / "gatesvr" / "development.pem")
     try:
@@ -132,7 +132,7 @@ async def fleet(server: str, count: int, backend: str, state: Path) -> AsyncIter
 
 
 async def kill(server: Server) -> float:
-    """Kill a gateway; return the loop time of it."""
+    """Kill a gateway; return the loop time."""
     at = asyncio.get_running_loop().time()
     await server.stop(signal.SIGKILL)
     return at

@@ -1,4 +1,4 @@
-"""Runs ``gatesvr`` as its users do: in a process of its own."""
+"""Runs ``gatesvr`` as users do: in a separate process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEADLINE_S = 60.0
 
 @dataclass
 class Result:
-    """What a command did."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -30,7 +30,7 @@ class Result:
 
 
 def environment(state: Path) -> dict[str, str]:
-    """Return an environment with a state folder of its own."""
+    """Return an environment with a fresh state folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATESVR_")}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**kept, "XDG_STATE_HOME": str(state), "PYTHONPATH": path}
@@ -67,8 +67,8 @@ class Server:
     """A running ``serve`` or ``upstream``.
 
     Attributes:
-        banner: What it printed until the line that was waited for.
-        result: How it ended, once it has.
+        banner: Its output up to the awaited line.
+        result: Its exit code and output, after its end.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -97,7 +97,7 @@ class Server:
         return words[words.index("call") :]
 
     def address(self, name: str) -> str:
-        """The address that the banner's line of this name begins with."""
+        """The address at the start of the banner's line with this name."""
         match = re.search(rf"^ *{name} +(\S+:\d+)", self.banner, re.MULTILINE)
         assert match is not None
         return match[1]

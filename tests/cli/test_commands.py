@@ -1,4 +1,4 @@
-"""What the commands make of their arguments, without a gateway."""
+"""The commands' handling of arguments, without a gateway."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_t
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
-    """Run a command in this process; return its exit code and what it printed."""
+    """Run a command in this process; return its exit code and output."""
     with pytest.raises(SystemExit) as caught:
         main(args)
     out, err = capsys.readouterr()

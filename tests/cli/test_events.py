@@ -1,4 +1,4 @@
-"""``gatesvr events``: one line an event, from a gateway in a process of its own."""
+"""``gatesvr events``: one line an event, from a gateway in another process."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ async def test_stop_of_the_gateway_ends_it(tmp_path: Path) -> None:
         assert (await server.stop()).code == 0
         async with asyncio.timeout(DEADLINE_S):
             _, err = await reader.process.communicate()
-        assert (reader.process.returncode, err) == (0, b"the gateway stops\n")
+        assert (reader.process.returncode, err) == (0, b"the gateway is stopping\n")
 
 
 async def test_gateway_that_hangs_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its host answers TCP and nothing else: a reader that only waits would wait for ever."""
+    """The host answers only TCP, so a reader without a time-out would wait for ever."""
     monkeypatch.setattr(gateway_client, "KEEPALIVE_MS", 200)
     monkeypatch.setattr(grpcio, "KEEPALIVE_TIMEOUT_MS", 200)
     async with (

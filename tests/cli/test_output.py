@@ -1,4 +1,4 @@
-"""Output that nobody reads, or that cannot be written, ends output: never the gateway."""
+"""Output that is not read or cannot be written ends the output, never the gateway."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def shell(
 
 
 def free_address() -> str:
-    """Return an address that nobody listens on: where all output is lost, none can be asked for."""
+    """Return a free address to listen on: with all output lost, port 0 could not be learned."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         host, port = sock.getsockname()
@@ -159,7 +159,7 @@ async def test_call_answers_on_a_console_that_knows_ascii_only(tmp_path: Path) -
 
 
 async def test_client_and_events_escape_what_cannot_be_shown(tmp_path: Path) -> None:
-    """An emoji in another user's name, or in a push, ends nothing."""
+    """An emoji in another user's name, or in a push, breaks nothing."""
     smile = "\U0001f600"
     async with serving(tmp_path, *SERVE) as server:
         console = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C.UTF-8"}

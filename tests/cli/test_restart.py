@@ -1,4 +1,4 @@
-"""A gateway that is killed: what its clients and their applications are told, and when."""
+"""A gateway that is killed: what its clients and applications learn, and when."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_killed_and_restarted(backend: str, tmp_path: Path) -> None:
             await until(members, lambda member: member.client.in_flight)
             await kill(server)
             for member in members:
-                member.ask("echo")  # sent to nobody
+                member.ask("echo")  # the gateway is gone
             again = ("--bind", address, "--grpc-bind", "127.0.0.1:0")
             async with serving(tmp_path, *flags, *again):
                 await until(members, lambda member: member.told)
@@ -40,7 +40,7 @@ async def test_killed_and_restarted(backend: str, tmp_path: Path) -> None:
                     assert member.client.session_id != member.first_session
                 await until(members, lambda member: len(member.failures) == 2)
                 for member in members:
-                    # Nobody knows whether they were done.
+                    # They may have been done or not.
                     assert [type(error) for error in member.failures] == [SessionLost] * 2
                     assert len(member.told) == 1
 
@@ -53,7 +53,7 @@ async def test_killed_and_gone(backend: str, tmp_path: Path) -> None:
     ):
         await until(members, lambda member: member.client.is_connected)
         for member in members:
-            assert member.client._protocol.heartbeat_interval == 1.0
+            assert member.client._session.heartbeat_interval == 1.0
             member.begin_counting()
         await kill(server)
         await until(members, lambda member: member.ends)

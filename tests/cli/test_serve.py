@@ -1,4 +1,4 @@
-"""``serve --demo`` and the commands that talk to it, each in a process of its own."""
+"""``serve --demo`` and the commands that talk to it, each in a separate process."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_own_certificate(tmp_path: Path) -> None:
 
 
 async def test_certificate_that_cannot_be_kept(backend: str) -> None:
-    """As for a container's user without a home: it serves, and says how it can be called."""
+    """Without a home folder, as in a container, it serves and prints a working call."""
     nowhere = Path("/dev/null")
     async with serving(nowhere, "serve", "--demo", "--transport", backend, *FREE_PORTS) as server:
         assert "in memory (development)" in server.banner
@@ -140,7 +140,7 @@ async def test_services_of_their_own_process(tmp_path: Path) -> None:
         for name in ("hello", "business", "zone"):
             flags += ["--upstream", f"{name}={upstreams.address(name)}"]
         async with serving(tmp_path, "serve", *flags, *FREE_PORTS, until=" call ") as server:
-            # Which services there are is not known here: it is hello that all have.
+            # The services are unknown here, but every gateway answers hello.
             assert server.call[:2] == ["call", "hello"]
             result = await gatesvr(tmp_path, *server.call)
             assert (result.code, json.loads(result.out)["code"]) == (0, 200)
@@ -167,7 +167,7 @@ async def test_second_signal_closes_connections_and_ends(
         asyncio.timeout(DEADLINE_S),
         serving(tmp_path, "serve", "--demo", *flags) as server,
     ):
-        # A request that runs keeps an orderly stop waiting for it.
+        # An orderly stop waits for a running request.
         call = await start(tmp_path, "client", "--server", server.address("clients"))
         try:
             assert call.stdin is not None
@@ -181,7 +181,7 @@ async def test_second_signal_closes_connections_and_ends(
             while b"stopping" not in (line := await server.process.stderr.readline()):
                 assert line
             server.process.send_signal(number)
-            # It was told, not left to find out.
+            # The gateway told it, so it did not have to wait for a time-out.
             assert call.stderr is not None
             while b"4503" not in (line := await call.stderr.readline()):
                 assert line
@@ -214,7 +214,7 @@ async def test_interrupted_call_ends_its_session(tmp_path: Path, number: int) ->
 
 
 async def test_second_interrupt_of_a_client_ends_it(tmp_path: Path) -> None:
-    """The gateway hangs, so the first one waits for its answer to STOP."""
+    """The gateway hangs, so after the first signal the client waits for its answer to STOP."""
     async with (
         asyncio.timeout(DEADLINE_S),
         serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server,
@@ -277,7 +277,7 @@ async def test_client_goes_on_with_the_session_in_its_file(tmp_path: Path) -> No
             await server.stop()
             again = ("serve", "--demo", "--bind", address, "--grpc-bind", "127.0.0.1:0")
             await stack.enter_async_context(serving(tmp_path, *again))
-            # The session went with the gateway: it is told, and the client goes on in a new one.
+            # The session died with the gateway: the client says so and continues in a new one.
             assert client.stdout is not None
             assert b"session is lost" in await client.stdout.readline()
             await ask(client, b"after")
@@ -321,6 +321,6 @@ async def test_client_can_be_interrupted_while_it_looks_for_its_gateway(tmp_path
                 client.kill()
                 await client.wait()
         assert client.returncode == 1
-        # The session is none the worse for it.
+        # The session is intact.
         kept, found = json.loads(state), json.loads(file.read_bytes())
         assert found["session_id"] == kept["session_id"] != ""

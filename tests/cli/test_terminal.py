@@ -1,4 +1,4 @@
-"""``gatesvr client`` at a terminal: what one types is not disturbed by what comes."""
+"""``gatesvr client`` at a terminal: incoming text does not disturb the line being typed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Terminal:
     """A program at a terminal.
 
     Attributes:
-        shown: What was written to it and not looked at yet.
+        shown: Output not yet matched by see().
     """
 
     def __init__(self, process: asyncio.subprocess.Process, descriptor: int) -> None:

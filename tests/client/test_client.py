@@ -22,19 +22,14 @@ from gatesvr.errors import (
 )
 from gatesvr.transport.udp import sockets
 
+from ..fakes import until
 from .fake_gateway import FakeGateway, fake_gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 DEADLINE_S = 20.0
-
-
-async def until(found: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not found():
-            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
@@ -181,7 +176,7 @@ def test_stall_expires_no_request_whose_answer_has_arrived(
             ends_at = time.monotonic() + timeout_s
             request = asyncio.create_task(client.request("hold", timeout=timeout_s))
             await until(lambda: gateway.session.held)
-            link._endpoint.pause_reading()
+            link._connection._endpoint.pause_reading()
             sent = counters.datagrams_sent
             for _ in range(6):
                 gateway.session.notify(bytes(1_000))
@@ -189,7 +184,7 @@ def test_stall_expires_no_request_whose_answer_has_arrived(
             await until(lambda: counters.datagrams_sent > sent + 5)
             while time.monotonic() < ends_at + 2 * client_module.LATE_S:
                 pass  # the stall: no other task runs
-            link._endpoint.resume_reading()
+            link._connection._endpoint.resume_reading()
             assert (await request).data == b"released"
 
     run: Any = asyncio.run if loop == "asyncio" else uvloop.run

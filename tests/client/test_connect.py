@@ -150,3 +150,25 @@ async def test_a_connect_that_is_given_up_stops(
         assert connector is not None
         assert connector._task is not None
         assert connector._task.done()
+
+
+async def test_no_try_begins_behind_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    clock, stalled_s = loop.time, 0.0
+    timeouts: list[float] = []
+
+    def stall() -> None:
+        nonlocal stalled_s
+        stalled_s += 2 * PATIENCE_S
+
+    async def refuse(*_: object, connect_timeout: float, **__: object) -> None:
+        timeouts.append(connect_timeout)
+        loop.call_soon(stall)  # it hits the pause behind this try
+        raise ConnectionFailed("refused")
+
+    monkeypatch.setattr(loop, "time", lambda: clock() + stalled_s)
+    monkeypatch.setattr("gatesvr.client.connector.open_connection", refuse)
+    with pytest.raises(ConnectionFailed, match="refused"):
+        await Client("localhost:9", openid="ann", connect_timeout=PATIENCE_S).connect()
+    assert len(timeouts) == 1
+    assert timeouts[0] > 0

@@ -23,9 +23,10 @@ from gatesvr.errors import (
 from gatesvr.protocol import pacing
 from gatesvr.protocol.messages import goaway_frame
 
+from ..fakes import until
 from . import fake_gateway as module
 from .fake_gateway import FakeGateway, FakeSession, fake_gateway
-from .test_client import DEADLINE_S, both, read, until
+from .test_client import DEADLINE_S, both, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -354,7 +355,7 @@ async def test_goaway_for_later_waits_for_answers(backend: str) -> None:
         held = asyncio.create_task(client.request("hold"))
         await until(lambda: session.held)
         go_away(session, after_ms=1)
-        await until(lambda: client._protocol.is_leaving)
+        await until(lambda: client._connector.protocol.is_leaving)
         later = asyncio.create_task(client.request("echo", b"later"))
         for _ in range(20):
             await asyncio.sleep(0)

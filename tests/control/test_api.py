@@ -17,7 +17,7 @@ from gatesvr.errors import UpstreamError
 from gatesvr.service.push_api import PushApi
 from gatesvr.service.push_stream import MAX_BATCH, MAX_BATCH_BYTES
 
-from ..e2e.harness import until
+from ..fakes import until
 from ..grpc_api.test_service import Rig, running, suspend, texts
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ async def test_a_stream_whose_gateway_does_not_answer_gives_up(
         await asyncio.Event().wait()
 
     async with asyncio.timeout(DEADLINE_S), running() as rig:
-        monkeypatch.setattr(rig.commands, "push_batch", never)
+        monkeypatch.setattr(rig.commands.pushes, "push_batch", never)
         async with (
             GatewayClient(rig.service.address, timeout=0.05) as client,
             client.push_stream() as stream,
@@ -237,6 +237,7 @@ async def test_get_session(way: str) -> None:
         info = await both.api.get_session("alice")
         assert isinstance(info, SessionInfo)
         assert (info.session_id, info.state, info.zone) == (session.session_id, "Normal", "001")
+        assert info.queue_sums == session.queue.counters()
         by_id = await both.api.get_session(session.session_id, target_type="session")
         assert by_id is not None
         assert by_id.session_id == info.session_id
@@ -298,30 +299,30 @@ async def test_page_token_is_the_gateways() -> None:
 # Parameters.
 
 BAD: list[tuple[str, Callable[[PushApi], Any]]] = [
-    ("content: int, not str", lambda api: api.push("alice", content=5)),
-    ("title: bytes, not str", lambda api: api.push("alice", title=b"t")),
-    ("data: str, not bytes", lambda api: api.push("alice", data="text")),
-    ("target_id: int, not str", lambda api: api.push(7)),
-    ("metadata: int, not str", lambda api: api.push("alice", metadata={"a": 1})),
-    ("metadata: list, not a mapping of str to str", lambda api: api.push("a", metadata=["b"])),
-    ("ttl: str, not a number of seconds", lambda api: api.push("alice", ttl="1s")),
-    ("content: NoneType, not str", lambda api: api.broadcast(content=None)),
-    ("msg_type: int, not str", lambda api: api.multicast(["alice"], msg_type=1)),
-    ("target_ids: str, not a collection of str", lambda api: api.multicast("alice")),
-    ("target_ids: int, not str", lambda api: api.multicast([1])),
-    ("reason: int, not str", lambda api: api.kick("alice", reason=1)),
-    ("code: str, not int", lambda api: api.kick("alice", code="1000")),
-    ("target_type: NoneType, not str", lambda api: api.get_session("a", target_type=None)),
-    ("content: int, not str", lambda api: api.push_many([Push("alice", content=5)])),
-    ("openid: int, not str", lambda api: anext(api.sessions(openid=1))),
+    ("content must be str, not int", lambda api: api.push("alice", content=5)),
+    ("title must be str, not bytes", lambda api: api.push("alice", title=b"t")),
+    ("data must be bytes, not str", lambda api: api.push("alice", data="text")),
+    ("target_id must be str, not int", lambda api: api.push(7)),
+    ("metadata must be str, not int", lambda api: api.push("alice", metadata={"a": 1})),
+    ("metadata must map str to str, not list", lambda api: api.push("a", metadata=["b"])),
+    ("ttl must be a number of seconds, not str", lambda api: api.push("alice", ttl="1s")),
+    ("content must be str, not NoneType", lambda api: api.broadcast(content=None)),
+    ("msg_type must be str, not int", lambda api: api.multicast(["alice"], msg_type=1)),
+    ("target_ids must be a collection of str, not str", lambda api: api.multicast("alice")),
+    ("target_ids must be str, not int", lambda api: api.multicast([1])),
+    ("reason must be str, not int", lambda api: api.kick("alice", reason=1)),
+    ("code must be int, not str", lambda api: api.kick("alice", code="1000")),
+    ("target_type must be str, not NoneType", lambda api: api.get_session("a", target_type=None)),
+    ("content must be str, not int", lambda api: api.push_many([Push("alice", content=5)])),
+    ("openid must be str, not int", lambda api: anext(api.sessions(openid=1))),
 ]
 OUT_OF_RANGE: list[tuple[str, Callable[[PushApi], Any]]] = [
-    ("ttl: -1 is not 0 to 4294967 seconds", lambda api: api.push("alice", ttl=-1)),
-    ("ttl: nan is not", lambda api: api.push("alice", ttl=float("nan"))),
-    ("ttl: inf is not", lambda api: api.broadcast(ttl=float("inf"))),
-    ("code: -1 is not 0 to 4294967295", lambda api: api.kick("alice", code=-1)),
-    ("content: no text that UTF-8 can write", lambda api: api.push("a", content="\ud800")),
-    ("page_size: 4294967296 is not", lambda api: anext(api.sessions(page_size=2**32))),
+    ("ttl must be 0 to 4294967 seconds, not -1", lambda api: api.push("alice", ttl=-1)),
+    ("ttl must be 0 to", lambda api: api.push("alice", ttl=float("nan"))),
+    ("ttl must be 0 to", lambda api: api.broadcast(ttl=float("inf"))),
+    ("code must be 0 to 4294967295, not -1", lambda api: api.kick("alice", code=-1)),
+    ("content must be text that UTF-8 can encode", lambda api: api.push("a", content="\ud800")),
+    ("page_size must be 0 to", lambda api: anext(api.sessions(page_size=2**32))),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,10 +14,11 @@ from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.config import PushConfig, SessionConfig
 from gatesvr.control.events import EventStream
 from gatesvr.errors import ConfigError, QueueFull, UpstreamError
+from gatesvr.observe.event_pb import from_pb, to_pb
 from gatesvr.observe.events import EventKind, SessionEvent
 from gatesvr.service.gateway_client import GatewayClient
 
-from ..e2e.harness import until
+from ..fakes import until
 from ..grpc_api.test_service import Rig, running, suspend
 
 if TYPE_CHECKING:
@@ -213,9 +215,10 @@ async def test_a_reader_that_is_cancelled_reads_on() -> None:
         assert [(await anext(events)).kind for _ in range(2)] == ["connected", "logged_in"]
 
 
-async def test_a_slow_upstream_sees_the_gap() -> None:
+async def test_a_slow_upstream_sees_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads nothing until gRPC and its own queue are full; then all that it has, and the gap."""
-    push = PushConfig(bind="127.0.0.1:0", max_event_queue=50)
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 50)
+    push = PushConfig(bind="127.0.0.1:0")
     config = SessionConfig(on_duplicate="allow")
     async with running(push, config) as rig, reading(rig, "kicked") as (_, events):
         hub = rig.manager.events
@@ -249,8 +252,9 @@ async def test_a_slow_upstream_sees_the_gap() -> None:
         assert rig.manager.counters.events_missed == 10
 
 
-async def test_a_gap_at_the_end_is_seen_over_grpc() -> None:
-    push = PushConfig(bind="127.0.0.1:0", max_event_queue=2)
+async def test_a_gap_at_the_end_is_seen_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 2)
+    push = PushConfig(bind="127.0.0.1:0")
     async with running(push) as rig, reading(rig, "connected") as (_, events):
         connect(rig, 5)
         got = [await anext(events) for _ in range(3)]
@@ -324,7 +328,7 @@ async def test_fault_of_ours_is_internal_and_says_nothing(monkeypatch: pytest.Mo
         def broken(*args: object) -> None:
             raise ZeroDivisionError("secret")
 
-        monkeypatch.setattr("gatesvr.grpc_api.servicer._event_message", broken)
+        monkeypatch.setattr("gatesvr.grpc_api.servicer.to_pb", broken)
         rig.session("alice", login=False)
         with pytest.raises(UpstreamError, match="INTERNAL: internal error"):
             await anext(events)
@@ -334,9 +338,17 @@ async def test_fault_of_ours_is_internal_and_says_nothing(monkeypatch: pytest.Mo
 async def test_kind_of_a_newer_gateway_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as rig, reading(rig) as (_, events):
         monkeypatch.setattr(
-            "gatesvr.grpc_api.servicer._event_message", lambda event: pb.SessionEvent(kind="moved")
+            "gatesvr.grpc_api.servicer.to_pb", lambda event: pb.SessionEvent(kind="moved")
         )
         rig.session("alice", login=False)
         event = await anext(events)
         assert event == SessionEvent("moved")
         assert not event.is_end
+
+
+def test_an_event_has_the_fields_of_its_message() -> None:
+    names = [field.name for field in dataclasses.fields(SessionEvent)]
+    assert sorted(names) == sorted(field.name for field in pb.SessionEvent.DESCRIPTOR.fields)
+    event = SessionEvent(EventKind.RESUMED, "s1", "alice", 2, "steal", 3, 4, 5, 6, 7, 8)
+    assert from_pb(to_pb(event)) == event
+    assert from_pb(pb.SessionEvent.FromString(to_pb(event).SerializeToString())) == event

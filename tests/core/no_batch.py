@@ -1,7 +1,7 @@
-"""A pytest plugin that runs tests on what systems without recvmmsg and sendmmsg get.
+"""A pytest plugin that runs tests on the build for systems without recvmmsg and sendmmsg.
 
 It compiles gatesvr._core.udp with -DGATESVR_NO_BATCH into the folder named by GATESVR_NO_BATCH and
-puts it in the place of the one that is installed.
+uses it instead of the installed module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAME = "gatesvr._core.udp"
 
 def build(folder: Path) -> Path:
     """Compile the module; return its file."""
-    # Nothing is asked of its speed.
+    # Its speed does not matter.
     extension = Extension(
         NAME, ["gatesvr/_core/udp.pyx"], define_macros=[("GATESVR_NO_BATCH", "1")],
         extra_compile_args=["-O0"],

@@ -1,6 +1,6 @@
-"""OrderedQueue as plain Python would have it: a heapq of waiting slots and a dict of sent messages.
+"""OrderedQueue in plain Python: a heapq of waiting slots and a dict of sent messages.
 
-It is the specification that the state machine compares with, and the yardstick of the benchmarks.
+It is the specification for the state machine tests, and the yardstick of the benchmarks.
 """
 
 from __future__ import annotations

@@ -337,7 +337,7 @@ class TestTranscoding:
             6,
             1,
         )
-        assert (answer.zone, answer.error, answer.notify_count) == ("003", "", 0)
+        assert (answer.zone, answer.error, answer.notifies()) == ("003", "", ([], []))
         push = pb.ServerPush.FromString(answer.body(5))
         assert dict(push.headers) == {"zone": "003", "k": ""}
         expected = pb.BusinessResponse(code=404, message="nö", data=b"d" * 300)
@@ -391,13 +391,23 @@ class TestTranscoding:
             codec.split_batch(batch)
 
     def test_batch_skips_unknown_fields(self) -> None:
-        assert codec.split_batch(wire.field(2, b"x") + wire.field(1, b"y") + wire.group(3)) == [
-            b"y"
-        ]
+        answer = up.UpstreamResponse(request_id=7).SerializeToString()
+        batch = wire.field(2, b"x") + wire.field(1, answer) + wire.group(3)
+        assert [found.request_id for found in codec.decode_answers(batch)] == [7]
+
+
+def test_message_codec_holds_every_public_function() -> None:
+    entries = {name: entry for name, entry in vars(codec).items() if callable(entry)}
+    methods = {name for name in vars(codec.MessageCodec) if not name.startswith("_")}
+    made_by_decoders = {"ClientRequest", "ServerPush", "UpstreamAnswer", "FrameDecoder"}
+    known = {"MessageCodec", "ProtocolError", *made_by_decoders}
+    assert methods == {name for name in entries if not name.startswith("_")} - known
+    for name in methods:
+        assert getattr(codec.MessageCodec, name) is entries[name]
 
 
 class Swapping:
-    """A pair that is another one each time it is read."""
+    """A pair that changes each time it is read."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -453,7 +463,7 @@ class TestEncoders:
                 call()
 
     def test_pairs_are_read_once(self) -> None:
-        # Measured and written must be the same text, whatever an iterable of the caller does.
+        # The measured text must be the written one, whatever the caller's iterable does.
         pairs: Any = [Swapping()]
         headers = pb.ServerPush.FromString(codec.notify_body("", "", "c", b"", pairs)).headers
         assert dict(headers) == {"k": "v", "content": "c"}

@@ -69,7 +69,7 @@ def test_any_chunking_gives_the_same(seed: int, cuts: list[int]) -> None:
 
 
 def summary(request: codec.ClientRequest) -> tuple[Any, ...]:
-    """Return all that a request shows."""
+    """Return all properties of a request."""
     values = (request.msg_id, request.seq_id, request.type, request.ack_seq_id, request.payload)
     sent = b""
     if request.action is not None:

@@ -1,4 +1,4 @@
-"""Batches of datagrams on loopback sockets, and the same of the socket that has no batches."""
+"""Batches of datagrams on loopback sockets, and the same on the socket without batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gatesvr.transport.udp.sockets import DatagramSocket, PlainSocket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gatesvr.transport.quic.interface import Address, Datagram
+    from gatesvr.transport.addresses import Address, Datagram
 
     Make = Callable[..., socket.socket]
 
@@ -51,7 +51,7 @@ def make() -> Iterator[Make]:
 
 
 def receive(sock: socket.socket, io: DatagramSocket, count: int) -> list[Datagram]:
-    """Return count datagrams, of which those that come later are waited for."""
+    """Receive count datagrams, waiting for late ones."""
     batch: list[Datagram] = []
     while len(batch) < count:
         assert select.select([sock], [], [], DEADLINE_S)[0]
@@ -176,7 +176,7 @@ def test_a_run_that_the_system_refuses_is_sent_one_by_one(make: Make) -> None:
     for refused in range(1, 20):
         assert sender.send(datagrams) == 8
         assert receive(right, receiver, 8) == [(data, left.getsockname()) for data, _ in datagrams]
-        # It is not tried for ever.
+        # After enough refusals it stops trying.
         assert sender.is_segmenting == (refused < 16)
         assert sender.send_calls == refused + min(refused, 16)
     assert sender.segments_sent == 0
@@ -207,7 +207,7 @@ def test_datagrams_too_long_are_dropped_and_counted(make: Make) -> None:
 
 
 class Narrow:
-    """A Unix socket in a UDP socket's clothes: over loopback UDP drops, this one blocks."""
+    """A Unix socket posing as a UDP socket: UDP on loopback drops, this one blocks."""
 
     family = socket.AF_INET
 
@@ -321,7 +321,7 @@ def test_what_is_no_datagram(make: Make) -> None:
     for port in (-1, 65536, 1 << 70, "9", None):
         with pytest.raises((OverflowError, TypeError)):
             io.send([(b"x", ("127.0.0.1", port))])
-    # Those before it are sent, it is the next call's.
+    # The ones before it are sent; it starts the next call.
     assert io.send([(b"1", to), (b"2", to), (b"x", ("localhost", 1))]) == 2
     assert io.send([(b"3", to), None]) == 1  # type: ignore[list-item]
     assert io.send([], 0) == io.send([(b"x", to)], 1) == io.send([(b"x", to)], -1) == 0
@@ -354,7 +354,7 @@ def test_addresses_are_kept_and_bounded(make: Make, family: int, host: str) -> N
             ((data, address),) = receive(right, receiver, 1)
             assert address == sock.getsockname()
             assert int(data) == address[1]
-    # Of one peer it is one object.
+    # One peer gives one object.
     for _ in range(2):
         senders[0].sendto(b"x", right.getsockname())
     first, second = (address for _, address in receive(right, receiver, 2))

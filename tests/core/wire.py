@@ -1,4 +1,4 @@
-"""Protobuf bytes that no library writes: the codec's random input, and what upb makes of it.
+"""Protobuf bytes that no library writes: random input for the codec, and upb's reading of it.
 
 Everything is seeded: the same random.Random gives the same bytes.
 """
@@ -41,7 +41,7 @@ INTS = [0, 1, 2, 3, 4, 4, 4, 5, 127, 128, 300, 2**31 - 1, 2**31, 2**32 - 1, 2**3
 
 
 def varint(value: int, padding: int = 0) -> bytes:
-    """Return a varint, longer than it need be by padding bytes."""
+    """Return a varint, too long by padding bytes."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -66,7 +66,7 @@ def group(number: int, content: bytes = b"") -> bytes:
 
 
 def random_padding(random: Random) -> int:
-    """Return 0 mostly: how much longer than needed a varint shall be."""
+    """Return a varint's padding, mostly 0."""
     return random.randrange(6) if random.random() < 0.03 else 0
 
 
@@ -144,7 +144,7 @@ def mutate(random: Random, data: bytes) -> bytes:
 
 
 def parse(kind: type[M], data: bytes) -> M | None:
-    """Return what upb reads, None where it rejects the bytes."""
+    """Return the message that upb reads, None if it rejects the bytes."""
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -193,12 +193,17 @@ def is_too_deep(data: bytes, schema: Schema) -> bool:
 
 
 def count_entries(data: bytes, number: int) -> int:
-    """Return how many entries of a map stand on the wire, those that protobuf drops included."""
+    """Return the number of a map's entries on the wire, including those that protobuf drops."""
     return sum((n, kind, depth) == (number, 2, 0) for n, kind, _, depth in walk(data))
 
 
+def split_batch(data: bytes) -> list[bytes]:
+    """Return the messages of a batch; only their contents may be bad."""
+    return [part for number, kind, part, depth in walk(data) if (number, kind, depth) == (1, 2, 0)]
+
+
 def accepted(kind: type[M], data: bytes, schema: Schema) -> M | None:
-    """Return what the codec is to read from data, None where it is to reject it."""
+    """Return the message that the codec must read from data, None if it must reject it."""
     message = parse(kind, data)
     return None if message is None or is_too_deep(data, schema) else message
 

@@ -1,4 +1,4 @@
-"""The demo services, asked over gRPC as a gateway does."""
+"""The demo services, called over gRPC as by a gateway."""
 
 from __future__ import annotations
 

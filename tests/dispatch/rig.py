@@ -17,6 +17,7 @@ from gatesvr.protocol.link import Disconnect
 from gatesvr.session.manager import SessionManager
 from gatesvr.upstream.call import Call
 
+from ..fakes import FakeLink
 from .fakes import settle
 
 if TYPE_CHECKING:
@@ -70,47 +71,26 @@ class Upstream:
         self.waiting.pop(client_seq).answer(decode_answer(response.SerializeToString()))
 
 
-class Client:
+class Client(FakeLink):
     """One connection: the Link that the gateway sees, and what came out of it."""
 
     numbers = count(1)
 
     def __init__(self, rig: Rig, ip: str = "192.0.2.1") -> None:
+        super().__init__((ip, 4000), next(self.numbers), last_heard=rig.now)
         self.rig = rig
-        self.peer = (ip, 4000)
-        self.connection_id = next(self.numbers)
-        self.idle_timeout = 60.0
-        self.last_heard = rig.now
-        self.is_closing = False
-        self.closed: tuple[int, str] | None = None
         self.is_awake = False
-        self.wakes = 0
-        self.pushes: list[ServerPush] = []
         self._decoder = PushDecoder(1 << 22)
         self.handler = rig.dispatcher.handler(self)
         self.handler.connection_made(rig.now)
 
-    # The Link.
-
-    def write(self, data: bytes) -> None:
-        if not self.is_closing:
-            self.pushes += self._decoder.feed(data)
-
-    def unsent_bytes(self) -> int:
-        return 0
-
-    def request_flush(self) -> None:
-        pass
-
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
-        if not self.is_closing:
-            self.write(last)
-            self.is_closing = True
-            self.closed = (int(code), reason)
+        self.write(last)
+        super().close(code, reason)
 
     def wake(self) -> None:
+        super().wake()
         self.is_awake = True
-        self.wakes += 1
 
     # The client.
 
@@ -136,8 +116,7 @@ class Client:
             await settle(3)
             if not self.is_closing:
                 self.handler.write_ready(self.rig.now)
-        pushes, self.pushes = self.pushes, []
-        return pushes
+        return self._decoder.feed(self.take())
 
     async def start(self, openid: str = "alice", **fields: Any) -> pb.StartResponse:
         pushes = await self.send(start(openid, **fields))
@@ -159,8 +138,8 @@ class Client:
         """End the connection as the network or the gateway's own close does."""
         how = Disconnect(kind)
         if self.closed is not None:
-            how = Disconnect("local", *self.closed)
-        self.is_closing = True
+            how = Disconnect("local", *self.closed[:2])
+        self.close(0)
         self.handler.connection_lost(how, self.rig.now)
 
 

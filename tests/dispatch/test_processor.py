@@ -44,7 +44,7 @@ async def running(
     upstream: FakeUpstream, **settings: Any
 ) -> AsyncIterator[tuple[AsyncProcessor, Clock]]:
     clock = Clock()
-    config = DispatchConfig(**{"workers": 2, "idle_worker_timeout": 3600, **settings})
+    config = DispatchConfig(**{"workers": 2, **settings})
     processor = AsyncProcessor(config, upstream, clock=clock)  # type: ignore[arg-type]
     processor.start()
     try:
@@ -119,9 +119,12 @@ async def test_order_holds_while_workers_finish_and_start() -> None:
         ]
 
 
-async def test_pool_grows_to_its_maximum_and_shrinks_when_idle() -> None:
+async def test_pool_grows_to_its_maximum_and_shrinks_when_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatesvr.dispatch.processor.IDLE_WORKER_TIMEOUT_S", 60)
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, max_workers=5, idle_worker_timeout=60) as (processor, clock):
+    async with running(upstream, max_workers=5) as (processor, clock):
         assert processor.counters.workers == 2
         for seq in range(1, 11):
             assert processor.submit(task(session, seq), clock.now)
@@ -283,13 +286,14 @@ async def test_error_that_is_on_its_way_when_the_pool_stops() -> None:
         assert session.ended == {1: {"code": 503, "outcome": UNKNOWN}}
 
 
-async def test_login_that_ends_at_once_opens_its_gate() -> None:
+async def test_task_beside_the_pool_that_ends_at_once_says_so() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     ended: list[int] = []
     async with running(upstream) as (processor, clock):
-        processor.on_login_ended = lambda task: ended.append(task.client_seq)
         upstream.error = ValueError("a bug")
-        processor.login(task(session, 1, is_login=True), clock.now)
+        processor.run_at_once(
+            task(session, 1), clock.now, processor.reply, lambda task: ended.append(task.client_seq)
+        )
         assert ended == [1]
         assert session.ended == {1: {"code": 500, "outcome": NOT_STARTED}}
         assert processor.counters.running == 0
@@ -452,20 +456,27 @@ async def test_stop_ends_every_task_that_did_not_finish() -> None:
         }
 
 
-async def test_login_waits_for_no_worker() -> None:
+async def test_task_beside_the_pool_waits_for_no_worker() -> None:
     upstream, session = FakeUpstream(), FakeSession()
     seen: list[tuple[str, int]] = []
     async with running(upstream, workers=1, max_workers=1) as (processor, clock):
-        processor.on_login = lambda task, answer, now: seen.append(("login", answer.code))
-        processor.on_login_ended = lambda task: seen.append(("ended", task.client_seq))
+
+        def run_at_once(seq: int) -> None:
+            processor.run_at_once(
+                task(session, seq),
+                clock.now,
+                lambda task, answer, now: seen.append(("answer", answer.code)),
+                lambda task: seen.append(("ended", task.client_seq)),
+            )
+
         assert processor.submit(task(session, 1), clock.now)
         await settle()
-        processor.login(task(session, 2, is_login=True), clock.now)
+        run_at_once(2)
         await settle()
         upstream.answer(2)
         await settle()
-        assert seen == [("login", 200), ("ended", 2)]
-        processor.login(task(session, 3, is_login=True), clock.now)
+        assert seen == [("answer", 200), ("ended", 2)]
+        run_at_once(3)
         await settle()
         upstream.fail(3, UpstreamError("down"))
         await settle()

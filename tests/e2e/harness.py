@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,8 @@ from gatesvr._pb import upstream_pb2 as up
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import load
 
-from .plain_client import DEADLINE_S
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 
 @asynccontextmanager
@@ -87,11 +84,4 @@ def counter(gateway: Gateway, name: str) -> int:
 
 def unread(gateway: Gateway) -> int:
     """Return the most bytes that wait in one connection and were never sent."""
-    return max((c.unsent_bytes() for c in gateway.listener.connections), default=0)
-
-
-async def until(found: Callable[[], object]) -> None:
-    """Let the loop run until found() is true; TimeoutError after DEADLINE_S."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not found():
-            await asyncio.sleep(0.001)
+    return max((c.stream.unsent_bytes() for c in gateway.listener.connections), default=0)

@@ -7,9 +7,9 @@ import socket
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+from ..fakes import until
 from . import bad_network as module
 from .bad_network import BadNetwork, Dice, Weather, bad_network
-from .harness import until
 from .plain_client import DEADLINE_S
 
 if TYPE_CHECKING:

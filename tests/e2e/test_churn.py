@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr._pb import upstream_pb2 as up
-from gatesvr.dispatch.handlers import ClientHandler
+from gatesvr.dispatch.handler import ClientHandler
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.protocol.server import ServerProtocol
 from gatesvr.session.resume import ResumeToken
@@ -21,7 +21,8 @@ from gatesvr.transport.quic.aioquic import AioquicConnection
 from gatesvr.transport.quic.qh3 import Qh3Connection
 from gatesvr.upstream.call import Call
 
-from .harness import Pusher, counter, pusher, running_gateway, until
+from ..fakes import until
+from .harness import Pusher, counter, pusher, running_gateway
 from .plain_client import PlainClient, ack, business, plain_client, stop
 from .plain_upstream import plain_upstream
 
@@ -100,7 +101,6 @@ async def test_sessions_that_come_and_go_leave_nothing_behind(backend: str) -> N
     asyncio.get_running_loop().set_debug(False)
     sets = (
         "session.resume_window=200ms",
-        "session.sweep_interval=50ms",
         f"session.max_inited_per_address={CLIENTS}",
     )
     async with (

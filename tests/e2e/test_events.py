@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gatesvr import EventKind, Gateway, GatewayClient, SessionEvent
 
-from .harness import running_gateway, until
+from ..fakes import until
+from .harness import running_gateway
 from .plain_client import DEADLINE_S, ack, plain_client, stop
 from .plain_upstream import plain_upstream
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ..fakes import until
 from ..upstream.servers import Streaming, serving
-from .harness import counter, running_gateway, until
+from .harness import counter, running_gateway
 from .plain_client import answer, business, error, plain_client
 from .plain_upstream import plain_upstream
 

@@ -9,7 +9,8 @@ import pytest
 from gatesvr import GatewayClient
 from gatesvr._pb import message_pb2 as pb
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 from .plain_client import answer, business, plain_client
 from .plain_upstream import PlainUpstream, plain_upstream
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import grpc.aio
+import pytest
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 from gatesvr._pb import upstream_pb2_grpc as rpc
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 from .plain_client import ack, answer, business, error, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
 
@@ -152,12 +154,27 @@ async def test_no_start_closes_4408(backend: str) -> None:
         assert counter(gateway, "dispatch.start_timeouts") == 1
 
 
+async def test_no_login_closes_4408_and_the_session(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(
+            backend,
+            upstream.address,
+            "session.login_timeout=200ms",
+        ) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.start("alice")
+        assert await client.closed() == 4408
+        assert counter(gateway, "session.login_timeouts") == 1
+        assert counter(gateway, "session.sessions") == 0
+
+
 async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -> None:
     sets = (
         "session.max_queue_size=64",
         "session.max_in_flight=16",
         "session.slow_consumer_timeout=3s",
-        "session.sweep_interval=100ms",
     )
     async with (
         plain_upstream() as upstream,
@@ -184,8 +201,11 @@ async def test_client_that_never_acks_is_bounded_and_closed_4413(backend: str) -
         assert counter(gateway, "session.slow_consumers") == 1
 
 
-async def test_pool_grows_while_tasks_wait_and_shrinks_when_idle(backend: str) -> None:
-    sets = ("dispatch.workers=2", "dispatch.idle_worker_timeout=200ms")
+async def test_pool_grows_while_tasks_wait_and_shrinks_when_idle(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.dispatch.processor.IDLE_WORKER_TIMEOUT_S", 0.2)
+    sets = ("dispatch.workers=2",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

@@ -10,7 +10,8 @@ import pytest
 from gatesvr.session.session import Session
 from gatesvr.transport.connection import Connection
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 from .plain_client import ack, answer, business, plain_client, stop
 from .plain_upstream import plain_upstream
 

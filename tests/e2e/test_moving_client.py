@@ -8,8 +8,9 @@ import pytest
 
 from gatesvr import Client
 
+from ..fakes import until
 from .bad_network import bad_network
-from .harness import counter, running_gateway, until
+from .harness import counter, running_gateway
 from .plain_client import host_port
 from .plain_upstream import plain_upstream
 

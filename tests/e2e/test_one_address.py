@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from gatesvr import Client
-from gatesvr.service.service import Reply, Request, UpstreamService
+from gatesvr.service.request import Reply, Request
+from gatesvr.service.service import UpstreamService
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

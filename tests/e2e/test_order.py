@@ -5,7 +5,8 @@ from __future__ import annotations
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 
-from .harness import counter, pusher, running_gateway, until
+from ..fakes import until
+from .harness import counter, pusher, running_gateway
 from .plain_client import ack, answer, business, error, heartbeat, plain_client
 from .plain_upstream import plain_upstream
 

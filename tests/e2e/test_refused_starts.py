@@ -10,7 +10,8 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 
-from .harness import Pusher, counter, pusher, running_gateway, until
+from ..fakes import until
+from .harness import Pusher, counter, pusher, running_gateway
 from .plain_client import PlainClient, ack, answer, business, heartbeat, plain_client
 from .plain_upstream import plain_upstream
 
@@ -247,7 +248,7 @@ async def test_a_session_ended_by_others_says_so(
 
 
 async def test_tombstones_last_for_the_resume_window(backend: str) -> None:
-    sets = ("session.resume_window=200ms", "session.sweep_interval=20ms")
+    sets = ("session.resume_window=200ms",)
     async with scene(backend, *sets) as s:
         await s.push.stub.KickClient(up.KickRequest(target_type="openid", target_id="alice"))
         assert await s.alice.closed() == 4410

@@ -10,8 +10,9 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.bench.checker import DeliveryChecker
 
+from ..fakes import until
 from .device import Device
-from .harness import counter, pusher, running_gateway, until
+from .harness import counter, pusher, running_gateway
 from .plain_client import (
     PlainClient,
     ack,
@@ -279,7 +280,7 @@ async def test_a_suspended_sessions_full_queue_does_what_is_configured(
 async def test_a_ttl_that_ends_while_suspended_is_announced(backend: str) -> None:
     async with (
         plain_upstream() as upstream,
-        running_gateway(backend, upstream.address, "session.sweep_interval=20ms") as gateway,
+        running_gateway(backend, upstream.address) as gateway,
         pusher(gateway) as push,
         plain_client(gateway.address) as old,
         plain_client(gateway.address) as new,
@@ -302,7 +303,7 @@ async def test_a_ttl_that_ends_while_suspended_is_announced(backend: str) -> Non
 
 
 async def test_an_expired_session_makes_way_for_a_new_one(backend: str) -> None:
-    sets = ("session.resume_window=200ms", "session.sweep_interval=20ms")
+    sets = ("session.resume_window=200ms",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

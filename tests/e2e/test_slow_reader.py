@@ -10,8 +10,9 @@ import pytest
 
 from gatesvr.bench.checker import DeliveryChecker
 
+from ..fakes import until
 from .device import Device
-from .harness import counter, pusher, running_gateway, unread, until
+from .harness import counter, pusher, running_gateway, unread
 from .plain_client import PlainClient, ack, answer, business, plain_client, stingy_client
 from .plain_upstream import plain_upstream
 
@@ -59,7 +60,7 @@ SLOW = {"no acks": no_acks, "no credit": no_credit, "no packets": no_acks}
 async def test_a_reader_that_stops_is_bounded_cut_and_served_again(backend: str, what: str) -> None:
     asyncio.get_running_loop().set_debug(False)
     checker = DeliveryChecker()
-    sets = ("session.slow_consumer_timeout=1s", "session.sweep_interval=50ms")
+    sets = ("session.slow_consumer_timeout=1s",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from gatesvr.dispatch.handlers import SILENT_INTERVALS
+from gatesvr.dispatch.handler import SILENT_INTERVALS
 from gatesvr.observe.clock import MAX_GAP_S
 from gatesvr.transport.udp.sockets import MAX_BATCH
 
-from .harness import counter, running_gateway, until
+from ..fakes import until
+from .harness import counter, running_gateway
 from .plain_client import answer, business, heartbeat, host_port, plain_client
 from .plain_upstream import plain_upstream
 
@@ -75,7 +76,7 @@ def test_a_session_does_not_expire_meanwhile(backend: str, loop: str) -> None:
 
 
 async def _resume(backend: str) -> None:
-    sets = ("session.resume_window=1", "session.sweep_interval=0.05")
+    sets = ("session.resume_window=1",)
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address, *sets) as gateway,

@@ -18,43 +18,21 @@ from gatesvr._pb import message_pb2 as client_pb
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig, SessionConfig
-from gatesvr.control.commands import PushCommands
+from gatesvr.control.commands import Commands
 from gatesvr.errors import ConfigError
 from gatesvr.grpc_api.service import PushService
 from gatesvr.grpc_api.servicer import caller_ip
 from gatesvr.session.manager import SessionManager
+from gatesvr.session.state import Verdict
 from gatesvr.upstream.call import UpstreamCounters
 from gatesvr.upstream.registry import UpstreamRegistry
+
+from ..fakes import FakeLink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from gatesvr.session.session import Session
-
-
-class FakeLink:
-    """A client's connection: keeps what it is told."""
-
-    connection_id = 1
-    is_closing = False
-    idle_timeout = 60.0
-    last_heard = 0.0
-
-    def __init__(self) -> None:
-        self.peer = ("192.0.2.1", 4000)
-        self.closed: tuple[int, str, bytes] | None = None
-
-    def write(self, data: bytes) -> None: ...
-
-    def unsent_bytes(self) -> int:
-        return 0
-
-    def request_flush(self) -> None: ...
-
-    def wake(self) -> None: ...
-
-    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
-        self.closed = (code, reason, last)
 
 
 @dataclass
@@ -64,7 +42,7 @@ class Rig:
     service: PushService
     manager: SessionManager
     registry: UpstreamRegistry
-    commands: PushCommands
+    commands: Commands
     stub: GatewayServiceStub
     channel: grpc.aio.Channel
     upstream_counters: UpstreamCounters
@@ -89,7 +67,8 @@ class Rig:
         seq = session.max_client_seq + 1
         frame = encode_request(100 + seq, seq, client_pb.REQUEST_BUSINESS, ECHO)
         (request,) = RequestDecoder(1 << 20).feed(frame)
-        session.accept(request, "completion", asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        assert session.offer(request, "completion", now) is Verdict.NEXT
         return seq
 
     def answer(self, session: Session, seq: int) -> None:
@@ -128,10 +107,8 @@ async def running(
         is_down=lambda endpoint: False,
     )
     max_message_bytes = int(config.max_message_bytes)
-    commands = PushCommands(manager, max_message_bytes, asyncio.get_running_loop().time)
-    service = PushService(
-        push, commands, manager.events, registry, max_message_bytes=max_message_bytes
-    )
+    commands = Commands(manager, registry, max_message_bytes, asyncio.get_running_loop().time)
+    service = PushService(push, commands, max_message_bytes=max_message_bytes)
     await service.start()
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:
@@ -381,9 +358,10 @@ async def test_binding_by_openid_needs_one_session() -> None:
         assert (await rig.stub.PushToClient(request)).error_code == "NOT_FOUND"
 
 
-async def test_bound_notifies_are_bounded() -> None:
+async def test_bound_notifies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.session.context.MAX_BOUND_NOTIFIES", 2)
     config = SessionConfig(on_duplicate="allow")
-    push = PushConfig(bind="127.0.0.1:0", max_bound_notifies=2)
+    push = PushConfig(bind="127.0.0.1:0")
     async with running(push, config) as rig:
         session = rig.session("alice")
         seq = rig.request(session)

@@ -11,6 +11,7 @@ from gatesvr._core.codec import RequestDecoder, error_body, push_body, push_fram
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.protocol import events
 from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
 from gatesvr.protocol.messages import (
     LostReason,
     Outcome,
@@ -52,12 +53,19 @@ def started_response(**fields) -> bytes:
 
 
 def live(**fields) -> ClientProtocol:
-    protocol = ClientProtocol("alice", client_id="c", auth_token="a")
+    protocol = ClientProtocol(ClientSession("alice", client_id="c", auth_token="a"))
     protocol.connect(0.0)
     sent(protocol)
     (started,) = protocol.receive_data(started_response(**fields), 0.0)
     assert isinstance(started, events.Started)
     return protocol
+
+
+def reconnect(protocol: ClientProtocol, now: float | None = None) -> ClientProtocol:
+    """Return the session's next connection, with START queued."""
+    following = ClientProtocol(protocol.session)
+    following.connect(now)
+    return following
 
 
 def skip(from_seq: int, seq: int) -> bytes:
@@ -66,7 +74,9 @@ def skip(from_seq: int, seq: int) -> bytes:
 
 
 def test_start_says_who_we_are():
-    protocol = ClientProtocol("alice", client_id="c", auth_token="a", max_message_bytes=5000)
+    protocol = ClientProtocol(
+        ClientSession("alice", client_id="c", auth_token="a", max_message_bytes=5000)
+    )
     protocol.connect()
     (request,) = sent(protocol)
     start = parse_start(request.payload)
@@ -87,27 +97,27 @@ def test_start_says_who_we_are():
     ],
 )
 def test_a_gateway_cannot_name_what_could_not_be_used(fields):
-    protocol = ClientProtocol("alice")
+    protocol = ClientProtocol(ClientSession("alice"))
     protocol.connect()
     assert protocol.receive_data(started_response(**fields), 0.0) == []
     assert str(protocol.error) == "a START_RESP out of bounds"
-    assert (protocol.session_id, protocol.next_client_seq) == ("", 1)
+    assert (protocol.session.session_id, protocol.session.next_client_seq) == ("", 1)
 
 
 def test_the_highest_attempt_is_not_passed():
     protocol = live()
-    protocol.connect()
+    protocol = reconnect(protocol)
     sent(protocol)
     stale = pb.StartResponse(error=pb.ErrorMessage(error_code=409), attempt=2**32 - 1)
     protocol.receive_data(start_response_frame(1, stale), 0.0)
-    protocol.connect()
+    protocol = reconnect(protocol)
     (request,) = sent(protocol)
     assert parse_start(request.payload).attempt == 2**32 - 1
-    assert ClientProtocol.from_state(protocol.state()).attempt == 2**32 - 1
+    assert ClientSession.from_state(protocol.session.state()).attempt == 2**32 - 1
 
 
 def test_requests_wait_for_start_response():
-    protocol = ClientProtocol("alice")
+    protocol = ClientProtocol(ClientSession("alice"))
     first = protocol.login()
     protocol.connect()
     second = protocol.send_request("echo", b"x", {"k": "v"}, {"h": "w"})
@@ -128,7 +138,7 @@ def test_a_request_that_the_gateway_would_not_take_is_refused_here(is_logged_in,
         protocol.send_request("echo", bytes(limit))
     with pytest.raises(ValueError, match="above the gateway's limit"):
         protocol.send_request("echo", bytes(limit - 5000), None, {"h": "x" * 5000})
-    assert protocol.pending == {}
+    assert protocol.session.pending == {}
     assert protocol.send_request("echo", bytes(limit - 200)) == 1
     assert sent(protocol)[0].size <= limit + 4
 
@@ -147,9 +157,9 @@ def test_answers_errors_and_notifies_are_told_apart():
         events.Notify(2, 200, "", b"news", {}),
         events.Failed(2, 3, 503, "busy", "7", 50, Outcome.NOT_STARTED),
     ]
-    assert protocol.is_logged_in
-    assert protocol.pending == {}
-    assert (protocol.seen, protocol.position) == (3, 0)
+    assert protocol.session.is_logged_in
+    assert protocol.session.pending == {}
+    assert (protocol.session.seen, protocol.session.position) == (3, 0)
 
 
 def test_every_split_point_gives_the_same():
@@ -162,7 +172,7 @@ def test_every_split_point_gives_the_same():
     )
     whole = None
     for at in range(len(stream) + 1):
-        protocol = ClientProtocol("alice")
+        protocol = ClientProtocol(ClientSession("alice"))
         protocol.connect()
         found = protocol.receive_data(stream[:at], 0.0) + protocol.receive_data(stream[at:], 0.0)
         assert protocol.error is None
@@ -176,7 +186,7 @@ def test_old_pushes_are_dropped():
     one = push_frame(0, 1, notify(b"a"))
     assert len(protocol.receive_data(one, 0.0)) == 1
     assert protocol.receive_data(one, 0.0) == []
-    assert protocol.duplicates == 1
+    assert protocol.session.duplicates == 1
     assert protocol.error is None
 
 
@@ -219,7 +229,7 @@ def test_unknown_pushes_move_the_position_or_are_ignored():
 
 
 def test_a_sequenced_push_before_start_response_is_an_error():
-    protocol = ClientProtocol("alice")
+    protocol = ClientProtocol(ClientSession("alice"))
     protocol.connect()
     assert protocol.receive_data(push_frame(0, 1, notify(b"a")), 0.0) == []
     assert protocol.error is not None
@@ -357,12 +367,12 @@ def test_answers_that_usually_take_long_are_waited_for_twice_as_long():
 
 
 def test_start_response_is_waited_for_10_s():
-    protocol = ClientProtocol("alice")
+    protocol = ClientProtocol(ClientSession("alice"))
     protocol.connect(5.0)
     assert protocol.get_timer() == 15.0
     protocol.handle_timer(15.0)
     assert protocol.is_silent
-    protocol.connect(20.0)
+    protocol = reconnect(protocol, 20.0)
     assert not protocol.is_silent
 
 
@@ -389,7 +399,7 @@ def test_an_error_without_seq_names_its_request_by_msg_id():
 
 def test_a_base_gateway_answers_by_msg_id():
     protocol = live(protocol=0, session_id="", connection_id="s0")
-    assert protocol.session_id == "s0"
+    assert protocol.session.session_id == "s0"
     seq = protocol.send_request("x")
     (request,) = sent(protocol)
     (answered,) = protocol.receive_data(push_frame(request.msg_id, 1, answer_body(0, b"y")), 0.0)
@@ -404,7 +414,7 @@ def test_a_resume_names_session_token_attempt_and_position():
     protocol.receive_data(push_frame(0, 1, notify(b"a")) + push_frame(0, 2, notify(b"b")), 0.0)
     protocol.acknowledge(1)
     for attempt in (1, 2):
-        protocol.connect()
+        protocol = reconnect(protocol)
         (request,) = sent(protocol)
         start = parse_start(request.payload)
         assert (start.session_id, start.resume_token) == ("s1", b"t" * 16)
@@ -414,7 +424,7 @@ def test_a_resume_names_session_token_attempt_and_position():
     )
     assert started.is_resumed
     assert started.is_logged_in
-    assert (protocol.attempt, protocol.resume_token) == (0, b"u" * 16)
+    assert (protocol.session.attempt, protocol.session.resume_token) == (0, b"u" * 16)
     # 2 was received and not handed out when the connection broke: it is not reported twice.
     data = push_frame(0, 2, notify(b"b")) + push_frame(0, 3, notify(b"c"))
     assert [e.seq for e in protocol.receive_data(data, 0.0)] == [3]
@@ -425,15 +435,15 @@ def test_only_what_was_not_accepted_is_sent_again():
     for _ in range(4):
         protocol.send_request("x")
     first = sent(protocol)
-    protocol.connect()
+    protocol = reconnect(protocol)
     protocol.send_request("x")
     sent(protocol)
     protocol.receive_data(started_response(resumed=True, max_client_seq=2), 0.0)
     again = sent(protocol)
     assert [r.seq_id for r in again] == [3, 4, 5]
     assert [r.msg_id for r in again[:2]] == [r.msg_id for r in first[2:]]
-    assert protocol.next_client_seq == 6
-    assert sorted(protocol.pending) == [1, 2, 3, 4, 5]
+    assert protocol.session.next_client_seq == 6
+    assert sorted(protocol.session.pending) == [1, 2, 3, 4, 5]
 
 
 def test_a_restarted_client_goes_on_behind_what_the_gateway_accepted():
@@ -441,8 +451,8 @@ def test_a_restarted_client_goes_on_behind_what_the_gateway_accepted():
     protocol.receive_data(push_frame(0, 1, notify(b"a")), 0.0)
     protocol.acknowledge(1)
     protocol.send_request("x")
-    protocol.connect()
-    again = ClientProtocol.from_state(protocol.state(), auth_token="a")
+    protocol = reconnect(protocol)
+    again = ClientProtocol(ClientSession.from_state(protocol.session.state(), auth_token="a"))
     again.connect()
     (request,) = sent(again)
     start = parse_start(request.payload)
@@ -454,7 +464,7 @@ def test_a_restarted_client_goes_on_behind_what_the_gateway_accepted():
 
 
 def state_with(**fields) -> bytes:
-    return json.dumps(json.loads(live().state()) | fields).encode()
+    return json.dumps(json.loads(live().session.state()) | fields).encode()
 
 
 @pytest.mark.parametrize(
@@ -477,15 +487,15 @@ def state_with(**fields) -> bytes:
 )
 def test_a_state_that_is_none_is_refused(state):
     with pytest.raises(ValueError, match="no client state"):
-        ClientProtocol.from_state(state)
+        ClientSession.from_state(state)
 
 
 def test_a_number_that_is_no_longer_held_leaves_no_hole():
     protocol = live()
     for _ in range(3):
         protocol.send_request("x")
-    del protocol.pending[1]
-    protocol.connect()
+    del protocol.session.pending[1]
+    protocol = reconnect(protocol)
     sent(protocol)
     found = protocol.receive_data(started_response(resumed=True, max_client_seq=0), 0.0)
     assert [(e.client_seq, e.outcome) for e in found[1:]] == [(2, 1), (3, 1)]
@@ -498,7 +508,7 @@ def test_a_new_session_after_an_unknown_one_starts_again():
     protocol.receive_data(push_frame(0, 1, notify(b"a")), 0.0)
     protocol.acknowledge(1)
     sent_one = protocol.send_request("x")
-    protocol.connect()
+    protocol = reconnect(protocol)
     unsent = protocol.send_request("y")
     sent(protocol)
     found = protocol.receive_data(
@@ -511,7 +521,11 @@ def test_a_new_session_after_an_unknown_one_starts_again():
     assert isinstance(started, events.Started)
     assert not started.is_resumed
     assert sent(protocol) == []
-    assert (protocol.position, protocol.seen, protocol.next_client_seq) == (0, 0, 1)
+    assert (protocol.session.position, protocol.session.seen, protocol.session.next_client_seq) == (
+        0,
+        0,
+        1,
+    )
     assert [e.seq for e in protocol.receive_data(push_frame(0, 1, notify(b"n")), 0.0)] == [1]
 
 
@@ -523,19 +537,19 @@ def refused(code: int, **fields) -> bytes:
 def test_a_stale_attempt_tries_again_above():
     protocol = live()
     protocol.send_request("x")
-    protocol.connect()
+    protocol = reconnect(protocol)
     (event,) = protocol.receive_data(refused(409, attempt=7), 0.0)
     assert (event.code, event.lost_reason) == (409, LostReason.NONE)
-    protocol.connect()
-    assert protocol.attempt == 8
-    assert len(protocol.pending) == 1
+    protocol = reconnect(protocol)
+    assert protocol.session.attempt == 8
+    assert len(protocol.session.pending) == 1
 
 
 def test_what_the_application_got_on_the_way_to_a_resume_is_acked():
     protocol = live()
     protocol.receive_data(push_frame(0, 1, notify(b"")) + push_frame(0, 2, notify(b"")), 0.0)
     protocol.acknowledge(1, 0.0)
-    protocol.connect(0.0)  # START says 1
+    protocol = reconnect(protocol, 0.0)  # START says 1
     protocol.data_to_send()
     protocol.acknowledge(2, 0.0)
     protocol.receive_data(started_response(resumed=True), 1.0)
@@ -547,7 +561,7 @@ def test_what_the_application_got_on_the_way_to_a_resume_is_acked():
 
 
 def test_what_a_restored_client_asked_before_its_counter_was_known_fails_as_not_started():
-    protocol = ClientProtocol.from_state(live().state())
+    protocol = ClientProtocol(ClientSession.from_state(live().session.state()))
     protocol.connect(0.0)
     sent(protocol)
     for action in ("one", "two", "three"):
@@ -564,23 +578,23 @@ def test_what_a_restored_client_asked_before_its_counter_was_known_fails_as_not_
 def test_a_denied_resume_forgets_the_session():
     protocol = live()
     protocol.send_request("x")
-    protocol.connect()
+    protocol = reconnect(protocol)
     found = protocol.receive_data(refused(403, lost_reason=pb.LOST_DENIED), 0.0)
     assert [type(e) for e in found] == [events.SessionReset, events.Failed, events.StartRefused]
     assert protocol.closed(4403) == []
-    protocol.connect()
-    assert protocol.session_id == ""
+    protocol = reconnect(protocol)
+    assert protocol.session.session_id == ""
 
 
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_refusal_for_now_keeps_the_session(code):
     protocol = live()
     protocol.send_request("x")
-    protocol.connect()
+    protocol = reconnect(protocol)
     found = protocol.receive_data(refused(code), 0.0)
     assert [type(e) for e in found] == [events.StartRefused]
-    assert protocol.session_id == "s1"
-    assert len(protocol.pending) == 1
+    assert protocol.session.session_id == "s1"
+    assert len(protocol.session.pending) == 1
 
 
 @pytest.mark.parametrize(
@@ -595,7 +609,7 @@ def test_close_codes_say_whether_the_session_is_over(code, is_over):
     protocol.send_request("x")
     found = protocol.closed(code)
     assert bool(found) is is_over
-    assert bool(protocol.session_id) is not is_over
+    assert bool(protocol.session.session_id) is not is_over
 
 
 def test_a_second_start_response_is_an_error():
@@ -606,7 +620,7 @@ def test_a_second_start_response_is_an_error():
 
 def test_replay_behind_the_position_is_reported_as_lost():
     protocol = live()
-    protocol.connect()
+    protocol = reconnect(protocol)
     found = protocol.receive_data(started_response(resumed=True, replay_from=4, replay_to=5), 0.0)
     assert found[1] == events.Lost(1, 3, LostReason.NONE)
     assert [e.seq for e in protocol.receive_data(push_frame(0, 4, notify(b"")), 0.0)] == [4]
@@ -616,44 +630,44 @@ def test_replay_behind_the_position_is_reported_as_lost():
 
 
 def saved(protocol: ClientProtocol) -> dict:
-    return json.loads(protocol.state())
+    return json.loads(protocol.session.state())
 
 
 def test_the_state_is_due_before_an_attempt_a_token_and_an_ack_are_used():
-    protocol = ClientProtocol("alice")
+    protocol = ClientProtocol(ClientSession("alice"))
     protocol.connect(0.0)
-    assert not protocol.is_state_due  # nothing of a session that is not there yet
+    assert not protocol.session.is_state_due  # nothing of a session that is not there yet
     sent(protocol)
     protocol.receive_data(started_response(), 0.0)
-    assert protocol.is_state_due
+    assert protocol.session.is_state_due
     assert base64.b64decode(saved(protocol)["resume_token"]) == b"t" * 16
     protocol.login(now=0.0)
     assert len(sent(protocol)) == 1
-    assert not protocol.is_state_due
+    assert not protocol.session.is_state_due
 
     protocol.receive_data(push_frame(0, 1, notify(b"")), 0.0)
     protocol.acknowledge(1, 0.0)
-    assert not protocol.is_state_due
+    assert not protocol.session.is_state_due
     protocol.handle_timer(1.0)
-    assert protocol.is_state_due
+    assert protocol.session.is_state_due
     assert saved(protocol)["position"] == 1
     assert [request.type for request in sent(protocol)] == [RequestType.ACK]
 
     protocol.receive_data(push_frame(0, 2, notify(b"")), 0.0)
     protocol.acknowledge(2, 0.0)
     protocol.send_request("x")
-    assert protocol.is_state_due
+    assert protocol.session.is_state_due
     assert [request.ack_seq_id for request in sent(protocol)] == [2]
-    assert not protocol.is_state_due
+    assert not protocol.session.is_state_due
 
-    protocol.connect(2.0)
-    assert protocol.is_state_due
+    protocol = reconnect(protocol, 2.0)
+    assert protocol.session.is_state_due
     assert saved(protocol)["attempt"] == 1
 
 
 def test_a_client_that_stores_each_ack_sends_one_for_several_answers():
     protocol = live()
-    protocol.carries_acks = False
+    protocol.session.carries_acks = False
     for seq in range(1, 4):
         protocol.receive_data(push_frame(0, seq, notify(b"")), 0.0)
         protocol.acknowledge(seq, 0.0)
@@ -668,7 +682,7 @@ def test_the_state_may_stand_behind_what_was_acknowledged():
     protocol = live()
     protocol.receive_data(push_frame(0, 1, notify(b"")) + push_frame(0, 2, notify(b"")), 0.0)
     protocol.acknowledge(2, 0.0)
-    assert ClientProtocol.from_state(protocol.state(1)).position == 1
+    assert ClientSession.from_state(protocol.session.state(1)).position == 1
 
 
 def test_a_session_that_is_stopped_or_lost_is_in_no_state():
@@ -677,14 +691,18 @@ def test_a_session_that_is_stopped_or_lost_is_in_no_state():
         protocol.receive_data(push_frame(0, 1, notify(b"")), 0.0)
         protocol.acknowledge(1, 0.0)
         end(protocol)
-        again = ClientProtocol.from_state(protocol.state())
-        assert (again.openid, again.client_id) == ("alice", "c")
-        assert (again.session_id, again.resume_token, again.position) == ("", b"", 0)
+        again = ClientProtocol(ClientSession.from_state(protocol.session.state()))
+        assert (again.session.openid, again.session.client_id) == ("alice", "c")
+        assert (again.session.session_id, again.session.resume_token, again.session.position) == (
+            "",
+            b"",
+            0,
+        )
 
 
 def test_stop_waits_for_start_response():
     protocol = live()
-    protocol.connect(0.0)
+    protocol = reconnect(protocol, 0.0)
     protocol.stop()
     assert [request.type for request in sent(protocol)] == [RequestType.START]
     protocol.receive_data(started_response(resumed=True), 0.0)
@@ -717,7 +735,7 @@ def test_leaving_waits_for_answers_and_keeps_new_requests_back():
     protocol.receive_data(push_frame(2, 1, answer_body(asked)), 2.0)
     assert protocol.is_left
     protocol.closed(0)
-    protocol.connect(3.0)
+    protocol = reconnect(protocol, 3.0)
     sent(protocol)
     protocol.receive_data(started_response(resumed=True, max_client_seq=1), 3.0)
     assert [request.seq_id for request in sent(protocol)] == [later]
@@ -739,5 +757,5 @@ def test_leaving_at_once_leaves_answers_for_the_next_connection():
     protocol.send_request("x")
     protocol.leave(1.0)
     assert protocol.is_left
-    protocol.connect(2.0)
+    protocol = reconnect(protocol, 2.0)
     assert not protocol.is_leaving

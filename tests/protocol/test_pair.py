@@ -6,6 +6,7 @@ import pytest
 
 from gatesvr.protocol import events
 from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
 from gatesvr.protocol.messages import Outcome, StopReason
 from tests.session.rig import Connection, Sessions, notify
 
@@ -15,12 +16,13 @@ class Pair:
 
     def __init__(self, **settings: object) -> None:
         self.sessions = Sessions(**settings)
-        self.client = ClientProtocol("alice")
+        self.client = ClientProtocol(ClientSession("alice"))
         self.got: list[events.ClientEvent] = []
         self.connection: Connection | None = None
 
     def connect(self) -> None:
         self.connection = Connection(self.sessions)
+        self.client = ClientProtocol(self.client.session)
         self.client.connect(self.sessions.now)
 
     def to_gateway(self, limit: int | None = None) -> None:
@@ -59,7 +61,7 @@ class Pair:
         self.connect()
         self.client.login()
         self.settle()
-        assert self.client.is_logged_in
+        assert self.client.session.is_logged_in
         self.got.clear()
 
     def answers(self) -> list[bytes]:
@@ -104,7 +106,7 @@ def test_stop_closes_the_session():
 
 def test_a_refused_start_is_read_by_the_client():
     pair = Pair()
-    pair.client.openid = ""
+    pair.client.session.openid = ""
     pair.connect()
     pair.to_gateway()
     pair.to_client()
@@ -163,7 +165,7 @@ def test_a_connection_cut_at_any_byte_loses_and_repeats_nothing(direction, is_cl
         assert pair.seqs() == list(range(2, 7))
         started = [e for e in pair.got if isinstance(e, events.Started)]
         assert [e.is_resumed for e in started] == [True]
-        assert pair.client.pending == {}
+        assert pair.client.session.pending == {}
         assert session.generation == 2
 
 
@@ -205,14 +207,14 @@ def test_a_client_that_restarts_goes_on():
     for _ in range(3):
         pair.client.send_request("echo")
     pair.to_gateway()
-    state = pair.client.state()
+    state = pair.client.session.state()
     assert pair.connection is not None
     pair.connection.answer_all()
     pair.connection.lost()
-    pair.client = ClientProtocol.from_state(state)
+    pair.client = ClientProtocol(ClientSession.from_state(state))
     pair.connect()
     pair.settle()
-    assert pair.client.is_logged_in
+    assert pair.client.session.is_logged_in
     assert pair.seqs() == [2, 3, 4]
     assert pair.client.send_request("echo") == 5
     pair.settle()
@@ -226,7 +228,7 @@ def test_a_state_older_than_what_was_acked_says_what_is_lost(is_waiting):
     assert pair.connection is not None
     session = pair.connection.session
     assert session is not None
-    old = pair.client.state()
+    old = pair.client.session.state()
     for number in range(3):
         session.push(notify(b"%d" % number), now=pair.sessions.now)
     pair.settle()
@@ -235,7 +237,7 @@ def test_a_state_older_than_what_was_acked_says_what_is_lost(is_waiting):
     assert session.client_ack_server_seq == 4
     pair.connection.lost()
     pair.got.clear()
-    pair.client = ClientProtocol.from_state(old)
+    pair.client = ClientProtocol(ClientSession.from_state(old))
     if is_waiting:
         session.push(notify(b"3"), now=pair.sessions.now)
     pair.connect()
@@ -310,8 +312,8 @@ def test_a_wrong_token_leaves_the_session_alone():
     old = pair.connection
     stranger = Pair()
     stranger.sessions = pair.sessions
-    stranger.client.session_id = pair.client.session_id
-    stranger.client.resume_token = bytes(16)
+    stranger.client.session.session_id = pair.client.session.session_id
+    stranger.client.session.resume_token = bytes(16)
     stranger.connect()
     stranger.to_gateway()
     stranger.to_client()

@@ -18,10 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import ConfigError, UpstreamError
+from gatesvr.service.request import Reply, Request
 from gatesvr.service.results import PushResult
-from gatesvr.service.service import Reply, Request, UpstreamService
+from gatesvr.service.service import UpstreamService
 
-from ..upstream.servers import DEADLINE_S, until
+from ..fakes import until
+from ..upstream.servers import DEADLINE_S
 
 
 def make(**values: Any) -> UpstreamService:
@@ -125,7 +127,7 @@ class Lane:
         self.call = stub.ProcessStream()
 
     async def send(self, *requests: pb.UpstreamRequest) -> None:
-        await self.call.initial_metadata()  # as the gateway does: it comes before any answer
+        await self.call.initial_metadata()  # as the gateway does; it arrives before any answer
         await self.call.write(pb.UpstreamRequestBatch(requests=requests))
 
     async def read(self) -> list[pb.UpstreamResponse]:
@@ -222,8 +224,12 @@ async def test_bad_ends(
     [
         ("raise", "handler_failed", "ValueError: secret text"),
         ("raise_later", "handler_failed", "ValueError: secret text"),
-        ("wrong", "handler_failed", "a handler returns Reply, bytes, str or None, not int"),
-        ("wrong_later", "handler_failed", "a handler returns Reply, bytes, str or None, not dict"),
+        ("wrong", "handler_failed", "a handler must return Reply, bytes, str or None, not int"),
+        (
+            "wrong_later",
+            "handler_failed",
+            "a handler must return Reply, bytes, str or None, not dict",
+        ),
         ("wrong_reply", "bad_reply", "Reply.data must be bytes, not str"),
         ("wrong_headers", "bad_reply", "Reply.headers must map str to str, not 'n' to 1"),
     ],
@@ -408,7 +414,7 @@ def test_run_on_a_busy_port_is_one_line(capfd: pytest.CaptureFixture[str]) -> No
 
 
 class Pushes(rpc.GatewayServiceServicer):
-    """Keeps what it is asked."""
+    """Records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -486,9 +492,9 @@ async def test_gateway_client() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("content", 5, "content: int, not str"),
-        ("data", "text", "data: str, not bytes"),
-        ("metadata", {"a": 1}, "metadata: int, not str"),
+        ("content", 5, "content must be str, not int"),
+        ("data", "text", "data must be bytes, not str"),
+        ("metadata", {"a": 1}, "metadata must be str, not int"),
     ],
 )
 async def test_push_names_the_parameter_that_does_not_fit(

@@ -1,8 +1,6 @@
-"""A link in memory, and a gateway without a loop for whatever hangs on it."""
+"""A session manager without a loop, and both ends' frames for tests on it."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 from gatesvr._core.codec import (
     ClientRequest,
@@ -20,53 +18,15 @@ from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import RequestType, parse_ack, parse_start, parse_stop
 from gatesvr.protocol.server import ServerProtocol
 from gatesvr.session.manager import SessionManager
-from gatesvr.session.session import Session, Verdict
+from gatesvr.session.session import Session
+from gatesvr.session.state import Verdict
+
+from ..fakes import FakeLink
 
 CUT = Disconnect("idle")
 BUSINESS_DATA = 3
 ERROR = 4
 SKIP = 7
-
-
-@dataclass(eq=False)
-class FakeLink:
-    """A Link that keeps what it was told."""
-
-    peer: tuple[str, int] = ("192.0.2.1", 50_000)
-    connection_id: int = 1
-    idle_timeout: float = 60.0
-    last_heard: float = 0.0
-    unsent: int = 0
-    written: bytearray = field(default_factory=bytearray)
-    closed: tuple[int, str, bytes] | None = None
-    flushes: int = 0
-    wakes: int = 0
-
-    @property
-    def is_closing(self) -> bool:
-        return self.closed is not None
-
-    def write(self, data: bytes) -> None:
-        if self.closed is None:
-            self.written += data
-
-    def unsent_bytes(self) -> int:
-        return self.unsent
-
-    def request_flush(self) -> None:
-        self.flushes += 1
-
-    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
-        if self.closed is None:
-            self.closed = (int(code), reason, last)
-
-    def wake(self) -> None:
-        self.wakes += 1
-
-    def take(self) -> bytes:
-        data = bytes(self.written)
-        self.written.clear()
-        return data
 
 
 def pushes(data: bytes) -> list[ServerPush]:
@@ -87,12 +47,9 @@ def decode(frame: bytes) -> ClientRequest:
 def business(seq: int, action: str = "echo", data: bytes = b"", msg_id: int = 0) -> ClientRequest:
     """Return a decoded BUSINESS request."""
     payload = encode_business(action, None, data)
-    return decode(encode_request(msg_id or seq, seq, RequestType.BUSINESS, payload))
-
-
-def has_room(session: Session) -> bool:
-    """Whether the session takes another request."""
-    return session.check(session.max_client_seq + 1) is not Verdict.FULL
+    return decode(
+        encode_request(msg_id or seq % (1 << 31) or 1, seq, RequestType.BUSINESS, payload)
+    )
 
 
 def answer_body(client_seq: int, data: bytes = b"", code: int = 200) -> bytes:
@@ -110,6 +67,22 @@ def start_request(openid: str = "alice", **fields: object) -> pb.StartRequest:
     """Return a START of version 1."""
     values = {"protocol": 1, "capabilities": 1, **fields}
     return pb.StartRequest(openid=openid, **values)  # type: ignore[arg-type]
+
+
+def index_sizes(manager: SessionManager) -> dict[str, int]:
+    """Return the size of everything that a manager keeps of sessions."""
+    index = manager.index
+    return {
+        "by_id": len(index.by_id),
+        "by_openid": len(index.by_openid),
+        "inited": len(index.inited),
+        "inited_by_ip": len(index.inited_by_ip),
+        "inited_by_openid": len(index.inited_by_openid),
+        "detached": len(index.detached),
+        "tombstones": len(manager.tombstones),
+        "wrong_tokens": len(manager.judge.wrong_tokens),
+        "watched": len(manager.context.watched),
+    }
 
 
 def sent_data(data: bytes) -> list[bytes]:
@@ -136,9 +109,10 @@ class Sessions:
         **settings: object,
     ) -> None:
         self.now = 100.0
+        self.config = SessionConfig(**settings)  # type: ignore[arg-type]
         self._random = 0
         self.manager = SessionManager(
-            SessionConfig(**settings),  # type: ignore[arg-type]
+            self.config,
             TransportConfig(max_connections=max_connections),
             push,
             random_bytes=self._random_bytes,
@@ -178,8 +152,7 @@ class Sessions:
     def hello(self, session: Session) -> bool:
         """Have a session's hello answered 200; return whether it was allowed in."""
         seq = session.max_client_seq + 1
-        session.accept(business(seq, "hello"), "completion", self.now)
-        session.hello_pending = True
+        self.offer_hello(session, seq)
         verdict = self.manager.logged_in(session, "1", self.now)
         session.hello_pending = False
         if verdict.close_code is not None:
@@ -189,12 +162,27 @@ class Sessions:
         session.answer(seq, answer_body(seq, b"welcome"), now=self.now)
         return True
 
+    def offer_hello(self, session: Session, seq: int = 1) -> None:
+        """Let a session accept a hello, which stays unanswered."""
+        assert session.offer(business(seq, "hello"), "completion", self.now) is Verdict.NEXT
+        session.hello_pending = True
+
+    def offer(self, session: Session, seq: int = 0, order: str = "completion") -> Verdict:
+        """Offer the request of that number, by default the next one."""
+        return session.offer(business(seq or session.max_client_seq + 1), order, self.now)
+
     def ask(self, session: Session, order: str = "completion") -> int:
-        """Accept the session's next request."""
-        seq = session.max_client_seq + 1
-        assert session.check(seq) is Verdict.NEXT
-        session.accept(business(seq), order, self.now)
-        return seq
+        """Let the session accept its next request; return its number."""
+        assert self.offer(session, order=order) is Verdict.NEXT
+        return session.max_client_seq
+
+    def has_room(self, session: Session) -> bool:
+        """Whether the session takes another request."""
+        in_flight = session.in_flight
+        return (
+            in_flight < self.config.max_in_flight
+            and in_flight + session.queue.kept < self.config.max_queue_size
+        )
 
     def feed(self, session: Session) -> list[bytes]:
         """Feed the session's connection; return what it got."""
@@ -270,10 +258,12 @@ class Connection:
         while self.held and session is not None and session.link is self.link:
             if session.hello_pending:
                 return
-            verdict = session.check(self.held[0].seq_id)
+            request = self.held.pop(0)
+            verdict = session.offer(request, "completion", self.sessions.now)
             if verdict is Verdict.FULL:
+                self.held.insert(0, request)
                 return
-            self._take(session, self.held.pop(0), verdict)
+            self._take(session, request, verdict)
 
     def _take(self, session: Session, request: ClientRequest, verdict: Verdict) -> None:
         now = self.sessions.now
@@ -281,7 +271,6 @@ class Connection:
             frame = self.protocol.error_push(request.msg_id, ErrorCode.BAD_REQUEST, "gap")
             self.link.write(frame)
         elif verdict is Verdict.NEXT:
-            session.accept(request, "completion", now)
             if request.action == "hello":
                 self.sessions.manager.logged_in(session, "1", now)
                 self.protocol.logged_in()

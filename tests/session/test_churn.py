@@ -9,19 +9,28 @@ from pathlib import Path
 import pytest
 
 from gatesvr._core.queue import BULK
-from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
+from gatesvr.session.outbox import Outbox
 from gatesvr.session.resume import RateBucket, ResumeToken
 from gatesvr.session.sender import OrderedSender
 from gatesvr.session.session import Session
 
-from .rig import CUT, FakeLink, Sessions, notify, start_request
+from ..fakes import FakeLink
+from .rig import CUT, Sessions, index_sizes, notify, start_request
 
 SESSIONS = 10_000
 ROUNDS = 5
 MAX_GROWTH = 5 << 20
 """Bytes that the process may grow by from the second round to the last."""
-CLASSES = (Session, OrderedSender, ResumeToken, RateBucket, NotifyOrderingManager, FakeLink)
+CLASSES = (
+    Session,
+    Outbox,
+    OrderedSender,
+    ResumeToken,
+    RateBucket,
+    NotifyOrderingManager,
+    FakeLink,
+)
 
 BODIES = [notify(bytes(size)) for size in (20, 200, 300, 10, 1_000)]
 
@@ -29,21 +38,6 @@ BODIES = [notify(bytes(size)) for size in (20, 200, 300, 10, 1_000)]
 def rss_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def index_sizes(manager: SessionManager) -> dict[str, int]:
-    context = manager._context
-    return {
-        "by_id": len(manager),
-        "by_openid": len(manager._by_openid),
-        "inited": len(manager._inited),
-        "inited_by_ip": len(manager._inited_by_ip),
-        "inited_by_openid": len(manager._inited_by_openid),
-        "detached": len(manager._detached),
-        "tombstones": len(manager._tombstones),
-        "wrong_tokens": len(manager._judge._wrong_tokens),
-        "watched": len(context.watched),
-    }
 
 
 def live_objects() -> list[object]:

@@ -12,7 +12,7 @@ from gatesvr.protocol.messages import StopReason
 from gatesvr.session.events import Subscription
 from gatesvr.session.state import State
 
-from .rig import CUT, Sessions, answer_body, business, notify, start_request
+from .rig import CUT, Sessions, answer_body, notify, start_request
 
 
 class Told(Sessions):
@@ -175,8 +175,7 @@ def test_a_suspension_says_how_the_connection_ended(how, reason):
 def test_a_session_whose_login_is_under_way_is_suspended_when_that_succeeds():
     sessions = Told()
     session, link, response = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
-    session.hello_pending = True
+    sessions.offer_hello(session)
     sessions.manager.detach(session, link, CUT, sessions.now)
     assert sessions.kinds() == [("connected", "start")]
     sessions.manager.logged_in(session, "1", sessions.now)
@@ -189,8 +188,7 @@ def test_a_session_whose_login_is_under_way_is_suspended_when_that_succeeds():
 def test_a_session_whose_login_is_under_way_may_be_resumed_before():
     sessions = Told()
     session, link, response = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
-    session.hello_pending = True
+    sessions.offer_hello(session)
     sessions.manager.detach(session, link, CUT, sessions.now)
     sessions.resume(session, response)
     sessions.manager.logged_in(session, "1", sessions.now)
@@ -386,8 +384,9 @@ def test_subscribers_are_bounded():
     assert sessions.counters["event_subscribers"] == 2
 
 
-def test_a_slow_subscriber_sees_the_gap_with_the_next_event():
-    sessions = Told("connected", push=PushConfig(max_event_queue=2))
+def test_a_slow_subscriber_sees_the_gap_with_the_next_event(monkeypatch):
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 2)
+    sessions = Told("connected")
     fast = sessions.subscribe("connected")
     seen = []
     for number in range(5):
@@ -409,8 +408,9 @@ def test_a_slow_subscriber_sees_the_gap_with_the_next_event():
     assert [(event.openid, event.missed) for event in seen] == [(f"user{n}", 0) for n in range(5)]
 
 
-def test_a_gap_is_seen_where_nothing_follows_and_is_told_once():
-    sessions = Told("closed", push=PushConfig(max_event_queue=1))
+def test_a_gap_is_seen_where_nothing_follows_and_is_told_once(monkeypatch):
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 1)
+    sessions = Told("closed")
     for _ in range(3):
         session, _, _ = sessions.login()
         sessions.manager.stop(session, StopReason.APP_CLOSE, sessions.now)
@@ -425,8 +425,9 @@ def test_a_gap_is_seen_where_nothing_follows_and_is_told_once():
     assert event.missed == 0
 
 
-def test_only_what_was_chosen_can_be_missed():
-    sessions = Told("closed", push=PushConfig(max_event_queue=1))
+def test_only_what_was_chosen_can_be_missed(monkeypatch):
+    monkeypatch.setattr("gatesvr.session.manager.MAX_EVENT_QUEUE", 1)
+    sessions = Told("closed")
     for number in range(3):
         sessions.start(f"user{number}")
     assert sessions.told() == []

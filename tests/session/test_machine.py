@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.protocol.link import Disconnect
-from gatesvr.session.session import Verdict
-from gatesvr.session.state import State
+from gatesvr.protocol.link import HIGH_WATER_BYTES, Disconnect
+from gatesvr.session.state import State, Verdict
 
+from ..fakes import FakeLink
 from .event_model import EventModel
-from .rig import BUSINESS_DATA, SKIP, FakeLink, Sessions, answer_body, notify, pushes, start_request
+from .rig import BUSINESS_DATA, SKIP, Sessions, answer_body, business, notify, pushes, start_request
 
 MAX_QUEUE = 12
 MAX_IN_FLIGHT = 4
@@ -72,7 +72,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(in_order=st.booleans())
     def ask(self, in_order: bool) -> None:
         if not self.has_room:
-            assert self.session.check(self.session.max_client_seq + 1) is Verdict.FULL
+            assert self.sessions.offer(self.session) is Verdict.FULL
             return
         seq = self.sessions.ask(self.session, "request" if in_order else "completion")
         self.asked[seq] = [b""]
@@ -80,14 +80,12 @@ class SessionMachine(RuleBasedStateMachine):
             self.slots.append((seq, None))
 
     @precondition(lambda self: self.is_live)
-    @rule(distance=st.integers(-3, 3))
+    @rule(distance=st.integers(-3, 3).filter(bool))
     def ask_out_of_turn(self, distance: int) -> None:
-        seq = self.session.max_client_seq + 1 + distance
-        verdict = self.session.check(seq)
+        seq = max(0, self.session.max_client_seq + 1 + distance)
+        verdict = self.session.offer(business(seq), "completion", self.sessions.now)
         if not self.has_room:
             assert verdict is Verdict.FULL
-        elif distance == 0:
-            assert verdict is Verdict.NEXT
         else:
             is_old = distance < 0 and seq > 0
             assert verdict is (Verdict.DUPLICATE if is_old else Verdict.GAP)
@@ -141,10 +139,11 @@ class SessionMachine(RuleBasedStateMachine):
     # The client.
 
     @precondition(lambda self: self.is_live)
-    @rule(high_water=st.sampled_from([1, 60, 1 << 20]))
-    def read(self, high_water: int) -> None:
-        self.session.sender.feed(self.sessions.now, high_water)
+    @rule(room=st.sampled_from([1, 60, HIGH_WATER_BYTES]))
+    def read(self, room: int) -> None:
         assert isinstance(self.link, FakeLink)
+        self.link.unsent = HIGH_WATER_BYTES - room
+        self.session.sender.feed(self.sessions.now)
         for push in pushes(self.link.take()):
             if push.type == SKIP:
                 skip = pb.Skip.FromString(push.payload)
@@ -250,7 +249,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not hasattr(self, "session") or not self.alive:
             return
         self.resume(True, 0)
-        self.read(1 << 20)
+        self.read(HIGH_WATER_BYTES)
         assert self.position == len(self.expected) + 1
         assert self.kept.intersection(self.expected) <= set(self.seen)
 

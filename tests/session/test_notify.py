@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 
 from gatesvr._core.queue import KEEP
-from gatesvr.config import PushConfig
 from gatesvr.session.notify import NotifyOrderingManager
 
-from .rig import Sessions, answer_body, has_room, notify, pushes
+from .rig import Sessions, answer_body, notify, pushes
 
 
 def test_a_bundle_has_the_order_of_the_protocol():
@@ -70,7 +69,7 @@ def test_a_thousand_bundles_amid_other_pushes_are_never_split():
     told: list[tuple[int, int, bytes]] = []
     while answered < 1000:
         what = chance.random()
-        if what < 0.4 and has_room(session):
+        if what < 0.4 and sessions.has_room(session):
             seq = sessions.ask(session, chance.choice(["completion", "request"]))
             open_requests.append(seq)
             session.bind(notify(b"pb%d" % seq), seq, True, now=sessions.now)
@@ -100,11 +99,12 @@ def test_a_thousand_bundles_amid_other_pushes_are_never_split():
             around = [entry[2] for entry in told[at - 2 : at + 3]]
             names = (b"pb", b"cb", b"an", b"pa", b"ca")
             assert around == [name + b"%d" % client_seq for name in names]
-    assert session.notifies is None or len(session.notifies) == len(open_requests) * 2
+    assert session.outbox.notifies is None or len(session.outbox.notifies) == len(open_requests) * 2
 
 
-def test_binding_follows_the_request():
-    sessions = Sessions(push=PushConfig(max_bound_notifies=2))
+def test_binding_follows_the_request(monkeypatch):
+    monkeypatch.setattr("gatesvr.session.context.MAX_BOUND_NOTIFIES", 2)
+    sessions = Sessions()
     session, _, _ = sessions.login()
     now = sessions.now
     assert session.bind(notify(b"x"), 2, True, now=now).error_code == "NO_SUCH_REQUEST"
@@ -122,7 +122,7 @@ def test_binding_follows_the_request():
     assert session.bind(notify(b"late"), seq, True, now=now).error_code == "TOO_LATE"
     assert session.bind(notify(b"behind"), seq, False, now=now).is_ok
     assert sessions.feed(session) == [b"behind"]
-    assert session.notifies is None
+    assert session.outbox.notifies is None
     large = bytes(2 << 20)
     sessions.ask(session)
     assert session.bind(large, 3, True, now=now).error_code == "TOO_LARGE"

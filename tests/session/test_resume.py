@@ -10,7 +10,7 @@ from gatesvr.session.resume import RateBucket, ResumeToken, TokenMatch
 from gatesvr.session.session import Session
 from gatesvr.session.state import State
 
-from .rig import CUT, Sessions, answer_body, business, notify, pushes, start_request
+from .rig import CUT, Sessions, answer_body, notify, pushes, start_request
 
 
 def resume(
@@ -129,7 +129,7 @@ def test_a_resume_replays_what_is_not_acked_and_goes_on(unacked, is_stolen):
         assert old.closed[0] == 4409
     assert session.push(notify(b"live"), now=sessions.now).is_ok
     expected = [*(b"%d" % number for number in range(unacked)), b"live"]
-    session.sender.feed(sessions.now, 1 << 30)
+    session.sender.feed(sessions.now)
     assert [push.business()[2] for push in pushes(link.take())] == expected
     assert sessions.counters["steals"] == is_stolen
     assert sessions.counters["suspended"] == 0
@@ -199,8 +199,7 @@ def test_an_older_generations_answer_is_kept():
 def test_an_inited_session_whose_hello_is_out_is_resumed():
     sessions = Sessions()
     session, link, response = sessions.start()
-    session.accept(business(1, "hello"), "completion", sessions.now)
-    session.hello_pending = True
+    sessions.offer_hello(session)
     sessions.manager.detach(session, link, CUT, sessions.now)
     outcome, _ = resume(sessions, session, response.resume_token)
     assert outcome.response.state == pb.SESSION_STATE_INITED
@@ -436,7 +435,7 @@ def test_wrong_tokens_are_limited_by_address_and_never_by_session():
     assert good.session is session
     sessions.now += 6
     sessions.manager.sweep(sessions.now)
-    assert not sessions.manager._judge._wrong_tokens
+    assert not sessions.manager.judge.wrong_tokens
 
 
 def test_tokens_are_kept_as_digests():

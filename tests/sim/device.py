@@ -11,6 +11,7 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr.client.reconnect import Action, verdict_of
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
 from gatesvr.protocol.events import (
     Answered,
     ClientEvent,
@@ -52,16 +53,15 @@ class Asked:
     action: str
 
 
-class TappedProtocol(ClientProtocol):
-    """A ClientProtocol that remembers what the answers were to which nobody waits any more."""
+class TappedSession(ClientSession):
+    """A ClientSession that remembers the answers nobody waits for any more."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.ignored: dict[int, tuple[int, int]] = {}
-        self.is_insistent = False
 
-    def _event(self, push: ServerPush) -> ClientEvent:
-        event = super()._event(push)
+    def _event(self, push: ServerPush, now: float) -> ClientEvent:
+        event = super()._event(push, now)
         if isinstance(event, Ignored):
             code = 0
             if push.type == PushType.ERROR:
@@ -69,11 +69,14 @@ class TappedProtocol(ClientProtocol):
             self.ignored[push.seq_id] = (push.client_seq_id, code)
         return event
 
+
+class InsistentProtocol(ClientProtocol):
+    """A ClientProtocol that also sends again what the gateway has accepted."""
+
     def _send_again(self, max_client_seq: int, events: list[ClientEvent]) -> None:
-        if self.is_insistent:
-            for seq, request in sorted(self.pending.items()):
-                if seq <= max_client_seq and request.is_sent:
-                    self._send(seq, request)
+        for seq, request in sorted(self.session.pending.items()):
+            if seq <= max_client_seq and request.is_sent:
+                self._send(seq, request)
         super()._send_again(max_client_seq, events)
 
 
@@ -81,6 +84,8 @@ class Device:
     """One client process after another, on one disk.
 
     Attributes:
+        session: The process's.
+        protocol: The newest connection's.
         connection: The newest, None where there is none.
         connections: How many there were.
         disk: The state that was stored when the protocol last asked for it.
@@ -94,6 +99,7 @@ class Device:
         self.name = name
         self.openid = openid
         self.ip = ip
+        self.session = self._new_session()
         self.protocol = self._new_protocol()
         self.disk = b""
         self.connection: Connection | None = None
@@ -108,15 +114,17 @@ class Device:
     def __repr__(self) -> str:
         return self.name
 
-    def _new_protocol(self, state: bytes = b"") -> TappedProtocol:
+    def _new_session(self, state: bytes = b"") -> TappedSession:
         limit = self.world.max_message_bytes
-        if state:
-            protocol = TappedProtocol.from_state(state, max_message_bytes=limit)
-            assert isinstance(protocol, TappedProtocol)
-        else:
-            protocol = TappedProtocol(self.openid, max_message_bytes=limit)
-        protocol.is_insistent = self.world.is_insistent
-        return protocol
+        if not state:
+            return TappedSession(self.openid, max_message_bytes=limit)
+        session = TappedSession.from_state(state, max_message_bytes=limit)
+        assert isinstance(session, TappedSession)
+        return session
+
+    def _new_protocol(self) -> ClientProtocol:
+        kind = InsistentProtocol if self.world.is_insistent else ClientProtocol
+        return kind(self.session)
 
     @property
     def is_live(self) -> bool:
@@ -134,14 +142,15 @@ class Device:
         self.is_leaving = False
         connection = self.world.connect(self)
         self.connection = connection
+        self.protocol = self._new_protocol()
         self.protocol.connect(self.world.now)
         self.world.note(
             "%s opens %s: session %s, attempt %d, position %d",
             self,
             connection,
-            self.protocol.session_id[:4],
-            self.protocol.attempt,
-            self.protocol.position,
+            self.session.session_id[:4],
+            self.session.attempt,
+            self.session.position,
         )
         self.flush()
 
@@ -168,7 +177,7 @@ class Device:
         self.handle(self.protocol.receive_data(data, self.world.now))
         if self.protocol.error is not None:
             self.world.checker.broken(
-                self.protocol.session_id, f"client {self}: {self.protocol.error}"
+                self.session.session_id, f"client {self}: {self.protocol.error}"
             )
             self.leave(CloseCode.PROTOCOL_ERROR)
         else:
@@ -182,7 +191,7 @@ class Device:
             return
         self.world.note("%s reads the close of %s: %d %s", self, connection, code, reason)
         if connection.is_calm and code in UNCALLED_FOR:
-            self.world.checker.broken(self.protocol.session_id, f"closed for nothing: {code}")
+            self.world.checker.broken(self.session.session_id, f"closed for nothing: {code}")
         self.connection = None
         is_started = self.protocol.is_live
         self.handle(self.protocol.closed(code))
@@ -202,15 +211,15 @@ class Device:
         if self.protocol.is_silent:
             self.world.counts["silent"] += 1
             if self.connection.is_calm:
-                self.world.checker.broken(self.protocol.session_id, "the gateway says nothing")
+                self.world.checker.broken(self.session.session_id, "the gateway says nothing")
             self.leave(CloseCode.TIMEOUT)
         else:
             self.flush()
 
     def flush(self) -> None:
         """Write what the protocol has to say; the disk has its state by then."""
-        if self.protocol.is_state_due:
-            self.disk = self.protocol.state()
+        if self.session.is_state_due:
+            self.disk = self.session.state()
         data = self.protocol.data_to_send()
         if data and self.connection is not None and not self.connection.is_cut:
             self.connection.up += data
@@ -224,15 +233,16 @@ class Device:
         state = self.stored_state() if state is None else state
         self.leave(None)
         self.forget()
-        self.protocol = self._new_protocol(state)
+        self.session = self._new_session(state)
+        self.protocol = self._new_protocol()
 
     def stored_state(self) -> bytes:
         """Return what is on the disk; the application itself stores its position as it goes."""
         if not self.disk:
             return b""
         saved = SavedState.decode(self.disk)
-        if saved.session_id == self.protocol.session_id:
-            saved = replace(saved, position=self.protocol.position)
+        if saved.session_id == self.session.session_id:
+            saved = replace(saved, position=self.session.position)
         return saved.encode()
 
     def crash_reading(self, connection: Connection, size: int) -> None:
@@ -248,6 +258,7 @@ class Device:
         self.world.note("%s begins anew", self)
         self.leave(None)
         self.forget()
+        self.session = self._new_session()
         self.protocol = self._new_protocol()
         self.disk = b""
         self.is_over = False
@@ -304,7 +315,7 @@ class Device:
             elif isinstance(event, Failed) and not event.seq:
                 self.finish_failed(event)
             elif isinstance(event, (Answered, Failed, Notify, Lost, Ignored)):
-                self.inbox.append((self.protocol.session_id, event))
+                self.inbox.append((self.session.session_id, event))
         if not self.world.has_lag:
             self.hand_over(len(self.inbox))
         if self.name in self.world.wants_login and self.is_live:
@@ -347,7 +358,7 @@ class Device:
             self.world.counts[f"lost_{reason.lower()}"] += 1
             checker.lost(session_id, event.from_seq, event.to_seq, reason)
         elif isinstance(event, Ignored):
-            client_seq, code = self.protocol.ignored.pop(event.seq)
+            client_seq, code = self.session.ignored.pop(event.seq)
             self.world.note("%s ignores %d: answer to %d", self, event.seq, client_seq)
             checker.delivered(session_id, event.seq, client_seq=client_seq, code=code)
 
@@ -364,11 +375,11 @@ class Stranger(Device):
     def __init__(self, world: World, victim: Device) -> None:
         openid = world.random.choice((victim.openid, "mallory", ""))
         super().__init__(world, "X", openid, world.random.choice((victim.ip, "198.51.100.7")))
-        self.protocol.session_id = victim.protocol.session_id
-        self.protocol.resume_token = world.random.randbytes(16)
+        self.session.session_id = victim.session.session_id
+        self.session.resume_token = world.random.randbytes(16)
         if openid == "mallory" and world.random.random() < 0.5:
-            self.protocol.resume_token = victim.protocol.resume_token
-        self.session_id = victim.protocol.session_id
+            self.session.resume_token = victim.session.resume_token
+        self.session_id = victim.session.session_id
 
     def handle(self, events: list[ClientEvent]) -> None:
         for event in events:

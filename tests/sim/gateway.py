@@ -1,4 +1,4 @@
-"""The gateway between its connections and its upstreams: the real layers, and their taps."""
+"""The gateway between its connections and its upstreams: the real engine, tapped."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.control.commands import PushCommands
-from gatesvr.dispatch.dispatcher import Dispatcher
-from gatesvr.dispatch.processor import AsyncProcessor
+from gatesvr.engine import Engine
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Link
-from gatesvr.session.manager import LoginVerdict, SessionManager
-from gatesvr.session.start import StartOutcome
+from gatesvr.session.login import LoginVerdict
+from gatesvr.session.manager import SessionManager
+from gatesvr.session.outcome import StartOutcome
 from gatesvr.session.state import State
-from gatesvr.upstream.router import UpstreamRouter
 
 from ..session.event_model import EventModel
 from .network import Connection
@@ -39,7 +37,7 @@ class TappedManager(SessionManager):
     """Sessions that were made because a resume failed."""
 
     def all_sessions(self) -> Iterator[Session]:
-        yield from self._by_id.values()
+        yield from self.index.by_id.values()
 
     def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
         assert isinstance(link, Connection)
@@ -82,7 +80,7 @@ class TappedManager(SessionManager):
     def _check_end(self, session: Session, code: int, reason: str) -> None:
         """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
         if reason == "connection lost before login":
-            is_good = not session.hello_pending and not session.has_unacked
+            is_good = not session.hello_pending and not session.outbox.has_unacked
         else:
             is_good = code in GOOD_ENDS or reason in GOOD_REASONS
         if not is_good:
@@ -100,28 +98,33 @@ class OrderedSet(dict[Any, None]):
 
 
 class Gateway:
-    """The layers of a gateway between its connections and its upstreams."""
+    """An Engine whose sessions tell the checker what becomes of them."""
 
     def __init__(self, world: World) -> None:
         config = world.config
         upstream: Any = world.upstream
         clock = world.loop.time
-        self.sessions = TappedManager(
-            config.session, config.transport, config.push, random_bytes=world.random.randbytes
+        self.engine = Engine(
+            config,
+            upstream,
+            clock=clock,
+            wall_clock=clock,
+            random_bytes=world.random.randbytes,
+            manager=TappedManager,
+            high_water=world.high_water,
         )
+        assert isinstance(self.engine.session_manager, TappedManager)
+        self.sessions = self.engine.session_manager
         self.sessions.world = world
         self.sessions.automatic = set()
         self._world = world
         self._told = EventModel()
         self._subscription = self.sessions.events.subscribe(self._read_events)
         watched: Any = OrderedSet()
-        self.sessions._context.watched = watched
-        self.router = UpstreamRouter(config.route, "completion")
-        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
-        self.dispatcher = Dispatcher(
-            config, self.sessions, self.router, upstream, self.processor, clock
-        )
-        self.commands = PushCommands(self.sessions, config.session.max_message_bytes, clock)
+        self.sessions.context.watched = watched
+        self.processor = self.engine.processor
+        self.dispatcher = self.engine.dispatcher
+        self.pushes = self.engine.commands.pushes
         world.loop.call(self.processor.start)
 
     def _read_events(self) -> None:
@@ -143,19 +146,18 @@ class Gateway:
     def leftovers(self) -> dict[str, int]:
         """Return what is held of sessions, connections and tasks, by kind."""
         sessions = self.sessions
+        index = sessions.index
         processor = self.processor
         return {
             "sessions": len(sessions),
-            "openids": len(sessions._by_openid),
-            "inited": len(sessions._inited)
-            + len(sessions._inited_by_ip)
-            + len(sessions._inited_by_openid),
-            "detached": len(sessions._detached),
-            "tombstones": len(sessions._tombstones),
-            "watched": len(sessions._context.watched),
-            "wrong_tokens": len(sessions._judge._wrong_tokens),
+            "openids": len(index.by_openid),
+            "inited": len(index.inited) + len(index.inited_by_ip) + len(index.inited_by_openid),
+            "detached": len(index.detached),
+            "tombstones": len(sessions.tombstones),
+            "watched": len(sessions.context.watched),
+            "wrong_tokens": len(sessions.judge.wrong_tokens),
             "handlers": len(self.dispatcher),
             "tasks": len(processor) + processor.counters.running,
             "chains": len(processor._chains),
-            "logins": len(processor._logins),
+            "logins": sum(worker.is_login for worker in processor.workers()),
         }

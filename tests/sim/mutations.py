@@ -13,17 +13,20 @@ import pytest
 
 from gatesvr._core.codec import encode_request
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.dispatch.dispatcher import Dispatcher
+from gatesvr.dispatch.login import Login
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.observe.events import EventKind
 from gatesvr.protocol.client import ClientProtocol
+from gatesvr.protocol.client_session import ClientSession
 from gatesvr.protocol.messages import RequestType
 from gatesvr.session.events import EventHub
 from gatesvr.session.manager import SessionManager
 from gatesvr.session.notify import NotifyOrderingManager
 from gatesvr.session.resume import ResumeToken, TokenMatch
 from gatesvr.session.sender import OrderedSender
-from gatesvr.session.session import Session, Verdict
+from gatesvr.session.session import Session
+from gatesvr.session.starting import SessionStarter
+from gatesvr.session.state import Verdict
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
@@ -86,7 +89,7 @@ def token_stored_too_late(patch: pytest.MonkeyPatch) -> None:
     def make(handle: Any) -> Any:
         def mutant(self: ClientProtocol, *args: Any) -> None:
             handle(self, *args)
-            self.is_state_due = False
+            self.session.is_state_due = False
 
         return mutant
 
@@ -102,10 +105,12 @@ def no_attempt_numbers(patch: pytest.MonkeyPatch) -> None:
 def answer_of_an_older_generation_dropped(patch: pytest.MonkeyPatch) -> None:
     generations: dict[tuple[str, int], int] = {}
 
-    def make_accept(accept: Any) -> Any:
-        def mutant(self: Session, request: Any, *args: Any) -> None:
-            generations[self.session_id, request.seq_id] = self.generation
-            accept(self, request, *args)
+    def make_offer(offer: Any) -> Any:
+        def mutant(self: Session, request: Any, *args: Any) -> Verdict:
+            verdict: Verdict = offer(self, request, *args)
+            if verdict is Verdict.NEXT:
+                generations[self.session_id, request.seq_id] = self.generation
+            return verdict
 
         return mutant
 
@@ -123,46 +128,48 @@ def answer_of_an_older_generation_dropped(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, Session, "accept", make_accept)
+    wrap(patch, Session, "offer", make_offer)
     wrap(patch, Session, "answer", make_answer)
 
 
 @mutation
 def positions_kept_across_session_ids(patch: pytest.MonkeyPatch) -> None:
     def make(forget_session: Any) -> Any:
-        def mutant(self: ClientProtocol) -> None:
+        def mutant(self: ClientSession) -> None:
             position, seen = self.position, self.seen
             forget_session(self)
             self.position, self.seen = position, seen
 
         return mutant
 
-    wrap(patch, ClientProtocol, "forget_session", make)
+    wrap(patch, ClientSession, "forget_session", make)
 
 
 @mutation
 def replacement_at_start(patch: pytest.MonkeyPatch) -> None:
-    def make(create: Any) -> Any:
-        def mutant(self: SessionManager, start: pb.StartRequest, *args: Any) -> Any:
-            for other in self.by_openid(start.openid):
-                self._replace(other, args[-1])
-            return create(self, start, *args)
+    def make(start_: Any) -> Any:
+        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
+            outcome = start_(self, start, link, now)
+            if outcome.session is not None and not outcome.response.resumed:
+                for other in self.by_openid(start.openid):
+                    self.replace(other, now)
+            return outcome
 
         return mutant
 
-    wrap(patch, SessionManager, "_create", make)
+    wrap(patch, SessionManager, "start", make)
 
 
 @mutation
 def hello_gate_on_the_connection(patch: pytest.MonkeyPatch) -> None:
     def make(take_over: Any) -> Any:
-        def mutant(self: SessionManager, session: Session, *args: Any) -> Any:
+        def mutant(self: SessionStarter, session: Session, *args: Any) -> Any:
             session.hello_pending = False
             return take_over(self, session, *args)
 
         return mutant
 
-    wrap(patch, SessionManager, "_take_over", make)
+    wrap(patch, SessionStarter, "_take_over", make)
 
 
 @mutation
@@ -204,22 +211,22 @@ def bundle_torn(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def answers_matched_by_msg_id(patch: pytest.MonkeyPatch) -> None:
-    def mutant(self: ClientProtocol, push: Any) -> int:
+    def mutant(self: ClientSession, push: Any) -> int:
         if not push.msg_id:
             return 0
         matching = (seq for seq, r in self.pending.items() if r.msg_id == push.msg_id)
         return next(matching, push.client_seq_id)
 
-    patch.setattr(ClientProtocol, "_answered_seq", mutant)
+    patch.setattr(ClientSession, "_answered_seq", mutant)
 
 
 @mutation
 def own_counter_kept_after_start_resp(patch: pytest.MonkeyPatch) -> None:
     def make(send_again: Any) -> Any:
         def mutant(self: ClientProtocol, *args: Any) -> None:
-            counter = self.next_client_seq
+            counter = self.session.next_client_seq
             send_again(self, *args)
-            self.next_client_seq = counter
+            self.session.next_client_seq = counter
 
         return mutant
 
@@ -267,7 +274,7 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
             return len(self._queue)
 
     def make(take_over: Any) -> Any:
-        def mutant(self: SessionManager, session: Session, *args: Any) -> Any:
+        def mutant(self: SessionStarter, session: Session, *args: Any) -> Any:
             queue = session.queue
             session.queue = Queue(queue)  # type: ignore[assignment]
             try:
@@ -277,7 +284,7 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, SessionManager, "_take_over", make)
+    wrap(patch, SessionStarter, "_take_over", make)
 
 
 @mutation
@@ -292,13 +299,13 @@ def wrong_token_closes_the_session(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, SessionManager, "_start", make)
+    wrap(patch, SessionManager, "start", make)
 
 
 @mutation
 def reconnect_replaces(patch: pytest.MonkeyPatch) -> None:
     def make(resume_nothing: Any) -> Any:
-        def mutant(self: SessionManager, *args: Any) -> Any:
+        def mutant(self: SessionStarter, *args: Any) -> Any:
             outcome = resume_nothing(self, *args)
             if outcome.session is not None:
                 outcome.session.is_after_failed_resume = False
@@ -306,29 +313,30 @@ def reconnect_replaces(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, SessionManager, "_resume_nothing", make)
+    wrap(patch, SessionStarter, "_resume_nothing", make)
 
 
 @mutation
 def duplicates_accepted(patch: pytest.MonkeyPatch) -> None:
-    def make(check: Any) -> Any:
+    def make(judge: Any) -> Any:
         def mutant(self: Session, seq: int) -> Verdict:
-            verdict = check(self, seq)
+            verdict = judge(self, seq)
             return Verdict.NEXT if verdict is Verdict.DUPLICATE else Verdict(verdict)
 
         return mutant
 
-    wrap(patch, Session, "check", make)
+    wrap(patch, Session, "_judge", make)
 
 
 @mutation
 def accepted_requests_sent_as_new(patch: pytest.MonkeyPatch) -> None:
     def make(send_again: Any) -> Any:
         def mutant(self: ClientProtocol, max_client_seq: int, events: Any) -> None:
-            held = dict(self.pending)
-            self.pending.clear()
+            pending = self.session.pending
+            held = dict(pending)
+            pending.clear()
             for seq, request in enumerate(held.values(), max_client_seq + 1):
-                self.pending[seq] = request
+                pending[seq] = request
             send_again(self, max_client_seq, events)
 
         return mutant
@@ -338,13 +346,14 @@ def accepted_requests_sent_as_new(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def order_of_asking_not_kept(patch: pytest.MonkeyPatch) -> None:
-    def make(accept: Any) -> Any:
-        def mutant(self: Session, request: Any, order: str, now: float) -> None:
-            accept(self, request, "completion", now)
+    def make(offer: Any) -> Any:
+        def mutant(self: Session, request: Any, order: str, now: float) -> Verdict:
+            verdict: Verdict = offer(self, request, "completion", now)
+            return verdict
 
         return mutant
 
-    wrap(patch, Session, "accept", make)
+    wrap(patch, Session, "offer", make)
 
 
 @mutation
@@ -364,7 +373,7 @@ def serial_routes_run_at_once(patch: pytest.MonkeyPatch) -> None:
 def push_ids_forgotten_at_resume(patch: pytest.MonkeyPatch) -> None:
     def make(attach: Any) -> Any:
         def mutant(self: Session, *args: Any) -> None:
-            self._push_ids = None
+            self.outbox.push_ids = None
             attach(self, *args)
 
         return mutant
@@ -374,10 +383,10 @@ def push_ids_forgotten_at_resume(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def requests_held_for_ever(patch: pytest.MonkeyPatch) -> None:
-    def mutant(self: Dispatcher, task: Any) -> None:
+    def mutant(self: Login, task: Any) -> None:
         task.session.hello_pending = False
 
-    patch.setattr(Dispatcher, "_login_ended", mutant)
+    patch.setattr(Login, "_ended", mutant)
 
 
 @mutation

@@ -40,6 +40,7 @@ class Upstream:
         self.world = world
         self.number = 0
         self.calls: list[Call] = []
+        self.registry: Any = None  # nothing registers here
 
     # What the gateway calls.
 
@@ -203,11 +204,11 @@ class Pushers:
         if random.random() < 0.2:
             request.push_id = f"id-{random.randrange(4)}"
         is_bound = seq in session.pending
-        is_repeat = bool(request.push_id) and request.push_id in (session._push_ids or ())
+        is_repeat = bool(request.push_id) and request.push_id in (session.outbox.push_ids or ())
         if not is_bound:
             self._send(request, name)
             return
-        response = self.gateway.commands.push(request)
+        response = self.gateway.pushes.push(request)
         world.note("binds %s to %d: %s", name, seq, response.error_code or "ok")
         if response.success and not is_repeat:
             world.counts["bound"] += 1
@@ -247,7 +248,7 @@ class Pushers:
         sessions = self.gateway.sessions.find(request.target_type, request.target_id)
         seqs = [session.queue.next_expected_seq for session in sessions]
         held = [world.held(session) for session in sessions]
-        response = self.gateway.commands.push(request)
+        response = self.gateway.pushes.push(request)
         world.note("pushes %s to %s: %s", name, sessions, response.error_code or "ok")
         if response.error_code:
             world.counts[f"push_{response.error_code.lower()}"] += 1

@@ -16,7 +16,6 @@ from gatesvr.config import (
     PushConfig,
     RouteRule,
     SessionConfig,
-    TransportConfig,
 )
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.link import Disconnect
@@ -90,12 +89,11 @@ class World:
         self.login_weight = draw((0.04, 0.4, 1.0))
         self.max_message_bytes = draw((1 << 20, 1 << 20, 1 << 20, 330))
         self.window = draw((150, 1_000, 100_000))
-        high_water = draw((100, 600, 65_536))
-        self.low_water = high_water // 2
+        self.high_water = draw((100, 600, 65_536))
+        self.low_water = self.high_water // 2
         queue_size = draw((8, 14, 40, 1_024))
         queue_bytes = draw((2_500, 1 << 20))
         self.config = Config(
-            transport=TransportConfig(high_water=high_water, low_water=self.low_water),
             session=SessionConfig(
                 max_queue_size=queue_size,
                 max_queues_bytes=draw((0, 0, 0, 1_500)),
@@ -134,7 +132,7 @@ class World:
 
     def held(self, session: Session) -> int:
         """Return the notifies that wait for a session's login."""
-        return len(session._held or ())
+        return len(session.outbox.held or ())
 
     def connect(self, device: Device) -> Connection:
         number = sum(d.connections for d in self.devices) + self.strangers
@@ -190,7 +188,7 @@ class World:
         self.upstream.expire()
         while self.next_sweep <= now:
             self.next_sweep += 1.0
-            self.gateway.sessions.sweep(now)
+            self.gateway.engine.sweep()
         for connection in self.connections:
             if connection.gateway_open:
                 timer = connection.handler.get_timer()
@@ -230,7 +228,7 @@ class World:
 
     def _offer_device(self, device: Device, actions: list[Any]) -> None:
         calm = self.is_calm
-        protocol = device.protocol
+        protocol, session = device.protocol, device.session
         if device.inbox:
             actions.append((1.5, self._hand_over, device))
         if device.is_over:
@@ -250,7 +248,7 @@ class World:
                 actions.append((0.3, self._leave, device))
             elif not calm:
                 actions.append((0.06, self._leave, device))
-            if protocol.is_live and not protocol.is_logged_in and not device.has_login_open:
+            if protocol.is_live and not session.is_logged_in and not device.has_login_open:
                 actions.append((0.4, device.ask, "hello"))
             if not calm:
                 actions.append((0.06, self._toggle_slow, device))
@@ -258,10 +256,10 @@ class World:
                     actions.append((0.008, device.stop, None))
         if calm:
             return
-        if device.connections and len(protocol.pending) < 12:
-            weight = 0.5 if protocol.is_logged_in else 0.08
+        if device.connections and len(session.pending) < 12:
+            weight = 0.5 if session.is_logged_in else 0.08
             actions.append((weight, self._ask, device))
-        if protocol.session_id:
+        if session.session_id:
             actions.append((0.02, device.restart, None))
             actions.append((0.004, device.begin_anew, None))
 
@@ -402,7 +400,7 @@ class World:
     def _stall(self) -> None:
         """A device reads nothing any more, and more is pushed to it than its queue takes."""
         device = self.random.choice(self.devices)
-        session = self.gateway.sessions.by_id(device.protocol.session_id)
+        session = self.gateway.sessions.by_id(device.session.session_id)
         if session is None or not device.is_live or not session.is_logged_in:
             return
         self.note("%s reads nothing", device)
@@ -425,7 +423,7 @@ class World:
     def _send_stranger(self) -> None:
         """Somebody who knows a session's id, or even a token, but is not its client."""
         device = self.random.choice(self.devices)
-        if device.protocol.session_id:
+        if device.session.session_id:
             stranger = Stranger(self, device)
             self.strangers += 1
             stranger.connect()
@@ -435,7 +433,9 @@ class World:
         self.counts["gateway_restarts"] += 1
         if self.random.random() < 0.5:
             self.gateway.dispatcher.go_away("stopping", 100)
-            self.gateway.dispatcher.close_all(CloseCode.OVERLOADED, "reconnect_after_ms=100")
+            for connection in self.connections:
+                if connection.gateway_open:
+                    connection.handler.close(CloseCode.OVERLOADED, "reconnect_after_ms=100")
             self.loop.settle()
         else:
             for connection in self.connections:
@@ -466,11 +466,10 @@ class World:
             if device.is_over or not device.connections:
                 continue
             connection = device.connection
-            protocol = device.protocol
-            if connection is None or not protocol.is_live or device.inbox or protocol.pending:
+            if connection is None or not device.is_live or device.inbox or device.session.pending:
                 return False
-            session = self.gateway.sessions.by_id(protocol.session_id)
-            if session is None or session.link is not connection or session.has_unacked:
+            session = self.gateway.sessions.by_id(device.session.session_id)
+            if session is None or session.link is not connection or session.outbox.has_unacked:
                 return False
             if not session.is_logged_in or connection.up or connection.down or connection.unsent:
                 return False
@@ -484,7 +483,7 @@ class World:
         if self.counts["gw_internal_errors"]:
             self.checker.broken("", "internal errors")
         for device in self.devices:
-            session = self.gateway.sessions.by_id(device.protocol.session_id)
+            session = self.gateway.sessions.by_id(device.session.session_id)
             if (
                 session is None
                 or device.connection is None
@@ -499,7 +498,11 @@ class World:
             )
             self.checker.client_settled(device.name)
             session.queue._check()
-            if session.queue.open_slots or session.queue.reserved or session.notifies is not None:
+            if (
+                session.queue.open_slots
+                or session.queue.reserved
+                or session.outbox.notifies is not None
+            ):
                 self.checker.broken(session.session_id, "something waits for an answer")
         for finding in self.checker.findings:
             self.note("!! %s", finding)

@@ -14,8 +14,10 @@ import grpc.aio
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import UpstreamError
+from gatesvr.service.gateway_client import GatewayClient
+from gatesvr.service.request import Reply, Request
 from gatesvr.service.results import PushResult
-from gatesvr.service.service import GatewayClient, Reply, Request, UpstreamService
+from gatesvr.service.service import UpstreamService
 
 from .child import Commands, Watch
 from .history import History

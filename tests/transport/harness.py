@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gatesvr.config import TransportConfig
 from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.listener import ConnectionListener
-from gatesvr.transport.quic.interface import pick_backend
+from gatesvr.transport.quic.choose import pick_backend
 from gatesvr.transport.tls import client_tls, load_server_tls
 
 if TYPE_CHECKING:

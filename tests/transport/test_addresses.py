@@ -13,11 +13,11 @@ import uvloop
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError
 from gatesvr.transport import listener
+from gatesvr.transport.addresses import resolve
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp import endpoint
-from gatesvr.transport.udp.sockets import resolve
+from gatesvr.transport.udp import sockets
 
 from .harness import DEADLINE_S, Recorder, serving
 from .test_listener import initial
@@ -25,7 +25,7 @@ from .test_listener import initial
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from gatesvr.transport.quic.interface import Address
+    from gatesvr.transport.addresses import Address
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 NOT_OURS = "192.0.2.77"  # of a network that is nobody's
@@ -91,7 +91,7 @@ async def test_addresses_that_this_host_has_not_are_left_out(
 async def test_a_port_that_is_free_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, "127.0.0.1", "::1")
     made: list[socket.socket] = []
-    open_socket = endpoint.open_socket
+    open_socket = sockets.open_socket
 
     def taken_at_first(address: Address, family: Any, **options: Any) -> socket.socket:
         if len(made) == 1:
@@ -100,7 +100,7 @@ async def test_a_port_that_is_free_on_all(monkeypatch: pytest.MonkeyPatch) -> No
         made.append(open_socket(address, family, **options))
         return made[-1]
 
-    monkeypatch.setattr(endpoint, "open_socket", taken_at_first)
+    monkeypatch.setattr(sockets, "open_socket", taken_at_first)
     async with serving("aioquic", bind="several.test:0"):
         first, _, *kept = made
         assert first.fileno() == -1

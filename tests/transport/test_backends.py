@@ -20,20 +20,20 @@ from qh3.quic import tls_bridge as qh3bridge
 from gatesvr.errors import ConfigError
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.quic.aioquic import GAP_PATIENCE
+from gatesvr.transport.quic.choose import backends, pick_backend
 from gatesvr.transport.quic.interface import (
     ACK_PATIENCE,
     Closed,
     HandshakeCompleted,
     QuicEvent,
     StreamData,
-    backends,
-    pick_backend,
 )
 
 from .harness import BACKENDS, PAIRS, Pair
 
 if TYPE_CHECKING:
-    from gatesvr.transport.quic.interface import Address, QuicTransport
+    from gatesvr.transport.addresses import Address
+    from gatesvr.transport.quic.interface import QuicTransport
 
 
 def stream_bytes(events: list[QuicEvent]) -> bytes:

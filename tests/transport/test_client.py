@@ -10,7 +10,8 @@ import pytest
 
 from gatesvr.errors import ConnectionFailed
 from gatesvr.transport import client as client_module
-from gatesvr.transport.client import host_name, open_connection
+from gatesvr.transport.addresses import host_name
+from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.tls import client_tls, generate_certificate, load_server_tls
 
 from .harness import BACKENDS, Echo, Recorder, serving
@@ -134,6 +135,12 @@ async def test_the_error_names_all_that_was_tried(
         )
 
 
+async def test_a_name_without_an_address(names: dict[str, list[str]]) -> None:
+    names["gate.test"] = []
+    with pytest.raises(ConnectionFailed, match=r"gate\.test port 1: the name has no address"):
+        await open_connection("gate.test", 1, Recorder)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_who_gives_up_leaves_nothing_half_open(backend: str) -> None:
     async with serving(backend) as gateway:
@@ -143,7 +150,9 @@ async def test_who_gives_up_leaves_nothing_half_open(backend: str) -> None:
         counters = gateway.listener.counters
         await gateway.until(lambda: counters.handshakes or counters.accepted)
         opening.cancel()
-        await asyncio.gather(opening, return_exceptions=True)
+        (opened,) = await asyncio.gather(opening, return_exceptions=True)
+        if isinstance(opened, ClientConnection):  # it was faster than we are
+            await opened.close()
         await gateway.until(lambda: not counters.handshakes and not counters.connections)
         assert counters.handshakes_timed_out == 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ProtocolError
-from gatesvr.protocol.link import Disconnect
+from gatesvr.protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Disconnect
 
 from .harness import DEADLINE_S, PAIRS, Echo, Recorder, serving
 
@@ -61,7 +61,7 @@ async def test_a_sender_is_asked_below_low_water_only(client: str, server: str) 
         sender.send(bytes(4 << 20))
         await handler.until(lambda: len(handler.data) == 4 << 20)
         assert len(seen) > 10
-        assert max(seen) < gateway.config.low_water
+        assert max(seen) < LOW_WATER_BYTES
         await connection.close()
 
 
@@ -71,12 +71,12 @@ async def test_a_refusal_to_read_bounds_what_is_written(client: str, server: str
         handler.send(b"go")
         sender = await gateway.handler()
         await sender.until(lambda: sender.data)
-        connection._driver.loop.remove_reader(connection._endpoint._sock.fileno())
+        connection.pause_reading()
         sender.send(bytes(8 << 20))
-        await gateway.until(lambda: sender.link.unsent_bytes() >= gateway.config.low_water)
-        assert sender.link.unsent_bytes() < gateway.config.high_water + (16 << 10)
+        await gateway.until(lambda: sender.link.unsent_bytes() >= LOW_WATER_BYTES)
+        assert sender.link.unsent_bytes() < HIGH_WATER_BYTES + (16 << 10)
         assert len(sender.outbox) > 400
-        connection.link.discard()
+        connection.discard()
 
 
 async def test_the_client_closes(client: str, server: str) -> None:
@@ -114,7 +114,8 @@ async def test_last_push_is_acknowledged_before_the_close(
     client: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gatesvr.transport.connection.LINGER_PTOS", 1_000)
-    async with serving(server, Recorder, close_linger=DEADLINE_S) as gateway:
+    monkeypatch.setattr("gatesvr.transport.connection.CLOSE_LINGER_S", DEADLINE_S)
+    async with serving(server, Recorder) as gateway:
         handler, _ = await gateway.connect(client)
         handler.send(b"hello")
         peer = await gateway.handler()
@@ -136,7 +137,7 @@ async def test_last_push_that_nobody_acknowledges(client: str, server: str) -> N
         handler.send(b"hello")
         peer = await gateway.handler()
         await peer.until(lambda: peer.data)
-        connection.link.discard()
+        connection.discard()
         peer.link.close(4410, "kicked", last=b"KICK")
         await peer.until_lost()
         assert gateway.listener.counters.last_pushes_expired == 1
@@ -148,7 +149,7 @@ async def test_idle_timeout(client: str, server: str) -> None:
         peer = await gateway.handler()
         assert handler.link.idle_timeout == pytest.approx(1.0)
         assert peer.link.idle_timeout == pytest.approx(1.0)
-        connection.link.discard()
+        connection.discard()
         assert await peer.until_lost() == Disconnect("idle")
         assert gateway.listener.counters.closed_idle == 1
 
@@ -171,7 +172,7 @@ async def test_other_streams_are_refused(client: str, server: str) -> None:
         handler, connection = await gateway.connect(client)
         handler.send(b"a")
         await handler.until(lambda: handler.data == b"a")
-        quic = connection.link._quic._quic
+        quic = connection.connection.stream.carrier._quic
         for stream_id in (4, 2, 8):
             quic.send_stream_data(stream_id, b"x" * 100)
         handler.send(b"b")
@@ -189,7 +190,7 @@ async def test_other_streams_are_refused(client: str, server: str) -> None:
 async def test_end_of_the_stream(client: str, server: str) -> None:
     async with serving(server, Recorder) as gateway:
         handler, connection = await gateway.connect(client)
-        connection.link._quic.send_stream_data(b"all", end=True)
+        connection.connection.stream.carrier.send_stream_data(b"all", end=True)
         handler.link.request_flush()
         peer = await gateway.handler()
         await peer.until(lambda: peer.ended)
@@ -206,7 +207,7 @@ async def test_stop_sending(client: str, server: str) -> None:
         handler.send(b"a")
         peer = await gateway.handler()
         await peer.until(lambda: peer.data)
-        connection.link._quic._quic.stop_stream(0, 7)
+        connection.connection.stream.carrier._quic.stop_stream(0, 7)
         handler.link.request_flush()
         await peer.until(lambda: peer.ended)
         peer.link.write(b"to nobody")
@@ -333,21 +334,24 @@ async def test_nothing_is_left_behind(client: str, server: str) -> None:
             for handler, _ in pairs:
                 await handler.until(lambda handler=handler: handler.data)
             kept += [weakref.ref(c) for c in listener.connections]
-            kept += [weakref.ref(c._quic) for c in listener.connections if _weak(c._quic)]
+            kept += [
+                weakref.ref(c.stream.carrier)
+                for c in listener.connections
+                if _weak(c.stream.carrier)
+            ]
             for handler, connection in pairs:
                 if round_ == 1:
-                    connection.link.discard()
+                    connection.discard()
                 else:
                     await connection.close()
                 kept.append(weakref.ref(handler))
             del pairs, handler, connection, _
             if round_ == 1:
                 listener.close_all(4503)
-            await gateway.until(lambda: not listener.connections and not listener._tasks)
+            await gateway.until(lambda: not listener.connections and not listener.counters.tasks)
             gateway.handlers.clear()
-        await gateway.until(lambda: not listener._draining)
+        await gateway.until(lambda: not listener.counters.drained)
         assert not listener._routes
-        assert not listener._half_open
         assert not listener._driver._dirty
         assert len(listener._driver.timers) == 0
         counters = listener.counters

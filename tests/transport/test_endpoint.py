@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatesvr.transport.udp.endpoint import (
-    ERROR_LOG_S,
-    GRANULARITY,
-    MAX_BACKLOG,
-    MAX_FLUSHES,
-    Driver,
-    Endpoint,
-    Timer,
-    TimerHeap,
-    open_socket,
-)
+from gatesvr.transport.udp.driver import GRANULARITY, MAX_FLUSHES, Driver, Timer, TimerHeap
+from gatesvr.transport.udp.endpoint import ERROR_LOG_S, MAX_BACKLOG, Endpoint
+from gatesvr.transport.udp.sockets import open_socket
 
 if TYPE_CHECKING:
-    from gatesvr.transport.quic.interface import Datagram
+    from gatesvr.transport.addresses import Datagram
 
 
 def test_timers_fire_in_time_under_random_changes() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from gatesvr.transport.udp.endpoint import LATE_S
+from gatesvr.transport.udp.driver import LATE_S
 from gatesvr.transport.udp.sockets import MAX_BATCH
 
 from .harness import Recorder, serving

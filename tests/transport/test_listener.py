@@ -17,9 +17,10 @@ from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.listener import ConnectionListener
-from gatesvr.transport.quic.interface import pick_backend
+from gatesvr.transport.quic.choose import pick_backend
 from gatesvr.transport.tls import client_tls
-from gatesvr.transport.udp.endpoint import Endpoint, open_socket
+from gatesvr.transport.udp.endpoint import Endpoint
+from gatesvr.transport.udp.sockets import open_socket
 
 from .harness import BACKENDS, DEADLINE_S, PAIRS, Echo, Recorder, Server, serving
 
@@ -240,12 +241,11 @@ async def test_a_close_that_was_lost_is_said_again(client: str, server: str) -> 
         handler.send(b"x")
         await handler.until(lambda: handler.data)
         endpoint = connection._endpoint
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(endpoint._sock.fileno())
+        connection.pause_reading()
         gateway.handlers[0].link.close(4408, "time-out")
         await gateway.handlers[0].until_lost()
         await gateway.until(lambda: _discarded(endpoint._sock))
-        loop.add_reader(endpoint._sock.fileno(), endpoint.read)
+        connection.resume_reading()
         handler.send(b"more")
         assert await handler.until_lost() == Disconnect("peer", 4408, "time-out")
         assert gateway.listener.counters.datagrams_after_close >= 1
@@ -286,7 +286,7 @@ def _rebind(connection: ClientConnection) -> tuple[str, int]:
     connection._endpoint.close()
     sock = open_socket(connection.server, socket.AF_INET, is_server=False)
     endpoint = Endpoint(connection._driver, sock, connection._datagrams_received)
-    connection._endpoint = connection.link._endpoint = endpoint
+    connection._endpoint = connection.connection._endpoint = endpoint
     host, port = endpoint.address
     return host, port
 
@@ -310,13 +310,17 @@ async def test_stop_closes_every_connection(backend: str) -> None:
             await gateway.listener.start()
 
 
-async def test_stop_waits_for_last_pushes_and_cancels_what_hangs() -> None:
+async def test_stop_waits_for_last_pushes_and_cancels_what_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatesvr.transport.listener.CLOSE_LINGER_S", 0.2)
+
     class Hanging(Recorder):
         async def work(self) -> None:
             self.works += 1
             await asyncio.get_running_loop().create_future()
 
-    async with serving("aioquic", Hanging, close_linger=0.2) as gateway:
+    async with serving("aioquic", Hanging) as gateway:
         told, _ = await gateway.connect("aioquic")
         told.send(b"x")
         peer = await gateway.handler()
@@ -366,13 +370,13 @@ async def test_a_broken_quic_connection_reaches_nobody_else(
             raise AssertionError("a bug of the library's")
 
         for method in ("receive_datagram", "datagrams_to_send", "close"):
-            monkeypatch.setattr(link._quic._quic, method, fail)
+            monkeypatch.setattr(link.carrier._quic, method, fail)
         broken.send(b"y")
         await gateway.until(lambda: gateway.listener.counters.connection_errors == 1)
         healthy.send(b"fine")
         await healthy.until(lambda: healthy.data == b"fine")
         assert len(gateway.listener.connections) == 1
-        broken_connection.link.discard()
+        broken_connection.discard()
         await connection.close()
     assert [r.message for r in caplog.records if r.levelname == "ERROR"] == ["connection_error"]
 

@@ -265,7 +265,7 @@ async def test_a_client_that_sends_nothing_goes_on_asking(client: str, server: s
     async with serving(server) as gateway:
         handler, connection = await gateway.connect(client)
         await handler.exchange(b"before")
-        await gateway.until(lambda: connection.link._quic.is_acknowledged())
+        await gateway.until(lambda: connection.connection.stream.carrier.is_acknowledged())
         await die(gateway)
         connection._network_error(ConnectionRefusedError())
         await gateway.until(lambda: connection.counters.pings_sent >= 3)

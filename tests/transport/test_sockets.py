@@ -13,8 +13,9 @@ import uvloop
 
 from gatesvr._core.udp import HAS_BATCH, BatchSocket
 from gatesvr.config import TransportConfig
-from gatesvr.transport.udp.endpoint import Driver, Endpoint, open_socket
-from gatesvr.transport.udp.sockets import PlainSocket, datagram_socket
+from gatesvr.transport.udp.driver import Driver
+from gatesvr.transport.udp.endpoint import Endpoint
+from gatesvr.transport.udp.sockets import PlainSocket, datagram_socket, open_socket
 
 from .harness import BACKENDS, DEADLINE_S, serving
 

@@ -64,7 +64,7 @@ async def test_a_connection(
         made[0].data.clear()
         await made[0].exchange(data)
         assert gateway.listener.counters.send_errors == 0
-        peer = next(iter(gateway.listener.connections)).peer
+        peer = next(iter(gateway.listener.connections)).stream.peer
         assert peer == connection.address[:2]
         # What is left of a closed connection is said again from there, too.
         gateway.handlers[0].link.close(4408, "time-out")

@@ -19,7 +19,7 @@ from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.transport import listener, tls
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
-from gatesvr.transport.quic.interface import pick_backend
+from gatesvr.transport.quic.choose import pick_backend
 from gatesvr.transport.tls import (
     ClientTls,
     client_tls,

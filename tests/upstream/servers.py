@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,13 @@ from gatesvr.errors import UpstreamError
 from gatesvr.upstream.call import Call, OnEnd, UpstreamCounters
 from gatesvr.upstream.lane import Lane, LaneState
 
+from ..fakes import until
+
 if TYPE_CHECKING:
     from gatesvr.upstream.manager import UpstreamManager
 
 DEADLINE_S = 20.0
 SERVICE = "gatesvr.proto.UpstreamService"
-
-
-async def until(found: Callable[[], object]) -> None:
-    """Let the loop run until found() is true; TimeoutError after DEADLINE_S."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not found():
-            await asyncio.sleep(0.001)
 
 
 class Streaming(rpc.UpstreamServiceServicer):
@@ -100,7 +95,7 @@ class Served(str):
 async def serving(
     servicer: Any, port: int = 0, *also: Any, **options: int
 ) -> AsyncIterator[Served]:
-    """Serve servicer on loopback; also are add functions of further services, options gRPC's."""
+    """Serve servicer on loopback; also holds the add functions of further services."""
     named = [(f"grpc.{name}", value) for name, value in options.items()]
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *named])
     add: Any = rpc.add_UpstreamServiceServicer_to_server
@@ -118,12 +113,12 @@ async def serving(
 
 
 def settings(**values: Any) -> UpstreamConfig:
-    """Return a configuration that tries again soon."""
+    """Return a configuration with short retry times."""
     return UpstreamConfig(**{"reconnect_min": 0.02, "reconnect_max": 0.1, **values})
 
 
 def outcome() -> tuple[asyncio.Future[Any], OnEnd]:
-    """Return a future, and what ends it as a call ends."""
+    """Return a future, and the on_end callback that completes it."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def on_end(answer: Any, error: UpstreamError | None) -> None:
@@ -138,7 +133,7 @@ def outcome() -> tuple[asyncio.Future[Any], OnEnd]:
 
 
 class LaneUnderTest:
-    """A lane, what it asks of its manager, and calls through it."""
+    """A lane with a fake manager, and calls through it."""
 
     def __init__(self, address: str, max_message_bytes: int = 1 << 20, **values: Any) -> None:
         self.counters = UpstreamCounters()
@@ -226,7 +221,7 @@ def ask(
 
 
 def parse(answer: Any) -> pb.UpstreamResponse:
-    """Return what an answer would tell a client, as a response."""
+    """Return the part of an answer that a client sees, as a response."""
     from gatesvr._pb import message_pb2
 
     push = message_pb2.ServerPush.FromString(answer.body(1))

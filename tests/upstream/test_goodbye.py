@@ -13,16 +13,18 @@ import pytest
 
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import Outcome, UpstreamError
-from gatesvr.service.service import Request, UpstreamService
+from gatesvr.service.request import Request
+from gatesvr.service.service import UpstreamService
 from gatesvr.upstream.lane import LaneState
 
-from .servers import Streaming, ask, endpoints, lane_to, parse, serving, until
+from ..fakes import until
+from .servers import Streaming, ask, endpoints, lane_to, parse, serving
 from .test_lane import failure
 from .test_manager import managing, until_streams
 
 
 class Slow(Streaming):
-    """Answers each batch a little later, whatever else it reads meanwhile."""
+    """Answers each batch a little later, and keeps reading meanwhile."""
 
     def __init__(self, *, ends_at_eof: bool = False) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ async def test_server_that_stops_in_order_answers_what_it_has_read() -> None:
         waiting = under_test.call()
         stopping = asyncio.create_task(address.server.stop(30))
         await under_test.until_state(LaneState.DOWN)
-        assert not (await failure(waiting)).is_started  # no other lane takes it
+        assert not (await failure(waiting)).is_started  # there is no other lane for it
         upstream.gate.set()
         assert parse(await written).data == b"x"
         await stopping

@@ -15,9 +15,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream import lane
+from gatesvr.upstream.call import Call
 from gatesvr.upstream.lane import LaneState
 
-from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving, until
+from ..fakes import until
+from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving
 
 
 async def failure(future: asyncio.Future[Any]) -> UpstreamError:
@@ -47,16 +49,15 @@ async def test_calls_before_the_connection_are_answered() -> None:
             assert parse(await answer).data == b"%d" % i
 
 
-async def test_batches_are_bounded_in_requests_and_bytes() -> None:
+async def test_batches_are_bounded_in_requests_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "MAX_SHARED_BYTES", 1000)
     upstream = Streaming()
-    async with (
-        serving(upstream) as address,
-        lane_to(address, max_batch=3, max_batch_bytes=1000) as under_test,
-    ):
+    async with serving(upstream) as address, lane_to(address, max_batch=3) as under_test:
         await under_test.until_state(LaneState.STREAM)
         sizes = [1, 1, 1, 1, 700, 700, 2000, 1, 1]
         await asyncio.gather(*(under_test.call(data=b"x" * size) for size in sizes))
-        assert [len(batch) for batch in upstream.batches] == [3, 2, 1, 1, 2]
+        # The one of 2,000 bytes goes as a unary call.
+        assert [len(batch) for batch in upstream.batches] == [3, 2, 1, 2]
 
 
 async def test_open_calls_are_bounded() -> None:
@@ -82,7 +83,7 @@ async def test_a_call_that_waited_is_written_with_the_time_that_is_left(
         loop = asyncio.get_running_loop()
         clock = loop.time
         with monkeypatch.context() as patch:
-            # The call waits for two seconds that nobody else does.
+            # Only the waiting call sees these two seconds.
             patch.setattr(loop, "time", lambda: clock() + 2)
             upstream.gate.set()
             await first
@@ -90,6 +91,26 @@ async def test_a_call_that_waited_is_written_with_the_time_that_is_left(
         assert 5_000 < upstream.timeouts_ms[2] <= 7_000
         await under_test.call(timeout=9)
         assert 7_000 < upstream.timeouts_ms[3] <= 9_000
+
+
+async def test_a_call_on_a_quiet_lane_is_written_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+
+    def request_at(call: Call, now: float) -> bytes:
+        encoded.append(call.request_id)
+        return call.upstream_req
+
+    monkeypatch.setattr(Call, "request_at", request_at)
+    upstream = Streaming()
+    async with serving(upstream) as address, lane_to(address) as under_test:
+        await under_test.until_state(LaneState.STREAM)
+        await under_test.call()
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", lambda: clock() + 2)  # two seconds without a call
+            await under_test.call()
+    assert (upstream.batches, encoded) == ([[1], [2]], [])
 
 
 async def test_full_line_refuses() -> None:
@@ -157,7 +178,7 @@ async def test_status_that_comes_behind_the_metadata_leaves_no_call_waiting(
         await until(lambda: asked)
         async with asyncio.timeout(10):
             assert parse(await asked[0]).data == b"waits"
-            # Nobody knows whether an upstream that has read it runs it: never hand it out again.
+            # The upstream may have read and run it, so it must not go out again.
             assert (await failure(asked[1])).is_started
         assert lane.state is LaneState.UNARY
 
@@ -185,7 +206,7 @@ async def test_base_upstream_that_sets_no_request_id() -> None:
         assert parse(await under_test.call()).data == b"base"
 
 
-async def test_upstream_is_asked_for_its_stream_again() -> None:
+async def test_upstream_is_asked_for_its_stream_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Learns(Streaming):
         times = 0
 
@@ -196,7 +217,8 @@ async def test_upstream_is_asked_for_its_stream_again() -> None:
             await super().ProcessStream(request_iterator, context)
 
     upstream = Learns()
-    async with serving(upstream) as address, lane_to(address, unary_retry=0.01) as under_test:
+    monkeypatch.setattr(lane, "UNARY_RETRY_S", 0.01)
+    async with serving(upstream) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         await under_test.call()
         assert upstream.times == 3
@@ -239,7 +261,7 @@ async def test_stream_that_raises_breaks_its_calls_and_comes_back() -> None:
         for call in calls[:2]:
             error = await failure(call)
             assert (error.code, error.is_started) == (ErrorCode.UPSTREAM_UNREACHABLE, True)
-        # The third was not written: it waits for the reconnect, as no other lane takes it.
+        # The third was not written: without another lane it waits for the reconnect.
         assert parse(await calls[2]).data == b"not written"
         assert len(under_test.stranded) == 1
         await under_test.until_state(LaneState.STREAM)

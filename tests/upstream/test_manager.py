@@ -17,6 +17,7 @@ from gatesvr.config import PushConfig, RouteRule
 from gatesvr.errors import ErrorCode, UpstreamError
 from gatesvr.upstream.manager import UpstreamManager
 
+from ..fakes import until
 from .servers import (
     DEADLINE_S,
     Streaming,
@@ -26,7 +27,6 @@ from .servers import (
     parse,
     serving,
     settings,
-    until,
 )
 from .test_lane import failure
 
@@ -184,7 +184,7 @@ async def test_refused_is_tried_once_elsewhere() -> None:
 async def test_a_call_that_moves_takes_along_the_time_that_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Lanes see nothing that waited for long in them.
+    # No call counts as having waited long in a lane.
     monkeypatch.setattr("gatesvr.upstream.lane.LONG_WAIT_S", float("inf"))
     refusing, other = Refusing(), Streaming()
     async with (

@@ -1,4 +1,4 @@
-"""Which endpoint gets a call: zones, weights, hashing, what is down."""
+"""The choice of an endpoint: zones, weights, hashing, endpoints that are down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may register, what it replaces, and when it goes."""
+"""Registering, replacing and removing endpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gatesvr.upstream.registry import ANY_SERVICE, Registration, UpstreamRegistr
 
 
 class Table:
-    """A registry with a clock that stands still, and what it reported."""
+    """A registry with a stopped clock, and a record of its callbacks."""
 
     def __init__(self, **push: Any) -> None:
         self.now = 100.0
@@ -172,7 +172,7 @@ def test_registering_again_renews() -> None:
     assert again.lease_id == first.lease_id
     table.registry.handle_timer(111.0)
     assert table.endpoint("10.1.1.1:9000").weight == 5
-    assert table.added == ["10.1.1.1:9000"] * 2  # told again, so that it is tried at once
+    assert table.added == ["10.1.1.1:9000"] * 2  # reported again, so that its lane retries at once
 
 
 def test_lease_ends_unless_kept_alive() -> None:

@@ -1,4 +1,4 @@
-"""Which rule an action matches."""
+"""Matching actions to rules."""
 
 from __future__ import annotations
 

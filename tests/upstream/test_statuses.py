@@ -1,4 +1,4 @@
-"""What becomes of calls that end by a gRPC status, and what a large message costs."""
+"""Calls that end with a gRPC status, and the cost of a large message."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from gatesvr.errors import ErrorCode, Outcome, UpstreamError
 from gatesvr.upstream.lane import LaneState
 from gatesvr.upstream.status import outcome_of
 
-from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving, until
+from ..fakes import until
+from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving
 from .test_lane import failure
 
 OWN_WORDS = "postgres at 10.0.0.7 is angry"
 
 
 class Aborts(UnaryOnly):
-    """Ends each call by the status that its action names."""
+    """Ends each call with the status that its action names."""
 
     async def ProcessRequest(self, request: Any, context: Any) -> pb.UpstreamResponse:  # noqa: N802
         await context.abort(grpc.StatusCode[request.action], OWN_WORDS)
@@ -92,7 +93,7 @@ async def test_method_that_the_server_lacks() -> None:
 async def test_undecodable_answer_was_given_and_costs_no_other(is_stream: bool) -> None:
     def answer(request: pb.UpstreamRequest) -> bytes:
         response = pb.UpstreamResponse(code=200, request_id=request.request_id)
-        bad = b"\x12\x01\xff"  # a message that is no UTF-8
+        bad = b"\x12\x01\xff"  # a message that is not UTF-8
         return response.SerializeToString() + (bad if request.action == "bad" else b"")
 
     async def process_stream(request_iterator: Any, context: Any) -> None:
@@ -149,7 +150,7 @@ async def test_many_large_requests_do_not_add_up_to_one_that_is_too_large() -> N
     upstream = Streaming()
     async with (
         serving(upstream) as address,
-        lane_to(address, 8 * MB, max_batch_bytes=16 * MB) as under_test,
+        lane_to(address, 8 * MB) as under_test,
     ):
         await under_test.until_state(LaneState.STREAM)
         calls = [under_test.call(data=b"x" * 200_000) for _ in range(64)]
@@ -179,7 +180,7 @@ async def test_limit_below_that_of_grpc_is_learned() -> None:
 
 
 class LargeAnswers(Streaming):
-    """Answers ``large`` by 8 MB."""
+    """Answers ``large`` with 8 MB."""
 
     def answer(self, request: pb.UpstreamRequest) -> pb.UpstreamResponse:
         response = super().answer(request)
@@ -192,7 +193,7 @@ async def test_large_answer_breaks_no_stream() -> None:
     async with serving(LargeAnswers()) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         calls = [under_test.call(action) for action in ("echo", "large", "echo")]
-        # It is the session that knows what its client takes (PROTOCOL 5.2).
+        # The session knows its client's limit (PROTOCOL 5.2).
         assert [len(parse(await call).data) for call in calls] == [0, 8_000_000, 0]
         assert under_test.counters.connects == 1
 
@@ -202,7 +203,7 @@ async def test_answer_above_every_bound_costs_others_once(monkeypatch: pytest.Mo
     async with serving(LargeAnswers()) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         await failure(under_test.call("large"))
-        await under_test.until_state(LaneState.UNARY)  # nobody else is in its message from now on
+        await under_test.until_state(LaneState.UNARY)  # from now on, each message holds one call
         calls = [under_test.call(action) for action in ("echo", "large", "echo")]
         await calls[0]
         await calls[2]

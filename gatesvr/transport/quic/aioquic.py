@@ -1,4 +1,4 @@
-"""aioquic as a QuicTransport. What it reads of aioquic's private parts is pinned by a test."""
+"""aioquic as a QuicTransport. A test pins the private parts of aioquic that it uses."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from aioquic.tls import Epoch
 
 from ...errors import ConfigError
 from ...protocol.link import Disconnect
+from ..addresses import Address, Datagram
 from ..tls import ClientTls, ServerTls
 from .interface import (
     ACK_PATIENCE,
@@ -27,11 +28,9 @@ from .interface import (
     RECEIVE_WINDOW,
     STREAM_ID,
     STREAM_REFUSED,
-    Address,
     Closed,
     ConnectionIdIssued,
     ConnectionIdRetired,
-    Datagram,
     HandshakeCompleted,
     QuicEvent,
     QuicTransport,
@@ -46,28 +45,28 @@ from .reset import is_reset
 __all__ = ["AioquicBackend", "AioquicConnection"]
 
 GAP_PATIENCE = 0.001
-"""How long an acknowledgement waits for what is missing, seconds.
+"""How long an acknowledgement waits for packets that are missing, seconds.
 
-A peer that hears at once of every packet that was overtaken takes the late ones for lost.
+A peer that hears at once of a gap takes packets for lost that were only overtaken.
 """
 
 _NO_CRYPTO_REASON = "Packet contains no CRYPTO frame"  # as aioquic words it
 
 
 class AioquicBackend:
-    """The library that is always there."""
+    """The library that is always installed."""
 
     name: Literal["aioquic", "qh3"] = "aioquic"
     needs_retry = False
 
     def __init__(self) -> None:
-        # aioquic warns of every peer that breaks a rule: a hostile one could fill the log.
+        # aioquic warns of each broken rule: a hostile peer could fill the log.
         quic_logger = logging.getLogger("quic")
         if quic_logger.level == logging.NOTSET:
             quic_logger.setLevel(logging.ERROR)
 
     def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
-        """Return what makes server connections."""
+        """Return a factory of server connections."""
         configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
         try:
             chain = aiotls.load_pem_x509_certificates(tls.cert_pem)
@@ -88,7 +87,7 @@ class AioquicBackend:
         if tls.ca_pem:
             configuration.cadata = tls.ca_pem
         else:
-            # Without these aioquic takes the roots of the certifi package.
+            # By default aioquic takes the roots of the certifi package.
             system = ssl.get_default_verify_paths()
             configuration.cafile, configuration.capath = system.cafile, system.capath
         return AioquicConnection(QuicConnection(configuration=configuration))
@@ -132,7 +131,7 @@ class _Server(QuicConnection):
         first.stateless_reset_token = token_of(first.cid)
 
     def _replenish_connection_ids(self) -> None:
-        """Make the ids that are told next; aioquic's method gives them random tokens."""
+        """Make the next ids; aioquic's own method gives them random tokens."""
         super()._replenish_connection_ids()
         for issued in self._host_cids:
             if not issued.was_sent:
@@ -168,14 +167,14 @@ class AioquicConnection:
         self._quic.connect(address, now)
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
-        """Take a datagram in; aioquic itself knows no stateless resets."""
+        """Take a datagram in; aioquic itself does not detect stateless resets."""
         quic = self._quic
         if is_reset(data, quic._peer_cid.stateless_reset_token):
             self._end_by_reset(now)
         else:
             quic.receive_datagram(data, address, now)
             space = self._space
-            # What brought no event was most likely an acknowledgement, which gets none itself.
+            # Without an event it was most likely an acknowledgement, which needs none itself.
             if space is not None and space.ack_at is not None and quic._events:
                 self._unacked += 1
         self._drain()
@@ -209,7 +208,7 @@ class AioquicConnection:
             found.append(Closed(self._how()))
 
     def _how(self) -> Disconnect:
-        """Return how the connection ended: aioquic has one event for all ways."""
+        """Return how the connection ended: aioquic has the same event for all ends."""
         quic = self._quic
         event = quic._close_event
         assert event is not None
@@ -225,13 +224,13 @@ class AioquicConnection:
             return Disconnect("idle")
         if event.reason_phrase == _NO_CRYPTO_REASON:
             return NO_CRYPTO
-        # A broken rule of QUIC that aioquic found, or no path left.
+        # The peer broke a rule of QUIC, or no path is left.
         return Disconnect("local", event.error_code, event.reason_phrase)
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now.
 
-        aioquic adds an acknowledgement only where it is due; here it goes with whatever is sent.
+        aioquic adds an acknowledgement only once it is due; here it goes with any data.
         """
         space = self._space
         if space is None:
@@ -259,7 +258,7 @@ class AioquicConnection:
         return space is not None and self._can_ack_wait(space)
 
     def _can_ack_wait(self, space: QuicPacketSpace) -> bool:
-        # Two ranges: something is missing between them.
+        # Two ranges: packets between them are missing.
         return self._unacked < 2 and len(space.ack_queue) < 2 and not self._has_stream_data()
 
     def _has_stream_data(self) -> bool:
@@ -271,7 +270,7 @@ class AioquicConnection:
         return self._quic.get_timer()
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Do the work that is due."""
         self._quic.handle_timer(now)
         self._drain()
 
@@ -307,17 +306,17 @@ class AioquicConnection:
         """Refuse a stream of the peer's."""
         quic = self._quic
         if stream_id not in quic._streams:
-            return  # already done with, nothing to refuse
+            return  # it has ended already
         quic.stop_stream(stream_id, STREAM_REFUSED)
         if not stream_id & 2:
             quic.reset_stream(stream_id, STREAM_REFUSED)
 
     def ping(self) -> None:
-        """Have the peer acknowledge something."""
+        """Send a PING, which the peer acknowledges."""
         self._quic.send_ping(0)
 
     def probe(self) -> None:
-        """Have a datagram sent; ping() keeps to the congestion window, aioquic's probe does not."""
+        """Send a probe, which ignores the congestion window; ping() does not."""
         self._quic._send_probe()
 
     def close(self, code: int, reason: str) -> None:

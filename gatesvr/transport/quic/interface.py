@@ -1,4 +1,4 @@
-"""What the gateway needs of a QUIC connection, and the choice of the library that gives it.
+"""The interface to a QUIC connection, and its events. choose.py picks the library behind it.
 
 Sans-IO: datagrams and times go in, events and datagrams come out. Drive a connection like this::
 
@@ -7,31 +7,28 @@ Sans-IO: datagrams and times go in, events and datagrams come out. Drive a conne
     for data, address in quic.datagrams_to_send(now): ...
     arm a timer for quic.get_timer(), which calls quic.handle_timer(now)
 
-Both libraries report a peer's close only after their draining period; here Closed is an event of
-the datagram that carried it, with its kind and code.
+Both libraries report a peer's close only after their draining period; here the datagram that
+carried the close brings the event Closed, with kind and code.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from ...errors import ConfigError
 from ...protocol.link import Disconnect
+from ..addresses import Address, Datagram
 from ..tls import ClientTls, ServerTls
 
 __all__ = [
     "ALPN",
     "CONNECTION_ID_LENGTH",
     "NO_CRYPTO",
-    "Address",
     "Closed",
     "ConnectionIdIssued",
     "ConnectionIdRetired",
-    "Datagram",
     "HandshakeCompleted",
     "QuicBackend",
     "QuicEvent",
@@ -41,10 +38,6 @@ __all__ = [
     "StreamData",
     "StreamReset",
     "TokenOf",
-    "backends",
-    "pick_backend",
-    "plain_address",
-    "without_local",
 ]
 
 ALPN = "gatesvr"
@@ -57,22 +50,15 @@ MIN_INITIAL_BYTES = 1200
 """Smallest UDP payload that may carry an Initial packet (RFC 9000 14.1)."""
 QUIC_V1 = 1
 ACK_PATIENCE = 0.016
-"""How long a lone packet's acknowledgement waits for something to go with, seconds.
+"""How long the acknowledgement of a lone packet waits for data to travel with, seconds.
 
-Both libraries would send it by itself 1 ms after its cause, which for most requests is before their
-answer is there: a datagram more for each. Peers are told that we may take 25 ms. Every second
-packet is acknowledged at once all the same (RFC 9000 13.2.2).
+By themselves both libraries send it after 1 ms, before most requests are answered: one more
+datagram for each. Peers are told that we may take 25 ms. Every second packet is acknowledged at
+once all the same (RFC 9000 13.2.2).
 """
 RECEIVE_WINDOW = 1 << 20
 """Flow-control credit of a connection and of its stream, bytes."""
 
-Address: TypeAlias = Any
-"""A socket address as the socket gives it: (host, port), for IPv6 (host, port, flow, scope).
-
-Where a socket receives for several addresses of the host, the one that was asked is behind it, as
-bytes. So each answer leaves from the address that was asked, and one that changes is a new path.
-"""
-Datagram: TypeAlias = "tuple[bytes, Address]"
 TokenOf: TypeAlias = Callable[[bytes], bytes]
 """Gives the stateless reset token of a connection id, 16 bytes."""
 
@@ -123,17 +109,18 @@ class ConnectionIdRetired:
 
 @dataclass(slots=True)
 class Closed:
-    """The connection has ended other than by close(); datagrams_to_send() once more, then none.
+    """The connection has ended other than by close(); call datagrams_to_send() once more.
 
-    A ``how`` that is NO_CRYPTO has nothing to send: it is to be as if nothing had come.
+    Where ``how`` is NO_CRYPTO, do not: drop the connection silently.
     """
 
     how: Disconnect
 
 
 NO_CRYPTO = Disconnect("handshake", 0, "an Initial without CRYPTO frame")
-"""The first datagram cannot begin a connection: it is a probe that overtook the client's hello, or
-whose hello was lost. Both libraries close then, and the client's handshake would end there."""
+"""The first datagram cannot begin a connection: it is a probe whose client hello is late or lost.
+
+Both libraries would answer with a close, which would end the client's handshake."""
 
 
 QuicEvent: TypeAlias = (
@@ -148,18 +135,18 @@ QuicEvent: TypeAlias = (
 
 
 class QuicTransport(Protocol):
-    """One QUIC connection of either role, without I/O."""
+    """One QUIC connection of either role, without I/O; the Carrier (stream.py) of its stream 0."""
 
     connection_id: bytes
     """Our first connection id."""
     events: deque[QuicEvent]
-    """What happened, the oldest first; to be emptied after receiving, sending and timers."""
+    """Events not yet handled, the oldest first; empty it after receiving, sending and timers."""
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake (client, once)."""
 
     def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
-        """Take a datagram in. Raises whatever the library raises: the connection is done then."""
+        """Take a datagram in. The library's exceptions pass: the connection is dead then."""
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now."""
@@ -167,15 +154,15 @@ class QuicTransport(Protocol):
     def can_wait(self, now: float) -> bool:
         """Return whether datagrams_to_send() may be put off for ACK_PATIENCE.
 
-        True where nothing but the acknowledgement of a lone packet can be waiting. Bytes of the
-        stream that were never transmitted are the caller's to look at.
+        True if nothing but the acknowledgement of a lone packet can be waiting. It ignores stream
+        bytes that were never transmitted; the caller looks at these.
         """
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due. It changes with each datagram in or out."""
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Do the work that is due."""
 
     def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
         """Write to the stream; end adds FIN."""
@@ -193,10 +180,10 @@ class QuicTransport(Protocol):
         """Refuse a stream of the peer's (PROTOCOL 1.2)."""
 
     def ping(self) -> None:
-        """Have the peer acknowledge something."""
+        """Send a PING, which the peer acknowledges."""
 
     def probe(self) -> None:
-        """Have a datagram sent, however much is in flight (RFC 9002 7.5)."""
+        """Send a datagram, however much is in flight (RFC 9002 7.5)."""
 
     def close(self, code: int, reason: str) -> None:
         """Close with an application code; written data not yet transmitted is lost."""
@@ -211,10 +198,10 @@ class QuicTransport(Protocol):
         """Return the address that datagrams go to now."""
 
     def is_path_limit_near(self) -> bool:
-        """Return whether the peer should come back on a fresh connection before it moves again."""
+        """Return whether the connection cannot follow the peer to another address."""
 
     def idle_timeout(self) -> float:
-        """Return the effective idle time-out in seconds, the smaller of both sides'."""
+        """Return the effective idle time-out in seconds: the smaller of the two sides'."""
 
     def probe_timeout(self) -> float:
         """Return the probe time-out (PTO) in seconds, roughly."""
@@ -229,15 +216,15 @@ class QuicBackend(Protocol):
 
     name: Literal["aioquic", "qh3"]
     needs_retry: bool
-    """Whether an Initial whose packet ends before its datagram must be answered with Retry."""
+    """Whether an Initial packet that ends before its datagram must be answered with Retry."""
 
     def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
-        """Return what makes server connections.
+        """Return a factory of server connections.
 
         Args:
-            tls: What to show.
-            idle_timeout: To offer, seconds.
-            token_of: Gives the stateless reset tokens that go out with connection ids.
+            tls: The certificate to show.
+            idle_timeout: The idle time-out to offer, seconds.
+            token_of: Gives the stateless reset token of each connection id.
 
         Raises:
             ConfigError: The library cannot use the certificate.
@@ -245,45 +232,3 @@ class QuicBackend(Protocol):
 
     def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
         """Return a client connection; connect() begins it."""
-
-
-def backends() -> list[str]:
-    """Return the names of the backends that are installed, the preferred one first."""
-    names = ["qh3"] if importlib.util.find_spec("qh3") is not None else []
-    return [*names, "aioquic"]
-
-
-def pick_backend(name: str = "auto") -> QuicBackend:
-    """Return a backend by name; ``auto`` takes qh3 where it is installed.
-
-    Raises:
-        ConfigError: There is no such backend, or it is not installed.
-    """
-    if name == "auto":
-        name = backends()[0]
-    if name == "aioquic":
-        from .aioquic import AioquicBackend
-
-        return AioquicBackend()
-    if name == "qh3" and "qh3" in backends():
-        from .qh3 import Qh3Backend
-
-        return Qh3Backend()
-    if name == "qh3":
-        message = "qh3 is not installed (pip install 'gatesvr[fast]')"
-    else:
-        message = f"{name!r} is no backend (auto, aioquic, qh3)"
-    raise ConfigError(message, field="transport.backend")
-
-
-def without_local(address: Address) -> Address:
-    """Return a peer's address without our own address behind it."""
-    return address[:-1] if type(address[-1]) is bytes else address
-
-
-def plain_address(address: Address) -> tuple[str, int]:
-    """Return (ip, port) without a scope or a v4-mapping."""
-    host = str(address[0]).partition("%")[0]
-    if host.startswith("::ffff:") and "." in host:
-        host = host[7:]
-    return host, int(address[1])

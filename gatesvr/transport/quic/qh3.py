@@ -1,71 +1,52 @@
-"""qh3 as a QuicTransport. What it reads of qh3's private parts is pinned by a test.
+"""qh3 as a QuicTransport. A test pins the private parts of qh3 that it uses.
 
-qh3 2.1 has faults as a server that are dealt with here (DESIGN D3): see datagrams_to_send() and
-is_path_limit_near(); the listener does the Retry.
+This file works around faults that qh3 2.1 has as a server (DESIGN D3): see datagrams_to_send() and
+is_path_limit_near(). Admission answers with the Retry that qh3 needs.
 
-Its probe time-out follows RFC 9002 5.3 to the letter, where a round trip that *falls* raises the
-variance. After a handshake of 1 s, as in a rush of log-ins, what is lost on a path of 6 ms is sent
-again after 3 s; ten exchanges later, still after 1.4 s. get_timer() bounds it by the latest round
-trip.
+qh3's probe time-out follows RFC 9002 5.3 to the letter, where a round trip that *falls* raises the
+variance. After a handshake of 1 s, as in a rush of log-ins, a packet lost on a path of 6 ms is sent
+again after 3 s, and ten exchanges later still after 1.4 s. get_timer() bounds it by the latest
+round trip.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from aioquic import tls as aiotls
-from cryptography import x509
-from OpenSSL import crypto
 from qh3 import tls as qh3tls
 from qh3._hazmat import CryptoError
-from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
-from qh3.quic.connection import QuicConnection
-from qh3.quic.tls_bridge import QuicTlsBridgeError
 
 from ...errors import ConfigError
-from ...protocol.link import Disconnect
-from ..tls import ClientTls, ServerTls, check_purpose
+from ..addresses import Address, Datagram, without_local
+from ..tls import ClientTls, ServerTls
 from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
-    NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
     STREAM_REFUSED,
-    Address,
-    Closed,
-    ConnectionIdIssued,
-    ConnectionIdRetired,
-    Datagram,
-    HandshakeCompleted,
-    QuicEvent,
     QuicTransport,
     ServerFactory,
-    StopSending,
-    StreamData,
-    StreamReset,
     TokenOf,
-    without_local,
 )
+from .qh3_core import Qh3Core
 
 __all__ = ["Qh3Backend", "Qh3Connection"]
 
 LAST_SAFE_PATH = 3
-"""Index of a client's fourth address; qh3 never accepts a fifth."""
+"""Index of a client's fourth address; qh3 never accepts a fifth one."""
 MAX_ADDRESSES = 8
-"""Addresses of one peer that are known whole; most have one, forged ones push out others."""
+"""Addresses of one peer kept whole. Most peers have one; a forged one may push out another."""
 ASSUMED_ACK_DELAY = 0.025
 PROBE_PATIENCE = 0.2
-"""Shortest time without an acknowledgement after which qh3's probe is sent before its time."""
+"""Shortest time without an acknowledgement before qh3's probe is sent early, seconds."""
 PROMPT_DATAGRAMS = 8
-"""Datagrams whose acknowledgement does not wait, from one on that did not come in its order."""
+"""Datagrams acknowledged without waiting, after one that arrived out of order."""
 
 SIGNATURES = [
     qh3tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256,
@@ -78,9 +59,7 @@ SIGNATURES = [
     qh3tls.SignatureAlgorithm.RSA_PKCS1_SHA512,
     qh3tls.SignatureAlgorithm.ED25519,
 ]
-"""Signatures that a client takes from a server: qh3's list without SHA-1 and with Ed25519."""
-
-_NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
+"""Signatures that a client accepts from a server: qh3's list without SHA-1 and with Ed25519."""
 
 
 class Qh3Backend:
@@ -90,7 +69,7 @@ class Qh3Backend:
     needs_retry = True
 
     def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
-        """Return what makes server connections."""
+        """Return a factory of server connections."""
         configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
         try:
             configuration.load_cert_chain(tls.cert_pem, tls.key_pem)
@@ -108,7 +87,7 @@ class Qh3Backend:
             configuration.verify_mode = ssl.CERT_NONE
         configuration.cadata = tls.ca_pem or None
         configuration.signature_algorithms = list(SIGNATURES)
-        return Qh3Connection(_Core(configuration=configuration))
+        return Qh3Connection(Qh3Core(configuration=configuration))
 
 
 def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration:
@@ -130,166 +109,13 @@ def _accept(
     retry_id: bytes | None,
 ) -> QuicTransport:
     return Qh3Connection(
-        _Core(
+        Qh3Core(
             token_of,
             configuration=configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
     )
-
-
-class _Core(QuicConnection):
-    """qh3's connection, its events turned into ours where they arise.
-
-    Args:
-        token_of: Gives the stateless reset token of a server's first connection id. The ids that
-            follow get random ones from qh3's core, which lets nobody else choose.
-        arguments: Of qh3's connection.
-
-    Attributes:
-        found: Our events.
-        is_closing: close() was called.
-        closed: How it ended, once it has.
-    """
-
-    _core: (
-        Any  # qh3's own hint says None until the first datagram; here it is asked where it may be
-    )
-    _tls: Any
-
-    def __init__(self, token_of: TokenOf | None = None, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._token_of = token_of
-        self.found: deque[QuicEvent] = deque()
-        self.is_closing = False
-        self.closed: Disconnect | None = None
-
-    def _create_tls(self, remote_source_cid: bytes | None) -> Any:
-        """Make the TLS half; qh3's method lets it give a random token away."""
-        tls = super()._create_tls(remote_source_cid)
-        if self._is_client:
-            context: Any = tls.tls
-            context._client_handle_certificate_verify = partial(
-                _check_certificate, context, context._client_handle_certificate_verify
-            )
-        if self._token_of is not None:
-            tls.stateless_reset_token = self._token_of(self.host_cid)
-            tls.tls.handshake_extensions = [
-                (
-                    qh3tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS,
-                    tls.serialize_transport_parameters(),
-                )
-            ]
-        return tls
-
-    def _drain_core(self) -> None:
-        """Turn the core's events into ours.
-
-        Overrides qh3's method of the same name, which reports a close only after draining, and
-        then all kinds of close alike.
-        """
-        core = self._core
-        found = self.found
-        while (native := core.next_event()) is not None:
-            kind = native[0]
-            if kind == "stream_data":
-                found.append(StreamData(native[1], native[2], native[3]))
-            elif kind == "crypto_data":
-                self._receive_crypto(native)
-            elif kind == "stream_reset":
-                found.append(StreamReset(native[1], native[2]))
-            elif kind == "stop_sending":
-                found.append(StopSending(native[1], native[2]))
-            elif kind == "connection_id_issued":
-                found.append(ConnectionIdIssued(native[1]))
-            elif kind == "connection_id_retired":
-                found.append(ConnectionIdRetired(native[1]))
-            elif kind == "stream_finished":
-                self._created_local_stream_ids.discard(native[1])
-            elif kind == "handshake_done":
-                self._handshake_confirmed = True
-                core.handshake_confirmed()
-            elif kind == "new_token":
-                self._peer_token = native[1]
-            elif kind == "peer_closed":
-                reason = native[4].decode("utf8", "replace")
-                self._end(Disconnect("peer" if native[1] else "peer_transport", native[2], reason))
-            elif kind == "protocol_error":
-                reason = str(native[3])
-                if reason == _NO_CRYPTO_REASON:
-                    self._end(NO_CRYPTO)
-                else:
-                    self._end(Disconnect("local", native[1], reason))
-            elif kind == "connection_terminated":
-                if native[3] == b"Idle timeout":
-                    self._end(Disconnect("idle"))
-                else:
-                    # Nobody closed before: only a stateless reset ends a connection like this.
-                    self._end(Disconnect("reset", native[1]))
-
-    def _receive_crypto(self, native: tuple[Any, ...]) -> None:
-        try:
-            self._tls.receive_crypto(
-                qh3tls.Epoch(native[1]), native[3], native[2], version=self._core.version
-            )
-            self._drain_tls()
-        except QuicTlsBridgeError as error:
-            self._core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
-            self._end(Disconnect("local", error.error_code, error.reason_phrase))
-
-    def _end(self, how: Disconnect) -> None:
-        if self.closed is None and not self.is_closing:
-            self.closed = how
-            self.found.append(Closed(how))
-
-    def drain_facade(self) -> None:
-        """Turn the events that qh3's TLS half put into its own queue into ours."""
-        while (event := self.next_event()) is not None:
-            if type(event) is events.HandshakeCompleted:
-                self.found.append(HandshakeCompleted())
-            elif type(event) is events.ConnectionTerminated:
-                # The client's version negotiation found nothing in common.
-                self._end(Disconnect("local", event.error_code, event.reason_phrase))
-
-
-def _check_certificate(context: Any, qh3_check: Callable[[Any], None], message: Any) -> None:
-    """Check the server's signature and certificate, the latter as aioquic does where qh3 says no.
-
-    qh3 refuses a certificate that is its own trust anchor and a CA, which is what ``openssl req
-    -x509`` makes, and Ed25519 ones, and does not say why it refuses any.
-
-    Args:
-        context: qh3's TLS half, a client's.
-        qh3_check: Its own check of the message, behind which it waits for Finished.
-        message: CertificateVerify.
-    """
-    try:
-        qh3_check(message)
-        return
-    except qh3tls.AlertBadCertificate:
-        # The signature was good, or the alert would be another: the server has the private key.
-        pass
-    try:
-        leaf, *chain = (
-            x509.load_der_x509_certificate(certificate.public_bytes())
-            for certificate in (context._peer_certificate, *context._peer_certificate_chain)
-        )
-        check_purpose(leaf)
-        paths = ssl.get_default_verify_paths()
-        aiotls.verify_certificate(
-            leaf,
-            chain,
-            context._server_name,
-            cadata=context._cadata,
-            cafile=None if context._cadata else paths.cafile,
-            capath=None if context._cadata else paths.capath,
-        )
-    except (aiotls.Alert, ValueError, crypto.Error) as error:
-        raise qh3tls.AlertBadCertificate(str(error)) from None
-    # What qh3's method does at its end.
-    context.key_schedule.update_hash(message.data)
-    context._set_state(qh3tls.State.CLIENT_EXPECT_FINISHED)
 
 
 class Qh3Connection:
@@ -313,21 +139,21 @@ class Qh3Connection:
         "events",
     )
 
-    def __init__(self, quic: _Core) -> None:
+    def __init__(self, quic: Qh3Core) -> None:
         self._quic = quic
         self._is_complete = False
         self._recv_many: Any = None
-        self._in_flight = 0  # bytes, when last looked at
+        self._in_flight = 0  # bytes, as of the last look
         self._acks = 0
-        self._losses = 0  # packets, when last something was sent
-        self._sent_at = 0.0  # when something was sent last that the peer acknowledges
-        self._is_used = False  # something has happened since the handshake
+        self._losses = 0  # packets, as of the last transmission
+        self._sent_at = 0.0  # time of the last transmission that the peer acknowledges
+        self._is_used = False  # an event has come since the handshake
         self._is_written = False  # to the stream, since datagrams_to_send()
-        # qh3 takes a peer's address without ours behind it: what it had comes back here.
-        self._address: Address = None  # the last one
-        self._plain: Address = None  # and as qh3 has it
+        # qh3 takes a peer's address without ours after it; these bring ours back.
+        self._address: Address = None  # the last one, whole
+        self._plain: Address = None  # the same, as qh3 has it
         self._addresses: dict[Address, Address] = {}  # plain → whole, of all that differ
-        self._prompt = 0  # datagrams to come that are acknowledged without waiting
+        self._prompt = 0  # datagrams still to be acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
         self.events = quic.found
 
@@ -341,12 +167,12 @@ class Qh3Connection:
         if address is not self._address:
             self._know(address)
         if self._is_complete:
-            # Straight to the core: the facade's bookkeeping is for the handshake.
+            # Straight to the core: only the handshake needs the facade's bookkeeping.
             found = len(self.events)
             self._recv_many([data], self._plain, now)
             quic._drain_core()
-            # The core tells no packet numbers, but a datagram makes less of what is in flight
-            # only where it acknowledges something.
+            # The core tells no packet numbers. But the bytes in flight fall only when a datagram
+            # acknowledges something.
             in_flight: int = quic._core.bytes_in_flight
             if in_flight < self._in_flight:
                 self._acks += 1
@@ -355,8 +181,8 @@ class Qh3Connection:
                 if self._prompt:
                     self._prompt -= 1
             elif in_flight >= self._in_flight and self._is_used:
-                # Most likely bytes behind a gap. A peer that has lost packets has few under way:
-                # it waits for every acknowledgement (RFC 9000 13.2.1).
+                # Most likely bytes after a gap. A peer that has lost packets has few in flight and
+                # waits for every acknowledgement (RFC 9000 13.2.1).
                 self._prompt = PROMPT_DATAGRAMS
             self._in_flight = in_flight
             return
@@ -367,7 +193,7 @@ class Qh3Connection:
             self._recv_many = quic._core.receive_many_datagrams
 
     def _know(self, address: Address) -> None:
-        """Keep whole the address that a datagram came from."""
+        """Keep the whole address that a datagram came from."""
         self._address = address
         self._plain = plain = without_local(address)
         addresses = self._addresses
@@ -379,14 +205,14 @@ class Qh3Connection:
                 del addresses[next(a for a in addresses if addresses[a] != current)]
 
     def _whole(self, plain: Address) -> Address:
-        """Return the address that qh3 has as plain."""
+        """Return the whole address for qh3's plain one."""
         return self._address if plain == self._plain else self._addresses.get(plain, plain)
 
     def datagrams_to_send(self, now: float) -> list[Datagram]:
         """Return the datagrams to send now.
 
-        qh3's own method raises when an amplification budget is used up, and what it had built in
-        that call is lost; one at a time, all that was built is kept.
+        qh3's own method raises once an amplification budget is used up, and loses the datagrams
+        that it has built in that call. Asked for one at a time, it loses none.
         """
         core = self._quic._core
         if core is None:
@@ -395,7 +221,7 @@ class Qh3Connection:
             self._is_written = False
             timer = core.get_timer()
             if timer is not None and timer[0] == "ack_application" and timer[1] > now:
-                # qh3 adds an acknowledgement only where it is due; here it goes with the data.
+                # qh3 adds an acknowledgement only once it is due; here it goes with the data.
                 core.handle_timer(timer[1])
         poll = core.poll_transmit
         datagrams: list[Datagram] = []
@@ -419,12 +245,12 @@ class Qh3Connection:
         """Return whether nothing but the acknowledgement of a lone packet waits."""
         core = self._quic._core
         if not self._is_complete or self._prompt or core.loss_total != self._losses:
-            return False  # what was lost is sent again
+            return False  # lost packets are sent again
         timer = core.get_timer()
         return timer is None or timer[1] > now
 
     def get_timer(self) -> float | None:
-        """Return when handle_timer is due; an acknowledgement that is due alone can wait."""
+        """Return when handle_timer is due; a lone acknowledgement waits longer than qh3 says."""
         core = self._quic._core
         timer = None if core is None else core.get_timer()
         if timer is None:
@@ -441,13 +267,13 @@ class Qh3Connection:
         return when
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Do the work that is due."""
         core = self._quic._core
         timer = None if core is None else core.get_timer()
         if timer is not None and timer[0] == "loss_detection" and timer[1] > now:
             when = self.get_timer()
             if when is not None and when <= now:
-                now = timer[1]  # not due yet for qh3
+                now = timer[1]  # qh3 takes it for not yet due
         self._quic.handle_timer(now)
         self._in_flight = self._quic._core.bytes_in_flight
 
@@ -484,14 +310,14 @@ class Qh3Connection:
             if not stream_id & 2:
                 core.reset_stream(stream_id, STREAM_REFUSED)
         except ValueError:
-            return  # already done with, nothing to refuse
+            return  # it has ended already
 
     def ping(self) -> None:
-        """Have the peer acknowledge something."""
+        """Send a PING, which the peer acknowledges."""
         self._quic._core.send_ping(0)
 
     def probe(self) -> None:
-        """Have a datagram sent; qh3 sends a PING beside the congestion window."""
+        """Send a PING; in qh3 it ignores the congestion window."""
         self._quic._core.send_ping(0)
 
     def close(self, code: int, reason: str) -> None:
@@ -514,7 +340,7 @@ class Qh3Connection:
         return self._whole(self._quic._remote_addr if core is None else core.active_path[2])
 
     def is_path_limit_near(self) -> bool:
-        """Return whether the peer is at the last address that qh3 follows it to."""
+        """Return whether the peer has reached the last address that qh3 follows it to."""
         return bool(self._quic._core.active_path[0] >= LAST_SAFE_PATH)
 
     def idle_timeout(self) -> float:
@@ -525,7 +351,7 @@ class Qh3Connection:
         return min(own, peer / 1000) if peer else own
 
     def probe_timeout(self) -> float:
-        """Return the probe time-out, from the smoothed round trip alone: the core tells no more."""
+        """Return the probe time-out, from the smoothed round trip: the core tells no more."""
         rtt = self._quic._core.smoothed_rtt
         return (
             3 * (self._quic.configuration.initial_rtt if rtt is None else rtt) + ASSUMED_ACK_DELAY

@@ -1,8 +1,8 @@
-"""Stateless resets: how a gateway that was restarted says that it knows a connection no more.
+"""Stateless resets: a gateway tells clients that it lost their connections, after a restart.
 
-A server gives each connection id away with a token, the HMAC of the id. Who gets a datagram for an
-id that he does not know answers with its token behind random bytes, and the client, who remembers
-the token, knows at once that the connection is gone (RFC 9000 10.3).
+A server sends each connection id with a token, the HMAC of the id. A gateway that receives a
+datagram with an unknown id replies with that id's token after random bytes. The client remembers
+the token, and so learns at once that the connection is gone (RFC 9000 10.3).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import os
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from ..addresses import Address
 from ..counters import TransportCounters
-from .interface import CONNECTION_ID_LENGTH, Address
+from .interface import CONNECTION_ID_LENGTH
 
 __all__ = ["StatelessResets", "is_reset", "reset_key"]
 
@@ -23,9 +24,9 @@ TOKEN_BYTES = 16
 MIN_RESET_BYTES = 21
 """Shortest datagram that can be a reset (RFC 9000 10.3)."""
 MAX_RESET_BYTES = 43
-"""Up to this length a reset is one byte shorter than its cause; it is never longer."""
+"""Longest reset. It is one byte shorter than the datagram that it answers, or shorter still."""
 MAX_RESETS_PER_S = 10_000
-"""Resets sent a second, on the average: a full gateway's clients learn in about a second."""
+"""Average of resets sent a second: the clients of a full gateway hear within about a second."""
 MAX_RESET_BURST = 1_000
 """Resets sent at once."""
 
@@ -33,10 +34,9 @@ MAX_RESET_BURST = 1_000
 def reset_key(key_pem: bytes, host_name: str, address: Address) -> bytes:
     """Return the key of a gateway's tokens; it is the same after a restart.
 
-    It comes from the certificate's private key, which has to survive a restart anyhow. The name of
-    the machine and the address listened on are part of it, because gateways that show the same
-    certificate must not share it: the one would tell an observer the tokens of the other's
-    connections (RFC 9000 21.11).
+    It is derived from the certificate's private key, which survives a restart anyway, and from the
+    machine's name and the address listened on. Gateways that show the same certificate must not
+    share a key: one would tell an observer the tokens of the other's connections (RFC 9000 21.11).
 
     Args:
         key_pem: The certificate's private key, PEM, not encrypted.
@@ -54,11 +54,11 @@ def reset_key(key_pem: bytes, host_name: str, address: Address) -> bytes:
 
 
 def is_reset(datagram: bytes, token: bytes) -> bool:
-    """Return whether a datagram is the reset with this token; none is where token is empty."""
+    """Return whether a datagram is the reset with this token; False if the token is empty."""
     return (
         len(token) == TOKEN_BYTES
         and len(datagram) >= MIN_RESET_BYTES
-        # In constant time, or its length would tell of the token (RFC 9000 10.3.1).
+        # In constant time, or the time taken would tell of the token (RFC 9000 10.3.1).
         and hmac.compare_digest(datagram[-TOKEN_BYTES:], token)
     )
 
@@ -78,16 +78,16 @@ class StatelessResets:
         self._refilled = 0.0
 
     def token(self, connection_id: bytes) -> bytes:
-        """Return the token to give away with a connection id."""
+        """Return the token to send with a connection id."""
         return hmac.digest(self._key, connection_id, "sha256")[:TOKEN_BYTES]
 
     def answer(self, datagram: bytes, now: float) -> bytes:
-        """Return the reset for a datagram whose connection is not known, b"" for none.
+        """Return the reset that answers a datagram with an unknown id, b"" for none.
 
-        It is shorter than the datagram: so it amplifies nothing, and two gateways that answer each
+        It is shorter than the datagram, so it amplifies nothing, and two gateways that answer each
         other come to an end (RFC 9000 10.3.3).
         """
-        # A long header is of a handshake, for whose id nobody has a token yet.
+        # A long header belongs to a handshake: the peer has no token of its id yet.
         if datagram[0] & 0xC0 != 0x40 or len(datagram) <= MIN_RESET_BYTES:
             return b""
         if not self._is_allowed(now):
@@ -96,7 +96,7 @@ class StatelessResets:
         self._counters.resets_sent += 1
         size = min(len(datagram) - 1, MAX_RESET_BYTES)
         head = bytearray(os.urandom(size - TOKEN_BYTES))
-        head[0] = 0x40 | head[0] & 0x3F  # looks like any short header
+        head[0] = 0x40 | head[0] & 0x3F  # like any short header
         return bytes(head) + self.token(datagram[1 : 1 + CONNECTION_ID_LENGTH])
 
     def _is_allowed(self, now: float) -> bool:

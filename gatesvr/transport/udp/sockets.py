@@ -1,17 +1,15 @@
-"""A UDP socket as the endpoint uses it: the compiled batches, or one datagram a system call."""
+"""UDP sockets: opened, and read and written by compiled batches or one datagram a system call."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import struct
 import sys
-from functools import partial
 from typing import Any, Protocol
 
 from ..._core.udp import HAS_BATCH, BatchSocket
-from ..quic.interface import Address, Datagram
+from ..addresses import Address, Datagram, unscoped
 
 __all__ = [
     "MAX_BATCH",
@@ -19,23 +17,27 @@ __all__ = [
     "PlainSocket",
     "datagram_socket",
     "is_wildcard",
-    "resolve",
+    "open_socket",
+    "open_sockets",
 ]
 
 MAX_BATCH = 64
 """Datagrams read or sent at a time, so that sending and tasks get their turn."""
 MAX_DATAGRAM = 65535
 MAX_PEERS = 4096
-"""Addresses that a server's socket keeps as objects."""
+"""Address objects that a server's socket keeps for reuse."""
+MAX_PORTS = 20
+"""Free ports tried until one is free on all addresses."""
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-# The socket module does not name it everywhere; other systems have other ways.
+# The socket module does not define it everywhere; other systems have other ways.
 _IP_PKTINFO: int | None = {"linux": 8, "darwin": 26}.get(sys.platform)
 _IN_PKTINFO = struct.Struct("=I4s4s")  # interface, address to send from, address sent to
 _IN6_PKTINFO = struct.Struct("=16sI")  # address, interface
 
 
 class DatagramSocket(Protocol):
-    """What reads and writes the datagrams of a socket that somebody else owns."""
+    """Reads and writes the datagrams of a socket that its user owns."""
 
     @property
     def receive_calls(self) -> int:
@@ -43,7 +45,7 @@ class DatagramSocket(Protocol):
 
     @property
     def datagrams_received(self) -> int:
-        """Datagrams read, those cut off not counted."""
+        """Datagrams read, without truncated ones."""
 
     @property
     def bytes_received(self) -> int:
@@ -67,30 +69,30 @@ class DatagramSocket(Protocol):
 
     @property
     def segments_sent(self) -> int:
-        """Datagrams that the system took as parts of a run."""
+        """Datagrams that the system took as parts of a run (UDP_SEGMENT)."""
 
     def receive_into(self, batch: list[Datagram]) -> None:
-        """Append the datagrams that are there, at most MAX_BATCH.
+        """Append the datagrams that have arrived, at most MAX_BATCH.
 
         Raises:
-            OSError: The network reports an error; what was read before is in the batch.
+            OSError: The network reports an error; datagrams read before it are in the batch.
         """
 
     def send(self, datagrams: list[Datagram], start: int = 0) -> int:
-        """Send datagrams from start on; return how many were taken, 0 where it would block.
+        """Send datagrams from start on; return how many were taken, 0 if it would block.
 
         Raises:
-            OSError: The datagram at start cannot be sent, and none was.
+            OSError: The datagram at start cannot be sent; none was.
         """
 
 
 class PlainSocket:
-    """One datagram a system call, where the system has nothing better.
+    """One datagram a system call, for systems that have nothing better.
 
     Args:
         sock: The socket; its owner closes it.
-        with_local: Whether addresses have the local address behind them, as bytes: which one a
-            datagram was sent to, and which one to send from.
+        with_local: Whether the local address follows each address, as bytes: the one that a
+            datagram was sent to, or is to leave from.
     """
 
     datagrams_truncated = 0
@@ -112,7 +114,7 @@ class PlainSocket:
         self.bytes_sent = 0
 
     def receive_into(self, batch: list[Datagram]) -> None:
-        """Append the datagrams that are there, at most MAX_BATCH."""
+        """Append the datagrams that have arrived, at most MAX_BATCH."""
         receive = self._receive_with_local if self._with_local else self._sock.recvfrom
         try:
             for _ in range(MAX_BATCH):
@@ -120,12 +122,12 @@ class PlainSocket:
                 data, address = receive(MAX_DATAGRAM)
                 self.datagrams_received += 1
                 self.bytes_received += len(data)
-                batch.append((data, _unscoped(address) if self._is_ipv6 else address))
+                batch.append((data, unscoped(address) if self._is_ipv6 else address))
         except (BlockingIOError, InterruptedError):
             return
 
     def send(self, datagrams: list[Datagram], start: int = 0) -> int:
-        """Send the datagram at start; return 1, or 0 where it would block."""
+        """Send the datagram at start; return 1, or 0 if it would block."""
         data, address = datagrams[start]
         self.send_calls += 1
         try:
@@ -157,7 +159,7 @@ class PlainSocket:
         return data, address
 
     def _local_control(self, local: bytes) -> tuple[int, int, bytes]:
-        # No interface: it stays the routes' choice.
+        # No interface: the routing table chooses it.
         if self._is_ipv6:
             return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(local, 0)
         assert _IP_PKTINFO is not None
@@ -167,12 +169,12 @@ class PlainSocket:
 def datagram_socket(
     sock: socket.socket, *, is_batched: bool, with_local: bool = False
 ) -> DatagramSocket:
-    """Return what reads and writes sock, in batches if they are wanted and the system has them.
+    """Return the reader and writer of sock, batched if that is wanted and the system can.
 
     Args:
         sock: The socket; its owner closes it.
         is_batched: Whether batches are wanted.
-        with_local: Whether addresses have the local address behind them, where the system tells it.
+        with_local: Whether the local address follows each address, where the system tells it.
     """
     with_local = with_local and _local_option(sock) is not None
     if is_batched and HAS_BATCH:
@@ -181,42 +183,99 @@ def datagram_socket(
     return PlainSocket(sock, with_local=with_local)
 
 
-async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:
-    """Return family and socket address of each address of a host, each once, IPv4 first.
-
-    Not by the loop's own getaddrinfo: uvloop's drops the scope of a link-local address.
-
-    Args:
-        host: A name or an address, with a scope or without.
-        port: UDP port.
-
-    Raises:
-        OSError: There is no such host, or the name cannot be one.
-    """
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_DGRAM)
-    try:
-        try:
-            found = look_up(flags=socket.AI_NUMERICHOST)
-        except socket.gaierror:
-            found = await asyncio.get_running_loop().run_in_executor(None, look_up)
-    except UnicodeError as error:  # a label that is empty or too long
-        raise OSError(errno.EINVAL, f"not a host name: {error}") from None
-    # IPv4 first: the gateway listens on 0.0.0.0 by default.
-    families = (socket.AF_INET, socket.AF_INET6)
-    addresses = {entry[4]: entry[0] for entry in found if entry[0] in families}
-    return sorted(
-        ((family, address) for address, family in addresses.items()),
-        key=lambda entry: families.index(entry[0]),
-    )
-
-
 def is_wildcard(sock: socket.socket) -> bool:
-    """Return whether a bound socket takes what is sent to any address of the host."""
+    """Return whether a bound socket receives for all addresses of this host."""
     return sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104  a comparison
 
 
+def open_sockets(
+    found: list[tuple[socket.AddressFamily, Address]], *, receive_buffer: int, send_buffer: int
+) -> list[socket.socket]:
+    """Return a bound socket for each address that this host has, all with the same port.
+
+    Args:
+        found: Families and addresses with one port; for port 0 a free one is taken.
+        receive_buffer: See open_socket().
+        send_buffer: See open_socket().
+
+    Raises:
+        OSError: None of the addresses can be used, or one is in use.
+    """
+    for attempt in range(1, MAX_PORTS + 1):
+        socks: list[socket.socket] = []
+        error: OSError | None = None
+        try:
+            for family, address in found:
+                if socks and not address[1]:
+                    address = (address[0], socks[0].getsockname()[1], *address[2:])
+                try:
+                    sock = open_socket(
+                        address,
+                        family,
+                        is_server=True,
+                        receive_buffer=receive_buffer,
+                        send_buffer=send_buffer,
+                    )
+                except OSError as problem:
+                    # A name may have an address of a family that is switched off.
+                    if problem.errno not in _NOT_HERE:
+                        raise
+                    error = problem
+                else:
+                    socks.append(sock)
+            if not socks:
+                raise error or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+            return socks
+        except BaseException as problem:
+            for sock in socks:
+                sock.close()
+            is_taken = isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE
+            if not is_taken or found[0][1][1] or attempt == MAX_PORTS:
+                raise
+    raise AssertionError
+
+
+def open_socket(
+    address: Address,
+    family: socket.AddressFamily,
+    *,
+    is_server: bool,
+    receive_buffer: int = 0,
+    send_buffer: int = 0,
+) -> socket.socket:
+    """Return a non-blocking UDP socket, bound to address (server) or connected to it (client).
+
+    Args:
+        address: Socket address of the family.
+        family: AF_INET or AF_INET6; a server on the IPv6 wildcard takes IPv4 too.
+        is_server: Bind instead of connect.
+        receive_buffer: SO_RCVBUF to ask for, bytes; the system grants what it allows.
+        send_buffer: SO_SNDBUF to ask for, bytes.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if send_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if is_server:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(address)
+        else:
+            sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def _local_option(sock: socket.socket) -> Any:
-    """Return level and number of the option that has local addresses told, None for none."""
+    """Return level and number of the option that reports local addresses, None for none."""
     if sock.family == socket.AF_INET6:
         option = getattr(socket, "IPV6_RECVPKTINFO", None)
         return None if option is None else (socket.IPPROTO_IPV6, option)
@@ -229,9 +288,3 @@ def _is_connected(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def _unscoped(address: Address) -> Address:
-    """Return address without the scope's name: its number is in the tuple, qh3 takes no name."""
-    host = address[0]
-    return (host.partition("%")[0], *address[1:]) if "%" in host else address

@@ -1,9 +1,21 @@
-"""ClientHandler: what one connection's messages do, and the deadlines of its life.
+"""ClientHandler: handles one connection's messages and keeps its deadlines.
 
-Every message is decoded as it arrives, and acts at once where it need not wait: ACK, HEARTBEAT and
-STOP always, BUSINESS where the session has room. What waits is the connection task's: START, and
-the BUSINESS in *held* (PROTOCOL 3.4) once an answer has made room. The session outlives the
-handler: once another connection has taken it over, nothing of this one is handled.
+Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once, and so does BUSINESS
+while its session has room. START, and the BUSINESS in *held* (PROTOCOL 3.4) that an answer has made
+room for, wait for the connection task. The session outlives the handler: once another connection
+has taken it over, the handler ignores this one.
+
+A handler's states, and the attributes that make them::
+
+    connected    session is None           _start_deadline runs; other requests wait in _early
+    START read   _start is set             the connection task is woken to answer it
+    serving      session is set            BUSINESS waits in _held for room, or for a hello's answer
+      proved     _is_proved                a frame came after START_RESP (PROTOCOL 4.2)
+      left       session.link is another   the session has moved; frames count as fenced
+    ended        _is_ended                 nothing more is handled; connection_lost() follows
+
+The deadlines are those of the connection: START, a frame begun, silence. The login deadline is the
+session's, which may change connections before it (PROTOCOL 3.1); SessionManager.sweep keeps it.
 """
 
 from __future__ import annotations
@@ -16,7 +28,7 @@ from typing import TYPE_CHECKING
 from ..errors import CloseCode, ErrorCode, ProtocolError
 from ..protocol.messages import RequestType, parse_ack, parse_start, parse_stop
 from ..protocol.server import ServerProtocol
-from ..session.session import Verdict
+from ..session.state import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,17 +40,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientHandler"]
 
-# Looking a member up in its enum costs as much as a whole call on Python 3.11.
+# On Python 3.11, looking up an enum member costs as much as a call.
 _START = int(RequestType.START)
 _HEARTBEAT = int(RequestType.HEARTBEAT)
-_NEXT = Verdict.NEXT
 _GAP = Verdict.GAP
 _FULL = Verdict.FULL
 
 SILENT_INTERVALS = 3
-HELD_MESSAGES = 2  # held may take this many messages of the largest size
+FRAME_TIMEOUT_S = 10.0
+"""From the first byte of a frame to its last (PROTOCOL 1.3)."""
+HELD_MESSAGES = 2  # messages of the largest size that held may take
 MAX_HELD_REQUESTS = 8_192
-"""Requests held: the smallest take 8 bytes on the wire, and some 270 of memory each."""
+"""Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
 OVERFLOW_RETRY_MS = 1_000
 
 
@@ -47,7 +60,7 @@ class ClientHandler:
 
     Args:
         link: The connection.
-        dispatcher: What all connections share.
+        dispatcher: Shared by all connections.
     """
 
     def __init__(self, link: Link, dispatcher: Dispatcher) -> None:
@@ -62,39 +75,38 @@ class ClientHandler:
         )
 
         self.session: Session | None = None
-        """The session that START made or resumed; it may have moved to another connection since."""
-        self._is_proved = False  # the client has sent a frame since it got its token
+        """The session that START made or resumed; another connection may have it by now."""
+        self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
 
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
         self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
-        # A session feeds up to the high water and one message; the rest is what the protocol
-        # answered by itself, which no queue's cap and no ack bounds.
+        # A session feeds the stream up to the high water and one message. More is unsequenced
+        # answers, which neither a queue's cap nor acks bound.
         self._max_unread_bytes = self._max_held_bytes + dispatcher.high_water
-        # Read before START was answered: acted on, in order, right behind it.
+        # Requests read before START was answered; handled in order right after it.
         self._early: list[ClientRequest] = []
 
         self._start_deadline: float | None = None
-        self._login_deadline: float | None = None
         self._silence_s = 0.0
 
     def __repr__(self) -> str:
         session = self.session.session_id if self.session is not None else None
         return f"<ClientHandler {self._link.connection_id} session={session}>"
 
-    # What the connection calls.
+    # Called by the connection.
 
     def connection_made(self, now: float) -> None:
         """Expect START within its deadline."""
         self._start_deadline = now + self._config.start_timeout
 
     def data_received(self, data: bytes, now: float) -> None:
-        """Decode; act on what need not wait; hold the rest, and leave START to the connection task.
+        """Decode; act on messages that need not wait, hold the rest, and wake the task for START.
 
         Raises:
-            ProtocolError: The peer broke the protocol; what came before was handled.
+            ProtocolError: The peer broke the protocol; the messages before are handled.
         """
         if self._is_ended:
             return
@@ -120,7 +132,7 @@ class ClientHandler:
             if out:
                 self._write(out)
                 if protocol.has_heartbeat:
-                    # An acknowledged PING would pass for a sign of life (PROTOCOL 3.8).
+                    # The peer's ack of a PING would count as a sign of life (PROTOCOL 3.8).
                     self._link.keep_alive = False
             if protocol.error is not None:
                 raise protocol.error
@@ -134,7 +146,7 @@ class ClientHandler:
             self._move_held(now)
 
     async def work(self) -> None:
-        """Answer START; move held, for which there is room again."""
+        """Answer START, and accept held requests that have room now."""
         now = self._dispatcher.clock()
         if self._start is not None:
             start, self._start = self._start, None
@@ -146,12 +158,12 @@ class ClientHandler:
         self._move_held(now)
 
     def _move_held(self, now: float) -> None:
-        """Accept what is held, in order, for as long as the session has room."""
+        """Accept held requests, in order, while the session has room."""
         session = self.session
         held = self._held
         if session is None or not held:
             return
-        accept = self._dispatcher.accept
+        offer = self._dispatcher.offer
         while held and not self._is_ended:
             if session.link is not self._link:
                 self._counters.fenced += len(held)
@@ -159,15 +171,15 @@ class ClientHandler:
                 return
             if session.hello_pending:
                 return
-            request = held[0]
-            verdict = session.check(request.seq_id)
-            if verdict is _FULL:
-                return
-            held.popleft()
+            # Taken out first: a request that ends at once may end this connection, too.
+            request = held.popleft()
             self._held_bytes -= request.size
-            if verdict is _NEXT:
-                accept(session, request, now)
-            elif verdict is _GAP:
+            verdict = offer(session, request, now)
+            if verdict is _FULL:
+                held.appendleft(request)
+                self._held_bytes += request.size
+                return
+            if verdict is _GAP:
                 self._write_error(request, ErrorCode.BAD_REQUEST, "gap in seq_id")
 
     def write_ready(self, now: float) -> None:
@@ -177,23 +189,21 @@ class ClientHandler:
             session.sender.feed(now)
 
     def get_timer(self) -> float | None:
-        """Return the nearest deadline: of START, login, a begun frame, a sign of life."""
+        """Return the nearest deadline: START, a frame begun, silence."""
         if self._is_ended:
             return None
         nearest = math.inf
         if self._start_deadline is not None:
             nearest = self._start_deadline
-        elif self._login_deadline is not None:
-            nearest = self._login_deadline
         protocol = self._protocol
         if protocol.frame_began_at is not None:
-            nearest = min(nearest, protocol.frame_began_at + self._config.frame_timeout)
+            nearest = min(nearest, protocol.frame_began_at + FRAME_TIMEOUT_S)
         if protocol.has_heartbeat and self._silence_s:
             nearest = min(nearest, self._link.last_heard + self._silence_s)
         return None if nearest is math.inf else nearest
 
     def handle_timer(self, now: float) -> None:
-        """Close what is past a deadline."""
+        """Close the connection if it is past a deadline."""
         if self._is_ended:
             return
         counters = self._counters
@@ -201,14 +211,7 @@ class ClientHandler:
         if self._start_deadline is not None and now >= self._start_deadline:
             counters.start_timeouts += 1
             self.close(CloseCode.TIMEOUT, "no START")
-        elif self._login_deadline is not None and now >= self._login_deadline:
-            self._login_deadline = None
-            session = self.session
-            # The session may have moved to another connection, and live on there.
-            if session is not None and session.link is self._link and not session.is_logged_in:
-                self._is_ended = True
-                self._sessions.time_out_login(session, now)
-        elif began_at is not None and now >= began_at + self._config.frame_timeout:
+        elif began_at is not None and now >= began_at + FRAME_TIMEOUT_S:
             counters.frame_timeouts += 1
             self.close(CloseCode.TIMEOUT, "frame begun and not ended")
         elif (
@@ -220,20 +223,20 @@ class ClientHandler:
             self.close(CloseCode.TIMEOUT, "silent")
 
     def stream_ended(self, now: float) -> None:
-        """The client takes or sends no more: the connection ends, its session is suspended."""
+        """Close the connection: the client ended its stream. The session is suspended."""
         self.close(CloseCode.NORMAL, "stream ended")
 
     def path_limit_near(self, now: float) -> None:
-        """Have the client come back on a fresh connection: this one cannot follow it further.
+        """Send the client to a fresh connection: this one can follow it to no further address.
 
-        Closed behind the GOAWAY (PROTOCOL 6): left open, the connection would go silent at the
-        next move, and the client find that out only two heartbeat intervals later.
+        The close follows the GOAWAY (PROTOCOL 6). Left open, the connection would go silent at the
+        next move, and the client would notice only two heartbeat intervals later.
         """
         last = self._protocol.goaway("address changes") if self.session is not None else b""
         self.close(CloseCode.OVERLOADED, "reconnect_after_ms=0", last=last)
 
     def connection_lost(self, how: Disconnect, now: float) -> None:
-        """Part the session from its connection."""
+        """Detach the session from its connection."""
         self._is_ended = True
         self._drop_held()
         self._dispatcher.forget(self._link)
@@ -241,21 +244,20 @@ class ClientHandler:
         if session is not None:
             self._sessions.detach(session, self._link, how, now)
 
-    # What the dispatcher calls.
+    # Called by the dispatcher and by Login.
 
     def lift_limit(self) -> None:
         """Allow frames of the full size: the session has logged in."""
-        self._login_deadline = None
         self._protocol.logged_in()
 
     def go_away(self, reason: str, reconnect_after_ms: int) -> None:
-        """Tell the client that the gateway is about to stop."""
+        """Send GOAWAY, if the client has a session."""
         if self.session is not None and not self._is_ended:
             self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
             self._link.request_flush()
 
     def close(self, code: CloseCode, reason: str, *, last: bytes = b"") -> None:
-        """Close the connection, behind a last push if there is one; handle nothing more of it."""
+        """Close the connection, after a last push if there is one, and ignore the rest it sends."""
         if not self._is_ended:
             self._is_ended = True
             self._drop_held()
@@ -274,7 +276,7 @@ class ClientHandler:
         _HANDLERS[kind](self, request, now)
 
     def _hold(self, requests: list[ClientRequest], now: float) -> None:
-        """Handle a batch of BUSINESS requests, which is what most reads bring, in one go."""
+        """Hold a batch of BUSINESS requests at once; most reads bring nothing else."""
         decoder = self._protocol.decoder
         if decoder.highest_ack and self.session is not None:
             self.session.ack(decoder.highest_ack, now)
@@ -298,7 +300,9 @@ class ClientHandler:
         self.session.ack(parse_ack(request.payload), now)
 
     def _handle_heartbeat(self, request: ClientRequest, now: float) -> None:
+        assert self.session is not None
         self._counters.heartbeats += 1
+        self.session.last_activity = now
 
     def _handle_stop(self, request: ClientRequest, now: float) -> None:
         assert self.session is not None
@@ -325,8 +329,6 @@ class ClientHandler:
         self._link.request_flush()
         if session.is_logged_in:
             self._protocol.logged_in()
-        else:
-            self._login_deadline = now + self._config.login_timeout
         early, self._early = self._early, []
         self._held_bytes = 0
         for request in early:
@@ -341,7 +343,7 @@ class ClientHandler:
             self._overflow()
 
     def _overflow(self) -> None:
-        """More is held than a client may have sent ahead."""
+        """Close the connection: the client sent more ahead than held takes."""
         self._counters.held_overflows += 1
         self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={OVERFLOW_RETRY_MS}")
 
@@ -351,13 +353,13 @@ class ClientHandler:
         self._held_bytes = 0
 
     def _write_error(self, request: ClientRequest, code: ErrorCode, message: str) -> None:
-        """Answer a request that was not accepted; it is named as in any answer (PROTOCOL 2.4)."""
+        """Refuse a request that was not accepted; client_seq_id names it (PROTOCOL 2.4)."""
         self._write(
             self._protocol.error_push(request.msg_id, code, message, client_seq_id=request.seq_id)
         )
 
     def _write(self, data: bytes) -> None:
-        """Write what is no session's; part with a client that lets too much of it lie."""
+        """Write unsequenced messages; close the connection if too many bytes stay unsent."""
         self._link.write(data)
         self._link.request_flush()
         if self._link.unsent_bytes() > self._max_unread_bytes:

@@ -1,4 +1,4 @@
-"""The answers to a START."""
+"""StartOutcome: the result of a START, with the START_RESP that tells the client."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HEARTBEATS_PER_IDLE = 4
 
 @dataclass(slots=True)
 class StartOutcome:
-    """What a START came to.
+    """The result of a START.
 
     Attributes:
-        session: The session, None where START is refused.
+        session: The session, None if START is refused.
         response: The START_RESP to write, refused or not.
-        close_code: Where refused: what the connection closes with, behind START_RESP.
-        reason: Where refused: the close's reason text.
+        close_code: If refused: the connection closes with it, behind START_RESP.
+        reason: If refused: the close's reason text.
     """
 
     session: Session | None
@@ -38,7 +38,7 @@ class StartOutcome:
 
 
 def accept_start(session: Session, token: bytes, link: Link, config: SessionConfig) -> StartOutcome:
-    """Return a successful START_RESP for a session that link was just made the connection of."""
+    """Return the START_RESP of a session that has just been attached to link."""
     heartbeat_s = min(config.heartbeat_interval, link.idle_timeout / HEARTBEATS_PER_IDLE)
     response = pb.StartResponse(
         success=True,
@@ -72,11 +72,11 @@ def refuse_start(
     """Return a START_RESP with success = false.
 
     Args:
-        error_code: Of its error.
-        close_code: What the connection closes with.
-        message: Of its error; the close's reason text too where there is no retry_after_ms.
-        retry_after_ms: When trying again may help, 0 where it does not.
-        lost_reason: Why the session is gone, NONE where it is not.
+        error_code: The error's code.
+        close_code: The connection closes with it.
+        message: The error's text; the close's reason too, unless there is a retry_after_ms.
+        retry_after_ms: When trying again may help, 0 if it does not.
+        lost_reason: Why the session is gone, NONE if it is not.
         attempt: With 409: the highest attempt seen (PROTOCOL 4.3).
     """
     response = pb.StartResponse(

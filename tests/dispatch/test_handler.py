@@ -75,6 +75,23 @@ async def test_everything_in_one_piece_from_start_on() -> None:
         assert [call.client_seq_id for call in rig.upstream.calls] == [1, 2]
 
 
+async def test_a_hello_runs_beside_the_pool() -> None:
+    async with Rig(dispatch={"workers": 1, "max_workers": 1}) as rig:
+        client = Client(rig)
+        response = await client.start()
+        await client.send(business(1, "hello"))
+        pool, login = rig.processor.workers()
+        assert (pool.worker_id, pool.task_id, pool.is_login) == ("worker-1", 0, False)
+        assert (login.worker_id, login.session_id, login.is_login) == (
+            "login-1",
+            response.session_id,
+            True,
+        )
+        assert (login.service_type, login.context) == ("hello", rig.now + 30)
+        rig.upstream.answer(1)
+        assert len(rig.processor.workers()) == 1
+
+
 async def test_byte_by_byte() -> None:
     async with Rig() as rig:
         client = Client(rig)
@@ -93,7 +110,7 @@ async def test_heartbeat_ack_and_stop_do_not_wait_for_the_hello() -> None:
         pushes = await client.send(business(1, "hello"), business(2, "echo"), heartbeat())
         assert [push.type for push in pushes] == [pb.PUSH_HEARTBEAT_RESP]
         await client.send(stop())
-        assert client.closed == (0, "unknown")
+        assert client.closed[:2] == (0, "unknown")
         assert len(rig.sessions) == 0
         rig.upstream.answer(1)
         await settle()
@@ -210,7 +227,7 @@ async def test_more_than_may_be_held_closes_4429() -> None:
         await client.send(*(business(seq, "echo", bytes(600)) for seq in range(2, 5)))
         assert client.closed is None
         await client.send(business(5, "echo", bytes(600)))
-        assert client.closed == (4429, "retry_after_ms=1000")
+        assert client.closed[:2] == (4429, "retry_after_ms=1000")
         assert rig.counters.held_overflows == 1
         client.lose()
         assert session.is_valid
@@ -326,7 +343,7 @@ async def test_second_login_is_rejected_where_the_policy_says_so() -> None:
         rig.upstream.answer(1)
         (push,) = await second.run()
         assert error(push).error_code == 403
-        assert second.closed == (4411, "retry_after_ms=1000")
+        assert second.closed[:2] == (4411, "retry_after_ms=1000")
         counters = rig.processor.counters
         assert counters.tasks == counters.answers == 2
         assert first.closed is None
@@ -374,7 +391,7 @@ async def test_no_start_in_time_closes_4408() -> None:
         client.handler.handle_timer(rig.now + 7.9)
         assert client.closed is None
         client.handler.handle_timer(rig.now + 8)
-        assert client.closed == (4408, "no START")
+        assert client.closed[:2] == (4408, "no START")
         assert client.handler.get_timer() is None
         assert rig.counters.start_timeouts == 1
 
@@ -383,11 +400,27 @@ async def test_no_login_in_time_closes_4408_and_the_session() -> None:
     async with Rig() as rig:
         client = Client(rig)
         await client.start()
-        assert client.handler.get_timer() == rig.now + 30
-        client.handler.handle_timer(rig.now + 30)
-        assert client.closed == (4408, "no login")
+        rig.sessions.sweep(rig.now + 29.9)
+        assert client.closed is None
+        rig.sessions.sweep(rig.now + 30)
+        assert client.closed[:2] == (4408, "no login")
         assert len(rig.sessions) == 0
         assert rig.sessions.counters.login_timeouts == 1
+
+
+async def test_login_deadline_counts_from_the_start_that_made_the_session() -> None:
+    async with Rig() as rig:
+        client, again = Client(rig), Client(rig)
+        response = await client.start()
+        await client.send(business(1, "hello"))  # so that the session outlives its connection
+        client.lose()
+        rig.now += 20
+        resumed = await again.start(
+            session_id=response.session_id, resume_token=response.resume_token, attempt=1
+        )
+        assert resumed.resumed
+        rig.sessions.sweep(rig.now + 10)
+        assert again.closed[:2] == (4408, "no login")
 
 
 async def test_login_takes_its_deadline_away() -> None:
@@ -395,6 +428,8 @@ async def test_login_takes_its_deadline_away() -> None:
         client = Client(rig)
         await client.login()
         assert client.handler.get_timer() is None
+        rig.sessions.sweep(rig.now + 1_000)
+        assert client.closed is None
 
 
 async def test_frame_begun_and_not_ended_closes_4408_and_suspends() -> None:
@@ -415,6 +450,18 @@ async def test_frame_begun_and_not_ended_closes_4408_and_suspends() -> None:
         assert session.state is State.SUSPENDED
 
 
+async def test_a_heartbeat_is_activity() -> None:
+    async with Rig() as rig:
+        client = Client(rig)
+        session = await client.login()
+        then = rig.now
+        rig.now += 5
+        await client.send(ack(0))
+        assert session.last_activity == then
+        await client.send(heartbeat())
+        assert session.last_activity == rig.now
+
+
 async def test_silence_counts_from_the_first_heartbeat() -> None:
     async with Rig() as rig:
         client = Client(rig)
@@ -427,7 +474,7 @@ async def test_silence_counts_from_the_first_heartbeat() -> None:
         client.handler.handle_timer(rig.now + 45)
         assert client.closed is None
         client.handler.handle_timer(rig.now + 46)
-        assert client.closed == (4408, "silent")
+        assert client.closed[:2] == (4408, "silent")
         client.lose()
         assert session.is_valid
         assert rig.counters.heartbeat_timeouts == 1
@@ -438,7 +485,7 @@ async def test_end_of_the_stream_suspends_the_session() -> None:
         client = Client(rig)
         session = await client.login()
         client.handler.stream_ended(rig.now)
-        assert client.closed == (0, "stream ended")
+        assert client.closed[:2] == (0, "stream ended")
         client.lose()
         assert session.is_valid
         assert session.link is None
@@ -453,7 +500,7 @@ async def test_a_client_that_moves_too_often_is_closed_behind_goaway() -> None:
         client.handler.path_limit_near(rig.now)
         (push,) = await client.run()
         assert push.type == pb.PUSH_GOAWAY
-        assert client.closed == (4503, "reconnect_after_ms=0")
+        assert client.closed[:2] == (4503, "reconnect_after_ms=0")
         assert session is not None
         assert session.is_valid
 

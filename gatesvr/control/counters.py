@@ -1,0 +1,44 @@
+"""PushCounters: the counters of the commands and of the gRPC servicer on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..observe.metrics import Counter, Counters, Gauge
+
+__all__ = ["PushCounters"]
+
+
+@dataclass(slots=True)
+class PushCounters(Counters):
+    """Counts what callers ask for, over gRPC or in process, and what is refused before a session.
+
+    The session layer counts what sessions took and refused, the upstream layer counts endpoints.
+    """
+
+    calls: Counter = 0
+    """rpcs; a stream counts once."""
+    streams: Gauge = 0
+    """PushStreams open."""
+    event_streams: Gauge = 0
+    """SubscribeEvents open."""
+    events_sent: Counter = 0
+    """Events written to those, gaps included."""
+    pushes: Counter = 0
+    """Pushes asked for, those of streams included."""
+    broadcasts: Counter = 0
+    """Broadcasts asked for."""
+    multicasts: Counter = 0
+    """Multicasts asked for."""
+    kicks: Counter = 0
+    """Kicks asked for."""
+    not_found: Counter = 0
+    """Commands whose target has no session."""
+    ambiguous: Counter = 0
+    """Commands that need one session and whose target has several."""
+    too_large: Counter = 0
+    """Broadcasts larger than any client accepts; batches and multicasts with too many entries."""
+    invalid: Counter = 0
+    """Commands with an invalid field."""
+    internal_errors: Counter = 0
+    """rpcs that raised."""

@@ -1,0 +1,150 @@
+"""Login: the whole way of a hello, from its acceptance to its answer (PROTOCOL 3.1-3.3).
+
+::
+
+    accept ─▶ ask its upstream, in no queue ─▶ answered 200 ─▶ SessionManager's verdict
+       │          │                                │               ├▶ logged in, answered
+       │          │                                │               └▶ ERROR 403, session closed
+       │          │                                └▶ any other code: answered; the last one
+       │          │                                   allowed also closes the session, 4401
+       │          └▶ call failed ─▶ ERROR
+       └▶ no route, or the gateway stops ─▶ ERROR
+
+However it ends, BUSINESS that waited for it moves on. Login decides what a client gets.
+SessionManager owns the rest: the on_duplicate policy, the login deadline (its sweep ends sessions
+that miss it, with a connection or without) and the counters of logins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import CloseCode, ErrorCode
+from ..protocol.messages import LOGIN_ACTION, OK, Outcome
+from .failures import refuse
+from .task import AsyncTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .._core.codec import ClientRequest, UpstreamAnswer
+    from ..session.login import LoginVerdict
+    from ..session.manager import SessionManager
+    from ..session.session import Session
+    from ..upstream.router import UpstreamRouter
+    from .handler import ClientHandler
+    from .processor import AsyncProcessor
+
+__all__ = ["Login", "LoginTask"]
+
+
+MAX_REFUSED_LOGINS = 5
+"""Refusals after which a session is closed (PROTOCOL 3.1)."""
+
+
+class LoginTask(AsyncTask):
+    """The task of a hello."""
+
+    __slots__ = ()
+
+    is_login = True
+
+
+class Login:
+    """Takes the hellos of all sessions through their steps.
+
+    Args:
+        sessions: Judges logins and holds the sessions.
+        router: Names the service that answers a hello.
+        processor: Runs the calls.
+        handlers: The handlers of the open connections, by connection id.
+        next_request_id: Numbers the calls.
+        task_timeout: From acceptance to the answer, seconds.
+    """
+
+    def __init__(
+        self,
+        sessions: SessionManager,
+        router: UpstreamRouter,
+        processor: AsyncProcessor,
+        handlers: Mapping[int, ClientHandler],
+        next_request_id: Callable[[], int],
+        *,
+        task_timeout: float,
+    ) -> None:
+        self._sessions = sessions
+        self._router = router
+        self._processor = processor
+        self._counters = processor.counters
+        self._handlers = handlers
+        self._next_request_id = next_request_id
+        self._task_timeout = task_timeout
+
+    def accept(self, session: Session, request: ClientRequest, now: float) -> None:
+        """Ask the upstream of an accepted hello; BUSINESS of its session waits until it ends."""
+        route = self._router.route(LOGIN_ACTION)
+        if route is None:
+            self._counters.no_route += 1
+            refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
+        elif not self._processor.is_accepting:
+            self._counters.refused_draining += 1
+            retry_after_ms = self._processor.retry_after_ms()
+            refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
+        else:
+            deadline = now + self._task_timeout
+            task = LoginTask(self._next_request_id(), session, request, route, deadline)
+            session.hello_pending = True
+            self._processor.run_at_once(task, now, self._answered, self._ended)
+
+    def _answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
+        session = task.session
+        if not session.is_valid:
+            self._counters.closed_499 += 1
+        elif answer.code != OK:
+            self._processor.reply(task, answer, now)
+            self._sessions.refuse_login(session)
+            if not session.is_logged_in and session.refused_logins >= MAX_REFUSED_LOGINS:
+                self._end_session(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
+        else:
+            verdict = self._sessions.logged_in(session, answer.zone or "", now)
+            if verdict.close_code is None:
+                self._lift_limit(session)
+                self._processor.reply(task, answer, now)
+            else:
+                self._refuse(task, verdict, verdict.close_code, now)
+
+    def _refuse(
+        self, task: AsyncTask, verdict: LoginVerdict, close_code: CloseCode, now: float
+    ) -> None:
+        """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
+        session = task.session
+        retry_after_ms = verdict.retry_after_ms
+        self._counters.answers += session.fail(
+            task.client_seq,
+            verdict.error_code,
+            verdict.reason,
+            outcome=Outcome.DONE,
+            retry_after_ms=retry_after_ms,
+            now=now,
+        )
+        reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason
+        self._end_session(session, close_code, reason, now)
+
+    def _end_session(self, session: Session, code: int, reason: str, now: float) -> None:
+        """Close a session after the answer that it was just given."""
+        session.sender.feed(now)
+        self._sessions.close(session, code, reason, now)
+
+    def _lift_limit(self, session: Session) -> None:
+        """Allow full-size frames on the session's connection, if it has one."""
+        link = session.link
+        handler = self._handlers.get(link.connection_id) if link is not None else None
+        if handler is not None:
+            handler.lift_limit()
+
+    def _ended(self, task: AsyncTask) -> None:
+        """Let the BUSINESS move that waited for the hello, however that ended."""
+        session = task.session
+        session.hello_pending = False
+        if session.link is not None:
+            session.link.wake()

@@ -1,0 +1,113 @@
+"""Engine: the gateway without I/O: sessions, routing, dispatch and commands, built and wired once.
+
+Gateway adds sockets, lanes, servers and timers. The simulator in tests/sim runs the same Engine on
+virtual connections and upstreams.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from .control.commands import Commands
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.processor import AsyncProcessor
+from .protocol.link import HIGH_WATER_BYTES
+from .session.manager import SessionManager
+from .upstream.router import UpstreamRouter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .config import Config
+    from .observe.metrics import Counters
+    from .upstream.manager import UpstreamManager
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger("gatesvr.engine")
+
+
+class Engine:
+    """The layers between the connections and the upstreams.
+
+    A transport calls ``dispatcher.handler(link)`` for each new connection, and ``sweep()`` once a
+    second.
+
+    Args:
+        config: The whole configuration.
+        upstream: Makes the calls, and has the registry of endpoints. The caller starts and stops
+            it, because its lanes are I/O.
+        clock: Loop time. All layers share it, so that a stall of the process counts in none.
+        wall_clock: Seconds since the epoch.
+        random_bytes: Makes session ids and tokens.
+        manager: The class to make the sessions' manager of.
+        high_water: Bytes not yet transmitted at which a session stops feeding its link.
+
+    Attributes:
+        session_manager: Makes, finds and ends sessions.
+        router: Names the service of an action.
+        upstream: As given.
+        processor: Runs the tasks.
+        dispatcher: Makes the connections' handlers.
+        commands: Pushes, kicks, registrations and the rest of the API.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        upstream: UpstreamManager,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        manager: type[SessionManager] = SessionManager,
+        high_water: int = HIGH_WATER_BYTES,
+    ) -> None:
+        self.clock = clock
+        self.upstream = upstream
+        self.session_manager = manager(
+            config.session,
+            config.transport,
+            config.push,
+            random_bytes=random_bytes,
+            wall_ms=lambda now: int((wall_clock() + now - clock()) * 1000),
+            high_water=high_water,
+        )
+        self.router = UpstreamRouter(config.route, config.upstream.order)
+        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
+        self.dispatcher = Dispatcher(
+            config,
+            self.session_manager,
+            self.router,
+            upstream,
+            self.processor,
+            clock,
+            high_water,
+        )
+        self.commands = Commands(
+            self.session_manager,
+            upstream.registry,
+            config.session.max_message_bytes,
+            clock,
+            wall_clock,
+        )
+
+    def counters(self) -> dict[str, Counters]:
+        """Return the counters of each layer, gauges brought up to date."""
+        return {
+            "session": self.session_manager.counters,
+            "dispatch": self.processor.counters,
+            "upstream": self.upstream.counters,
+            "push": self.commands.counters,
+        }
+
+    def sweep(self) -> None:
+        """End what has expired: sessions, logins, messages. Call it once a second."""
+        try:
+            self.session_manager.sweep(self.clock())
+        except Exception:
+            self.session_manager.counters.internal_errors += 1
+            logger.exception("sweep_failed")

@@ -1,0 +1,117 @@
+"""SessionIndex: every session that is not Closed, by id, by openid and by what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["SessionIndex"]
+
+
+class SessionIndex:
+    """The sessions of one gateway. It finds them; it changes none.
+
+    Attributes:
+        by_id: All, in the order in which they were made.
+        by_openid: The logged-in ones of each user, in the order of their logins.
+        inited: Those that have not logged in, in the order of their STARTs, with their address.
+        inited_by_ip: How many of them each address has.
+        inited_by_openid: Those of each openid that was claimed.
+        detached: Those without a connection, in the order in which they lost it.
+    """
+
+    __slots__ = (
+        "_last_number",
+        "by_id",
+        "by_openid",
+        "detached",
+        "inited",
+        "inited_by_ip",
+        "inited_by_openid",
+    )
+
+    def __init__(self) -> None:
+        self._last_number = 0
+        self.by_id: dict[str, Session] = {}
+        self.by_openid: dict[str, tuple[Session, ...]] = {}
+        self.inited: dict[Session, str] = {}
+        self.inited_by_ip: dict[str, int] = {}
+        self.inited_by_openid: dict[str, dict[Session, None]] = {}
+        self.detached: dict[Session, None] = {}
+
+    def __len__(self) -> int:
+        """Return the number of sessions."""
+        return len(self.by_id)
+
+    # Changes.
+
+    def add(self, session: Session) -> None:
+        """Enter a new session, and number it."""
+        self._last_number += 1
+        session.number = self._last_number
+        ip = session.user_ip
+        self.by_id[session.session_id] = session
+        self.inited[session] = ip
+        self.inited_by_ip[ip] = self.inited_by_ip.get(ip, 0) + 1
+        self.inited_by_openid.setdefault(session.openid, {})[session] = None
+
+    def log_in(self, session: Session) -> None:
+        """Move a session to those that are logged in."""
+        self._leave_inited(session)
+        openid = session.openid
+        self.by_openid[openid] = (*self.by_openid.get(openid, ()), session)
+
+    def remove(self, session: Session) -> None:
+        """Forget a session."""
+        del self.by_id[session.session_id]
+        self.detached.pop(session, None)
+        if session in self.inited:
+            self._leave_inited(session)
+            return
+        openid = session.openid
+        left = tuple(other for other in self.by_openid[openid] if other is not session)
+        if left:
+            self.by_openid[openid] = left
+        else:
+            del self.by_openid[openid]
+
+    def _leave_inited(self, session: Session) -> None:
+        ip = self.inited.pop(session)
+        count = self.inited_by_ip[ip] - 1
+        if count:
+            self.inited_by_ip[ip] = count
+        else:
+            del self.inited_by_ip[ip]
+        same = self.inited_by_openid[session.openid]
+        del same[session]
+        if not same:
+            del self.inited_by_openid[session.openid]
+
+    # Finding.
+
+    def find(self, target_type: str, target_id: str, with_inited: bool = False) -> list[Session]:
+        """Return the sessions that a target names; see SessionManager.find()."""
+        if target_type == "session":
+            session = self.by_id.get(target_id)
+            return [] if session is None else [session]
+        if target_type == "openid":
+            found = list(self.by_openid.get(target_id, ()))
+            if with_inited:
+                found.extend(self.inited_by_openid.get(target_id, ()))
+            return found
+        return []
+
+    def behind(self, number: int, openid: str = "") -> list[Session]:
+        """Return the sessions made after that of a number; see SessionManager.sessions_behind()."""
+        found: Iterable[Session] = self.by_id.values()
+        if openid:
+            same = self.find("openid", openid, with_inited=True)
+            found = sorted(same, key=lambda session: session.number)
+        return [session for session in found if session.number > number]
+
+    def logged_in(self) -> list[Session]:
+        """Return the sessions that are logged in, with a connection or without."""
+        return [session for sessions in self.by_openid.values() for session in sessions]

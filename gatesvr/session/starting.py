@@ -1,0 +1,256 @@
+"""SessionStarter: a START makes a session, resumes one or is refused (PROTOCOL 3.1, 4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .._pb import message_pb2 as pb
+from ..errors import CloseCode, ErrorCode
+from ..observe.events import EventKind
+from ..observe.log import keys
+from ..protocol.messages import (
+    CAPABILITIES,
+    LATEST_PROTOCOL,
+    MAX_CLIENT_ID_BYTES,
+    MAX_OPENID_BYTES,
+    LostReason,
+    is_valid_text,
+)
+from .context import RETRY_MS
+from .outcome import StartOutcome, accept_start, refuse_start
+from .resume import ResumeToken
+from .session import Session
+from .state import Event
+
+if TYPE_CHECKING:
+    from ..config import SessionConfig
+    from ..protocol.link import Link
+    from .context import SessionContext
+    from .events import EventHub
+    from .index import SessionIndex
+    from .resume import ResumeJudge
+    from .tombstones import Tombstones
+
+__all__ = ["SessionStarter"]
+
+logger = logging.getLogger("gatesvr.session")
+
+SESSIONS_PER_CONNECTION = 2
+"""Sessions at most, for each connection allowed (PROTOCOL 5.5)."""
+
+
+class SessionStarter:
+    """Starts and resumes sessions for a SessionManager.
+
+    Args:
+        config: Sessions' settings.
+        max_connections: Bounds the sessions.
+        context: Shared by all sessions.
+        index: All sessions.
+        judge: Judges resumes.
+        tombstones: Why sessions ended.
+        events: Told of new and resumed sessions.
+        random_bytes: Source of session ids and tokens.
+        close: Closes a session: (session, code, reason, now).
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        max_connections: int,
+        context: SessionContext,
+        index: SessionIndex,
+        judge: ResumeJudge,
+        tombstones: Tombstones,
+        events: EventHub,
+        random_bytes: Callable[[int], bytes],
+        close: Callable[[Session, int, str, float], None],
+    ) -> None:
+        self._config = config
+        self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
+        self._context = context
+        self._counters = context.counters
+        self._index = index
+        self._judge = judge
+        self._tombstones = tombstones
+        self._events = events
+        self._random_bytes = random_bytes
+        self._close = close
+
+    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        """Make or resume the session that a START asks for; see SessionManager.start()."""
+        if not is_valid_text(start.openid, MAX_OPENID_BYTES) or not is_valid_text(
+            start.client_id, MAX_CLIENT_ID_BYTES
+        ):
+            return _refuse_bad("openid or client_id is no valid text")
+        if start.session_id:
+            session = self._index.by_id.get(start.session_id)
+            if session is None:
+                return self._resume_nothing(start, link, now)
+            return self._resume(session, start, link, now)
+        if not start.openid:
+            return _refuse_bad("openid is empty")
+        if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
+            session = self._find_base(start)
+            if session is not None:
+                return self._resume_base(session, start, link, now)
+        return self._create(start, link, "start", now)
+
+    # Resumes.
+
+    def _resume(
+        self, session: Session, start: pb.StartRequest, link: Link, now: float
+    ) -> StartOutcome:
+        match = self._judge.judge(session, start, link.peer[0], now)
+        if isinstance(match, StartOutcome):
+            return match
+        if start.last_acked_seq_id >= session.queue.next_expected_seq:
+            return self._refuse_ahead(session, now)
+        assert session.token is not None
+        token = session.token.accept(match, start.attempt, self._random_bytes)
+        self._counters.resumes += 1
+        reason = "resume" if session.link is None else "steal"
+        return self._take_over(session, token, start.last_acked_seq_id, link, reason, now)
+
+    def _resume_nothing(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+        """Answer the resume of a session that no longer exists (PROTOCOL 3.3, 4.7)."""
+        counters = self._counters
+        reason = self._tombstones.find(start.session_id, now)
+        if reason is not None:
+            counters.resumes_tombstoned += 1
+            return _refuse_lost(CloseCode.KICKED, reason.name.lower(), reason)
+        counters.resumes_unknown += 1
+        unknown = LostReason.UNKNOWN_SESSION
+        if not start.openid:
+            # A new session would be nobody's: the client has to send a START of its own.
+            return _refuse_lost(CloseCode.RESUME_DENIED, "unknown session", unknown)
+        if self._config.on_duplicate != "allow" and start.openid in self._index.by_openid:
+            # PROTOCOL 3.3: "if the openid has another logged-in session, it is refused".
+            return _refuse_lost(CloseCode.KICKED, "logged in elsewhere", unknown)
+        outcome = self._create(start, link, "unknown_session", now)
+        if outcome.session is not None:
+            outcome.session.is_after_failed_resume = True
+            outcome.response.lost_reason = pb.LOST_UNKNOWN_SESSION
+        return outcome
+
+    def _refuse_ahead(self, session: Session, now: float) -> StartOutcome:
+        """Answer the resume from a position that was never given out (PROTOCOL 2.5).
+
+        The token is good, so this is the session's own client, and its protocol error ends the
+        session (1.4): the two no longer mean the same messages.
+        """
+        reason = "last_acked_seq_id was never given out"
+        self._counters.resumes_ahead += 1
+        self._close(session, CloseCode.PROTOCOL_ERROR, reason, now)
+        return _refuse_bad(reason)
+
+    def _find_base(self, start: pb.StartRequest) -> Session | None:
+        """Return the session that a base client comes back to (PROTOCOL 9), None for none."""
+        for session in reversed(self._index.by_openid.get(start.openid, ())):
+            if session.protocol == 0:
+                is_known = start.last_acked_seq_id < session.queue.next_expected_seq
+                return session if is_known else None
+        return None
+
+    def _resume_base(
+        self, session: Session, start: pb.StartRequest, link: Link, now: float
+    ) -> StartOutcome:
+        refusal = self._judge.limit(session, now)
+        if refusal is not None:
+            return refusal
+        self._counters.base_resumes += 1
+        return self._take_over(session, b"", start.last_acked_seq_id, link, "base_resume", now)
+
+    def _take_over(
+        self,
+        session: Session,
+        token: bytes,
+        last_acked: int,
+        link: Link,
+        reason: str,
+        now: float,
+    ) -> StartOutcome:
+        """Attach a session to the connection that a good resume came on (PROTOCOL 4.4).
+
+        Generation fences connections, never content: requests in flight go on as they are (4.5).
+        """
+        old = session.link
+        if old is not None:
+            self._counters.steals += 1
+            session.detach(now)
+            session.move(Event.DETACH)
+            old.close(CloseCode.SUPERSEDED, "newer connection")
+        else:
+            self._index.detached.pop(session, None)
+        session.move(Event.RESUME)
+        session.generation += 1
+        session.ack(last_acked, now)
+        queue = session.queue
+        queue.rewind(last_acked + 1)
+        session.attach(link, now)
+        outcome = accept_start(session, token, link, self._config)
+        response = outcome.response
+        response.resumed = True
+        if queue.unsent:
+            response.replay_from = queue.last_acked_seq + 1
+            response.replay_to = queue.next_expected_seq - 1
+            if queue.can_skip:
+                response.lost_from, response.lost_to = queue.lost_range()
+        session.sender.flush()
+        self._events.emit(EventKind.RESUMED, session, reason, now)
+        logger.debug(
+            "session_resumed",
+            extra=keys(session=session.session_id, generation=session.generation),
+        )
+        return outcome
+
+    # New sessions.
+
+    def _create(self, start: pb.StartRequest, link: Link, reason: str, now: float) -> StartOutcome:
+        config = self._config
+        index = self._index
+        ip = link.peer[0]
+        if len(index) >= self._max_sessions:
+            self._counters.refused_full += 1
+            return refuse_start(
+                ErrorCode.BUSY, CloseCode.OVERLOADED, "too many sessions", retry_after_ms=RETRY_MS
+            )
+        if index.inited_by_ip.get(ip, 0) >= config.max_inited_per_address:
+            self._counters.refused_address += 1
+            return refuse_start(
+                ErrorCode.RATE_LIMITED,
+                CloseCode.RATE_LIMITED,
+                "too many sessions of this address are not logged in",
+                retry_after_ms=RETRY_MS,
+            )
+        protocol = min(start.protocol, LATEST_PROTOCOL)
+        session = Session(
+            self._context,
+            self._random_bytes(16).hex(),
+            start.openid,
+            now,
+            client_id=start.client_id,
+            protocol=protocol,
+            capabilities=start.capabilities & CAPABILITIES if protocol else 0,
+            max_message_bytes=min(
+                start.max_message_bytes or config.max_message_bytes, config.max_message_bytes
+            ),
+        )
+        session.token = ResumeToken()
+        token = session.token.issue(self._random_bytes)
+        session.attach(link, now)
+        index.add(session)
+        self._counters.created += 1
+        self._events.emit(EventKind.CONNECTED, session, reason, now)
+        logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
+        return accept_start(session, token, link, config)
+
+
+def _refuse_bad(message: str) -> StartOutcome:
+    return refuse_start(ErrorCode.BAD_REQUEST, CloseCode.PROTOCOL_ERROR, message)
+
+
+def _refuse_lost(code: CloseCode, message: str, reason: LostReason) -> StartOutcome:
+    return refuse_start(ErrorCode.FORBIDDEN, code, message, lost_reason=reason)

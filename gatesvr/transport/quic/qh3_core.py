@@ -1,0 +1,191 @@
+"""qh3's connection with events of ours, reset tokens of ours, and a certificate check that helps.
+
+qh3 is a core in Rust and a facade in Python, with the TLS half between them. Core events become
+ours where they arise.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from aioquic import tls as aiotls
+from cryptography import x509
+from OpenSSL import crypto
+from qh3 import tls as qh3tls
+from qh3.quic import events
+from qh3.quic.connection import QuicConnection
+from qh3.quic.tls_bridge import QuicTlsBridgeError
+
+from ...protocol.link import Disconnect
+from ..tls import check_purpose
+from .interface import (
+    NO_CRYPTO,
+    Closed,
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    HandshakeCompleted,
+    QuicEvent,
+    StopSending,
+    StreamData,
+    StreamReset,
+    TokenOf,
+)
+
+__all__ = ["Qh3Core"]
+
+_NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
+
+
+class Qh3Core(QuicConnection):
+    """qh3's connection, which appends our events to ``found``.
+
+    Args:
+        token_of: Gives the stateless reset token of a server's first connection id. qh3's core
+            gives random tokens to later ids, and leaves no choice.
+        arguments: qh3's own.
+
+    Attributes:
+        found: Our events.
+        is_closing: Whether close() was called.
+        closed: How it ended; None before.
+    """
+
+    # None until the first datagram, as qh3's own hint says; code that may meet that asks.
+    _core: Any
+    _tls: Any
+
+    def __init__(self, token_of: TokenOf | None = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._token_of = token_of
+        self.found: deque[QuicEvent] = deque()
+        self.is_closing = False
+        self.closed: Disconnect | None = None
+
+    def _create_tls(self, remote_source_cid: bytes | None) -> Any:
+        """Make the TLS half; in qh3's own method it sends a random token."""
+        tls = super()._create_tls(remote_source_cid)
+        if self._is_client:
+            context: Any = tls.tls
+            context._client_handle_certificate_verify = partial(
+                _check_certificate, context, context._client_handle_certificate_verify
+            )
+        if self._token_of is not None:
+            tls.stateless_reset_token = self._token_of(self.host_cid)
+            tls.tls.handshake_extensions = [
+                (
+                    qh3tls.ExtensionType.QUIC_TRANSPORT_PARAMETERS,
+                    tls.serialize_transport_parameters(),
+                )
+            ]
+        return tls
+
+    def _drain_core(self) -> None:
+        """Turn the core's events into ours.
+
+        Overrides qh3's method, which reports a close only after draining, and all kinds alike.
+        """
+        core = self._core
+        found = self.found
+        while (native := core.next_event()) is not None:
+            kind = native[0]
+            if kind == "stream_data":
+                found.append(StreamData(native[1], native[2], native[3]))
+            elif kind == "crypto_data":
+                self._receive_crypto(native)
+            elif kind == "stream_reset":
+                found.append(StreamReset(native[1], native[2]))
+            elif kind == "stop_sending":
+                found.append(StopSending(native[1], native[2]))
+            elif kind == "connection_id_issued":
+                found.append(ConnectionIdIssued(native[1]))
+            elif kind == "connection_id_retired":
+                found.append(ConnectionIdRetired(native[1]))
+            elif kind == "stream_finished":
+                self._created_local_stream_ids.discard(native[1])
+            elif kind == "handshake_done":
+                self._handshake_confirmed = True
+                core.handshake_confirmed()
+            elif kind == "new_token":
+                self._peer_token = native[1]
+            elif kind == "peer_closed":
+                reason = native[4].decode("utf8", "replace")
+                self._end(Disconnect("peer" if native[1] else "peer_transport", native[2], reason))
+            elif kind == "protocol_error":
+                reason = str(native[3])
+                if reason == _NO_CRYPTO_REASON:
+                    self._end(NO_CRYPTO)
+                else:
+                    self._end(Disconnect("local", native[1], reason))
+            elif kind == "connection_terminated":
+                if native[3] == b"Idle timeout":
+                    self._end(Disconnect("idle"))
+                else:
+                    # Without a close before it, this is a stateless reset.
+                    self._end(Disconnect("reset", native[1]))
+
+    def _receive_crypto(self, native: tuple[Any, ...]) -> None:
+        try:
+            self._tls.receive_crypto(
+                qh3tls.Epoch(native[1]), native[3], native[2], version=self._core.version
+            )
+            self._drain_tls()
+        except QuicTlsBridgeError as error:
+            self._core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
+            self._end(Disconnect("local", error.error_code, error.reason_phrase))
+
+    def _end(self, how: Disconnect) -> None:
+        if self.closed is None and not self.is_closing:
+            self.closed = how
+            self.found.append(Closed(how))
+
+    def drain_facade(self) -> None:
+        """Turn the events of qh3's TLS half, which have a queue of their own, into ours."""
+        while (event := self.next_event()) is not None:
+            if type(event) is events.HandshakeCompleted:
+                self.found.append(HandshakeCompleted())
+            elif type(event) is events.ConnectionTerminated:
+                # Version negotiation found no version in common (client).
+                self._end(Disconnect("local", event.error_code, event.reason_phrase))
+
+
+def _check_certificate(context: Any, qh3_check: Callable[[Any], None], message: Any) -> None:
+    """Check the server's signature and certificate; aioquic decides where qh3 refuses the latter.
+
+    qh3 refuses Ed25519 certificates and a certificate that is both its own trust anchor and a CA,
+    as ``openssl req -x509`` makes it, and never says why.
+
+    Args:
+        context: qh3's TLS half of a client.
+        qh3_check: Its own check of the message, after which it waits for Finished.
+        message: CertificateVerify.
+    """
+    try:
+        qh3_check(message)
+        return
+    except qh3tls.AlertBadCertificate:
+        # A bad signature has another alert: the server does have the private key.
+        pass
+    try:
+        leaf, *chain = (
+            x509.load_der_x509_certificate(certificate.public_bytes())
+            for certificate in (context._peer_certificate, *context._peer_certificate_chain)
+        )
+        check_purpose(leaf)
+        paths = ssl.get_default_verify_paths()
+        aiotls.verify_certificate(
+            leaf,
+            chain,
+            context._server_name,
+            cadata=context._cadata,
+            cafile=None if context._cadata else paths.cafile,
+            capath=None if context._cadata else paths.capath,
+        )
+    except (aiotls.Alert, ValueError, crypto.Error) as error:
+        raise qh3tls.AlertBadCertificate(str(error)) from None
+    # qh3's method ends with these two.
+    context.key_schedule.update_hash(message.data)
+    context._set_state(qh3tls.State.CLIENT_EXPECT_FINISHED)

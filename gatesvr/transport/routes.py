@@ -1,0 +1,99 @@
+"""Connection ids → connections, and the ids of closed connections for a while longer.
+
+A late datagram of a closed connection must not look like one of a connection that was lost, which
+gets a stateless reset. So its ids stay known for a draining period, with the datagram that closed
+it, which is sent again to a peer that has not heard it (RFC 9000 10.2.1).
+"""
+
+from __future__ import annotations
+
+from .connection import Connection
+from .counters import TransportCounters
+from .udp.driver import Driver, Timer
+
+__all__ = ["Draining", "Routes"]
+
+DRAINING_S = 0.5
+"""How long the ids of a closed connection stay known."""
+MAX_DRAINING = 10_000
+"""Closed connections whose ids stay known; more are forgotten at once."""
+
+
+class Draining:
+    """The rest of a closed connection: its ids, and its last datagram."""
+
+    __slots__ = ("_late", "driver", "farewell", "ids", "timer")
+
+    def __init__(self, ids: set[bytes], farewell: bytes, driver: Driver, timer: Timer) -> None:
+        self.ids = ids
+        self.farewell = farewell
+        self.driver = driver
+        self.timer = timer
+        self._late = 0
+
+    def answers(self) -> bool:
+        """Count a late datagram; return whether to answer it: the 1st, 2nd, 4th, 8th …"""
+        self._late += 1
+        return bool(self.farewell) and self._late & (self._late - 1) == 0
+
+
+class Routes:
+    """The routes of one listener.
+
+    Args:
+        counters: Where to count.
+
+    Attributes:
+        by_id: The target of each connection id. Looked up directly for every datagram.
+    """
+
+    def __init__(self, counters: TransportCounters) -> None:
+        self.by_id: dict[bytes, Connection | Draining] = {}
+        self._counters = counters
+        self._draining: set[Draining] = set()
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def add(self, connection: Connection, connection_id: bytes) -> None:
+        """Route datagrams with this id to connection."""
+        connection.ids.add(connection_id)
+        self.by_id[connection_id] = connection
+
+    def remove(self, connection: Connection, connection_id: bytes) -> None:
+        """Route datagrams with this id nowhere."""
+        connection.ids.discard(connection_id)
+        if self.by_id.get(connection_id) is connection:
+            del self.by_id[connection_id]
+
+    def forget(self, connection: Connection) -> None:
+        """Remove all ids of connection."""
+        ids, connection.ids = connection.ids, set()
+        for connection_id in ids:
+            self.by_id.pop(connection_id, None)
+
+    def drain(self, connection: Connection, farewell: bytes, driver: Driver) -> None:
+        """Remove all ids of connection after DRAINING_S; farewell answers late datagrams."""
+        if len(self._draining) >= MAX_DRAINING:
+            self.forget(connection)
+            return
+        ids, connection.ids = connection.ids, set()
+        timer = Timer(lambda now: self._end(draining))
+        draining = Draining(ids, farewell, driver, timer)
+        for connection_id in ids:
+            self.by_id[connection_id] = draining
+        self._draining.add(draining)
+        self._counters.drained = len(self._draining)
+        driver.schedule(timer, driver.clock() + DRAINING_S)
+
+    def end_draining(self) -> None:
+        """Remove the ids of closed connections now."""
+        for draining in list(self._draining):
+            self._end(draining)
+
+    def _end(self, draining: Draining) -> None:
+        draining.driver.timers.cancel(draining.timer)
+        self._draining.discard(draining)
+        self._counters.drained = len(self._draining)
+        for connection_id in draining.ids:
+            self.by_id.pop(connection_id, None)
