@@ -11,6 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from .auth.gate import Gate
+from .auth.reasons import AuthCounters
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
@@ -48,6 +50,7 @@ class Engine:
 
     Attributes:
         session_manager: Makes, finds and ends sessions.
+        gate: Lets clients in; None lets everybody in.
         router: Names the service of an action.
         upstream: As given.
         processor: Runs the tasks.
@@ -75,7 +78,15 @@ class Engine:
             random_bytes=random_bytes,
             wall_ms=lambda now: int((wall_clock() + now - clock()) * 1000),
             high_water=high_water,
+            needs_auth=config.auth.mode != "none",
         )
+        self.auth_counters = AuthCounters()
+        self.gate: Gate | None = None
+        if config.auth.mode == "jwt":
+            from .auth.jwt import JwtAuthenticator
+
+            authenticator = JwtAuthenticator(config.auth, self.auth_counters)
+            self.gate = Gate(authenticator, config.auth, self.auth_counters, clock, wall_clock)
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
         self.dispatcher = Dispatcher(
@@ -86,6 +97,7 @@ class Engine:
             self.processor,
             clock,
             high_water,
+            self.gate,
         )
         self.commands = Commands(
             self.session_manager,
@@ -98,6 +110,7 @@ class Engine:
     def counters(self) -> dict[str, Counters]:
         """Return the counters of each layer, gauges brought up to date."""
         return {
+            "auth": self.auth_counters,
             "session": self.session_manager.counters,
             "dispatch": self.processor.counters,
             "upstream": self.upstream.counters,

@@ -151,6 +151,8 @@ class Gateway(LocalPushApi):
             raise RuntimeError("the gateway was already started")
         self._is_started = True
         try:
+            if self.engine.gate is not None:
+                self.engine.gate.start()
             await self.upstream.start()
             self.processor.start()
             await self.push_service.start()
@@ -186,6 +188,8 @@ class Gateway(LocalPushApi):
         # An exit stack stops each layer even if one before it fails.
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.session_manager.events.end)
+            if self.engine.gate is not None:
+                stack.push_async_callback(self.engine.gate.stop)
             stack.push_async_callback(self.listener.stop)
             stack.push_async_callback(self.push_service.stop)
             stack.push_async_callback(self.upstream.stop, UPSTREAM_GRACE_S)

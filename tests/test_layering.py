@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
-WITHOUT_IO = BOTTOM | {"session", "upstream"}
+WITHOUT_IO = BOTTOM | {"session", "upstream", "auth"}
 """Below the engine, which the simulator runs: no transport, no gRPC server."""
 
 ALLOWED: dict[str, frozenset[str]] = {
@@ -36,6 +36,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"_core"}) | LEAVES,
     "transport": BOTTOM,
     "session": BOTTOM,
+    "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,
     "service.results": frozenset({"_pb", "errors"}),
@@ -50,7 +51,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"transport", "gateway", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM | {"auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import jwt
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from .identity import AuthFailed, AuthUnavailable, Identity, Reason
+from ..protocol.identity import Identity
 from .keys import Key, KeysMissing, KeySource, StaticKeys, UrlKeys, load_keys
+from .reasons import AuthFailed, AuthUnavailable, Reason
 
 if TYPE_CHECKING:
     from ..config import AuthConfig
-    from .identity import AuthCounters
+    from .reasons import AuthCounters
 
 __all__ = ["JwtAuthenticator"]
 

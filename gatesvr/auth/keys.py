@@ -24,7 +24,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from ..errors import ConfigError
 from ..observe.log import keys as log_keys
-from .identity import AuthCounters
+from .reasons import AuthCounters
 
 __all__ = [
     "Key",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._core.codec import ClientRequest
+    from ..auth.gate import Gate
     from ..config import Config
     from ..protocol.link import Link
     from ..session.manager import SessionManager
@@ -45,6 +46,7 @@ class Dispatcher:
         upstream: Numbers the calls.
         processor: Runs the tasks.
         clock: Loop time.
+        gate: Lets clients in; None lets everybody in.
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
     """
 
@@ -57,9 +59,11 @@ class Dispatcher:
         processor: AsyncProcessor,
         clock: Callable[[], float],
         high_water: int = HIGH_WATER_BYTES,
+        gate: Gate | None = None,
     ) -> None:
         self.config = config.session
         self.high_water = high_water
+        self.gate = gate
         self.sessions = sessions
         self.clock = clock
         self.counters = processor.counters

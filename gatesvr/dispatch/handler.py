@@ -25,9 +25,18 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ..auth.reasons import AuthFailed, AuthUnavailable, Reason
 from ..errors import CloseCode, ErrorCode, ProtocolError
-from ..protocol.messages import RequestType, parse_ack, parse_start, parse_stop
+from ..protocol.messages import (
+    RequestType,
+    auth_response_frame,
+    parse_ack,
+    parse_auth,
+    parse_start,
+    parse_stop,
+)
 from ..protocol.server import ServerProtocol
+from ..session.outcome import refuse_unauthenticated, refuse_unavailable
 from ..session.state import Verdict
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
 
     from .._core.codec import ClientRequest
     from ..protocol.link import Disconnect, Link
+    from ..session.outcome import StartOutcome
     from ..session.session import Session
     from .dispatcher import Dispatcher
 
@@ -53,6 +63,8 @@ HELD_MESSAGES = 2  # messages of the largest size that held may take
 MAX_HELD_REQUESTS = 8_192
 """Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
 OVERFLOW_RETRY_MS = 1_000
+MAX_AUTHS = 4
+"""AUTHs that wait for an answer; more are refused."""
 
 
 class ClientHandler:
@@ -79,6 +91,7 @@ class ClientHandler:
         self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
+        self._auths: deque[ClientRequest] = deque()  # answered in order by the connection task
 
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
@@ -146,15 +159,19 @@ class ClientHandler:
             self._move_held(now)
 
     async def work(self) -> None:
-        """Answer START, and accept held requests that have room now."""
+        """Answer START and AUTH, and accept held requests that have room now."""
         now = self._dispatcher.clock()
         if self._start is not None:
             start, self._start = self._start, None
             try:
-                self._begin(start, now)
+                await self._begin(start)
             except ProtocolError:
                 self._is_ended = True
                 raise
+            now = self._dispatcher.clock()
+        while self._auths and not self._is_ended:
+            await self._renew(self._auths.popleft())
+            now = self._dispatcher.clock()
         self._move_held(now)
 
     def _move_held(self, now: float) -> None:
@@ -312,9 +329,28 @@ class ClientHandler:
 
     # START.
 
-    def _begin(self, request: ClientRequest, now: float) -> None:
-        """Make or resume the session and answer START."""
-        outcome = self._sessions.start(parse_start(request.payload), self._link, now)
+    async def _begin(self, request: ClientRequest) -> None:
+        """Authenticate, make or resume the session, and answer START."""
+        start = parse_start(request.payload)
+        self._start_deadline = None
+        gate = self._dispatcher.gate
+        outcome: StartOutcome | None = None
+        identity, deadline = None, math.inf
+        # A resume without a token of its own is the session's, as long as its credentials last.
+        if gate is not None and (start.auth_token or not start.session_id):
+            try:
+                identity, deadline = await gate.admit(
+                    start.auth_token, start.openid, self._link.peer[0]
+                )
+            except AuthFailed:
+                outcome = refuse_unauthenticated()
+            except AuthUnavailable:
+                outcome = refuse_unavailable()
+            if self._is_ended:
+                return
+        now = self._dispatcher.clock()
+        if outcome is None:
+            outcome = self._sessions.start(start, self._link, now, identity, deadline)
         response = self._protocol.start_response(outcome.response)
         session = outcome.session
         if session is None:
@@ -323,7 +359,6 @@ class ClientHandler:
             self._link.close(outcome.close_code, outcome.reason, last=response)
             return
         self.session = session
-        self._start_deadline = None
         self._silence_s = SILENT_INTERVALS * outcome.response.heartbeat_interval
         self._link.write(response)
         self._link.request_flush()
@@ -335,6 +370,39 @@ class ClientHandler:
             if self._is_ended:
                 return
             self._handle(request, now)
+
+    async def _renew(self, request: ClientRequest) -> None:
+        """Answer AUTH: take the new credentials of a session, or keep the old ones."""
+        session, gate = self.session, self._dispatcher.gate
+        assert session is not None
+        identity, deadline, code = None, math.inf, 0
+        if gate is not None:
+            try:
+                identity, deadline = await gate.admit(
+                    parse_auth(request.payload), session.openid, self._link.peer[0]
+                )
+            except AuthFailed as failure:
+                is_other = failure.reason is Reason.OPENID
+                code = ErrorCode.FORBIDDEN if is_other else ErrorCode.NOT_LOGGED_IN
+            except AuthUnavailable:
+                code = ErrorCode.BUSY
+        if self._is_ended or session.link is not self._link or not session.is_valid:
+            return
+        expires_at = 0.0
+        if identity is not None:
+            self._sessions.authenticate(session, identity, deadline)
+            expires_at = identity.expires_at if deadline != math.inf else 0.0
+        message = "not authenticated" if code else ""
+        self._write(auth_response_frame(request.msg_id, expires_at, code, message))
+
+    def _handle_auth(self, request: ClientRequest, now: float) -> None:
+        if len(self._auths) >= MAX_AUTHS:
+            self._write(
+                auth_response_frame(request.msg_id, code=ErrorCode.RATE_LIMITED, message="busy")
+            )
+            return
+        self._auths.append(request)
+        self._link.wake()
 
     def _hold_early(self, request: ClientRequest) -> None:
         self._early.append(request)
@@ -373,4 +441,5 @@ _HANDLERS: Mapping[int, Callable[[ClientHandler, ClientRequest, float], None]] =
     RequestType.ACK: ClientHandler._handle_ack,
     RequestType.HEARTBEAT: ClientHandler._handle_heartbeat,
     RequestType.STOP: ClientHandler._handle_stop,
+    RequestType.AUTH: ClientHandler._handle_auth,
 }

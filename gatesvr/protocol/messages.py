@@ -28,12 +28,14 @@ __all__ = [
     "RequestType",
     "SessionState",
     "StopReason",
+    "auth_response_frame",
     "error_frame",
     "goaway_frame",
     "heartbeat_response_frame",
     "is_valid_text",
     "kick_frame",
     "parse_ack",
+    "parse_auth",
     "parse_start",
     "parse_stop",
     "start_response_frame",
@@ -71,6 +73,7 @@ class RequestType(IntEnum):
     HEARTBEAT = 3
     BUSINESS = 4
     ACK = 5
+    AUTH = 7
 
 
 class PushType(IntEnum):
@@ -84,6 +87,7 @@ class PushType(IntEnum):
     GOAWAY = 5
     KICK = 6
     SKIP = 7
+    AUTH_RESP = 8
 
 
 class StopReason(IntEnum):
@@ -163,6 +167,32 @@ def parse_ack(payload: bytes) -> int:
 def start_response_frame(msg_id: int, response: pb.StartResponse) -> bytes:
     """Return the frame of a START_RESP."""
     return push_frame(msg_id, 0, push_body(PushType.START_RESP, response.SerializeToString()))
+
+
+def parse_auth(payload: bytes) -> str:
+    """Return the token of an AUTH; empty if the payload does not decode."""
+    try:
+        return pb.AuthRequest.FromString(payload).auth_token
+    except DecodeError:
+        return ""
+
+
+def auth_response_frame(
+    msg_id: int, expires_at: float = 0.0, code: int = 0, message: str = ""
+) -> bytes:
+    """Return the frame of an AUTH_RESP.
+
+    Args:
+        msg_id: The AUTH's.
+        expires_at: Seconds since the epoch when the credentials expire, 0 for never.
+        code: Of the refusal, 0 for none.
+        message: Of the refusal.
+    """
+    answer = pb.AuthResponse(success=not code, expires_at_ms=int(expires_at * 1000))
+    if code:
+        answer.error.error_code = code
+        answer.error.error_message = message
+    return push_frame(msg_id, 0, push_body(PushType.AUTH_RESP, answer.SerializeToString()))
 
 
 def heartbeat_response_frame(msg_id: int, client_ms: int, server_ms: int) -> bytes:

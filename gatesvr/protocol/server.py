@@ -35,6 +35,7 @@ __all__ = ["ProtocolCounters", "ServerProtocol"]
 
 _START = int(RequestType.START)
 _STOP = int(RequestType.STOP)
+_AUTH = int(RequestType.AUTH)
 _HEARTBEAT = int(RequestType.HEARTBEAT)
 _BUSINESS = int(RequestType.BUSINESS)
 _ACK = int(RequestType.ACK)
@@ -104,9 +105,10 @@ class ServerProtocol:
     ) -> list[ClientRequest]:
         """Take stream bytes in; return the requests that the caller handles, in order.
 
-        They are START (once, first), STOP, ACK, BUSINESS and HEARTBEAT (already answered: only its
-        ack_seq_id and the fact that it came are left to the caller). A frame that is answered here
-        by an ERROR and carries an ack_seq_id comes back as the ACK that it also is (PROTOCOL 2.5).
+        They are START (once, first), STOP, ACK, AUTH, BUSINESS and HEARTBEAT (already answered:
+        only its ack_seq_id and the fact that it came are left to the caller). A frame that is
+        answered here by an ERROR and carries an ack_seq_id comes back as the ACK that it also is
+        (PROTOCOL 2.5).
         Look at ``error`` after handling them.
 
         Args:
@@ -187,7 +189,7 @@ class ServerProtocol:
                 self.is_started = True
                 self.start_msg_id = request.msg_id
                 kept.append(request)
-            elif kind in (_ACK, _STOP):
+            elif kind in (_ACK, _STOP, _AUTH):
                 kept.append(request)
             else:
                 # PROTOCOL 1.5: "An unknown request type: ERROR 501, seq 0."

@@ -23,6 +23,8 @@ class SessionCounters(Counters):
     """Memory of all queues, as counted last."""
     tombstones: Gauge = 0
     """Ended sessions remembered."""
+    auth_expired: Counter = 0
+    """Sessions ended because their credentials had expired."""
     created: Counter = 0
     """Sessions made by a START."""
     logins: Counter = 0

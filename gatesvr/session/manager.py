@@ -8,6 +8,7 @@ state and sweeps once a second.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
 from .context import RETRY_MS, SessionContext
 from .counters import SessionCounters
+from .credentials import CredentialExpiry
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .index import SessionIndex
 from .login import LOGGED_IN, LoginPolicy, LoginVerdict
@@ -33,6 +35,7 @@ from .state import Event, State
 from .tombstones import Tombstones
 
 if TYPE_CHECKING:
+    from ..protocol.identity import Identity
     from ..protocol.link import Disconnect, Link
     from .outcome import StartOutcome
     from .session import Session
@@ -80,6 +83,7 @@ class SessionManager:
         random_bytes: Callable[[int], bytes] = os.urandom,
         wall_ms: Callable[[float], int] = lambda now: int(now * 1000),
         high_water: int = HIGH_WATER_BYTES,
+        needs_auth: bool = False,
     ) -> None:
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
@@ -88,9 +92,7 @@ class SessionManager:
         self._budget = MemoryBudget(
             config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
-        self.context = context = SessionContext(
-            config, high_water, self._budget, self._close_full
-        )
+        self.context = context = SessionContext(config, high_water, self._budget, self._close_full)
         self._counters = context.counters
         self.events = EventHub(
             context.counters, push.max_event_subscribers, MAX_EVENT_QUEUE, wall_ms
@@ -98,6 +100,7 @@ class SessionManager:
         self.judge = ResumeJudge(context.counters)
         self.tombstones = Tombstones(MAX_TOMBSTONES, config.resume_window)
         self._policy = LoginPolicy(config)
+        self._credentials = CredentialExpiry()
         self._starter = SessionStarter(
             config,
             transport.max_connections,
@@ -108,6 +111,8 @@ class SessionManager:
             self.events,
             random_bytes,
             self.close,
+            self.authenticate,
+            needs_auth=needs_auth,
         )
 
     def __len__(self) -> int:
@@ -164,7 +169,14 @@ class SessionManager:
 
     # START.
 
-    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+    def start(
+        self,
+        start: pb.StartRequest,
+        link: Link,
+        now: float,
+        identity: Identity | None = None,
+        auth_deadline: float = math.inf,
+    ) -> StartOutcome:
         """Make or resume the session that a START asks for (PROTOCOL 3.1, 4).
 
         Write the response at once, before anything else is written to link.
@@ -173,11 +185,19 @@ class SessionManager:
             start: The START's payload.
             link: The connection that it came on.
             now: Loop time.
+            identity: Who the client has proved to be, None if it showed no token.
+            auth_deadline: Loop time at which its credentials expire.
         """
-        outcome = self._starter.start(start, link, now)
+        outcome = self._starter.start(start, link, now, identity, auth_deadline)
         if outcome.session is None:
             self._counters.refused_starts += 1
         return outcome
+
+    def authenticate(self, session: Session, identity: Identity, deadline: float) -> None:
+        """Set who the client of a session has proved to be, and until when (PROTOCOL 3.10)."""
+        self._credentials.discard(session)
+        session.set_auth(identity, deadline)
+        self._credentials.add(session)
 
     # Login.
 
@@ -317,6 +337,7 @@ class SessionManager:
         if session.state is State.CLOSED:
             return
         self.index.remove(session)
+        self._credentials.discard(session)
         session.move(Event.CLOSE)
         why = why or close_reason(code)
         self.events.emit(kind, session, why, now)
@@ -394,12 +415,20 @@ class SessionManager:
 
     def sweep(self, now: float) -> None:
         """End expired sessions, logins, messages and tombstones. Call it once a second."""
+        self._sweep_credentials(now)
         self._sweep_logins(now)
         self._sweep_detached(now)
         self._sweep_watched(now)
         self._budget.recount(now)
         self.judge.sweep(now)
         self.tombstones.sweep(now)
+
+    def _sweep_credentials(self, now: float) -> None:
+        for session in self._credentials.take(now):
+            self._counters.auth_expired += 1
+            code, reason = CloseCode.AUTH_FAILED, "credentials expired"
+            last = kick_frame(code, reason)
+            self.close(session, code, reason, now, last=last, why="auth_expired")
 
     def _sweep_logins(self, now: float) -> None:
         deadline = now - self._config.login_timeout

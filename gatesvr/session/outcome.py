@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
     from ..protocol.link import Link
     from .session import Session
 
-__all__ = ["StartOutcome", "accept_start", "refuse_start"]
+__all__ = [
+    "StartOutcome",
+    "accept_start",
+    "refuse_start",
+    "refuse_unauthenticated",
+    "refuse_unavailable",
+]
 
+UNAVAILABLE_RETRY_MS = 5_000
 HEARTBEATS_PER_IDLE = 4
 """Heartbeat intervals in an idle time-out (PROTOCOL 3.8)."""
 
@@ -57,6 +65,8 @@ def accept_start(session: Session, token: bytes, link: Link, config: SessionConf
         max_unacked_messages=config.max_queue_size,
         max_unacked_bytes=min(config.max_queue_bytes, 0xFFFF_FFFF),
     )
+    if session.auth is not None and session.auth_deadline != math.inf:
+        response.auth_expires_at_ms = int(session.auth.expires_at * 1000)
     return StartOutcome(session, response)
 
 
@@ -91,3 +101,18 @@ def refuse_start(
     )
     reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else message
     return StartOutcome(None, response, close_code, reason)
+
+
+def refuse_unauthenticated() -> StartOutcome:
+    """Return the refusal of a client that is not let in; it never says why (PROTOCOL 3.1)."""
+    return refuse_start(ErrorCode.NOT_LOGGED_IN, CloseCode.AUTH_FAILED, "not authenticated")
+
+
+def refuse_unavailable() -> StartOutcome:
+    """Return the refusal while nobody can be authenticated."""
+    return refuse_start(
+        ErrorCode.BUSY,
+        CloseCode.OVERLOADED,
+        "authentication is not available",
+        retry_after_ms=UNAVAILABLE_RETRY_MS,
+    )

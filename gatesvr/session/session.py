@@ -7,6 +7,7 @@ that the client has the answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from .state import Event, State, Verdict, next_state
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest
+    from ..protocol.identity import Identity
     from ..protocol.link import Link
     from .context import SessionContext
     from .notify import PushResult
@@ -45,6 +47,8 @@ class Session:
         number: Its place in the order in which sessions were made.
         session_id: Unguessable name; connection_id on the wire is the same.
         openid: The user.
+        auth: Who its client has proved to be, None if nobody asked.
+        auth_deadline: Loop time at which its credentials expire, inf for never.
         client_id: The client's own name, may be empty.
         zone: The user's zone, three digits, empty for none; set at login.
         user_ip: The client's address.
@@ -78,6 +82,8 @@ class Session:
     __slots__ = (
         "_context",
         "_is_stalled",
+        "auth",
+        "auth_deadline",
         "capabilities",
         "client_id",
         "create_time",
@@ -125,6 +131,8 @@ class Session:
         self.number = 0
         self.session_id = session_id
         self.openid = openid
+        self.auth: Identity | None = None
+        self.auth_deadline = math.inf
         self.client_id = client_id
         self.zone = ""
         self.user_ip = ""
@@ -395,6 +403,12 @@ class Session:
         self.detached_at = now
         self.outbox.full_since = 0.0
 
+    def set_auth(self, identity: Identity, deadline: float) -> None:
+        """Set who its client has proved to be, and until when that holds."""
+        self.auth = identity
+        self.auth_deadline = deadline
+        self._update_peer_info()
+
     def set_zone(self, zone: str) -> None:
         """Set the zone that the hello's answer named."""
         self.zone = normalize_zone(zone)
@@ -406,7 +420,10 @@ class Session:
         self.outbox.clear()
 
     def _update_peer_info(self) -> None:
+        auth = self.auth
         self.peer_info = pb.PeerInfo(
+            auth_subject="" if auth is None else auth.subject,
+            auth_claims=None if auth is None else auth.claims,
             ip=self.user_ip,
             port=self.link.peer[1] if self.link is not None else 0,
             client_id=self.client_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,14 @@ from ..protocol.messages import (
     is_valid_text,
 )
 from .context import RETRY_MS
-from .outcome import StartOutcome, accept_start, refuse_start
+from .outcome import StartOutcome, accept_start, refuse_start, refuse_unauthenticated
 from .resume import ResumeToken
 from .session import Session
 from .state import Event
 
 if TYPE_CHECKING:
     from ..config import SessionConfig
+    from ..protocol.identity import Identity
     from ..protocol.link import Link
     from .context import SessionContext
     from .events import EventHub
@@ -54,6 +56,9 @@ class SessionStarter:
         events: Told of new and resumed sessions.
         random_bytes: Source of session ids and tokens.
         close: Closes a session: (session, code, reason, now).
+        authenticate: Sets who the client of a session is, and until when: (session, identity,
+            deadline).
+        needs_auth: Whether a new session needs an identity.
     """
 
     def __init__(
@@ -67,6 +72,9 @@ class SessionStarter:
         events: EventHub,
         random_bytes: Callable[[int], bytes],
         close: Callable[[Session, int, str, float], None],
+        authenticate: Callable[[Session, Identity, float], None],
+        *,
+        needs_auth: bool,
     ) -> None:
         self._config = config
         self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
@@ -78,9 +86,30 @@ class SessionStarter:
         self._events = events
         self._random_bytes = random_bytes
         self._close = close
+        self._authenticate = authenticate
+        self._needs_auth = needs_auth
 
-    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+    def start(
+        self,
+        start: pb.StartRequest,
+        link: Link,
+        now: float,
+        identity: Identity | None,
+        auth_deadline: float,
+    ) -> StartOutcome:
         """Make or resume the session that a START asks for; see SessionManager.start()."""
+        if identity is not None and not start.openid:
+            start.openid = identity.openid
+        outcome = self._start(start, link, now, identity)
+        if identity is not None and outcome.session is not None:
+            self._authenticate(outcome.session, identity, auth_deadline)
+            if auth_deadline != math.inf:
+                outcome.response.auth_expires_at_ms = int(identity.expires_at * 1000)
+        return outcome
+
+    def _start(
+        self, start: pb.StartRequest, link: Link, now: float, identity: Identity | None
+    ) -> StartOutcome:
         if not is_valid_text(start.openid, MAX_OPENID_BYTES) or not is_valid_text(
             start.client_id, MAX_CLIENT_ID_BYTES
         ):
@@ -88,11 +117,19 @@ class SessionStarter:
         if start.session_id:
             session = self._index.by_id.get(start.session_id)
             if session is None:
+                if self._needs_auth and identity is None:
+                    return refuse_unauthenticated()
                 return self._resume_nothing(start, link, now)
+            if identity is not None and identity.openid != session.openid:
+                return _refuse_lost(CloseCode.RESUME_DENIED, "denied", LostReason.DENIED)
             return self._resume(session, start, link, now)
         if not start.openid:
             return _refuse_bad("openid is empty")
-        if start.last_acked_seq_id and not start.protocol and self._config.base_resume:
+        if (
+            start.last_acked_seq_id
+            and not start.protocol
+            and (self._config.base_resume or identity is not None)
+        ):
             session = self._find_base(start)
             if session is not None:
                 return self._resume_base(session, start, link, now)

@@ -12,9 +12,9 @@ from typing import Any
 import jwt
 import pytest
 
-from gatesvr.auth.identity import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.auth.jwt import JwtAuthenticator
 from gatesvr.auth.keys import Key, StaticKeys, UrlKeys, load_keys, parse_jwks
+from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.config import AuthConfig
 from gatesvr.errors import ConfigError
 

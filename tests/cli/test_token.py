@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gatesvr.auth.identity import AuthCounters
 from gatesvr.auth.jwt import JwtAuthenticator
+from gatesvr.auth.reasons import AuthCounters
 from gatesvr.config import AuthConfig
 
 from .test_commands import run

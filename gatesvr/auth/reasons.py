@@ -1,14 +1,13 @@
-"""What authentication comes to: an identity, or the reason why there is none."""
+"""Why a client is not let in, and the counters of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from ..observe.metrics import Counters
+from ..observe.metrics import Counter, Counters, Gauge
 
-__all__ = ["AuthCounters", "AuthFailed", "AuthUnavailable", "Identity", "Reason"]
+__all__ = ["AuthCounters", "AuthFailed", "AuthUnavailable", "Reason"]
 
 
 class Reason(StrEnum):
@@ -48,27 +47,27 @@ class Reason(StrEnum):
 class AuthCounters(Counters):
     """What became of authentications."""
 
-    authenticated: int = 0
-    refused_missing: int = 0
-    refused_too_large: int = 0
-    refused_malformed: int = 0
-    refused_algorithm: int = 0
-    refused_unknown_key: int = 0
-    refused_signature: int = 0
-    refused_expired: int = 0
-    refused_not_yet: int = 0
-    refused_audience: int = 0
-    refused_issuer: int = 0
-    refused_claim: int = 0
-    refused_openid: int = 0
-    refused_denied: int = 0
-    refused_limited: int = 0
-    unavailable: int = 0
-    renewed: int = 0
-    expired_sessions: int = 0
-    keys: int = 0  # keys known now (a gauge)
-    key_refreshes: int = 0
-    key_failures: int = 0
+    authenticated: Counter = 0
+    refused_missing: Counter = 0
+    refused_too_large: Counter = 0
+    refused_malformed: Counter = 0
+    refused_algorithm: Counter = 0
+    refused_unknown_key: Counter = 0
+    refused_signature: Counter = 0
+    refused_expired: Counter = 0
+    refused_not_yet: Counter = 0
+    refused_audience: Counter = 0
+    refused_issuer: Counter = 0
+    refused_claim: Counter = 0
+    refused_openid: Counter = 0
+    refused_denied: Counter = 0
+    refused_limited: Counter = 0
+    unavailable: Counter = 0
+    renewed: Counter = 0
+    expired_sessions: Counter = 0
+    keys: Gauge = 0
+    key_refreshes: Counter = 0
+    key_failures: Counter = 0
 
     def refused(self, reason: Reason) -> None:
         """Count a refusal."""
@@ -90,20 +89,3 @@ class AuthFailed(Exception):
 
 class AuthUnavailable(Exception):
     """Nothing can be said now: no keys, or the service does not answer. Nobody is let in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a client is.
-
-    Attributes:
-        openid: The user.
-        subject: The token's ``sub``.
-        claims: The claims named in ``auth.claims``, for upstreams; text as it is, all else as JSON.
-        expires_at: Seconds since the epoch when it ends, 0 for never.
-    """
-
-    openid: str
-    subject: str = ""
-    claims: Mapping[str, str] = field(default_factory=dict)
-    expires_at: float = 0.0

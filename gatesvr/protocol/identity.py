@@ -1,0 +1,25 @@
+"""Identity: who a client has proved to be (PROTOCOL 3.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is.
+
+    Attributes:
+        openid: The user.
+        subject: The token's ``sub``.
+        claims: The claims named in ``auth.claims``, for upstreams; text as it is, all else as JSON.
+        expires_at: Seconds since the epoch when it ends, 0 for never.
+    """
+
+    openid: str
+    subject: str = ""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    expires_at: float = 0.0

@@ -1,0 +1,224 @@
+"""Who is let in at START, by whom a session is resumed, and how credentials end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gatesvr._pb import message_pb2 as pb
+
+from ..auth.tokens import RSA, pem, token
+from ..fakes import until
+from .harness import counter, running_gateway
+from .plain_client import PlainClient, answer, business, plain_client
+from .plain_upstream import PlainUpstream, plain_upstream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gatesvr.gateway import Gateway
+
+
+@asynccontextmanager
+async def scene(
+    backend: str, folder: Path, *sets: str
+) -> AsyncIterator[tuple[Gateway, PlainUpstream]]:
+    key = folder / "key.pem"
+    key.write_bytes(pem(RSA))
+    settings = (
+        "auth.mode=jwt",
+        "auth.algorithms=['RS256']",
+        f"auth.key={key}",
+        "auth.audience=gatesvr",
+        "auth.issuer=https://id.test",
+        "auth.min_refusal_time=1ms",
+        "auth.claims=['role']",
+        *sets,
+    )
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, *settings) as gateway,
+    ):
+        yield gateway, upstream
+
+
+def auth(value: str, msg_id: int = 77) -> pb.ClientRequest:
+    payload = pb.AuthRequest(auth_token=value).SerializeToString()
+    return pb.ClientRequest(msg_id=msg_id, type=pb.REQUEST_AUTH, payload=payload)
+
+
+async def auth_response(client: PlainClient) -> pb.AuthResponse:
+    push = await client.receive()
+    assert (push.type, push.seq_id) == (pb.PUSH_AUTH_RESP, 0)
+    return pb.AuthResponse.FromString(push.payload)
+
+
+async def test_a_good_token_lets_in_and_upstreams_learn_who_it_is(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, upstream),
+        plain_client(gateway.address) as client,
+    ):
+        started = await client.login("", auth_token=token(role="admin"))
+        assert started.auth_expires_at_ms > time.time() * 1000
+        client.send(business(2, "echo", b"x"))
+        assert answer(await client.receive()).data == b"x"
+        asked = upstream.requests[-1]
+        assert asked.openid == "alice"
+        assert asked.peer.auth_subject == "alice"
+        assert dict(asked.peer.auth_claims) == {"role": "admin"}
+        assert counter(gateway, "auth.authenticated") == 1
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no token": ({}, "refused_missing"),
+    "expired": ({"auth_token": token(exp=int(time.time()) - 3_600)}, "refused_expired"),
+    "another openid": ({"auth_token": token(sub="mallory")}, "refused_openid"),
+    "rubbish": ({"auth_token": "rubbish"}, "refused_malformed"),
+    "unknown session": ({"session_id": "x" * 32, "resume_token": b"t" * 16}, ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_every_refusal_says_the_same(backend: str, name: str, tmp_path: Path) -> None:
+    fields, counted = BAD[name]
+    async with (
+        scene(backend, tmp_path) as (gateway, upstream),
+        plain_client(gateway.address) as client,
+    ):
+        response = await client.start("alice", **fields)
+        assert not response.success
+        assert (response.error.error_code, response.error.error_message) == (
+            401,
+            "not authenticated",
+        )
+        assert await client.closed() == 4401
+        assert counter(gateway, "session.sessions") == 0
+        assert upstream.requests == []
+        if counted:
+            assert counter(gateway, f"auth.{counted}") == 1
+
+
+async def test_a_resume_needs_no_token_and_a_token_of_its_own_openid_if_any(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as first,
+        plain_client(gateway.address) as thief,
+        plain_client(gateway.address) as second,
+        plain_client(gateway.address) as third,
+    ):
+        started = await first.login("alice", auth_token=token())
+        stolen = await thief.resume(started, 1, auth_token=token(sub="mallory"))
+        assert (stolen.success, stolen.error.error_code) == (False, 403)
+        assert stolen.lost_reason == pb.LOST_DENIED
+        assert await thief.closed() == 4403
+        resumed = await second.resume(started, 1)
+        assert resumed.success
+        assert resumed.resumed
+        assert resumed.auth_expires_at_ms == started.auth_expires_at_ms
+        again = await third.resume(resumed, 1, auth_token=token(exp=int(time.time()) + 9_000))
+        assert again.resumed
+        assert again.auth_expires_at_ms > started.auth_expires_at_ms
+
+
+async def test_expired_credentials_end_the_session_and_auth_renews_them(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path, "auth.leeway=0") as (gateway, _),
+        plain_client(gateway.address) as keeps,
+        plain_client(gateway.address) as forgets,
+    ):
+        soon = int(time.time()) + 2
+        await keeps.login("alice", auth_token=token(exp=soon))
+        await forgets.login("bob", auth_token=token(sub="bob", exp=soon))
+        keeps.send(auth("rubbish"))
+        refused = await auth_response(keeps)
+        assert (refused.success, refused.error.error_code) == (False, 401)
+        keeps.send(auth(token(sub="bob")))
+        refused = await auth_response(keeps)
+        assert (refused.success, refused.error.error_code) == (False, 403)
+        keeps.send(auth(token(exp=soon + 600)))
+        renewed = await auth_response(keeps)
+        assert renewed.success
+        assert renewed.expires_at_ms == (soon + 600) * 1000
+        kick = await forgets.receive()
+        assert kick.type == pb.PUSH_KICK
+        assert await forgets.closed() == 4401
+        assert counter(gateway, "session.auth_expired") == 1
+        keeps.send(business(2, "echo", b"still here"))
+        assert answer(await keeps.receive()).data == b"still here"
+
+
+async def test_expiry_that_is_not_enforced(backend: str, tmp_path: Path) -> None:
+    sets = ("auth.leeway=0", "auth.enforce_expiry=false")
+    async with (
+        scene(backend, tmp_path, *sets) as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        started = await client.login("alice", auth_token=token(exp=int(time.time()) + 1))
+        assert started.auth_expires_at_ms == 0
+        assert len(gateway.session_manager._credentials) == 0
+
+
+async def test_too_many_failures_of_an_address_are_not_looked_at(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.limit.BURST", 3.0)
+    monkeypatch.setattr("gatesvr.auth.limit.RATE", 0.0)
+    async with scene(backend, tmp_path) as (gateway, _):
+        for _ in range(4):
+            async with plain_client(gateway.address) as client:
+                response = await client.start("alice", auth_token="rubbish")
+                assert response.error.error_code == 401
+        assert counter(gateway, "auth.refused_malformed") == 3
+        assert counter(gateway, "auth.refused_limited") == 1
+
+
+async def test_without_authentication_auth_is_answered(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("alice")
+        client.send(auth("anything"))
+        assert await auth_response(client) == pb.AuthResponse(success=True)
+
+
+async def test_a_client_that_leaves_while_it_is_authenticated_leaves_nothing(
+    backend: str, tmp_path: Path
+) -> None:
+    async with scene(backend, tmp_path) as (gateway, _):
+        gate = gateway.engine.gate
+        assert gate is not None
+        asked, answered = asyncio.Event(), asyncio.Event()
+        authenticate = gate._authenticator.authenticate
+
+        async def slow(value: str, openid: str) -> Any:
+            asked.set()
+            await answered.wait()
+            return await authenticate(value, openid)
+
+        gate._authenticator.authenticate = slow  # type: ignore[method-assign]
+        async with plain_client(gateway.address) as client:
+            start = pb.StartRequest(openid="alice", auth_token=token(), protocol=1)
+            client.send(
+                pb.ClientRequest(
+                    msg_id=1, type=pb.REQUEST_START, payload=start.SerializeToString()
+                ),
+                business(1, "hello"),
+            )
+            await asyncio.wait_for(asked.wait(), 30)
+        await until(lambda: counter(gateway, "transport.connections") == 0)
+        answered.set()
+        await until(lambda: counter(gateway, "transport.tasks") == 0)
+        assert counter(gateway, "session.created") == 0
