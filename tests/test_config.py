@@ -561,7 +561,7 @@ def test_address_written_twice_in_a_service_is_refused() -> None:
 
 @pytest.mark.parametrize("action", ["x" * 65, "ü" * 33, "x" * 65 + "*", "a\nb", "a\x85", "\ud800"])
 def test_route_that_no_action_can_match_is_refused(action: str) -> None:
-    with pytest.raises(ConfigError, match="RouteRule.action: "):
+    with pytest.raises(ConfigError, match=r"RouteRule\.action: "):
         RouteRule(action=action, service="x")
 
 
@@ -573,7 +573,7 @@ def test_route_of_the_longest_action_is_taken() -> None:
 @pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64, "a." + "x" * 64])
 def test_bind_that_is_no_host_name_is_refused(host: str) -> None:
     for section in (TransportConfig, PushConfig):
-        with pytest.raises(ConfigError, match="bind: .* is no host name"):
+        with pytest.raises(ConfigError, match=r"bind: .* is no host name"):
             section(bind=f"{host}:1")
 
 
