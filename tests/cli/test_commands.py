@@ -222,6 +222,9 @@ def test_user_without_a_name(error: type[Exception], monkeypatch: pytest.MonkeyP
 def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert style("x", fg="red") == "x"
+    monkeypatch.setenv("TERM", "xterm")
     assert style("x", fg="red") == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert style("x", fg="red") == "x"
