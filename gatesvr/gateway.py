@@ -51,17 +51,22 @@ class Gateway(LocalPushApi):
     broadcast(), multicast(), kick(), get_session(), sessions() and events().
 
     Args:
-        config: The configuration.
+        config: The configuration; None for the defaults.
 
     Raises:
         ConfigError: The certificate cannot be read, or the QUIC library is not installed.
+        TypeError: config is not a Config.
     """
 
     core = "compiled"
     """Kind of the core."""
 
     def __init__(self, config: Config | None = None) -> None:
-        self.config = config = config or Config()
+        if config is None:
+            config = Config()
+        elif not isinstance(config, Config):
+            raise TypeError(f"config must be a gatesvr.Config, not {type(config).__name__}")
+        self.config = config
         clock = RunningClock()
         max_message_bytes = int(config.session.max_message_bytes)
         self.upstream = UpstreamManager(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from gatesvr.config import (
     Endpoint,
     LogConfig,
     PushConfig,
+    Range,
     RouteRule,
     SessionConfig,
     Size,
     TransportConfig,
     UpstreamConfig,
+    check_numbers,
     fields,
     load,
     needs_restart,
@@ -484,6 +487,111 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_no_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         parse_address(text)
+
+
+# Values of any size -------------------------------------------------------------------------------
+
+HUGE = {"400 digits": "9" * 400, "5,000 digits": "9" * 5000, "with underscores": "9_99" * 2000}
+
+
+@pytest.mark.parametrize("digits", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize(
+    "name", ["session.max_in_flight", "session.max_message_bytes", "session.login_timeout"]
+)
+def test_huge_number_is_refused_in_one_short_line(name: str, digits: str, tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text(f"{name} = {digits}\n", "utf-8")
+    loads: dict[str, Any] = {
+        str(file): lambda: load(file),
+        "--set": lambda: load(sets=[f"{name}={digits}"]),
+        variable(name): lambda: load(environ={variable(name): digits}),
+    }
+    for source, load_it in loads.items():
+        with pytest.raises(ConfigError) as caught:
+            load_it()
+        line = str(caught.value)
+        assert line.startswith(f"{source}: {name}: ")
+        assert len(line) < len(source) + 250
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize("power", [400, 5000])
+def test_huge_number_in_python_is_refused(power: int) -> None:
+    for field in ("max_in_flight", "max_message_bytes", "login_timeout"):
+        for value in (10**power, -(10**power)):
+            with pytest.raises(ConfigError, match=f"session.{field}: "):
+                SessionConfig(**{field: value})
+    with pytest.raises(ConfigError, match="pause: "):
+        check_numbers(pause=(10**power, Range(0, math.inf)))
+
+
+def test_long_value_is_cut_in_the_message() -> None:
+    for setting in (
+        "log.level",
+        "transport.bind",
+        "session.login_timeout",
+        "session.max_message_bytes",
+        "dispatch.workers",
+        "route",
+    ):
+        with pytest.raises(ConfigError, match="x…") as caught:
+            load(sets=[f"{setting}={'x' * 5000}"])
+        assert len(str(caught.value)) < 250
+
+
+# Small things -------------------------------------------------------------------------------------
+
+
+def test_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text("dispatch.workers = 3\n", "utf-8-sig")
+    assert load(file).dispatch.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "source"),
+    [
+        ("upstream.services={}", "--set: upstream.services: "),
+        ("upstream.services.chat=[]", "--set: upstream.services: "),
+    ],
+)
+def test_services_without_a_login_are_refused_with_their_source(setting: str, source: str) -> None:
+    with pytest.raises(ConfigError, match=f"{source}no route for 'hello'"):
+        load(sets=[setting])
+
+
+def test_variable_in_small_letters_is_told_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean GATESVR_DISPATCH__WORKERS\?"):
+        load(environ={"GATESVR_dispatch__workers": "8"})
+
+
+def test_address_written_twice_in_a_service_is_refused() -> None:
+    twice = [{"address": "h:1"}, {"address": "h:2"}, {"address": "h:1", "weight": 2}]
+    with pytest.raises(ConfigError, match=r"flag: upstream.services.zone\[2\].address: 'h:1'"):
+        load(overrides={"upstream.services.hello": [], "upstream.services.zone": twice})
+    # One address may serve several zones, and several services.
+    zones = [Endpoint(address="h:1", zone=zone) for zone in ("1", "2", "")]
+    UpstreamConfig(services={"hello": zones, "zone": zones})
+    with pytest.raises(ConfigError, match="twice"):
+        UpstreamConfig(services={"zone": [Endpoint(address="h:1", zone=z) for z in ("1", "001")]})
+
+
+@pytest.mark.parametrize("action", ["x" * 65, "ü" * 33, "x" * 65 + "*", "a\nb", "a\x85", "\ud800"])
+def test_route_that_no_action_can_match_is_refused(action: str) -> None:
+    with pytest.raises(ConfigError, match=r"RouteRule\.action: "):
+        RouteRule(action=action, service="x")
+
+
+def test_route_of_the_longest_action_is_taken() -> None:
+    for action in ("x" * 64, "ü" * 32, "x" * 64 + "*"):
+        assert RouteRule(action=action, service="x").action == action
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64, "a." + "x" * 64])
+def test_bind_that_is_no_host_name_is_refused(host: str) -> None:
+    for section in (TransportConfig, PushConfig):
+        with pytest.raises(ConfigError, match=r"bind: .* is no host name"):
+            section(bind=f"{host}:1")
 
 
 def test_configuration_is_frozen() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from typing import Any
 
 import pytest
 
 from gatesvr import Client, ConfigError, Gateway
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.config import Config, load
+from gatesvr.config import Config, SessionConfig, load
 from gatesvr.demo.fleet import start_demo
 
 from .e2e.harness import counter, running_gateway
@@ -141,6 +142,12 @@ async def test_stop_ends_what_does_not_finish() -> None:
         push = await client.receive()
         assert (error(push).error_code, error(push).outcome) == (503, pb.OUTCOME_UNKNOWN)
         assert await client.closed() == 4503
+
+
+@pytest.mark.parametrize("config", ["x", "", {}, SessionConfig(), Config])
+def test_what_is_no_configuration_is_refused_by_name(config: Any) -> None:
+    with pytest.raises(TypeError, match=r"config must be a gatesvr\.Config, not "):
+        Gateway(config)
 
 
 async def test_start_twice_raises() -> None:

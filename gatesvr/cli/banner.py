@@ -43,6 +43,13 @@ def banner(
         "core": f"{core()}, {loop} loop",
         "certificate": certificate,
     }
+    auth = gateway.config.auth
+    if auth.mode != "none":
+        lines["clients prove"] = f"their openid by {auth.mode} ({auth.jwks or auth.key})"
+    elif not is_demo:
+        lines["clients prove"] = (
+            "nothing: whoever reaches the port may claim any openid (auth.mode)"
+        )
     width = max(map(len, lines))
     text = [style(f"GateSvr {version_of('gatesvr')}", bold=True)]
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]

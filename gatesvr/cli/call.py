@@ -10,7 +10,7 @@ import click
 
 from ..errors import ConfigError
 from .loop import run
-from .options import PAIR, Target, target_options
+from .options import PAIR, TEXT, Target, target_options
 from .terminal import echo, escape_control, show_data, style, to_json
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _EPILOG = "\b\nActions of the demo services (serve --demo):\n" + "\n".join(
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("action")
+@click.argument("action", type=TEXT)
 @click.option(
     "--data",
     default="",

@@ -21,6 +21,7 @@ from ..errors import ConfigError, NotifyOverflow, RequestFailed, SessionLost
 from ..observe.log import configure, format_keys
 from .loop import run, stop_event
 from .options import DURATION, Target, target_options
+from .prompt import typed_lines
 from .state import StateFile
 from .terminal import echo, escape_control, style
 
@@ -272,29 +273,17 @@ def _readable(data: bytes) -> str:
 
 
 async def _prompt(lines: asyncio.Queue[str | None], stop: asyncio.Event) -> None:
-    """Read lines from a person, then None, without mixing output into the line being typed.
-
-    Ctrl-C sets stop.
-    """
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.patch_stdout import patch_stdout
-
-    session: PromptSession[str] = PromptSession()
-    with patch_stdout(raw=True):
-        while True:
-            try:
-                line = await session.prompt_async(
-                    "> ", handle_sigint=False, set_exception_handler=False
-                )
-            except EOFError:
-                await lines.put(None)
-                return
-            except KeyboardInterrupt:
-                stop.set()
-                return
-            await lines.put(line)
-            if line.strip() in _LAST:
-                return
+    """Put the lines that a person types into a queue, then None; Ctrl-C sets stop."""
+    try:
+        async with contextlib.aclosing(typed_lines()) as typed:
+            async for line in typed:
+                await lines.put(line)
+                if line.strip() in _LAST:
+                    return
+    except EOFError:
+        await lines.put(None)
+    except KeyboardInterrupt:
+        stop.set()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

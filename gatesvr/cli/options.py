@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..config import Duration, parse_address
+from ..config import Duration, Range, parse_address
+from ..config.kinds import shown
 
 if TYPE_CHECKING:
     from ..client import Client, Lost
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
     _AddressBase = click.ParamType[str]
     _DurationBase = click.ParamType[float]
     _PairBase = click.ParamType[tuple[str, str]]
+    _TextBase = click.ParamType[str]
 else:
     # Generic only since click 8.2.
-    _AddressBase = _DurationBase = _PairBase = click.ParamType
+    _AddressBase = _DurationBase = _PairBase = _TextBase = click.ParamType
 
-__all__ = ["ADDRESS", "DURATION", "PAIR", "Target", "target_options", "transport_option"]
+__all__ = ["ADDRESS", "DURATION", "PAIR", "TEXT", "Target", "target_options", "transport_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,18 +44,41 @@ class _Address(_AddressBase):
         return str(value)
 
 
+class _Text(_TextBase):
+    """Text that UTF-8 can carry: an argument in another encoding is refused."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{shown(text)} is not UTF-8 text", param, ctx)
+        return text
+
+
 class _Duration(_DurationBase):
-    """500ms, 1s, 2m, 1h or a number of seconds; passed on in seconds."""
+    """500ms, 1s, 2m, 1h or a number of seconds; passed on in seconds.
+
+    Args:
+        low: The shortest one, seconds.
+    """
 
     name = "DURATION"
+
+    def __init__(self, low: float = 0.0) -> None:
+        self._limits = Range(low, math.inf)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         try:
-            return Duration.parse(value)
+            seconds = Duration.parse(value)
+            self._limits.check(seconds, Duration)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        return seconds
 
 
 class _Pair(_PairBase):
@@ -67,13 +93,15 @@ class _Pair(_PairBase):
             return value
         key, equals, rest = str(value).partition("=")
         if not equals or not key:
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        return key, rest
+            self.fail(f"{shown(value)} is not KEY=VALUE", param, ctx)
+        return TEXT.convert(key, param, ctx), TEXT.convert(rest, param, ctx)
 
 
 ADDRESS = _Address()
 DURATION = _Duration()
+TIMEOUT = _Duration(0.001)
 PAIR = _Pair()
+TEXT = _Text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +177,12 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--openid",
+                type=TEXT,
                 default=_default_openid,
                 help="User to log in as.  [default: a new name for each call]",
             ),
-            click.option("--token", default="", help="Sent as auth_token."),
-            click.option("--zone", default="", help="Zone to log in to."),
+            click.option("--token", type=TEXT, default="", help="Sent as auth_token."),
+            click.option("--zone", type=TEXT, default="", help="Zone to log in to."),
             click.option(
                 "--ca",
                 type=click.Path(dir_okay=False),
@@ -164,7 +193,7 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
             transport_option,
             click.option(
                 "--timeout",
-                type=DURATION,
+                type=TIMEOUT,
                 default="30s",
                 show_default=True,
                 help="Longest wait for an answer.",

@@ -28,6 +28,7 @@ __all__ = [
     "ServerOutput",
     "echo",
     "escape_control",
+    "is_dumb",
     "open_streams",
     "show_data",
     "style",
@@ -71,7 +72,10 @@ def echo(text: str | bytes = "", *, err: bool = False, nl: bool = True) -> None:
     if isinstance(text, bytes):
         stream.buffer.write(text + b"\n" * nl)
     else:
-        stream.write(text + "\n" * nl)
+        # A terminal's prompt may stand in for the stream, and writes ? for what it cannot show.
+        encoding = stream.encoding or "utf-8"
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        stream.write(shown + "\n" * nl)
     stream.flush()
 
 
@@ -107,8 +111,13 @@ def style(text: str, *, err: bool = False, **how: object) -> str:
     Source: https://no-color.org
     """
     stream = sys.stderr if err else sys.stdout
-    is_wanted = stream.isatty() and not os.environ.get("NO_COLOR")
+    is_wanted = stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
     return click.style(text, **how) if is_wanted else text  # type: ignore[arg-type]
+
+
+def is_dumb() -> bool:
+    """Return whether the terminal obeys no escape sequences, as prompt_toolkit decides it."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
 
 
 class ServerOutput:

@@ -25,9 +25,9 @@ def command() -> None:
 
     \b
     gatesvr token key
-    gatesvr serve --demo --set auth.mode=jwt --set auth.algorithms=ES256 \\
+    gatesvr serve --demo --set auth.mode=jwt --set "auth.algorithms=['ES256']" \\
       --set auth.key=token.pub --set auth.audience=gatesvr --set auth.issuer=test
-    gatesvr call whoami --openid ann --token "$(gatesvr token make ann)"
+    gatesvr call echo --openid ann --token "$(gatesvr token make ann)"
     """
 
 

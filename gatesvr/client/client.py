@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import inf
@@ -18,7 +19,8 @@ from ..protocol.client_session import ClientSession
 from ..protocol.messages import StopReason
 from ..transport.addresses import host_name
 from ..transport.tls import client_tls
-from .connector import Connector
+from .checks import check_text, check_texts, check_type
+from .connector import Connector, LoginNotMade
 from .counters import ClientCounters
 from .messages import Answer, Lost, Notify
 from .notifies import NotifyBuffer
@@ -30,6 +32,7 @@ logger = logging.getLogger("gatesvr.client")
 LOGIN_ACTION = "hello"
 LATE_S = 0.1
 """A timer later than this means that the process stalled, seconds."""
+_TIMEOUT = Range(0, math.inf)
 MAX_WAITING = 10_000
 """Requests that wait for room among those in flight; above it QueueFull."""
 
@@ -103,8 +106,10 @@ class Client:
             session. What the callback raises closes the connection, and the client tries again.
 
     Raises:
-        ConfigError: The server is no HOST:PORT, resume is no state or of another openid, a number
-            is out of its range: only reconnect_timeout may be 0.
+        ConfigError: The server is no HOST:PORT, resume is no state or of another openid, a text
+            cannot be written as UTF-8, a number is out of its range: only reconnect_timeout may
+            be 0.
+        TypeError: A parameter has another type; the message names it.
     """
 
     def __init__(
@@ -115,7 +120,7 @@ class Client:
         client_id: str = "",
         auth_token: str = "",
         zone: str = "",
-        ca: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
         insecure: bool = False,
         transport: str = "auto",
         login: bool = True,
@@ -135,6 +140,25 @@ class Client:
             request_timeout=(request_timeout, Range(0.001, math.inf)),
             reconnect_timeout=(reconnect_timeout, Range(0, math.inf)),
         )
+        texts = {
+            "client_id": client_id,
+            "auth_token": auth_token,
+            "zone": zone,
+            "transport": transport,
+        }
+        if openid is not None:
+            texts["openid"] = openid
+        if ca is not None:
+            ca = texts["ca"] = os.fspath(ca) if isinstance(ca, os.PathLike) else ca
+        for name, text in texts.items():
+            check_text(name, text)
+        check_type("login_data", login_data, bytes)
+        check_type("resume", resume, bytes)
+        if login_params is not None and not callable(login_params):
+            check_texts("login_params", login_params)
+        for name, callback in (("on_lost", on_lost), ("on_state", on_state)):
+            if callback is not None:
+                check_type(name, callback, Callable, "callable")  # type: ignore[arg-type]
         self._server = _server(server)
         self._session = _session(openid, client_id, auth_token, resume)
         self._session.carries_acks = on_state is None
@@ -225,6 +249,7 @@ class Client:
             SessionLost: The session to resume is over and the gateway wants no new one, for
                 example because the openid has logged in elsewhere.
             ConfigError: The CA file cannot be read, or the QUIC library is not installed.
+            Exception: What login_params raised.
         """
         if self._connector is not None:
             raise RuntimeError("connect() was called before")
@@ -270,12 +295,29 @@ class Client:
             RequestFailed: The login was refused, by the gateway or by the upstream.
             SessionLost: The session ended first.
         """
-        if not data and params is None:
-            data = self._login_data
-            params = self._login_params() if callable(self._login_params) else self._login_params
-            last = None
-        else:
-            last = (data, params)
+        if data or params is not None:
+            return await self._log_in_with(data, params, (data, params))
+        return await self._log_in_as_made()
+
+    async def _log_in_as_made(self) -> Answer:
+        """Log in with login_params and login_data."""
+        params = self._login_params
+        if callable(params):
+            try:
+                params = params()
+            except StopIteration as error:  # no coroutine may raise it
+                raise RuntimeError("login_params raised StopIteration") from error
+            if params is not None:
+                check_texts("what login_params returns", params)
+        return await self._log_in_with(self._login_data, params, (b"", None))
+
+    async def _log_in_with(
+        self,
+        data: bytes,
+        params: Mapping[str, str] | None,
+        again: tuple[bytes, Mapping[str, str] | None],
+    ) -> Answer:
+        """Log in; a later session is logged in to by ``login(*again)``."""
         params = dict(params or {})
         if self.zone:
             params.setdefault("zone", self.zone)
@@ -286,15 +328,24 @@ class Client:
             raise RequestFailed(
                 f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
             )
-        self._last_login = last or (b"", None)
+        self._last_login = again
         return answer
 
     async def _log_in(self) -> None:
-        """Log in to a new session as to the last one."""
-        if self._login_params is None and not self._login_data and self._last_login is not None:
-            await self.login(*self._last_login)
-        elif self._logs_in:
-            await self.login()
+        """Log in to a new session as to the last one.
+
+        Raises:
+            LoginNotMade: The application's parameters make no login.
+        """
+        try:
+            if self._login_params is None and not self._login_data and self._last_login is not None:
+                await self.login(*self._last_login)
+            elif self._logs_in:
+                await self._log_in_as_made()
+        except (RequestFailed, SessionLost):
+            raise
+        except Exception as error:
+            raise LoginNotMade(error) from error
 
     @property
     def _logs_in(self) -> bool:
@@ -327,7 +378,11 @@ class Client:
             SessionLost: The session ended before there was an answer.
             QueueFull: Too many requests wait already.
             ValueError: The request is none that the protocol can carry.
+            TypeError: A parameter has another type; the message names it.
+            ConfigError: The timeout is no number, or negative.
         """
+        if timeout is not None:
+            check_numbers(timeout=(timeout, _TIMEOUT))
         if self._connector is None:
             raise SessionLost("not connected", outcome=Outcome.NOT_STARTED)
         deadline = self._now() + (self.request_timeout if timeout is None else timeout)
@@ -613,6 +668,10 @@ def _server(server: str | tuple[str, int]) -> tuple[str, int]:
     Raises:
         ConfigError: It is neither.
     """
+    if not isinstance(server, str | tuple | list):
+        raise ConfigError(
+            f"must be 'HOST:PORT' or (host, port), not {type(server).__name__}", field="server"
+        )
     try:
         host, port = parse_address(server) if isinstance(server, str) else server[:2]
         host_name(host)

@@ -38,7 +38,7 @@ from .reconnect import (
 )
 from .stream import STOP_TIMEOUT_S, StreamHandler
 
-__all__ = ["Connector", "ConnectorOwner"]
+__all__ = ["Connector", "ConnectorOwner", "LoginNotMade"]
 
 logger = logging.getLogger("gatesvr.client")
 
@@ -52,6 +52,18 @@ MAX_FIRST_PAUSE_S = 1.0
 """Longest pause between the tries of the first connect, beside what the gateway asks for."""
 _TLS_ERRORS = range(0x100, 0x200)
 """QUIC error codes of TLS alerts: trying again does not help."""
+
+
+class LoginNotMade(Exception):
+    """The application's own error kept a login from being sent.
+
+    Args:
+        error: What the application's code, or the check of what it gave, raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(f"the login could not be made: {type(error).__name__}: {error}")
 
 
 class ConnectorOwner(Protocol):
@@ -82,7 +94,7 @@ class Connector:
         connect_timeout: How long to try to connect for the first time, and the longest time for a
             connection and its handshake later, seconds.
         reconnect_timeout: How long to try to get the session back, seconds; 0 for not at all.
-        login: Called behind each START whose session is not logged in.
+        login: Called behind each START whose session is not logged in; may raise LoginNotMade.
     """
 
     def __init__(
@@ -146,6 +158,7 @@ class Connector:
             ConnectionFailed: It did not come to a session.
             RequestFailed: The login was refused.
             SessionLost: The session that was saved is over, and the gateway wants no new one.
+            Exception: What kept the login from being made.
         """
         self._task = self._loop.create_task(self._run())
         try:
@@ -186,6 +199,9 @@ class Connector:
         except GatesvrError as raised:
             failure = raised
             error = SessionLost(str(raised), getattr(raised, "code", 0))
+        except LoginNotMade as raised:
+            failure = raised.error
+            error = SessionLost(str(raised))
         except Exception as raised:
             logger.exception("connector_error")
             error = SessionLost(f"internal error of the client: {raised!r}")

@@ -29,6 +29,7 @@ __all__ = [
     "kinds_of",
     "number_kind",
     "parse_address",
+    "shown",
 ]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", re.ASCII)
@@ -44,6 +45,17 @@ _SIZE_UNITS = {
     "MB": 10**6,
     "GB": 10**9,
 }
+
+_SHOWN = 64
+
+
+def shown(value: object) -> str:
+    """Return value as a message has it: its repr, cut to 64 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes out
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 class Duration:
@@ -61,9 +73,9 @@ class Duration:
         elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
             seconds = float(match[1]) * _DURATION_UNITS[match[2]]
         else:
-            raise ValueError(f"{value!r} is no duration (write 500ms, 1s, 2m or 1h)")
+            raise ValueError(f"{shown(value)} is no duration (write 500ms, 1s, 2m or 1h)")
         if not math.isfinite(seconds) or seconds < 0:
-            raise ValueError(f"{value!r} is no duration: it must be finite and not negative")
+            raise ValueError(f"{shown(value)} is no duration: it must be finite and not negative")
         return seconds
 
     @staticmethod
@@ -91,12 +103,14 @@ class Size:
             size = float(match[1]) * _SIZE_UNITS[match[2]]
             if math.isfinite(size) and size == int(size):
                 return int(size)
-        raise ValueError(f"{value!r} is no size (write 1024, 64KiB or 4MiB)")
+        raise ValueError(f"{shown(value)} is no size (write 1024, 64KiB or 4MiB)")
 
     @staticmethod
     def spell(size: float) -> str:
         """Return bytes as a file has them."""
         whole = int(size)
+        if whole >= 1 << 60:
+            return shown(whole)
         for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
             if whole and whole % length == 0:
                 return f"{whole // length}{unit}"
@@ -145,9 +159,12 @@ def check_numbers(**values: tuple[Any, Range]) -> None:
     """
     for name, (value, limits) in values.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ConfigError(f"{value!r} is no number", field=name)
+            raise ConfigError(f"{shown(value)} is no number", field=name)
         try:
             limits.check(value, float)
+            float(value)
+        except OverflowError:
+            raise ConfigError(f"{shown(value)} is out of range", field=name) from None
         except ValueError as error:
             raise ConfigError(str(error), field=name) from None
 
@@ -209,13 +226,13 @@ def parse_address(text: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError(f"{text!r} is not HOST:PORT (write an IPv6 address as [::1]:8453)")
+        raise ValueError(f"{shown(text)} is not HOST:PORT (write an IPv6 address as [::1]:8453)")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
-        raise ValueError(f"{text!r} is not HOST:PORT")
+        raise ValueError(f"{shown(text)} is not HOST:PORT")
     if int(port) > 65535:
-        raise ValueError(f"{text!r} is not HOST:PORT (a port is 0 to 65535)")
+        raise ValueError(f"{shown(text)} is not HOST:PORT (a port is 0 to 65535)")
     if not host.isprintable() or " " in host:
-        raise ValueError(f"{text!r} is not HOST:PORT")
+        raise ValueError(f"{shown(text)} is not HOST:PORT")
     return host, int(port)
 
 
@@ -231,7 +248,11 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def _spell(value: float, kind: type[Any]) -> str:
-    return kind.spell(value) if kind in (Duration, Size) else f"{value:.15g}"
+    if kind in (Duration, Size):
+        text: str = kind.spell(value)
+        return text
+    # A float cannot hold every int.
+    return shown(value) if isinstance(value, int) else f"{value:.15g}"
 
 
 def _read(kind: Any, value: Any) -> Any:
@@ -243,15 +264,15 @@ def _read(kind: Any, value: Any) -> Any:
         return _read_choice(arguments, value)
     if origin is list:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{value!r} is no list")
+            raise ValueError(f"{shown(value)} is no list")
         return [_read(arguments[0], item) for item in value]
     if origin is dict:
         if not isinstance(value, dict):
-            raise ValueError(f"{value!r} is no table")
+            raise ValueError(f"{shown(value)} is no table")
         return {_read(arguments[0], k): _read(arguments[1], v) for k, v in value.items()}
     if not isinstance(value, kind):
         names = {bool: "neither true nor false", str: "no text"}
-        raise ValueError(f"{value!r} is {names.get(kind, f'no {kind.__name__}')}")
+        raise ValueError(f"{shown(value)} is {names.get(kind, f'no {kind.__name__}')}")
     return value
 
 
@@ -266,7 +287,7 @@ def _read_number(kind: Any, value: Any) -> float:
     if spelling is not int:
         value = spelling.parse(value)
     elif not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{shown(value)} is no whole number")
     limits.check(value, spelling)
     number: float = value
     return number
@@ -277,4 +298,4 @@ def _read_choice(choices: tuple[str, ...], value: Any) -> str:
         for choice in choices:
             if choice.lower() == value.lower():
                 return choice
-    raise ValueError(f"{value!r} is none of {', '.join(filter(None, choices))}")
+    raise ValueError(f"{shown(value)} is none of {', '.join(filter(None, choices))}")

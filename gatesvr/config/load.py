@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,14 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigError
-from .kinds import FieldError, Section, hint, kinds_of
+from .kinds import FieldError, Section, hint, kinds_of, shown
 from .sections import Config
 
 __all__ = ["fields", "load", "needs_restart"]
 
 _PREFIX = "GATESVR_"
+_LONG_NUMBER = re.compile(r"\d[\d_]{4000,}", re.ASCII)
+_KEPT_DIGITS = 400
 
 
 def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -62,7 +65,7 @@ def load(
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"{text!r} is not section.key=value", source="--set")
+            raise ConfigError(f"{shown(text)} is not section.key=value", source="--set")
         name = name.strip()
         if name not in names and not name.startswith("upstream.services."):
             raise ConfigError(f"unknown setting{hint(name, names)}", source="--set", field=name)
@@ -76,7 +79,7 @@ def load(
 
 def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
+        return _parse_toml(Path(path).read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(error.strerror or str(error), source=str(path)) from None
     except UnicodeDecodeError as error:
@@ -85,6 +88,21 @@ def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError("nested too deeply", source=str(path)) from None
     except ValueError as error:  # TOMLDecodeError, or a path that no file can have
         raise ConfigError(str(error), source=repr(path)[1:-1]) from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        # An integer has more digits than Python reads (4,300). Cut to fewer it is still above every
+        # range, and the refusal names its field.
+        return tomllib.loads(_LONG_NUMBER.sub(_cut_number, text))
+
+
+def _cut_number(match: re.Match[str]) -> str:
+    return match[0][:_KEPT_DIGITS].rstrip("_")
 
 
 def _variables(names: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -104,7 +122,7 @@ def _variables(names: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator
         elif variable in old:
             raise ConfigError(f"it is called {old[variable]} now", source=variable)
         elif variable.startswith(_PREFIX) and "__" in variable:
-            raise ConfigError(f"unknown setting{hint(variable, known)}", source=variable)
+            raise ConfigError(f"unknown setting{hint(variable.upper(), known)}", source=variable)
 
 
 class _Builder:
@@ -122,7 +140,7 @@ class _Builder:
     def build(self, section: type[Section], tree: Any, prefix: str) -> Section:
         """Return a section; prefix is its dotted name, with a dot where it is not empty."""
         if not isinstance(tree, dict):
-            raise self._error(prefix.rstrip("."), f"{tree!r} is no table")
+            raise self._error(prefix.rstrip("."), f"{shown(tree)} is no table")
         kinds = kinds_of(section)
         for key in tree:
             if key not in kinds:
@@ -144,7 +162,7 @@ class _Builder:
         if origin is list and isinstance(value, list):
             return [self._part(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value)]
         if origin is list and self._holds_sections(arguments[0]):
-            raise self._error(name, f"{value!r} is no list")
+            raise self._error(name, f"{shown(value)} is no list")
         if origin is dict and isinstance(value, dict):
             return {k: self._part(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
         return value
@@ -154,13 +172,12 @@ class _Builder:
         return isinstance(kind, type) and issubclass(kind, Section)
 
     def _error(self, field: str, message: str) -> ConfigError:
-        # What set the field, or the whole that it is a part of.
-        related = (
-            source
-            for name, source in self._sources.items()
-            if field == name or field.startswith((f"{name}.", f"{name}["))
-        )
-        return ConfigError(message, source=next(related, self._path), field=field)
+        # What set the field, or the whole that it is a part of; otherwise, a part of it.
+        sources = self._sources.items()
+        wholes = (s for name, s in sources if f"{field}.".startswith((f"{name}.", f"{name}[")))
+        parts = (s for name, s in sources if name.startswith(f"{field}."))
+        source = next(wholes, None) or next(parts, self._path)
+        return ConfigError(message, source=source, field=field)
 
 
 def _parse_text(kind: Any, text: str) -> Any:
@@ -170,7 +187,7 @@ def _parse_text(kind: Any, text: str) -> Any:
         if not text.startswith(("'", '"')):
             return text
     try:
-        values = tomllib.loads(f"value = {text}")
+        values = _parse_toml(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return values["value"] if len(values) == 1 else text

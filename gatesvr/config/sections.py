@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from .kinds import Bytes, Duration, Range, Seconds, Section, Size, hint, parse_address
+from .kinds import Bytes, Duration, Range, Seconds, Section, Size, hint, parse_address, shown
 
 __all__ = [
     "AuthConfig",
@@ -29,6 +29,9 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 MAX_CLAIMS = 16
+_MAX_LABEL = 63
+_MAX_ACTION_BYTES = 64  # of a request's action
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
 
 Count = Annotated[int, Range(1, 1_000_000)]
@@ -46,7 +49,19 @@ def _covers(pattern: str, action: str) -> bool:
 
 def _is_loopback(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname or ""
-    return host == "localhost" or host.startswith("127.") or host == "::1"
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_bind(section: Section, field: str, address: str) -> None:
+    host, _ = _check_address(section, field, address)
+    labels = [] if ":" in host else host.removesuffix(".").split(".")
+    if host and not all(0 < len(label) <= _MAX_LABEL for label in labels):
+        raise section.refusal(
+            field, f"{shown(host)} is no host name: a label has 1 to {_MAX_LABEL} characters"
+        )
 
 
 def _check_address(section: Section, field: str, address: str) -> tuple[str, int]:
@@ -89,7 +104,7 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     """Read and write many datagrams a system call, where the system can (Linux)."""
 
     def check(self) -> None:
-        _check_address(self, "bind", self.bind)
+        _check_bind(self, "bind", self.bind)
         if bool(self.cert) != bool(self.key):
             given, missing = ("cert", "key") if self.cert else ("key", "cert")
             raise self.refusal(given, f"cert and key go together, {missing} is missing")
@@ -226,9 +241,10 @@ class Endpoint(Section, frozen=True, kw_only=True):
     def check(self) -> None:
         host, port = _check_address(self, "address", self.address)
         if not host or not port:
-            raise self.refusal("address", f"{self.address!r} names no {'port' if host else 'host'}")
+            missing = "port" if host else "host"
+            raise self.refusal("address", f"{shown(self.address)} names no {missing}")
         if self.zone and not _ZONE.fullmatch(self.zone):
-            raise self.refusal("zone", f"{self.zone!r} is no zone (three digits or a name)")
+            raise self.refusal("zone", f"{shown(self.zone)} is no zone (three digits or a name)")
         if self.zone.isdigit():  # as sessions have it
             msgspec.structs.force_setattr(self, "zone", self.zone.zfill(3))
 
@@ -249,7 +265,14 @@ class RouteRule(Section, frozen=True, kw_only=True):
         if not self.action:
             raise self.refusal("action", "it is empty")
         if "*" in self.action[:-1]:
-            raise self.refusal("action", f"{self.action!r}: * may only stand at the end")
+            raise self.refusal("action", f"{shown(self.action)}: * may only stand at the end")
+        if _CONTROL.search(self.action):
+            raise self.refusal("action", f"{shown(self.action)} has a character no action can have")
+        if len(self.action.removesuffix("*").encode()) > _MAX_ACTION_BYTES:
+            raise self.refusal(
+                "action",
+                f"{shown(self.action)} is longer than an action: {_MAX_ACTION_BYTES} bytes",
+            )
 
 
 class UpstreamConfig(Section, frozen=True, kw_only=True):
@@ -284,9 +307,15 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """gRPC keepalive; below 300s only to upstreams that allow it."""
 
     def check(self) -> None:
-        for name in self.services:
+        for name, endpoints in self.services.items():
             if not name or name == "*":
-                raise self.refusal("services", f"{name!r} is no name of a service")
+                raise self.refusal("services", f"{shown(name)} is no name of a service")
+            places = [(endpoint.address, endpoint.zone) for endpoint in endpoints]
+            for i, place in enumerate(places):
+                if place in places[:i]:
+                    raise self.refusal(
+                        f"services.{name}[{i}].address", f"{shown(place[0])} is there twice"
+                    )
         if self.reconnect_min > self.reconnect_max:
             raise self.refusal(
                 "reconnect_min",
@@ -312,7 +341,7 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """Subscribers of session events, upstreams and those inside together."""
 
     def check(self) -> None:
-        _check_address(self, "bind", self.bind)
+        _check_bind(self, "bind", self.bind)
         for i, cidr in enumerate(self.register_cidrs):
             try:
                 ipaddress.ip_network(cidr, strict=False)
@@ -362,23 +391,26 @@ class Config(Section, frozen=True, kw_only=True):
 
     def check(self) -> None:
         services = self.upstream.services
-        if not self.route:
+        has_own = bool(self.route)
+        if not has_own:
             routes = [rule for rule in _DEFAULT_ROUTES if rule.service in services]
             msgspec.structs.force_setattr(self, "route", routes)
         for i, rule in enumerate(self.route):
             if rule.service not in services:
                 raise self.refusal(
                     f"route[{i}].service",
-                    f"{rule.service!r} is not in upstream.services"
+                    f"{shown(rule.service)} is not in upstream.services"
                     f"{hint(rule.service, services)}; a service that registers itself is named"
-                    f" there without endpoints: {rule.service} = []",
+                    f" there without endpoints: {rule.service:.64} = []",
                 )
             for before, other in enumerate(self.route[:i]):
                 if _covers(other.action, rule.action):
                     raise self.refusal(
                         f"route[{i}].action",
-                        f"{rule.action!r} is never reached, route[{before}] takes"
-                        f" {other.action!r} before it",
+                        f"{shown(rule.action)} is never reached, route[{before}] takes"
+                        f" {shown(other.action)} before it",
                     )
         if not any(_covers(rule.action, _LOGIN) for rule in self.route):
-            raise self.refusal("route", f"no route for {_LOGIN!r}, nobody could log in")
+            # The default routes are those of the services, so they are at fault.
+            field = "route" if has_own else "upstream.services"
+            raise self.refusal(field, f"no route for {_LOGIN!r}, nobody could log in")

@@ -87,6 +87,14 @@ def test_bench_refuses_reports_that_it_could_not_write(
         (["call", "echo", "--param", "x"], ["--param", "'x'"]),
         (["call", "echo", "--server", "here"], ["--server", "'here'"]),
         (["call"], ["ACTION"]),
+        (["call", "\udcff"], ["ACTION", "'\\udcff' is not UTF-8"]),
+        (["call", "echo", "--openid", "\udcff"], ["--openid", "'\\udcff' is not UTF-8"]),
+        (["call", "echo", "--token", "\udcff"], ["--token", "is not UTF-8"]),
+        (["call", "echo", "--zone", "\udcff"], ["--zone", "is not UTF-8"]),
+        (["call", "echo", "--param", "a=\udcff"], ["--param", "is not UTF-8"]),
+        (["call", "echo", "--header", "\udcff=a"], ["--header", "is not UTF-8"]),
+        (["call", "echo", "--timeout", "0"], ["--timeout", "0s is out of range"]),
+        (["client", "--openid", "\udcff"], ["--openid", "is not UTF-8"]),
         (["call", "echo", "--server", "localhost:1", "--ca", "/none/ca.pem"], ["/none/ca.pem"]),
         (["client", "--state", "/none/s"], ["--state", "/none/s", "No such"]),
         (["client", "--state", __file__], [__file__, "no client state"]),
@@ -214,6 +222,9 @@ def test_user_without_a_name(error: type[Exception], monkeypatch: pytest.MonkeyP
 def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert style("x", fg="red") == "x"
+    monkeypatch.setenv("TERM", "xterm")
     assert style("x", fg="red") == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert style("x", fg="red") == "x"

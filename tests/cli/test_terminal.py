@@ -26,11 +26,12 @@ class Terminal:
 
     Attributes:
         shown: Output not yet matched by see().
+        all: All output.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, descriptor: int) -> None:
         self.process = process
-        self.shown = b""
+        self.shown = self.all = b""
         self._descriptor = descriptor
         self._has_more = asyncio.Event()
         asyncio.get_running_loop().add_reader(descriptor, self._read)
@@ -43,6 +44,7 @@ class Terminal:
         if not data:
             asyncio.get_running_loop().remove_reader(self._descriptor)
         self.shown += data
+        self.all += data
         self._has_more.set()
 
     def type(self, keys: bytes) -> None:
@@ -61,9 +63,10 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(state: Path, *args: str) -> AsyncIterator[Terminal]:
+async def terminal(state: Path, *args: str, **variables: str) -> AsyncIterator[Terminal]:
     ours, theirs = pty.openpty()
     env = {**environment(state), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1"}
+    env |= variables
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gatesvr", *args, stdin=theirs, stdout=theirs, stderr=theirs, env=env
     )
@@ -99,6 +102,42 @@ async def test_pushes_leave_alone_what_is_half_typed(tmp_path: Path) -> None:
             await screen.see(b"\nhalf and the rest, again")
             screen.type(b"quit\r")
             assert await screen.process.wait() == 0
+
+
+async def test_dumb_terminal_gets_lines_and_no_escape_sequences(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        target = ("--server", server.address("clients"))
+        args = ("client", *target, "--openid", "ann")
+        async with terminal(tmp_path, *args, TERM="dumb", NO_COLOR="") as screen:
+            await screen.see(b"logged in at")
+            await screen.see(b"> ")
+            screen.type(b"echo -- half")
+            await screen.see(b"half")
+            news = await gatesvr(tmp_path, "call", "broadcast", *target, "--data", "stop press")
+            assert news.code == 0
+            await screen.see(b"press\n> echo -- half")
+            screen.type(b" and the rest\r")
+            await screen.see(b"\nhalf and the rest\n> ")
+            screen.type(b"quit\r")
+            assert await screen.process.wait() == 0
+            await screen.see(b"quit")
+        output = screen.all
+        assert b"\x1b" not in output
+        assert b"half\r\n[broadcast]" in output
+
+
+async def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        target = ("--server", server.address("clients"))
+        args = ("client", *target, "--openid", "ann")
+        for kind in ("xterm", "dumb"):
+            async with terminal(tmp_path, *args, TERM=kind, PYTHONIOENCODING="ascii") as screen:
+                await screen.see(b"> ")
+                news = await gatesvr(tmp_path, "call", "broadcast", *target, "--data", "\U0001f600")
+                assert news.code == 0
+                await screen.see(rb"\U0001f600")
+                screen.type(b"quit\r")
+                assert await screen.process.wait() == 0
 
 
 async def test_lost_gateway_is_told_in_words(tmp_path: Path) -> None:

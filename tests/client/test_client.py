@@ -329,10 +329,85 @@ def test_bad_server(server: Any, said: str) -> None:
         Client(server, openid="ann")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("openid", 5),
+        ("openid", "\ud800"),
+        ("client_id", 1),
+        ("client_id", "\udcff"),
+        ("auth_token", b"x"),
+        ("zone", 7),
+        ("transport", None),
+        ("ca", 5),
+        ("login_params", [1]),
+        ("login_params", {"a": 1}),
+        ("login_params", {1: "a"}),
+        ("login_params", {"a": "\ud800"}),
+        ("login_data", "x"),
+        ("resume", "x"),
+        ("on_lost", 1),
+        ("on_state", "x"),
+        ("server", 1),
+    ],
+)
+def test_wrong_parameter_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ConfigError), match=name):
+        Client(**{"openid": "ann", name: value})
+
+
+@pytest.mark.parametrize("seconds", ["x", -1, float("nan"), True, 10**400])
+async def test_wrong_timeout_of_a_request_is_refused_by_name(seconds: Any) -> None:
+    client = Client(openid="ann")
+    with pytest.raises(ConfigError, match="timeout: "):
+        await client.request("echo", timeout=seconds)
+
+
+def raises() -> dict[str, str]:
+    raise ZeroDivisionError("no ticket")
+
+
+WRONG_LOGINS: dict[str, tuple[Any, type[Exception], str]] = {
+    "raises": (raises, ZeroDivisionError, "no ticket"),
+    "list": (lambda: [1], TypeError, "what login_params returns must be a mapping, not list"),
+    "number": (lambda: {"a": 1}, TypeError, r"login_params returns\['a'\] must be str, not int"),
+    "exhausted": (iter([]).__next__, RuntimeError, "StopIteration"),
+    "too large": (lambda: {"a": "x" * 70_000}, ValueError, "limit of 65536"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LOGINS)
+async def test_login_params_that_make_no_login_fail_the_connect_as_they_are(
+    backend: str, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback, kind, words = WRONG_LOGINS[case]
+    async with asyncio.timeout(DEADLINE_S), fake_gateway(backend) as gateway:
+        client = Client(gateway.server, openid="ann", transport=backend, login_params=callback)
+        with pytest.raises(kind, match=words):
+            await client.connect()
+    assert "connector_error" not in caplog.text
+
+
+async def test_login_params_that_make_no_second_login_end_the_session_in_words(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tickets = iter([{"ticket": "1"}])
+    async with both(backend, login_params=lambda: next(tickets)) as (gateway, client):
+        gateway.sessions.clear()
+        assert gateway.listener is not None
+        gateway.listener.close_all(4500)
+        with pytest.raises(SessionLost, match="login_params raised StopIteration") as caught:
+            await anext(client)
+        assert caught.value.is_final
+    assert "connector_error" not in caplog.text
+    assert "internal error" not in str(caught.value)
+
+
 async def test_missing_ca_file(tmp_path: Path) -> None:
-    client = Client("localhost:1", openid="ann", ca=str(tmp_path / "none.pem"))
-    with pytest.raises(ConfigError, match=r"none\.pem"):
-        await client.connect()
+    for ca in (tmp_path / "none.pem", str(tmp_path / "none.pem")):
+        client = Client("localhost:1", openid="ann", ca=ca)
+        with pytest.raises(ConfigError, match=r"none\.pem"):
+            await client.connect()
 
 
 async def test_final_close_ends_requests_and_iteration(backend: str) -> None:
