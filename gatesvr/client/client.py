@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from types import TracebackType
 from typing import Any, Self
@@ -80,7 +80,9 @@ class Client:
             interface: ``"[fe80::1%eth0]:8453"``. Of a name's addresses, whichever answers first.
         openid: Who logs in; may be left out with resume, and must be the same otherwise.
         client_id: The device or program, for the gateway's operator.
-        auth_token: Proof of the openid, where the gateway asks for one.
+        auth_token: Proof of the openid, if the gateway asks for one; or an async callable that
+            returns it. The callable is asked before each connection, and again before the token
+            expires, so that a session outlives its first token.
         zone: Zone to log in to.
         ca: PEM file with certificates to trust. Without it a loopback server is verified against
             the development certificate, any other against the system's CAs.
@@ -118,7 +120,7 @@ class Client:
         *,
         openid: str | None = None,
         client_id: str = "",
-        auth_token: str = "",
+        auth_token: str | Callable[[], Awaitable[str]] = "",
         zone: str = "",
         ca: str | os.PathLike[str] | None = None,
         insecure: bool = False,
@@ -142,12 +144,17 @@ class Client:
         )
         texts = {
             "client_id": client_id,
-            "auth_token": auth_token,
             "zone": zone,
             "transport": transport,
         }
         if openid is not None:
             texts["openid"] = openid
+        if callable(auth_token):
+            self._auth_token: Callable[[], Awaitable[str]] | None = auth_token
+            auth_token = ""
+        else:
+            self._auth_token = None
+            texts["auth_token"] = auth_token
         if ca is not None:
             ca = texts["ca"] = os.fspath(ca) if isinstance(ca, os.PathLike) else ca
         for name, text in texts.items():
@@ -262,6 +269,7 @@ class Client:
             connect_timeout=self.connect_timeout,
             reconnect_timeout=self.reconnect_timeout,
             login=self._log_in,
+            token=self._make_token if self._auth_token is not None else None,
         )
         await self._connector.start()
 
@@ -298,6 +306,20 @@ class Client:
         if data or params is not None:
             return await self._log_in_with(data, params, (data, params))
         return await self._log_in_as_made()
+
+    async def _make_token(self) -> str:
+        """Return what the application's auth_token returns.
+
+        Raises:
+            LoginNotMade: It raised, or returned no text.
+        """
+        assert self._auth_token is not None
+        try:
+            token = await self._auth_token()
+            check_text("what auth_token returns", token)
+        except Exception as error:
+            raise LoginNotMade(error) from error
+        return token
 
     async def _log_in_as_made(self) -> Answer:
         """Log in with login_params and login_data."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -21,7 +22,14 @@ from ..errors import (
 from ..observe.log import keys
 from ..protocol.client import LEAVE_TIMEOUT_S, ClientProtocol
 from ..protocol.client_session import ClientSession
-from ..protocol.events import ClientEvent, GoAwayReceived, Kicked, Started, StartRefused
+from ..protocol.events import (
+    AuthAnswered,
+    ClientEvent,
+    GoAwayReceived,
+    Kicked,
+    Started,
+    StartRefused,
+)
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
 from ..transport.addresses import host_name
@@ -46,6 +54,10 @@ STEADY_S = 10.0
 """How long a connection holds before the pauses between tries begin again at the shortest: to a
 gateway that falls over as soon as its clients are back they come ever more slowly. A network that
 fails again and again under resumed connections does not lengthen them."""
+RENEWAL_SHARE = 0.8
+"""Credentials are renewed when this much of their time has passed."""
+MIN_RENEWAL_S = 1.0
+"""Shortest time between two renewals."""
 MAX_HOST_BYTES = 253
 """Longest name of a host."""
 MAX_FIRST_PAUSE_S = 1.0
@@ -95,6 +107,8 @@ class Connector:
             connection and its handshake later, seconds.
         reconnect_timeout: How long to try to get the session back, seconds; 0 for not at all.
         login: Called behind each START whose session is not logged in; may raise LoginNotMade.
+        token: Returns an auth_token; called before each connection, and before the one that was
+            sent last expires. May raise LoginNotMade.
     """
 
     def __init__(
@@ -108,6 +122,7 @@ class Connector:
         connect_timeout: float,
         reconnect_timeout: float,
         login: Callable[[], Coroutine[Any, Any, object]],
+        token: Callable[[], Coroutine[Any, Any, str]] | None = None,
     ) -> None:
         self.connects = 0
         """Connections that reached their START_RESP."""
@@ -124,6 +139,8 @@ class Connector:
         self._connect_timeout = connect_timeout
         self._reconnect_timeout = reconnect_timeout
         self._login = login
+        self._token = token
+        self._renewed: asyncio.Future[AuthAnswered] | None = None
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._outcome: asyncio.Future[Started] | None = None
@@ -288,6 +305,8 @@ class Connector:
         """
         self._refusal = self._kick = self._how = None
         self._was_started = self._was_resumed = False
+        if self._token is not None:
+            self._session.auth_token = await self._token()
         self._outcome = outcome = self._loop.create_future()
         connection = await open_connection(
             *self._server,
@@ -296,8 +315,11 @@ class Connector:
             backend=self._backend,
             connect_timeout=self._connect_timeout if timeout_s is None else timeout_s,
         )
+        renewal: asyncio.Task[None] | None = None
         try:
             started = await outcome
+            if self._token is not None:
+                renewal = self._loop.create_task(self._keep_credentials(self._token))
             if not started.is_logged_in:
                 await self._log_in(connection)
             self.connects += 1
@@ -311,7 +333,33 @@ class Connector:
             return await connection.wait_ended()
         finally:
             self._link = None
+            if renewal is not None:
+                renewal.cancel()
+                await asyncio.gather(renewal, return_exceptions=True)
             await connection.close(CloseCode.NORMAL)
+
+    async def _keep_credentials(self, token: Callable[[], Coroutine[Any, Any, str]]) -> None:
+        """Renew the session's credentials before they expire, for as long as it is connected.
+
+        A renewal that fails is tried again while the old credentials last; then the gateway ends
+        the session.
+        """
+        while expires_at := self._session.auth_expires_at:
+            left = expires_at - time.time()
+            await asyncio.sleep(max(MIN_RENEWAL_S, left * RENEWAL_SHARE))
+            try:
+                new = await token()
+            except LoginNotMade as error:
+                logger.warning("auth_token_failed", extra=keys(error=str(error)))
+                continue
+            self._renewed = self._loop.create_future()
+            self.protocol.renew(new)
+            self.flush()
+            answer = await self._renewed
+            if answer.code:
+                logger.warning(
+                    "auth_not_renewed", extra=keys(code=answer.code, message=answer.message)
+                )
 
     async def _log_in(self, connection: ClientConnection) -> None:
         """Log in, for as long as the connection lasts."""
@@ -360,6 +408,9 @@ class Connector:
                 self._kick = event
             elif isinstance(event, GoAwayReceived):
                 self._handle_goaway(event, now)
+            elif isinstance(event, AuthAnswered):
+                if self._renewed is not None and not self._renewed.done():
+                    self._renewed.set_result(event)
             self._owner.handle_event(event, now)
 
     def _handle_goaway(self, event: GoAwayReceived, now: float) -> None:

@@ -33,7 +33,7 @@ from .._core.codec import PushDecoder, encode_request
 from .._pb import message_pb2 as pb
 from ..errors import CloseCode, ProtocolError
 from .client_session import ClientSession
-from .events import ClientEvent, Failed, GoAwayReceived, HeartbeatAnswered, Kicked
+from .events import AuthAnswered, ClientEvent, Failed, GoAwayReceived, HeartbeatAnswered, Kicked
 from .messages import LOGIN_ACTION, LostReason, Outcome, PushType, RequestType, StopReason
 from .pacing import AckPacer, HeartbeatPacer
 from .pending import PendingRequest
@@ -53,6 +53,7 @@ _GOAWAY = int(PushType.GOAWAY)
 _ERROR = int(PushType.ERROR)
 _HEARTBEAT_RESP = int(PushType.HEARTBEAT_RESP)
 _KICK = int(PushType.KICK)
+_AUTH_RESP = int(PushType.AUTH_RESP)
 _SKIP = int(PushType.SKIP)
 _START_RESP = int(PushType.START_RESP)
 
@@ -170,6 +171,13 @@ class ClientProtocol:
         self._stop_reason = reason
         if self.is_live:
             self._send_stop()
+
+    def renew(self, token: str) -> None:
+        """Queue AUTH with a new token; AuthAnswered follows (PROTOCOL 3.10)."""
+        self.session.auth_token = token
+        payload = pb.AuthRequest(auth_token=token).SerializeToString()
+        msg_id = self.session.take_msg_id()
+        self._output.append(encode_request(msg_id, 0, RequestType.AUTH, payload))
 
     def leave(self, now: float, within: float = 0.0) -> None:
         """Stop sending requests here, to resume on another connection as GOAWAY asks.
@@ -322,9 +330,19 @@ class ClientProtocol:
         elif kind == _GOAWAY:
             goaway = pb.GoAway.FromString(push.payload)
             events.append(GoAwayReceived(goaway.reason, goaway.reconnect_after_ms, goaway.address))
+        elif kind == _AUTH_RESP:
+            self._handle_auth_response(pb.AuthResponse.FromString(push.payload), events)
         elif kind == _KICK:
             kick = pb.Kick.FromString(push.payload)
             events.append(Kicked(kick.code, kick.reason))
+
+    def _handle_auth_response(self, answer: pb.AuthResponse, events: list[ClientEvent]) -> None:
+        if answer.success:
+            self.session.auth_expires_at = answer.expires_at_ms / 1000
+            events.append(AuthAnswered(0, ""))
+        else:
+            error = answer.error
+            events.append(AuthAnswered(error.error_code or 401, error.error_message))
 
     # START_RESP.
 

@@ -85,6 +85,8 @@ class ClientSession:
         heartbeat_interval: Seconds.
         max_in_flight: Unanswered requests that the gateway allows at a time.
         max_request_bytes: Largest frame that the gateway accepts after login.
+        auth_token: Sent in the next START.
+        auth_expires_at: Seconds since the epoch when the credentials expire, 0 for never.
         usual_s: Typical time of an answer, seconds; 0 before the first.
     """
 
@@ -101,7 +103,7 @@ class ClientSession:
         self.openid = openid
         self.client_id = client_id
         self.max_message_bytes = max_message_bytes
-        self._auth_token = auth_token
+        self.auth_token = auth_token
         self._protocol = protocol
         self._capabilities = capabilities
 
@@ -120,6 +122,7 @@ class ClientSession:
         self.duplicates = 0
         self.carries_acks = True
         self.usual_s = 0.0
+        self.auth_expires_at = 0.0
         self._next_msg_id = 1
 
         # Announced by the gateway.
@@ -182,7 +185,7 @@ class ClientSession:
         start = pb.StartRequest(
             openid=self.openid,
             client_id=self.client_id,
-            auth_token=self._auth_token,
+            auth_token=self.auth_token,
             last_acked_seq_id=self.position,
             protocol=self._protocol,
             capabilities=self._capabilities,
@@ -218,6 +221,7 @@ class ClientSession:
         self.attempt = 0
         self.protocol = response.protocol
         self.generation = response.generation
+        self.auth_expires_at = response.auth_expires_at_ms / 1000
         self.heartbeat_interval = float(max(1, response.heartbeat_interval))
         self.max_in_flight = response.max_in_flight or self.max_in_flight
         self.max_request_bytes = response.max_message_bytes or self.max_request_bytes

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answered",
+    "AuthAnswered",
     "ClientEvent",
     "Failed",
     "GoAwayReceived",
@@ -203,6 +204,19 @@ class GoAwayReceived:
 
 
 @dataclass(slots=True)
+class AuthAnswered:
+    """AUTH_RESP: the credentials are renewed, or the old ones go on.
+
+    Attributes:
+        code: Why they are not renewed, 0 if they are.
+        message: The same, as text from outside.
+    """
+
+    code: int
+    message: str
+
+
+@dataclass(slots=True)
 class Kicked:
     """KICK: the session is over.
 
@@ -226,6 +240,7 @@ ClientEvent: TypeAlias = (
     | Ignored
     | HeartbeatAnswered
     | GoAwayReceived
+    | AuthAnswered
     | Kicked
 )
 
