@@ -35,6 +35,7 @@ from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
+from ..observe.descriptors import open_descriptors
 from ..observe.log import configure, keys
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
@@ -206,6 +207,7 @@ class UpstreamService:
         Prints the address. Logs failures to standard error if the application has set up no
         logging. If it cannot listen, it says so in one line and exits with code 2.
         """
+        open_descriptors()
         if not logging.getLogger("gatesvr").hasHandlers():
             configure("warning")
         try:

@@ -88,9 +88,7 @@ class SessionManager:
         self._budget = MemoryBudget(
             config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
-        self.context = context = SessionContext(
-            config, high_water, self._budget, self._close_full
-        )
+        self.context = context = SessionContext(config, high_water, self._budget, self._close_full)
         self._counters = context.counters
         self.events = EventHub(
             context.counters, push.max_event_subscribers, MAX_EVENT_QUEUE, wall_ms

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -661,3 +662,24 @@ def test_run_says_where_and_ends_with_a_signal(
         f"test serves on {service.address} (TCP, gRPC), "
         "pushes through the gateway at 127.0.0.1:8092\n"
     )
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+async def test_runs_with_a_standard_descriptor_closed(closed: str) -> None:
+    code = """
+import os, signal
+from gatesvr import UpstreamService
+
+class Service(UpstreamService):
+    async def serve(self, *args, **kwargs):
+        address = await super().serve(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return address
+
+Service("x").run("127.0.0.1:0")
+"""
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        assert await process.wait() == 0
