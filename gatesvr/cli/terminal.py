@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from ..observe.descriptors import open_descriptors
 from ..observe.lines import LineWriter
 from ..observe.log import FLUSH_S
 
@@ -47,12 +48,7 @@ class OutputLost(OSError):
 
 def open_streams() -> None:
     """Make the standard streams safe to write to; see the top of this file."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            # The lowest free descriptor is this one. Otherwise the next socket would get it.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    open_descriptors()
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
     # A test's replacement for a stream stays.

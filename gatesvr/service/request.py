@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -60,6 +61,7 @@ class Reply:
 
         Raises:
             TypeError: The result is of no supported type.
+            ValueError: The result is text that UTF-8 cannot encode.
         """
         if isinstance(result, Reply):
             return result
@@ -68,7 +70,10 @@ class Reply:
         if isinstance(result, bytes):
             return cls(data=result)
         if isinstance(result, str):
-            return cls(data=result.encode())
+            try:
+                return cls(data=result.encode())
+            except UnicodeEncodeError:
+                raise ValueError("a handler must return text that UTF-8 can encode") from None
         kind = type(result).__name__
         raise TypeError(f"a handler must return Reply, bytes, str or None, not {kind}")
 
@@ -78,9 +83,13 @@ class Reply:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 return f"Reply.{name} must be {kind.__name__}, not {type(value).__name__}"
-        for key, value in dict(self.headers).items():
+        if not isinstance(self.headers, Mapping):
+            return f"Reply.headers must map str to str, not {type(self.headers).__name__}"
+        for key, value in self.headers.items():
             if not (isinstance(key, str) and isinstance(value, str)):
-                return f"Reply.headers must map str to str, not {key!r:.64} to {value!r:.64}"
+                # reprlib, because a value's own repr may raise.
+                names = f"{reprlib.repr(key)} to {reprlib.repr(value)}"
+                return f"Reply.headers must map str to str, not {names}"
         return ""
 
 

@@ -35,6 +35,7 @@ from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
+from ..observe.descriptors import open_descriptors
 from ..observe.log import configure, keys
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
@@ -206,6 +207,7 @@ class UpstreamService:
         Prints the address. Logs failures to standard error if the application has set up no
         logging. If it cannot listen, it says so in one line and exits with code 2.
         """
+        open_descriptors()
         if not logging.getLogger("gatesvr").hasHandlers():
             configure("warning")
         try:
@@ -284,10 +286,13 @@ class UpstreamService:
         request = Request(message, self)
         try:
             result = handler(request)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Also a CancelledError: nothing cancels a plain function, so it is the handler's own.
             result = self._failed(request, error)
         if result is None or isinstance(result, _RESULTS):
-            sink.answer(message, Reply.of(result), request.notifies)
+            sink.answer(message, self._reply(result, request), request.notifies)
         elif inspect.isawaitable(result):
             self._spawn(self._finish(result, request, sink))
         else:
@@ -295,17 +300,25 @@ class UpstreamService:
 
     def _start(self, handler: Handler, message: pb.UpstreamRequest, sink: Sink) -> None:
         request = Request(message, self)
-        awaitable: Any = handler(request)
+        try:
+            awaitable: Any = handler(request)
+        except Exception as error:  # the handler takes other arguments
+            sink.answer(message, self._failed(request, error), request.notifies)
+            return
         self._spawn(self._finish(awaitable, request, sink))
 
     async def _finish(self, awaitable: Awaitable[Result], request: Request, sink: Sink) -> None:
         try:
             reply = self._reply(await awaitable, request)
-        except Exception as error:
-            reply = self._failed(request, error)
-        except asyncio.CancelledError:
-            sink.answer(request.message, Reply(500, "service stopped"), request.notifies)
+        except KeyboardInterrupt:
             raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                sink.answer(request.message, Reply(500, "service stopped"), request.notifies)
+                raise
+            # Any other CancelledError is the handler's own, from something that it waited for.
+            reply = self._failed(request, error)
         sink.answer(request.message, reply, request.notifies)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -333,19 +346,19 @@ class UpstreamService:
                 self._start(handler, message, sink)
 
     def _reply(self, result: Result, request: Request) -> Reply:
-        """Return the reply for a handler's result; a 500 if the result is of no supported type."""
+        """Return the reply for a handler's result; a 500 if the result makes none."""
         try:
             return Reply.of(result)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             return self._failed(request, error, is_raised=False)
 
-    def _failed(self, request: Request, error: Exception, *, is_raised: bool = True) -> Reply:
-        """Log a handler that raised or returned an unsupported type; return its reply."""
+    def _failed(self, request: Request, error: BaseException, *, is_raised: bool = True) -> Reply:
+        """Log a handler that raised or returned an unusable result; return its reply."""
         self.counters.failed += 1
         self._log_failure(
             "handler_failed",
             request.message,
-            f"{type(error).__name__}: {error}" if is_raised else str(error),
+            _describe(error) if is_raised else str(error),
             ms=round(1000 * (time.monotonic() - request.began), 1),
             error=error if is_raised else None,
         )
@@ -356,7 +369,7 @@ class UpstreamService:
         event: str,
         message: pb.UpstreamRequest,
         reason: str,
-        error: Exception | None = None,
+        error: BaseException | None = None,
         **more: object,
     ) -> None:
         logger.error(
@@ -394,8 +407,8 @@ class UpstreamService:
             if (size := reply.size(notifies)) > self._max_grpc_bytes - 64:
                 limit = f"{size} bytes are above the limit of {self._max_grpc_bytes}"
                 self._spoil(response, message, 413, "answer too large", limit)
-        except (TypeError, ValueError, AttributeError) as error:
-            why = reply.why_bad() or f"{type(error).__name__}: {error}"
+        except Exception as error:
+            why = reply.why_bad() or _describe(error)
             self._spoil(response, message, 500, "internal error", why)
         response.client_seq_id = message.client_seq_id
         response.request_id = message.request_id
@@ -414,6 +427,15 @@ class UpstreamService:
         response.Clear()
         response.code = code
         response.message = text
+
+
+def _describe(error: BaseException) -> str:
+    """Return the error's type and text; the type alone if its text cannot be had."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"
+    except Exception:
+        return kind
 
 
 async def _check_free(bind: str) -> None:

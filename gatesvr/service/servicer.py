@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -93,6 +92,7 @@ class Stream:
         self._batches: deque[pb.UpstreamResponseBatch] = deque()
         self._size = 0  # of the last batch, bytes
         self._is_ended = False
+        self._is_broken = False  # the reader failed
         self._is_closed = False
         self._waker: asyncio.Future[None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -106,9 +106,15 @@ class Stream:
         self._service.streams.add(self)
         self._service.counters.streams += 1
         reader = loop.create_task(self._read(), name="gatesvr-service-reader")
+        reader.add_done_callback(self._reader_ended)
         try:
             while True:
-                if self._batches:
+                if self._is_broken:
+                    # Nobody reads any more. The end makes the gateway open another lane.
+                    await self._context.abort(
+                        grpc.StatusCode.INTERNAL, "the stream's reader failed"
+                    )
+                elif self._batches:
                     batch = self._batches.popleft()
                     self._service.counters.answer_batches += 1
                     await self._context.write(batch)
@@ -124,8 +130,7 @@ class Stream:
             self._service.streams.discard(self)
             self._service.counters.streams -= 1
             reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
+            await asyncio.wait({reader})
 
     async def _read(self) -> None:
         counters = self._service.counters
@@ -140,8 +145,20 @@ class Stream:
                     accept(message, self)
         except (grpc.RpcError, grpc.aio.BaseError) as error:
             logger.debug("lane_ended", extra=keys(service=self._service.name, error=error))
-        finally:
-            self.end()
+
+    def _reader_ended(self, reader: asyncio.Task[None]) -> None:
+        """End the stream: in order after its last request, or at once if the reader failed."""
+        if self._is_closed:
+            return
+        error = asyncio.CancelledError() if reader.cancelled() else reader.exception()
+        if error is not None:
+            self._is_broken = True
+            logger.error(
+                "lane_reader_failed",
+                extra=keys(service=self._service.name, open=self._open, error=error),
+                exc_info=error,
+            )
+        self.end()
 
     def answer(
         self, message: pb.UpstreamRequest, reply: Reply, notifies: list[pb.BoundNotify]
@@ -151,7 +168,7 @@ class Stream:
             return
         try:
             size = reply.size(notifies)
-        except (TypeError, AttributeError):
+        except Exception:
             size = 0  # a bad reply; fill() replaces it with a small one
         if not self._batches or self._size + size > MAX_BATCH_BYTES:
             self._batches.append(pb.UpstreamResponseBatch())

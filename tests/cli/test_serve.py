@@ -193,7 +193,7 @@ async def test_second_signal_closes_connections_and_ends(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_interrupted_call_ends_its_session(tmp_path: Path, number: int) -> None:
-    flags = ("--stats", "20ms", *FREE_PORTS)
+    flags = ("--stats", "200ms", *FREE_PORTS)
     async with (
         asyncio.timeout(DEADLINE_S),
         serving(tmp_path, "serve", "--demo", *flags) as server,

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,29 @@ from gatesvr.service.service import UpstreamService
 
 from ..fakes import until
 from ..upstream.servers import DEADLINE_S
+
+
+class NoText(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+UNUSABLE = [
+    ("surrogate", "handler_failed", "a handler must return text that UTF-8 can encode"),
+    ("surrogate_later", "handler_failed", "a handler must return text that UTF-8 can encode"),
+    ("list_headers", "bad_reply", "Reply.headers must map str to str, not list"),
+    ("list_headers_later", "bad_reply", "Reply.headers must map str to str, not list"),
+    ("wrong_message", "bad_reply", "UnicodeEncodeError: "),
+    ("cancelled", "handler_failed", "CancelledError: "),
+    ("cancelled_later", "handler_failed", "CancelledError: "),
+    ("exit", "handler_failed", "SystemExit: 3"),
+    ("exit_later", "handler_failed", "SystemExit: 3"),
+    ("generator_exit_later", "handler_failed", "GeneratorExit: "),
+    ("no_text", "handler_failed", "NoText"),
+    ("no_arguments", "handler_failed", "TypeError: "),
+]
 
 
 def make(**values: Any) -> UpstreamService:
@@ -82,6 +106,54 @@ def make(**values: Any) -> UpstreamService:
     @service.action("wrong_code")
     def wrong_code(_: Request) -> Any:
         return Reply(2**40)
+
+    @service.action("surrogate")
+    def surrogate(_: Request) -> str:
+        return "name \ud800"
+
+    @service.action("surrogate_later")
+    async def surrogate_later(_: Request) -> str:
+        return "name \ud800"
+
+    @service.action("list_headers")
+    def list_headers(_: Request) -> Any:
+        return Reply(headers=[1])  # type: ignore[arg-type]
+
+    @service.action("list_headers_later")
+    async def list_headers_later(_: Request) -> Any:
+        return Reply(headers=[1])  # type: ignore[arg-type]
+
+    @service.action("wrong_message")
+    def wrong_message(_: Request) -> Any:
+        return Reply(message="\ud800")
+
+    @service.action("cancelled")
+    def cancelled(_: Request) -> None:
+        raise asyncio.CancelledError
+
+    @service.action("cancelled_later")
+    async def cancelled_later(_: Request) -> None:
+        raise asyncio.CancelledError
+
+    @service.action("exit")
+    def leave(_: Request) -> None:
+        raise SystemExit(3)
+
+    @service.action("exit_later")
+    async def leave_later(_: Request) -> None:
+        raise SystemExit(3)
+
+    @service.action("generator_exit_later")
+    async def generator_exit_later(_: Request) -> None:
+        raise GeneratorExit
+
+    @service.action("no_text")
+    def no_text(_: Request) -> None:
+        raise NoText
+
+    @service.action("no_arguments")
+    async def no_arguments() -> None:
+        return None
 
     @service.action("huge")
     def huge(_: Request) -> bytes:
@@ -246,6 +318,56 @@ async def test_what_a_handler_does_wrong_is_named(
     assert found["reason"] == reason
     assert (record.exc_info is not None) == action.startswith("raise")
     assert event != "handler_failed" or found["ms"] >= 0
+
+
+@pytest.mark.parametrize("is_unary", [False, True])
+@pytest.mark.parametrize(("action", "event", "reason"), UNUSABLE)
+async def test_unusable_end_of_a_handler_is_500_and_hurts_nobody_else(
+    action: str, event: str, reason: str, is_unary: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make()
+    async with served(service) as stub:
+        lane = Lane(stub)
+        bad = request(action, 1, openid="alice")
+        if is_unary:
+            answer = await stub.ProcessRequest(bad, timeout=DEADLINE_S)
+        else:
+            await lane.send(bad, request("plain", 2, data=b"x"))
+            answers = await lane.take(2)
+            answer = answers[1]
+            assert answers[2].data == b"x"
+        assert (answer.code, answer.message, answer.client_seq_id) == (500, "internal error", 101)
+        await lane.send(request("plain", 3, data=b"y"))
+        assert (await lane.take(1))[3].data == b"y"
+        await lane.end()
+        assert service.counters.failed == 1
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    found = record.keys  # type: ignore[attr-defined]
+    assert (record.message, found["action"], found["openid"]) == (event, action, "alice")
+    assert found["reason"].startswith(reason)
+    assert event != "handler_failed" or found["ms"] >= 0
+
+
+async def test_stream_whose_reader_fails_ends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make()
+
+    def accept(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    async with served(service) as stub:
+        lane = Lane(stub)
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "accept", accept)
+            await lane.send(request("plain", 1), request("plain", 2))
+            code = await asyncio.wait_for(lane.call.code(), DEADLINE_S)
+        assert code is grpc.StatusCode.INTERNAL
+        again = Lane(stub)
+        await again.send(request("plain", 3, data=b"x"))
+        assert (await again.take(1))[3].data == b"x"
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert record.message == "lane_reader_failed"
 
 
 async def test_lane_answers_in_any_order_and_in_batches() -> None:
@@ -540,3 +662,24 @@ def test_run_says_where_and_ends_with_a_signal(
         f"test serves on {service.address} (TCP, gRPC), "
         "pushes through the gateway at 127.0.0.1:8092\n"
     )
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+async def test_runs_with_a_standard_descriptor_closed(closed: str) -> None:
+    code = """
+import os, signal
+from gatesvr import UpstreamService
+
+class Service(UpstreamService):
+    async def serve(self, *args, **kwargs):
+        address = await super().serve(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return address
+
+Service("x").run("127.0.0.1:0")
+"""
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        assert await process.wait() == 0
