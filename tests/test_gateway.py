@@ -38,7 +38,14 @@ async def test_request_goes_through(backend: str) -> None:
         assert {push.client_seq_id: answer(push).data for push in pushes} == {
             seq: b"%d" % seq for seq in range(2, 102)
         }
-        assert set(gateway.stats()) == {"transport", "session", "dispatch", "upstream", "push"}
+        assert set(gateway.stats()) == {
+            "transport",
+            "auth",
+            "session",
+            "dispatch",
+            "upstream",
+            "push",
+        }
         assert counter(gateway, "dispatch.answers") == 101
         assert counter(gateway, "dispatch.running") == 0
         assert counter(gateway, "session.sessions") == 1

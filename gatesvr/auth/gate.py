@@ -84,13 +84,16 @@ class Gate:
         """End it."""
         await self._authenticator.stop()
 
-    async def admit(self, token: str, openid: str, ip: str) -> tuple[Identity, float]:
+    async def admit(
+        self, token: str, openid: str, ip: str, *, is_renewal: bool = False
+    ) -> tuple[Identity, float]:
         """Return who a client is, and the loop time at which its credentials expire.
 
         Args:
             token: Its auth_token.
             openid: What it says it is, empty where it leaves that to the token.
             ip: Its address.
+            is_renewal: Whether it has a session already.
 
         Raises:
             AuthFailed: It is not let in.
@@ -117,7 +120,10 @@ class Gate:
             logger.warning("auth_unavailable", extra=keys(peer=ip, error=str(error) or "time-out"))
             await self._wait(began)
             raise AuthUnavailable from None
-        self.counters.authenticated += 1
+        if is_renewal:
+            self.counters.renewed += 1
+        else:
+            self.counters.authenticated += 1
         return identity, self._deadline(identity)
 
     async def _wait(self, began: float) -> None:

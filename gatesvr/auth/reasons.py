@@ -37,8 +37,6 @@ class Reason(StrEnum):
     """A claim is missing or of the wrong type."""
     OPENID = "openid"
     """It names another openid than START, or the session that START resumes."""
-    DENIED = "denied"
-    """The service of ``auth.mode = "upstream"`` said no."""
     LIMITED = "limited"
     """Too many failures of this address or openid lately."""
 
@@ -48,26 +46,43 @@ class AuthCounters(Counters):
     """What became of authentications."""
 
     authenticated: Counter = 0
+    """Clients let in at START."""
     refused_missing: Counter = 0
+    """Clients refused: START carried no token."""
     refused_too_large: Counter = 0
+    """Clients refused: the token, or its claims for upstreams, were too large."""
     refused_malformed: Counter = 0
+    """Clients refused: it was no token."""
     refused_algorithm: Counter = 0
+    """Clients refused: its algorithm is not allowed."""
     refused_unknown_key: Counter = 0
+    """Clients refused: no key has its kid."""
     refused_signature: Counter = 0
+    """Clients refused: its signature is not by the key."""
     refused_expired: Counter = 0
+    """Clients refused: it had expired."""
     refused_not_yet: Counter = 0
+    """Clients refused: it is not valid yet."""
     refused_audience: Counter = 0
+    """Clients refused: it is for another audience."""
     refused_issuer: Counter = 0
+    """Clients refused: another issuer made it."""
     refused_claim: Counter = 0
+    """Clients refused: a claim is missing or of the wrong type."""
     refused_openid: Counter = 0
-    refused_denied: Counter = 0
+    """Clients refused: it names another openid."""
     refused_limited: Counter = 0
+    """Clients refused: its address failed too often."""
     unavailable: Counter = 0
+    """Clients turned away because nothing could be said: no keys, or no answer in time."""
     renewed: Counter = 0
-    expired_sessions: Counter = 0
+    """Credentials renewed by AUTH."""
     keys: Gauge = 0
+    """Keys known now."""
     key_refreshes: Counter = 0
+    """JWKS documents taken."""
     key_failures: Counter = 0
+    """JWKS documents that could not be had or used."""
 
     def refused(self, reason: Reason) -> None:
         """Count a refusal."""

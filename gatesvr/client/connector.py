@@ -352,10 +352,13 @@ class Connector:
             except LoginNotMade as error:
                 logger.warning("auth_token_failed", extra=keys(error=str(error)))
                 continue
-            self._renewed = self._loop.create_future()
+            self._renewed = renewed = self._loop.create_future()
             self.protocol.renew(new)
             self.flush()
-            answer = await self._renewed
+            try:
+                answer = await renewed
+            finally:
+                self._renewed = None
             if answer.code:
                 logger.warning(
                     "auth_not_renewed", extra=keys(code=answer.code, message=answer.message)
@@ -408,9 +411,9 @@ class Connector:
                 self._kick = event
             elif isinstance(event, GoAwayReceived):
                 self._handle_goaway(event, now)
-            elif isinstance(event, AuthAnswered):
-                if self._renewed is not None and not self._renewed.done():
-                    self._renewed.set_result(event)
+            elif isinstance(event, AuthAnswered) and self._renewed is not None:
+                self._renewed.set_result(event)
+                self._renewed = None
             self._owner.handle_event(event, now)
 
     def _handle_goaway(self, event: GoAwayReceived, now: float) -> None:

@@ -379,7 +379,10 @@ class ClientHandler:
         if gate is not None:
             try:
                 identity, deadline = await gate.admit(
-                    parse_auth(request.payload), session.openid, self._link.peer[0]
+                    parse_auth(request.payload),
+                    session.openid,
+                    self._link.peer[0],
+                    is_renewal=True,
                 )
             except AuthFailed as failure:
                 is_other = failure.reason is Reason.OPENID

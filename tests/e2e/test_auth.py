@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gatesvr import Client, ConnectionFailed
 from gatesvr._pb import message_pb2 as pb
 
 from ..auth.tokens import RSA, pem, token
@@ -222,3 +223,46 @@ async def test_a_client_that_leaves_while_it_is_authenticated_leaves_nothing(
         answered.set()
         await until(lambda: counter(gateway, "transport.tasks") == 0)
         assert counter(gateway, "session.created") == 0
+
+
+async def test_a_client_renews_its_token_before_it_expires(backend: str, tmp_path: Path) -> None:
+    made = 0
+
+    async def fetch() -> str:
+        nonlocal made
+        made += 1
+        return token(exp=int(time.time()) + 4, jti=str(made))
+
+    async with scene(backend, tmp_path, "auth.leeway=0") as (gateway, _):
+        client = Client(
+            gateway.address, openid="alice", auth_token=fetch, insecure=True, transport=backend
+        )
+        async with client:
+            session_id = client.session_id
+            await until(lambda: counter(gateway, "auth.renewed") >= 2)
+            assert (await client.request("echo", b"x")).data == b"x"
+            assert client.session_id == session_id
+        assert made >= 3
+        assert counter(gateway, "session.auth_expired") == 0
+
+
+async def test_a_client_without_a_good_token_is_told_so(backend: str, tmp_path: Path) -> None:
+    async with scene(backend, tmp_path) as (gateway, _):
+
+        async def fails() -> str:
+            raise KeyError("no token today")
+
+        for auth_token, error, text in (
+            ("", ConnectionFailed, "4401"),
+            ("rubbish", ConnectionFailed, "not authenticated"),
+            (fails, KeyError, "no token today"),
+        ):
+            client = Client(
+                gateway.address,
+                openid="alice",
+                auth_token=auth_token,  # type: ignore[arg-type]
+                insecure=True,
+                transport=backend,
+            )
+            with pytest.raises(error, match=text):
+                await client.connect()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.engine import Engine
 from gatesvr.errors import CloseCode
+from gatesvr.protocol.identity import Identity
 from gatesvr.protocol.link import Link
 from gatesvr.session.login import LoginVerdict
 from gatesvr.session.manager import SessionManager
@@ -39,14 +41,21 @@ class TappedManager(SessionManager):
     def all_sessions(self) -> Iterator[Session]:
         yield from self.index.by_id.values()
 
-    def start(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
+    def start(
+        self,
+        start: pb.StartRequest,
+        link: Link,
+        now: float,
+        identity: Identity | None = None,
+        auth_deadline: float = math.inf,
+    ) -> StartOutcome:
         assert isinstance(link, Connection)
         newest = link.device.connection
         if newest is not link:
             self.world.counts["starts_late"] += 1
             if newest is not None and newest.handler.session is not None:
                 self.world.counts["starts_behind_their_successor"] += 1
-        outcome = super().start(start, link, now)
+        outcome = super().start(start, link, now, identity, auth_deadline)
         session = outcome.session
         if session is not None and outcome.response.resumed:
             self.world.checker.resumed(session.session_id, link.ordinal)

@@ -148,8 +148,10 @@ def positions_kept_across_session_ids(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def replacement_at_start(patch: pytest.MonkeyPatch) -> None:
     def make(start_: Any) -> Any:
-        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
-            outcome = start_(self, start, link, now)
+        def mutant(
+            self: SessionManager, start: pb.StartRequest, link: Any, now: float, *args: Any
+        ) -> Any:
+            outcome = start_(self, start, link, now, *args)
             if outcome.session is not None and not outcome.response.resumed:
                 for other in self.by_openid(start.openid):
                     self.replace(other, now)
@@ -290,8 +292,10 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def wrong_token_closes_the_session(patch: pytest.MonkeyPatch) -> None:
     def make(start_: Any) -> Any:
-        def mutant(self: SessionManager, start: pb.StartRequest, link: Any, now: float) -> Any:
-            outcome = start_(self, start, link, now)
+        def mutant(
+            self: SessionManager, start: pb.StartRequest, link: Any, now: float, *args: Any
+        ) -> Any:
+            outcome = start_(self, start, link, now, *args)
             session = self.by_id(start.session_id)
             if outcome.close_code == 4403 and session is not None:
                 self.close(session, 4403, "wrong token", now)
