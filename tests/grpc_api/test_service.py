@@ -27,7 +27,7 @@ from gatesvr.session.state import Verdict
 from gatesvr.upstream.call import UpstreamCounters
 from gatesvr.upstream.registry import UpstreamRegistry
 
-from ..fakes import FakeLink
+from ..fakes import FakeLink, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -391,7 +391,7 @@ async def test_a_batch_of_too_many_is_refused_whole() -> None:
         assert caught.value.details() == "10001 pushes, 10000 at most a message"
         assert len(texts(session)) == 1
         assert (rig.counters["too_large"], rig.counters["internal_errors"]) == (1, 0)
-        assert rig.counters["streams"] == 0
+        await until(lambda: rig.counters["streams"] == 0)
 
 
 async def test_stream_answers_batch_for_batch_and_keeps_order() -> None:
