@@ -105,6 +105,7 @@ async def test_a_call_on_a_quiet_lane_is_written_as_it_is(monkeypatch: pytest.Mo
     async with serving(upstream) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         await under_test.call()
+        encoded.clear()  # the first one may have waited for the lane to come up
         loop = asyncio.get_running_loop()
         clock = loop.time
         with monkeypatch.context() as patch:
