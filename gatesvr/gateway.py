@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -182,23 +181,50 @@ class Gateway(LocalPushApi):
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
+        failure: Exception | None = None
+        for step in (
+            self._refuse_clients,
+            self._drain,
+            self._close_clients,
+            self._stop_upstream,
+            self.push_service.stop,
+            self.listener.stop,
+            self._stop_gate,
+            self._end_events,
+        ):
+            # Each step happens whatever became of those before it; the first failure is raised.
+            try:
+                await step()
+            except Exception as error:
+                logger.exception("stop_failed", extra=keys(step=step.__qualname__))
+                failure = failure or error
+        logger.info("gateway_stopped")
+        if failure is not None:
+            raise failure
+
+    async def _refuse_clients(self) -> None:
         self.listener.stop_accepting()
         self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS)
+
+    async def _drain(self) -> None:
         await self.processor.stop(self.config.dispatch.drain_timeout)
         # The last answers leave at the end of this turn.
         await asyncio.sleep(0)
+
+    async def _close_clients(self) -> None:
         self.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
         if self._sweeper is not None:
             self._sweeper.cancel()
-        # An exit stack stops each layer even if one before it fails.
-        async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self.session_manager.events.end)
-            if self.engine.gate is not None:
-                stack.push_async_callback(self.engine.gate.stop)
-            stack.push_async_callback(self.listener.stop)
-            stack.push_async_callback(self.push_service.stop)
-            stack.push_async_callback(self.upstream.stop, UPSTREAM_GRACE_S)
-        logger.info("gateway_stopped")
+
+    async def _stop_upstream(self) -> None:
+        await self.upstream.stop(UPSTREAM_GRACE_S)
+
+    async def _stop_gate(self) -> None:
+        if self.engine.gate is not None:
+            await self.engine.gate.stop()
+
+    async def _end_events(self) -> None:
+        self.session_manager.events.end()
 
     async def _sweep(self) -> None:
         while True:

@@ -206,3 +206,20 @@ async def test_nothing_is_left_after_stop() -> None:
         gc.collect()
         names = {task.get_name() for task in asyncio.all_tasks() - before}
         assert not [name for name in names if name.startswith("gatesvr-")]
+
+
+async def test_a_step_of_the_stop_that_fails_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = Gateway(free_ports())
+    await gateway.start()
+
+    def fails(*args: object) -> None:
+        raise KeyError("go_away")
+
+    monkeypatch.setattr(gateway.dispatcher, "go_away", fails)
+    with pytest.raises(KeyError, match="go_away"):
+        await gateway.stop()
+    assert gateway.grpc_address == ""
+    assert len(gateway.listener.connections) == 0
+    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == ["stop_failed"]

@@ -12,6 +12,7 @@ from .kinds import Range as Range
 from .kinds import Size as Size
 from .kinds import check_numbers as check_numbers
 from .kinds import join_address as join_address
+from .kinds import normalize_zone as normalize_zone
 from .kinds import parse_address as parse_address
 from .load import fields as fields
 from .load import load as load
@@ -46,5 +47,6 @@ __all__ = [
     "join_address",
     "load",
     "needs_restart",
+    "normalize_zone",
     "parse_address",
 ]

@@ -27,6 +27,7 @@ __all__ = [
     "hint",
     "join_address",
     "kinds_of",
+    "normalize_zone",
     "number_kind",
     "parse_address",
     "shown",
@@ -239,6 +240,11 @@ def parse_address(text: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """Return ``HOST:PORT``, an IPv6 host in brackets: what parse_address() takes apart."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def normalize_zone(zone: str) -> str:
+    """Return a zone as three digits if it is a number: "1" and "001" are the same."""
+    return zone.zfill(3) if zone.isascii() and zone.isdigit() else zone
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from .kinds import Bytes, Duration, Range, Seconds, Section, Size, hint, parse_address, shown
+from .kinds import (
+    Bytes,
+    Duration,
+    Range,
+    Seconds,
+    Section,
+    Size,
+    hint,
+    normalize_zone,
+    parse_address,
+    shown,
+)
 
 __all__ = [
     "AuthConfig",
@@ -246,7 +257,7 @@ class Endpoint(Section, frozen=True, kw_only=True):
         if self.zone and not _ZONE.fullmatch(self.zone):
             raise self.refusal("zone", f"{shown(self.zone)} is no zone (three digits or a name)")
         if self.zone.isdigit():  # as sessions have it
-            msgspec.structs.force_setattr(self, "zone", self.zone.zfill(3))
+            msgspec.structs.force_setattr(self, "zone", normalize_zone(self.zone))
 
 
 class RouteRule(Section, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .._core.codec import notify_body
 from .._pb import upstream_pb2 as pb
-from ..protocol.messages import MAX_HEADERS, MAX_HEADERS_BYTES, is_valid_text
+from ..protocol.messages import MAX_HEAD_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, is_valid_text
 from .targets import SLICE, RefusedError, Targets
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class PushCommands:
 
     def _bulk_body(self, push: pb.BroadcastRequest) -> bytes:
         body = self._body(push)
-        if len(body) > self._max_message_bytes:
+        if len(body) + MAX_HEAD_BYTES > self._max_message_bytes:
             raise self._targets.refuse(
                 "TOO_LARGE", f"{len(body)} bytes are more than any client takes"
             )

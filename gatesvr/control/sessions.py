@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from .._pb import upstream_pb2 as pb
+from ..config import normalize_zone
 from ..errors import CloseCode
 from ..protocol.messages import is_valid_text
-from ..session.info import normalize_zone
 from .targets import SLICE, RefusedError, Targets
 
 if TYPE_CHECKING:

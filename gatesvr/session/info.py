@@ -1,4 +1,4 @@
-"""SessionInfo: a session as GetSession shows it; and the one spelling of a zone."""
+"""SessionInfo: a session as GetSession shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config import join_address
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["normalize_zone", "session_info"]
+__all__ = ["session_info"]
 
 
 def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
@@ -60,8 +60,3 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         unsent_messages=queue.unsent,
         queue_sums=queue.counters(),
     )
-
-
-def normalize_zone(zone: str) -> str:
-    """Return a zone as three digits if it is a number: "1" and "001" are the same."""
-    return zone.zfill(3) if zone.isascii() and zone.isdigit() else zone

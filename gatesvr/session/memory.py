@@ -127,7 +127,7 @@ class MemoryBudget:
         if self.left < 0:
             for session in list(self._detached):
                 # PROTOCOL 5.5: only "sessions without unacked answers".
-                if session.queue.kept or session.pending:
+                if session.queue.kept or session.pending or not session.outbox.counted_bytes:
                     continue
                 self._close(session, now)
                 if self.left >= 0:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from .._core.codec import encode_identity, error_body
 from .._pb import upstream_pb2 as pb
+from ..config import normalize_zone
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
-from .info import normalize_zone, session_info
+from .info import session_info
 from .notify import NO_SUCH_REQUEST, NOT_FOUND, TOO_LATE
 from .outbox import Outbox
 from .state import Event, State, Verdict, next_state

@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import Endpoint, PushConfig, join_address, parse_address
+from ..config import Endpoint, PushConfig, join_address, normalize_zone, parse_address
 from ..observe.log import keys
 from ..service.results import RegistryResult
 
@@ -128,7 +128,7 @@ class UpstreamRegistry:
             caller_ip: Address of the caller.
         """
         try:
-            service, zone = self._place(service_name, zone_id)
+            service, zone = self._place(service_name, normalize_zone(zone_id))
             address = self._resolve(address, caller_ip)
         except ValueError as error:
             self._counters.register_refused += 1
@@ -243,7 +243,7 @@ class UpstreamRegistry:
                 )
             return service, zone
         if not zone and (match := _ZONED_NAME.fullmatch(service)):
-            zone = match[1]
+            zone = normalize_zone(match[1])
         if not zone:
             # Without a zone it would take calls of every service and session.
             raise ValueError(f"no route names the service {service!r}, and it has no zone")

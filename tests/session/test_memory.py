@@ -153,3 +153,17 @@ def test_the_count_follows_what_is_held_bound_queued_and_closed():
     assert sessions.counters["queued_bytes"] == 2 * size + MESSAGE_BYTES
     sessions.manager.close(session, 0, "", sessions.now)
     assert sessions.counters["queued_bytes"] == 0
+
+
+def test_closing_a_session_that_holds_nothing_is_no_way_out():
+    sessions = Sessions(max_queues_bytes=1 << 20)
+    idle, link, _ = sessions.login("idle")
+    sessions.feed(idle)
+    idle.ack(idle.queue.last_sent_seq, sessions.now)
+    sessions.manager.detach(idle, link, CUT, sessions.now)
+    busy, _, _ = sessions.login("busy")
+    while busy.push(notify(bytes(1000)), now=sessions.now).is_ok:
+        assert len(busy.queue) < 2_000
+    sessions.manager.sweep(sessions.now)
+    assert sessions.counters["memory_closed"] == 0
+    assert idle.is_valid

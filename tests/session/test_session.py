@@ -6,9 +6,9 @@ import pytest
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upb
+from gatesvr.config import normalize_zone
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.messages import MAX_CLIENT_SEQ, Outcome
-from gatesvr.session.info import normalize_zone
 from gatesvr.session.state import Verdict
 
 from .rig import CUT, Sessions, answer_body, business, notify, pushes

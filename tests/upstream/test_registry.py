@@ -128,6 +128,13 @@ def test_modes(mode: str, service: str, may: bool) -> None:
     assert Table(register=mode).register(service=service).success is may
 
 
+@pytest.mark.parametrize(("service", "zone"), [("chat", "7"), ("upstream-zone-7", "")])
+def test_zone_is_spelled_as_sessions_spell_it(service: str, zone: str) -> None:
+    table = Table()
+    assert table.register(service=service, zone=zone).success
+    assert table.endpoint("10.1.1.1:9000").zone == "007"
+
+
 def test_unknown_name_serves_every_service_of_its_zone() -> None:
     table = Table()
     assert table.register(zone="003", service="upstream-zone-003").success
