@@ -181,50 +181,41 @@ class Gateway(LocalPushApi):
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         for step in (
-            self._refuse_clients,
-            self._drain,
-            self._close_clients,
-            self._stop_upstream,
+            self.listener.stop_accepting,
+            lambda: self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS),
+            lambda: self.processor.stop(self.config.dispatch.drain_timeout),
+            lambda: asyncio.sleep(0),  # the last answers leave at the end of this turn
+            lambda: self.listener.close_all(
+                CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}"
+            ),
+            self._stop_sweeping,
+            lambda: self.upstream.stop(UPSTREAM_GRACE_S),
             self.push_service.stop,
             self.listener.stop,
             self._stop_gate,
-            self._end_events,
+            self.session_manager.events.end,
         ):
             # Each step happens whatever became of those before it; the first failure is raised.
             try:
-                await step()
-            except Exception as error:
-                logger.exception("stop_failed", extra=keys(step=step.__qualname__))
+                done = step()
+                if done is not None:
+                    await done
+            except BaseException as error:
+                logger.error("stop_failed", exc_info=error)
                 failure = failure or error
         logger.info("gateway_stopped")
         if failure is not None:
             raise failure
 
-    async def _refuse_clients(self) -> None:
-        self.listener.stop_accepting()
-        self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS)
-
-    async def _drain(self) -> None:
-        await self.processor.stop(self.config.dispatch.drain_timeout)
-        # The last answers leave at the end of this turn.
-        await asyncio.sleep(0)
-
-    async def _close_clients(self) -> None:
-        self.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+    def _stop_sweeping(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-
-    async def _stop_upstream(self) -> None:
-        await self.upstream.stop(UPSTREAM_GRACE_S)
 
     async def _stop_gate(self) -> None:
         if self.engine.gate is not None:
             await self.engine.gate.stop()
-
-    async def _end_events(self) -> None:
-        self.session_manager.events.end()
 
     async def _sweep(self) -> None:
         while True:

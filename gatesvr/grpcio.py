@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 MAX_ANSWER_BYTES = 64 << 20
-"""Largest message that is taken of an upstream; one above it ends its call, and a stream with all
-of its calls. What a client takes is for its session to say."""
+"""Largest message accepted from an upstream; one above it ends its call, and a stream with all of
+its calls. What a client takes is for its session to say."""
 KEEPALIVE_TIMEOUT_MS = 20_000
 """Longest wait for the answer to a keepalive ping."""
 CALL_ENDED = (
@@ -45,7 +45,7 @@ def make_server(max_bytes: int, options: Options = ()) -> grpc.aio.Server:
 
     Args:
         max_bytes: The largest message either way.
-        options: gRPC's own, besides.
+        options: Further gRPC options.
     """
     _keep_poller()
     return grpc.aio.server(
@@ -65,7 +65,7 @@ def make_channel(address: str, options: Options = ()) -> grpc.aio.Channel:
 
     Args:
         address: As gRPC takes it: HOST:PORT, ``unix:PATH``.
-        options: gRPC's own, besides.
+        options: Further gRPC options.
     """
     _keep_poller()
     return grpc.aio.insecure_channel(

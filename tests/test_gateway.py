@@ -208,18 +208,32 @@ async def test_nothing_is_left_after_stop() -> None:
         assert not [name for name in names if name.startswith("gatesvr-")]
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "error"),
+    [
+        ("dispatcher", "go_away", KeyError),
+        ("processor", "stop", asyncio.CancelledError),
+    ],
+)
 async def test_a_step_of_the_stop_that_fails_leaves_the_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    part: str,
+    name: str,
+    error: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     gateway = Gateway(free_ports())
     await gateway.start()
 
     def fails(*args: object) -> None:
-        raise KeyError("go_away")
+        raise error(name)
 
-    monkeypatch.setattr(gateway.dispatcher, "go_away", fails)
-    with pytest.raises(KeyError, match="go_away"):
-        await gateway.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(gateway, part), name, fails)
+        with pytest.raises(error, match=name):
+            await gateway._stop()
     assert gateway.grpc_address == ""
     assert len(gateway.listener.connections) == 0
+    assert gateway._sweeper is not None
+    await asyncio.wait({gateway._sweeper})
     assert [r.message for r in caplog.records if r.levelname == "ERROR"] == ["stop_failed"]

@@ -33,7 +33,7 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
 
 
 def needs_restart(name: str, section: type[Section] = Config) -> bool:
-    """Return whether a field, by its dotted name, cannot change in a running gateway."""
+    """Return whether only a restart can change a field, named by its dotted name."""
     key, _, rest = name.partition(".")
     return needs_restart(rest, kinds_of(section)[key]) if rest else key in section.restart
 
@@ -54,7 +54,8 @@ def load(
         overrides: Dotted name to value, from named flags.
 
     Raises:
-        ConfigError: A file cannot be read, a key is unknown or a value wrong; it names all three.
+        ConfigError: A file cannot be read, a key is unknown or a value wrong; it names the source,
+            the field and the value.
     """
     tree = _read_file(path) if path is not None else {}
     sources: dict[str, str] = {}

@@ -199,7 +199,7 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     max_login_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 64 << 10
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
-    """Sessions that have not logged in, a client address: a whole school may be behind one."""
+    """Sessions per client address that have not logged in; a whole school may share one address."""
     max_logged_in: Count = 5
     """Logged-in sessions of one openid with on_duplicate = "allow"."""
     on_duplicate: Literal["replace", "reject", "allow"] = "replace"
@@ -303,7 +303,7 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     order: Literal["completion", "request"] = "completion"
     """Order of the answers on routes that name none."""
     max_batch: Count = 64
-    """Requests a lane message."""
+    """Requests per lane message."""
     max_open: Count = 1_024
     """Requests a lane has written and not seen answered."""
     max_waiting: Places = 10_000

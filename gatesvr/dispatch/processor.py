@@ -244,7 +244,7 @@ class AsyncProcessor:
             free(worker, task, now)
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        """Give a task's session the answer, with the notifies bound to it."""
+        """Give a task's session the answer, with the notifies that it carries."""
         client_seq = task.request.seq_id
         before, after = answer.notifies()
         if task.session.answer(client_seq, answer.body(client_seq), before, after, now):

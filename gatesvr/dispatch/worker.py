@@ -1,7 +1,7 @@
 """Worker: a place in the pool, and the steps of the task that has it.
 
 The steps: check that the session is valid → call the upstream → put before-notifies, answer and
-after-notifies into the session's order as one fill.
+after-notifies into the session's order as one bundle.
 
 A worker is no coroutine and no asyncio task. It has one task at a time; begin() takes that up to
 its call, and the lane calls the worker back when the call has ended. The pool's size is therefore

@@ -142,7 +142,7 @@ class ClientProtocol:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request is sent at once instead of waiting for the next connection."""
+        """Whether a request would be sent at once."""
         return self.is_live and not self.is_leaving
 
     def acknowledge(self, seq: int, now: float | None = None) -> None:

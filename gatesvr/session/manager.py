@@ -65,6 +65,8 @@ class SessionManager:
         push: For the bound on subscribers of events.
         random_bytes: Source of session ids and tokens.
         wall_ms: Returns the ms since the epoch at a loop time, for events.
+        high_water: Bytes not yet transmitted at which a session stops feeding its link.
+        needs_auth: Whether a new session needs an identity.
 
     Attributes:
         events: Tells subscribers about changes of sessions.

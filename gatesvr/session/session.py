@@ -52,7 +52,9 @@ class Session:
         auth_deadline: Loop time at which its credentials expire, inf for never.
         client_id: The client's own name, may be empty.
         zone: The user's zone, three digits, empty for none; set at login.
-        user_ip: The client's address.
+        user_ip: The client's address at its last START; a later move of the connection changes
+            link.peer alone.
+        user_port: The port beside it.
         link: Its connection now, None while it has none.
         state: See state.py.
         is_valid: Whether it is not Closed.
@@ -113,6 +115,7 @@ class Session:
         "state",
         "token",
         "user_ip",
+        "user_port",
         "zone",
     )
 
@@ -137,6 +140,7 @@ class Session:
         self.client_id = client_id
         self.zone = ""
         self.user_ip = ""
+        self.user_port = 0
         self.link: Link | None = None
         self.state = _INITED
         self.is_valid = True
@@ -392,7 +396,7 @@ class Session:
     def attach(self, link: Link, now: float) -> None:
         """Make link its connection."""
         self.link = self.sender.link = link
-        self.user_ip = link.peer[0]
+        self.user_ip, self.user_port = link.peer
         self.detached_at = 0.0
         self.outbox.full_since = 0.0
         self.last_activity = now
@@ -426,7 +430,7 @@ class Session:
             auth_subject="" if auth is None else auth.subject,
             auth_claims=None if auth is None else auth.claims,
             ip=self.user_ip,
-            port=self.link.peer[1] if self.link is not None else 0,
+            port=self.user_port,
             client_id=self.client_id,
             zone=self.zone,
             generation=self.generation,

@@ -233,7 +233,7 @@ async def open_connection(
         tls: Certificates to accept; by default those of client_tls(host).
         backend: The QUIC library: auto, aioquic or qh3.
         connect_timeout: Longest time for name look-up and handshake, seconds.
-        config: Water marks, time-outs and socket buffers.
+        config: Time-outs and socket buffers.
         driver: Timers shared with other clients of the same loop; by default its own.
 
     Raises:

@@ -105,7 +105,7 @@ class Connection:
         endpoint: Sends its datagrams.
         driver: The endpoint's.
         owner: Hears of ids, the handshake and the end.
-        config: Its water marks and time-outs.
+        config: Its time-outs.
         counters: Where to count.
         address: The peer's.
         is_client: Our role.

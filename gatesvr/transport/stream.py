@@ -91,7 +91,7 @@ class Stream:
         connection: The connection that it belongs to.
         carrier: Takes its bytes.
         driver: The connection's.
-        config: Water marks and idle time-out.
+        config: The idle time-out.
         counters: Where to count.
         peer: The peer's address.
         keep_alive: Whether to PING from the beginning.
@@ -283,13 +283,13 @@ class Stream:
         """Await a connection's life: START, authentication, login, and the end.
 
         This coroutine is the connection task, one for each connection. Most messages are handled
-        where they are read. handler.work() does the rest, which has to wait: START with its
-        authentication and login, and requests for which there is no room. Between two calls of
+        where they are read. handler.work() does the rest, which has to wait: START and AUTH with
+        their authentication, and requests for which there was no room. Between two calls of
         work() the task sleeps on one future; any number of wake()s makes one call.
 
-        The end of the connection does not cancel work(): it may wait for something that belongs to
-        the session, which outlives the connection. The handler hears of the end at once, and the
-        task ends when work() returns. An exception of work() closes the connection.
+        The end of the connection does not cancel work(), which may be authenticating; the handler
+        hears of the end at once, and the task ends when work() returns. An exception of work()
+        closes the connection.
         """
         try:
             while self.state != CLOSED:
