@@ -35,8 +35,8 @@ logger = logging.getLogger("gatesvr.engine")
 class Engine:
     """The layers between the connections and the upstreams.
 
-    A transport calls ``dispatcher.handler(link)`` for each new connection, and ``sweep()`` once a
-    second.
+    The transport calls ``dispatcher.handler(link)`` for each new connection; the owner calls
+    ``sweep()`` once a second.
 
     Args:
         config: The whole configuration.

@@ -10,6 +10,7 @@ import jwt
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
 from ..protocol.identity import Identity
+from ..protocol.messages import MAX_OPENID_BYTES, is_valid_text
 from .keys import Key, KeysMissing, KeySource, StaticKeys, UrlKeys, load_keys
 from .reasons import AuthFailed, AuthUnavailable, Reason
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["JwtAuthenticator"]
 
 MAX_TOKEN_BYTES = 8_192
-MAX_OPENID_BYTES = 128
 MAX_CLAIMS_BYTES = 4_096
 """Names and values of the claims that go to upstreams."""
 
@@ -92,7 +92,7 @@ class JwtAuthenticator:
         name = claims.get(self._config.openid_claim)
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
-        if not isinstance(name, str) or not _is_openid(name):
+        if not isinstance(name, str) or not name or not is_valid_text(name, MAX_OPENID_BYTES):
             raise AuthFailed(Reason.CLAIM, self._config.openid_claim)
         if openid and openid != name:
             raise AuthFailed(Reason.OPENID)
@@ -152,11 +152,6 @@ def _read_header(token: str) -> tuple[str, str]:
     if not isinstance(algorithm, str) or not isinstance(kid, str):
         raise AuthFailed(Reason.MALFORMED)
     return algorithm, kid
-
-
-def _is_openid(name: str) -> bool:
-    """Whether name may be an openid (PROTOCOL 1.6)."""
-    return 0 < len(name.encode("utf-8", "replace")) <= MAX_OPENID_BYTES and name.isprintable()
 
 
 def _chosen(claims: Mapping[str, Any], names: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -75,12 +75,11 @@ class KeysMissing(Exception):
     """There is no key to verify any token with."""
 
 
-class KeySource:
+class KeySource(Protocol):
     """Where keys come from."""
 
     def find(self, kid: str) -> Key | None:
         """Return the key with that name, None where it is not known."""
-        raise NotImplementedError
 
     async def look_again(self, kid: str) -> Key | None:
         """Return the key with a name that find() does not know, after a look at the source.
@@ -88,7 +87,6 @@ class KeySource:
         Raises:
             KeysMissing: No keys are known, or they are too old to trust.
         """
-        return self.find(kid)
 
     def start(self) -> None:
         """Keep the keys fresh from now on."""
@@ -97,7 +95,7 @@ class KeySource:
         """Stop that."""
 
 
-class StaticKeys(KeySource):
+class StaticKeys:
     """Keys that do not change while the gateway runs.
 
     Args:
@@ -114,8 +112,18 @@ class StaticKeys(KeySource):
             return self._only
         return self._keys.get(kid)
 
+    async def look_again(self, kid: str) -> Key | None:
+        """Return None: nothing changes."""
+        return None
 
-class UrlKeys(KeySource):
+    def start(self) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+
+class UrlKeys:
     """Keys of a JWKS URL: cached, fetched in the background, kept while the URL fails.
 
     Args:

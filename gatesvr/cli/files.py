@@ -7,7 +7,18 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["write_file"]
+__all__ = ["refuse_existing", "write_file"]
+
+
+def refuse_existing(*paths: str) -> None:
+    """Refuse to replace files.
+
+    Raises:
+        ConfigError: One is there.
+    """
+    for path in paths:
+        if Path(path).exists():
+            raise ConfigError("the file is there already (--force replaces it)", source=path)
 
 
 def write_file(path: str, data: bytes, mode: int) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from ..errors import ConfigError
-from .files import write_file
+from .files import refuse_existing, write_file
 from .terminal import echo
 
 __all__ = ["command"]
@@ -50,9 +48,7 @@ def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool)
     if cert == key:
         raise click.UsageError("--cert and --key must be different files")
     if not force:
-        for path in (cert, key):
-            if Path(path).exists():
-                raise ConfigError("the file exists (--force replaces it)", source=path)
+        refuse_existing(cert, key)
     try:
         cert_pem, key_pem = generate_certificate(names or DEVELOPMENT_NAMES, days=days)
     except ValueError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from .files import write_file
+from .files import refuse_existing, write_file
 from .options import DURATION, PAIR
 from .terminal import echo
 
@@ -50,9 +50,8 @@ def make_key(private: str, public: str, force: bool) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     half = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    for path in (private, public):
-        if not force and Path(path).exists():
-            raise ConfigError("the file is there already (--force replaces it)", source=path)
+    if not force:
+        refuse_existing(private, public)
     write_file(private, pem, 0o600)
     write_file(public, half, 0o644)
     echo(f"private  {private}\npublic   {public}")

@@ -221,7 +221,7 @@ class SessionConfig(Section, frozen=True, kw_only=True):
 class DispatchConfig(Section, frozen=True, kw_only=True):
     """The task queue and its workers."""
 
-    workers: Annotated[int, Range(1, 65_536, "4 a usable CPU")] = 0
+    workers: Annotated[int, Range(1, 65_536, "4 per usable CPU")] = 0
     """Workers to start with and to shrink to; at most max_workers."""
     max_workers: Annotated[int, Range(1, 65_536)] = 1_024
     """Workers at most; the pool grows while tasks wait."""
@@ -256,8 +256,7 @@ class Endpoint(Section, frozen=True, kw_only=True):
             raise self.refusal("address", f"{shown(self.address)} names no {missing}")
         if self.zone and not _ZONE.fullmatch(self.zone):
             raise self.refusal("zone", f"{shown(self.zone)} is no zone (three digits or a name)")
-        if self.zone.isdigit():  # as sessions have it
-            msgspec.structs.force_setattr(self, "zone", normalize_zone(self.zone))
+        msgspec.structs.force_setattr(self, "zone", normalize_zone(self.zone))
 
 
 class RouteRule(Section, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ class Dispatcher:
         high_water: int = HIGH_WATER_BYTES,
         gate: Gate | None = None,
     ) -> None:
-        self.config = config.session
+        self.session_config = config.session
         self.high_water = high_water
         self.gate = gate
         self.sessions = sessions

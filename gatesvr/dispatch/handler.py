@@ -1,14 +1,15 @@
 """ClientHandler: handles one connection's messages and keeps its deadlines.
 
 Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once, and so does BUSINESS
-while its session has room. START, and the BUSINESS in *held* (PROTOCOL 3.4) that an answer has made
-room for, wait for the connection task. The session outlives the handler: once another connection
-has taken it over, the handler ignores this one.
+while its session has room. START, AUTH, and the BUSINESS in *held* (PROTOCOL 3.4) that an answer
+has made room for, wait for the connection task. The session outlives the handler: once another
+connection has taken it over, the handler ignores this one.
 
 A handler's states, and the attributes that make them::
 
-    connected    session is None           _start_deadline runs; other requests wait in _early
-    START read   _start is set             the connection task is woken to answer it
+    connected    session is None           _start_deadline runs; any other frame is an error
+    START read   still None                the connection task authenticates and answers it; other
+                                           requests wait in _early
     serving      session is set            BUSINESS waits in _held for room, or for a hello's answer
       proved     _is_proved                a frame came after START_RESP (PROTOCOL 4.2)
       left       session.link is another   the session has moved; frames count as fenced
@@ -76,7 +77,7 @@ class ClientHandler:
     """
 
     def __init__(self, link: Link, dispatcher: Dispatcher) -> None:
-        config = dispatcher.config
+        config = dispatcher.session_config
         self._link = link
         self._dispatcher = dispatcher
         self._sessions = dispatcher.sessions

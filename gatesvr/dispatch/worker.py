@@ -6,7 +6,7 @@ after-notifies into the session's order as one bundle.
 A worker is no coroutine and no asyncio task. It has one task at a time; begin() takes that up to
 its call, and the lane calls the worker back when the call has ended. The pool's size is therefore
 the number of calls open at a time, and a request costs no turn of the loop and no future. (An
-asyncio task for each worker cost two of each a request.)
+asyncio task for each worker cost two of each per request.)
 """
 
 from __future__ import annotations

@@ -267,11 +267,10 @@ class ClientProtocol:
         """Return the loop time of the next heartbeat."""
         heartbeats = self._heartbeats
         assert heartbeats is not None
-        for oldest in self.session.pending.values():
-            if not oldest.is_sent:
-                break
-            return heartbeats.next_at(oldest.sent_at, self.session.usual_s)
-        return heartbeats.due_at
+        oldest = next(iter(self.session.pending.values()), None)
+        if oldest is None or not oldest.is_sent:
+            return heartbeats.due_at
+        return heartbeats.next_at(oldest.sent_at, self.session.usual_s)
 
     # Pushes in.
 

@@ -1,4 +1,4 @@
-"""The interfaces between layers: the only upward calls.
+"""The interfaces between a connection and its handler.
 
 A connection (transport) is a Link to the session that uses it; what handles a connection's stream
 (dispatch) is a ConnectionHandler to the transport. Neither imports the other.
@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["ConnectionHandler", "Disconnect", "HandlerFactory", "Link"]
+__all__ = [
+    "HIGH_WATER_BYTES",
+    "LOW_WATER_BYTES",
+    "ConnectionHandler",
+    "Disconnect",
+    "HandlerFactory",
+    "Link",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,6 @@ __all__ = ["RETRY_MS", "SessionContext"]
 
 BULK_SHARE = 4
 """Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
-MAX_PUSH_IDS = 256
-"""push_ids that a session remembers (PROTOCOL 7.5)."""
-MAX_BOUND_NOTIFIES = 64
-"""Notifies bound to one request."""
-MAX_BOUND_BYTES = 256 << 10
-"""Bytes of bound notifies of a session."""
 RETRY_MS = 1_000
 """retry_after_ms of a refusal by a limit."""
 
@@ -40,12 +34,9 @@ class SessionContext:
         "close_full",
         "counters",
         "high_water",
-        "max_bound_bytes",
-        "max_bound_notifies",
         "max_bulk",
         "max_bulk_bytes",
         "max_in_flight",
-        "max_push_ids",
         "max_queue_bytes",
         "max_queue_size",
         "watched",
@@ -65,9 +56,6 @@ class SessionContext:
         self.max_queue_bytes = config.max_queue_bytes
         self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
         self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE
-        self.max_push_ids = MAX_PUSH_IDS
-        self.max_bound_notifies = MAX_BOUND_NOTIFIES
-        self.max_bound_bytes = MAX_BOUND_BYTES
         self.when_full = config.when_full
         self.high_water = high_water
         self.watched: set[Outbox] = set()

@@ -456,7 +456,7 @@ class SessionManager:
         watched = self.context.watched
         for outbox in list(watched):
             outbox.expire(now)
-            if outbox.is_stuck(now, self._config.slow_consumer_timeout):
+            if outbox.check_stuck(now, self._config.slow_consumer_timeout):
                 self._cut_slow(self.index.by_id[outbox.queue.session_id], now)
             if not outbox.is_watched:
                 watched.discard(outbox)

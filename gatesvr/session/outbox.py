@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_CONFLATE_KEYS", "Outbox"]
 
+MAX_PUSH_IDS = 256
+"""push_ids that a session remembers (PROTOCOL 7.5)."""
+MAX_BOUND_NOTIFIES = 64
+"""Notifies bound to one request."""
+MAX_BOUND_BYTES = 256 << 10
+"""Bytes of bound notifies of a session."""
 MAX_HELD_NOTIFIES = 64
 MAX_HELD_BYTES = 64 << 10
 """Notifies, and bytes of them, held for a session that has not logged in (PROTOCOL 5.4)."""
@@ -168,9 +174,7 @@ class Outbox:
             return TOO_LARGE
         notifies = self.notifies
         if notifies is None:
-            notifies = self.notifies = NotifyOrderingManager(
-                context.max_bound_notifies, context.max_bound_bytes
-            )
+            notifies = self.notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
         if context.budget.is_full or not notifies.add(client_seq, body, before):
             counters.pushes_busy += 1
             return BUSY
@@ -290,7 +294,7 @@ class Outbox:
         push_ids = self.push_ids
         if push_ids is None:
             push_ids = self.push_ids = {}
-        elif len(push_ids) >= self._context.max_push_ids:
+        elif len(push_ids) >= MAX_PUSH_IDS:
             del push_ids[next(iter(push_ids))]
         push_ids[push_id] = None
 
@@ -325,7 +329,7 @@ class Outbox:
             )
         notifies = self.notifies
         if notifies is None:
-            notifies = NotifyOrderingManager(context.max_bound_notifies, context.max_bound_bytes)
+            notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
         messages, dropped = notifies.bundle(client_seq, msg_id, body, before, after, max_body_bytes)
         if self.notifies is not None and not len(notifies):
             self.notifies = None
@@ -358,7 +362,7 @@ class Outbox:
             self._context.counters.notifies_expired += expired
             self.sender.flush()
 
-    def is_stuck(self, now: float, timeout: float) -> bool:
+    def check_stuck(self, now: float, timeout: float) -> bool:
         """Return whether the queue has been at a cap, and no ack has moved, for timeout."""
         if self.full_since and self.queue.last_acked_seq != self._full_acked:
             self.full_since = 0.0

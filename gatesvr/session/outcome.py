@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,8 +64,6 @@ def accept_start(session: Session, token: bytes, link: Link, config: SessionConf
         max_unacked_messages=config.max_queue_size,
         max_unacked_bytes=min(config.max_queue_bytes, 0xFFFF_FFFF),
     )
-    if session.auth is not None and session.auth_deadline != math.inf:
-        response.auth_expires_at_ms = int(session.auth.expires_at * 1000)
     return StartOutcome(session, response)
 
 

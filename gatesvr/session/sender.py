@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._core.queue import KEEP, OrderedQueue
+from ..protocol.link import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from ..protocol.link import Link
@@ -28,7 +29,7 @@ class OrderedSender:
 
     __slots__ = ("_high_water", "link", "queue")
 
-    def __init__(self, queue: OrderedQueue, high_water: int = 64 << 10) -> None:
+    def __init__(self, queue: OrderedQueue, high_water: int = HIGH_WATER_BYTES) -> None:
         self.queue = queue
         self.link: Link | None = None
         self._high_water = high_water

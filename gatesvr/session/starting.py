@@ -101,10 +101,13 @@ class SessionStarter:
         if identity is not None and not start.openid:
             start.openid = identity.openid
         outcome = self._start(start, link, now, identity)
-        if identity is not None and outcome.session is not None:
-            self._authenticate(outcome.session, identity, auth_deadline)
-            if auth_deadline != math.inf:
-                outcome.response.auth_expires_at_ms = int(identity.expires_at * 1000)
+        session = outcome.session
+        if session is None:
+            return outcome
+        if identity is not None:
+            self._authenticate(session, identity, auth_deadline)
+        if session.auth is not None and session.auth_deadline != math.inf:
+            outcome.response.auth_expires_at_ms = int(session.auth.expires_at * 1000)
         return outcome
 
     def _start(

@@ -120,7 +120,6 @@ class Connection:
         "__weakref__",
         "_ack_mark",
         "_address",
-        "_config",
         "_counters",
         "_deadline",
         "_driver",
@@ -169,7 +168,6 @@ class Connection:
         self._endpoint = endpoint
         self._driver = driver
         self._owner = owner
-        self._config = config
         self._counters = counters
         self._address = address
         self._is_client = is_client

@@ -109,7 +109,6 @@ class Stream:
     """
 
     __slots__ = (
-        "_config",
         "_connection",
         "_counters",
         "_driver",
@@ -154,7 +153,6 @@ class Stream:
         self.carrier = carrier
         self._connection = connection
         self._driver = driver
-        self._config = config
         self._counters = counters
         self._unsent = _NOT_FEEDING  # while the handler writes: the unsent bytes, its own included
         self._how: Disconnect | None = None

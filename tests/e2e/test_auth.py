@@ -12,6 +12,7 @@ import pytest
 
 from gatesvr import Client, ConnectionFailed
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.auth.reasons import AuthUnavailable
 
 from ..auth.tokens import RSA, pem, token
 from ..fakes import until
@@ -182,6 +183,41 @@ async def test_too_many_failures_of_an_address_are_not_looked_at(
                 assert response.error.error_code == 401
         assert counter(gateway, "auth.refused_malformed") == 3
         assert counter(gateway, "auth.refused_limited") == 1
+
+
+async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path: Path) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as inside,
+        plain_client(gateway.address) as outside,
+    ):
+        await inside.login("alice", auth_token=token())
+        gate = gateway.engine.gate
+        assert gate is not None
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def unavailable(value: str, openid: str) -> Any:
+            asked.set()
+            await answered.wait()
+            raise AuthUnavailable("no keys")
+
+        gate._authenticator.authenticate = unavailable  # type: ignore[method-assign]
+        inside.send(auth(token(), 2))
+        await asyncio.wait_for(asked.wait(), 30)
+        inside.send(*(auth(token(), msg_id) for msg_id in range(3, 8)))
+        # One is being checked, four wait, and the sixth is refused at once.
+        push = await inside.receive()
+        response = pb.AuthResponse.FromString(push.payload)
+        assert (push.msg_id, response.error.error_code) == (7, 429)
+        answered.set()
+        for _ in range(5):
+            assert (await auth_response(inside)).error.error_code == 503
+        refused = await outside.start("bob", auth_token=token(sub="bob"))
+        assert (refused.success, refused.error.error_code) == (False, 503)
+        assert refused.error.retry_after_ms > 0
+        assert await outside.closed() == 4503
+        inside.send(business(2, "echo", b"untouched"))
+        assert answer(await inside.receive()).data == b"untouched"
 
 
 async def test_without_authentication_auth_is_answered(backend: str) -> None:

@@ -358,7 +358,7 @@ async def test_binding_by_openid_needs_one_session() -> None:
 
 
 async def test_bound_notifies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatesvr.session.context.MAX_BOUND_NOTIFIES", 2)
+    monkeypatch.setattr("gatesvr.session.outbox.MAX_BOUND_NOTIFIES", 2)
     config = SessionConfig(on_duplicate="allow")
     push = PushConfig(bind="127.0.0.1:0")
     async with running(push, config) as rig:

@@ -103,7 +103,7 @@ def test_a_thousand_bundles_amid_other_pushes_are_never_split():
 
 
 def test_binding_follows_the_request(monkeypatch):
-    monkeypatch.setattr("gatesvr.session.context.MAX_BOUND_NOTIFIES", 2)
+    monkeypatch.setattr("gatesvr.session.outbox.MAX_BOUND_NOTIFIES", 2)
     sessions = Sessions()
     session, _, _ = sessions.login()
     now = sessions.now
