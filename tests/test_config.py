@@ -598,3 +598,21 @@ def test_configuration_is_frozen() -> None:
     config = Config()
     with pytest.raises(AttributeError):
         config.dispatch.workers = 3  # type: ignore[misc]
+
+
+SERVICES = {"GATESVR_UPSTREAM__SERVICES": '{hello = [{address = "a:1"}], chat = [{address = "a"}]}'}
+
+
+@pytest.mark.parametrize(
+    ("sets", "source"),
+    [
+        ([], "GATESVR_UPSTREAM__SERVICES"),
+        (['upstream.services.chat=[{address="b"}]'], "--set"),  # the part that it set itself
+        (['upstream.services.hello=[{address="b:1"}]'], "GATESVR_UPSTREAM__SERVICES"),
+    ],
+)
+def test_blames_what_set_the_value(sets: list[str], source: str) -> None:
+    with pytest.raises(ConfigError, match="is not HOST:PORT") as refused:
+        load(sets=sets, environ=SERVICES)
+    assert refused.value.source == source
+    assert refused.value.field == "upstream.services.chat[0].address"

@@ -60,9 +60,15 @@ def load(
     tree = _read_file(path) if path is not None else {}
     sources: dict[str, str] = {}
     names = dict(fields())
+
+    def put(name: str, value: Any, source: str) -> None:
+        _put(tree, name, value, source)
+        for part in [part for part in sources if part.startswith(f"{name}.")]:
+            del sources[part]
+        sources[name] = source
+
     for variable, name in _variables(names, environ or {}):
-        _put(tree, name, _parse_text(names[name], (environ or {})[variable]), variable)
-        sources[name] = variable
+        put(name, _parse_text(names[name], (environ or {})[variable]), variable)
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals:
@@ -70,11 +76,9 @@ def load(
         name = name.strip()
         if name not in names and not name.startswith("upstream.services."):
             raise ConfigError(f"unknown setting{hint(name, names)}", source="--set", field=name)
-        _put(tree, name, _parse_text(names.get(name), value), "--set")
-        sources[name] = "--set"
+        put(name, _parse_text(names.get(name), value), "--set")
     for name, value in (overrides or {}).items():
-        _put(tree, name, value, "flag")
-        sources[name] = "flag"
+        put(name, value, "flag")
     return typing.cast("Config", _Builder(sources, str(path or "")).build(Config, tree, ""))
 
 
@@ -173,11 +177,11 @@ class _Builder:
         return isinstance(kind, type) and issubclass(kind, Section)
 
     def _error(self, field: str, message: str) -> ConfigError:
-        # What set the field, or the whole that it is a part of; otherwise, a part of it.
-        sources = self._sources.items()
-        wholes = (s for name, s in sources if f"{field}.".startswith((f"{name}.", f"{name}[")))
-        parts = (s for name, s in sources if name.startswith(f"{field}."))
-        source = next(wholes, None) or next(parts, self._path)
+        # What set the field, or the smallest whole that it is a part of; otherwise, a part of it.
+        sources = self._sources
+        wholes = [name for name in sources if f"{field}.".startswith((f"{name}.", f"{name}["))]
+        parts = (source for name, source in sources.items() if name.startswith(f"{field}."))
+        source = sources[max(wholes, key=len)] if wholes else next(parts, self._path)
         return ConfigError(message, source=source, field=field)
 
 
