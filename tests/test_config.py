@@ -628,7 +628,7 @@ def test_line_of_a_field_anywhere(data: st.DataObject) -> None:
 def test_complaint_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     for text, complaint in {
-        "[log]\n\nlevell = 'info'": ":3: log.levle: unknown setting (did you mean level?)",
+        "[log]\n\nlevell = 'info'": ":3: log.levell: unknown setting (did you mean level?)",
         "[log]\n\nlevel = 'loud'": ":3: log.level: 'loud' is none of debug, info, warning, error",
         "[[route]]\naction = '*'": ":1: route[0].service: it is missing",
         "[log]\nlevel = 'info": ":2: Expected",
