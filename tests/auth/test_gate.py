@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.gate import Gate
 from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.config import AuthConfig
 from gatesvr.protocol.identity import Identity
+
+ALICE = Applicant("token", "alice", "192.0.2.1")
 
 
 class Scripted:
@@ -20,11 +23,11 @@ class Scripted:
         self._takes = takes
         self._error = error
 
-    async def authenticate(self, token: str, openid: str) -> Identity:
+    async def authenticate(self, applicant: Applicant) -> Identity:
         self._clock[0] += self._takes
         if self._error is not None:
             raise self._error
-        return Identity(openid)
+        return Identity(applicant.openid)
 
     def start(self) -> None: ...
 
@@ -58,9 +61,9 @@ async def test_every_refusal_takes_the_same_least_time(
     )
     monkeypatch.setattr(asyncio, "sleep", sleep)
     if error is None:
-        assert (await gate.admit("token", "alice", "192.0.2.1"))[0].openid == "alice"
+        assert (await gate.admit(ALICE))[0].openid == "alice"
         assert pauses == []
     else:
         with pytest.raises(type(error)):
-            await gate.admit("token", "alice", "192.0.2.1")
+            await gate.admit(ALICE)
         assert pauses == [pytest.approx(pause)]

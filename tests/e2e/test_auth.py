@@ -12,6 +12,7 @@ import pytest
 
 from gatesvr import Client, ConnectionFailed
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.reasons import AuthUnavailable
 
 from ..auth.tokens import RSA, pem, token
@@ -174,9 +175,8 @@ async def test_expiry_that_is_not_enforced(backend: str, tmp_path: Path) -> None
 async def test_too_many_failures_of_an_address_are_not_looked_at(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatesvr.auth.limit.BURST", 3.0)
     monkeypatch.setattr("gatesvr.auth.limit.RATE", 0.0)
-    async with scene(backend, tmp_path) as (gateway, _):
+    async with scene(backend, tmp_path, "auth.address_failures=3") as (gateway, _):
         for _ in range(4):
             async with plain_client(gateway.address) as client:
                 response = await client.start("alice", auth_token="rubbish")
@@ -196,7 +196,7 @@ async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path
         assert gate is not None
         asked, answered = asyncio.Event(), asyncio.Event()
 
-        async def unavailable(value: str, openid: str) -> Any:
+        async def unavailable(applicant: Applicant) -> Any:
             asked.set()
             await answered.wait()
             raise AuthUnavailable("no keys")
@@ -204,19 +204,20 @@ async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path
         gate._authenticator.authenticate = unavailable  # type: ignore[method-assign]
         inside.send(auth(token(), 2))
         await asyncio.wait_for(asked.wait(), 30)
-        inside.send(*(auth(token(), msg_id) for msg_id in range(3, 8)))
-        # One is being checked, four wait, and the sixth is refused at once.
+        # One is checked at a time, and holds up nothing else.
+        inside.send(auth(token(), 3), business(2, "echo", b"meanwhile"))
         push = await inside.receive()
         response = pb.AuthResponse.FromString(push.payload)
-        assert (push.msg_id, response.error.error_code) == (7, 429)
+        assert (push.msg_id, response.error.error_code) == (3, 429)
+        assert counter(gateway, "dispatch.auths_refused") == 1
+        assert answer(await inside.receive()).data == b"meanwhile"
         answered.set()
-        for _ in range(5):
-            assert (await auth_response(inside)).error.error_code == 503
+        assert (await auth_response(inside)).error.error_code == 503
         refused = await outside.start("bob", auth_token=token(sub="bob"))
         assert (refused.success, refused.error.error_code) == (False, 503)
         assert refused.error.retry_after_ms > 0
         assert await outside.closed() == 4503
-        inside.send(business(2, "echo", b"untouched"))
+        inside.send(business(3, "echo", b"untouched"))
         assert answer(await inside.receive()).data == b"untouched"
 
 
@@ -240,10 +241,10 @@ async def test_a_client_that_leaves_while_it_is_authenticated_leaves_nothing(
         asked, answered = asyncio.Event(), asyncio.Event()
         authenticate = gate._authenticator.authenticate
 
-        async def slow(value: str, openid: str) -> Any:
+        async def slow(applicant: Applicant) -> Any:
             asked.set()
             await answered.wait()
-            return await authenticate(value, openid)
+            return await authenticate(applicant)
 
         gate._authenticator.authenticate = slow  # type: ignore[method-assign]
         async with plain_client(gateway.address) as client:
