@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         """Calls a method of a service: UpstreamManager.ask()."""
 
         def __call__(
-            self, service: str, method: str, request: bytes, timeout: float, openid: str = ""
+            self, service: str, method: str, request: bytes, within: float, openid: str = ""
         ) -> Awaitable[bytes]: ...
 
 

@@ -2,8 +2,8 @@
 
 Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once, and so does BUSINESS
 while its session has room. START, and the BUSINESS in *held* (PROTOCOL 3.4) that an answer has made
-room for, wait for the connection task. AUTH is checked beside it, and holds nothing up. The session outlives the handler: once another
-connection has taken it over, the handler ignores this one.
+room for, wait for the connection task. AUTH is checked beside it, and holds nothing up. The session
+outlives the handler: once another connection has taken it over, the handler ignores this one.
 
 A handler's states, and the attributes that make them::
 

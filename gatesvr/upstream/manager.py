@@ -197,7 +197,7 @@ class UpstreamManager:
         lane.submit(call)
 
     async def ask(
-        self, service: str, method: str, request: bytes, timeout: float, openid: str = ""
+        self, service: str, method: str, request: bytes, within: float, openid: str = ""
     ) -> bytes:
         """Call a gRPC method of a service and return its response, serialized.
 
@@ -205,7 +205,7 @@ class UpstreamManager:
             service: The service's name.
             method: ``/package.Service/Method``.
             request: The request, serialized.
-            timeout: Longest wait, seconds.
+            within: Longest wait, seconds.
             openid: For consistent hashing.
 
         Raises:
@@ -221,15 +221,8 @@ class UpstreamManager:
             else:
                 answered.set_exception(error)
 
-        call = MethodCall(
-            end,
-            method,
-            request,
-            self.next_request_id(),
-            self._clock.now() + timeout,
-            service,
-            openid,
-        )
+        request_id, deadline = self.next_request_id(), self._clock.now() + within
+        call = MethodCall(end, method, request, request_id, deadline, service, openid)
         try:
             self.send(call)
             await answered
