@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reas
 from gatesvr.config import AuthConfig
 from gatesvr.errors import ConfigError
 
-from .tokens import EC, ED, RSA, SECRET, claims, jwks, pem, token
+from .tokens import EC, ED, RSA, SECRET, claims, forged, jwks, pem, token
 
 
 def config(**changes: Any) -> AuthConfig:
@@ -65,16 +62,6 @@ NOW = int(time.time())
 
 def unsigned() -> str:
     return jwt.encode(claims(), None, algorithm="none")
-
-
-def forged(header: dict[str, Any]) -> str:
-    """Return a token with any header, signed by HS256 with the public key's text as the secret."""
-
-    def part(data: bytes) -> str:
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-    signed = f"{part(json.dumps(header).encode())}.{part(json.dumps(claims()).encode())}"
-    return f"{signed}.{part(hmac.digest(pem(), signed.encode(), 'sha256'))}"
 
 
 BAD: dict[str, tuple[Any, Reason]] = {
