@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from gatesvr._pb import auth_pb2 as pb
+from gatesvr._pb import upstream_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -118,8 +119,10 @@ class AuthServer:
 
 
 @asynccontextmanager
-async def auth_server() -> AsyncIterator[AuthServer]:
-    """Serve an AuthServer on a free port of loopback."""
+async def auth_server(
+    also: rpc.UpstreamServiceServicer | None = None,
+) -> AsyncIterator[AuthServer]:
+    """Serve an AuthServer on a free port of loopback, and an UpstreamService beside it."""
     auth = AuthServer()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     # No serializers: a liar's answer is no message at all.
@@ -131,6 +134,8 @@ async def auth_server() -> AsyncIterator[AuthServer]:
             ),
         )
     )
+    if also is not None:
+        rpc.add_UpstreamServiceServicer_to_server(also, server)
     port = server.add_insecure_port("127.0.0.1:0")
     auth.address = f"127.0.0.1:{port}"
     await server.start()
