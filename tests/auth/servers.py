@@ -77,6 +77,7 @@ class AuthServer:
         self.address = ""
         self.requests: list[pb.AuthenticateRequest] = []
         self.gate = asyncio.Event()
+        self._server: grpc.aio.Server | None = None
 
     async def authenticate(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         request = pb.AuthenticateRequest.FromString(data)
@@ -117,6 +118,24 @@ class AuthServer:
                 answer = {"ok": False, "reason": "never heard of"}
         return pb.AuthenticateResponse(**answer).SerializeToString()
 
+    async def start(self, also: rpc.UpstreamServiceServicer | None = None) -> None:
+        """Serve, at the same address as before."""
+        self._server = server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        # No serializers: a liar's answer is no message at all.
+        handler = grpc.unary_unary_rpc_method_handler(self.authenticate)
+        method = {"Authenticate": handler}
+        name = "gatesvr.proto.AuthService"
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, method),))
+        if also is not None:
+            rpc.add_UpstreamServiceServicer_to_server(also, server)
+        self.address = f"127.0.0.1:{server.add_insecure_port(self.address or '127.0.0.1:0')}"
+        await server.start()
+
+    async def stop(self) -> None:
+        """Break off whatever is under way."""
+        if self._server is not None:
+            await self._server.stop(None)
+
 
 @asynccontextmanager
 async def auth_server(
@@ -124,23 +143,9 @@ async def auth_server(
 ) -> AsyncIterator[AuthServer]:
     """Serve an AuthServer on a free port of loopback, and an UpstreamService beside it."""
     auth = AuthServer()
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    # No serializers: a liar's answer is no message at all.
-    handler = grpc.unary_unary_rpc_method_handler(auth.authenticate)
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(
-                "gatesvr.proto.AuthService", {"Authenticate": handler}
-            ),
-        )
-    )
-    if also is not None:
-        rpc.add_UpstreamServiceServicer_to_server(also, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    auth.address = f"127.0.0.1:{port}"
-    await server.start()
+    await auth.start(also)
     try:
         yield auth
     finally:
         auth.gate.set()
-        await server.stop(None)
+        await auth.stop()
