@@ -303,3 +303,44 @@ async def test_a_client_without_a_good_token_is_told_so(backend: str, tmp_path: 
             )
             with pytest.raises(error, match=text):
                 await client.connect()
+
+
+async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
+    backend: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as client,
+        plain_client(gateway.address) as again,
+    ):
+        started = await client.login("alice", auth_token=token())
+        gate = gateway.engine.gate
+        assert gate is not None
+
+        async def broken(applicant: Applicant) -> Any:
+            raise ZeroDivisionError("on purpose")
+
+        gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+        client.send(auth(token()))
+        assert await client.closed() == 4500
+        assert counter(gateway, "dispatch.internal_errors") == 1
+        assert "auth_lost" in caplog.messages
+        assert (await again.resume(started, 1)).resumed
+
+
+async def test_auths_of_a_connection_are_limited(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.dispatch.handler.AUTH_RATE", 1e-6)
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("alice", auth_token=token())
+        codes = []
+        for msg_id in range(1, 9):
+            client.send(auth(token(), msg_id))
+            codes.append((await auth_response(client)).error.error_code)
+        assert codes == [0] * 5 + [429] * 3
+        assert counter(gateway, "dispatch.auths_refused") == 3
+        assert counter(gateway, "auth.renewed") == 5
