@@ -84,7 +84,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "expired": ({"auth_token": token(exp=int(time.time()) - 3_600)}, "refused_expired"),
     "another openid": ({"auth_token": token(sub="mallory")}, "refused_openid"),
     "rubbish": ({"auth_token": "rubbish"}, "refused_malformed"),
-    "unknown session": ({"session_id": "x" * 32, "resume_token": b"t" * 16}, ""),
+    "unknown session": ({"session_id": "x" * 32, "resume_token": b"t" * 16}, "resumes_unknown"),
 }
 
 
@@ -104,8 +104,8 @@ async def test_every_refusal_says_the_same(backend: str, name: str, tmp_path: Pa
         assert await client.closed() == 4401
         assert counter(gateway, "session.sessions") == 0
         assert upstream.requests == []
-        if counted:
-            assert counter(gateway, f"auth.{counted}") == 1
+        layer = "session" if name == "unknown session" else "auth"
+        assert counter(gateway, f"{layer}.{counted}") == 1
 
 
 async def test_a_resume_needs_no_token_and_a_token_of_its_own_openid_if_any(
