@@ -162,7 +162,8 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     enforce_expiry: bool = True
     """End a session when its token has expired and was not renewed."""
     min_refusal_time: Annotated[Seconds, Range(_MS, 10, "at once")] = 0.1
-    """Every refusal takes at least this long, so that its time does not tell the reason."""
+    """Every refusal takes at least this long, so that its time does not tell the reason; with mode
+    upstream, choose more than the service usually takes."""
     address_failures: Annotated[int, Range(1, 1_000_000, "no limit")] = 20
     """Failures of an IPv4 address or an IPv6 /64 at once; one a second comes back, and more are
     refused without a look. Raise it where many clients share an address."""
