@@ -60,7 +60,8 @@ docs: install ## Write what the docs take from the code: settings, example bytes
 
 pb: install ## Generate gatesvr/_pb again from protos/
 	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --python_out=. --pyi_out=. protos/*.proto
-	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --grpc_python_out=. protos/upstream.proto
+	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --grpc_python_out=. \
+	  protos/upstream.proto protos/auth.proto
 
 wheel: install ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build --outdir dist .

@@ -23,6 +23,7 @@ from .upstream.router import UpstreamRouter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .auth.gate import Authenticator
     from .config import Config
     from .observe.metrics import Counters
     from .upstream.manager import UpstreamManager
@@ -82,10 +83,18 @@ class Engine:
         )
         self.auth_counters = AuthCounters()
         self.gate: Gate | None = None
+        authenticator: Authenticator | None = None
         if config.auth.mode == "jwt":
             from .auth.jwt import JwtAuthenticator
 
             authenticator = JwtAuthenticator(config.auth, self.auth_counters)
+        elif config.auth.mode == "upstream":
+            from .auth.upstream import UpstreamAuthenticator
+
+            authenticator = UpstreamAuthenticator(
+                config.auth, self.auth_counters, upstream.ask, wall_clock
+            )
+        if authenticator is not None:
             self.gate = Gate(authenticator, config.auth, self.auth_counters, clock, wall_clock)
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)

@@ -73,6 +73,7 @@ class Gateway(LocalPushApi):
             max_message_bytes,
             push=config.push,
             rules=config.route,
+            auth_service=config.auth.service if config.auth.mode == "upstream" else "",
             clock=clock,
         )
         self.engine = engine = Engine(config, self.upstream, clock=clock.now)

@@ -42,6 +42,7 @@ FIELDS = dict(fields())
 RANGES = {name: number_kind(kind) for name, kind in FIELDS.items() if hasattr(kind, "__metadata__")}
 OTHER = {
     "auth.mode": ("jwt", "jwt"),
+    "auth.service": ("gate", "gate"),
     "auth.algorithms": ('["es256"]', ["ES256"]),
     "auth.key": ("k.pem", "k.pem"),
     "auth.jwks": ("https://id.test/keys", "https://id.test/keys"),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jwt
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from ..protocol.identity import Identity
+from ..protocol.identity import MAX_CLAIMS_BYTES, Identity
 from ..protocol.messages import MAX_OPENID_BYTES, is_valid_text
+from .applicant import MAX_TOKEN_BYTES, Applicant
 from .keys import Key, KeysMissing, KeySource, StaticKeys, UrlKeys, load_keys
 from .reasons import AuthFailed, AuthUnavailable, Reason
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from .reasons import AuthCounters
 
 __all__ = ["JwtAuthenticator"]
-
-MAX_TOKEN_BYTES = 8_192
-MAX_CLAIMS_BYTES = 4_096
-"""Names and values of the claims that go to upstreams."""
 
 # PyJWT's errors, the special ones before those that they derive from.
 _REASONS: tuple[tuple[type[jwt.PyJWTError], Reason], ...] = (
@@ -73,17 +70,14 @@ class JwtAuthenticator:
         """Stop that."""
         await self._keys.stop()
 
-    async def authenticate(self, token: str, openid: str) -> Identity:
+    async def authenticate(self, applicant: Applicant) -> Identity:
         """Return who the token's bearer is.
-
-        Args:
-            token: The token.
-            openid: What the client says it is, empty where it leaves that to the token.
 
         Raises:
             AuthFailed: The token is not good, or names another openid.
             AuthUnavailable: There are no keys to verify it with.
         """
+        token, openid = applicant.token, applicant.openid
         algorithm, kid = _read_header(token)
         if algorithm not in self._algorithms:
             raise AuthFailed(Reason.ALGORITHM, algorithm[:16])

@@ -88,7 +88,7 @@ class Report:
         plan = result.plan
         usage = result.usage
         settings = asdict(plan)
-        for name in ("token", "ca", "insecure", "run", "scenario", "server"):
+        for name in ("token", "signer", "ca", "insecure", "run", "scenario", "server"):
             settings.pop(name)
         series = result.meter.series
         return {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .tokens import TokenSigner
+
 __all__ = ["SCENARIOS", "Plan", "Scenario"]
 
 MIN_PAYLOAD_BYTES = 32
@@ -122,7 +124,8 @@ class Plan:
         push_server: The gateway's gRPC address, HOST:PORT, empty for none.
         ca: PEM file of certificates to trust, empty for the default.
         insecure: Accept any certificate.
-        token: Sent as auth_token.
+        token: Sent as auth_token, where there is no signer.
+        signer: Makes each client's auth_token.
         upstream_delay_ms: How long the upstream should take for a request.
         slow_clients: Scenario ``slow``: clients that read nothing.
         processes: Load processes.
@@ -145,6 +148,7 @@ class Plan:
     ca: str = ""
     insecure: bool = False
     token: str = ""
+    signer: TokenSigner | None = None
     upstream_delay_ms: int = 0
     slow_clients: int = 0
     processes: int = 1
@@ -164,6 +168,10 @@ class Plan:
         if not models:
             return ""
         return "open" if self.rate else "closed"
+
+    def token_for(self, openid: str) -> str:
+        """Return a client's auth_token."""
+        return self.token if self.signer is None else self.signer.sign(openid)
 
     def share(self, process: int) -> range:
         """Return the numbers of the clients that a load process runs."""

@@ -44,8 +44,10 @@ def banner(
         "certificate": certificate,
     }
     auth = gateway.config.auth
-    if auth.mode != "none":
-        lines["clients prove"] = f"their openid by {auth.mode} ({auth.jwks or auth.key})"
+    if auth.mode == "jwt":
+        lines["clients prove"] = f"their openid by a token ({auth.jwks or auth.key})"
+    elif auth.mode == "upstream":
+        lines["clients prove"] = f"their openid to the service {auth.service}"
     elif not is_demo:
         lines["clients prove"] = (
             "nothing: whoever reaches the port may claim any openid (auth.mode)"

@@ -23,6 +23,7 @@ from .kinds import (
 )
 
 __all__ = [
+    "MAX_CLAIMS",
     "AuthConfig",
     "Config",
     "DispatchConfig",
@@ -130,8 +131,14 @@ Algorithm = Literal[
 class AuthConfig(Section, frozen=True, kw_only=True):
     """Who may come in: what a client's auth_token must prove at START."""
 
-    mode: Literal["none", "jwt"] = "none"
-    """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is."""
+    mode: Literal["none", "jwt", "upstream"] = "none"
+    """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is.
+    upstream: a service of yours says it (AuthService.Authenticate, protos/auth.proto)."""
+    service: str = "auth"
+    """upstream: the service that is asked, one of upstream.services. Only its endpoints there are
+    asked; none may register itself for it."""
+    timeout: Annotated[Seconds, Range(10 * _MS, 10)] = 3.0
+    """upstream: longest wait for the service's answer; then the client is told to try later."""
     algorithms: list[Algorithm] = msgspec.field(default_factory=list)
     """Algorithms that a token may be signed with; no other is tried."""
     key: str = ""
@@ -155,10 +162,17 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     enforce_expiry: bool = True
     """End a session when its token has expired and was not renewed."""
     min_refusal_time: Annotated[Seconds, Range(_MS, 10, "at once")] = 0.1
-    """Every refusal takes at least this long, so that its time does not tell the reason."""
+    """Every refusal takes at least this long, so that its time does not tell the reason; with mode
+    upstream, choose more than the service usually takes."""
+    address_failures: Annotated[int, Range(1, 1_000_000, "no limit")] = 20
+    """Failures of an IPv4 address or an IPv6 /64 at once; one a second comes back, and more are
+    refused without a look. Raise it where many clients share an address."""
+    openid_failures: Annotated[int, Range(1, 1_000_000, "no limit")] = 20
+    """Wrong signatures, or refusals by the service, for one openid at once; one a second comes
+    back. The address that the openid was last let in from is exempt."""
 
     def check(self) -> None:
-        if self.mode == "none":
+        if self.mode != "jwt":
             return
         for name in ("algorithms", "audience", "issuer", "openid_claim"):
             if not getattr(self, name):
@@ -401,6 +415,12 @@ class Config(Section, frozen=True, kw_only=True):
 
     def check(self) -> None:
         services = self.upstream.services
+        if self.auth.mode == "upstream" and not services.get(self.auth.service):
+            raise self.refusal(
+                "auth.service",
+                f"{shown(self.auth.service)} has no endpoint in upstream.services"
+                f"{hint(self.auth.service, services)}",
+            )
         has_own = bool(self.route)
         if not has_own:
             routes = [rule for rule in _DEFAULT_ROUTES if rule.service in services]

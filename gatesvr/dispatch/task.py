@@ -105,6 +105,8 @@ class DispatchCounters(ProtocolCounters):
     """Connections closed 4429 because the client sent too far ahead."""
     unread_overflows: Counter = 0
     """Connections closed 4429 because the client kept asking and read no answers."""
+    auths_refused: Counter = 0
+    """AUTHs answered 429: the one before was under way, or there were too many."""
     fenced: Counter = 0
     """Messages read on a connection after its session moved to another."""
     bad_payloads: Counter = 0
@@ -128,7 +130,7 @@ class DispatchCounters(ProtocolCounters):
     foreign_answers: Counter = 0
     """Answers that carried the client_seq_id of another request."""
     internal_errors: Counter = 0
-    """Exceptions in the gateway's own code while it handled a task."""
+    """Exceptions in the gateway's own code while it handled a task or an AUTH."""
     workers: Gauge = 0
     """Workers now."""
     idle_workers: Gauge = 0

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
+from .._pb import auth_pb2_grpc
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers, parse_address
@@ -37,6 +38,7 @@ from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.descriptors import open_descriptors
 from ..observe.log import configure, keys
+from .authentication import AuthHandler, AuthServicer
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
 from .servicer import Health, Servicer, Stream
@@ -56,6 +58,7 @@ FLUSH_S = 1.0
 _RESULTS = (Reply, bytes, str)
 
 H = TypeVar("H", bound=Callable[[Request], Any])
+A = TypeVar("A", bound=AuthHandler)
 
 
 class UpstreamService:
@@ -98,6 +101,7 @@ class UpstreamService:
         # Each with whether it is a coroutine function.
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._prefixes: list[tuple[str, tuple[Handler, bool]]] = []
+        self._auth_handler: AuthHandler | None = None
         self._waiting: deque[tuple[Handler, pb.UpstreamRequest, Sink, float]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.streams: set[Stream] = set()
@@ -124,6 +128,16 @@ class UpstreamService:
             return handler
 
         return register
+
+    def authenticate(self, handler: A) -> A:
+        """Register the handler that says who a client is: ``@service.authenticate``.
+
+        For gateways with ``auth.mode = "upstream"``. It takes a pb.AuthenticateRequest and returns
+        an Admission, an openid, or None for a client that is not let in; an exception lets nobody
+        in, and the client is told to try later. It may be a coroutine function.
+        """
+        self._auth_handler = handler
+        return handler
 
     # Serving.
 
@@ -152,6 +166,9 @@ class UpstreamService:
         self._health = Health()
         add_service: Any = rpc.add_UpstreamServiceServicer_to_server
         add_service(Servicer(self), server)
+        if self._auth_handler is not None:
+            add_auth: Any = auth_pb2_grpc.add_AuthServiceServicer_to_server
+            add_auth(AuthServicer(self, self._auth_handler), server)
         add_health: Any = health_pb2_grpc.add_HealthServicer_to_server
         add_health(self._health, server)
         try:

@@ -54,7 +54,7 @@ class SessionCounters(Counters):
     resumes_ahead: Counter = 0
     """Resumes from a position that was never given out; each ends its session."""
     resumes_unknown: Counter = 0
-    """Resumes of an unknown session; most are answered by a new session."""
+    """Resumes of an unknown session: answered by a new session, or refused."""
     resumes_denied: Counter = 0
     """Resumes with a wrong token or openid."""
     resumes_stale: Counter = 0

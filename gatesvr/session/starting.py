@@ -121,6 +121,7 @@ class SessionStarter:
             session = self._index.by_id.get(start.session_id)
             if session is None:
                 if self._needs_auth and identity is None:
+                    self._counters.resumes_unknown += 1
                     return refuse_unauthenticated()
                 return self._resume_nothing(start, link, now)
             if identity is not None and identity.openid != session.openid:

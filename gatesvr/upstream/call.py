@@ -14,7 +14,7 @@ from ..observe.metrics import Counter, Counters, Gauge
 if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
 
-__all__ = ["Call", "OnEnd", "UpstreamCounters"]
+__all__ = ["Call", "MethodCall", "OnEnd", "UpstreamCounters"]
 
 OnEnd: TypeAlias = "Callable[[UpstreamAnswer | None, UpstreamError | None], None]"
 
@@ -36,6 +36,9 @@ class Call:
         zone: The session's zone, empty for none.
         is_refused: Whether one endpoint has already refused it.
     """
+
+    method = ""
+    """The gRPC method of a MethodCall; a lane's own calls have none."""
 
     __slots__ = (
         "deadline",
@@ -107,6 +110,43 @@ class Call:
     def give_up(self) -> None:
         """End the call without a callback: its caller no longer waits."""
         self.on_end = None
+
+
+class MethodCall(Call):
+    """A call of another method than the lane's own: unary, and answered by the bytes that came.
+
+    Attributes:
+        method: ``/package.Service/Method``.
+        reply: The response, serialized; set before on_end is called without an error.
+    """
+
+    __slots__ = ("method", "reply")
+
+    def __init__(
+        self,
+        on_end: OnEnd,
+        method: str,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+        service: str,
+        openid: str,
+    ) -> None:
+        super().__init__(on_end, request, request_id, deadline, service, openid)
+        self.method = method
+        self.reply = b""
+
+    def request_at(self, now: float) -> bytes:
+        """Return the request as it is: only an UpstreamRequest has room for the time left."""
+        return self.upstream_req
+
+    def take_reply(self, reply: bytes) -> None:
+        """End the call with its response; does nothing after the end."""
+        on_end = self.on_end
+        if on_end is not None:
+            self.on_end = None
+            self.reply = reply
+            on_end(None, None)
 
 
 @dataclass(slots=True)

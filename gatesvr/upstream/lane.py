@@ -36,6 +36,7 @@ from ..errors import ErrorCode, Outcome
 from ..grpcio import CALL_ENDED, make_channel, raise_if_cancelled, upstream_options
 from ..observe.clock import RunningClock
 from ..observe.log import keys
+from .call import MethodCall
 from .health import HealthWatch
 from .status import is_about_size, is_spoken, limit_and_size, outcome_of
 
@@ -531,6 +532,9 @@ class Lane:
             if call.on_end is None:
                 waiting.popleft()
                 continue
+            if call.method:
+                self._call_alone(waiting.popleft())
+                continue
             size += len(call.upstream_req) + ENTRY_BYTES
             if size > self._max_batch_bytes:
                 if batch:
@@ -597,6 +601,13 @@ class Lane:
             self._counters.answers += 1
             call.answer(answer)
 
+    def _finish_method(self, call: MethodCall, reply: bytes) -> None:
+        if call.on_end is None:
+            self._counters.late_answers += 1
+        else:
+            self._counters.answers += 1
+            call.take_reply(reply)
+
     def _drop(self, request_id: int) -> None:
         if request_id in self._late:
             del self._late[request_id]
@@ -627,11 +638,11 @@ class Lane:
                 self._start_unary(call)
 
     def _call_alone(self, call: Call) -> None:
-        """Send a request that is too large for the shared stream as a unary call."""
+        """Send a request that the shared stream cannot take as a unary call."""
         if len(self._unary_tasks) < MAX_UNARY:
             self._start_unary(call)
         else:
-            self._overflow(call, f"{MAX_UNARY} large requests are under way")
+            self._overflow(call, f"{MAX_UNARY} unary calls are under way")
 
     def _start_unary(self, call: Call) -> None:
         self._counters.unary_calls += 1
@@ -664,12 +675,13 @@ class Lane:
         now = self._clock.now()
         timeout = max(call.deadline - now, 0.0) + LATE_S
         code, details = grpc.StatusCode.CANCELLED, "channel closed"
-        answer: UpstreamAnswer | None = None
+        data: bytes | None = None
         request = call.request_at(now)
-        rpc = self._process_request(request, timeout=timeout)
+        method = self._channel.unary_unary(call.method) if call.method else self._process_request
+        rpc = method(request, timeout=timeout)
         self._rpcs.add(rpc)
         try:
-            answer = decode_answer(await rpc)
+            data = await rpc
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
         except asyncio.CancelledError:
@@ -677,11 +689,13 @@ class Lane:
         finally:
             self._rpcs.discard(rpc)
         is_open = self._unary.pop(call.request_id, None) is not None
-        if answer is not None:
-            if is_open:
-                self._finish(call, answer)
-            else:
+        if data is not None:
+            if not is_open:
                 self._drop(call.request_id)
+            elif isinstance(call, MethodCall):
+                self._finish_method(call, data)
+            else:
+                self._finish(call, decode_answer(data))
             return
         self._late.pop(call.request_id, None)
         if is_open:

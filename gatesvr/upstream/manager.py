@@ -8,9 +8,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ..config import PushConfig
-from ..errors import ErrorCode
+from ..errors import ErrorCode, UpstreamError
 from ..observe.clock import RunningClock
-from .call import Call, UpstreamCounters
+from .call import Call, MethodCall, UpstreamCounters
 from .lane import RETRY_MS, Lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
@@ -65,6 +65,8 @@ class UpstreamManager:
         max_message_bytes: The gateway's message limit.
         push: The rules for registering.
         rules: The routes; upstreams may register for the services they name.
+        auth_service: The service that authenticates clients, empty for none: only its configured
+            endpoints serve it, because one that registers itself could let anybody in.
         counters: The layer's counters.
         clock: Time base of the calls' deadlines and of the leases; loop time by default.
     """
@@ -76,11 +78,13 @@ class UpstreamManager:
         *,
         push: PushConfig | None = None,
         rules: Iterable[RouteRule] = (),
+        auth_service: str = "",
         counters: UpstreamCounters | None = None,
         clock: RunningClock | None = None,
     ) -> None:
         self._config = config
         self._max_message_bytes = max_message_bytes
+        self._auth_service = auth_service
         self._counters = UpstreamCounters() if counters is None else counters
         self._clock = clock or RunningClock(lambda: asyncio.get_running_loop().time())
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,6 +103,7 @@ class UpstreamManager:
             on_added=self._add,
             on_removed=self._remove,
             is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
+            reserved=auth_service,
         )
         """The table of endpoints; upstreams register here once the manager runs."""
         self.next_request_id = count(1).__next__
@@ -191,15 +196,46 @@ class UpstreamManager:
             return
         lane.submit(call)
 
+    async def ask(
+        self, service: str, method: str, request: bytes, within: float, openid: str = ""
+    ) -> bytes:
+        """Call a gRPC method of a service and return its response, serialized.
+
+        Args:
+            service: The service's name.
+            method: ``/package.Service/Method``.
+            request: The request, serialized.
+            within: Longest wait, seconds.
+            openid: For consistent hashing.
+
+        Raises:
+            UpstreamError: As send() ends a call; a gRPC status among them.
+        """
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(answer: object, error: UpstreamError | None) -> None:
+            if answered.done():
+                return
+            if error is None:
+                answered.set_result(None)
+            else:
+                answered.set_exception(error)
+
+        request_id, deadline = self.next_request_id(), self._clock.now() + within
+        call = MethodCall(end, method, request, request_id, deadline, service, openid)
+        try:
+            self.send(call)
+            await answered
+        finally:
+            call.give_up()
+        return call.reply
+
     def _pool(self, service: str) -> Pool | None:
         if self._is_stopped or not self.has_service(service):
             return None
+        names = (service,) if service == self._auth_service else (service, ANY_SERVICE)
         pool = self._pools[service] = Pool(
-            [
-                member
-                for endpoint, member in self._members.items()
-                if endpoint.service in (service, ANY_SERVICE)
-            ],
+            [member for endpoint, member in self._members.items() if endpoint.service in names],
             self._config.balance,
         )
         return pool

@@ -76,6 +76,7 @@ class UpstreamRegistry:
         on_added: Called with each new or renewed endpoint.
         on_removed: Called with each removed endpoint.
         is_down: Tells whether an endpoint is unreachable now.
+        reserved: A service that nobody may register for, empty for none.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class UpstreamRegistry:
         on_added: Callable[[Registration], None],
         on_removed: Callable[[Registration], None],
         is_down: Callable[[Registration], bool],
+        reserved: str = "",
     ) -> None:
         self.endpoints: list[Registration] = [
             Registration(service, endpoint.address, endpoint.zone, endpoint.weight)
@@ -99,6 +101,7 @@ class UpstreamRegistry:
         self._known = self._configured.union(known)
         # A service configured without endpoints waits for some to register.
         self._closed = frozenset(name for name, endpoints in services.items() if endpoints)
+        self._reserved = reserved
         self._mode = push.register
         self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
         self._counters = counters
@@ -236,6 +239,8 @@ class UpstreamRegistry:
             raise ValueError("service_name is too long")
         if zone and not _ZONE.fullmatch(zone):
             raise ValueError(f"{zone[:MAX_NAME]!r} is not a zone")
+        if service and service == self._reserved:
+            raise ValueError(f"{service} authenticates clients: it is configured, never registered")
         if service in self._known:
             if self._mode == "new" and service in self._closed:
                 raise ValueError(

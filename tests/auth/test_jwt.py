@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,13 +9,14 @@ from typing import Any
 import jwt
 import pytest
 
+from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.jwt import JwtAuthenticator
 from gatesvr.auth.keys import Key, StaticKeys, UrlKeys, load_keys, parse_jwks
 from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.config import AuthConfig
 from gatesvr.errors import ConfigError
 
-from .tokens import EC, ED, RSA, SECRET, claims, jwks, pem, token
+from .tokens import EC, ED, RSA, SECRET, claims, forged, jwks, pem, token
 
 
 def config(**changes: Any) -> AuthConfig:
@@ -43,7 +41,7 @@ def authenticator(document: bytes | None = None, **changes: Any) -> JwtAuthentic
 )
 async def test_good_token(key: Any, algorithm: str, kid: str) -> None:
     identity = await authenticator(claims=["role", "level", "none"]).authenticate(
-        token(key, algorithm, kid, role="admin", level=[1, 2]), ""
+        Applicant(token(key, algorithm, kid, role="admin", level=[1, 2]))
     )
     assert (identity.openid, identity.subject) == ("alice", "alice")
     assert identity.claims == {"role": "admin", "level": "[1,2]"}
@@ -52,10 +50,10 @@ async def test_good_token(key: Any, algorithm: str, kid: str) -> None:
 
 async def test_openid_is_the_tokens_or_the_same() -> None:
     checks = authenticator(openid_claim="uid")
-    assert (await checks.authenticate(token(kid="r", uid=17), "")).openid == "17"
-    assert (await checks.authenticate(token(kid="r", uid=17), "17")).openid == "17"
+    assert (await checks.authenticate(Applicant(token(kid="r", uid=17)))).openid == "17"
+    assert (await checks.authenticate(Applicant(token(kid="r", uid=17), "17"))).openid == "17"
     with pytest.raises(AuthFailed) as caught:
-        await checks.authenticate(token(kid="r", uid=17), "18")
+        await checks.authenticate(Applicant(token(kid="r", uid=17), "18"))
     assert caught.value.reason is Reason.OPENID
 
 
@@ -64,16 +62,6 @@ NOW = int(time.time())
 
 def unsigned() -> str:
     return jwt.encode(claims(), None, algorithm="none")
-
-
-def forged(header: dict[str, Any]) -> str:
-    """Return a token with any header, signed by HS256 with the public key's text as the secret."""
-
-    def part(data: bytes) -> str:
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-    signed = f"{part(json.dumps(header).encode())}.{part(json.dumps(claims()).encode())}"
-    return f"{signed}.{part(hmac.digest(pem(), signed.encode(), 'sha256'))}"
 
 
 BAD: dict[str, tuple[Any, Reason]] = {
@@ -113,23 +101,23 @@ BAD: dict[str, tuple[Any, Reason]] = {
 async def test_bad_token(name: str) -> None:
     make, reason = BAD[name]
     with pytest.raises(AuthFailed) as caught:
-        await authenticator(claims=["role"]).authenticate(make(), "")
+        await authenticator(claims=["role"]).authenticate(Applicant(make()))
     assert caught.value.reason is reason
 
 
 async def test_leeway_forgives_clocks() -> None:
     late = token(kid="r", exp=int(time.time()) - 5)
-    assert (await authenticator().authenticate(late, "")).openid == "alice"
+    assert (await authenticator().authenticate(Applicant(late))).openid == "alice"
     with pytest.raises(AuthFailed):
-        await authenticator(leeway=0).authenticate(late, "")
+        await authenticator(leeway=0).authenticate(Applicant(late))
 
 
 async def test_hmac_secret() -> None:
     secret = StaticKeys([Key("", SECRET, ("HS256",))])
     checks = JwtAuthenticator(config(algorithms=["HS256"]), AuthCounters(), secret)
-    assert (await checks.authenticate(token(SECRET, "HS256"), "")).openid == "alice"
+    assert (await checks.authenticate(Applicant(token(SECRET, "HS256")))).openid == "alice"
     with pytest.raises(AuthFailed) as caught:
-        await checks.authenticate(token(SECRET + b"x", "HS256"), "")
+        await checks.authenticate(Applicant(token(SECRET + b"x", "HS256")))
     assert caught.value.reason is Reason.SIGNATURE
 
 
@@ -210,10 +198,10 @@ async def test_rotated_key_is_looked_for_once_in_30_s() -> None:
         url.now += elapsed
         if asked < 3:
             with pytest.raises(AuthFailed) as caught:
-                await checks.authenticate(new, "")
+                await checks.authenticate(Applicant(new))
             assert caught.value.reason is Reason.UNKNOWN_KEY
         else:
-            assert (await checks.authenticate(new, "")).openid == "alice"
+            assert (await checks.authenticate(Applicant(new))).openid == "alice"
         assert url.asked == asked
     assert url.counters.key_refreshes == 3
 
@@ -227,7 +215,7 @@ async def test_keys_serve_while_the_url_fails_up_to_max_stale(failure: Any) -> N
     url.now += 599
     await url.keys.look_again("unknown")
     assert url.counters.key_failures == 1
-    assert (await checks.authenticate(token(kid="a"), "")).openid == "alice"
+    assert (await checks.authenticate(Applicant(token(kid="a")))).openid == "alice"
     url.now += 2
     with pytest.raises(AuthUnavailable):
-        await checks.authenticate(token(kid="a"), "")
+        await checks.authenticate(Applicant(token(kid="a")))

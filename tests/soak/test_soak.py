@@ -22,13 +22,28 @@ MINIMA = {"requests": 1_000, "pushes": 1_000, "resumes": 20}
 
 @pytest.mark.long
 async def test_soak(backend: str, tmp_path: Path) -> None:
-    minima = [part for name, least in MINIMA.items() for part in (f"--min-{name}", str(least))]
+    await soak(backend, tmp_path, "--seconds", str(SECONDS), **MINIMA)
+
+
+@pytest.mark.long
+async def test_tokens_that_expire_one_after_another_lose_nothing(
+    backend: str, tmp_path: Path
+) -> None:
+    # A thousand clients, less load of each, and time for them all to move and to come back.
+    size = ("--clients", "1000", "--workers", "1", "--pause-s", "4", "--storm-s", "8")
+    minima = {"requests": 1_000, "pushes": 1_000, "resumes": 100, "renewals": 2_000}
+    await soak(backend, tmp_path, *size, "--token-s", "20", "--seconds", "45", **minima)
+
+
+async def soak(backend: str, folder: Path, *options: str, **minima: int) -> None:
+    """Run a soak, which must find nothing."""
+    least = [part for name, value in minima.items() for part in (f"--min-{name}", str(value))]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.soak", "--backend", backend, "--json"),
-        *("--seconds", str(SECONDS), "--longest-s", str(LONGEST_S), *minima),
+        *("--longest-s", str(LONGEST_S), *least, *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(tmp_path),
+        env=environment(folder),
         cwd=ROOT,
     )
     try:
