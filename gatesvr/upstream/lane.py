@@ -37,7 +37,7 @@ from ..grpcio import CALL_ENDED, make_channel, raise_if_cancelled, upstream_opti
 from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .health import HealthWatch
-from .status import is_about_size, is_spoken, limit_and_size, outcome_of
+from .status import is_about_size, is_fault, is_spoken, limit_and_size, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +142,8 @@ class Lane:
         self.address = address
         self.users = 0
         """Endpoints that use this lane; the manager counts them."""
+        self.is_full = False
+        """Whether calls wait because as many as may be are open."""
         self._config = config
         self._max_batch = config.max_batch
         self._max_shared_bytes = MAX_SHARED_BYTES
@@ -211,6 +213,11 @@ class Lane:
     def is_connecting(self) -> bool:
         """Whether a first attempt is under way, so that calls may wait for its outcome."""
         return self._state is LaneState.CONNECTING and not self._is_stopping
+
+    @property
+    def max_open(self) -> int:
+        """Most calls that may be open now."""
+        return self._max_open
 
     @property
     def open_calls(self) -> int:
@@ -502,6 +509,8 @@ class Lane:
                         await call.write(encode_batch(batch))
                 else:
                     is_fresh = not self._waiting
+                    if self.is_full is is_fresh:
+                        self._set_full(not is_fresh)
                     waker = self._writer_waker = self._loop.create_future()
                     await waker
         except CALL_ENDED as error:
@@ -563,6 +572,11 @@ class Lane:
         share = (worked - worked_before) / (now - before)
         self._is_busy = share > (IDLE_SHARE if self._is_busy else BUSY_SHARE)
 
+    def _set_full(self, is_full: bool) -> None:
+        self.is_full = is_full
+        self._counters.limited += is_full
+        self._on_change()
+
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
         self._wake_writer()
         _, pending = await asyncio.wait({writer}, timeout=CLOSE_S)
@@ -592,7 +606,13 @@ class Lane:
             self._on_refused(self, call)
         elif error := answer.error:
             self._counters.bad_answers += 1
-            call.fail(error, outcome=Outcome.DONE, status="bad_answer", address=self.address)
+            call.fail(
+                error,
+                outcome=Outcome.DONE,
+                status="bad_answer",
+                address=self.address,
+                is_fault=True,
+            )
         else:
             self._counters.answers += 1
             call.answer(answer)
@@ -625,6 +645,8 @@ class Lane:
             call = self._waiting.popleft()
             if call.on_end is not None:
                 self._start_unary(call)
+        if self.is_full is not bool(self._waiting):
+            self._set_full(not self.is_full)
 
     def _call_alone(self, call: Call) -> None:
         """Send a request that is too large for the shared stream as a unary call."""
@@ -750,7 +772,13 @@ class Lane:
     def _fail_broken(self, call: Call, reason: str) -> None:
         """End a call that was written and can no longer be answered."""
         self._counters.broken_calls += 1
-        call.fail(reason, outcome=Outcome.UNKNOWN, status="broken", address=self.address)
+        call.fail(
+            reason,
+            outcome=Outcome.UNKNOWN,
+            status="broken",
+            address=self.address,
+            is_fault=not self._is_stopping,
+        )
 
     def _fail_by_status(
         self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
@@ -764,7 +792,14 @@ class Lane:
             counters.failed_calls += 1
         else:
             counters.broken_calls += 1
-        call.fail(details, code, outcome=outcome, status=status.name, address=self.address)
+        call.fail(
+            details,
+            code,
+            outcome=outcome,
+            status=status.name,
+            address=self.address,
+            is_fault=is_fault(status, details) and not self._is_stopping,
+        )
 
     def _strand(self, reason: str, *, keep: bool = False) -> None:
         """Hand calls not yet written to other lanes; fail, or keep, the rest."""
@@ -820,6 +855,7 @@ class Lane:
                 outcome=outcome,
                 status="deadline",
                 address=self.address,
+                is_fault=outcome is Outcome.UNKNOWN,
             )
 
     def _remember_late(self, request_id: int) -> None:

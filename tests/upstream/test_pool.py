@@ -17,14 +17,22 @@ class FakeLane:
     name: str
     is_up: bool = True
     is_connecting: bool = False
+    is_full: bool = False
+
+
+@dataclass(eq=False)
+class FakeBreaker:
+    takes_calls: bool = True
+    is_alone: bool = False
 
 
 def pool(*members: tuple[str, str, int], balance: Any = "round_robin") -> tuple[Pool, Any]:
     """Return a pool of (name, zone, weight) and its lanes by name."""
     lanes: Any = {name: FakeLane(name) for name, _, _ in members}
+    breaker: Any = FakeBreaker()
     return Pool(
         [
-            Member(Registration("s", name, zone, weight), lanes[name])
+            Member(Registration("s", name, zone, weight), lanes[name], breaker)
             for name, zone, weight in members
         ],
         balance,
@@ -33,7 +41,7 @@ def pool(*members: tuple[str, str, int], balance: Any = "round_robin") -> tuple[
 
 def picks(pool: Pool, times: int, openid: str = "alice", zone: str = "") -> list[str]:
     picked: Any = [pool.pick(openid, zone) for _ in range(times)]
-    return [lane.name for lane in picked]
+    return [member.lane.name for member in picked]
 
 
 def test_round_robin_is_smooth_and_weighted() -> None:
@@ -56,7 +64,9 @@ def test_what_is_down_gets_nothing_and_what_never_was_up_only_the_rest() -> None
 
 def test_avoided_lane_is_not_picked() -> None:
     two, lanes = pool(("a", "", 1), ("b", "", 1))
-    assert two.pick("alice", "", lanes["a"]) is lanes["b"]
+    other = two.pick("alice", "", lanes["a"])
+    assert other is not None
+    assert other.lane is lanes["b"]
     lanes["b"].is_up = False
     two.lanes_changed()
     assert two.pick("alice", "", lanes["a"]) is None
