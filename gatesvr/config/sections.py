@@ -331,7 +331,7 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """How long an endpoint gets no calls, times its ejections in a row; at most
     max_ejection_time. For an only endpoint it does not grow: its calls get 503 meanwhile."""
     max_ejection_time: Wait = 60.0
-    """Longest time without calls."""
+    """Longest time without calls; ejection_time where that is longer."""
     max_ejection_percent: Annotated[int, Range(1, 100)] = 50
     """Share of the endpoints of one service and zone that may be ejected at a time, rounded up;
     never the last one."""
@@ -349,12 +349,6 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
                     raise self.refusal(
                         f"services.{name}[{i}].address", f"{shown(place[0])} is there twice"
                     )
-        if self.ejection_time > self.max_ejection_time:
-            raise self.refusal(
-                "ejection_time",
-                f"{Duration.spell(self.ejection_time)} is above max_ejection_time"
-                f" ({Duration.spell(self.max_ejection_time)})",
-            )
         if self.reconnect_min > self.reconnect_max:
             raise self.refusal(
                 "reconnect_min",

@@ -297,7 +297,8 @@ class Breakers:
         breaker.ejections += 1
         config = self.config
         times = 1 if len(group) == 1 else breaker.ejections
-        seconds = min(times * config.ejection_time, config.max_ejection_time)
+        longest = max(config.ejection_time, config.max_ejection_time)
+        seconds = min(times * config.ejection_time, longest)
         breaker.until = self.clock() + seconds
         self.counters.ejections += 1
         logger.warning(

@@ -29,10 +29,10 @@ class FakeBreaker:
 def pool(*members: tuple[str, str, int], balance: Any = "round_robin") -> tuple[Pool, Any]:
     """Return a pool of (name, zone, weight) and its lanes by name."""
     lanes: Any = {name: FakeLane(name) for name, _, _ in members}
-    breaker: Any = FakeBreaker()
+    breakers: Any = {name: FakeBreaker() for name, _, _ in members}
     return Pool(
         [
-            Member(Registration("s", name, zone, weight), lanes[name], breaker)
+            Member(Registration("s", name, zone, weight), lanes[name], breakers[name])
             for name, zone, weight in members
         ],
         balance,
@@ -126,3 +126,45 @@ def test_session_without_zone_goes_to_its_default_zone() -> None:
 def test_session_without_zone_where_zones_have_other_names() -> None:
     zoned, _ = pool(("a", "eu", 1), ("b", "us", 1))
     assert sorted(picks(zoned, 2)) == ["a", "b"]
+
+
+def test_ejected_endpoint_gets_nothing_while_another_one_is_there() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1))
+    two.members[0].breaker.takes_calls = False
+    assert picks(two, 2) == ["b", "b"]
+    assert set(two.ejected("alice", "")) == {two.members[0].breaker}
+    lanes["b"].is_up = False
+    two.lanes_changed()
+    assert picks(two, 1) == ["a"], "better than nothing"
+    two.members[0].breaker.is_alone = True  # type: ignore[misc]
+    two.lanes_changed()
+    assert two.pick("alice", "") is None
+    lanes["b"].is_connecting = True
+    two.lanes_changed()
+    assert picks(two, 1) == ["b"]
+
+
+def test_full_endpoint_gets_nothing_while_another_one_has_room() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1))
+    lanes["a"].is_full = True
+    assert picks(two, 2) == ["b", "b"]
+    lanes["b"].is_full = True
+    two.lanes_changed()
+    assert sorted(picks(two, 2)) == ["a", "b"]
+
+
+def test_hash_keeps_an_openid_at_a_full_endpoint_and_moves_it_from_an_ejected_one() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1), balance="consistent_hash")
+    (name,) = picks(two, 1)
+    lanes[name].is_full = True
+    two.lanes_changed()
+    assert picks(two, 1) == [name]
+    next(m for m in two.members if m.endpoint.address == name).breaker.takes_calls = False
+    two.lanes_changed()
+    assert picks(two, 1) != [name]
+
+
+def test_zone_whose_endpoint_is_ejected_goes_to_endpoints_without_one() -> None:
+    zoned, _ = pool(("a", "001", 1), ("all", "", 1))
+    zoned.members[0].breaker.takes_calls = False
+    assert picks(zoned, 2, zone="001") == ["all", "all"]
