@@ -304,7 +304,14 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     max_batch: Count = 64
     """Requests per lane message."""
     max_open: Count = 1_024
-    """Requests a lane has written and not seen answered."""
+    """Requests a lane has written and not seen answered; above it they go to another endpoint of
+    the service, or wait (with consistent_hash they always wait)."""
+    adaptive_limit: bool = False
+    """Lower max_open for an endpoint by itself while its answers come later than usual. For
+    services whose requests queue when they have too many; not where one request's time tells
+    nothing of the next."""
+    min_open: Count = 16
+    """Lowest that adaptive_limit goes."""
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
     connect_timeout: Wait = 5.0

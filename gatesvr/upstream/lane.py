@@ -37,6 +37,7 @@ from ..grpcio import CALL_ENDED, make_channel, raise_if_cancelled, upstream_opti
 from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .health import HealthWatch
+from .limit import GradientLimit
 from .status import is_about_size, is_fault, is_spoken, limit_and_size, outcome_of
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ class Lane:
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
         self._max_open = config.max_open
+        self._limit = (
+            GradientLimit(config.min_open, config.max_open) if config.adaptive_limit else None
+        )
         self._max_waiting = config.max_waiting
         self._counters = counters
         self._on_change = on_change
@@ -556,6 +560,9 @@ class Lane:
         self._written_at = now
         if now - self._load_mark[0] > LOAD_S:
             self._look_at_load(now)
+        if self._limit is not None and batch:
+            last = next(reversed(open_calls))
+            self._max_open = self._limit.sent(last, len(open_calls), now)
         return batch
 
     def _pace(self, now: float) -> float:
@@ -595,6 +602,8 @@ class Lane:
                 self._drop(answer.request_id)
             else:
                 self._finish(call, answer)
+        if self._limit is not None:
+            self._max_open = self._limit.answered(self._open, self._loop.time())
         if self._waiting:
             self._wake_writer()
 
@@ -630,6 +639,8 @@ class Lane:
         """Start the waiting calls as unary calls, if the lane has no stream for them."""
         if self._state is LaneState.DOWN:
             self._strand("down")
+        if self.is_full and not self._waiting:
+            self._set_full(False)
         if self._state is not LaneState.UNARY or not self._waiting or not self._is_serving:
             return
         if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
@@ -645,6 +656,9 @@ class Lane:
             call = self._waiting.popleft()
             if call.on_end is not None:
                 self._start_unary(call)
+                if self._limit is not None:
+                    now = self._loop.time()
+                    self._max_open = self._limit.sent(call.request_id, len(self._unary), now)
         if self.is_full is not bool(self._waiting):
             self._set_full(not self.is_full)
 
@@ -699,6 +713,8 @@ class Lane:
         finally:
             self._rpcs.discard(rpc)
         is_open = self._unary.pop(call.request_id, None) is not None
+        if self._limit is not None:
+            self._max_open = self._limit.answered(self._unary, self._loop.time())
         if answer is not None:
             if is_open:
                 self._finish(call, answer)
@@ -807,6 +823,8 @@ class Lane:
             return
         stranded = [call for call in self._waiting if call.on_end is not None]
         self._waiting.clear()
+        if self.is_full:
+            self._set_full(False)
         left = self._on_stranded(self, stranded)
         if keep:
             self._waiting.extend(left)
