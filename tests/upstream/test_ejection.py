@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -230,3 +231,24 @@ async def test_a_probe_that_its_caller_gives_up_makes_room_for_another() -> None
         await ask(manager)
         assert manager.endpoints()[0].breaker == "closed"
         bad.gate.set()
+
+
+async def test_an_endpoint_that_accepts_and_says_nothing_gets_no_calls_and_goes_down() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        await _check_mute(address)
+
+
+async def _check_mute(address: str) -> None:
+    async with (
+        serving(Streaming("other")) as other,
+        managing(
+            {"zone": endpoints(address, other), "hello": endpoints(address)},
+            connect_timeout=0.2,
+        ) as manager,
+    ):
+        await until_up(manager)
+        waits = ask(manager, "hello")  # nowhere else to go
+        assert await outcomes(manager, 10) == {"answered": 10}
+        await until(lambda: manager.endpoints()[0].state == "down")
+        assert (await failure(waits)).outcome is Outcome.NOT_STARTED
