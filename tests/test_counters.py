@@ -61,7 +61,7 @@ GAUGES = {
         "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",
     },
     "dispatch": {"workers", "idle_workers", "queued", "running"},
-    "upstream": {"endpoints", "lanes", "lanes_up", "open", "waiting"},
+    "upstream": {"endpoints", "lanes", "lanes_up", "ejected", "open", "waiting"},
     "push": {"streams", "event_streams"},
 }  # fmt: skip
 

@@ -318,7 +318,14 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     max_batch: Count = 64
     """Requests per lane message."""
     max_open: Count = 1_024
-    """Requests a lane has written and not seen answered."""
+    """Requests a lane has written and not seen answered; above it they go to another endpoint of
+    the service, or wait (with consistent_hash they always wait)."""
+    adaptive_limit: bool = False
+    """Lower max_open for an endpoint by itself while its answers come later than usual. For
+    services whose requests queue when they have too many; not where one request's time tells
+    nothing of the next."""
+    min_open: Count = 16
+    """Lowest that adaptive_limit goes."""
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
     connect_timeout: Wait = 5.0
@@ -329,6 +336,29 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """Longest pause before an endpoint is tried again."""
     keepalive: Annotated[Seconds, Range(1, 24 * _HOUR, "no pings")] = 300.0
     """gRPC keepalive; below 300s only to upstreams that allow it."""
+    consecutive_failures: Annotated[int, Range(1, 1_000, "do not count them")] = 5
+    """Failed calls without an answer between them that eject an endpoint: connection lost, no
+    answer in time, an answer that does not decode, UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS,
+    CANCELLED. What a service answers itself, an error too, is no failure."""
+    failure_percent: Annotated[int, Range(1, 100, "do not look at shares")] = 50
+    """Share of failed calls within failure_window that ejects an endpoint, unless it is the only
+    one of its service and zone."""
+    failure_calls: Count = 50
+    """Calls of an endpoint within failure_window before failure_percent applies."""
+    failure_window: Annotated[Seconds, Range(1, _HOUR)] = 10.0
+    """The time that failure_percent looks at; half of it later an endpoint's next ejection is one
+    ejection_time shorter again."""
+    ejection_time: Wait = 5.0
+    """How long an endpoint gets no calls, times its ejections in a row; at most
+    max_ejection_time. For an only endpoint it does not grow: its calls get 503 meanwhile."""
+    max_ejection_time: Wait = 60.0
+    """Longest time without calls; ejection_time where that is longer."""
+    max_ejection_percent: Annotated[int, Range(1, 100)] = 50
+    """Share of the endpoints of one service and zone that may be ejected at a time, rounded up;
+    never the last one."""
+    probes: Annotated[int, Range(1, 1_000)] = 3
+    """Calls that an endpoint gets after its ejection time: it is taken back if it answers all of
+    them, an only endpoint if it answers any."""
 
     def check(self) -> None:
         for name, endpoints in self.services.items():

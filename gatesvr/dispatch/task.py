@@ -48,6 +48,7 @@ class AsyncTask(Call):
         self.openid = session.openid
         self.zone = session.zone
         self.is_refused = False
+        self.breaker = None
         self.session = session
         self.request = request
         self.route = route

@@ -13,6 +13,7 @@ from ..observe.metrics import Counter, Counters, Gauge
 
 if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
+    from .breaker import Breaker
 
 __all__ = ["Call", "MethodCall", "OnEnd", "UpstreamCounters"]
 
@@ -35,12 +36,14 @@ class Call:
         openid: For consistent hashing and the default zone.
         zone: The session's zone, empty for none.
         is_refused: Whether one endpoint has already refused it.
+        breaker: The breaker of the endpoint that has it, None before one was chosen.
     """
 
     method = ""
     """The gRPC method of a MethodCall; a lane's own calls have none."""
 
     __slots__ = (
+        "breaker",
         "deadline",
         "is_refused",
         "on_end",
@@ -69,6 +72,12 @@ class Call:
         self.openid = openid
         self.zone = zone
         self.is_refused = False
+        self.breaker: Breaker | None = None
+
+    @property
+    def address(self) -> str:
+        """The endpoint that has the call, HOST:PORT; empty before one was chosen."""
+        return "" if self.breaker is None else self.breaker.endpoint.address
 
     def request_at(self, now: float) -> bytes:
         """Return the request with its remaining time (PROTOCOL 7.3)."""
@@ -81,6 +90,11 @@ class Call:
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
+            breaker = self.breaker
+            if breaker is not None:
+                breaker.answered += 1
+                if breaker.is_half_open:
+                    breaker.probe_answered(self.request_id)
             on_end(answer, None)
 
     def fail(
@@ -92,11 +106,23 @@ class Call:
         status: str = "",
         address: str = "",
         retry_after_ms: int = 0,
+        is_fault: bool = False,
     ) -> None:
-        """End the call with an UpstreamError; does nothing after the end."""
+        """End the call with an UpstreamError; does nothing after the end.
+
+        Args:
+            message: As in UpstreamError, and so are the next five.
+            code: The wire error code.
+            outcome: What is known of the request.
+            status: The gRPC status's name, or our own word.
+            address: The endpoint.
+            retry_after_ms: When to try again.
+            is_fault: Whether the endpoint failed the call, which counts for its breaker.
+        """
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
+            self._report(outcome, is_fault)
             error = UpstreamError(
                 message,
                 code,
@@ -110,6 +136,28 @@ class Call:
     def give_up(self) -> None:
         """End the call without a callback: its caller no longer waits."""
         self.on_end = None
+        if self.breaker is not None:
+            self.breaker.release(self.request_id)
+
+    def disown_answer(self) -> None:
+        """Count the answer that the call ended with as a failure of the endpoint."""
+        if self.breaker is not None:
+            self.breaker.answered -= 1
+            self.breaker.failed(self.request_id, self.openid)
+
+    def _report(self, outcome: Outcome, is_fault: bool) -> None:
+        """Tell the endpoint's breaker how the call failed."""
+        breaker = self.breaker
+        if breaker is None:
+            return
+        if is_fault:
+            breaker.failed(self.request_id, self.openid)
+        elif outcome is Outcome.DONE:
+            # The service itself said so: it works.
+            breaker.answered += 1
+            breaker.probe_answered(self.request_id)
+        else:
+            breaker.release(self.request_id)
 
 
 class MethodCall(Call):
@@ -146,6 +194,7 @@ class MethodCall(Call):
         if on_end is not None:
             self.on_end = None
             self.reply = reply
+            self._report(Outcome.DONE, is_fault=False)
             on_end(None, None)
 
 
@@ -189,6 +238,18 @@ class UpstreamCounters(Counters):
     """Calls ended with 503 because every endpoint tried refused."""
     overflows: Counter = 0
     """Calls ended with 503 because a lane had too many waiting, or too many large ones."""
+    rejected_calls: Counter = 0
+    """Calls ended with 503 because every endpoint that could take them is ejected."""
+    ejections: Counter = 0
+    """Times an endpoint was ejected: its breaker opened."""
+    ejections_overflow: Counter = 0
+    """Times a failing endpoint was kept, because too many of its service's are ejected."""
+    probes: Counter = 0
+    """Calls that went to a half-open endpoint."""
+    restorations: Counter = 0
+    """Times an ejected endpoint was taken back: its breaker closed."""
+    limited: Counter = 0
+    """Times a lane had as many open calls as it may, so that further ones go elsewhere or wait."""
     no_service: Counter = 0
     """Calls ended with 404: no such service."""
     goodbyes: Counter = 0
@@ -217,6 +278,8 @@ class UpstreamCounters(Counters):
     """Lanes now."""
     lanes_up: Gauge = 0
     """Lanes whose upstream is reachable now."""
+    ejected: Gauge = 0
+    """Endpoints ejected now."""
     open: Gauge = 0
     """Calls written and not yet ended."""
     waiting: Gauge = 0

@@ -38,7 +38,8 @@ from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .call import MethodCall
 from .health import HealthWatch
-from .status import is_about_size, is_spoken, limit_and_size, outcome_of
+from .limit import GradientLimit
+from .status import is_about_size, is_fault, is_spoken, limit_and_size, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,11 +144,16 @@ class Lane:
         self.address = address
         self.users = 0
         """Endpoints that use this lane; the manager counts them."""
+        self.is_full = False
+        """Whether calls wait because as many as may be are open."""
         self._config = config
         self._max_batch = config.max_batch
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
         self._max_open = config.max_open
+        self._limit = (
+            GradientLimit(config.min_open, config.max_open) if config.adaptive_limit else None
+        )
         self._max_waiting = config.max_waiting
         self._counters = counters
         self._on_change = on_change
@@ -212,6 +218,11 @@ class Lane:
     def is_connecting(self) -> bool:
         """Whether a first attempt is under way, so that calls may wait for its outcome."""
         return self._state is LaneState.CONNECTING and not self._is_stopping
+
+    @property
+    def max_open(self) -> int:
+        """Most calls that may be open now."""
+        return self._max_open
 
     @property
     def open_calls(self) -> int:
@@ -503,6 +514,8 @@ class Lane:
                         await call.write(encode_batch(batch))
                 else:
                     is_fresh = not self._waiting
+                    if self.is_full is is_fresh:
+                        self._set_full(not is_fresh)
                     waker = self._writer_waker = self._loop.create_future()
                     await waker
         except CALL_ENDED as error:
@@ -551,6 +564,9 @@ class Lane:
         self._written_at = now
         if now - self._load_mark[0] > LOAD_S:
             self._look_at_load(now)
+        if self._limit is not None and batch:
+            last = next(reversed(open_calls))
+            self._max_open = self._limit.sent(last, len(open_calls), now)
         return batch
 
     def _pace(self, now: float) -> float:
@@ -566,6 +582,11 @@ class Lane:
         self._load_mark = now, worked
         share = (worked - worked_before) / (now - before)
         self._is_busy = share > (IDLE_SHARE if self._is_busy else BUSY_SHARE)
+
+    def _set_full(self, is_full: bool) -> None:
+        self.is_full = is_full
+        self._counters.limited += is_full
+        self._on_change()
 
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
         self._wake_writer()
@@ -585,6 +606,8 @@ class Lane:
                 self._drop(answer.request_id)
             else:
                 self._finish(call, answer)
+        if self._limit is not None:
+            self._max_open = self._limit.answered(self._open, self._loop.time())
         if self._waiting:
             self._wake_writer()
 
@@ -596,7 +619,13 @@ class Lane:
             self._on_refused(self, call)
         elif error := answer.error:
             self._counters.bad_answers += 1
-            call.fail(error, outcome=Outcome.DONE, status="bad_answer", address=self.address)
+            call.fail(
+                error,
+                outcome=Outcome.DONE,
+                status="bad_answer",
+                address=self.address,
+                is_fault=True,
+            )
         else:
             self._counters.answers += 1
             call.answer(answer)
@@ -621,6 +650,8 @@ class Lane:
         """Start the waiting calls as unary calls, if the lane has no stream for them."""
         if self._state is LaneState.DOWN:
             self._strand("down")
+        if self.is_full and not self._waiting:
+            self._set_full(False)
         if self._state is not LaneState.UNARY or not self._waiting or not self._is_serving:
             return
         if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
@@ -636,6 +667,11 @@ class Lane:
             call = self._waiting.popleft()
             if call.on_end is not None:
                 self._start_unary(call)
+                if self._limit is not None:
+                    now = self._loop.time()
+                    self._max_open = self._limit.sent(call.request_id, len(self._unary), now)
+        if self.is_full is not bool(self._waiting):
+            self._set_full(not self.is_full)
 
     def _call_alone(self, call: Call) -> None:
         """Send a request that the shared stream cannot take as a unary call."""
@@ -689,6 +725,8 @@ class Lane:
         finally:
             self._rpcs.discard(rpc)
         is_open = self._unary.pop(call.request_id, None) is not None
+        if self._limit is not None:
+            self._max_open = self._limit.answered(self._unary, self._loop.time())
         if data is not None:
             if not is_open:
                 self._drop(call.request_id)
@@ -764,7 +802,13 @@ class Lane:
     def _fail_broken(self, call: Call, reason: str) -> None:
         """End a call that was written and can no longer be answered."""
         self._counters.broken_calls += 1
-        call.fail(reason, outcome=Outcome.UNKNOWN, status="broken", address=self.address)
+        call.fail(
+            reason,
+            outcome=Outcome.UNKNOWN,
+            status="broken",
+            address=self.address,
+            is_fault=not self._is_stopping,
+        )
 
     def _fail_by_status(
         self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
@@ -778,7 +822,14 @@ class Lane:
             counters.failed_calls += 1
         else:
             counters.broken_calls += 1
-        call.fail(details, code, outcome=outcome, status=status.name, address=self.address)
+        call.fail(
+            details,
+            code,
+            outcome=outcome,
+            status=status.name,
+            address=self.address,
+            is_fault=is_fault(status, details) and not self._is_stopping,
+        )
 
     def _strand(self, reason: str, *, keep: bool = False) -> None:
         """Hand calls not yet written to other lanes; fail, or keep, the rest."""
@@ -786,6 +837,8 @@ class Lane:
             return
         stranded = [call for call in self._waiting if call.on_end is not None]
         self._waiting.clear()
+        if self.is_full:
+            self._set_full(False)
         left = self._on_stranded(self, stranded)
         if keep:
             self._waiting.extend(left)
@@ -834,6 +887,7 @@ class Lane:
                 outcome=outcome,
                 status="deadline",
                 address=self.address,
+                is_fault=outcome is Outcome.UNKNOWN,
             )
 
     def _remember_late(self, request_id: int) -> None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gatesvr.config import DispatchConfig
+from gatesvr.config import DispatchConfig, UpstreamConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
-from gatesvr.upstream.call import Call
+from gatesvr.upstream.breaker import Breakers
+from gatesvr.upstream.call import Call, UpstreamCounters
+from gatesvr.upstream.registry import Registration
 from gatesvr.upstream.router import Route
 
 from .fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
@@ -320,15 +322,24 @@ async def test_tasks_that_end_at_once_take_no_stack() -> None:
         assert len(processor) == processor.counters.running == 0
 
 
-async def test_answer_of_another_request_is_502() -> None:
+async def test_answer_of_another_request_is_502_and_its_endpoint_s_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     upstream, session = FakeUpstream(), FakeSession()
+    counters = UpstreamCounters()
+    breakers = Breakers(UpstreamConfig(consecutive_failures=1), counters, float, lambda: None)
     async with running(upstream) as (processor, clock):
-        assert processor.submit(task(session, 1), clock.now)
+        made = task(session, 1)
+        made.breaker = breakers.add(Registration("zone", "h:1"))
+        assert processor.submit(made, clock.now)
         await settle()
         upstream.answer(1, FakeAnswer(client_seq_id=9))
         await settle()
         assert session.ended == {1: {"code": 502, "outcome": UNKNOWN}}
         assert processor.counters.foreign_answers == 1
+        assert counters.ejections == 1
+        line = next(r for r in caplog.records if r.message == "call_failed")
+        assert line.__dict__["keys"]["address"] == "h:1"
 
 
 def failed(status: str, address: str = "h:1", code: int = 502) -> UpstreamError:
