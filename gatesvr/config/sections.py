@@ -219,14 +219,16 @@ class SessionConfig(Section, frozen=True, kw_only=True):
 
 
 class DispatchConfig(Section, frozen=True, kw_only=True):
-    """The task queue and its workers."""
+    """The task queues and their workers."""
 
     workers: Annotated[int, Range(1, 65_536, "4 per usable CPU")] = 0
     """Workers to start with and to shrink to; at most max_workers."""
     max_workers: Annotated[int, Range(1, 65_536)] = 1_024
-    """Workers at most; the pool grows while tasks wait."""
+    """Requests of one service under way at a time. Each service has as many places of its own, so
+    one that hangs takes none of another's."""
     max_queue_size: Places = 10_000
-    """Tasks waiting; full means ERROR 503 at once."""
+    """Tasks of one service waiting for a place; full means ERROR 503 at once. No session takes more
+    of it than it leaves free."""
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
@@ -388,7 +390,7 @@ class Config(Section, frozen=True, kw_only=True):
     session: SessionConfig = SessionConfig()
     """Sessions, their queues and their deadlines."""
     dispatch: DispatchConfig = DispatchConfig()
-    """The task queue and its workers."""
+    """The task queues and their workers."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()
