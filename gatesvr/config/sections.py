@@ -28,6 +28,7 @@ __all__ = [
     "DispatchConfig",
     "Endpoint",
     "LogConfig",
+    "OverloadConfig",
     "PushConfig",
     "RouteRule",
     "SessionConfig",
@@ -241,6 +242,21 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
             )
 
 
+class OverloadConfig(Section, frozen=True, kw_only=True):
+    """What the gateway takes before it sheds load, in this order, one step a second: new
+    handshakes, new sessions, broadcasts, plain pushes, the slowest sessions.
+
+    Requests of sessions that are logged in are answered all along.
+    """
+
+    max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
+    """How late the event loop may be while it computes; shed while it stays later."""
+    max_memory: Annotated[Bytes, Range(_MIB, 1024 * _GIB, "nine tenths of the memory there is")] = 0
+    """Resident memory of the process; shed while it is above (Linux)."""
+    dry_run: bool = False
+    """Measure, log and count, but shed nothing."""
+
+
 class Endpoint(Section, frozen=True, kw_only=True):
     """One address of an upstream service."""
 
@@ -391,6 +407,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Sessions, their queues and their deadlines."""
     dispatch: DispatchConfig = DispatchConfig()
     """The task queues and their workers."""
+    overload: OverloadConfig = OverloadConfig()
+    """When to shed load."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()
