@@ -243,11 +243,7 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
 
 
 class OverloadConfig(Section, frozen=True, kw_only=True):
-    """What the gateway takes before it sheds load, in this order, one step a second: new
-    handshakes, new sessions, broadcasts, plain pushes, the slowest sessions.
-
-    Requests of sessions that are logged in are answered all along.
-    """
+    """When to shed load; gatesvr/overload.py has the order."""
 
     max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
     """How late the event loop may be while it computes; shed while it stays later."""
@@ -408,7 +404,8 @@ class Config(Section, frozen=True, kw_only=True):
     dispatch: DispatchConfig = DispatchConfig()
     """The task queues and their workers."""
     overload: OverloadConfig = OverloadConfig()
-    """When to shed load."""
+    """When to shed load, and then in this order, one step a second: new handshakes, new sessions,
+    broadcasts, plain pushes, the slowest sessions. Requests of logged-in sessions go on."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()
