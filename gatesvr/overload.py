@@ -1,6 +1,7 @@
 """Overload: says how much the gateway sheds while its loop lags or its memory runs out.
 
-The level rises and falls by one at a time; each level sheds the things of those below it, too::
+The level rises and falls by one at a time; each sheds the things of those below it, too (PROTOCOL
+5.7)::
 
     0   nothing
     1   new handshakes      Initials are dropped; the client's QUIC sends them again, ever slower
