@@ -468,8 +468,16 @@ class SessionManager:
                 watched.discard(outbox)
 
     def cut_slowest(self, now: float) -> None:
-        """Suspend the connected sessions with the most to be sent, one in a hundred of all."""
-        sessions = [s for s in self.index.logged_in() if s.link is not None and s.queue.unsent]
+        """Suspend the connected sessions with the most to be sent, one in a hundred of all.
+
+        Those are left alone that have no more to be sent than a stream takes at once.
+        """
+        least = self.context.high_water
+        sessions = [
+            s
+            for s in self.index.logged_in()
+            if s.link is not None and s.queue.unsent and s.queue.queued_bytes > least
+        ]
         count = max(1, len(self.index) // SLOWEST_SHARE)
         for session in nlargest(count, sessions, key=lambda s: s.queue.queued_bytes):
             self._counters.slowest_cut += 1

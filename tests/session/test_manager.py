@@ -239,9 +239,8 @@ def test_sessions_with_the_most_unsent_are_cut_under_overload():
         session, link, _ = sessions.login(f"u{number}")
         links[session] = link
         for _ in range(number):
-            assert session.push(notify(b"x" * 100), now=sessions.now).is_ok
-    *others, slowest = links
-    others[2 - 1].sender.feed(sessions.now)
+            assert session.push(notify(b"x" * 40_000), now=sessions.now).is_ok
+    *others, slowest = links  # one has nothing to be sent, one has little
     sessions.manager.cut_slowest(sessions.now)
     code, reason, _ = links[slowest].closed
     assert (code, reason) == (4503, "retry_after_ms=5000")
@@ -250,7 +249,7 @@ def test_sessions_with_the_most_unsent_are_cut_under_overload():
     assert [links[session].closed for session in others] == [None] * 3
     sessions.manager.cut_slowest(sessions.now)
     assert links[others[2]].closed is not None
-    sessions.manager.cut_slowest(sessions.now)  # the others have nothing unsent
+    sessions.manager.cut_slowest(sessions.now)
     assert sessions.counters["slowest_cut"] == 2
 
 
