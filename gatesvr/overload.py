@@ -14,13 +14,15 @@ Sessions that are logged in ask and are answered at every level.
 
 A tick is late when the loop comes to it more than max_loop_lag after its time, and has spent that
 long computing: where others have the machine's processors, nothing that is shed here gives them
-back. The level rises after WINDOW late ticks, or after as many that found too much memory in use.
-It falls after WINDOW ticks that found neither, and less than half of the lag.
+back. The level rises after STEP_S of late ticks, or of ticks that found too much memory in use; a
+single one is a stall and does not count. It falls after STEP_S of ticks that found neither, and
+less than half of the lag.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -40,8 +42,10 @@ logger = logging.getLogger("gatesvr.overload")
 
 TICK_S = 0.25
 """How often the owner of the loop calls tick(), seconds."""
-WINDOW = 4
-"""Ticks in a row that change the level by one."""
+STEP_S = 1.0
+"""Shortest time between two changes of the level."""
+MIN_TICKS = 2
+"""Ticks in a row that change it at least."""
 CALM_LAG_SHARE = 2
 """The lag is over when it is below one part in this many of max_loop_lag."""
 CALM_MEMORY = 0.95
@@ -101,16 +105,18 @@ class Overload:
     ) -> None:
         self.level = 0
         self.counters = OverloadCounters()
-        self._max_lag = config.max_loop_lag
+        self._max_lag = config.max_loop_lag or math.inf
         self._max_memory = config.max_memory or int(memory_limit * DEFAULT_MEMORY)
         self._is_enforced = not config.dry_run
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._memory = memory or resident_bytes
-        self._ticked_at = -1.0
+        self._ticked_at = 0.0
         self._cpu_at = 0.0
-        self._bad = 0  # ticks in a row
-        self._calm = 0
+        # Where the level goes, and the ticks in a row that say so, with their seconds.
+        self._direction = 0
+        self._ticks = 0
+        self._seconds = 0.0
 
     # Each layer asks before it does one of these things.
 
@@ -150,30 +156,29 @@ class Overload:
     def tick(self) -> None:
         """Measure, and move the level; call it every TICK_S from the loop."""
         now, cpu = self._clock(), self._cpu_clock()
-        late = min(now - self._ticked_at - TICK_S, cpu - self._cpu_at)
-        lag = max(0.0, late) if self._ticked_at >= 0 else 0.0
+        passed = now - self._ticked_at if self._ticked_at else TICK_S
+        lag = max(0.0, min(passed - TICK_S, cpu - self._cpu_at))
         self._ticked_at, self._cpu_at = now, cpu
         memory = self._memory()
         self.counters.loop_lag_ms = int(lag * 1000)
         self.counters.memory_bytes = memory
-        is_late = 0 < self._max_lag < lag
-        if is_late or memory > self._max_memory:
-            self._calm = 0
-            self._bad += 1
+        if lag > self._max_lag or memory > self._max_memory:
+            direction = 1
         elif lag * CALM_LAG_SHARE <= self._max_lag and memory <= self._max_memory * CALM_MEMORY:
-            self._bad = 0
-            self._calm += 1
+            direction = -1
         else:
-            self._bad = self._calm = 0
-        if self._bad >= WINDOW and self.level < _SLOWEST:
-            self._bad = 0
-            self.counters.rises += 1
-            self._move(self.level + 1, lag, memory)
-        elif self._calm >= WINDOW and self.level:
-            self._calm = 0
-            self._move(self.level - 1, lag, memory)
+            direction = 0
+        if direction != self._direction:
+            self._direction, self._ticks, self._seconds = direction, 0, 0.0
+        self._ticks += 1
+        self._seconds += passed
+        level = max(0, min(self.level + direction, _SLOWEST))
+        if level != self.level and self._ticks >= MIN_TICKS and self._seconds >= STEP_S:
+            self._ticks, self._seconds = 0, 0.0
+            self._move(level, lag, memory)
 
     def _move(self, level: int, lag: float, memory: int) -> None:
+        self.counters.rises += level > self.level
         self.level = self.counters.level = level
         logger.warning(
             "overload",

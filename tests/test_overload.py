@@ -9,7 +9,7 @@ import pytest
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import OverloadConfig
-from gatesvr.overload import TICK_S, WINDOW, Overload, resident_bytes
+from gatesvr.overload import STEP_S, TICK_S, Overload, resident_bytes
 
 from .e2e.harness import counter, running_gateway
 from .e2e.plain_client import answer, business, plain_client
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 LIMIT = 100 * MIB
+CALM = int(STEP_S / TICK_S)
+"""Ticks in time that make a step."""
 
 
 class Rig:
@@ -59,64 +61,65 @@ class Rig:
 
 
 def test_level_rises_and_falls_by_one_and_each_sheds_one_thing_more() -> None:
-    rig = Rig(max_loop_lag=0.3)
-    assert rig.tick(WINDOW) == 0
+    rig = Rig(max_loop_lag=0.1)
+    assert rig.tick(CALM) == 0
     for level in (1, 2, 3, 4, 5):
         assert rig.shed() == [step < level for step in range(1, 6)]
-        assert rig.tick(WINDOW - 1, late=0.4) == level - 1
-        assert rig.tick(late=0.4) == level
+        assert rig.tick(2, late=0.2) == level - 1
+        assert rig.tick(late=0.2) == level
     assert rig.shed() == [True] * 5
-    assert rig.tick(WINDOW, late=0.4) == 5
+    assert rig.tick(9, late=0.2) == 5
     counters = rig.overload.counters
-    assert (counters.level, counters.rises, counters.loop_lag_ms) == (5, 5, 400)
+    assert (counters.level, counters.rises, counters.loop_lag_ms) == (5, 5, 200)
     assert (counters.handshakes_shed, counters.pushes_shed) == (5, 2)
     for level in (4, 3, 2, 1, 0):
-        assert rig.tick(WINDOW) == level
+        assert rig.tick(CALM - 1) == level + 1
+        assert rig.tick() == level
     assert rig.shed() == [False] * 5
 
 
 def test_level_stays_between_the_two_bounds() -> None:
-    rig = Rig(max_loop_lag=0.3)
-    rig.tick(WINDOW, late=0.4)
-    assert rig.tick(10 * WINDOW, late=0.2) == 1
-    assert rig.tick(WINDOW, late=0.1) == 0
-    assert rig.tick(10 * WINDOW, late=0.2) == 0
+    rig = Rig(max_loop_lag=0.1)
+    rig.tick(3, late=0.2)
+    assert rig.tick(40, late=0.08) == 1
+    assert rig.tick(CALM, late=0.04) == 0
+    assert rig.tick(40, late=0.08) == 0
 
 
 def test_single_stalls_and_a_slow_machine_shed_nothing() -> None:
     rig = Rig(max_loop_lag=0.3)
     for _ in range(10):
-        rig.tick(WINDOW - 1, late=5.0)
+        rig.tick(late=5.0)
         assert rig.tick() == 0
-    assert rig.tick(10 * WINDOW, late=5.0, cpu=0.2) == 0
+    assert rig.tick(40, late=5.0, cpu=0.2) == 0
 
 
 def test_memory_above_the_limit_sheds() -> None:
     rig = Rig(max_memory=50 * MIB)
     rig.memory = 51 * MIB
-    assert rig.tick(2 * WINDOW) == 2
+    assert rig.tick(2 * CALM) == 2
     assert rig.overload.counters.memory_bytes == 51 * MIB
     rig.memory = 49 * MIB
-    assert rig.tick(10 * WINDOW) == 2
+    assert rig.tick(40) == 2
     rig.memory = 40 * MIB
-    assert rig.tick(2 * WINDOW) == 0
+    assert rig.tick(2 * CALM, late=9.0, cpu=0.1) == 0
 
 
 def test_memory_is_nine_tenths_of_the_limit_by_default() -> None:
     rig = Rig()
     rig.memory = 90 * MIB
-    assert rig.tick(10 * WINDOW) == 0
+    assert rig.tick(40) == 0
     rig.memory = 91 * MIB
-    assert rig.tick(WINDOW) == 1
+    assert rig.tick(CALM) == 1
 
 
 def test_lag_that_is_not_watched_sheds_nothing() -> None:
-    assert Rig(max_loop_lag=0).tick(10 * WINDOW, late=9.0) == 0
+    assert Rig(max_loop_lag=0).tick(40, late=9.0) == 0
 
 
 def test_dry_run_counts_and_sheds_nothing() -> None:
     rig = Rig(max_loop_lag=0.3, dry_run=True)
-    assert rig.tick(10 * WINDOW, late=0.4) == 5
+    assert rig.tick(40, late=0.4) == 5
     assert rig.shed() == [False] * 5
     counters = rig.overload.counters
     assert (
