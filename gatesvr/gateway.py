@@ -91,7 +91,7 @@ class Gateway(LocalPushApi):
             is_shedding_handshakes=engine.overload.sheds_handshake,
         )
         self._sweeper: asyncio.Task[None] | None = None
-        self._ticker: asyncio.Task[None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
         self._is_started = False
         self._stopping: asyncio.Task[None] | None = None
 
@@ -172,7 +172,7 @@ class Gateway(LocalPushApi):
             await self.stop()
             raise
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
-        self._ticker = asyncio.create_task(self._tick(), name="gatesvr-overload")
+        self._tick()
         logger.info(
             "gateway_started",
             extra=keys(udp=self.address, grpc=self.grpc_address, backend=self.backend),
@@ -218,9 +218,9 @@ class Gateway(LocalPushApi):
             raise failure
 
     def _stop_sweeping(self) -> None:
-        for task in (self._sweeper, self._ticker):
-            if task is not None:
-                task.cancel()
+        for work in (self._sweeper, self._ticker):
+            if work is not None:
+                work.cancel()
 
     async def _stop_gate(self) -> None:
         if self.engine.gate is not None:
@@ -231,7 +231,7 @@ class Gateway(LocalPushApi):
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
 
-    async def _tick(self) -> None:
-        while True:
-            self.engine.overload.tick()
-            await asyncio.sleep(TICK_S)
+    def _tick(self) -> None:
+        # No task: its wake-up would come a turn of the loop after the time.
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self.engine.overload.tick()
