@@ -226,7 +226,8 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     """Workers to start with and to shrink to; at most max_workers."""
     max_workers: Annotated[int, Range(1, 65_536)] = 1_024
     """Requests of one service under way at a time. Each service has as many places of its own, so
-    one that hangs takes none of another's."""
+    one that hangs takes none of another's. The last eighth is for sessions with little in flight.
+    """
     max_queue_size: Places = 10_000
     """Tasks of one service waiting for a place; full means ERROR 503 at once. No session takes more
     of it than it leaves free."""

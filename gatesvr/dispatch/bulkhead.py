@@ -4,9 +4,10 @@ Each service has its own places and its own queue, so a service that hangs holds
 those who ask it.
 
 Within a service, sessions take turns: a free place goes to the oldest task of the session that has
-waited longest since its last turn. A session's tasks stay in their order. A session may take as
-many places of the queue as it leaves free, so the one with the most waiting is refused first, and
-there is room for those that have none waiting until the queue is full of others.
+waited longest since its last turn. A session's tasks stay in their order. No session takes more
+than it leaves: of the queue, where those with the most waiting are refused first; and of the last
+places, one part in RESERVE_SHARE, which only begin a task while as many are free as its session has
+requests in flight. So a few sessions cannot shut the others out, however slow the service is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bulkhead"]
 
+RESERVE_SHARE = 8
+MAX_LOOKED = 8
+"""Sessions looked at for one place."""
 MIN_RETRY_MS = 50
 MAX_RETRY_MS = 5_000
 
@@ -51,6 +55,7 @@ class Bulkhead:
         now: Loop time.
 
     Attributes:
+        open_places: Places for any session's tasks; the rest are the last ones.
         begun: Tasks that ever had a place.
         ended: Those of them that have given it back.
         waiting: Tasks that wait.
@@ -61,18 +66,20 @@ class Bulkhead:
     __slots__ = (
         "_chains",
         "_marks",
+        "_max_running",
         "_max_waiting",
         "_shares",
         "begun",
         "ended",
         "is_handing_out",
-        "max_running",
+        "open_places",
         "turns",
         "waiting",
     )
 
     def __init__(self, max_running: int, max_waiting: int, now: float) -> None:
-        self.max_running = max_running
+        self._max_running = max_running
+        self.open_places = max_running - max_running // RESERVE_SHARE
         self._max_waiting = max_waiting
         self.begun = 0
         self.ended = 0
@@ -90,6 +97,10 @@ class Bulkhead:
         room = self._max_waiting - self.waiting
         share = self._shares.get(session)
         return room > 0 and (share is None or len(share) + share.chained <= room)
+
+    def has_place(self, session: Session) -> bool:
+        """Return whether a task of a session may begin, ahead of other sessions' that may not."""
+        return session not in self._shares and self._may_begin(session)
 
     def add(self, task: AsyncTask) -> None:
         """Queue a task behind those of its session."""
@@ -118,8 +129,23 @@ class Bulkhead:
         else:
             self._chains.pop(key, None)
 
-    def take(self) -> AsyncTask:
-        """Return the task whose turn it is; there is one while ``turns`` is not empty."""
+    def take(self) -> AsyncTask | None:
+        """Return the task whose turn it is, None where none may begin."""
+        turns = self.turns
+        for _ in range(min(len(turns), MAX_LOOKED)):
+            if self._may_begin(turns[0][0].session):
+                return self._pop()
+            turns.rotate(-1)
+        return None
+
+    def _may_begin(self, session: Session) -> bool:
+        running = self.begun - self.ended
+        if running < self.open_places:
+            return True
+        free = self._max_running - running
+        return 0 < free >= len(session.pending)
+
+    def _pop(self) -> AsyncTask:
         share = self.turns.popleft()
         task = share.popleft()
         self.waiting -= 1
@@ -132,7 +158,7 @@ class Bulkhead:
     def clear(self) -> Iterator[AsyncTask]:
         """Yield every task that waits, each session's in order, and forget it."""
         while self.turns:
-            yield self.take()
+            yield self._pop()
         chains, self._chains = self._chains, {}
         for chain in chains.values():
             while chain:

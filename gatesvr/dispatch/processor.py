@@ -195,9 +195,11 @@ class AsyncProcessor:
             return True
         if (
             self._idle
-            and not bulkhead.turns
-            and bulkhead.begun - bulkhead.ended < bulkhead.max_running
             and not bulkhead.is_handing_out
+            and (
+                (not bulkhead.turns and bulkhead.begun - bulkhead.ended < bulkhead.open_places)
+                or bulkhead.has_place(task.session)
+            )
         ):
             # The usual case: as _hand_out(), without its loop.
             bulkhead.begun += 1
@@ -277,9 +279,8 @@ class AsyncProcessor:
         # A task that ends at once may queue another; this loop takes that too, without recursion.
         bulkhead.is_handing_out = True
         try:
-            while bulkhead.turns and bulkhead.begun - bulkhead.ended < bulkhead.max_running:
+            while (task := bulkhead.take()) is not None:
                 worker = idle.pop() if idle else self._add_worker()
-                task = bulkhead.take()
                 bulkhead.begun += 1
                 if not worker.begin(task, now):
                     self._free(worker, task, now)

@@ -196,6 +196,29 @@ async def test_sessions_take_turns_and_each_keeps_its_order() -> None:
         assert len(processor) == 0
 
 
+async def test_last_places_are_for_sessions_with_little_in_flight() -> None:
+    upstream = FakeUpstream()
+    greedy = [FakeSession(f"s{number}") for number in range(4)]
+    async with running(upstream, workers=1, max_workers=32) as (processor, clock):
+        for seq in range(40):
+            session = greedy[seq % 4]
+            session.pending[seq] = 0
+            assert processor.submit(task(session, seq), clock.now)
+        assert len(upstream.open) == 32 - 4
+        modest = FakeSession("modest")
+        for seq in range(100, 103):  # four places are free, then three, then two
+            modest.pending[seq] = 0
+            assert processor.submit(task(modest, seq), clock.now)
+        assert [seq for seq in upstream.open if seq >= 100] == [100, 101]
+        upstream.answer(100)
+        del modest.pending[100]
+        upstream.answer(0)
+        assert 102 in upstream.open
+        while upstream.open:  # and nobody waits for ever
+            upstream.answer(next(iter(upstream.open)))
+        assert sum(len(session.ended) for session in (*greedy, modest)) == 43
+
+
 async def test_session_with_the_most_waiting_is_refused_first() -> None:
     upstream = FakeUpstream()
     greedy = FakeSession("s1")
