@@ -16,8 +16,10 @@ from .auth.reasons import AuthCounters
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
+from .overload import Overload
 from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
+from .session.memory import memory_limit
 from .upstream.router import UpstreamRouter
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Engine:
     """The layers between the connections and the upstreams.
 
     The transport calls ``dispatcher.handler(link)`` for each new connection; the owner calls
-    ``sweep()`` once a second.
+    ``sweep()`` once a second, and ``overload.tick()`` every overload.TICK_S.
 
     Args:
         config: The whole configuration.
@@ -50,6 +52,7 @@ class Engine:
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
 
     Attributes:
+        overload: Says what to shed.
         session_manager: Makes, finds and ends sessions.
         gate: Lets clients in; None lets everybody in.
         router: Names the service of an action.
@@ -72,6 +75,7 @@ class Engine:
     ) -> None:
         self.clock = clock
         self.upstream = upstream
+        self.overload = overload = Overload(config.overload, memory_limit())
         self.session_manager = manager(
             config.session,
             config.transport,
@@ -80,6 +84,7 @@ class Engine:
             wall_ms=lambda now: int((wall_clock() + now - clock()) * 1000),
             high_water=high_water,
             needs_auth=config.auth.mode != "none",
+            is_shedding=overload.sheds_session,
         )
         self.auth_counters = AuthCounters()
         self.gate: Gate | None = None
@@ -114,6 +119,8 @@ class Engine:
             config.session.max_message_bytes,
             clock,
             wall_clock,
+            overload.sheds_push,
+            overload.sheds_broadcast,
         )
 
     def counters(self) -> dict[str, Counters]:
@@ -124,12 +131,15 @@ class Engine:
             "dispatch": self.processor.counters,
             "upstream": self.upstream.counters,
             "push": self.commands.counters,
+            "overload": self.overload.counters,
         }
 
     def sweep(self) -> None:
         """End what has expired: sessions, logins, messages. Call it once a second."""
         try:
             self.session_manager.sweep(self.clock())
+            if self.overload.sheds_slowest:
+                self.session_manager.cut_slowest(self.clock())
         except Exception:
             self.session_manager.counters.internal_errors += 1
             logger.exception("sweep_failed")

@@ -23,6 +23,7 @@ from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
+from .sections import OverloadConfig as OverloadConfig
 from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
@@ -36,6 +37,7 @@ __all__ = [
     "Duration",
     "Endpoint",
     "LogConfig",
+    "OverloadConfig",
     "PushConfig",
     "Range",
     "RouteRule",

@@ -29,6 +29,7 @@ __all__ = [
     "DispatchConfig",
     "Endpoint",
     "LogConfig",
+    "OverloadConfig",
     "PushConfig",
     "RouteRule",
     "SessionConfig",
@@ -233,14 +234,17 @@ class SessionConfig(Section, frozen=True, kw_only=True):
 
 
 class DispatchConfig(Section, frozen=True, kw_only=True):
-    """The task queue and its workers."""
+    """The task queues and their workers."""
 
     workers: Annotated[int, Range(1, 65_536, "4 per usable CPU")] = 0
     """Workers to start with and to shrink to; at most max_workers."""
     max_workers: Annotated[int, Range(1, 65_536)] = 1_024
-    """Workers at most; the pool grows while tasks wait."""
+    """Requests of one service under way at a time. Each service has as many places of its own, so
+    one that hangs takes none of another's. The last eighth is for sessions with little in flight.
+    """
     max_queue_size: Places = 10_000
-    """Tasks waiting; full means ERROR 503 at once."""
+    """Tasks of one service waiting for a place; full means ERROR 503 at once. No session takes more
+    of it than it leaves free."""
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
@@ -251,6 +255,17 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
             raise self.refusal(
                 "workers", f"{self.workers} is above max_workers ({self.max_workers})"
             )
+
+
+class OverloadConfig(Section, frozen=True, kw_only=True):
+    """When to shed load; gatesvr/overload.py has the order."""
+
+    max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
+    """How late the event loop may be while it computes; shed while it stays later."""
+    max_memory: Annotated[Bytes, Range(_MIB, 1024 * _GIB, "nine tenths of the memory there is")] = 0
+    """Resident memory of the process; shed while it is above (Linux)."""
+    dry_run: bool = False
+    """Measure, log and count, but shed nothing."""
 
 
 class Endpoint(Section, frozen=True, kw_only=True):
@@ -432,7 +447,10 @@ class Config(Section, frozen=True, kw_only=True):
     session: SessionConfig = SessionConfig()
     """Sessions, their queues and their deadlines."""
     dispatch: DispatchConfig = DispatchConfig()
-    """The task queue and its workers."""
+    """The task queues and their workers."""
+    overload: OverloadConfig = OverloadConfig()
+    """When to shed load, and then in this order, one step a second: new handshakes, new sessions,
+    broadcasts, plain pushes, the slowest sessions. Requests of logged-in sessions go on."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()

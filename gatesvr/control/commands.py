@@ -33,6 +33,8 @@ class Commands:
         max_message_bytes: The largest frame that any client accepts.
         clock: Loop time.
         wall_clock: Seconds since the epoch.
+        sheds_push: Whether to refuse a push, see PushCommands.
+        sheds_broadcast: Whether to refuse a broadcast, see PushCommands.
 
     Attributes:
         pushes: Push, broadcast and multicast.
@@ -48,10 +50,14 @@ class Commands:
         max_message_bytes: int,
         clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
+        sheds_push: Callable[[], bool] = lambda: False,
+        sheds_broadcast: Callable[[], bool] = lambda: False,
     ) -> None:
         self.counters = counters = PushCounters()
         targets = Targets(manager, counters)
-        self.pushes = PushCommands(manager, targets, counters, max_message_bytes, clock)
+        self.pushes = PushCommands(
+            manager, targets, counters, max_message_bytes, clock, sheds_push, sheds_broadcast
+        )
         self.sessions = SessionCommands(manager, targets, counters, clock, wall_clock)
         self.registration = RegistrationCommands(registry)
         self._hub = manager.events

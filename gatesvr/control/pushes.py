@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .._core.codec import notify_body
 from .._pb import upstream_pb2 as pb
 from ..protocol.messages import MAX_HEAD_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, is_valid_text
+from ..session.context import SHED_RETRY_MS
 from .targets import SLICE, RefusedError, Targets
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MAX_TARGETS = 10_000
 MAX_BATCH = 10_000
 """Pushes in one message of a PushStream; the answer to more could exceed gRPC's message limit."""
 
+SHED = f"the gateway is overloaded, try after {SHED_RETRY_MS} ms"
 _REASONS = {
     "NOT_FOUND": "no such session",
     "NO_SUCH_REQUEST": "bind_client_seq_id: the session has not sent it",
@@ -50,6 +52,8 @@ class PushCommands:
         counters: Counts the commands.
         max_message_bytes: The largest frame that any client accepts.
         clock: Loop time.
+        sheds_push: Asked before each push that is bound to no answer: whether to refuse it.
+        sheds_broadcast: Asked before each broadcast and multicast: whether to refuse it.
     """
 
     def __init__(
@@ -59,12 +63,16 @@ class PushCommands:
         counters: PushCounters,
         max_message_bytes: int,
         clock: Callable[[], float],
+        sheds_push: Callable[[], bool],
+        sheds_broadcast: Callable[[], bool],
     ) -> None:
         self._manager = manager
         self._targets = targets
         self._counters = counters
         self._max_message_bytes = max_message_bytes
         self._clock = clock
+        self._sheds_push = sheds_push
+        self._sheds_broadcast = sheds_broadcast
 
     def push(self, request: pb.UnicastPushRequest) -> pb.UnicastPushResponse:
         """Queue a notify for a session, or for every session of an openid."""
@@ -157,6 +165,8 @@ class PushCommands:
             result = session.bind(body, seq, before, now=now, ttl=ttl, push_id=request.push_id)
             self._settle([result])
             return 1
+        if self._sheds_push():
+            raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
         results = [
             session.push(
                 body,
@@ -205,6 +215,8 @@ class PushCommands:
             )
 
     def _bulk_body(self, push: pb.BroadcastRequest) -> bytes:
+        if self._sheds_broadcast():
+            raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
         body = self._body(push)
         if len(body) + MAX_HEAD_BYTES > self._max_message_bytes:
             raise self._targets.refuse(

@@ -134,6 +134,6 @@ class Dispatcher:
             return verdict
         task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
         if not self._processor.submit(task, now):
-            retry_after_ms = self._processor.retry_after_ms()
+            retry_after_ms = self._processor.retry_after_ms(route.service)
             refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
         return verdict

@@ -72,6 +72,9 @@ FRAME_TIMEOUT_S = 10.0
 HELD_MESSAGES = 2  # messages of the largest size that held may take
 MAX_HELD_REQUESTS = 8_192
 """Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
+MAX_MOVED = 64
+"""Held requests accepted in one turn, so that other connections get theirs; a lane's message takes
+as many."""
 OVERFLOW_RETRY_MS = 1_000
 AUTH_RATE = 1.0
 AUTH_BURST = 5
@@ -184,13 +187,15 @@ class ClientHandler:
         self._move_held(now)
 
     def _move_held(self, now: float) -> None:
-        """Accept held requests, in order, while the session has room."""
+        """Accept held requests, in order, while the session has room; MAX_MOVED of them a turn."""
         session = self.session
         held = self._held
         if session is None or not held:
             return
         offer = self._dispatcher.offer
-        while held and not self._is_ended:
+        for _ in range(MAX_MOVED):
+            if not held or self._is_ended:
+                return
             if session.link is not self._link:
                 self._counters.fenced += len(held)
                 self._drop_held()
@@ -207,6 +212,8 @@ class ClientHandler:
                 return
             if verdict is _GAP:
                 self._write_error(request, ErrorCode.BAD_REQUEST, "gap in seq_id")
+        if held:
+            self._link.wake()
 
     def write_ready(self, now: float) -> None:
         """Feed the stream from the session's queue."""

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from .memory import MemoryBudget
     from .outbox import Outbox
 
-__all__ = ["RETRY_MS", "SessionContext"]
+__all__ = ["RETRY_MS", "SHED_RETRY_MS", "SessionContext"]
 
 BULK_SHARE = 4
 """Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
 RETRY_MS = 1_000
 """retry_after_ms of a refusal by a limit."""
+SHED_RETRY_MS = 5_000
+"""retry_after_ms while the gateway is overloaded."""
 
 
 class SessionContext:

@@ -103,6 +103,8 @@ class SessionCounters(Counters):
     """Notifies that a newer one with the same key replaced before they were sent."""
     slow_consumers: Counter = 0
     """Connections closed 4413: the queue was at a cap and no ack moved."""
+    slowest_cut: Counter = 0
+    """Connections closed 4503: the gateway was overloaded, and they had the most to be sent."""
     events: Counter = 0
     """Events that happened while there was a subscriber, of any kind."""
     events_missed: Counter = 0

@@ -19,7 +19,7 @@ from ..protocol.messages import (
     LostReason,
     is_valid_text,
 )
-from .context import RETRY_MS
+from .context import RETRY_MS, SHED_RETRY_MS
 from .outcome import StartOutcome, accept_start, refuse_start, refuse_unauthenticated
 from .resume import ResumeToken
 from .session import Session
@@ -59,6 +59,7 @@ class SessionStarter:
         authenticate: Sets who the client of a session is, and until when: (session, identity,
             deadline).
         needs_auth: Whether a new session needs an identity.
+        is_shedding: Asked before a new session is made: whether to refuse it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SessionStarter:
         authenticate: Callable[[Session, Identity, float], None],
         *,
         needs_auth: bool,
+        is_shedding: Callable[[], bool],
     ) -> None:
         self._config = config
         self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
@@ -88,6 +90,7 @@ class SessionStarter:
         self._close = close
         self._authenticate = authenticate
         self._needs_auth = needs_auth
+        self._is_shedding = is_shedding
 
     def start(
         self,
@@ -253,6 +256,10 @@ class SessionStarter:
         config = self._config
         index = self._index
         ip = link.peer[0]
+        if self._is_shedding():
+            return refuse_start(
+                ErrorCode.BUSY, CloseCode.OVERLOADED, "overloaded", retry_after_ms=SHED_RETRY_MS
+            )
         if len(index) >= self._max_sessions:
             self._counters.refused_full += 1
             return refuse_start(

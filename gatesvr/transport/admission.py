@@ -10,6 +10,7 @@ to come back: it is closed with 4503. 5 % above that its Initials are dropped.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
@@ -57,6 +58,7 @@ class Admission:
         counters: Where to count.
         needs_retry: Whether the backend needs a Retry for some clients; see QuicBackend.
         is_retry_always: Whether every client has to prove its address first.
+        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
 
     Attributes:
         is_accepting: Whether new clients are answered at all.
@@ -71,6 +73,7 @@ class Admission:
         *,
         needs_retry: bool,
         is_retry_always: bool,
+        is_shedding_handshakes: Callable[[], bool] = lambda: False,
     ) -> None:
         self.is_accepting = False
         self.connections: set[Connection] = set()
@@ -79,6 +82,7 @@ class Admission:
         self._counters = counters
         self._needs_retry = needs_retry
         self._is_retry_always = is_retry_always
+        self._is_shedding_handshakes = is_shedding_handshakes
         self._max_connections = config.max_connections
         self._max_all = config.max_connections + max(1, config.max_connections // 20)
         self._max_handshakes = config.max_handshakes
@@ -122,6 +126,8 @@ class Admission:
             return None
         if len(self.half_open) >= self._max_handshakes:
             counters.handshakes_dropped += 1
+            return None
+        if self._is_shedding_handshakes():
             return None
         return self._judge_address(data, header, address, now)
 

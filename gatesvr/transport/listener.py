@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 
 from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
@@ -46,6 +47,7 @@ class ConnectionListener:
         retry: When a client has to prove its address first: ``always``, or ``needed``, which is
             where the backend cannot do without.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
+        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
 
     Attributes:
         backend: Name of the QUIC library.
@@ -60,6 +62,7 @@ class ConnectionListener:
         *,
         retry: str = "needed",
         clock: RunningClock | None = None,
+        is_shedding_handshakes: Callable[[], bool] = lambda: False,
     ) -> None:
         backend = pick_backend(config.backend)
         self._config = config
@@ -76,6 +79,7 @@ class ConnectionListener:
             self._counters,
             needs_retry=backend.needs_retry,
             is_retry_always=retry == "always",
+            is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
         self._routes = Routes(self._counters)

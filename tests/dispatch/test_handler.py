@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.dispatch.handler import MAX_MOVED
 from gatesvr.session.state import State
 
 from .fakes import settle
@@ -162,6 +163,23 @@ async def test_full_queue_is_503_at_once() -> None:
         assert error(pushes[0]).outcome == pb.OUTCOME_NOT_STARTED
         assert 50 <= error(pushes[0]).retry_after_ms <= 5000
         assert rig.counters.refused_full == 1
+
+
+async def test_one_client_gets_no_turn_longer_than_others() -> None:
+    """What costs least to refuse comes fastest: 404s for a whole burst would hold the loop up."""
+    async with Rig() as rig:
+        client = Client(rig)
+        await client.login()
+        burst = b"".join(frame(business(seq, "nowhere")) for seq in range(2, 202))
+        client.handler.data_received(burst, rig.now)
+        refused = [rig.counters.no_route]
+        while client.is_awake:
+            client.is_awake = False
+            await client.handler.work()
+            refused.append(rig.counters.no_route)
+        assert refused == [MAX_MOVED, 2 * MAX_MOVED, 3 * MAX_MOVED, 200]
+        pushes = await client.run()
+        assert [push.client_seq_id for push in pushes] == list(range(2, 202))
 
 
 async def test_ordered_route_answers_in_the_order_of_asking() -> None:
