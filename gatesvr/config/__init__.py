@@ -22,6 +22,7 @@ from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
+from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
@@ -35,6 +36,7 @@ __all__ = [
     "Duration",
     "Endpoint",
     "LogConfig",
+    "PushCaller",
     "PushConfig",
     "Range",
     "RouteRule",
