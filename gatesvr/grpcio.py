@@ -24,7 +24,7 @@ __all__ = [
     "upstream_options",
 ]
 
-MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 16 << 20
 """Largest message accepted from an upstream; one above it ends its call, and a stream with all of
 its calls. What a client takes is for its session to say."""
 KEEPALIVE_TIMEOUT_MS = 20_000
