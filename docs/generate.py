@@ -91,6 +91,7 @@ Without a `[[route]]` of your own, these routes apply as far as their services e
 
 PARTS = {
     "services": ("Endpoint", "`[[upstream.services.NAME]]`: one address of a service"),
+    "caller": ("PushCaller", "`[[push.caller]]`: who may call the push port, and do what"),
     "route": ("RouteRule", "`[[route]]`: which service answers an action"),
 }
 

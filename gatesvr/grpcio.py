@@ -24,7 +24,7 @@ __all__ = [
     "upstream_options",
 ]
 
-MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 16 << 20
 """Largest message accepted from an upstream; one above it ends its call, and a stream with all of
 its calls. What a client takes is for its session to say."""
 KEEPALIVE_TIMEOUT_MS = 20_000
@@ -40,15 +40,21 @@ CALL_ENDED = (
 _is_poller_kept = False
 
 
-def make_server(max_bytes: int, options: Options = ()) -> grpc.aio.Server:
+def make_server(
+    max_bytes: int,
+    options: Options = (),
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     """Return a gRPC server.
 
     Args:
         max_bytes: The largest message either way.
         options: Further gRPC options.
+        interceptors: What every call passes through.
     """
     _keep_poller()
     return grpc.aio.server(
+        interceptors=interceptors,
         options=[
             # Without it a second server on a busy port starts, and gets half of the calls.
             ("grpc.so_reuseport", 0),
@@ -56,28 +62,31 @@ def make_server(max_bytes: int, options: Options = ()) -> grpc.aio.Server:
             ("grpc.max_send_message_length", max_bytes),
             *_ping_timeout(),
             *options,
-        ]
+        ],
     )
 
 
-def make_channel(address: str, options: Options = ()) -> grpc.aio.Channel:
+def make_channel(
+    address: str, options: Options = (), credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
     """Return a channel of its own to address, past any HTTP proxy.
 
     Args:
         address: As gRPC takes it: HOST:PORT, ``unix:PATH``.
         options: Further gRPC options.
+        credentials: Those of TLS; None for plain text.
     """
     _keep_poller()
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.http2.max_pings_without_data", 0),
-            *_ping_timeout(),
-            *options,
-        ],
-    )
+    every = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.http2.max_pings_without_data", 0),
+        *_ping_timeout(),
+        *options,
+    ]
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=every)
+    return grpc.aio.secure_channel(address, credentials, options=every)
 
 
 def max_grpc_bytes(max_message_bytes: int) -> int:

@@ -19,6 +19,7 @@ from gatesvr.config import (
     Duration,
     Endpoint,
     LogConfig,
+    PushCaller,
     PushConfig,
     Range,
     RouteRule,
@@ -65,6 +66,14 @@ OTHER = {
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
     "push.bind": ("127.0.0.1:9", "127.0.0.1:9"),
+    "push.cert": ("a.pem", "a.pem"),
+    "push.key": ("b.pem", "b.pem"),
+    "push.client_ca": ("c.pem", "c.pem"),
+    "push.token": ("t", "t"),
+    "push.caller": (
+        '[{name="ops", role="admin", token="t", services=["chat"]}]',
+        [PushCaller(name="ops", role="admin", token="t", services=["chat"])],
+    ),
     "push.register": ("add", "add"),
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
     "log.level": ("debug", "debug"),
@@ -74,6 +83,9 @@ OTHER = {
 """A text that each field may have besides its default, and the value that it stands for."""
 
 COMPANIONS = {
+    "push.cert": ["push.key=k"],
+    "push.key": ["push.cert=c"],
+    "push.client_ca": ["push.key=k", "push.cert=c"],
     "transport.cert": ["transport.key=k"],
     "transport.key": ["transport.cert=c"],
     "auth.mode": [
@@ -317,6 +329,19 @@ def test_range_of_every_number(name: str) -> None:
         (lambda: Endpoint(address="nowhere"), ["address", "HOST:PORT"]),
         (lambda: RouteRule(action="a*b", service="x"), ["action", "a*b"]),
         (lambda: PushConfig(register_cidrs=["10.0.0.0/33"]), ["register_cidrs[0]", "/33"]),
+        (lambda: PushConfig(cert="c"), ["push.cert", "key is missing"]),
+        (lambda: PushConfig(client_ca="c"), ["push.client_ca", "needs cert and key"]),
+        (lambda: PushCaller(name="ops"), ["token", "neither token nor certificates"]),
+        (lambda: PushCaller(name="", token="t"), ["name", "no name"]),
+        (lambda: PushCaller(name="ops", token="t", services=[""]), ["services[0]", "empty"]),
+        (
+            lambda: PushConfig(caller=[PushCaller(name="ops", certificates=["ops"])]),
+            ["caller[0].certificates", "push.client_ca"],
+        ),
+        (
+            lambda: PushConfig(caller=[PushCaller(name="ops", token="t")] * 2),
+            ["caller[1].name", "'ops' is there twice"],
+        ),
         (lambda: LogConfig(level="trace"), ["level", "'trace' is none of debug, info"]),
         (lambda: UpstreamConfig(services={"a": [7]}), ["services", "7"]),
         (lambda: Config(transport=5), ["transport", "5"]),

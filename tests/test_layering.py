@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
-LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio"})
+LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 WITHOUT_IO = BOTTOM | {"session", "upstream", "auth"}
 """Below the engine, which the simulator runs: no transport, no gRPC server."""
@@ -31,6 +31,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "_pb": frozenset(),
     "overload": frozenset({"config", "observe"}),
     "grpcio": frozenset({"config"}),
+    "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
     "observe.event_pb": frozenset({"_pb", "observe.events"}),
     "_core": frozenset({"errors"}),

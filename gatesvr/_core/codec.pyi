@@ -137,7 +137,8 @@ class MessageCodec:
     @staticmethod
     def decode_answer(data: bytes) -> UpstreamAnswer: ...  # raises nothing: see error
     @staticmethod
-    def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: it is corrupt
+    def decode_answers(batch: bytes, max_answers: int = ...) -> list[UpstreamAnswer]: ...
+    # ValueError: it is corrupt, or has more
     @staticmethod
     def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
     @staticmethod

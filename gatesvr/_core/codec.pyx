@@ -559,6 +559,9 @@ cdef UpstreamAnswer new_answer(bytes source, Py_ssize_t start, uint32_t length):
     found = read_answer(&answer.answer, answer.message_start(), length)
     if found != END:
         answer.refusal = why("UpstreamResponse", found)
+    elif answer.answer.notify_count > MAX_NOTIFIES:
+        answer.refusal = f"UpstreamResponse with more than {MAX_NOTIFIES} notifies"
+    if answer.refusal is not None:
         request_id = answer.answer.request_id
         client_seq_id = answer.answer.client_seq_id
         memset(&answer.answer, 0, sizeof(Answer))
@@ -577,7 +580,7 @@ def decode_answer(bytes data not None):
     return new_answer(data, 0, <uint32_t>PyBytes_GET_SIZE(data))
 
 
-cdef list read_batch(bytes batch, bint is_answers):
+cdef list read_batch(bytes batch, bint is_answers, Py_ssize_t limit):
     """Return the answers of a batch, or its serialized messages."""
     cdef const unsigned char *start = start_of(batch)
     cdef list result = []
@@ -594,21 +597,23 @@ cdef list read_batch(bytes batch, bint is_answers):
             raise ValueError(why("batch", found))
         if cursor.tag != 0x0A:
             continue
+        if len(result) >= limit:
+            raise ValueError(f"more than {limit} answers")
         if is_answers:
             result.append(new_answer(batch, cursor.data - start, cursor.size))
         else:
             result.append(PyBytes_FromStringAndSize(<const char *>cursor.data, cursor.size))
 
 
-def decode_answers(bytes batch not None):
+def decode_answers(bytes batch not None, Py_ssize_t max_answers=INT32_MAX):
     """Decode an UpstreamResponseBatch; return its UpstreamAnswers.
 
     A response that does not decode has its error set; the others are still good.
 
     Raises:
-        ValueError: The batch itself is corrupt.
+        ValueError: The batch itself is corrupt, or has more than max_answers.
     """
-    return read_batch(batch, True)
+    return read_batch(batch, True, max_answers)
 
 
 def split_batch(bytes batch not None):
@@ -617,7 +622,7 @@ def split_batch(bytes batch not None):
     Raises:
         ValueError: The batch itself is corrupt.
     """
-    return read_batch(batch, False)
+    return read_batch(batch, False, INT32_MAX)
 
 
 def encode_batch(messages):

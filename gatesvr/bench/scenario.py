@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..credentials import Access
 
 from .tokens import TokenSigner
 
@@ -122,6 +126,10 @@ class Plan:
         backend: The clients' QUIC library: auto, aioquic or qh3.
         server: The gateway's host and UDP port; filled in later if the bench starts the gateway.
         push_server: The gateway's gRPC address, HOST:PORT, empty for none.
+        push_ca: PEM file of certificates to trust the push port by, empty for plain text.
+        push_cert: PEM file of the certificate to show there.
+        push_key: PEM file of its key.
+        push_token_file: File of the token to send there.
         ca: PEM file of certificates to trust, empty for the default.
         insecure: Accept any certificate.
         token: Sent as auth_token, where there is no signer.
@@ -145,6 +153,10 @@ class Plan:
     backend: str = "auto"
     server: tuple[str, int] = ("", 0)
     push_server: str = ""
+    push_ca: str = ""
+    push_cert: str = ""
+    push_key: str = ""
+    push_token_file: str = ""
     ca: str = ""
     insecure: bool = False
     token: str = ""
@@ -172,6 +184,21 @@ class Plan:
     def token_for(self, openid: str) -> str:
         """Return a client's auth_token."""
         return self.token if self.signer is None else self.signer.sign(openid)
+
+    @property
+    def has_push_access(self) -> bool:
+        """Whether there are credentials for the push port."""
+        return bool(self.push_ca or self.push_cert or self.push_key or self.push_token_file)
+
+    def push_access(self) -> Access:
+        """Return the credentials for the push port.
+
+        Raises:
+            ConfigError: A file cannot be used.
+        """
+        from ..credentials import Access
+
+        return Access(self.push_ca, self.push_cert, self.push_key, self.push_token_file)
 
     def share(self, process: int) -> range:
         """Return the numbers of the clients that a load process runs."""

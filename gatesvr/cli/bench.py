@@ -18,7 +18,7 @@ from ..bench.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
 from ..bench.threshold import METRICS, Threshold
 from ..config import Size, parse_address
 from ..errors import ConfigError
-from .options import ADDRESS, DURATION, transport_option
+from .options import ADDRESS, DURATION, push_options, transport_option
 from .terminal import echo, escape_control, to_json
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     help=f"The gateway to load; its `echo` must return the data. [{_DEFAULT_SERVER}]",
 )
 @click.option("--push-server", type=ADDRESS, help="Its gRPC address, for scenarios that push.")
+@push_options
 @click.option("--pid", type=click.IntRange(1), help="Its process id, to report CPU and memory.")
 @click.option(
     "--clients", type=click.IntRange(1, MAX_CLIENTS), help="Number of clients. [64 or 200]"
@@ -217,6 +218,9 @@ def command(
     if not own and (gateway_transport or sets):
         raise click.UsageError("--gateway-transport and --set need --self")
     plan = _plan(scenario, **options)
+    if own and plan.has_push_access:
+        raise click.UsageError("--self starts its own gateway; leave out --push-ca and its like")
+    plan.push_access()  # unusable files are told at once
     _check(plan, thresholds, has_gateway=own or pid is not None, has_push=own or bool(push_server))
     from ..bench.meter import Histogram
     from ..bench.plot import check_plot
@@ -279,6 +283,7 @@ def _plan(scenario: str, **options: Any) -> Plan:
         warmup=options["warmup"],
         payload=options["payload"],
         backend=options["transport"],
+        **{name: options[name] for name in options if name.startswith("push_")},
         ca=options["ca"] or "",
         insecure=options["insecure"],
         token=options["token"],

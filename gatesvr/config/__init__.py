@@ -24,6 +24,7 @@ from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
 from .sections import OverloadConfig as OverloadConfig
+from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
@@ -38,6 +39,7 @@ __all__ = [
     "Endpoint",
     "LogConfig",
     "OverloadConfig",
+    "PushCaller",
     "PushConfig",
     "Range",
     "RouteRule",

@@ -30,6 +30,7 @@ __all__ = [
     "Endpoint",
     "LogConfig",
     "OverloadConfig",
+    "PushCaller",
     "PushConfig",
     "RouteRule",
     "SessionConfig",
@@ -393,6 +394,32 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
             )
 
 
+class PushCaller(Section, frozen=True, kw_only=True):
+    """Somebody who may call the push port, what proves it, and what it may do there."""
+
+    name: str
+    """What the log calls it."""
+    role: Literal["push", "admin"] = "push"
+    """push: push to sessions. admin: kick, list and watch them, and register services, too."""
+    token: str = ""
+    """File with its bearer tokens, one a line; it is read again when it changes."""
+    certificates: list[str] = msgspec.field(default_factory=list)
+    """Names of its certificates, signed by push.client_ca: a DNS name or a URI of the
+    subjectAltName, or the common name of one without either."""
+    services: list[str] = msgspec.field(default_factory=list)
+    """Services whose endpoints it may register with the role push; admin may register any."""
+
+    def check(self) -> None:
+        if not self.name or _CONTROL.search(self.name):
+            raise self.refusal("name", f"{shown(self.name)} is no name")
+        if not self.token and not self.certificates:
+            raise self.refusal("token", "neither token nor certificates: it could prove nothing")
+        for field in ("certificates", "services"):
+            for i, name in enumerate(getattr(self, field)):
+                if not name:
+                    raise self.refusal(f"{field}[{i}]", "it is empty")
+
+
 class PushConfig(Section, frozen=True, kw_only=True):
     """GatewayService, the gRPC API that upstreams push through."""
 
@@ -400,12 +427,23 @@ class PushConfig(Section, frozen=True, kw_only=True):
 
     bind: str = "127.0.0.1:8092"
     """TCP address to listen on, HOST:PORT, port 0 for any free one."""
+    cert: str = ""
+    """PEM file with the certificate chain that callers see: TLS. Empty: plain text."""
+    key: str = ""
+    """PEM file with the certificate's private key. Both files are read again when they change."""
+    client_ca: str = ""
+    """PEM file with the CAs of the callers' certificates: nobody connects without one (mTLS)."""
+    token: str = ""
+    """File with bearer tokens, one a line, for callers that may do everything; it is read again
+    when it changes. In place of it, or beside it, `push.caller` gives callers a role each."""
+    caller: list[PushCaller] = msgspec.field(default_factory=list)
+    """Callers by name. With none, and no token, each certificate of client_ca may do everything."""
     register: Literal["off", "new", "add"] = "new"
     """RegisterUpstream: never, for services the configuration does not name, or for all."""
     register_cidrs: list[str] = msgspec.field(default_factory=list)
     """Networks whose hosts may be registered besides the caller's own address and loopback."""
     insecure: bool = False
-    """Serve on an address other than loopback without TLS."""
+    """Listen on an address other than loopback although callers have to prove nothing."""
     max_event_subscribers: Count = 16
     """Subscribers of session events, upstreams and those inside together."""
 
@@ -416,6 +454,21 @@ class PushConfig(Section, frozen=True, kw_only=True):
                 ipaddress.ip_network(cidr, strict=False)
             except ValueError as error:
                 raise self.refusal(f"register_cidrs[{i}]", str(error)) from None
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.client_ca and not self.cert:
+            raise self.refusal("client_ca", "it needs cert and key")
+        for i, caller in enumerate(self.caller):
+            if caller.certificates and not self.client_ca:
+                raise self.refusal(f"caller[{i}].certificates", "they need push.client_ca")
+            if caller.name in [other.name for other in self.caller[:i]]:
+                raise self.refusal(f"caller[{i}].name", f"{shown(caller.name)} is there twice")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return bool(self.client_ca or self.token or self.caller)
 
 
 class LogConfig(Section, frozen=True, kw_only=True):

@@ -69,7 +69,8 @@ class UpstreamService:
 
     Args:
         name: The service's name, for logs and GetStatus.
-        gateway: The gateway's gRPC address for pushes, or a function that returns it at first use.
+        gateway: The gateway's gRPC address for pushes, or a function that returns it at first use;
+            a GatewayClient for a gateway that asks for credentials.
         max_message_bytes: The gateway's message limit.
         max_running: Handlers running at the same time.
         max_waiting: Requests waiting for a handler to end; the service refuses more than these.
@@ -79,7 +80,7 @@ class UpstreamService:
         self,
         name: str,
         *,
-        gateway: str | Callable[[], str] = "",
+        gateway: str | Callable[[], str] | GatewayClient = "",
         max_message_bytes: int = 1 << 20,
         max_running: int = 1_024,
         max_waiting: int = 10_000,
@@ -90,7 +91,7 @@ class UpstreamService:
             max_waiting=(max_waiting, Range(0, math.inf)),
         )
         self.name = name
-        self.gateway = GatewayClient(gateway)
+        self.gateway = gateway if isinstance(gateway, GatewayClient) else GatewayClient(gateway)
         """Pushes to clients, and registers this service."""
         self.counters = ServiceCounters()
         self.address = ""

@@ -223,7 +223,8 @@ class UpstreamCounters(Counters):
     unknown_answers: Counter = 0
     """Answers whose request_id is unknown or repeated; dropped."""
     bad_batches: Counter = 0
-    """Lane messages that did not decode; each breaks its lane."""
+    """Lane messages that did not decode or had too many answers, and streams with too many answers
+    to nothing that was asked; each breaks its lane."""
     unanswered: Counter = 0
     """Calls ended with 504: no answer in time; dispatch.deadlines counts what clients got."""
     broken_calls: Counter = 0

@@ -67,6 +67,9 @@ UNARY_RETRY_S = 60.0
 """How often an upstream without ProcessStream is asked for it again."""
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
+MAX_JUNK = 1_024
+"""Answers that nobody waits for, and messages without any, that a stream may bring beyond the
+answers that somebody does wait for; one with more is ended."""
 MAX_UNARY = 512
 """Concurrent unary calls: above 1,000, Google's gRPC servers refuse some at random (CANCELLED)."""
 LATE_S = 5.0
@@ -180,6 +183,7 @@ class Lane:
         self._draining_ids: set[int] = set()  # those written to a draining stream
         self._stream: _Stream | None = None
         self._is_left = False  # the channel left its last connection
+        self._is_bad = False  # the last stream ended because of what it brought
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
         self._writer_waker: asyncio.Future[None] | None = None
@@ -329,6 +333,13 @@ class Lane:
                 continue
             if was_connected and self._loop.time() - began > config.reconnect_min:
                 pause = 0.0
+            if self._is_bad:
+                # What it sends on a stream is not to be trusted; a unary call can only fail alone.
+                self._is_bad = False
+                logger.warning("upstream_stream_bad", extra=keys(address=self.address, why=details))
+                self._enter(LaneState.UNARY, reason)
+                await self._pause(config.reconnect_max)
+                continue
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 pause = 0.0
                 if not self._is_unary_told:
@@ -416,8 +427,9 @@ class Lane:
             return error.code(), error.details() or ""
         except ValueError as error:
             self._counters.bad_batches += 1
+            self._is_bad = True
             call.cancel()
-            return grpc.StatusCode.INTERNAL, f"undecodable answers: {error}"
+            return grpc.StatusCode.INTERNAL, f"bad answers: {error}"
         except asyncio.CancelledError:
             raise_if_cancelled()
             return grpc.StatusCode.CANCELLED, "channel closed"
@@ -481,7 +493,7 @@ class Lane:
         except ValueError as error:
             self._counters.bad_batches += 1
             rpc.cancel()
-            reason = f"undecodable answers: {error}"
+            reason = f"bad answers: {error}"
         except asyncio.CancelledError:
             raise_if_cancelled()
         finally:
@@ -493,8 +505,11 @@ class Lane:
 
     async def _read(self, call: Any) -> None:
         """Read answers until the stream ends."""
+        junk = 0
         while (batch := await call.read()) is not grpc.aio.EOF:
-            self._take_answers(batch)
+            junk = max(junk + self._take_answers(batch), 0)
+            if junk > MAX_JUNK:
+                raise ValueError("answers to nothing that was asked")
 
     async def _write(self, call: Any) -> None:
         """Write the calls in line, batch by batch, until the stream ends or the lane leaves it."""
@@ -597,19 +612,30 @@ class Lane:
         if not writer.cancelled() and (error := writer.exception()) is not None:
             logger.error("lane_writer_failed", extra=keys(address=self.address), exc_info=error)
 
-    def _take_answers(self, batch: bytes) -> None:
-        """End the calls that a lane message answers."""
+    def _take_answers(self, batch: bytes) -> int:
+        """End the calls that a lane message answers.
+
+        Returns:
+            How many of its answers nobody waits for, less those that somebody does wait for; 1 for
+            a message without any.
+
+        Raises:
+            ValueError: It does not decode, or has more answers than there can be.
+        """
         take_open = self._open.pop
-        for answer in decode_answers(batch):
+        answers = decode_answers(batch, len(self._open) + MAX_LATE)
+        junk = -len(answers) or 1
+        for answer in answers:
             call = take_open(answer.request_id, None)
             if call is None:
-                self._drop(answer.request_id)
+                junk += self._drop(answer.request_id)
             else:
                 self._finish(call, answer)
         if self._limit is not None:
             self._max_open = self._limit.answered(self._open, self._loop.time())
         if self._waiting:
             self._wake_writer()
+        return junk
 
     def _finish(self, call: Call, answer: UpstreamAnswer) -> None:
         if call.on_end is None:
@@ -637,12 +663,14 @@ class Lane:
             self._counters.answers += 1
             call.take_reply(reply)
 
-    def _drop(self, request_id: int) -> None:
+    def _drop(self, request_id: int) -> int:
+        """Count an answer to no open call; return 1 if it is late, 2 if it is unknown."""
         if request_id in self._late:
             del self._late[request_id]
             self._counters.late_answers += 1
-        else:
-            self._counters.unknown_answers += 1
+            return 1
+        self._counters.unknown_answers += 1
+        return 2
 
     # Calls without a stream.
 
