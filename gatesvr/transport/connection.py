@@ -50,6 +50,7 @@ from .quic.interface import (
     Closed,
     ConnectionIdIssued,
     ConnectionIdRetired,
+    DatagramDropped,
     HandshakeCompleted,
     QuicTransport,
     StopSending,
@@ -69,6 +70,8 @@ MAX_REASON_BYTES = 64
 CLOSE_LINGER_S = 1.0
 """Longest wait for the acknowledgement of a last push (KICK, GOAWAY, a refusal)."""
 LINGER_PTOS = 3
+VIOLATIONS = range(0x03, 0x10)
+"""Error codes of QUIC by which this side blames the peer (RFC 9000 20.1), without TLS alerts."""
 
 # States. Plain numbers: they are compared for every datagram.
 _HANDSHAKE = 0
@@ -361,6 +364,8 @@ class Connection:
                 closed = event.how
                 if stream.state < CUT:
                     stream.state = CUT
+            elif isinstance(event, DatagramDropped):
+                self._counters.datagrams_over_limit += 1
         is_heard = bool(data) or is_end
         if is_heard:
             stream.receive(data if chunks is None else b"".join(chunks), is_end, now)
@@ -402,6 +407,8 @@ class Connection:
         if how is NO_CRYPTO:
             self._end(how)
             return
+        if how.kind == "local" and how.code in VIOLATIONS:
+            self._counters.quic_violations += 1
         if self._state == _HANDSHAKE:
             how = Disconnect("handshake", how.code, how.reason)
         elif self._state == _LINGERING and how.kind == "peer":

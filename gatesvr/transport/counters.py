@@ -105,6 +105,10 @@ class TransportCounters(EndpointCounters):
     """Connections that the other side closed."""
     closed_transport: Counter = 0
     """Connections that a QUIC error of either side ended."""
+    quic_violations: Counter = 0
+    """Connections closed because the peer broke a rule of QUIC or passed a bound on its frames."""
+    datagrams_over_limit: Counter = 0
+    """Datagrams dropped unacknowledged: too many gaps in the stream, or too many packets in one."""
     closed_idle: Counter = 0
     """Connections that the idle time-out ended."""
     closed_reset: Counter = 0

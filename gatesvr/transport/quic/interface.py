@@ -29,6 +29,7 @@ __all__ = [
     "Closed",
     "ConnectionIdIssued",
     "ConnectionIdRetired",
+    "DatagramDropped",
     "HandshakeCompleted",
     "QuicBackend",
     "QuicEvent",
@@ -57,7 +58,7 @@ datagram for each. Peers are told that we may take 25 ms. Every second packet is
 once all the same (RFC 9000 13.2.2).
 """
 RECEIVE_WINDOW = 1 << 20
-"""Flow-control credit of a connection and of its stream, bytes."""
+"""Flow-control credit of a connection and of its stream beyond what was delivered, bytes."""
 
 TokenOf: TypeAlias = Callable[[bytes], bytes]
 """Gives the stateless reset token of a connection id, 16 bytes."""
@@ -108,6 +109,11 @@ class ConnectionIdRetired:
 
 
 @dataclass(slots=True)
+class DatagramDropped:
+    """A datagram, or the rest of it, was dropped: it passed a bound."""
+
+
+@dataclass(slots=True)
 class Closed:
     """The connection has ended other than by close(); call datagrams_to_send() once more.
 
@@ -130,6 +136,7 @@ QuicEvent: TypeAlias = (
     | StopSending
     | ConnectionIdIssued
     | ConnectionIdRetired
+    | DatagramDropped
     | Closed
 )
 
