@@ -108,7 +108,7 @@ class TransportCounters(EndpointCounters):
     quic_violations: Counter = 0
     """Connections closed because the peer broke a rule of QUIC or passed a bound on its frames."""
     datagrams_over_limit: Counter = 0
-    """Datagrams dropped unacknowledged: too many gaps in the stream, or too many packets in one."""
+    """Datagrams dropped: too many gaps, too many packets in one, too many before the handshake."""
     closed_idle: Counter = 0
     """Connections that the idle time-out ended."""
     closed_reset: Counter = 0
@@ -131,5 +131,7 @@ class TransportCounters(EndpointCounters):
     """Times that the system reported the server's port closed; counted by clients only."""
     address_changes: Counter = 0
     """Times that a client moved to another address."""
+    moves_limited: Counter = 0
+    """Clients closed 4429 because they moved too often."""
     path_limits: Counter = 0
     """Clients asked to reconnect because their connection cannot follow another move."""

@@ -32,7 +32,13 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import FinalSizeError, QuicStream, QuicStreamReceiver
 from aioquic.tls import Epoch
 
-from .interface import CONNECTION_ID_LENGTH, RECEIVE_WINDOW, STREAM_ID, TokenOf
+from .interface import (
+    CONNECTION_ID_LENGTH,
+    MAX_CRYPTO_BYTES,
+    RECEIVE_WINDOW,
+    STREAM_ID,
+    TokenOf,
+)
 
 __all__ = ["AioquicCore", "PacketDropped", "has_too_many_packets"]
 
@@ -41,14 +47,13 @@ MAX_FRAMES = 64
 hello that is cut and shuffled on purpose has about forty."""
 MAX_ACK_RANGES = 128
 """Ranges that the ACK frames of a packet name. aioquic names up to 64, other libraries fewer."""
+ACK_FRAME_RANGES = 16
+"""Ranges that an ACK frame counts for by itself: it costs as much, and a packet needs one."""
 MAX_PIECES = 1024
-"""Pieces kept of a stream out of order. After a loss, RECEIVE_WINDOW holds 900 full packets."""
-MAX_CRYPTO_BYTES = 16 << 10
-"""Bytes of TLS messages that a client may send in each packet space. A client hello has 2 KiB or
-less, and nothing else is longer than 100 bytes."""
+"""Pieces kept of a stream out of order. After a loss, RECEIVE_WINDOW holds 220 full packets."""
 MAX_OTHER_STREAMS = 8
-"""Streams of each kind that a peer may open in all, the one that carries messages included. Others
-are refused (PROTOCOL 1.2), so a client that opens one knows better the second time."""
+"""Streams of each kind that a peer is told it may open, the one that carries messages included. The
+others are refused (PROTOCOL 1.2), so a client that opens one knows better the second time."""
 MAX_PACKETS = 6
 """Packets of a datagram: one of each kind makes four."""
 MAX_KEY_UPDATES = 4
@@ -246,7 +251,7 @@ class AioquicCore(QuicConnection):
         start = buf.tell()
         largest = buf.pull_uint_var()
         buf.pull_uint_var()
-        self._ack_ranges_left -= 1 + buf.pull_uint_var()
+        self._ack_ranges_left -= ACK_FRAME_RANGES + buf.pull_uint_var()
         buf.seek(start)
         if largest >= self._packet_number:
             raise _violation(frame_type, "ACK of a packet that was never sent")
@@ -327,7 +332,7 @@ class AioquicCore(QuicConnection):
             del sent[number]
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        """Raise MAX_DATA as bytes are delivered; aioquic's own doubles it. MAX_STREAMS is final."""
+        """Raise MAX_DATA as bytes are delivered; aioquic's own doubles it. MAX_STREAMS stays."""
         limit = self._local_max_data
         if limit.value - limit.used < RECEIVE_WINDOW // 2:
             receivers = (cast("Reassembly", stream.receiver) for stream in self._streams.values())

@@ -57,8 +57,15 @@ By themselves both libraries send it after 1 ms, before most requests are answer
 datagram for each. Peers are told that we may take 25 ms. Every second packet is acknowledged at
 once all the same (RFC 9000 13.2.2).
 """
-RECEIVE_WINDOW = 1 << 20
-"""Flow-control credit of a connection and of its stream beyond what was delivered, bytes."""
+RECEIVE_WINDOW = 256 << 10
+"""Flow-control credit of a connection and of its stream beyond what was delivered, bytes.
+
+It bounds what a peer can make the gateway keep behind a gap, and one client's upload to 256 KiB a
+round trip.
+"""
+MAX_CRYPTO_BYTES = 16 << 10
+"""Bytes of TLS messages that a client may send in each packet space. A client hello has 2 KiB or
+less, and nothing else is longer than 100 bytes."""
 
 TokenOf: TypeAlias = Callable[[bytes], bytes]
 """Gives the stateless reset token of a connection id, 16 bytes."""
