@@ -431,12 +431,14 @@ class HostilePeer(asyncio.DatagramProtocol):
     Attributes:
         client: The sans-IO half.
         is_answering: Whether aioquic acknowledges what comes, keeps time-outs and so on.
+        is_half_open: Whether it stops answering before it would complete the handshake.
         bytes_received: Of the server's datagrams.
     """
 
     def __init__(self) -> None:
         self.client = HostileClient()
         self.is_answering = True
+        self.is_half_open = False
         self.bytes_received = 0
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -454,6 +456,8 @@ class HostilePeer(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: object) -> None:
         self.bytes_received += len(data)
         self.client.receive(data, self._loop.time())
+        if self.is_half_open and self.client.has_handshake_keys:
+            self.is_answering = False
         self.transmit()
         self._changed.set()
 
@@ -534,11 +538,11 @@ async def hostile_peer(
     _, peer = await loop.create_datagram_endpoint(HostilePeer, remote_addr=(host, port))
     try:
         peer.quic.connect((host, port), loop.time())
+        peer.is_half_open = until == HALF_OPEN
         peer.transmit()
         if until == COMPLETE:
             await peer.until(lambda: peer.client.is_complete)
         else:
-            peer.is_answering = False
             await peer.until(lambda: peer.client.has_handshake_keys)
         yield peer
     finally:
