@@ -8,6 +8,7 @@ import pytest
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
 
+from gatesvr.protocol.link import LOW_WATER_BYTES
 from gatesvr.transport.quic import aioquic_core
 from gatesvr.transport.quic.interface import (
     MAX_CRYPTO_BYTES,
@@ -37,6 +38,7 @@ from .hostile import (
     data_blocked,
     handshake_done,
     max_data,
+    max_stream_data,
     new_connection_id,
     new_token,
     padding,
@@ -303,6 +305,26 @@ def test_retired_ids_are_replaced_and_no_more(backend: str) -> None:
     else:
         assert pair.closed is not None
         assert pair.closed.code == PROTOCOL_VIOLATION
+
+
+def test_a_wide_congestion_window_does_not_make_the_gateway_keep_more(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"gatesvr.transport.quic.{backend}.MAX_UNACKNOWLEDGED", 50_000)
+    pair = HostilePair(backend)
+    pair.client.quic._local_max_data.value = 1 << 40
+    pair.attack(stream(0, b"x"), max_data(1 << 40), max_stream_data(0, 1 << 40))
+    for _ in range(100):  # acknowledges all, and the window grows
+        pair.server.send_stream_data(bytes(5000))
+        pair.run(0.05)
+    assert pair.server.unsent_bytes() == 0
+    given = 0
+    while pair.server.unsent_bytes() < LOW_WATER_BYTES and given < 10_000_000:
+        pair.server.send_stream_data(bytes(5000))
+        given += 5000
+        pair.from_server()  # nobody reads it
+        pair.now += 0.01
+    assert given <= 50_000 + LOW_WATER_BYTES + 10_000
 
 
 def test_key_updates() -> None:

@@ -24,6 +24,7 @@ from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
+    MAX_UNACKNOWLEDGED,
     NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
@@ -276,6 +277,9 @@ class AioquicConnection:
         if stream is None:
             return 0
         sender = stream.sender
+        unacknowledged: int = sender._buffer_stop - sender._buffer_start
+        if unacknowledged > MAX_UNACKNOWLEDGED:
+            return unacknowledged
         return sender._buffer_stop - sender.highest_offset
 
     def is_stream_open(self) -> bool:

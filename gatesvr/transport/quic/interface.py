@@ -63,6 +63,11 @@ RECEIVE_WINDOW = 256 << 10
 It bounds what a peer can make the gateway keep behind a gap, and one client's upload to 256 KiB a
 round trip.
 """
+MAX_UNACKNOWLEDGED = 4 << 20
+"""Stream bytes in flight above which no more are asked for, whatever the congestion window allows.
+
+A peer that acknowledges much opens the window wide; once it stops, all that is in flight is kept.
+"""
 MAX_CRYPTO_BYTES = 16 << 10
 """Bytes of TLS messages that a client may send in each packet space. A client hello has 2 KiB or
 less, and nothing else is longer than 100 bytes."""
@@ -182,7 +187,10 @@ class QuicTransport(Protocol):
         """Write to the stream; end adds FIN."""
 
     def unsent_bytes(self) -> int:
-        """Return the stream's bytes never yet transmitted."""
+        """Return the stream's bytes never yet transmitted, or more than MAX_UNACKNOWLEDGED.
+
+        The latter where so many are in flight.
+        """
 
     def is_stream_open(self) -> bool:
         """Return whether send_stream_data may be called."""

@@ -26,6 +26,7 @@ from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
+    MAX_UNACKNOWLEDGED,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
@@ -339,6 +340,8 @@ class Qh3Connection:
     def unsent_bytes(self) -> int:
         """Return the stream's bytes never yet transmitted."""
         if self._is_complete:
+            if self._in_flight > MAX_UNACKNOWLEDGED:
+                return self._in_flight
             unsent: int = self._quic._core.get_send_buffer_size(STREAM_ID)
         else:
             unsent = self._quic.get_send_buffer_size(STREAM_ID)
