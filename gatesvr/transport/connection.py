@@ -50,6 +50,7 @@ from .quic.interface import (
     Closed,
     ConnectionIdIssued,
     ConnectionIdRetired,
+    DatagramDropped,
     HandshakeCompleted,
     QuicTransport,
     StopSending,
@@ -69,6 +70,16 @@ MAX_REASON_BYTES = 64
 CLOSE_LINGER_S = 1.0
 """Longest wait for the acknowledgement of a last push (KICK, GOAWAY, a refusal)."""
 LINGER_PTOS = 3
+VIOLATIONS = range(0x03, 0x10)
+"""Error codes of QUIC by which this side blames the peer (RFC 9000 20.1), without TLS alerts."""
+
+MAX_HANDSHAKE_BYTES = 128 << 10
+"""Bytes read before the handshake is complete; a client needs about 5 KiB. More is dropped until
+the deadline: a stranger's frames may cost memory each."""
+MAX_MOVES = 16
+"""Moves to another address at once; the gateway sends a challenge to each, whoever is there."""
+MOVE_S = 5.0
+"""Seconds for each further move. A client that goes on is closed 4429."""
 
 # States. Plain numbers: they are compared for every datagram.
 _HANDSHAKE = 0
@@ -126,11 +137,14 @@ class Connection:
         "_due",
         "_endpoint",
         "_handler_timer",
+        "_handshake_bytes",
         "_has_moved",
         "_how",
         "_is_client",
         "_is_put_off",
         "_last_received",
+        "_moved_at",
+        "_moves_left",
         "_owner",
         "_quic",
         "_quic_timer",
@@ -172,7 +186,10 @@ class Connection:
         self._address = address
         self._is_client = is_client
         self._has_moved = False
+        self._moves_left: float = MAX_MOVES
+        self._moved_at = 0.0
         self._state = _HANDSHAKE
+        self._handshake_bytes = 0  # received
         self._deadline: float = deadline  # of the handshake, later of the last push
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_put_off = False
@@ -205,6 +222,11 @@ class Connection:
         if self._state == _ENDED:
             self._counters.datagrams_after_close += 1
             return
+        if self._state == _HANDSHAKE:
+            self._handshake_bytes += len(data)
+            if self._handshake_bytes > MAX_HANDSHAKE_BYTES:
+                self._counters.datagrams_over_limit += 1
+                return
         try:
             self._quic.receive_datagram(data, address, now)
             if address != self._address:
@@ -361,6 +383,8 @@ class Connection:
                 closed = event.how
                 if stream.state < CUT:
                     stream.state = CUT
+            elif isinstance(event, DatagramDropped):
+                self._counters.datagrams_over_limit += 1
         is_heard = bool(data) or is_end
         if is_heard:
             stream.receive(data if chunks is None else b"".join(chunks), is_end, now)
@@ -394,6 +418,13 @@ class Connection:
         stream = self.stream
         stream.peer = plain_address(address)
         self._counters.address_changes += 1
+        earned = (now - self._moved_at) / MOVE_S
+        self._moves_left = min(MAX_MOVES, self._moves_left + earned) - 1
+        self._moved_at = now
+        if self._moves_left < 0:
+            self._counters.moves_limited += 1
+            self.close(CloseCode.RATE_LIMITED, "too many moves")
+            return
         if stream.handler is not None and self._quic.is_path_limit_near():
             self._counters.path_limits += 1
             stream.handler.path_limit_near(now)
@@ -402,6 +433,8 @@ class Connection:
         if how is NO_CRYPTO:
             self._end(how)
             return
+        if how.kind == "local" and how.code in VIOLATIONS:
+            self._counters.quic_violations += 1
         if self._state == _HANDSHAKE:
             how = Disconnect("handshake", how.code, how.reason)
         elif self._state == _LINGERING and how.kind == "peer":

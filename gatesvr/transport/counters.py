@@ -105,6 +105,10 @@ class TransportCounters(EndpointCounters):
     """Connections that the other side closed."""
     closed_transport: Counter = 0
     """Connections that a QUIC error of either side ended."""
+    quic_violations: Counter = 0
+    """Connections closed because the peer broke a rule of QUIC or passed a bound on its frames."""
+    datagrams_over_limit: Counter = 0
+    """Datagrams dropped: too many gaps, too many packets in one, too many before the handshake."""
     closed_idle: Counter = 0
     """Connections that the idle time-out ended."""
     closed_reset: Counter = 0
@@ -127,5 +131,7 @@ class TransportCounters(EndpointCounters):
     """Times that the system reported the server's port closed; counted by clients only."""
     address_changes: Counter = 0
     """Times that a client moved to another address."""
+    moves_limited: Counter = 0
+    """Clients closed 4429 because they moved too often."""
     path_limits: Counter = 0
     """Clients asked to reconnect because their connection cannot follow another move."""
