@@ -76,7 +76,7 @@ class GatewayServicer:
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
 
-    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+    def handlers(self) -> grpc.GenericRpcHandler:
         """Return what a server takes.
 
         In the place of a message that does not decode the methods get None: gRPC itself would write
