@@ -288,10 +288,6 @@ class Connection:
         if self.stream.keep_alive:
             self._driver.mark_dirty(self)
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        return self._state != _ENDED and self._quic.is_authenticated()
-
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close with an application code; see Link.close()."""
         stream = self.stream
