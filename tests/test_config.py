@@ -54,6 +54,7 @@ OTHER = {
     "session.max_message_bytes": ("512KiB", 512 << 10),
     "session.max_queue_bytes": ("8MiB", 8 << 20),
     "session.on_duplicate": ("allow", "allow"),
+    "session.dry_run": ('["max_start_rate"]', ["max_start_rate"]),
     "session.when_full": ("refuse", "refuse"),
     "upstream.services": (
         '{hello=[{address="10.0.0.1:1", zone="002", weight=3}]}',

@@ -240,6 +240,16 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
     """Sessions per client address that have not logged in; a whole school may share one address."""
+    max_start_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 1_000
+    """New sessions a second, as many at once; 4503. Resumes do not count, so they go first."""
+    max_start_rate_per_openid: Annotated[int, Range(1, 1_000_000, "no limit")] = 10
+    """New sessions of one openid a second, ten times as many at once; 4429."""
+    max_requests_per_second: Annotated[int, Range(1, 1_000_000, "no limit")] = 0
+    """Requests of one session a second, as many at once; ERROR 429."""
+    dry_run: list[
+        Literal["max_start_rate", "max_start_rate_per_openid", "max_requests_per_second"]
+    ] = msgspec.field(default_factory=list)
+    """Limits that only count what they would refuse."""
     max_logged_in: Count = 5
     """Logged-in sessions of one openid with on_duplicate = "allow"."""
     on_duplicate: Literal["replace", "reject", "allow"] = "replace"
