@@ -513,14 +513,17 @@ class Connection:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
         self._counters.connection_errors += 1
-        logger.error(
-            "connection_error",
-            extra=keys(connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)),
-            exc_info=error,
-        )
+        now = self._driver.clock()
+        if not self._driver.error_lines.take(now):
+            logger.error(
+                "connection_error",
+                extra=keys(
+                    connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)
+                ),
+                exc_info=error,
+            )
         if self._state == _ENDED:
             return
-        now = self._driver.clock()
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)
         try:
             self._finish(now)

@@ -15,7 +15,6 @@ import logging
 import socket
 from collections import deque
 
-from .._core.limits import TokenBucket
 from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
 from ..observe.clock import RunningClock
@@ -46,8 +45,6 @@ HANDSHAKES_S = 0.004
 """Seconds of a loop turn that beginning handshakes may take."""
 MAX_WAIT_S = 2.0
 """Longest wait of an admitted client for its handshake; by then it has sent its Initial again."""
-MAX_ERRORS_LOGGED = 10
-"""Errors of unknown peers logged at once; more are logged one a second, and all are counted."""
 _SHORT_HEADER_BYTES = 1 + CONNECTION_ID_LENGTH
 
 
@@ -94,7 +91,6 @@ class ConnectionListener:
         self._waiting: deque[Waiting] = deque()
         self._is_begin_due = False
         self._is_socket_full = False  # the last batch was, so more datagrams wait
-        self._errors_logged = TokenBucket(1, MAX_ERRORS_LOGGED)
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver: Driver | None = None
         self._endpoint: Endpoint | EndpointGroup | None = None
@@ -270,8 +266,9 @@ class ConnectionListener:
             self._send(found, address)
 
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
+        assert self._driver is not None
         self._counters.connection_errors += 1
-        if not self._errors_logged.take(now):
+        if not self._driver.error_lines.take(now):
             logger.error(
                 "connection_error",
                 extra=keys(peer=address[0], error=repr(error)),
