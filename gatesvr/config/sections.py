@@ -78,6 +78,14 @@ def _check_bind(section: Section, field: str, address: str) -> None:
         )
 
 
+def _check_networks(section: Section, field: str, networks: list[str]) -> None:
+    for i, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError as error:
+            raise section.refusal(f"{field}[{i}]", str(error)) from None
+
+
 def _check_address(section: Section, field: str, address: str) -> tuple[str, int]:
     try:
         return parse_address(address)
@@ -106,6 +114,37 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC connections; above it a new one is closed 4503, 5 % above it Initials are dropped."""
     max_handshakes: Places = 1_000
     """Connections whose handshake is not done; above it Initials are dropped."""
+    max_connections_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 2_500
+    """Connections of one network (IPv4 /32, IPv6 /64); the one around it (/24, /56) may have four
+    times as many. Above it Initials are dropped."""
+    max_handshakes_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 250
+    """The same for connections whose handshake is not done."""
+    max_connection_rate_per_prefix: Annotated[int, Range(1, 1_000_000, "no limit")] = 100
+    """New connections a second of one network; four times as many of the one around it."""
+    connection_burst_per_prefix: Count = 1_000
+    """New connections that a network may begin at once, before the rate counts."""
+    unlimited_prefixes: list[str] = msgspec.field(
+        default_factory=lambda: ["127.0.0.0/8", "::1/128"]
+    )
+    """Networks without limits by prefix, because many clients sit behind them (carrier NAT)."""
+    dry_run: list[
+        Literal[
+            "max_connections_per_prefix",
+            "max_handshakes_per_prefix",
+            "max_connection_rate_per_prefix",
+        ]
+    ] = msgspec.field(default_factory=list)
+    """Limits that only count what they would drop."""
+    retry: Literal["auto", "always", "never"] = "auto"
+    """When a client has to prove its address by a Retry, one more round trip: auto while there is a
+    rush of handshakes. Some clients of qh3 get one even with never, because qh3 needs it."""
+    retry_handshakes: Places = 100
+    """Connections whose handshake is not done that are a rush; half as many end it."""
+    retry_initials: Places = 500
+    """Initials a second without a Retry's token that are a rush; half as many end it."""
+    secret: str = ""
+    """File of 32 bytes or more that the keys of Retry tokens and stateless resets derive from, for
+    processes behind one address; empty: tokens of this process, resets by the certificate's key."""
     handshake_timeout: Wait = 5.0
     """Longest QUIC handshake."""
     idle_timeout: Annotated[Seconds, Range(100 * _MS, 24 * _HOUR)] = 60.0
@@ -122,6 +161,7 @@ class TransportConfig(Section, frozen=True, kw_only=True):
         if bool(self.cert) != bool(self.key):
             given, missing = ("cert", "key") if self.cert else ("key", "cert")
             raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        _check_networks(self, "unlimited_prefixes", self.unlimited_prefixes)
 
 
 Algorithm = Literal[
@@ -216,6 +256,16 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
     """Sessions per client address that have not logged in; a whole school may share one address."""
+    max_start_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 1_000
+    """New sessions a second, as many at once; 4503. Resumes do not count, so they go first."""
+    max_start_rate_per_openid: Annotated[int, Range(1, 1_000_000, "no limit")] = 10
+    """New sessions of one openid a second, ten times as many at once; 4429."""
+    max_requests_per_second: Annotated[int, Range(1, 1_000_000, "no limit")] = 0
+    """Requests of one session a second, as many at once; ERROR 429."""
+    dry_run: list[
+        Literal["max_start_rate", "max_start_rate_per_openid", "max_requests_per_second"]
+    ] = msgspec.field(default_factory=list)
+    """Limits that only count what they would refuse."""
     max_logged_in: Count = 5
     """Logged-in sessions of one openid with on_duplicate = "allow"."""
     on_duplicate: Literal["replace", "reject", "allow"] = "replace"
@@ -449,11 +499,7 @@ class PushConfig(Section, frozen=True, kw_only=True):
 
     def check(self) -> None:
         _check_bind(self, "bind", self.bind)
-        for i, cidr in enumerate(self.register_cidrs):
-            try:
-                ipaddress.ip_network(cidr, strict=False)
-            except ValueError as error:
-                raise self.refusal(f"register_cidrs[{i}]", str(error)) from None
+        _check_networks(self, "register_cidrs", self.register_cidrs)
         if bool(self.cert) != bool(self.key):
             given, missing = ("cert", "key") if self.cert else ("key", "cert")
             raise self.refusal(given, f"cert and key go together, {missing} is missing")

@@ -116,6 +116,8 @@ class DispatchCounters(ProtocolCounters):
     """Requests answered by ERROR 401."""
     no_route: Counter = 0
     """Requests answered by ERROR 404 because no route matches their action."""
+    requests_limited: Counter = 0
+    """Requests above ``session.max_requests_per_second``."""
     refused_full: Counter = 0
     """Requests answered by ERROR 503 because the task queue was full."""
     refused_draining: Counter = 0

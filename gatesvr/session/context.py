@@ -41,6 +41,7 @@ class SessionContext:
         "max_in_flight",
         "max_queue_bytes",
         "max_queue_size",
+        "max_requests_per_second",
         "watched",
         "when_full",
     )
@@ -55,6 +56,7 @@ class SessionContext:
         self.counters = SessionCounters()
         self.max_in_flight = config.max_in_flight
         self.max_queue_size = config.max_queue_size
+        self.max_requests_per_second = config.max_requests_per_second
         self.max_queue_bytes = config.max_queue_bytes
         self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
         self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE

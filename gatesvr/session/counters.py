@@ -51,6 +51,10 @@ class SessionCounters(Counters):
     """STARTs refused because there were too many sessions."""
     refused_address: Counter = 0
     """STARTs refused because too many sessions of their address had not logged in."""
+    starts_limited: Counter = 0
+    """STARTs of new sessions above ``max_start_rate``."""
+    openid_starts_limited: Counter = 0
+    """STARTs of new sessions above ``max_start_rate_per_openid``."""
     resumes_ahead: Counter = 0
     """Resumes from a position that was never given out; each ends its session."""
     resumes_unknown: Counter = 0

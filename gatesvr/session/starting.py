@@ -21,6 +21,7 @@ from ..protocol.messages import (
 )
 from .context import RETRY_MS, SHED_RETRY_MS
 from .outcome import StartOutcome, accept_start, refuse_start, refuse_unauthenticated
+from .rates import SessionRates
 from .resume import ResumeToken
 from .session import Session
 from .state import Event
@@ -91,6 +92,7 @@ class SessionStarter:
         self._authenticate = authenticate
         self._needs_auth = needs_auth
         self._is_shedding = is_shedding
+        self._rates = SessionRates(config, context.counters)
 
     def start(
         self,
@@ -273,6 +275,9 @@ class SessionStarter:
                 "too many sessions of this address are not logged in",
                 retry_after_ms=RETRY_MS,
             )
+        refusal = self._rates.refuse(start.openid, now)
+        if refusal is not None:
+            return refusal
         protocol = min(start.protocol, LATEST_PROTOCOL)
         session = Session(
             self._context,

@@ -310,10 +310,6 @@ class Connection:
         if self.stream.keep_alive:
             self._driver.mark_dirty(self)
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        return self._state != _ENDED and self._quic.is_authenticated()
-
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close with an application code; see Link.close()."""
         stream = self.stream
@@ -550,14 +546,17 @@ class Connection:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
         self._counters.connection_errors += 1
-        logger.error(
-            "connection_error",
-            extra=keys(connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)),
-            exc_info=error,
-        )
+        now = self._driver.clock()
+        if not self._driver.error_lines.take(now):
+            logger.error(
+                "connection_error",
+                extra=keys(
+                    connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)
+                ),
+                exc_info=error,
+            )
         if self._state == _ENDED:
             return
-        now = self._driver.clock()
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)
         try:
             self._finish(now)

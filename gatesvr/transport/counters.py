@@ -74,7 +74,17 @@ class TransportCounters(EndpointCounters):
     connections_refused: Counter = 0
     """Connections closed 4503 because there were max_connections."""
     connections_dropped: Counter = 0
-    """Initials dropped because there were 5 % more than max_connections, or at shutdown."""
+    """First datagrams dropped because there were 5 % more than max_connections, or at shutdown."""
+    handshakes_expired: Counter = 0
+    """Clients dropped because their handshake could not begin in time."""
+    prefix_connections_limited: Counter = 0
+    """Initials of a network with ``max_connections_per_prefix``."""
+    prefix_handshakes_limited: Counter = 0
+    """Initials of a network with ``max_handshakes_per_prefix``."""
+    prefix_rate_limited: Counter = 0
+    """Initials of a network above ``max_connection_rate_per_prefix``."""
+    retry_switches: Counter = 0
+    """Times that a rush of handshakes switched Retry on."""
     retries_sent: Counter = 0
     """Retry packets sent."""
     retries_validated: Counter = 0
@@ -83,8 +93,10 @@ class TransportCounters(EndpointCounters):
     """Initials with a token of another server, of another address, or too old."""
     versions_negotiated: Counter = 0
     """Version Negotiation packets sent."""
+    negotiations_limited: Counter = 0
+    """Version Negotiation packets left out because there were too many."""
     datagrams_malformed: Counter = 0
-    """Datagrams that are not QUIC."""
+    """Datagrams that are not QUIC, or that no client sends."""
     datagrams_unknown: Counter = 0
     """Datagrams of connections that are not known here."""
     resets_sent: Counter = 0

@@ -2,6 +2,10 @@
 
 It routes datagrams by connection id (routes.py), asks admission.py about unknown ones, and owns the
 endpoint, the timers and the connection tasks.
+
+Known connections go first. A handshake costs as much as a hundred requests, so admitted clients
+wait in line: each turn of the loop begins handshakes for HANDSHAKES_S, and just one while more
+datagrams wait in the socket.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 
 from ..config import TransportConfig, parse_address
@@ -21,13 +26,15 @@ from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .quic.choose import pick_backend
-from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, ServerFactory
-from .quic.reset import StatelessResets, reset_key
-from .routes import Draining, Routes
+from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
+from .quic.reset import StatelessResets, reset_key, shared_reset_key
+from .quic.retry import KEY_BYTES, Retries
+from .quic.secret import derive_key, read_secret
+from .routes import Draining, Routes, Waiting
 from .tls import ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import Endpoint, EndpointGroup
-from .udp.sockets import is_wildcard, open_sockets
+from .udp.sockets import MAX_BATCH, is_wildcard, open_sockets
 
 __all__ = ["ConnectionListener"]
 
@@ -35,6 +42,10 @@ logger = logging.getLogger("gatesvr.transport")
 
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
+HANDSHAKES_S = 0.004
+"""Seconds of a loop turn that beginning handshakes may take."""
+MAX_WAIT_S = 2.0
+"""Longest wait of an admitted client for its handshake; by then it has sent its Initial again."""
 _SHORT_HEADER_BYTES = 1 + CONNECTION_ID_LENGTH
 
 
@@ -44,8 +55,6 @@ class ConnectionListener:
     Args:
         config: Address, backend, certificate, limits.
         handler_factory: Makes the handler of each connection, once its handshake is complete.
-        retry: When a client has to prove its address first: ``always``, or ``needed``, which is
-            where the backend cannot do without.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
         is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
 
@@ -60,7 +69,6 @@ class ConnectionListener:
         config: TransportConfig,
         handler_factory: HandlerFactory,
         *,
-        retry: str = "needed",
         clock: RunningClock | None = None,
         is_shedding_handshakes: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -73,16 +81,20 @@ class ConnectionListener:
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
         self._server: ServerFactory = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._secret = read_secret(config.secret) if config.secret else b""
         self._resets: StatelessResets | None = None
         self._admission = Admission(
             config,
             self._counters,
+            Retries(derive_key(self._secret, b"gatesvr retry", KEY_BYTES)),
             needs_retry=backend.needs_retry,
-            is_retry_always=retry == "always",
             is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
         self._routes = Routes(self._counters)
+        self._waiting: deque[Waiting] = deque()
+        self._is_begin_due = False
+        self._is_socket_full = False  # the last batch was, so more datagrams wait
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver: Driver | None = None
         self._endpoint: Endpoint | EndpointGroup | None = None
@@ -130,10 +142,11 @@ class ConnectionListener:
         driver = Driver(asyncio.get_running_loop(), self._clock)
         try:
             self._endpoint = self._make_endpoint(driver, socks)
-            self._resets = StatelessResets(
-                reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address),
-                self._counters,
-            )
+            if self._secret:
+                key = shared_reset_key(self._secret)
+            else:
+                key = reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address)
+            self._resets = StatelessResets(key, self._counters)
         except BaseException:
             if self._endpoint is not None:
                 self._endpoint.close()
@@ -168,6 +181,8 @@ class ConnectionListener:
     def stop_accepting(self) -> None:
         """Answer no new client from now on; connections live on."""
         self._admission.is_accepting = False
+        while self._waiting:
+            self._abandon(self._waiting.popleft())
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -214,21 +229,18 @@ class ConnectionListener:
                 target = routes.get(data[6 : 6 + data[5]])
             else:
                 target = routes.get(data[1:_SHORT_HEADER_BYTES])
-            if target is None:
-                target = self._handle_unknown(data, address, now)
-                if target is None:
-                    continue
             if isinstance(target, Connection):
                 target.receive(data, address, now)
                 touched[target] = None
+            elif target is None:
+                self._handle_unknown(data, address, now)
+            elif isinstance(target, Waiting):
+                target.add(data, address)
             else:
                 self._handle_late(target, address)
-        half_open = self._admission.half_open
         for connection in touched:
             connection.process(now)
-            if connection in half_open and not connection.is_authenticated():
-                self._counters.initials_undecryptable += 1
-                connection.discard("undecryptable")
+        self._is_socket_full = len(batch) >= MAX_BATCH
 
     def _handle_late(self, draining: Draining, address: Address) -> None:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
@@ -236,8 +248,8 @@ class ConnectionListener:
         if draining.answers():
             self._send(draining.farewell, address)
 
-    def _handle_unknown(self, data: bytes, address: Address, now: float) -> Connection | None:
-        """Return the connection of a new client, or answer; a failure costs this datagram only."""
+    def _handle_unknown(self, data: bytes, address: Address, now: float) -> None:
+        """Answer, or put a new client in line; a failure costs this datagram only."""
         try:
             if data[0] & 0x80:
                 found = self._admission.judge(data, address, now)
@@ -246,23 +258,79 @@ class ConnectionListener:
                 assert self._resets is not None
                 self._counters.datagrams_unknown += 1
                 found = self._resets.answer(data, now)
-            if isinstance(found, Admitted):
-                return self._accept(found, address, now)
-            if found:
-                self._send(found, address)
         except Exception as error:
-            self._counters.connection_errors += 1
+            self._handle_error(error, address, now)
+            return
+        if isinstance(found, Admitted):
+            waiting = Waiting(found, data, address, now + MAX_WAIT_S)
+            self._routes.by_id[found.first_id] = waiting
+            self._waiting.append(waiting)
+            self._begin_soon()
+        elif found:
+            self._send(found, address)
+
+    def _handle_error(self, error: Exception, address: Address, now: float) -> None:
+        assert self._driver is not None
+        self._counters.connection_errors += 1
+        if not self._driver.error_lines.take(now):
             logger.error(
                 "connection_error",
                 extra=keys(peer=address[0], error=repr(error)),
                 exc_info=error,
             )
-        return None
 
-    def _accept(self, client: Admitted, address: Address, now: float) -> Connection:
+    # New connections.
+
+    def _begin_soon(self) -> None:
+        if not self._is_begin_due:
+            assert self._driver is not None
+            self._is_begin_due = True
+            self._driver.loop.call_soon(self._begin_waiting)
+
+    def _begin_waiting(self) -> None:
+        """Begin handshakes of clients in line, as many as this turn allows."""
+        self._is_begin_due = False
+        if self._is_stopped or self._driver is None:
+            return
+        clock, waiting = self._driver.clock, self._waiting
+        now = clock()
+        until = now if self._is_socket_full else now + HANDSHAKES_S
+        self._is_socket_full = False
+        while waiting:
+            self._begin(waiting.popleft(), now)
+            now = clock()
+            if now >= until:
+                break
+        if waiting:
+            self._begin_soon()
+
+    def _begin(self, waiting: Waiting, now: float) -> None:
+        """Begin a client's handshake; a failure costs this client only."""
+        if now > waiting.deadline:
+            self._counters.handshakes_expired += 1
+            self._abandon(waiting)
+            return
+        client = waiting.client
+        try:
+            quic = self._server(client.original_id, client.retry_id)
+        except Exception as error:
+            self._abandon(waiting)
+            self._handle_error(error, waiting.datagrams[0][1], now)
+            return
+        connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        for data, address in waiting.datagrams:
+            connection.receive(data, address, now)
+        connection.process(now)
+
+    def _abandon(self, waiting: Waiting) -> None:
+        self._admission.abandon(waiting.client)
+        self._routes.by_id.pop(waiting.client.first_id, None)
+
+    def _accept(
+        self, quic: QuicTransport, client: Admitted, address: Address, now: float
+    ) -> Connection:
         assert self._driver is not None
         assert self._endpoint is not None
-        quic = self._server(client.original_id, client.retry_id)
         connection = Connection(
             quic,
             self._endpoint,
@@ -274,7 +342,7 @@ class ConnectionListener:
             is_client=False,
             deadline=now + self._config.handshake_timeout,
         )
-        self._admission.begin(connection)
+        self._admission.begin(connection, client)
         self._routes.add(connection, client.first_id)
         self._routes.add(connection, quic.connection_id)
         return connection

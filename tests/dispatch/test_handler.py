@@ -152,6 +152,27 @@ async def test_bad_payload_unknown_action_gap_and_duplicate() -> None:
         assert (rig.counters.bad_payloads, rig.counters.no_route) == (1, 1)
 
 
+@pytest.mark.parametrize("dry_run", [[], ["max_requests_per_second"]])
+async def test_requests_above_the_rate_are_429_and_consume_their_numbers(dry_run) -> None:
+    async with Rig(session={"max_requests_per_second": 2, "dry_run": dry_run}) as rig:
+        client = Client(rig)
+        await client.login()
+        pushes = await client.send(*[business(seq, "echo") for seq in (2, 3, 4, 5)])
+        assert rig.counters.requests_limited == 2
+        if dry_run:
+            assert len(rig.upstream.calls) == 5
+            return
+        assert [(push.client_seq_id, error(push).error_code) for push in pushes] == [
+            (4, 429),
+            (5, 429),
+        ]
+        assert error(pushes[0]).retry_after_ms == 501
+        assert error(pushes[0]).outcome == pb.OUTCOME_NOT_STARTED
+        rig.now += 0.5
+        assert await client.send(business(6, "echo")) == []
+        assert len(rig.upstream.calls) == 4
+
+
 async def test_full_queue_is_503_at_once() -> None:
     async with Rig(dispatch={"workers": 1, "max_workers": 1, "max_queue_size": 1}) as rig:
         client = Client(rig)

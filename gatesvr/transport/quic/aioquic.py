@@ -320,10 +320,6 @@ class AioquicConnection:
         self._is_closing = True
         self._quic.close(code, None, reason)
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        return self._quic._state is not QuicConnectionState.FIRSTFLIGHT
-
     def ack_mark(self) -> object:
         """Return a value that changes when the peer acknowledges something new."""
         return self._quic._loss.spaces[-1].largest_acked_packet

@@ -210,9 +210,6 @@ class QuicTransport(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Close with an application code; written data not yet transmitted is lost."""
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-
     def ack_mark(self) -> object:
         """Return a value that changes when the peer acknowledges something new."""
 

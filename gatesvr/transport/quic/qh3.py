@@ -379,11 +379,6 @@ class Qh3Connection:
         self._quic.is_closing = True
         self._quic.close(code, None, reason)
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        core = self._quic._core
-        return core is not None and bool(core.received_authenticated_packet)
-
     def ack_mark(self) -> object:
         """Return a value that changes when the peer acknowledges something new."""
         return self._acks
