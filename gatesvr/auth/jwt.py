@@ -23,6 +23,8 @@ __all__ = ["JwtAuthenticator"]
 MAX_TOKEN_BYTES = 8_192
 MAX_CLAIMS_BYTES = 4_096
 """Names and values of the claims that go to upstreams."""
+MAX_EXPIRES_AT = 253_402_300_799
+"""The end of the year 9999: a later ``exp`` counts as this, which fits into every field."""
 
 # PyJWT's errors, the special ones before those that they derive from.
 _REASONS: tuple[tuple[type[jwt.PyJWTError], Reason], ...] = (
@@ -99,9 +101,9 @@ class JwtAuthenticator:
         subject = claims.get("sub", "")
         return Identity(
             openid=name,
-            subject=subject if isinstance(subject, str) else "",
+            subject=_encodable("sub", subject) if isinstance(subject, str) else "",
             claims=_chosen(claims, self._config.claims),
-            expires_at=float(claims["exp"]),
+            expires_at=float(min(int(claims["exp"]), MAX_EXPIRES_AT)),
         )
 
     async def _find_key(self, kid: str) -> Key:
@@ -162,8 +164,17 @@ def _chosen(claims: Mapping[str, Any], names: list[str]) -> dict[str, str]:
             continue
         value = claims[name]
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        size += len(name.encode()) + len(text.encode("utf-8", "replace"))
+        size += len(name.encode()) + len(_encodable(name, text).encode())
         if size > MAX_CLAIMS_BYTES:
             raise AuthFailed(Reason.TOO_LARGE, "claims")
         chosen[name] = text
     return chosen
+
+
+def _encodable(name: str, text: str) -> str:
+    """Return a claim's text unless it has a lone surrogate, as JSON may and protobuf may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise AuthFailed(Reason.CLAIM, name) from None
+    return text
