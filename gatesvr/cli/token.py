@@ -132,7 +132,7 @@ def show_token(token: str, as_json: bool) -> None:
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"no token: {error}") from None
     if as_json:
         echo(json.dumps({"header": header, "claims": claims}))
