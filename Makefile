@@ -31,7 +31,8 @@ test-long: install ## Run the tests that take long by nature: soak, histories, c
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
 sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
-	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fsanitize=address$(,)undefined)
+	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \
+	  -fsanitize=address$(,)undefined$(,)float-cast-overflow)
 	cd build/sanitize && \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:log_path=$(abspath build/sanitize)/report \

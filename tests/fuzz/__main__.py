@@ -1,8 +1,8 @@
 """Run fuzz targets, and report what each did: ``make fuzz ARGS="codec --seconds 600"``.
 
 What a target finds of interest is kept in ``build/fuzz/corpus`` for the next time. An input that
-breaks something goes to ``build/fuzz/findings``; copy it to ``tests/fuzz/findings/TARGET`` once the
-fault is mended, so that test_replay.py keeps it so.
+breaks something goes to ``build/fuzz/findings``; once the fault is mended, copy it to
+``tests/fuzz/findings/TARGET`` under a name with ``.bin``, so that test_replay.py keeps it so.
 """
 
 from __future__ import annotations

@@ -33,19 +33,19 @@ def load_target(name: str) -> Target:
 
 def files(name: str) -> list[Path]:
     """Return the seeds and findings of a target."""
-    return sorted([*(CORPUS / name).glob("*"), *(FINDINGS / name).glob("*")])
+    return sorted([*(CORPUS / name).glob("*.bin"), *(FINDINGS / name).glob("*.bin")])
 
 
 def main() -> None:
     for name in TARGETS:
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob("*"):
+        for path in folder.glob("*.bin"):
             path.unlink()
         for number, data in enumerate(load_target(name).seeds()):
             digest = hashlib.sha256(data).hexdigest()[:8]
-            (folder / f"{number:02}-{digest}").write_bytes(data)
-        print(f"{name:14} {len(list(folder.glob('*'))):3} seeds")
+            (folder / f"{number:02}-{digest}.bin").write_bytes(data)
+        print(f"{name:14} {len(list(folder.iterdir())):3} seeds")
 
 
 if __name__ == "__main__":

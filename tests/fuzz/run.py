@@ -27,7 +27,7 @@ def main() -> None:
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         target = importlib.import_module(f"tests.fuzz.{name}")
-    logging.disable(logging.CRITICAL)
+    logging.getLogger().addHandler(logging.NullHandler())  # or warnings go to standard error
     atheris.Setup([sys.argv[0], *arguments], target.check)
     if coverage is not None:
         _connect(coverage)
