@@ -1,8 +1,9 @@
 """The listener on a backend: peers that send any datagrams, before a handshake and after it.
 
-The first byte picks the backend, or a pair of batched sockets. The listener, its admission, its resets and the QUIC adapters are the real ones; the socket is a
-list, and time is a number. Beside exceptions it finds answers larger than their cause allows, and
-what is left behind when all connections have ended.
+The first byte picks the backend, or a pair of batched sockets. The listener, its admission, its
+resets and the QUIC adapters are the real ones; the socket is a list, and time is a number. Beside
+exceptions it finds answers larger than their cause allows, and what is left behind when all
+connections have ended.
 """
 
 from __future__ import annotations
