@@ -12,7 +12,8 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long bench bench-compare soak lint format types docs pb wheel clean
+.PHONY: help install serve test test-long sanitize fuzz bench bench-compare soak lint format types docs pb \
+  wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -28,6 +29,23 @@ test: install ## Run the tests
 
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
+
+sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
+	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \
+	  -fsanitize=address$(,)undefined$(,)float-cast-overflow)
+	cd build/sanitize && \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:log_path=$(abspath build/sanitize)/report \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$(abspath build/sanitize)/report \
+	  $(abspath $(BIN))/python -m pytest tests/core tests/fuzz tests/e2e --numprocesses auto \
+	  --dist worksteal --deselect tests/core/test_no_batch.py $(ARGS); status=$$?; cat $(abspath build/sanitize)/report.* 2>/dev/null && exit 1; exit $$status
+
+fuzz: install ## Fuzz each target for a minute; ARGS="codec --seconds 600" for one, for longer (gcc)
+	$(PIP) 'gatesvr[fuzz]'
+	$(call build_core,fuzz,-O1 -g -fsanitize-coverage=trace-pc$(,)trace-cmp -fsanitize=undefined \
+	  -fsanitize-undefined-trap-on-error)
+	cd build/fuzz && gcc -shared -fPIC -O2 tests/fuzz/coverage.c -o tests/fuzz/coverage.so
+	cd build/fuzz && $(abspath $(BIN))/python -m tests.fuzz --build . $(ARGS)
 
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)
@@ -69,6 +87,17 @@ wheel: install ## Build the sdist and the wheel into dist/
 clean: ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
+
+# A copy of the tree in build/$(1) whose core is compiled with the flags $(2).
+, := ,
+define build_core
+rm -rf build/$(1)/gatesvr build/$(1)/tests build/$(1)/report.*
+mkdir -p build/$(1)
+cp -R gatesvr tests pyproject.toml setup.py build/$(1)/
+rm -f build/$(1)/gatesvr/_core/*.so
+cd build/$(1) && CC=gcc GATESVR_CORE_FLAGS="$(2)" \
+  $(abspath $(BIN))/python setup.py -q build_ext --inplace
+endef
 
 # What it takes to run: the package, compiled, and what it depends on.
 $(RUNTIME): $(BUILD_INPUTS)

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from .._pb import auth_pb2 as pb
 from ..config import MAX_CLAIMS
 from ..errors import UpstreamError
-from ..protocol.identity import MAX_CLAIMS_BYTES, Identity
+from ..protocol.identity import MAX_CLAIMS_BYTES, MAX_EXPIRES_AT, Identity
 from ..protocol.messages import MAX_CLIENT_ID_BYTES, MAX_OPENID_BYTES, is_valid_text
 from .applicant import MAX_TOKEN_BYTES, Applicant
 from .reasons import AuthFailed, AuthUnavailable, Reason
@@ -140,7 +140,8 @@ class UpstreamAuthenticator:
             raise self._unusable(f"{len(claims)} claims, {size} bytes")
         if answer.expires_at_ms < 0:
             raise self._unusable("expires_at_ms")
-        return Identity(answer.openid, answer.subject, claims, answer.expires_at_ms / 1000)
+        expires_at = float(min(answer.expires_at_ms / 1000, MAX_EXPIRES_AT))
+        return Identity(answer.openid, answer.subject, claims, expires_at)
 
     def _unusable(self, what: str) -> AuthUnavailable:
         self._counters.unusable_answers += 1

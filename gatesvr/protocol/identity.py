@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_CLAIMS_BYTES", "Identity"]
+__all__ = ["MAX_CLAIMS_BYTES", "MAX_EXPIRES_AT", "Identity"]
 
 MAX_CLAIMS_BYTES = 4_096
 """Names and values of the claims that go to upstreams."""
+MAX_EXPIRES_AT = 253_402_300_799
+"""The end of the year 9999: a later expiry counts as this, which fits into every field."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from gatesvr.auth.keys import Key, StaticKeys, UrlKeys, load_keys, parse_jwks
 from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.config import AuthConfig
 from gatesvr.errors import ConfigError
+from gatesvr.protocol.identity import MAX_EXPIRES_AT
+from gatesvr.protocol.messages import auth_response_frame
 
 from .tokens import EC, ED, RSA, SECRET, claims, forged, jwks, pem, token
 
@@ -94,6 +96,7 @@ BAD: dict[str, tuple[Any, Reason]] = {
     "openid with a control character": (lambda: token(kid="r", sub="a\nb"), Reason.CLAIM),
     "openid is a list": (lambda: token(kid="r", sub=["a"]), Reason.CLAIM),
     "claims too large": (lambda: token(kid="r", role="x" * 5_000), Reason.TOO_LARGE),
+    "a claim that is no Unicode": (lambda: token(kid="r", role="\ud83d"), Reason.CLAIM),
 }
 
 
@@ -110,6 +113,14 @@ async def test_leeway_forgives_clocks() -> None:
     assert (await authenticator().authenticate(Applicant(late))).openid == "alice"
     with pytest.raises(AuthFailed):
         await authenticator(leeway=0).authenticate(Applicant(late))
+
+
+@pytest.mark.parametrize("expires_at", [10**12, 10**18, 10**400])
+async def test_an_expiry_that_no_field_holds(expires_at: int) -> None:
+    """It is taken for the end of the year 9999."""
+    identity = await authenticator().authenticate(Applicant(token(kid="r", exp=expires_at)))
+    assert identity.expires_at == MAX_EXPIRES_AT
+    assert auth_response_frame(1, identity.expires_at)
 
 
 async def test_hmac_secret() -> None:

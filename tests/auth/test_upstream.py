@@ -100,6 +100,13 @@ async def test_leeway_forgives_clocks() -> None:
     assert (await Service(late).checks.authenticate(Applicant("token"))).openid == "alice"
 
 
+async def test_an_expiry_that_no_field_holds() -> None:
+    """It is taken for the end of the year 9999."""
+    far = pb.AuthenticateResponse(ok=True, openid="alice", expires_at_ms=(1 << 63) - 1)
+    identity = await Service(far).checks.authenticate(Applicant("token"))
+    assert identity.expires_at == MAX_EXPIRES_AT
+
+
 async def test_calls_at_the_same_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "MAX_UNDER_WAY", 3)
     service = Service()

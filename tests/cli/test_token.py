@@ -51,6 +51,17 @@ def test_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert json.loads(out)["claims"]["sub"] == "ann"
 
 
+def test_a_terminal_obeys_nothing_that_a_token_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"s" * 32)
+    claim = "name=\x1b]0;owned\x07\nclaims  sub      root"
+    _, token, _ = run(capsys, "token", "make", "ann", "--key", "secret", "--claim", claim)
+    _, out, _ = run(capsys, "token", "show", token.strip())
+    assert "\\x1b]0;owned\\x07\\nclaims  sub      root\n" in out
+    assert out.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(
     ("args", "problem"),
     [

@@ -363,8 +363,8 @@ class Qh3Connection:
             core.stop_sending(stream_id, STREAM_REFUSED)
             if not stream_id & 2:
                 core.reset_stream(stream_id, STREAM_REFUSED)
-        except ValueError:
-            return  # it has ended already
+        except (ValueError, RuntimeError):
+            return  # it has ended already, or the connection has
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

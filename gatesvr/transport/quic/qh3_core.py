@@ -18,6 +18,7 @@ from OpenSSL import crypto
 from qh3 import tls as qh3tls
 from qh3.quic import events
 from qh3.quic.connection import QuicConnection
+from qh3.quic.packet import QuicFrameType
 from qh3.quic.tls_bridge import QuicTlsBridgeError
 
 from ...protocol.link import Disconnect
@@ -39,7 +40,7 @@ from .interface import (
 __all__ = ["Qh3Core"]
 
 CRYPTO_BUFFER_EXCEEDED = 0x0D
-
+_DECODE_ERROR = 0x100 + 50  # TLS alert decode_error (RFC 9001 4.8, RFC 8446 6.2)
 _NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
 
 
@@ -143,8 +144,15 @@ class Qh3Core(QuicConnection):
             )
             self._drain_tls()
         except QuicTlsBridgeError as error:
-            self._core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
-            self._end(Disconnect("local", error.error_code, error.reason_phrase))
+            self._refuse_crypto(error.error_code, error.reason_phrase)
+        except Exception as error:
+            # qh3 lets out whatever its parsers raise on a broken message.
+            self._refuse_crypto(_DECODE_ERROR, type(error).__name__)
+
+    def _refuse_crypto(self, code: int, reason: str) -> None:
+        """Close because of a TLS message of the peer's."""
+        self._core.close(code, int(QuicFrameType.CRYPTO), reason.encode())
+        self._end(Disconnect("local", code, reason))
 
     def refuse(self, code: int, reason: str) -> None:
         """Close because the peer has broken a rule, or passed a bound."""
