@@ -1,0 +1,137 @@
+"""Handshakes that are never completed, and more connections than there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from gatesvr.transport.connection import Connection
+
+from ..attacker import client_hello, crypto_frame, initial
+from ..case import Off, amplifies, answers, case, gauge, memory, moved, saw
+
+if TYPE_CHECKING:
+    from ..attacker import Attacker
+
+HEALTHY = 6
+
+
+def hellos(number: int) -> list[bytes]:
+    """Return Initials of clients that send nothing more."""
+    hello, source_id = client_hello()
+    return [initial(crypto_frame(hello), source_id=source_id) for _ in range(number)]
+
+
+@case(
+    "half-open handshakes",
+    "1,000 clients that send a good Initial and nothing more, where 100 may be half open",
+    gauge("transport.handshakes", most=100),
+    moved("transport.handshakes_dropped", least=800),
+    amplifies(3.0),
+    memory(24),
+    off=Off("no bound of half-open handshakes", sets=("transport.max_handshakes=1000000",)),
+    sets=("transport.max_handshakes=100", "transport.handshake_timeout=30s"),
+)
+async def half_open(attacker: Attacker) -> None:
+    await attacker.flood(hellos(1_000), rate=1_000, sockets=attacker.sockets(64))
+
+
+@case(
+    "half-open handshakes end",
+    "200 of them; each ends at the handshake deadline, here 1 s, whatever the idle time-out is",
+    gauge("transport.handshakes", most=0),
+    moved("transport.handshakes_timed_out", least=200),
+    memory(32),
+    off=Off("an hour for a handshake", sets=("transport.handshake_timeout=1h",)),
+    sets=("transport.handshake_timeout=1s", "transport.idle_timeout=1h"),
+)
+async def half_open_ends(attacker: Attacker) -> None:
+    await attacker.flood(hellos(200), rate=500, listen_s=2.5)
+
+
+def _can_always_send(self: object, size: int) -> bool:
+    return True
+
+
+@case(
+    "amplification",
+    "20 spoofed clients: what the gateway sends an address that has proved nothing, over 4 s",
+    amplifies(3.0),
+    off=Off(
+        "no budget before an address is validated",
+        patches={"aioquic.quic.connection:QuicNetworkPath.can_send": _can_always_send},
+    ),
+    sets=("transport.handshake_timeout=4s",),
+    min_window=4.0,
+)
+async def amplification(attacker: Attacker) -> None:
+    await attacker.flood(hellos(20), sockets=attacker.sockets(20), listen_s=4.2)
+
+
+def _is_authenticated(self: Connection) -> bool:
+    return True
+
+
+@case(
+    "undecryptable Initials",
+    "2,000 Initials with noise for a payload",
+    gauge("transport.handshakes", most=0),
+    moved("transport.initials_undecryptable", least=1_800),
+    answers(0),
+    memory(48),
+    off=Off(
+        "an Initial need not decrypt",
+        patches={"gatesvr.transport.connection:Connection.is_authenticated": _is_authenticated},
+    ),
+)
+async def undecryptable(attacker: Attacker) -> None:
+    first = hellos(1)[0]
+    head, tail = first[:6], first[14:60]
+    await attacker.flood(
+        (head + os.urandom(8) + tail + os.urandom(1200 - 60) for _ in range(2_000)), rate=2_000
+    )
+
+
+@case(
+    "Initials without a client hello",
+    "1,000 Initials with a PING and no CRYPTO frame",
+    gauge("transport.handshakes", most=100),
+    memory(16),
+    off=Off("no bound of half-open handshakes", sets=("transport.max_handshakes=1000000",)),
+    sets=("transport.max_handshakes=100",),
+    backends=("qh3",),
+)
+async def no_hello_qh3(attacker: Attacker) -> None:
+    await _pings(attacker)
+
+
+@case(
+    "connections above the limit",
+    "100 clients at once where 40 may be connected: the rest is told to come back, or dropped",
+    gauge("transport.connections", most=40 + 2),
+    saw("connected for good", most=40 - HEALTHY, least=40 - HEALTHY),
+    moved("transport.connections_refused", least=1),
+    memory(24),
+    off=Off("no bound of connections", sets=("transport.max_connections=1000000",)),
+    sets=("transport.max_connections=40",),
+)
+async def too_many(attacker: Attacker) -> None:
+    clients = []
+
+    async def one() -> None:
+        with suppress(ConnectionError):
+            clients.append(await attacker.connect())
+
+    tasks = [asyncio.ensure_future(one()) for _ in range(100)]
+    await asyncio.wait(tasks, timeout=3.0)
+    for task in tasks:
+        task.cancel()
+    await attacker.note_closes(clients, wait_s=0.5)
+    attacker.seen["connected for good"] = attacker.seen["left open"]
+
+
+async def _pings(attacker: Attacker) -> None:
+    _, source_id = client_hello()
+    await attacker.flood((initial(b"\x01", source_id=source_id) for _ in range(1_000)), rate=1_000)
