@@ -153,8 +153,9 @@ class Limit:
         """Return the limit as it is stated, before anything is measured."""
         if self.words:
             return f"{self.what} {self.words}"
-        if self.least is not None and self.least == self.most:
-            return f"{self.what} = {self._number(self.least)}"
+        if self.most == 0 or (self.least is not None and self.least == self.most):
+            assert not callable(self.most)
+            return f"{self.what} = {self._number(self.most or 0)}"
         bounds = []
         if self.least is not None:
             bounds.append(f"≥ {self._number(self.least)}")

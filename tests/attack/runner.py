@@ -47,6 +47,7 @@ class Row:
         backend: The gateway's QUIC library.
         findings: One for each limit.
         wrong: What went wrong with the measurement itself, "" for nothing.
+        seen: What the attacker counted.
         tries: How often it was measured.
         seconds: The time that all of it took.
         is_off: Whether the defence was switched off.
@@ -56,6 +57,7 @@ class Row:
     backend: str
     findings: list[Finding] = field(default_factory=list)
     wrong: str = ""
+    seen: dict[str, int] = field(default_factory=dict)
     tries: int = 0
     seconds: float = 0.0
     is_off: bool = False
@@ -134,7 +136,7 @@ class Runner:
             row.wrong = ""
             try:
                 measured, row.wrong = await self._measure(case, backend, is_off)
-                row.findings = judge(limits, measured)
+                row.findings, row.seen = judge(limits, measured), dict(measured.seen)
             except (EOFError, TimeoutError, ConnectionError) as error:
                 row.wrong = f"a process ended or hangs: {error!r}"
                 await self._restart()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import textwrap
 from dataclasses import asdict
@@ -58,17 +59,21 @@ def _row_lines(row: Row, widths: tuple[int, int, int]) -> list[str]:
     first += ["  " + line for line in textwrap.wrap(row.case.says, widths[0] - 2)]
     cells: list[tuple[str, str]] = []
     for left, right in _pairs(row):
-        wrapped = zip_longest(
-            textwrap.wrap(left, widths[1], subsequent_indent="  "),
-            textwrap.wrap(right, widths[2], subsequent_indent="  "),
+        cells += zip_longest(
+            textwrap.wrap(_kept_together(left), widths[1], subsequent_indent="  "),
+            textwrap.wrap(_kept_together(right), widths[2], subsequent_indent="  "),
             fillvalue="",
         )
-        cells += wrapped
     found = zip_longest(first, cells)
     return [
         _line((text or "", *(cell or ("", "")), "" if number else row.verdict), widths)
         for number, (text, cell) in enumerate(found)
     ]
+
+
+def _kept_together(text: str) -> str:
+    """Return text in which no line ends between a sign and its number, or a number and its unit."""
+    return re.sub(r"(?<=[≤≥=]) | (?=[≤≥=])|(?<=\d) (?=MiB|ms|µs)", "\N{NO-BREAK SPACE}", text)
 
 
 def _pairs(row: Row) -> list[tuple[str, str]]:
@@ -85,7 +90,7 @@ def _pairs(row: Row) -> list[tuple[str, str]]:
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     columns = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)]
-    return "  ".join([*columns, cells[-1]]).rstrip()
+    return "  ".join([*columns, cells[-1]]).replace("\N{NO-BREAK SPACE}", " ").rstrip()
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -120,6 +125,7 @@ def as_object(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
                 "does": row.case.says,
                 "limits": [asdict(finding) for finding in row.findings],
                 "defence_off": row.case.off.how if row.is_off else "",
+                "seen": row.seen,
                 "wrong": row.wrong,
                 "tries": row.tries,
                 "seconds": round(row.seconds, 1),

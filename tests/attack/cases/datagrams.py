@@ -24,7 +24,7 @@ UNKNOWN_VERSION = bytes.fromhex("babababa")
 
 def long_header(version: bytes, size: int) -> bytes:
     """Return a datagram of this size that begins like an Initial."""
-    head = b"\xc3" + version + b"\x08" + os.urandom(8) + b"\x08" + os.urandom(8)
+    head = b"\xc3" + version + b"\x08" + os.urandom(8) + b"\x08" + os.urandom(8) + b"\0\x10"
     return head + os.urandom(max(0, size - len(head)))
 
 
@@ -39,7 +39,7 @@ def long_header(version: bytes, size: int) -> bytes:
 async def junk(attacker: Attacker) -> None:
     chance = random.Random(1)
     await attacker.flood(
-        long_header(chance.randbytes(4), chance.randint(23, 1199))
+        long_header(chance.randbytes(4), chance.randint(60, 1199))
         if i % 2
         else b"\xc0" + chance.randbytes(chance.randint(0, 100))
         for i in range(20_000)
@@ -64,14 +64,14 @@ async def small_initials(attacker: Attacker) -> None:
 
 @case(
     "unknown versions",
-    "5,000 datagrams of a version that there is not, 27 and 1,200 bytes long",
+    "5,000 datagrams of a version that there is not, every other one 60 bytes long",
     amplifies(0.1),
     saw("answers", most=2_500),
     memory(4),
     off=NO_LEAST_INITIAL,
 )
 async def unknown_versions(attacker: Attacker) -> None:
-    await attacker.flood(long_header(UNKNOWN_VERSION, 1200 if i % 2 else 27) for i in range(5_000))
+    await attacker.flood(long_header(UNKNOWN_VERSION, 1200 if i % 2 else 60) for i in range(5_000))
 
 
 def _judge_without_version_0(self: Admission, data: bytes, *arguments: object) -> object:

@@ -96,7 +96,7 @@ async def slow_frames(attacker: Attacker) -> None:
             client.send_bytes(b"x")
             await asyncio.sleep(0.2)
 
-    await attacker.note_closes(await attacker.each(MANY, drip), wait_s=0.5)
+    await attacker.note_closes(await attacker.each(MANY, drip))
 
 
 @case(
@@ -113,7 +113,7 @@ async def noise(attacker: Attacker) -> None:
         await client.start(f"user{number}")
         client.send_bytes(b"".join(frame(b"\xff" + os.urandom(99)) for _ in range(1_000)))
 
-    await attacker.note_closes(await attacker.each(MANY, send), wait_s=1.0)
+    await attacker.note_closes(await attacker.each(MANY, send))
 
 
 @case(
@@ -129,7 +129,7 @@ async def second_start(attacker: Attacker) -> None:
         await client.login(f"user{number}")
         client.send(pb.ClientRequest(msg_id=9, type=pb.REQUEST_START))
 
-    await attacker.note_closes(await attacker.each(MANY, send), wait_s=1.0)
+    await attacker.note_closes(await attacker.each(MANY, send))
 
 
 @case(
@@ -145,7 +145,7 @@ async def acks_ahead(attacker: Attacker) -> None:
         await client.login(f"user{number}")
         client.send(ack(1 << 40))
 
-    await attacker.note_closes(await attacker.each(MANY, send), wait_s=1.0)
+    await attacker.note_closes(await attacker.each(MANY, send))
 
 
 def _keep_stream(self: Connection, stream_id: int, *, is_end: bool) -> None: ...

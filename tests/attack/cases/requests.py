@@ -55,7 +55,7 @@ async def before_start(attacker: Attacker) -> None:
     client = await attacker.connect()
     data = frame(business(1, "echo").SerializeToString()) * CHUNK
     await pour(client, data, 30)
-    await attacker.note_closes([client], wait_s=0.5)
+    await attacker.note_closes([client])
 
 
 @case(
@@ -72,7 +72,7 @@ async def behind_hello(attacker: Attacker) -> None:
     client.send(business(1, "hello", hang="1"))
     data = frame(pb.ClientRequest(msg_id=1, type=pb.REQUEST_BUSINESS).SerializeToString()) * CHUNK
     await pour(client, data, 30)
-    await attacker.note_closes([client], wait_s=0.5)
+    await attacker.note_closes([client])
 
 
 @case(
@@ -113,7 +113,7 @@ async def too_far_ahead(attacker: Attacker) -> None:
             await client.ping()
         except ConnectionError:
             break
-    await attacker.note_closes([client], wait_s=0.5)
+    await attacker.note_closes([client])
 
 
 def _judge_as_next(self: Session, seq: int) -> Verdict:

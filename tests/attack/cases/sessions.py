@@ -50,7 +50,7 @@ async def takeover(attacker: Attacker) -> None:
     async def steal(client: PlainClient, number: int) -> None:
         await client.resume(started, 1, resume_token=tokens[number])
 
-    await attacker.note_closes(await attacker.each(4, steal), wait_s=1.0)
+    await attacker.note_closes(await attacker.each(4, steal))
     attacker.seen["victim served"] = await is_served(victim, 2)
 
 
@@ -70,7 +70,7 @@ async def guesses(attacker: Attacker) -> None:
     async def guess(client: PlainClient, _: int) -> None:
         await client.resume(started, 1, resume_token=os.urandom(16))
 
-    await attacker.note_closes(await attacker.each(60, guess), wait_s=1.0)
+    await attacker.note_closes(await attacker.each(60, guess))
     owner = await attacker.connect()
     attacker.seen["owner resumed"] = (await owner.resume(started, 1)).resumed
 
@@ -109,5 +109,5 @@ async def forgotten(attacker: Attacker) -> None:
         gone = pb.StartResponse(session_id=os.urandom(16).hex(), resume_token=bytes(16))
         await client.resume(gone, 1, openid="victim")
 
-    await attacker.note_closes(await attacker.each(20, resume), wait_s=1.0)
+    await attacker.note_closes(await attacker.each(20, resume))
     attacker.seen["victim served"] = await is_served(victim, 2)

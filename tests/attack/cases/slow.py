@@ -63,7 +63,7 @@ def _unread(what: str, flood: pb.ClientRequest) -> None:
         client = await stingy(attacker)
         await client.login("bad")
         await pour(client, frame(flood.SerializeToString()) * 5_000, 120)
-        await attacker.note_closes([client], wait_s=0.5)
+        await attacker.note_closes([client])
 
 
 for _name, _flood in FLOODS.items():
@@ -87,7 +87,7 @@ async def unread_answers(attacker: Attacker) -> None:
             break
         client.send(business(seq, "giant", bytes=str(1_000_000)))
         await asyncio.sleep(0.02)
-    await attacker.note_closes([client], wait_s=3.0)
+    await attacker.note_closes([client])
 
 
 @case(
@@ -103,7 +103,7 @@ async def unacked(attacker: Attacker) -> None:
     client = await attacker.connect()
     started = await client.login("bad")
     await push(attacker, started.session_id, 20_000)
-    await attacker.note_closes([client], wait_s=2.5)
+    await attacker.note_closes([client])
 
 
 async def push(attacker: Attacker, session_id: str, number: int) -> None:
