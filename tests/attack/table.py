@@ -73,7 +73,7 @@ def _row_lines(row: Row, widths: tuple[int, int, int]) -> list[str]:
 
 def _kept_together(text: str) -> str:
     """Return text in which no line ends between a sign and its number, or a number and its unit."""
-    return re.sub(r"(?<=[≤≥=]) | (?=[≤≥=])|(?<=\d) (?=MiB|ms|µs)", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"(?<=[≤≥=←]) | (?=[≤≥=])|(?<=\d) (?=MiB|ms|µs)", "\N{NO-BREAK SPACE}", text)
 
 
 def _pairs(row: Row) -> list[tuple[str, str]]:
