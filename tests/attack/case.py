@@ -66,12 +66,14 @@ class Off:
         how: In words.
         sets: Settings, as for ``gatesvr serve --set``; they come after the case's own.
         patches: ``module:name.name`` in the gateway's process, and what stands there instead.
+        backends: Where it can be switched off; elsewhere the QUIC library itself holds.
         is_slow: The case then fails by its healthy clients' latency or by CPU alone.
     """
 
     how: str
     sets: tuple[str, ...] = ()
     patches: Mapping[str, Any] = field(default_factory=dict)
+    backends: tuple[str, ...] = ("aioquic", "qh3")
     is_slow: bool = False
 
 
