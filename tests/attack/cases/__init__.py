@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from ..case import Case, cases_of
-from . import datagrams, frames, handshakes, requests, sessions, slow, starts, upstreams
+from . import datagrams, frames, handshakes, packets, requests, sessions, slow, starts, upstreams
 
 __all__ = ["ALL"]
 
 ALL: list[Case] = [
     case
-    for theme in (datagrams, handshakes, starts, frames, requests, slow, sessions, upstreams)
+    for theme in (
+        datagrams,
+        handshakes,
+        packets,
+        starts,
+        frames,
+        requests,
+        slow,
+        sessions,
+        upstreams,
+    )
     for case in cases_of(theme.__name__)
 ]
