@@ -7,18 +7,5 @@ from . import datagrams, frames, handshakes, packets, requests, sessions, slow, 
 
 __all__ = ["ALL"]
 
-ALL: list[Case] = [
-    case
-    for theme in (
-        datagrams,
-        handshakes,
-        packets,
-        starts,
-        frames,
-        requests,
-        slow,
-        sessions,
-        upstreams,
-    )
-    for case in cases_of(theme.__name__)
-]
+THEMES = (datagrams, handshakes, packets, starts, frames, requests, slow, sessions, upstreams)
+ALL: list[Case] = [case for theme in THEMES for case in cases_of(theme.__name__)]
