@@ -52,9 +52,7 @@ async def _run(cases: Sequence[Case], options: argparse.Namespace) -> list[Row]:
         (case, backend)
         for backend in (BACKENDS if options.backend == "both" else (options.backend,))
         for case in cases
-        if backend in case.backends and not (
-            options.self_test and backend not in case.off.backends
-        )
+        if backend in case.backends and not (options.self_test and backend not in case.off.backends)
     ]
     rows: list[Row] = []
     async with Runner(has_latency=not options.no_latency) as runner:

@@ -7,8 +7,5 @@ from . import datagrams, frames, handshakes, requests, sessions, slow, starts, u
 
 __all__ = ["ALL"]
 
-ALL: list[Case] = [
-    case
-    for theme in (datagrams, handshakes, starts, frames, requests, slow, sessions, upstreams)
-    for case in cases_of(theme.__name__)
-]
+THEMES = (datagrams, handshakes, starts, frames, requests, slow, sessions, upstreams)
+ALL: list[Case] = [case for theme in THEMES for case in cases_of(theme.__name__)]
