@@ -254,7 +254,9 @@ def costs(us: float, what: str = "datagrams") -> Limit:
     return Limit(
         f"CPU each of {what}",
         lambda m: (
-            1e6 * (m.after.cpu - m.before.cpu - m.idle_cpu * m.seconds) / max(1, m.seen[what])
+            1e6
+            * max(0.0, m.after.cpu - m.before.cpu - m.idle_cpu * m.seconds)
+            / max(1, m.seen[what])
         ),
         most=us,
         unit=" µs",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_gateway", "serve_healthy", "serve_service"]
 
-SERVICES = ("hello", "business", "zone")
+SERVICES = {"hello": 0, "business": 0, "zone": 1}
 INTERVAL_S = 0.025
 """From one request of a healthy client to its next; it does not wait for answers."""
 REQUEST_TIMEOUT_S = 5.0
@@ -46,19 +46,19 @@ WARM_UP_S = 0.2
 async def serve_gateway(
     pipe: Pipe,
     backend: str,
-    service: str,
+    addresses: Sequence[str],
     sets: Sequence[str],
     patches: Mapping[str, Any],
     files: Mapping[str, bytes],
 ) -> None:
-    """Run a gateway as ``gatesvr serve`` does, whose services are all at one address.
+    """Run a gateway as ``gatesvr serve`` does; its zone service is at the second address.
 
     Says its addresses; at ``sample`` a Sample; ends with the pipe.
 
     Args:
         pipe: To the runner.
         backend: The QUIC library.
-        service: Where its service is.
+        addresses: Where its services are.
         sets: Settings; ``{folder}`` is where the files are.
         patches: What to replace in this process first, and by what.
         files: Files to write first.
@@ -78,7 +78,10 @@ async def serve_gateway(
                 f"transport.backend={backend}",
                 "transport.bind=127.0.0.1:0",
                 "push.bind=127.0.0.1:0",
-                *(f'upstream.services.{name}=[{{address="{service}"}}]' for name in SERVICES),
+                *(
+                    f'upstream.services.{name}=[{{address="{addresses[number]}"}}]'
+                    for name, number in SERVICES.items()
+                ),
                 *(text.replace("{folder}", folder) for text in sets),
             ]
         )
@@ -135,10 +138,22 @@ def resident(pid: int | str = "self") -> int:
 
 
 async def serve_service(pipe: Pipe) -> None:
-    """Run the service behind the gateway; says its address, at ``calls`` the calls by action."""
+    """Run the services behind the gateway; says two addresses, at ``calls`` the calls by action."""
     commands = Commands(pipe)
     logging.getLogger("gatesvr").setLevel(logging.ERROR)
     calls: Counter[str] = Counter()
+    services = [_service(calls) for _ in range(2)]
+    pipe.send([await service.serve() for service in services])
+    with suppress(EOFError):
+        while await commands.next() == "calls":
+            pipe.send(dict(calls))
+            calls.clear()
+    for service in services:
+        await service.stop()
+
+
+def _service(calls: Counter[str]) -> UpstreamService:
+    """Return a service that counts its calls by action."""
     service = UpstreamService("attacked", max_running=20_000, max_waiting=20_000)
 
     @service.action("*")
@@ -152,9 +167,17 @@ async def serve_service(pipe: Pipe) -> None:
             await asyncio.Event().wait()
         return Reply(200)
 
+    @service.action("slow")
+    @service.action("zone_slow")
+    async def slow(request: Request) -> bytes:
+        calls[request.action] += 1
+        await asyncio.sleep(float(request.params["ms"]) / 1000)
+        return request.data
+
     @service.action("hang")
+    @service.action("zone_hang")
     async def hang(request: Request) -> None:
-        calls["hang"] += 1
+        calls[request.action] += 1
         await asyncio.Event().wait()
 
     @service.action("giant")
@@ -162,12 +185,7 @@ async def serve_service(pipe: Pipe) -> None:
         calls["giant"] += 1
         return Reply(200, "", bytes(int(request.params["bytes"])))
 
-    pipe.send(await service.serve())
-    with suppress(EOFError):
-        while await commands.next() == "calls":
-            pipe.send(dict(calls))
-            calls.clear()
-    await service.stop()
+    return service
 
 
 # The healthy clients.
@@ -265,8 +283,7 @@ class Healthy:
             await asyncio.sleep(INTERVAL_S)
 
     async def _ask(self, client: Client) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.perf_counter()  # the loop's own time stands still while it works
         latencies = self._latencies
         try:
             reply = await client.request("echo", b"healthy")
@@ -274,7 +291,7 @@ class Healthy:
                 self._failed += 1
         except GatesvrError:
             self._failed += 1
-        latencies.append(loop.time() - began)
+        latencies.append(time.perf_counter() - began)
 
 
 class _HealthyClient(Client):

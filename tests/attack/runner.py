@@ -109,13 +109,13 @@ class Runner:
         self._service: Child
         self._healthy: Child
         self._attacker: Child
-        self._service_address = ""
+        self._services: list[str] = []
 
     async def __aenter__(self) -> Self:
         self._service = self._child(serve_service)
         self._healthy = self._child(serve_healthy)
         self._attacker = self._child(serve_attacker)
-        self._service_address = await self._service.receive()
+        self._services = await self._service.receive()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -153,9 +153,7 @@ class Runner:
         sets, patches = case.sets, dict(case.patches)
         if is_off:
             sets, patches = (*sets, *case.off.sets), {**patches, **case.off.patches}
-        gateway = Child(
-            serve_gateway, backend, self._service_address, sets, patches, dict(case.files)
-        )
+        gateway = Child(serve_gateway, backend, self._services, sets, patches, dict(case.files))
         try:
             address, push_address = await gateway.receive(PATIENCE_S)
             return await self._attack(case, backend, gateway, address, push_address)
