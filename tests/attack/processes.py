@@ -59,7 +59,7 @@ async def serve_gateway(
         pipe: To the runner.
         backend: The QUIC library.
         addresses: Where its services are.
-        sets: Settings; ``{folder}`` is where the files are.
+        sets: Settings; ``{folder}`` is where the files are, ``{service}`` the second address.
         patches: What to replace in this process first, and by what.
         files: Files to write first.
     """
@@ -82,7 +82,10 @@ async def serve_gateway(
                     f'upstream.services.{name}=[{{address="{addresses[number]}"}}]'
                     for name, number in SERVICES.items()
                 ),
-                *(text.replace("{folder}", folder) for text in sets),
+                *(
+                    text.replace("{folder}", folder).replace("{service}", addresses[1])
+                    for text in sets
+                ),
             ]
         )
         async with Gateway(config) as gateway:
