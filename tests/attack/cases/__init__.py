@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from ..case import Case, cases_of
-from . import datagrams, frames, handshakes, packets, requests, sessions, slow, starts, upstreams
+from . import (
+    crowds,
+    datagrams,
+    frames,
+    handshakes,
+    packets,
+    requests,
+    sessions,
+    slow,
+    starts,
+    upstreams,
+)
 
 __all__ = ["ALL"]
 
-THEMES = (datagrams, handshakes, packets, starts, frames, requests, slow, sessions, upstreams)
+THEMES = (
+    datagrams,
+    handshakes,
+    crowds,
+    packets,
+    starts,
+    frames,
+    requests,
+    slow,
+    sessions,
+    upstreams,
+)
 ALL: list[Case] = [case for theme in THEMES for case in cases_of(theme.__name__)]
