@@ -98,6 +98,7 @@ def _is_authentic(data: bytes, initial: object) -> bool:
         "an Initial need not decrypt",
         patches={"gatesvr.transport.admission:is_authentic": _is_authentic},
     ),
+    sets=('transport.retry="never"',),
 )
 async def undecryptable(attacker: Attacker) -> None:
     first = hellos(1)[0]
@@ -121,6 +122,7 @@ KEPT = {
     answers(0),
     memory(48),
     off=Off("an Initial need not have a client hello", patches=KEPT),
+    sets=('transport.retry="never"',),
 )
 async def no_hello(attacker: Attacker) -> None:
     _, source_id = client_hello()
