@@ -1,11 +1,24 @@
-"""The cases, a file a theme, in the order of the table."""
+"""The cases, a file a theme."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from ..case import Case, cases_of
-from . import datagrams, frames, handshakes, requests, sessions, slow, starts, upstreams
 
-__all__ = ["ALL"]
+__all__ = ["ALL", "THEMES"]
 
-THEMES = (datagrams, handshakes, starts, frames, requests, slow, sessions, upstreams)
-ALL: list[Case] = [case for theme in THEMES for case in cases_of(theme.__name__)]
+THEMES = (
+    "datagrams",
+    "handshakes",
+    "starts",
+    "frames",
+    "requests",
+    "slow",
+    "sessions",
+    "upstreams",
+)
+"""Files of this folder, in the order of the table."""
+ALL: list[Case] = [
+    case for theme in THEMES for case in cases_of(import_module(f".{theme}", __name__).__name__)
+]
