@@ -1,33 +1,26 @@
-"""The cases, a file a theme, in the order of the table."""
+"""The cases, a file a theme."""
 
 from __future__ import annotations
 
-from ..case import Case, cases_of
-from . import (
-    crowds,
-    datagrams,
-    frames,
-    handshakes,
-    packets,
-    requests,
-    sessions,
-    slow,
-    starts,
-    upstreams,
-)
+from importlib import import_module
 
-__all__ = ["ALL"]
+from ..case import Case, cases_of
+
+__all__ = ["ALL", "THEMES"]
 
 THEMES = (
-    datagrams,
-    handshakes,
-    crowds,
-    packets,
-    starts,
-    frames,
-    requests,
-    slow,
-    sessions,
-    upstreams,
+    "datagrams",
+    "handshakes",
+    "crowds",
+    "packets",
+    "starts",
+    "frames",
+    "requests",
+    "slow",
+    "sessions",
+    "upstreams",
 )
-ALL: list[Case] = [case for theme in THEMES for case in cases_of(theme.__name__)]
+"""Files of this folder, in the order of the table."""
+ALL: list[Case] = [
+    case for theme in THEMES for case in cases_of(import_module(f".{theme}", __name__).__name__)
+]
