@@ -19,6 +19,7 @@ THEMES = (
     "slow",
     "sessions",
     "upstreams",
+    "sharing",
 )
 """Files of this folder, in the order of the table."""
 ALL: list[Case] = [
