@@ -20,6 +20,7 @@ THEMES = (
     "sessions",
     "upstreams",
     "sharing",
+    "callers",
 )
 """Files of this folder, in the order of the table."""
 ALL: list[Case] = [
