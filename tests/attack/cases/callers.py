@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 PUSHER = "a-token-of-somebody-who-pushes"
 ADMIN = "a-token-of-somebody-who-does-everything"
-GUARDED = (
-    'push.caller=[{name="game", token="{folder}/pusher", services=["chat"]},'
-    ' {name="operator", role="admin", token="{folder}/admin"}]',
-    "upstream.services.chat=[]",
-)
+GAME = '{name="game", token="{folder}/pusher", services=["chat"]}'
+OPERATOR = '{name="operator", role="admin", token="{folder}/admin"}'
+GUARDED = (f"push.caller=[{GAME}, {OPERATOR}]", "upstream.services.chat=[]")
 UNGUARDED = Off("anybody may call", sets=("push.caller=[]",))
 FILES = {"pusher": PUSHER.encode(), "admin": ADMIN.encode()}
 
