@@ -12,8 +12,8 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long sanitize fuzz bench bench-compare soak lint format types docs pb \
-  wheel clean
+.PHONY: help install serve test test-long sanitize fuzz bench bench-compare soak attack lint format types docs \
+  pb wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -55,6 +55,9 @@ bench-compare: install ## Measure beside BASE=<rev>; fails where the working tre
 
 soak: install ## Run both QUIC backends through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
+
+attack: install ## Attack a gateway, with healthy clients beside it; prints attack, limit, measured
+	$(BIN)/python -m tests.attack $(ARGS)
 
 lint: install ## Check style: Python, Cython, spelling, workflows
 	$(BIN)/ruff check $(PYTHON_CODE)

@@ -13,6 +13,7 @@ from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.auth.upstream import METHOD, UpstreamAuthenticator
 from gatesvr.config import AuthConfig
+from gatesvr.protocol.identity import MAX_EXPIRES_AT
 
 from ..fakes import until
 
