@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -645,6 +645,7 @@ def test_line_of_a_field(field: str, line: str) -> None:
         assert number == 21
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_line_of_a_field_anywhere(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, unique=True))
