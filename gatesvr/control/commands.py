@@ -14,6 +14,7 @@ from .pushes import PushCommands
 from .registration import RegistrationCommands
 from .sessions import SessionCommands
 from .targets import Targets
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ class Commands:
         manager: Holds the sessions.
         registry: Holds the upstreams' endpoints.
         max_message_bytes: The largest frame that any client accepts.
+        max_broadcasts: Broadcasts a second; 0 for no limit.
         clock: Loop time.
         wall_clock: Seconds since the epoch.
 
@@ -46,13 +48,16 @@ class Commands:
         manager: SessionManager,
         registry: UpstreamRegistry,
         max_message_bytes: int,
+        max_broadcasts: int,
         clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.counters = counters = PushCounters()
-        targets = Targets(manager, counters)
-        self.pushes = PushCommands(manager, targets, counters, max_message_bytes, clock)
-        self.sessions = SessionCommands(manager, targets, counters, clock, wall_clock)
+        targets, turns = Targets(manager, counters), Turns()
+        self.pushes = PushCommands(
+            manager, targets, turns, counters, max_message_bytes, max_broadcasts, clock
+        )
+        self.sessions = SessionCommands(manager, targets, turns, counters, clock, wall_clock)
         self.registration = RegistrationCommands(registry)
         self._hub = manager.events
 
