@@ -18,7 +18,7 @@ from .._core.codec import has_more_entries
 from .._pb import upstream_pb2 as pb
 from ..control.targets import RefusedError
 from ..errors import QueueFull
-from ..grpcio import CALL_ENDED
+from ..grpcio import CALL_ENDED, STREAM_OPEN
 from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
@@ -86,7 +86,7 @@ class GatewayServicer:
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
 
-    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+    def handlers(self) -> grpc.GenericRpcHandler:
         """Return what a server takes.
 
         In the place of a message that does not decode the methods get None: gRPC itself would write
@@ -136,6 +136,7 @@ class GatewayServicer:
             )
         self.counters.streams += 1
         try:
+            await context.send_initial_metadata(STREAM_OPEN)
             async for batch in request_iterator:
                 if batch is None:
                     raise self.undecodable()
@@ -247,7 +248,7 @@ class GatewayServicer:
         counters.event_streams += 1
         try:
             # Sent at once: it tells the caller that no event is missed from here on.
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(STREAM_OPEN)
             async for event in stream:
                 await context.write(to_pb(event))
                 counters.events_sent += 1
