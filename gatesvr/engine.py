@@ -117,6 +117,7 @@ class Engine:
             self.session_manager,
             upstream.registry,
             config.session.max_message_bytes,
+            config.push.max_broadcasts,
             clock,
             wall_clock,
             overload.sheds_push,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALL_ENDED",
+    "STREAM_OPEN",
+    "is_let_in",
     "make_channel",
     "make_server",
     "max_grpc_bytes",
@@ -29,6 +31,9 @@ MAX_ANSWER_BYTES = 16 << 20
 its calls. What a client takes is for its session to say."""
 KEEPALIVE_TIMEOUT_MS = 20_000
 """Longest wait for the answer to a keepalive ping."""
+STREAM_OPEN = (("gatesvr-stream", "open"),)
+"""Initial metadata of a PushStream or a SubscribeEvents that was let in. Without it the caller
+waits for the status, which follows: a write would make grpc.aio report INTERNAL in its place."""
 CALL_ENDED = (
     grpc.RpcError,
     asyncio.InvalidStateError,
@@ -111,6 +116,11 @@ def upstream_options(config: UpstreamConfig, max_message_bytes: int) -> Options:
         ("grpc.min_reconnect_backoff_ms", max(int(config.connect_timeout * 1000), 100)),
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     )
+
+
+def is_let_in(metadata: grpc.aio.Metadata) -> bool:
+    """Return whether initial metadata is STREAM_OPEN."""
+    return all(metadata.get(key) == value for key, value in STREAM_OPEN)
 
 
 def raise_if_cancelled() -> None:

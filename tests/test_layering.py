@@ -45,7 +45,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "dispatch": WITHOUT_IO,
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
-    "grpc_api": LEAVES | {"control"},
+    "grpc_api": LEAVES | {"_core", "control"},
     "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,

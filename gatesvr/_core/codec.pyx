@@ -625,6 +625,20 @@ def split_batch(bytes batch not None):
     return read_batch(batch, False, INT32_MAX)
 
 
+def has_more_entries(bytes message not None, Py_ssize_t limit):
+    """Return whether a message has more than limit entries in field 1, corrupt ones not counted."""
+    cdef Cursor cursor
+    cdef Py_ssize_t count = 0
+    if PyBytes_GET_SIZE(message) > INT32_MAX:
+        return True
+    open_cursor(&cursor, start_of(message), PyBytes_GET_SIZE(message))
+    while next_field(&cursor) == FIELD:
+        count += cursor.tag == 0x0A
+        if count > limit:
+            return True
+    return False
+
+
 def encode_batch(messages):
     """Return an UpstreamRequestBatch or UpstreamResponseBatch of serialized messages."""
     cdef uint64_t size = 0
@@ -797,6 +811,7 @@ class MessageCodec:
     decode_answer = staticmethod(decode_answer)
     decode_answers = staticmethod(decode_answers)
     encode_batch = staticmethod(encode_batch)
+    has_more_entries = staticmethod(has_more_entries)
     split_batch = staticmethod(split_batch)
     encode_identity = staticmethod(encode_identity)
     push_body = staticmethod(push_body)

@@ -494,6 +494,10 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """Networks whose hosts may be registered besides the caller's own address and loopback."""
     insecure: bool = False
     """Listen on an address other than loopback although callers have to prove nothing."""
+    max_streams: Count = 128
+    """PushStreams open at a time, of all callers together."""
+    max_broadcasts: Annotated[int, Range(1, 1_000_000, "no limit")] = 100
+    """Broadcasts a second, of all callers together; above it BUSY."""
     max_event_subscribers: Count = 16
     """Subscribers of session events, upstreams and those inside together."""
 

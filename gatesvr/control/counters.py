@@ -34,6 +34,10 @@ class PushCounters(Counters):
     """SubscribeEvents open."""
     events_sent: Counter = 0
     """Events written to those, gaps included."""
+    refused_streams: Counter = 0
+    """PushStreams refused because ``push.max_streams`` are open."""
+    refused_broadcasts: Counter = 0
+    """Broadcasts refused BUSY because of ``push.max_broadcasts``."""
     pushes: Counter = 0
     """Pushes asked for, those of streams included."""
     broadcasts: Counter = 0

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PushService"]
 
-MAX_STREAMS = 1_024
-"""Concurrent rpcs on one caller's connection."""
+MAX_STREAMS = 128
+"""Concurrent rpcs on one caller's connection; more wait at the caller."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
@@ -94,13 +94,15 @@ class PushService:
             max_grpc_bytes(self._max_message_bytes),
             (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
+                # Else a caller that does not read makes windows of megabytes grow, one a stream.
+                ("grpc.http2.bdp_probe", 0),
                 # A subscriber may get no event for a long time, so both sides ping.
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ),
             (guard,) if guard is not None else (),
         )
-        servicer = GatewayServicer(self._commands, guard)
+        servicer = GatewayServicer(self._commands, guard, config.max_streams)
         server.add_generic_rpc_handlers((servicer.handlers(),))
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)

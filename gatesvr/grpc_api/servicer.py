@@ -8,16 +8,17 @@ import ipaddress
 import logging
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 
+from .._core.codec import has_more_entries
 from .._pb import upstream_pb2 as pb
 from ..control.targets import RefusedError
 from ..errors import QueueFull
-from ..grpcio import CALL_ENDED
+from ..grpcio import CALL_ENDED, STREAM_OPEN
 from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
@@ -32,6 +33,11 @@ __all__ = ["GatewayServicer", "caller_ip"]
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
+MAX_ENTRIES = 50_000
+"""Pushes of a batch, or targets of a multicast, above which it is not even decoded: each takes a
+hundred times the two bytes that it may have on the wire. Up to here the commands say the limit."""
+_LISTS = (pb.UnicastPushBatch, pb.MulticastRequest)
+
 SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"]
 
 
@@ -43,9 +49,9 @@ def _rpc(
     @functools.wraps(method)
     async def call(self: GatewayServicer, request: Any, context: _Context) -> Any:
         self.counters.calls += 1
-        if request is None:
-            await self.refuse_undecodable(context)
         try:
+            if request is None:
+                raise self.undecodable()
             response = method(self, request, context)
             return await response if inspect.isawaitable(response) else response
         except RefusedError as refusal:
@@ -66,12 +72,16 @@ class GatewayServicer:
     Args:
         commands: Carries them out.
         guard: Knows who calls; None where callers prove nothing.
+        max_streams: PushStreams open at a time.
     """
 
-    def __init__(self, commands: Commands, guard: Guard | None = None) -> None:
+    def __init__(
+        self, commands: Commands, guard: Guard | None = None, max_streams: int = 128
+    ) -> None:
         self.counters = commands.counters
         self._commands = commands
         self._guard = guard
+        self._max_streams = max_streams
         self._pushes = commands.pushes
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
@@ -95,10 +105,10 @@ class GatewayServicer:
             table[method.name] = make(behaviour, _decoder(takes), gives.SerializeToString)
         return grpc.method_handlers_generic_handler(SERVICE.full_name, table)
 
-    async def refuse_undecodable(self, context: _Context) -> NoReturn:
-        """End a call whose message does not decode."""
+    def undecodable(self) -> RefusedError:
+        """Count a message that does not decode, and return the error for the caller to raise."""
         self.counters.invalid += 1
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message does not decode")
+        return RefusedError("INVALID", "the message does not decode, or is too long")
 
     # Pushes.
 
@@ -119,16 +129,24 @@ class GatewayServicer:
         A batch of more than MAX_BATCH pushes gets INVALID_ARGUMENT, and none of it is done.
         """
         self.counters.calls += 1
+        if self.counters.streams >= self._max_streams:
+            self.counters.refused_streams += 1
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._max_streams} streams are open"
+            )
         self.counters.streams += 1
         try:
+            await context.send_initial_metadata(STREAM_OPEN)
             async for batch in request_iterator:
                 if batch is None:
-                    await self.refuse_undecodable(context)
+                    raise self.undecodable()
                 self._pushes.check_batch(len(batch.requests))
                 responses = await self._pushes.push_batch(batch.requests)
                 await context.write(pb.UnicastPushBatchResponse(responses=responses))
         except RefusedError as refusal:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
+        except CALL_ENDED:
+            logger.debug("pusher_gone", extra=keys(peer=context.peer()))
         except Exception:
             self.counters.internal_errors += 1
             logger.exception("push_failed", extra=keys(rpc="PushStream"))
@@ -215,7 +233,7 @@ class GatewayServicer:
         counters = self.counters
         counters.calls += 1
         if request is None:
-            await self.refuse_undecodable(context)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(self.undecodable()))
         if self._is_ended:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway stops")
         stream = self._commands.events(request.kinds)
@@ -230,7 +248,7 @@ class GatewayServicer:
         counters.event_streams += 1
         try:
             # Sent at once: it tells the caller that no event is missed from here on.
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(STREAM_OPEN)
             async for event in stream:
                 await context.write(to_pb(event))
                 counters.events_sent += 1
@@ -255,6 +273,8 @@ class GatewayServicer:
 
 def _decoder(kind: type[Message]) -> Callable[[bytes], Message | None]:
     def decode(data: bytes) -> Message | None:
+        if kind in _LISTS and has_more_entries(data, MAX_ENTRIES):
+            return None
         try:
             return kind.FromString(data)
         except DecodeError:

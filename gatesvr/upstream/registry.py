@@ -33,6 +33,8 @@ MAX_REGISTERED = 1_024
 MAX_A_SERVICE = 256
 MAX_A_CALLER = 256
 """Registered endpoints: in all, of a service in one zone, and by a caller (a name, else an ip)."""
+NEW_RATE, NEW_BURST = 10.0, 512.0
+"""New endpoints of one caller: a second, and at once."""
 LOG_INTERVAL_S = 1.0
 """Shortest time between two lines about refusals."""
 MAX_WEIGHT = 1_000
@@ -117,6 +119,7 @@ class UpstreamRegistry:
         self._on_removed = on_removed
         self._is_down = is_down
         self._leases: dict[str, Registration] = {}
+        self._new: dict[str, tuple[float, float]] = {}  # caller: (left of its burst, loop time)
         self._quiet_until = 0.0
         self._quiet = 0  # refusals since the last line
 
@@ -249,6 +252,15 @@ class UpstreamRegistry:
             same = sum(e.caller_ip == caller_ip for e in leases)
         if same - leaving >= MAX_A_CALLER:
             return f"this caller has registered {MAX_A_CALLER} endpoints"
+        # Each makes a lane, and a line of the log.
+        now, key = self._clock(), owner or caller_ip
+        left, at = self._new.pop(key, (NEW_BURST, now))
+        left = min(NEW_BURST, left + NEW_RATE * (now - at))
+        self._new[key] = (left - 1 if left >= 1 else left, now)
+        if len(self._new) > MAX_REGISTERED:
+            del self._new[next(iter(self._new))]
+        if left < 1:
+            return f"this caller registers more than {NEW_RATE:g} endpoints a second"
         return ""
 
     def _refuse(

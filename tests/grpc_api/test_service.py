@@ -106,7 +106,8 @@ async def running(
         is_down=lambda endpoint: False,
     )
     max_message_bytes = int(config.max_message_bytes)
-    commands = Commands(manager, registry, max_message_bytes, asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    commands = Commands(manager, registry, max_message_bytes, push.max_broadcasts, clock)
     service = PushService(push, commands, max_message_bytes=max_message_bytes)
     await service.start()
     try:

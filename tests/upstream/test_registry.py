@@ -265,3 +265,19 @@ def test_an_endpoint_is_its_callers_own() -> None:
     assert table.register("127.0.0.1:1", owner="a").lease_id == mine.lease_id
     assert table.register("127.0.0.1:3", owner="a").success
     assert table.removed == ["127.0.0.1:1"]
+
+
+def test_new_endpoints_of_a_caller_are_so_many_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    """One that replaces its own endpoint again and again makes a lane each time."""
+    caplog.set_level("WARNING", "gatesvr.upstream")
+    table = Table()
+    results = [table.register(f":{port}") for port in range(1, 1_001)]
+    assert sum(result.success for result in results) == 512
+    assert (results[-1].error_code, table.counters.register_refused) == ("BUSY", 488)
+    assert "more than 10 endpoints a second" in results[-1].message
+    assert len(table.registry.endpoints) == 2
+    assert len(caplog.records) == 1  # of 488
+    assert table.register(":512").success  # renews
+    assert table.register(":1", caller="10.1.1.2").success
+    table.now += 1.0
+    assert [table.register(f":{port}").success for port in range(2_000, 2_011)].count(True) == 10
