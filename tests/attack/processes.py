@@ -221,7 +221,11 @@ class Healthy:
         self._failed = 0
 
     async def connect(self, address: str, tokens: Mapping[str, str]) -> str:
-        """Log in clients with these openids and auth_tokens, and let them ask."""
+        """Log in clients with these openids and auth_tokens, and let them ask.
+
+        Returns:
+            What went wrong, "" for nothing.
+        """
         self._clients = [
             _HealthyClient(
                 address,
@@ -232,13 +236,16 @@ class Healthy:
             )
             for openid, token in tokens.items()
         ]
-        await asyncio.gather(*(client.connect() for client in self._clients))
+        try:
+            await asyncio.gather(*(client.connect() for client in self._clients))
+        except GatesvrError as error:
+            return f"the healthy clients could not connect: {error}"
         self._askers = [
             asyncio.ensure_future(self._ask_on(client, INTERVAL_S * number / len(tokens)))
             for number, client in enumerate(self._clients)
         ]
         await asyncio.sleep(WARM_UP_S)
-        return "connected"
+        return ""
 
     async def window(self) -> str:
         """Begin a measurement: requests from now on count."""
