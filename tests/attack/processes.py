@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection as Pipe
 
+    from gatesvr._pb import auth_pb2 as auth_pb
+
 __all__ = ["serve_gateway", "serve_healthy", "serve_service"]
 
 SERVICES = {"hello": 0, "business": 0, "zone": 1}
@@ -164,6 +166,14 @@ def _service(calls: Counter[str]) -> UpstreamService:
         calls[request.action] += 1
         return Reply(200, "", request.data)
 
+    @service.authenticate
+    async def authenticate(request: auth_pb.AuthenticateRequest) -> str | None:
+        """Let in whoever says that it is good; ``hang`` is never answered."""
+        if request.auth_token == "hang":
+            await asyncio.Event().wait()
+        word, _, openid = request.auth_token.partition(" ")
+        return openid if word == "good" else None
+
     @service.action("hello")
     async def hello(request: Request) -> Reply:
         if request.params.get("hang"):
@@ -221,7 +231,11 @@ class Healthy:
         self._failed = 0
 
     async def connect(self, address: str, tokens: Mapping[str, str]) -> str:
-        """Log in clients with these openids and auth_tokens, and let them ask."""
+        """Log in clients with these openids and auth_tokens, and let them ask.
+
+        Returns:
+            What went wrong, "" for nothing.
+        """
         self._clients = [
             _HealthyClient(
                 address,
@@ -232,13 +246,16 @@ class Healthy:
             )
             for openid, token in tokens.items()
         ]
-        await asyncio.gather(*(client.connect() for client in self._clients))
+        try:
+            await asyncio.gather(*(client.connect() for client in self._clients))
+        except GatesvrError as error:
+            return f"the healthy clients could not connect: {error}"
         self._askers = [
             asyncio.ensure_future(self._ask_on(client, INTERVAL_S * number / len(tokens)))
             for number, client in enumerate(self._clients)
         ]
         await asyncio.sleep(WARM_UP_S)
-        return "connected"
+        return ""
 
     async def window(self) -> str:
         """Begin a measurement: requests from now on count."""

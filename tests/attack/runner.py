@@ -74,9 +74,9 @@ class Row:
 
     @property
     def is_shown(self) -> bool:
-        """With the defence off: whether the case has noticed."""
+        """With the defence off: whether the case has noticed, by a limit that was passed."""
         is_slow = self.case.off.is_slow
-        return any(is_slow or not finding.is_soft for finding in self.passed) or bool(self.wrong)
+        return any(is_slow or not finding.is_soft for finding in self.passed)
 
     @property
     def verdict(self) -> str:
@@ -139,6 +139,7 @@ class Runner:
                 row.findings, row.seen = judge(limits, measured), dict(measured.seen)
             except (EOFError, TimeoutError, ConnectionError) as error:
                 row.wrong = f"a process ended or hangs: {error!r}"
+                row.findings = []
                 await self._restart()
             if is_off or row.is_held or row.wrong or any(not f.is_soft for f in row.passed):
                 break
@@ -167,7 +168,11 @@ class Runner:
     ) -> tuple[Measured, str]:
         make = case.token or (lambda _: "")
         openids = [f"healthy{number}" for number in range(HEALTHY)]
-        await self._healthy.ask(("connect", address, {name: make(name) for name in openids}))
+        wrong = await self._healthy.ask(
+            ("connect", address, {name: make(name) for name in openids})
+        )
+        if wrong:
+            raise ConnectionError(wrong)
         idle, idle_cpu = Latency(), 0.0
         if self._has_latency:
             await self._healthy.ask(("window",))

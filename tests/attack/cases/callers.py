@@ -84,7 +84,7 @@ async def other_role(attacker: Attacker) -> None:
 
 @case(
     "registrations without number",
-    "a caller registers 60 endpoints of one service; it may have 20",
+    "a caller registers an endpoint in each of 60 zones; it may have 20",
     saw("registered", most=20),
     moved("upstream.register_refused", least=40),
     off=Off(
@@ -98,6 +98,8 @@ async def registrations(attacker: Attacker) -> None:
     stub = attacker.stub()
     for number in range(60):
         response = await stub.RegisterUpstream(
-            up.UpstreamRegisterRequest(address=f"127.0.{number}.1:9", service_name="chat")
+            up.UpstreamRegisterRequest(
+                address=f"127.0.{number}.1:9", service_name="chat", zone_id=f"z{number}"
+            )
         )
         attacker.seen["registered"] += response.success

@@ -27,21 +27,23 @@ class _OneForAll(defaultdict[str, Any]):
 
 @case(
     "a service that hangs",
-    "10 sessions send 120 requests each to a service that never answers; others ask another one",
-    gauge("dispatch.running", least=1_000),
+    "60 sessions send 4 requests each to a service that never answers and has 64 places",
+    gauge("dispatch.running", least=60, most=80),
+    moved("dispatch.tasks", least=240),
     memory(24),
     off=Off(
         "one pool of workers for all services",
         patches={"gatesvr.dispatch.processor:defaultdict": _OneForAll},
     ),
+    sets=("dispatch.workers=64", "dispatch.max_workers=64"),
 )
 async def hanging(attacker: Attacker) -> None:
     async def ask(client: PlainClient, number: int) -> None:
         await client.login(f"user{number}")
-        client.send(*(business(seq, "zone_hang") for seq in range(2, 122)))
+        client.send(*(business(seq, "zone_hang") for seq in range(2, 6)))
         await client.ping()
 
-    await attacker.each(10, ask)
+    await attacker.each(60, ask)
     await asyncio.sleep(1.0)
 
 
