@@ -19,9 +19,9 @@ ejection and shrinks again while the endpoint stays closed.
 Endpoints of one service and zone are a *group*. A share of a group may be ejected, and never the
 whole of it: what fails everywhere is not the fault of an endpoint. An endpoint *alone* in its group
 has a plain circuit breaker, which costs its clients the whole service, so it opens by consecutive
-failures only, and one client's requests are not enough to open it: each openid counts a few times
-at most. One answered probe closes it, all of them have to fail to open it again, and its ejection
-time does not grow.
+failures only, and one client's requests are not enough to open it: each openid counts for half of
+them at most. One answered probe closes it, all of them have to fail to open it again, and its
+ejection time does not grow.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ logger = logging.getLogger("gatesvr.upstream")
 
 BURST_S = 0.01
 """Failures that follow one within this time are the same failure, for consecutive_failures."""
-MAX_PER_OPENID = 2
-"""Failures in a row of one openid that count at an endpoint that is alone."""
 MIN_RETRY_MS, MAX_RETRY_MS = 50, 5_000
 """Bounds of retry_after_ms (PROTOCOL 6)."""
 PROBE_RETRY_MS = 1_000
@@ -185,7 +183,7 @@ class Breaker:
         limit = self._breakers.config.consecutive_failures
         if limit and self.is_alone:
             counted = self._counted.get(openid, 0)
-            if counted >= MAX_PER_OPENID:
+            if counted >= max(limit // 2, 1):
                 return False
             self._counted[openid] = counted + 1
         self._burst_until = now + BURST_S
