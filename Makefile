@@ -8,6 +8,9 @@ PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 BASE ?= HEAD
+# Not among them: one builds a core of its own, two race with time-outs, which a slow core loses.
+SANITIZED := tests/core tests/fuzz tests/e2e --deselect tests/core/test_no_batch.py \
+  -k "not closed_4413 and not told_to_come_back"
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
@@ -37,8 +40,8 @@ sanitize: install ## Run the tests of the core and the whole path on a core that
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:log_path=$(abspath build/sanitize)/report \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$(abspath build/sanitize)/report \
-	  $(abspath $(BIN))/python -m pytest tests/core tests/fuzz tests/e2e --numprocesses auto \
-	  --dist worksteal --deselect tests/core/test_no_batch.py $(ARGS); status=$$?; cat $(abspath build/sanitize)/report.* 2>/dev/null && exit 1; exit $$status
+	  $(abspath $(BIN))/python -m pytest $(SANITIZED) --numprocesses 2 --dist worksteal $(ARGS); \
+	  status=$$?; if cat report.* 2>/dev/null; then exit 1; fi; exit $$status
 
 fuzz: install ## Fuzz each target for a minute; ARGS="codec --seconds 600" for one, for longer (gcc)
 	$(PIP) 'gatesvr[fuzz]'
@@ -96,7 +99,7 @@ clean: ## Remove everything that was built
 define build_core
 rm -rf build/$(1)/gatesvr build/$(1)/tests build/$(1)/report.*
 mkdir -p build/$(1)
-cp -R gatesvr tests pyproject.toml setup.py build/$(1)/
+cp -R gatesvr tests pyproject.toml setup.py README.md LICENSE build/$(1)/
 rm -f build/$(1)/gatesvr/_core/*.so
 cd build/$(1) && CC=gcc GATESVR_CORE_FLAGS="$(2)" \
   $(abspath $(BIN))/python setup.py -q build_ext --inplace

@@ -20,7 +20,8 @@ from .corpus import CORPUS, FINDINGS
 
 MAX_INPUT_BYTES = {"codec": 4096, "queue": 400, "protocol": 1024, "endpoint": 4096}
 DEFAULT_INPUT_BYTES = 4096
-TIMEOUT_S = 20
+TIMEOUT_S = 120
+"""For one input: it takes milliseconds, but the fuzzer may get little of a busy machine."""
 MAX_MEMORY_MB = 2048
 _STATUS = re.compile(r"^#(\d+)\s+(\w+)\s+cov: (\d+) ft: (\d+) corp: (\d+)", re.MULTILINE)
 
