@@ -42,9 +42,9 @@ from .interface import (
 
 __all__ = ["AioquicCore", "PacketDropped", "has_too_many_packets"]
 
-MAX_FRAMES = 64
-"""Frames of a packet, runs of PADDING counted as one. Senders fill a packet with a few; a client
-hello that is cut and shuffled on purpose has about forty."""
+MAX_FRAMES = 100
+"""Frames of a packet, runs of PADDING counted as one. Senders fill a packet with a few; one that
+sends each lost frame again by itself can put 80 of our shortest messages into one."""
 MAX_ACK_RANGES = 128
 """Ranges that the ACK frames of a packet name. aioquic names up to 64, other libraries fewer."""
 ACK_FRAME_RANGES = 16
