@@ -143,7 +143,9 @@ class Breaker:
         if request_id in self.probes:
             self.probes.discard(request_id)
             self._passed += 1
-            if self.is_alone or self._passed >= self._breakers.config.probes:
+            # Those lost were of an endpoint that was alone; it may have company by now.
+            used = self._passed + self._lost
+            if self.is_alone or used >= self._breakers.config.probes:
                 self._breakers.restore(self)
 
     def release(self, request_id: int) -> None:

@@ -98,14 +98,14 @@ class Pool:
         return self._hash(usable, openid) if self._is_hashed else self._next(usable)
 
     def ejected(self, openid: str, zone: str) -> list[Breaker]:
-        """Return the breakers that keep a call from endpoints that can be reached."""
+        """Return the breakers that keep a call from endpoints that it could reach."""
         if not zone and self._has_base_zones:
             zone = default_zone(openid)
         return [
             member.breaker
             for tier in self._tiers(zone)
             for member in tier
-            if member.lane.is_up and not member.breaker.takes_calls
+            if (member.lane.is_up or member.lane.is_connecting) and not member.breaker.takes_calls
         ]
 
     def _tiers(self, zone: str) -> list[list[Member]]:

@@ -186,6 +186,18 @@ def test_an_only_endpoint_closes_by_one_answered_probe_and_waits_the_same_time_a
     assert alone.state is CLOSED
 
 
+def test_an_only_endpoint_that_gets_company_while_it_is_half_open_is_taken_back() -> None:
+    bench = Bench(1)
+    alone = bench.all[0]
+    bench.fail(alone, 5)
+    bench.pass_time(5)
+    for _ in range(2):
+        alone.failed(bench.probe(alone), "")
+    bench.breakers.add(Registration("chat", "127.0.0.1:9"))
+    alone.probe_answered(bench.probe(alone))
+    assert alone.state is CLOSED
+
+
 def test_zero_switches_it_off() -> None:
     bench = Bench(2, consecutive_failures=0, failure_percent=0)
     bench.fail(bench.all[0], 1_000)
