@@ -147,7 +147,7 @@ def test_an_attack_is_closed(backend: str, name: str) -> None:
 FLOODS: dict[str, Callable[[int], bytes]] = {
     "PING": lambda i: ping() * 300,
     "PING and PADDING": lambda i: (ping() + padding(1)) * 300,
-    "MAX_DATA": lambda i: max_data(1 << 40) * 100,
+    "MAX_DATA": lambda i: max_data(1 << 40) * 120,
     "DATA_BLOCKED": lambda i: data_blocked(5) * 300,
     "STOP_SENDING": lambda i: stream(0, b"x") + stop_sending(0) * 300,
     "RESET_STREAM": lambda i: stream(0, b"x") + reset_stream(0, 1, 1) * 200,
@@ -236,6 +236,23 @@ def test_a_stream_that_is_reset_gives_its_credit_back(backend: str) -> None:
     pair.run(10.0)
     delivered = sum(len(e.data) for e in pair.events if isinstance(e, StreamData))
     assert delivered == RECEIVE_WINDOW
+
+
+def test_nobody_else_can_close_a_connection(backend: str) -> None:
+    """Who sees a client's datagrams can send them again, and others with the same id."""
+    pair = HostilePair(backend)
+    data = pair.client.packet(stream(0, bytes(1000)), size=1200)
+    forged = bytearray(data)
+    forged[-1] ^= 1
+    other_phase = bytearray(forged)
+    other_phase[0] ^= 4
+    pair.attack_raw(data)
+    for _ in range(600):
+        for replayed in (data, bytes(forged), bytes(other_phase)):
+            pair.attack_raw(replayed)
+    assert pair.closed is None
+    pair.attack(stream(0, b"x", 1000))
+    assert sum(len(e.data) for e in pair.events if isinstance(e, StreamData)) == 1001
 
 
 def test_crypto_bytes_are_bounded() -> None:

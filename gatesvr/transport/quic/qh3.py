@@ -51,7 +51,7 @@ MAX_FRUITLESS = RECEIVE_WINDOW + (128 << 10)
 
 qh3 keeps each gap, however small the pieces between, and answers each PATH_CHALLENGE in a packet of
 its own. It shows no frames, so the bound is on the bytes that carry them. An honest peer may fill
-the window behind a gap, and may be duplicated by the network.
+the window behind a gap, and may take for lost what was only late.
 """
 FRUITLESS_PER_S = 1024
 """Further such bytes a second, for padded PINGs and probes of the path's MTU."""
@@ -200,11 +200,13 @@ class Qh3Connection:
         if self._is_complete:
             # Straight to the core: only the handshake needs the facade's bookkeeping.
             found = len(self.events)
-            self._recv_many([data], self._plain, now)
+            report = self._recv_many([data], self._plain, now)
             quic._drain_core()
-            # What was delivered counts twice: the network may double it.
-            credit = self._credit + EMPTY_BYTES - len(data) + 2 * quic.delivered
-            quic.delivered = 0
+            credit = self._credit
+            if report[2]:  # packets that were neither forged nor seen before
+                # What was delivered counts twice: it may have been sent again for nothing.
+                credit += EMPTY_BYTES - len(data) + 2 * quic.delivered
+                quic.delivered = 0
             # The core tells no packet numbers. But the bytes in flight fall only when a datagram
             # acknowledges something.
             in_flight: int = quic._core.bytes_in_flight
