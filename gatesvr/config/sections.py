@@ -117,7 +117,7 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     max_connections_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 2_500
     """Connections of one network (IPv4 /32, IPv6 /64); the one around it (/24, /56) may have four
     times as many. Above it Initials are dropped."""
-    max_handshakes_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 250
+    max_handshakes_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 500
     """The same for connections whose handshake is not done."""
     max_connection_rate_per_prefix: Annotated[int, Range(1, 1_000_000, "no limit")] = 100
     """New connections a second of one network; four times as many of the one around it."""

@@ -4,8 +4,7 @@ It routes datagrams by connection id (routes.py), asks admission.py about unknow
 endpoint, the timers and the connection tasks.
 
 Known connections go first. A handshake costs as much as a hundred requests, so admitted clients
-wait in line: each turn of the loop begins handshakes for HANDSHAKES_S, and just one while more
-datagrams wait in the socket.
+wait in line: each turn of the loop begins handshakes for a quarter of its time.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from .routes import Draining, Routes, Waiting
 from .tls import ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import Endpoint, EndpointGroup
-from .udp.sockets import MAX_BATCH, is_wildcard, open_sockets
+from .udp.sockets import is_wildcard, open_sockets
 
 __all__ = ["ConnectionListener"]
 
@@ -42,10 +41,11 @@ logger = logging.getLogger("gatesvr.transport")
 
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
-HANDSHAKES_S = 0.004
-"""Seconds of a loop turn that beginning handshakes may take."""
-MAX_WAIT_S = 2.0
-"""Longest wait of an admitted client for its handshake; by then it has sent its Initial again."""
+HANDSHAKE_SHARE = 0.25
+"""Share of the time that beginning handshakes may take while there is other work."""
+MIN_HANDSHAKES_S = 0.001
+MAX_HANDSHAKES_S = 0.01
+"""Seconds of a turn that they may take at least, and at most."""
 _SHORT_HEADER_BYTES = 1 + CONNECTION_ID_LENGTH
 
 
@@ -93,8 +93,7 @@ class ConnectionListener:
         self.connections = self._admission.connections
         self._routes = Routes(self._counters)
         self._waiting: deque[Waiting] = deque()
-        self._is_begin_due = False
-        self._is_socket_full = False  # the last batch was, so more datagrams wait
+        self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver: Driver | None = None
         self._endpoint: Endpoint | EndpointGroup | None = None
@@ -240,7 +239,6 @@ class ConnectionListener:
                 self._handle_late(target, address)
         for connection in touched:
             connection.process(now)
-        self._is_socket_full = len(batch) >= MAX_BATCH
 
     def _handle_late(self, draining: Draining, address: Address) -> None:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
@@ -262,10 +260,10 @@ class ConnectionListener:
             self._handle_error(error, address, now)
             return
         if isinstance(found, Admitted):
-            waiting = Waiting(found, data, address, now + MAX_WAIT_S)
+            waiting = Waiting(found, data, address, now + self._config.handshake_timeout)
             self._routes.by_id[found.first_id] = waiting
             self._waiting.append(waiting)
-            self._begin_soon()
+            self._begin_soon(now)
         elif found:
             self._send(found, address)
 
@@ -281,28 +279,29 @@ class ConnectionListener:
 
     # New connections.
 
-    def _begin_soon(self) -> None:
-        if not self._is_begin_due:
+    def _begin_soon(self, now: float) -> None:
+        if self._begin_asked is None:
             assert self._driver is not None
-            self._is_begin_due = True
+            self._begin_asked = now
             self._driver.loop.call_soon(self._begin_waiting)
 
     def _begin_waiting(self) -> None:
         """Begin handshakes of clients in line, as many as this turn allows."""
-        self._is_begin_due = False
+        asked, self._begin_asked = self._begin_asked, None
         if self._is_stopped or self._driver is None:
             return
         clock, waiting = self._driver.clock, self._waiting
         now = clock()
-        until = now if self._is_socket_full else now + HANDSHAKES_S
-        self._is_socket_full = False
+        others = 0.0 if asked is None else now - asked
+        share = others * HANDSHAKE_SHARE / (1 - HANDSHAKE_SHARE)
+        until = now + min(max(share, MIN_HANDSHAKES_S), MAX_HANDSHAKES_S)
         while waiting:
             self._begin(waiting.popleft(), now)
             now = clock()
             if now >= until:
                 break
         if waiting:
-            self._begin_soon()
+            self._begin_soon(now)
 
     def _begin(self, waiting: Waiting, now: float) -> None:
         """Begin a client's handshake; a failure costs this client only."""
