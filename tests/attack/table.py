@@ -1,4 +1,4 @@
-"""The table of an attack run: for a terminal, for docs/security.md, and as JSON."""
+"""The table of an attack run: for a terminal, as Markdown for the documentation, and as JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def machine() -> str:
         model = names[0].partition(":")[2].strip() if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{cores} cores of {model}, {system}"
+    load = f", load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
+    return f"{cores} cores of {model}, {system}{load}"
 
 
 def as_text(rows: Sequence[Row], width: int | None = None) -> str:
@@ -66,9 +67,15 @@ def _row_lines(row: Row, widths: tuple[int, int, int]) -> list[str]:
         )
     found = zip_longest(first, cells)
     return [
-        _line((text or "", *(cell or ("", "")), "" if number else row.verdict), widths)
+        _line((text or "", *(cell or ("", "")), _verdict(row, number)), widths)
         for number, (text, cell) in enumerate(found)
     ]
+
+
+def _verdict(row: Row, line: int) -> str:
+    if line == 1 and row.tries > 1:
+        return f"{row.tries} tries"
+    return "" if line else row.verdict
 
 
 def _kept_together(text: str) -> str:
