@@ -13,6 +13,7 @@ THEMES = (
     "handshakes",
     "starts",
     "frames",
+    "packets",
     "requests",
     "slow",
     "sessions",
