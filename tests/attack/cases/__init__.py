@@ -11,6 +11,7 @@ __all__ = ["ALL", "THEMES"]
 THEMES = (
     "datagrams",
     "handshakes",
+    "crowds",
     "starts",
     "frames",
     "requests",

@@ -7,7 +7,6 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gatesvr.transport.connection import Connection
 from gatesvr.transport.udp.endpoint import Endpoint
 
 from ..attacker import client_hello, crypto_frame, initial
@@ -35,7 +34,11 @@ def hellos(number: int) -> list[bytes]:
     amplifies(3.0),
     memory(24),
     off=Off("no bound of half-open handshakes", sets=("transport.max_handshakes=1000000",)),
-    sets=("transport.max_handshakes=100", "transport.handshake_timeout=30s"),
+    sets=(
+        "transport.max_handshakes=100",
+        "transport.handshake_timeout=30s",
+        'transport.retry="never"',
+    ),
 )
 async def half_open(attacker: Attacker) -> None:
     await attacker.flood(hellos(1_000), rate=1_000, sockets=attacker.sockets(64))
@@ -48,7 +51,11 @@ async def half_open(attacker: Attacker) -> None:
     moved("transport.handshakes_timed_out", least=200),
     memory(32),
     off=Off("an hour for a handshake", sets=("transport.handshake_timeout=1h",)),
-    sets=("transport.handshake_timeout=1s", "transport.idle_timeout=1h"),
+    sets=(
+        "transport.handshake_timeout=1s",
+        "transport.idle_timeout=1h",
+        'transport.retry="never"',
+    ),
 )
 async def half_open_ends(attacker: Attacker) -> None:
     await attacker.flood(hellos(200), rate=500, listen_s=2.5)
@@ -76,7 +83,7 @@ async def amplification(attacker: Attacker) -> None:
     await attacker.flood(hellos(20), sockets=attacker.sockets(20), listen_s=4.2)
 
 
-def _is_authenticated(self: Connection) -> bool:
+def _is_authentic(data: bytes, initial: object) -> bool:
     return True
 
 
@@ -86,11 +93,12 @@ def _is_authenticated(self: Connection) -> bool:
     gauge("transport.handshakes", most=0),
     moved("transport.initials_undecryptable", least=1_800),
     answers(0),
-    memory(48),
+    memory(4),
     off=Off(
         "an Initial need not decrypt",
-        patches={"gatesvr.transport.connection:Connection.is_authenticated": _is_authenticated},
+        patches={"gatesvr.transport.admission:is_authentic": _is_authentic},
     ),
+    sets=('transport.retry="never"',),
 )
 async def undecryptable(attacker: Attacker) -> None:
     first = hellos(1)[0]
@@ -114,6 +122,7 @@ KEPT = {
     answers(0),
     memory(48),
     off=Off("an Initial need not have a client hello", patches=KEPT),
+    sets=('transport.retry="never"',),
 )
 async def no_hello(attacker: Attacker) -> None:
     _, source_id = client_hello()
