@@ -15,6 +15,7 @@ THEMES = (
     "frames",
     "requests",
     "slow",
+    "sharing",
     "sessions",
     "upstreams",
 )
