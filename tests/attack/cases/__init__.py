@@ -17,6 +17,7 @@ THEMES = (
     "slow",
     "sessions",
     "upstreams",
+    "callers",
 )
 """Files of this folder, in the order of the table."""
 ALL: list[Case] = [
