@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection as Pipe
 
+    from gatesvr._pb import auth_pb2 as auth_pb
+
 __all__ = ["serve_gateway", "serve_healthy", "serve_service"]
 
 SERVICES = {"hello": 0, "business": 0, "zone": 1}
@@ -163,6 +165,14 @@ def _service(calls: Counter[str]) -> UpstreamService:
     def answer(request: Request) -> Reply:
         calls[request.action] += 1
         return Reply(200, "", request.data)
+
+    @service.authenticate
+    async def authenticate(request: auth_pb.AuthenticateRequest) -> str | None:
+        """Let in whoever says that it is good; ``hang`` is never answered."""
+        if request.auth_token == "hang":
+            await asyncio.Event().wait()
+        word, _, openid = request.auth_token.partition(" ")
+        return openid if word == "good" else None
 
     @service.action("hello")
     async def hello(request: Request) -> Reply:

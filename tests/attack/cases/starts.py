@@ -218,7 +218,7 @@ async def forged_tokens(attacker: Attacker) -> None:
     moved("auth.refused_limited", least=30),
     moved("session.created", most=0),
     memory(24),
-    off=Off("no limit of failures", patches={"gatesvr.auth.limit:BURST": 1e9}),
+    off=Off("no limit of failures", sets=("auth.address_failures=0", "auth.openid_failures=0")),
     sets=JWT,
     files={"key.pem": PUBLIC_KEY},
     token=token,
@@ -229,4 +229,50 @@ async def bad_tokens(attacker: Attacker) -> None:
 
     for wave in (clients[:25], clients[25:]):
         await asyncio.gather(*(client.start("alice", auth_token=bad) for client in wave))
+    await attacker.note_closes(clients)
+
+
+# A service that says who a client is.
+
+ASKED = ('auth.mode="upstream"', 'upstream.services.auth=[{address="{service}"}]')
+
+
+def answered(openid: str) -> str:
+    """Return a token that the service of the table lets in."""
+    return f"good {openid}"
+
+
+@case(
+    "an authentication that hangs",
+    "30 STARTs with tokens that the service never answers: none gets in, each is told to come back",
+    closes(4503, 30),
+    moved("auth.unavailable", least=30, most=30),
+    moved("session.created", most=0),
+    memory(12),
+    off=NO_AUTH,
+    sets=(*ASKED, "auth.timeout=500ms"),
+    token=answered,
+)
+async def hanging_authentication(attacker: Attacker) -> None:
+    async def start(client: PlainClient, number: int) -> None:
+        await client.start(f"user{number}", auth_token="hang")
+
+    await attacker.note_closes(await attacker.each(30, start))
+
+
+@case(
+    "guesses at one user's token",
+    "60 STARTs with a user's openid and wrong tokens, from 30 addresses in two waves",
+    closes(4401, 60),
+    moved("auth.refused_limited", least=20),
+    moved("session.created", most=0),
+    memory(12),
+    off=Off("no limit of guesses", sets=("auth.openid_failures=0",)),
+    sets=ASKED,
+    token=answered,
+)
+async def guessed_tokens(attacker: Attacker) -> None:
+    clients = [await attacker.connect(host=f"127.0.1.{1 + n % 30}") for n in range(60)]
+    for wave in (clients[:30], clients[30:]):
+        await asyncio.gather(*(client.start("victim", auth_token="wrong") for client in wave))
     await attacker.note_closes(clients)
