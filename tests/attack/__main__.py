@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from .case import BACKENDS
 from .runner import Row, Runner
-from .table import as_markdown, as_object, as_text, summary
+from .table import as_markdown, as_object, as_text, is_good, reason, summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,18 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{case.name}: {case.says}. Off: {case.off.how}.")
         return 0
     began = time.monotonic()
-    rows = asyncio.run(_run(cases, options))
+    rows, missing = asyncio.run(_run(cases, options))
     seconds = time.monotonic() - began
     found = as_object(rows, seconds)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(as_markdown(rows) if options.markdown else as_text(rows))
     print(summary(rows, seconds), file=sys.stderr if options.markdown else sys.stdout)
-    return int(found["exit_code"])
+    return int(found["exit_code"] or missing > 0)
 
 
-async def _run(cases: Sequence[Case], options: argparse.Namespace) -> list[Row]:
-    """Run every case on every backend, and say so as they end."""
+async def _run(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Row], int]:
+    """Run every case on every backend, and say so as they end; return also how many were not."""
     wanted = [
         (case, backend)
         for backend in (BACKENDS if options.backend == "both" else (options.backend,))
@@ -57,16 +57,21 @@ async def _run(cases: Sequence[Case], options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     async with Runner(has_latency=not options.no_latency) as runner:
         for number, (case, backend) in enumerate(wanted, 1):
-            row = await runner.run(case, backend, is_off=options.self_test)
+            try:
+                row = await runner.run(case, backend, is_off=options.self_test)
+            except asyncio.CancelledError:
+                print(f"interrupted: {len(wanted) - len(rows)} were not run", file=sys.stderr)
+                break
             rows.append(row)
             again = f", {row.tries} times" if row.tries > 1 else ""
+            why = "" if is_good(row) else f": {reason(row)}"
             print(
                 f"{number:>3}/{len(wanted)} {backend:<8}{case.name:<44}"
-                f"{row.verdict}  {row.seconds:.1f} s{again}",
+                f"{row.verdict}  {row.seconds:.1f} s{again}{why}",
                 file=sys.stderr,
                 flush=True,
             )
-    return rows
+    return rows, len(wanted) - len(rows)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ __all__ = ["Finding", "Row", "Runner"]
 HEALTHY = 6
 IDLE_S = 1.0
 TRIES = 3
-"""Times that a case is measured before a limit that depends on the machine's speed counts."""
+"""Times that a case is measured before a limit that depends on the machine's speed counts; on a
+machine that is busy with other work, before any limit counts."""
+BUSY_LOAD = 2.0
+"""Load average, for each core, of a busy machine; the table's own processes make less than 1."""
 POLL_S = 0.05
 PATIENCE_S = 30.0
 
@@ -96,6 +100,11 @@ def judge(limits: tuple[Limit, ...], measured: Measured) -> list[Finding]:
     ]
 
 
+def is_machine_busy() -> bool:
+    """Return whether other work takes so much of the machine that nothing says much."""
+    return os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1)
+
+
 class Runner:
     """Runs cases one after the other; the gateway is a fresh process for each.
 
@@ -127,7 +136,7 @@ class Runner:
         return child
 
     async def run(self, case: Case, backend: str, *, is_off: bool = False) -> Row:
-        """Run a case, up to TRIES times while only soft limits are passed."""
+        """Run a case, up to TRIES times while it fails and the machine may be why."""
         row = Row(case, backend, is_off=is_off)
         began = time.monotonic()
         limits = tuple(limit for limit in case.all_limits if self._has_latency or not limit.is_soft)
@@ -141,7 +150,8 @@ class Runner:
                 row.wrong = f"a process ended or hangs: {error!r}"
                 row.findings = []
                 await self._restart()
-            if is_off or row.is_held or row.wrong or any(not f.is_soft for f in row.passed):
+            is_firm = bool(row.wrong) or any(not finding.is_soft for finding in row.passed)
+            if is_off or row.is_held or (is_firm and not is_machine_busy()):
                 break
         row.seconds = time.monotonic() - began
         return row

@@ -1,4 +1,4 @@
-"""The table of an attack run: for a terminal, for docs/security.md, and as JSON."""
+"""The table of an attack run: for a terminal, as Markdown for the documentation, and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .runner import Row
 
-__all__ = ["as_markdown", "as_object", "as_text", "machine", "summary"]
+__all__ = ["as_markdown", "as_object", "as_text", "is_good", "machine", "reason", "summary"]
 
 MIN_WIDTH, MAX_WIDTH = 90, 130
 VERDICT_WIDTH = 9
@@ -34,7 +34,8 @@ def machine() -> str:
         model = names[0].partition(":")[2].strip() if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{cores} cores of {model}, {system}"
+    load = f", load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
+    return f"{cores} cores of {model}, {system}{load}"
 
 
 def as_text(rows: Sequence[Row], width: int | None = None) -> str:
@@ -66,9 +67,15 @@ def _row_lines(row: Row, widths: tuple[int, int, int]) -> list[str]:
         )
     found = zip_longest(first, cells)
     return [
-        _line((text or "", *(cell or ("", "")), "" if number else row.verdict), widths)
+        _line((text or "", *(cell or ("", "")), _verdict(row, number)), widths)
         for number, (text, cell) in enumerate(found)
     ]
+
+
+def _verdict(row: Row, line: int) -> str:
+    if line == 1 and row.tries > 1:
+        return f"{row.tries} tries"
+    return "" if line else row.verdict
 
 
 def _kept_together(text: str) -> str:
@@ -79,8 +86,7 @@ def _kept_together(text: str) -> str:
 def _pairs(row: Row) -> list[tuple[str, str]]:
     """Return what stands in a row's middle columns, line by line."""
     if row.is_off:
-        passed = [f"{finding.limit}: {finding.measured}" for finding in row.passed]
-        return [(row.case.off.how, "; ".join([*passed, *filter(None, [row.wrong])]) or "none")]
+        return [(row.case.off.how, reason(row))]
     pairs = [
         (finding.limit, finding.measured if finding.is_kept else f"{finding.measured}  ← PASSED")
         for finding in row.findings
@@ -133,26 +139,33 @@ def as_object(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
             }
             for row in rows
         ],
-        "exit_code": int(not all(_is_good(row) for row in rows)),
+        "exit_code": int(not all(is_good(row) for row in rows)),
     }
 
 
 def summary(rows: Sequence[Row], seconds: float) -> str:
     """Return the last lines: how many held, and each that did not."""
-    good = sum(_is_good(row) for row in rows)
+    good = sum(is_good(row) for row in rows)
     what = (
         "defences shown, by their case failing without them"
         if (rows and rows[0].is_off)
         else "attacks held"
     )
     lines = [f"{good} of {len(rows)} {what}, in {seconds:.0f} s on {machine()}"]
-    for row in rows:
-        if not _is_good(row):
-            passed = "; ".join(f"{f.limit}: {f.measured}" for f in row.passed)
-            reason = "; ".join(filter(None, [passed, row.wrong])) or "no limit was passed"
-            lines.append(f"{row.verdict}: {row.case.name} ({row.backend}): {reason}")
+    lines += [
+        f"{row.verdict}: {row.case.name} ({row.backend}): {reason(row)}"
+        for row in rows
+        if not is_good(row)
+    ]
     return "\n".join(lines)
 
 
-def _is_good(row: Row) -> bool:
+def is_good(row: Row) -> bool:
+    """Return whether a row is as it should be."""
     return row.is_shown if row.is_off else row.is_held
+
+
+def reason(row: Row) -> str:
+    """Return why a row is not as it should be."""
+    passed = [f"{finding.limit}: {finding.measured}" for finding in row.passed]
+    return "; ".join([*passed, *filter(None, [row.wrong])]) or "no limit was passed"

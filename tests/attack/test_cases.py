@@ -117,7 +117,7 @@ def test_the_cases_are_enough_and_each_is_complete() -> None:
     for each in ALL:
         assert each.says
         assert each.off.how
-        assert each.off.sets or each.off.patches, each.name
+        assert each.off.sets or each.off.patches or not each.off.backends, each.name
         assert set(each.backends) <= set(BACKENDS)
 
 

@@ -12,14 +12,14 @@ THEMES = (
     "datagrams",
     "handshakes",
     "crowds",
-    "packets",
     "starts",
     "frames",
+    "packets",
     "requests",
     "slow",
+    "sharing",
     "sessions",
     "upstreams",
-    "sharing",
     "callers",
 )
 """Files of this folder, in the order of the table."""

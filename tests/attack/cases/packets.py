@@ -43,6 +43,7 @@ def as_it_is(*, is_slow: bool = False) -> Off:
     )
 
 
+BY_LIBRARY = Off("the QUIC libraries bound it by themselves", backends=())
 CLOSED = saw("closed by a QUIC error", least=1, most=1)
 VIOLATION = moved("transport.quic_violations", least=1, most=1)
 
@@ -83,7 +84,7 @@ async def send_all(
     "sparse offsets",
     "one client sends 400 single bytes, each as far ahead as the gateway gives it credit for",
     memory(8),
-    saw("credit, MiB", least=1, most=4),
+    saw("credit, KiB", least=64, most=4_096),
     off=as_it_is(),
 )
 async def sparse(attacker: Attacker) -> None:
@@ -91,14 +92,14 @@ async def sparse(attacker: Attacker) -> None:
         stream = peer.quic._streams[0]
         credit = min(peer.quic._remote_max_data, stream.max_stream_data_remote)
         peer.send(hostile.stream(0, b"x", offset=credit - 1))
-        attacker.seen["credit, MiB"] = credit >> 20
+        attacker.seen["credit, KiB"] = credit >> 10
 
     await send_all(attacker, jump, 400, batch=1)
 
 
 @case(
     "every other byte missing",
-    "one client sends 1,500 datagrams of 40 single bytes with a gap before each",
+    "one client sends 300 datagrams of 40 single bytes with a gap before each",
     costs(1_500),
     memory(12),
     off=as_it_is(is_slow=True),
@@ -108,7 +109,7 @@ async def every_other_byte(attacker: Attacker) -> None:
         first = 1_000 + 80 * i
         peer.send(*(hostile.stream(0, b"x", offset=first + 2 * n) for n in range(40)))
 
-    await send_all(attacker, gaps, 1_500)
+    await send_all(attacker, gaps, 300)
 
 
 @case(
@@ -139,7 +140,7 @@ async def holes(attacker: Attacker) -> None:
     "one client sends 1,000 CRYPTO frames of 1,000 bytes with gaps between them",
     CLOSED,
     memory(16),
-    off=as_it_is(),
+    off=BY_LIBRARY,
 )
 async def crypto(attacker: Attacker) -> None:
     await send_all(
@@ -153,7 +154,7 @@ async def crypto(attacker: Attacker) -> None:
     memory(8),
     costs(1_000),
     saw("answer bytes", most=100_000),
-    off=as_it_is(is_slow=True),
+    off=BY_LIBRARY,
 )
 async def connection_ids(attacker: Attacker) -> None:
     await send_all(
@@ -167,7 +168,11 @@ async def connection_ids(attacker: Attacker) -> None:
     memory(8),
     costs(2_000),
     saw("answer bytes", most=1_000_000),
-    off=as_it_is(),
+    off=Off(
+        "packets beyond the window are remembered without number",
+        patches={"gatesvr.transport.quic.qh3:MAX_BEYOND_WINDOW": 10**9},
+        backends=("qh3",),
+    ),
 )
 async def challenges(attacker: Attacker) -> None:
     def challenge(peer: HostilePeer, i: int) -> None:
