@@ -1,8 +1,8 @@
 """Print the table of authentication: ``python -m tests.auth``.
 
-For both modes and both QUIC backends: every case, what the client saw, how long that took, and what
-was counted; then how long it takes until START_RESP refuses a known openid with a bad token, beside
-an openid that is not the token's, asked in turn. Exit code 1 where a case was not as it should be.
+For both modes and both QUIC backends: every case, what the client saw, how long START_RESP took,
+and what was counted; then how long the refusal takes of a known openid with a bad token, beside an
+openid that is not the token's, asked in turn. Exit code 1 where a case was not as it should be.
 """
 
 from __future__ import annotations

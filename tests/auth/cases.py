@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gatesvr.gateway import Gateway
 
-__all__ = ["CASES", "Case", "Row", "Scene", "run_cases", "scene", "show"]
+__all__ = ["CASES", "Case", "Row", "Scene", "run_cases", "scene"]
 
 IN = "let in"
 REFUSED = "401, 4401"
@@ -77,7 +77,7 @@ class Case:
 
 @dataclass
 class Row:
-    """The result of a case."""
+    """The result of a case; it took so long until START_RESP, or the close where there was none."""
 
     case: Case
     sees: str
@@ -248,9 +248,7 @@ async def run_cases(mode: str, backend: str, *sets: str) -> AsyncIterator[Row]:
 async def _run(case: Case, scene: Scene) -> Row:
     before = counters(scene.gateway)
     async with plain_client(scene.gateway.address) as client:
-        began = time.perf_counter()
-        sees = await show(client, case.openid, case.show())
-        took_ms = 1000 * (time.perf_counter() - began)
+        sees, took_ms = await _show(client, case.openid, case.show())
     after = counters(scene.gateway)
     moved = tuple(sorted(name for name, value in after.items() if value != before[name]))
     return Row(case, sees, moved, took_ms)
@@ -263,14 +261,16 @@ def counters(gateway: Gateway) -> dict[str, int]:
     return {**counts, "transport.protocol_errors": int(stats["transport"]["protocol_errors"])}
 
 
-async def show(client: PlainClient, openid: str, auth_token: str | bytes) -> str:
-    """START with a token; return what the client sees."""
-    if isinstance(auth_token, str):
-        response = await client.start(openid, auth_token=auth_token)
-        if response.success:
-            return IN
-        return f"{response.error.error_code}, {await client.closed()}"
-    start = pb.StartRequest(openid=openid, protocol=1).SerializeToString()
-    start += bytes((3 << 3 | 2, len(auth_token))) + auth_token
-    client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
-    return str(await client.closed())
+async def _show(client: PlainClient, openid: str, auth_token: str | bytes) -> tuple[str, float]:
+    """START with a token; return what the client sees, and after how many milliseconds."""
+    began = time.perf_counter()
+    if isinstance(auth_token, bytes):
+        start = pb.StartRequest(openid=openid, protocol=1).SerializeToString()
+        start += bytes((3 << 3 | 2, len(auth_token))) + auth_token
+        client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
+        return str(await client.closed()), 1000 * (time.perf_counter() - began)
+    response = await client.start(openid, auth_token=auth_token)
+    took_ms = 1000 * (time.perf_counter() - began)
+    if response.success:
+        return IN, took_ms
+    return f"{response.error.error_code}, {await client.closed()}", took_ms
