@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import sys
 import typing
@@ -18,7 +17,7 @@ import msgspec
 from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.config import sections
+from gatesvr.config.describe import descriptions
 from gatesvr.config.kinds import number_kind
 
 if TYPE_CHECKING:
@@ -49,7 +48,9 @@ looks for its services on ports 8081 to 8083. Settings come from these sources; 
 A *duration* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`. A *size* is a number
 of bytes or text such as `64KiB`, `4MiB`. An unknown key, a variable `GATESVR_...__...` that names
 no setting, or a value out of range stops the start with exit code 2 and one line that names
-source, field and value. A `gatesvr.Config` built in Python takes and refuses the same values.
+source (with the line of a file), field and value. `gatesvr config check` says so beforehand, `print
+--origin` shows what is in force, `default` prints a file to begin with. A `gatesvr.Config` built in
+Python takes and refuses the same values.
 
 ```toml
 [transport]
@@ -97,7 +98,7 @@ PARTS = {
 
 def configuration() -> str:
     """Return docs/configuration.md."""
-    comments = field_comments()
+    comments = {name: text.replace("|", "\\|") for name, text in descriptions().items()}
     out = [CONFIGURATION_HEAD]
     for name in config.Config.__struct_fields__:
         section = getattr(config.Config(), name)
@@ -161,21 +162,6 @@ def spell(value: Any, kind: Any) -> str:
         number, _ = number_kind(kind)
         value = value if number is int else number.spell(value)
     return f"`{value}`"
-
-
-def field_comments() -> dict[tuple[str, str], str]:
-    """Return the docstring under every field, by struct and field."""
-    comments = {}
-    for node in ast.parse(inspect.getsource(sections)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for field, comment in zip(node.body, node.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                if not (isinstance(comment, ast.Expr) and isinstance(comment.value, ast.Constant)):
-                    raise SystemExit(f"sections.py: {node.name}.{field.target.id} has no docstring")
-                text = inspect.cleandoc(str(comment.value.value)).replace("\n", " ")
-                comments[node.name, field.target.id] = text.replace("``", "`").replace("|", "\\|")
-    return comments
 
 
 # Example bytes -----------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from gatesvr.config import (
     Config,
@@ -30,7 +33,10 @@ from gatesvr.config import (
     needs_restart,
     parse_address,
 )
+from gatesvr.config.describe import as_toml, descriptions, schema
 from gatesvr.config.kinds import number_kind
+from gatesvr.config.load import load_with_origins
+from gatesvr.config.toml import line_of, parse
 from gatesvr.errors import ConfigError
 
 FIELDS = dict(fields())
@@ -222,7 +228,7 @@ def test_refusal_is_one_clear_line(sets: str, parts: list[str]) -> None:
         ("[dispatch]\nwrkers = 8", ["dispatch.wrkers", "workers"]),
         ("[dispach]\nworkers = 8", ["dispach", "dispatch"]),
         ("dispatch = 5", ["dispatch", "5"]),
-        ("[dispatch]\nworkers = = 8", ["line 2"]),
+        ("[dispatch]\nworkers = = 8", ["gate.toml:2: "]),
         ("[[route]]\naction = 'x'", ["route[0]", "service"]),
         ("[[route]]\naction = 'x'\nservice = 'y'\nserail = true", ["route[0]", "serail"]),
         (
@@ -527,7 +533,7 @@ def test_huge_number_is_refused_in_one_short_line(name: str, digits: str, tmp_pa
     file = tmp_path / "gate.toml"
     file.write_text(f"{name} = {digits}\n", "utf-8")
     loads: dict[str, Any] = {
-        str(file): lambda: load(file),
+        f"{file}:1": lambda: load(file),
         "--set": lambda: load(sets=[f"{name}={digits}"]),
         variable(name): lambda: load(environ={variable(name): digits}),
     }
@@ -562,6 +568,178 @@ def test_long_value_is_cut_in_the_message() -> None:
         with pytest.raises(ConfigError, match="x…") as caught:
             load(sets=[f"{setting}={'x' * 5000}"])
         assert len(str(caught.value)) < 250
+
+
+# Lines -------------------------------------------------------------------------------------------
+
+FILE = """\
+# A gateway.
+[transport]
+bind = "127.0.0.1:1"
+
+[[upstream.services.hello]]  # the login
+address = "10.0.0.1:1"
+
+[[upstream.services.hello]]
+address = "10.0.0.2:1"
+weight = 2
+
+[[upstream.services."a.b"]]
+address = "10.0.0.3:1"
+
+[[route]]
+action = "hello"
+service = "hello"
+
+# Everything
+# else.
+[[route]]
+action = "*"
+service = "a.b"
+
+[push]
+register_cidrs = [
+  "10.0.0.0/8",  # [log]
+
+  "192.168.0.0/16",
+]
+token = '''
+[log]
+level = "debug"
+'''
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("transport", "[transport]"),
+        ("transport.bind", 'bind = "127.0.0.1:1"'),
+        ("upstream.services", "[[upstream.services.hello]]  # the login"),
+        ("upstream.services.hello[0].address", 'address = "10.0.0.1:1"'),
+        ("upstream.services.hello[1]", "[[upstream.services.hello]]"),
+        ("upstream.services.hello[1].weight", "weight = 2"),
+        ("upstream.services.hello[1].zone", "[[upstream.services.hello]]"),  # is not there
+        ("upstream.services.a.b[0].address", 'address = "10.0.0.3:1"'),
+        ("route[1].action", 'action = "*"'),
+        ("route[1]", "[[route]]"),
+        ("push.register_cidrs", "register_cidrs = ["),
+        ("push.register_cidrs[1]", "register_cidrs = ["),
+        ("push.token", "token = '''"),
+        ("log.level", ""),
+        ("nothing", ""),
+    ],
+)
+def test_line_of_a_field(field: str, line: str) -> None:
+    number = line_of(FILE, field)
+    assert FILE.splitlines()[number - 1 : number] == ([line] if line else [])
+    if field == "route[1]":
+        assert number == 21
+
+
+@given(st.data())
+def test_line_of_a_field_anywhere(data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, unique=True))
+    lines, at = [], {}
+    for name in names:
+        lines += data.draw(st.lists(st.sampled_from(["", "# words", "  # = [["]), max_size=2))
+        at[name] = len(lines) + 1
+        lines.append(data.draw(st.sampled_from([f"{name} = 1", f"{name} = [\n1,\n\n]"])))
+        lines = "\n".join(lines).split("\n")
+    for name in names:
+        assert line_of("\n".join(lines), name) == at[name]
+
+
+def test_complaint_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    for text, complaint in {
+        "[log]\n\nlevell = 'info'": ":3: log.levell: unknown setting (did you mean level?)",
+        "[log]\n\nlevel = 'loud'": ":3: log.level: 'loud' is none of debug, info, warning, error",
+        "[[route]]\naction = '*'": ":1: route[0].service: it is missing",
+        "[log]\nlevel = 'info": ":2: Expected",
+        "[log]\nlevel = [": ":2: Invalid value",
+        "a = " + "[" * 10_000: ": nested too deeply",
+    }.items():
+        file.write_text(text, "utf-8")
+        with pytest.raises(ConfigError) as refused:
+            load(file)
+        assert str(refused.value).startswith(f"{file}{complaint}")
+
+
+# Descriptions ------------------------------------------------------------------------------------
+
+
+def changed(name: str) -> Config:
+    return load(sets=[f"{name}={other_value(name)[0]}", *COMPANIONS.get(name, [])])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_printed_configuration_is_read_back(name: str, tmp_path: Path) -> None:
+    file, config = tmp_path / "gate.toml", changed(name)
+    file.write_text(as_toml(config), "utf-8")
+    assert load(file) == config
+    Draft202012Validator(schema()).validate(parse(as_toml(config)))
+
+
+def test_services_of_any_name_are_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    services = {"hello": [], "a.b": [], 'q"\x7f\\': [Endpoint(address="h:1")], "ü": []}
+    config = Config(upstream=UpstreamConfig(services=services))
+    file.write_text(as_toml(config), "utf-8")
+    assert load(file) == config
+
+
+def test_origins(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text("[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n", "utf-8")
+    config, origins = load_with_origins(
+        file,
+        sets=["dispatch.workers=3"],
+        environ={"GATESVR_SESSION__MAX_IN_FLIGHT": "4"},
+        overrides={"upstream.services.hello": [{"address": "h:1"}]},
+    )
+    lines = as_toml(config, origins=origins).splitlines()
+    for line in (
+        f'level = "debug"  # {file}:2',
+        "max_in_flight = 4  # GATESVR_SESSION__MAX_IN_FLIGHT",
+        "workers = 3  # --set",
+        "max_workers = 1024  # default",
+        "[[upstream.services.hello]]  # flag",
+        "[[route]]  # default",
+    ):
+        assert line in lines
+
+
+def test_file_of_the_defaults_sets_nothing_and_explains_every_setting() -> None:
+    text = as_toml(Config(), is_commented=True)
+    assert parse(text) == {name: {} for name in Config.__struct_fields__ if name != "route"}
+    uncommented = re.sub(r"^# (?=(\w+ = |\[))", "", text, flags=re.MULTILINE)
+    assert parse(uncommented) == parse(as_toml(Config()))
+    words = " ".join(text.replace("\n# ", "\n").split())
+    for (_, field), description in descriptions().items():
+        assert not field or description in words
+
+
+def test_schema_refuses_what_the_loader_refuses(tmp_path: Path) -> None:
+    validator = Draft202012Validator(schema())
+    Draft202012Validator.check_schema(schema())
+    for text in (
+        "log.levell = 'info'",
+        "log.level = 'loud'",
+        "dispatch.workers = 65537",
+        "dispatch.workers = '3'",
+        "session.login_timeout = '5 apples'",
+        "session.max_queue_bytes = 5.5",
+        "session.base_resume = 1",
+        "route = [{action = '*'}]",
+        "upstream.services.chat = 'h:1'",
+        "auth.claims = [1]",
+    ):
+        file = tmp_path / "gate.toml"
+        file.write_text(text, "utf-8")
+        with pytest.raises(ConfigError):
+            load(file)
+        assert not validator.is_valid(parse(text)), text
 
 
 # Small things -------------------------------------------------------------------------------------
@@ -623,3 +801,21 @@ def test_configuration_is_frozen() -> None:
     config = Config()
     with pytest.raises(AttributeError):
         config.dispatch.workers = 3  # type: ignore[misc]
+
+
+SERVICES = {"GATESVR_UPSTREAM__SERVICES": '{hello = [{address = "a:1"}], chat = [{address = "a"}]}'}
+
+
+@pytest.mark.parametrize(
+    ("sets", "source"),
+    [
+        ([], "GATESVR_UPSTREAM__SERVICES"),
+        (['upstream.services.chat=[{address="b"}]'], "--set"),  # the part that it set itself
+        (['upstream.services.hello=[{address="b:1"}]'], "GATESVR_UPSTREAM__SERVICES"),
+    ],
+)
+def test_blames_what_set_the_value(sets: list[str], source: str) -> None:
+    with pytest.raises(ConfigError, match="is not HOST:PORT") as refused:
+        load(sets=sets, environ=SERVICES)
+    assert refused.value.source == source
+    assert refused.value.field == "upstream.services.chat[0].address"

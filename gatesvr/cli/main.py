@@ -30,6 +30,7 @@ _COMMANDS = {
     "events": "Print session events as they happen.",
     "upstream": "Run demo upstream services.",
     "bench": "Load a gateway, check every delivery, and report.",
+    "config": "Check, print and describe the settings.",
     "gencert": "Write a self-signed certificate and its key.",
     "token": "Make and show tokens to test authentication with.",
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",

@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigError
+from . import toml
 from .kinds import FieldError, Section, hint, kinds_of, shown
 from .sections import Config
 
-__all__ = ["fields", "load", "needs_restart"]
+__all__ = ["Origins", "fields", "load", "load_with_origins", "needs_restart"]
 
 _PREFIX = "GATESVR_"
-_LONG_NUMBER = re.compile(r"\d[\d_]{4000,}", re.ASCII)
-_KEPT_DIGITS = 400
+_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,12 +57,27 @@ def load(
         ConfigError: A file cannot be read, a key is unknown or a value wrong; it names the source,
             the field and the value.
     """
-    tree = _read_file(path) if path is not None else {}
-    sources: dict[str, str] = {}
+    return load_with_origins(path, sets=sets, environ=environ, overrides=overrides)[0]
+
+
+def load_with_origins(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    sets: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Config, Origins]:
+    """Build the configuration as load() does; return it with what set each of its fields."""
+    origins = Origins(path)
+    tree = origins.tree
     names = dict(fields())
+
+    def put(name: str, value: Any, source: str) -> None:
+        _put(tree, name, value, source)
+        origins.put(name, source)
+
     for variable, name in _variables(names, environ or {}):
-        _put(tree, name, _parse_text(names[name], (environ or {})[variable]), variable)
-        sources[name] = variable
+        put(name, _parse_text(names[name], (environ or {})[variable]), variable)
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals:
@@ -70,40 +85,77 @@ def load(
         name = name.strip()
         if name not in names and not name.startswith("upstream.services."):
             raise ConfigError(f"unknown setting{hint(name, names)}", source="--set", field=name)
-        _put(tree, name, _parse_text(names.get(name), value), "--set")
-        sources[name] = "--set"
+        put(name, _parse_text(names.get(name), value), "--set")
     for name, value in (overrides or {}).items():
-        _put(tree, name, value, "flag")
-        sources[name] = "flag"
-    return typing.cast("Config", _Builder(sources, str(path or "")).build(Config, tree, ""))
+        put(name, value, "flag")
+    return typing.cast("Config", _Builder(origins).build(Config, tree, "")), origins
 
 
-def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        return _parse_toml(Path(path).read_text("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(error.strerror or str(error), source=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"no UTF-8 text, at byte {error.start}", source=str(path)) from None
-    except RecursionError:
-        raise ConfigError("nested too deeply", source=str(path)) from None
-    except ValueError as error:  # TOMLDecodeError, or a path that no file can have
-        raise ConfigError(str(error), source=repr(path)[1:-1]) from None
+class Origins:
+    """What set each field: a line of the file, a variable, ``--set`` or a flag.
 
+    Args:
+        path: TOML file, or None.
 
-def _parse_toml(text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        raise
-    except ValueError:
-        # An integer has more digits than Python reads (4,300). Cut to fewer it is still above every
-        # range, and the refusal names its field.
-        return tomllib.loads(_LONG_NUMBER.sub(_cut_number, text))
+    Attributes:
+        tree: The tables of the file; the loader puts the other sources' values in.
 
+    Raises:
+        ConfigError: The file cannot be read.
+    """
 
-def _cut_number(match: re.Match[str]) -> str:
-    return match[0][:_KEPT_DIGITS].rstrip("_")
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._path = "" if path is None else repr(os.fspath(path))[1:-1]
+        self._text = "" if path is None else self._read(path)
+        try:
+            self._file = toml.parse(self._text)
+            self.tree = toml.parse(self._text)
+        except tomllib.TOMLDecodeError as error:
+            raise self._broken(str(error)) from None
+        except RecursionError:
+            raise ConfigError("nested too deeply", source=self._path) from None
+        self._sources: dict[str, str] = {}
+
+    def _read(self, path: str | os.PathLike[str]) -> str:
+        try:
+            return Path(path).read_text("utf-8-sig")
+        except OSError as error:
+            raise ConfigError(error.strerror or str(error), source=self._path) from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"no UTF-8 text, at byte {error.start}", source=self._path) from None
+        except ValueError as error:  # a path that no file can have
+            raise ConfigError(str(error), source=self._path) from None
+
+    def _broken(self, message: str) -> ConfigError:
+        match = _AT.search(message)
+        if match is None:
+            return ConfigError(message, source=self._path)
+        line = match[1] or len(self._text.splitlines())
+        return ConfigError(message[: match.start()], source=f"{self._path}:{line}")
+
+    def put(self, name: str, source: str) -> None:
+        """Note that a source sets a field, and with it all parts of the field."""
+        for part in [part for part in self._sources if part.startswith(f"{name}.")]:
+            del self._sources[part]
+        self._sources[name] = source
+
+    def of(self, field: str) -> str:
+        """Return what set a field or the smallest whole that it is a part of; "" for nothing."""
+        wholes = [
+            name for name in self._sources if f"{field}.".startswith((f"{name}.", f"{name}["))
+        ]
+        if wholes:
+            return self._sources[max(wholes, key=len)]
+        return self._line(field) if toml.is_in(self._file, field) else ""
+
+    def blame(self, field: str) -> str:
+        """Return what to name in a complaint about a field: its origin, or the nearest to it."""
+        parts = (source for name, source in self._sources.items() if name.startswith(f"{field}."))
+        return self.of(field) or next(parts, "") or self._line(field)
+
+    def _line(self, field: str) -> str:
+        line = toml.line_of(self._text, field)
+        return f"{self._path}:{line}" if line else self._path
 
 
 def _variables(names: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -130,13 +182,11 @@ class _Builder:
     """Makes sections of a tree of plain values.
 
     Args:
-        sources: Dotted name to what set it, besides the file.
-        path: The file.
+        origins: What to blame for what is wrong.
     """
 
-    def __init__(self, sources: Mapping[str, str], path: str) -> None:
-        self._sources = sources
-        self._path = path
+    def __init__(self, origins: Origins) -> None:
+        self._origins = origins
 
     def build(self, section: type[Section], tree: Any, prefix: str) -> Section:
         """Return a section; prefix is its dotted name, with a dot where it is not empty."""
@@ -173,12 +223,7 @@ class _Builder:
         return isinstance(kind, type) and issubclass(kind, Section)
 
     def _error(self, field: str, message: str) -> ConfigError:
-        # What set the field, or the whole that it is a part of; otherwise, a part of it.
-        sources = self._sources.items()
-        wholes = (s for name, s in sources if f"{field}.".startswith((f"{name}.", f"{name}[")))
-        parts = (s for name, s in sources if name.startswith(f"{field}."))
-        source = next(wholes, None) or next(parts, self._path)
-        return ConfigError(message, source=source, field=field)
+        return ConfigError(message, source=self._origins.blame(field), field=field)
 
 
 def _parse_text(kind: Any, text: str) -> Any:
@@ -188,7 +233,7 @@ def _parse_text(kind: Any, text: str) -> Any:
         if not text.startswith(("'", '"')):
             return text
     try:
-        values = _parse_toml(f"value = {text}")
+        values = toml.parse(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return values["value"] if len(values) == 1 else text
