@@ -116,14 +116,27 @@ def _settings(
             elif typing.get_origin(kind) is Literal:
                 text += f" ({', '.join(filter(None, typing.get_args(kind)))})"
             yield from _comment(text)
+            part = _part_of(kind)
+            for field in kinds_of(part) if part is not None else ():
+                yield from _comment(f"{field}: {descriptions()[part.__name__, field]}")
             line = f"# {line}\n"
         elif origins is not None:
             line = f"{line}  # {origins.of(prefix + name) or 'default'}"
         yield line
 
 
+def _part_of(kind: Any) -> type[Section] | None:
+    """Return the section that a list is of; None for every other kind."""
+    arguments = typing.get_args(kind) if typing.get_origin(kind) is list else ()
+    is_part = bool(arguments) and isinstance(arguments[0], type)
+    return arguments[0] if is_part and issubclass(arguments[0], Section) else None
+
+
 def _spell(value: Any, kind: Any) -> str:
     """Return a value as TOML has it."""
+    if _part_of(kind) is not None:
+        tables = (", ".join(_settings(part, "")) for part in value)
+        return f"[{', '.join(f'{{{table}}}' for table in tables)}]"
     if typing.get_origin(kind) is Annotated:
         number, _ = number_kind(kind)
         return str(value) if number is int else f'"{number.spell(value)}"'
