@@ -116,9 +116,9 @@ def _settings(
             elif typing.get_origin(kind) is Literal:
                 text += f" ({', '.join(filter(None, typing.get_args(kind)))})"
             yield from _comment(text)
-            part = _part_of(kind)
-            for field in kinds_of(part) if part is not None else ():
-                yield from _comment(f"{field}: {descriptions()[part.__name__, field]}")
+            if part := _part_of(kind):
+                for field in kinds_of(part):
+                    yield from _comment(f"{field}: {descriptions()[part.__name__, field]}")
             line = f"# {line}\n"
         elif origins is not None:
             line = f"{line}  # {origins.of(prefix + name) or 'default'}"
