@@ -40,8 +40,8 @@ def tokens(tmp_path: Path) -> dict[str, str]:
     """Return a file for each token, by the token."""
     files = {}
     for token in (ADMIN, PUSH, OTHER, NOBODY):
-        file = tmp_path / f"{token[:4]}.token"
-        file.write_text(f"# of {token[:4]}\n\n{token}\n")
+        file = tmp_path / f"{token.partition('-')[0]}.token"
+        file.write_text(f"# of {token.partition('-')[0]}\n\n{token}\n")
         files[token] = str(file)
     return files
 
@@ -357,7 +357,7 @@ async def test_other_addresses_are_for_those_who_prove_something(
 async def test_tokens_are_exchanged_without_a_restart(
     tokens: dict[str, str], tmp_path: Path
 ) -> None:
-    file = tmp_path / "admi.token"
+    file = tmp_path / "admin.token"
     async with (
         running(by_token(tokens)) as rig,
         calling(rig, token_file=tokens[ADMIN]) as old,
