@@ -62,6 +62,7 @@ def fuzz(name: str, seconds: int, seed: int, build: Path) -> Run:
                 f"-seed={seed}",
                 f"-max_len={MAX_INPUT_BYTES.get(name, DEFAULT_INPUT_BYTES)}",
                 f"-timeout={TIMEOUT_S}",
+                f"-report_slow_units={TIMEOUT_S}",
                 f"-rss_limit_mb={MAX_MEMORY_MB}",
                 f"-artifact_prefix={found}/",
                 "-print_final_stats=1",
