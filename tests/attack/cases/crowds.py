@@ -43,7 +43,10 @@ async def at_once(attacker: Attacker) -> None:
     off=Off(
         "handshakes begin where they arrive",
         sets=("transport.handshake_timeout=10s",),
-        patches={"gatesvr.transport.listener:HANDSHAKES_S": 1e6},
+        patches={
+            "gatesvr.transport.listener:MIN_HANDSHAKES_S": 1e6,
+            "gatesvr.transport.listener:MAX_HANDSHAKES_S": 1e6,
+        },
         is_slow=True,
     ),
     sets=('transport.retry="never"', "transport.max_handshakes=4000"),
