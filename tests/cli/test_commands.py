@@ -122,7 +122,7 @@ def test_bad_file_names_file_and_field(capsys: pytest.CaptureFixture[str], tmp_p
     file.write_text("[dispatch]\nworkers = -1\n")
     code, _, err = run(capsys, "serve", "--config", str(file))
     assert code == 2
-    assert err.startswith(f"gatesvr: {file}: dispatch.workers: ")
+    assert err.startswith(f"gatesvr: {file}:2: dispatch.workers: ")
     assert err.count("\n") == 1
     assert "-1" in err
 
