@@ -144,15 +144,10 @@ class Qh3Core(QuicConnection):
             )
             self._drain_tls()
         except QuicTlsBridgeError as error:
-            self._refuse_crypto(error.error_code, error.reason_phrase)
+            self.refuse(error.error_code, error.reason_phrase)
         except Exception as error:
             # qh3 lets out whatever its parsers raise on a broken message.
-            self._refuse_crypto(_DECODE_ERROR, type(error).__name__)
-
-    def _refuse_crypto(self, code: int, reason: str) -> None:
-        """Close because of a TLS message of the peer's."""
-        self._core.close(code, int(QuicFrameType.CRYPTO), reason.encode())
-        self._end(Disconnect("local", code, reason))
+            self.refuse(_DECODE_ERROR, type(error).__name__)
 
     def refuse(self, code: int, reason: str) -> None:
         """Close because the peer has broken a rule, or passed a bound."""
