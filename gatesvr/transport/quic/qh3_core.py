@@ -18,7 +18,6 @@ from OpenSSL import crypto
 from qh3 import tls as qh3tls
 from qh3.quic import events
 from qh3.quic.connection import QuicConnection
-from qh3.quic.packet import QuicFrameType
 from qh3.quic.tls_bridge import QuicTlsBridgeError
 
 from ...protocol.link import Disconnect
