@@ -56,9 +56,10 @@ cdef class TokenBucket:
 cdef class TokenBuckets:
     """A bucket for each key, full at first, in memory that never grows: 16 bytes a key.
 
-    Keys are told apart by their hash, so they are of one type. A key has 8 places. Where all are taken, the bucket that is nearest to full makes room, and the
-    newcomer goes on at its level. So whoever shows up under ever new keys pushes out buckets as
-    full as its own, never one that it has emptied, and gains no tokens by it.
+    Keys are told apart by their hash, so they are of one type. A key has 8 places. Where all are
+    taken, the bucket that is nearest to full makes room, and the newcomer goes on at its level. So
+    whoever shows up under ever new keys pushes out buckets as full as its own, never one that it
+    has emptied, and gains no tokens by it.
 
     Args:
         rate: Tokens a second.
