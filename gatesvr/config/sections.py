@@ -295,7 +295,7 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     """
     max_queue_size: Places = 10_000
     """Tasks of one service waiting for a place; full means ERROR 503 at once. No session takes more
-    of it than it leaves free."""
+    of it than a fourth of what it leaves free."""
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0

@@ -4,10 +4,11 @@ Each service has its own places and its own queue, so a service that hangs holds
 those who ask it.
 
 Within a service, sessions take turns: a free place goes to the oldest task of the session that has
-waited longest since its last turn. A session's tasks stay in their order. No session takes more
-than it leaves: of the queue, where those with the most waiting are refused first; and of the last
-places, one part in RESERVE_SHARE, which only begin a task while as many are free as its session has
-requests in flight. So a few sessions cannot shut the others out, however slow the service is.
+waited longest since its last turn. A session's tasks stay in their order. A session takes of the
+queue at most one part in QUEUE_SHARE of what it leaves to others, so those with the most waiting
+are refused first. And of the last places, one part in RESERVE_SHARE, it takes no more than it
+leaves: they only begin a task while as many are free as its session has requests in flight. So a
+few sessions cannot shut the others out, however slow the service is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bulkhead"]
 
+QUEUE_SHARE = 4
+"""By a half, four sessions could leave one place in sixteen; by a fourth, they leave two in five."""
 RESERVE_SHARE = 8
 MAX_LOOKED = 8
 """Sessions looked at for one place."""
@@ -96,7 +99,7 @@ class Bulkhead:
         """Return whether one more task of a session may wait."""
         room = self._max_waiting - self.waiting
         share = self._shares.get(session)
-        return room > 0 and (share is None or len(share) + share.chained <= room)
+        return room > 0 and (share is None or QUEUE_SHARE * (len(share) + share.chained) <= room)
 
     def has_place(self, session: Session) -> bool:
         """Return whether a task of a session may begin, ahead of other sessions' that may not."""
