@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Bulkhead"]
 
 QUEUE_SHARE = 4
-"""By a half, four sessions could leave one place in sixteen; by a fourth, they leave two in five."""
+"""Of a half each, four sessions would leave one place in sixteen; of a fourth, two in five."""
 RESERVE_SHARE = 8
 MAX_LOOKED = 8
 """Sessions looked at for one place."""

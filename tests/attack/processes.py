@@ -194,6 +194,7 @@ def _service(calls: Counter[str]) -> UpstreamService:
         await asyncio.Event().wait()
 
     @service.action("giant")
+    @service.action("zone_giant")
     def giant(request: Request) -> Reply:
         calls["giant"] += 1
         return Reply(200, "", bytes(int(request.params["bytes"])))
