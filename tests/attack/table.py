@@ -100,22 +100,35 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """Return the table as Markdown: a row for each attack and backend."""
-    is_off = bool(rows) and rows[0].is_off
-    head = OFF_HEAD if is_off else HEAD
+    """Return the table as Markdown: a row for each attack, a column for each backend.
+
+    What every case asks for and every row kept is left out: no healthy client dropped, no request
+    of theirs failed.
+    """
+    backends = sorted({row.backend for row in rows})
     lines = [f"Measured on {machine()}.", ""]
-    lines += [f"| backend | {' | '.join(head)} |", "| --- " * (len(head) + 1) + "|"]
+    lines += [f"| attack | limit | {' | '.join(backends)} |", "| --- " * (2 + len(backends)) + "|"]
+    by_attack: dict[str, dict[str, Row]] = {}
     for row in rows:
-        pairs = _pairs(row)
-        cells = [
-            row.backend,
-            f"**{row.case.name}**: {row.case.says}",
-            "<br>".join(left for left, _ in pairs),
-            "<br>".join(right for _, right in pairs),
-            row.verdict,
-        ]
+        by_attack.setdefault(row.case.name, {})[row.backend] = row
+    for found in by_attack.values():
+        case = next(iter(found.values())).case
+        told = {backend: _told(row) for backend, row in found.items()}
+        limits = list(dict.fromkeys(limit for measured in told.values() for limit in measured))
+        cells = [f"**{case.name}**: {case.says}", "<br>".join(limits)]
+        for backend in backends:
+            measured = told.get(backend, {})
+            cells.append("<br>".join(measured.get(limit, "not run") for limit in limits))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _told(row: Row) -> dict[str, str]:
+    """Return what was measured, by limit."""
+    pairs = _pairs(row)
+    return {
+        left: right for left, right in pairs if not (left.startswith("healthy") and right == "0")
+    }
 
 
 def as_object(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
