@@ -90,10 +90,11 @@ async def test_readme_authenticate() -> None:
     service = readme("authenticate").service
     service.action("hello")(lambda request: request.peer.auth_claims["role"].encode())
     async with running(service, "hello", "auth", mode="upstream") as server:
-        async with Client(server, auth_token="ann-s-secret") as ann:
-            assert ann.openid == "ann"
-        with pytest.raises(ConnectionFailed, match="not authenticated"):
-            await Client(server, openid="ann", auth_token="x").connect()
+        async with Client(server, openid="ann", auth_token="ann-s-secret"):
+            pass
+        for openid, secret in (("ann", "x"), ("eve", "ann-s-secret")):
+            with pytest.raises(ConnectionFailed, match="not authenticated"):
+                await Client(server, openid=openid, auth_token=secret).connect()
 
 
 async def test_readme_pusher(capsys: pytest.CaptureFixture[str]) -> None:
