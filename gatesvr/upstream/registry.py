@@ -309,8 +309,12 @@ class UpstreamRegistry:
                     f"{service} is configured; push.register = 'add' lets endpoints join it"
                 )
             return service, zone
-        if not zone and (match := _ZONED_NAME.fullmatch(service)):
-            zone = normalize_zone(match[1])
+        if match := _ZONED_NAME.fullmatch(service):
+            named = normalize_zone(match[1])
+            if zone and zone != named:
+                # Who may register the name may not take another zone by it.
+                raise ValueError(f"{service!r} is not a name of zone {zone!r}")
+            zone = named
         if not zone:
             # Without a zone it would take calls of every service and session.
             raise ValueError(f"no route names the service {service!r}, and it has no zone")
