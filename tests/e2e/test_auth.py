@@ -218,6 +218,20 @@ async def test_a_failure_counts_for_the_address_that_was_proved(
         forged.sock.close()
 
 
+async def test_little_is_kept_for_a_client_that_is_not_let_in_yet(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path, "auth.min_refusal_time=10s") as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        start = pb.StartRequest(protocol=1, auth_token="rubbish").SerializeToString()
+        client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
+        client.send(*[business(seq, "echo", bytes(50_000)) for seq in range(1, 4)])
+        assert await client.closed() == 4429
+        assert counter(gateway, "dispatch.held_overflows") == 1
+
+
 async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path: Path) -> None:
     async with (
         scene(backend, tmp_path) as (gateway, _),
