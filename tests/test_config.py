@@ -443,6 +443,19 @@ def test_routes_that_lead_nowhere_are_refused(routes: str, parts: list[str]) -> 
     assert [part for part in parts if part not in line] == []
 
 
+@pytest.mark.parametrize(
+    ("service", "may"), [("chat", True), ("upstream-zone-7", True), ("cat", False)]
+)
+def test_a_caller_registers_services_that_there_are(service: str, may: bool) -> None:
+    # Another name's endpoints would serve every service of a zone of the caller's choice.
+    sets = [TWO, f'push.caller=[{{name="game", token="t", services=["{service}"]}}]']
+    if may:
+        load(sets=sets)
+        return
+    with pytest.raises(ConfigError, match=r"push\.caller\[0\]\.services\[0\].*'cat'.*chat"):
+        load(sets=sets)
+
+
 def test_default_routes_are_those_of_the_services_there_are() -> None:
     only = load(sets=['upstream.services={hello=[{address="h:1"}], business=[{address="h:2"}]}'])
     assert [(rule.action, rule.service) for rule in only.route] == [

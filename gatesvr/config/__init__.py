@@ -18,6 +18,7 @@ from .load import fields as fields
 from .load import load as load
 from .load import needs_restart as needs_restart
 from .sections import MAX_CLAIMS as MAX_CLAIMS
+from .sections import ZONED_NAME as ZONED_NAME
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig

@@ -25,6 +25,7 @@ from .kinds import (
 __all__ = [
     "MAX_CLAIMS",
     "OPEN_PUSH_PORT",
+    "ZONED_NAME",
     "AuthConfig",
     "Config",
     "DispatchConfig",
@@ -51,6 +52,8 @@ OPEN_PUSH_PORT = (
 _MAX_LABEL = 63
 _MAX_ACTION_BYTES = 64  # of a request's action
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+ZONED_NAME = re.compile(r"upstream-zone-([A-Za-z0-9_.]{1,32})")
+"""A name under which an endpoint registers for every service of one zone."""
 _ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
 
 Count = Annotated[int, Range(1, 1_000_000)]
@@ -605,6 +608,14 @@ class Config(Section, frozen=True, kw_only=True):
                         f"route[{i}].action",
                         f"{shown(rule.action)} is never reached, route[{before}] takes"
                         f" {shown(other.action)} before it",
+                    )
+        for i, caller in enumerate(self.push.caller):
+            for j, name in enumerate(caller.services if caller.role == "push" else ()):
+                if name not in services and not ZONED_NAME.fullmatch(name):
+                    raise self.refusal(
+                        f"push.caller[{i}].services[{j}]",
+                        f"{shown(name)} is not in upstream.services{hint(name, services)}; its"
+                        " endpoints would serve every service of any zone",
                     )
         if not any(_covers(rule.action, _LOGIN) for rule in self.route):
             # The default routes are those of the services, so they are at fault.

@@ -72,6 +72,8 @@ FRAME_TIMEOUT_S = 10.0
 HELD_MESSAGES = 2  # messages of the largest size that held may take
 MAX_HELD_REQUESTS = 8_192
 """Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
+MAX_EARLY_REQUESTS = 1_024
+"""The same before START is answered."""
 MAX_MOVED = 64
 """Held requests accepted in one turn, so that other connections get theirs; a lane's message takes
 as many."""
@@ -111,6 +113,8 @@ class ClientHandler:
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
         self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
+        # Until START is answered, anybody is at the other end.
+        self._max_early_bytes = HELD_MESSAGES * config.max_login_bytes
         # A session feeds the stream up to the high water and one message. More is unsequenced
         # answers, which neither a queue's cap nor acks bound.
         self._max_unread_bytes = self._max_held_bytes + dispatcher.high_water
@@ -450,7 +454,7 @@ class ClientHandler:
     def _hold_early(self, request: ClientRequest) -> None:
         self._early.append(request)
         self._held_bytes += request.size
-        if self._held_bytes > self._max_held_bytes or len(self._early) > MAX_HELD_REQUESTS:
+        if self._held_bytes > self._max_early_bytes or len(self._early) > MAX_EARLY_REQUESTS:
             self._overflow()
 
     def _overflow(self) -> None:

@@ -197,15 +197,19 @@ class Admission:
             else:
                 counters.retries_validated += 1
                 retry_id = initial.destination_id
+        prefixes = self._limits.prefixes(plain_address(address)[0])
         if original_id is None:
-            if self._wants_retry(data, initial, now):
+            if self._wants_retry(data, initial, now) or (
+                prefixes is not None
+                and self._retry != "never"
+                and self._limits.needs_proof(prefixes, now)
+            ):
                 counters.retries_sent += 1
                 return self._retries.answer(initial, address)
             original_id = initial.destination_id
         if not is_authentic(data, initial):
             counters.initials_undecryptable += 1
             return None
-        prefixes = self._limits.prefixes(plain_address(address)[0])
         if prefixes is not None:
             if not self._limits.admits(prefixes, now):
                 return None

@@ -22,6 +22,8 @@ A state may be skipped and none comes back. Facts beside the state, independent 
 
     _has_moved   a datagram came from another address, and process() has not yet asked QUIC whether
                  the peer is there now
+    _is_unproved the peer has not proved the address that it sends from; stream.peer is the one that
+                 it had before: a stranger's address must not pay for what this peer does
     _is_put_off  the driver flushes this connection within ACK_PATIENCE, unless there is a reason to
                  do it before; until then _quic_timer is out of date
 
@@ -142,6 +144,7 @@ class Connection:
         "_how",
         "_is_client",
         "_is_put_off",
+        "_is_unproved",
         "_last_received",
         "_moved_at",
         "_moves_left",
@@ -186,6 +189,7 @@ class Connection:
         self._address = address
         self._is_client = is_client
         self._has_moved = False
+        self._is_unproved = False
         self._moves_left: float = MAX_MOVES
         self._moved_at = 0.0
         self._state = _HANDSHAKE
@@ -223,6 +227,10 @@ class Connection:
             self._counters.datagrams_after_close += 1
             return
         if self._state == _HANDSHAKE:
+            if address != self._address and not self._is_client:
+                # The handshake proves the address that it began at, and none besides.
+                self._counters.datagrams_elsewhere += 1
+                return
             self._handshake_bytes += len(data)
             if self._handshake_bytes > MAX_HANDSHAKE_BYTES:
                 self._counters.datagrams_over_limit += 1
@@ -248,7 +256,7 @@ class Connection:
                 if mark != self._ack_mark:
                     self._ack_mark = mark
                     stream.last_heard = now
-            if self._has_moved:
+            if self._has_moved or self._is_unproved:
                 self._handle_move(now)
             elif (
                 was_open
@@ -408,11 +416,15 @@ class Connection:
         if self._state != _OPEN:
             return
         address = self._quic.peer_address()
+        if address == self._address and not self._is_unproved:
+            return
+        stream = self.stream
+        self._is_unproved = not self._quic.is_address_proved()
+        if not self._is_unproved:
+            stream.peer = plain_address(address)
         if address == self._address:
             return
         self._address = address
-        stream = self.stream
-        stream.peer = plain_address(address)
         self._counters.address_changes += 1
         earned = (now - self._moved_at) / MOVE_S
         self._moves_left = min(MAX_MOVES, self._moves_left + earned) - 1

@@ -121,6 +121,8 @@ class TransportCounters(EndpointCounters):
     """Connections closed because the peer broke a rule of QUIC or passed a bound on its frames."""
     datagrams_over_limit: Counter = 0
     """Datagrams dropped: too many gaps, too many packets in one, too many before the handshake."""
+    datagrams_elsewhere: Counter = 0
+    """Datagrams dropped: not from the address that their handshake began at."""
     closed_idle: Counter = 0
     """Connections that the idle time-out ended."""
     closed_reset: Counter = 0

@@ -2,6 +2,9 @@
 
 An address counts in two networks: a narrow one, which one customer has (an IPv4 address, an IPv6
 /64), and the wide one around it (/24, /56), which may have WIDE_SHARE times as much.
+
+Anybody can forge an address. So what has not proved its address may take half of a network's limits
+only; the other half is for those that have, by a Retry.
 """
 
 from __future__ import annotations
@@ -47,12 +50,11 @@ class PrefixLimits:
         self._handshakes: Counter[bytes] = Counter()
         rate, burst = config.max_connection_rate_per_prefix, config.connection_burst_per_prefix
         self._rates: tuple[TokenBuckets, TokenBuckets] | None = None
+        self._unproved: tuple[TokenBuckets, TokenBuckets] | None = None
         if rate:
-            seed = int.from_bytes(os.urandom(8))
-            self._rates = (
-                TokenBuckets(rate, burst, MAX_NARROW, seed),
-                TokenBuckets(rate * WIDE_SHARE, burst * WIDE_SHARE, MAX_WIDE, seed),
-            )
+            self._rates = _buckets(rate, burst)
+            if "max_connection_rate_per_prefix" not in self._dry_run:
+                self._unproved = _buckets(rate / 2, max(1.0, burst / 2))
 
     def __len__(self) -> int:
         """Return the number of networks that have connections."""
@@ -69,6 +71,18 @@ class PrefixLimits:
             return packed[:8], packed[:7]
         packed = socket.inet_aton(ip)
         return packed, packed[:3]
+
+    def needs_proof(self, prefixes: Prefixes, now: float) -> bool:
+        """Return whether a client of these networks has to prove its address first."""
+        half = (self._max_handshakes + 1) // 2
+        if (
+            self._is_above(self._handshakes, half, prefixes)
+            and "max_handshakes_per_prefix" not in self._dry_run
+        ):
+            return True
+        return self._unproved is not None and any(
+            rate.take(prefix, now) for rate, prefix in zip(self._unproved, prefixes, strict=True)
+        )
 
     def admits(self, prefixes: Prefixes, now: float) -> bool:
         """Return whether another connection of these networks may begin; count why not."""
@@ -105,6 +119,15 @@ class PrefixLimits:
     def _is_above(counts: Counter[bytes], limit: int, prefixes: Prefixes) -> bool:
         narrow, wide = prefixes
         return limit > 0 and (counts[narrow] >= limit or counts[wide] >= limit * WIDE_SHARE)
+
+
+def _buckets(rate: float, burst: float) -> tuple[TokenBuckets, TokenBuckets]:
+    """Return the buckets of narrow and of wide networks."""
+    seed = int.from_bytes(os.urandom(8))
+    return (
+        TokenBuckets(rate, burst, MAX_NARROW, seed),
+        TokenBuckets(rate * WIDE_SHARE, burst * WIDE_SHARE, MAX_WIDE, seed),
+    )
 
 
 def _remove(counts: Counter[bytes], prefixes: Prefixes) -> None:

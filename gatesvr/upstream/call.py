@@ -79,6 +79,11 @@ class Call:
         """The endpoint that has the call, HOST:PORT; empty before one was chosen."""
         return "" if self.breaker is None else self.breaker.endpoint.address
 
+    @property
+    def asker(self) -> str:
+        """Whose call it is, for the breaker: the failures of one do not close an only endpoint."""
+        return self.openid
+
     def request_at(self, now: float) -> bytes:
         """Return the request with its remaining time (PROTOCOL 7.3)."""
         # protobuf takes the last value of a repeated field, so appending is enough.
@@ -143,7 +148,7 @@ class Call:
         """Count the answer that the call ended with as a failure of the endpoint."""
         if self.breaker is not None:
             self.breaker.answered -= 1
-            self.breaker.failed(self.request_id, self.openid)
+            self.breaker.failed(self.request_id, self.asker)
 
     def _report(self, outcome: Outcome, is_fault: bool) -> None:
         """Tell the endpoint's breaker how the call failed."""
@@ -151,7 +156,7 @@ class Call:
         if breaker is None:
             return
         if is_fault:
-            breaker.failed(self.request_id, self.openid)
+            breaker.failed(self.request_id, self.asker)
         elif outcome is Outcome.DONE:
             # The service itself said so: it works.
             breaker.answered += 1
@@ -183,6 +188,11 @@ class MethodCall(Call):
         super().__init__(on_end, request, request_id, deadline, service, openid)
         self.method = method
         self.reply = b""
+
+    @property
+    def asker(self) -> str:
+        """One for all: it asks who a client is, and until then an openid is free to claim."""
+        return ""
 
     def request_at(self, now: float) -> bytes:
         """Return the request as it is: only an UpstreamRequest has room for the time left."""

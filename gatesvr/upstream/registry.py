@@ -13,7 +13,14 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import Endpoint, PushConfig, join_address, normalize_zone, parse_address
+from ..config import (
+    ZONED_NAME,
+    Endpoint,
+    PushConfig,
+    join_address,
+    normalize_zone,
+    parse_address,
+)
 from ..observe.log import keys
 from ..service.results import RegistryResult
 
@@ -41,7 +48,6 @@ MAX_WEIGHT = 1_000
 MAX_NAME = 128
 
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
-_ZONED_NAME = re.compile(r"upstream-zone-([A-Za-z0-9_.]{1,32})")
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -309,8 +315,12 @@ class UpstreamRegistry:
                     f"{service} is configured; push.register = 'add' lets endpoints join it"
                 )
             return service, zone
-        if not zone and (match := _ZONED_NAME.fullmatch(service)):
-            zone = normalize_zone(match[1])
+        if match := ZONED_NAME.fullmatch(service):
+            named = normalize_zone(match[1])
+            if zone and zone != named:
+                # Who may register the name may not take another zone by it.
+                raise ValueError(f"{service!r} is not a name of zone {zone!r}")
+            zone = named
         if not zone:
             # Without a zone it would take calls of every service and session.
             raise ValueError(f"no route names the service {service!r}, and it has no zone")

@@ -25,12 +25,16 @@ class JwksServer:
     Attributes:
         document: What it serves; None: it closes the connection, as a server that is down.
         is_slow: It answers nothing, and keeps the connection.
+        raw: It answers this in the place of all else.
+        drips: It goes on after that, a byte at a time.
         asked: Requests so far.
     """
 
     def __init__(self, document: bytes | None) -> None:
         self.document = document
         self.is_slow = False
+        self.raw = b""
+        self.drips = False
         self.url = ""
         self.asked = 0
         self.ended = asyncio.Event()
@@ -41,6 +45,12 @@ class JwksServer:
             self.asked += 1
             if self.is_slow:
                 await self.ended.wait()
+            elif self.raw:
+                writer.write(self.raw)
+                while self.drips and not self.ended.is_set():
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+                    writer.write(b"x")
             elif self.document is not None:
                 writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n")
                 writer.write(self.document)

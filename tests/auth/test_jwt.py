@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,23 @@ import pytest
 
 from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.jwt import JwtAuthenticator
-from gatesvr.auth.keys import Key, StaticKeys, UrlKeys, load_keys, parse_jwks
+from gatesvr.auth.keys import (
+    Key,
+    KeysMissing,
+    StaticKeys,
+    UrlKeys,
+    fetch_url,
+    load_keys,
+    parse_jwks,
+)
 from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.config import AuthConfig
 from gatesvr.errors import ConfigError
 from gatesvr.protocol.identity import MAX_EXPIRES_AT
 from gatesvr.protocol.messages import auth_response_frame
 
+from ..fakes import until
+from .servers import jwks_server
 from .tokens import EC, ED, RSA, SECRET, claims, forged, jwks, pem, token
 
 
@@ -215,6 +227,46 @@ async def test_rotated_key_is_looked_for_once_in_30_s() -> None:
             assert (await checks.authenticate(Applicant(new))).openid == "alice"
         assert url.asked == asked
     assert url.counters.key_refreshes == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"what is HTTP?\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 200,
+        b"HTTP/1.0 200 OK\r\n\r\n"
+        + json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "x": 7, "y": 7}]}).encode(),
+    ],
+    ids=["no status", "no chunk", "headers", "odd key"],
+)
+async def test_keys_are_fetched_again_whatever_the_server_said(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.RETRY_S", 0.01)
+    async with jwks_server(b"") as server:
+        server.raw = answer
+        keys = UrlKeys(server.url, 300, 600, AuthCounters())
+        keys.start()
+        await until(lambda: server.asked > 2)
+        with pytest.raises(KeysMissing):
+            await keys.look_again("a")
+        server.raw, server.document = b"", jwks(a=RSA)
+        await until(lambda: keys.find("a") is not None)
+        await keys.stop()
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.0 200 OK\r\nX: ", b"HTTP/1.0 200 OK\r\n\r\n"])
+async def test_a_server_that_drips_is_cut_off(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.FETCH_TIMEOUT_S", 0.3)
+    async with jwks_server(b"") as server:
+        server.raw, server.drips = begin, True
+        began = time.monotonic()
+        with pytest.raises(OSError, match="not complete"):
+            await asyncio.to_thread(fetch_url, server.url)
+        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.parametrize("failure", [OSError("down"), b"lies", TimeoutError("slow")])

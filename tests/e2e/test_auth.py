@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -183,6 +185,51 @@ async def test_too_many_failures_of_an_address_are_not_looked_at(
                 assert response.error.error_code == 401
         assert counter(gateway, "auth.refused_malformed") == 3
         assert counter(gateway, "auth.refused_limited") == 1
+
+
+class Forged:
+    """A client's transport that sends from another address, where nobody reads the answers."""
+
+    def __init__(self, host: str) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((host, 0))
+
+    def sendto(self, data: bytes, address: tuple[Any, ...]) -> None:
+        self.sock.sendto(data, ("127.0.0.1", address[1]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the host has one IPv4 loopback")
+async def test_a_failure_counts_for_the_address_that_was_proved(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        own: Any = client._transport
+        forged: Any = Forged("127.0.0.9")
+        client._transport = forged
+        start = pb.StartRequest(protocol=1, auth_token="rubbish").SerializeToString()
+        client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
+        await until(lambda: counter(gateway, "auth.refused_malformed") == 1)
+        assert gateway.engine.gate is not None
+        assert list(gateway.engine.gate._limit._addresses._buckets) == ["127.0.0.1"]
+        client._transport = own
+        forged.sock.close()
+
+
+async def test_little_is_kept_for_a_client_that_is_not_let_in_yet(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path, "auth.min_refusal_time=10s") as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        start = pb.StartRequest(protocol=1, auth_token="rubbish").SerializeToString()
+        client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
+        client.send(*[business(seq, "echo", bytes(50_000)) for seq in range(1, 4)])
+        assert await client.closed() == 4429
+        assert counter(gateway, "dispatch.held_overflows") == 1
 
 
 async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path: Path) -> None:

@@ -50,6 +50,19 @@ class Door:
         """Judge the first Initial of a new client."""
         return self.admission.judge(initial(), (peer, 40001), now)
 
+    def judge_proved(self, now: float) -> Admitted | bytes | None:
+        """Judge the Initial that a new client sends after its Retry."""
+        client = QuicConnection(
+            configuration=QuicConfiguration(is_client=True, alpn_protocols=["gatesvr"])
+        )
+        client.connect(PEER, now)
+        ((data, _),) = client.datagrams_to_send(now)
+        answer = self.admission.judge(data, PEER, now)
+        assert isinstance(answer, bytes)
+        client.receive_datagram(answer, PEER, now)
+        ((again, _),) = client.datagrams_to_send(now)
+        return self.admission.judge(again, PEER, now)
+
 
 def destination(data: bytes) -> bytes:
     return data[6 : 6 + data[5]]
@@ -230,21 +243,19 @@ def test_a_network_has_limits(
 
 
 def test_an_unlimited_network_has_no_limits_by_prefix() -> None:
-    door = Door(
-        max_handshakes_per_prefix=1, unlimited_prefixes=["192.0.2.0/24"], retry_handshakes=50
-    )
+    door = Door(max_handshakes_per_prefix=1, unlimited_prefixes=["192.0.2.0/24"], retry="never")
     assert all(door.judge() is not None for _ in range(5))
     assert [door.judge("203.0.113.9") is not None for _ in range(2)] == [True, False]
 
 
 def test_a_mapped_address_counts_as_what_it_is() -> None:
-    door = Door(max_handshakes_per_prefix=1)
+    door = Door(max_handshakes_per_prefix=1, retry="never")
     assert door.judge("::ffff:192.0.2.1") is not None
     assert door.judge("192.0.2.1") is None
 
 
 def test_what_a_network_took_is_given_back() -> None:
-    door = Door(max_handshakes_per_prefix=2, max_connections_per_prefix=3)
+    door = Door(max_handshakes_per_prefix=2, max_connections_per_prefix=3, retry="never")
     first, second = door.begin(), door.begin()
     assert door.judge() is None
     assert door.admission.complete(first)
@@ -258,6 +269,25 @@ def test_what_a_network_took_is_given_back() -> None:
     door.admission.abandon(client)
     assert len(door.admission._limits) == 0
     assert not door.admission._limits._handshakes
+
+
+def test_forged_initials_leave_a_network_half_of_its_rate() -> None:
+    door = Door(max_connection_rate_per_prefix=2, connection_burst_per_prefix=8)
+    found = [door.judge(now=1.0 + i / 100) for i in range(100)]
+    assert sum(isinstance(answer, Admitted) for answer in found) <= 6
+    assert not found.count(None)  # its own clients prove their address
+    while isinstance(door.judge(now=2.0), Admitted):
+        pass
+    assert all(isinstance(door.judge_proved(2.0), Admitted) for _ in range(3))
+
+
+def test_forged_initials_leave_a_network_half_of_its_handshakes() -> None:
+    door = Door(max_handshakes_per_prefix=4)
+    door.begin()
+    door.begin()
+    assert [isinstance(door.judge(), bytes) for _ in range(3)] == [True] * 3
+    assert [isinstance(door.judge_proved(0.0), Admitted) for _ in range(3)] == [True, True, False]
+    assert isinstance(door.judge("192.0.2.2"), Admitted)
 
 
 def test_half_open_connections_have_a_limit_of_their_own() -> None:

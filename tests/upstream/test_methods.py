@@ -11,6 +11,7 @@ import pytest
 from gatesvr._pb import auth_pb2
 from gatesvr.config import PushConfig
 from gatesvr.errors import ErrorCode, UpstreamError
+from gatesvr.upstream.breaker import BURST_S
 from gatesvr.upstream.manager import UpstreamManager
 from gatesvr.upstream.pool import default_zone
 
@@ -75,6 +76,18 @@ async def test_failures(
             await manager.ask(service, method, token, 0.2 if token.endswith(b"slow") else 20.0)
         assert caught.value.code is code
         assert getattr(manager.counters, counter) == 1
+
+
+async def test_clients_that_claim_many_openids_do_not_eject_the_only_endpoint() -> None:
+    async with auth_server() as auth, managing(auth.address) as manager:
+        for number in range(8):
+            with pytest.raises(UpstreamError) as caught:
+                # The service's handler raises.
+                await manager.ask("auth", METHOD, b"\x0a\x07until:x", 20.0, f"user{number}")
+            assert caught.value.status == "UNKNOWN"
+            await asyncio.sleep(2 * BURST_S)
+        assert await manager.ask("auth", METHOD, b"", 20.0) == NO
+        assert manager.counters.ejections == 0
 
 
 async def test_late_answer_is_dropped_and_counted() -> None:

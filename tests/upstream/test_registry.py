@@ -146,7 +146,8 @@ def test_unknown_name_serves_every_service_of_its_zone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "zone"), [("typo", ""), ("", ""), ("chat", "a b"), ("x" * 200, "001")]
+    ("service", "zone"),
+    [("typo", ""), ("", ""), ("chat", "a b"), ("x" * 200, "001"), ("upstream-zone-001", "002")],
 )
 def test_names_and_zones_that_may_not(service: str, zone: str) -> None:
     assert Table().register(service=service, zone=zone).error_code == "INVALID"

@@ -328,6 +328,10 @@ class AioquicConnection:
         """Return the address that datagrams go to now."""
         return self._quic.get_peer_address()
 
+    def is_address_proved(self) -> bool:
+        """Return whether the path is validated: aioquic follows a peer before that."""
+        return self._quic._network_paths[0].is_validated
+
     def is_path_limit_near(self) -> bool:
         """Return False: aioquic follows any number of moves."""
         return False

@@ -216,6 +216,9 @@ class QuicTransport(Protocol):
     def peer_address(self) -> Address:
         """Return the address that datagrams go to now."""
 
+    def is_address_proved(self) -> bool:
+        """Return whether the peer has shown that it receives at peer_address()."""
+
     def is_path_limit_near(self) -> bool:
         """Return whether the connection cannot follow the peer to another address."""
 

@@ -390,6 +390,10 @@ class Qh3Connection:
         core = self._quic._core
         return self._whole(self._quic._remote_addr if core is None else core.active_path[2])
 
+    def is_address_proved(self) -> bool:
+        """Return True: qh3 follows a peer once the path is validated."""
+        return True
+
     def is_path_limit_near(self) -> bool:
         """Return whether the peer has reached the last address that qh3 follows it to."""
         return bool(self._quic._core.active_path[0] >= LAST_SAFE_PATH)
