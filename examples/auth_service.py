@@ -20,7 +20,7 @@ service = UpstreamService("auth")
 def authenticate(request: pb.AuthenticateRequest) -> Admission | None:
     """Let in who knows the secret, for an hour."""
     secret = SECRETS.get(request.openid, "")
-    if not hmac.compare_digest(request.auth_token.encode(), secret.encode()):
+    if not secret or not hmac.compare_digest(request.auth_token.encode(), secret.encode()):
         return None
     return Admission(request.openid, claims={"role": "player"}, expires_at=time.time() + 3600)
 

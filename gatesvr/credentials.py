@@ -142,7 +142,8 @@ class TokenFile:
         for number, token in enumerate(tokens, 1):
             if not _TOKEN.fullmatch(token):
                 raise ConfigError(
-                    f"token {number} of the file is none: 16 to 4096 letters, digits or -._~+/=",
+                    f"token {number} of the file is not a token: 16 to 4096 letters, digits or "
+                    "-._~+/=",
                     field=self._field,
                 )
         return tokens

@@ -348,8 +348,8 @@ def test_range_of_every_number(name: str) -> None:
             ["caller[1].name", "'ops' is there twice"],
         ),
         (lambda: TransportConfig(unlimited_prefixes=["::1/64", "me"]), ["unlimited_prefixes[1]"]),
-        (lambda: TransportConfig(dry_run=["max_connections"]), ["dry_run", "is none of"]),
-        (lambda: LogConfig(level="trace"), ["level", "'trace' is none of debug, info"]),
+        (lambda: TransportConfig(dry_run=["max_connections"]), ["dry_run", "is not one of"]),
+        (lambda: LogConfig(level="trace"), ["level", "'trace' is not one of debug, info"]),
         (lambda: UpstreamConfig(services={"a": [7]}), ["services", "7"]),
         (lambda: Config(transport=5), ["transport", "5"]),
         (
@@ -676,7 +676,7 @@ def test_complaint_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     for text, complaint in {
         "[log]\n\nlevell = 'info'": ":3: log.levell: unknown setting (did you mean level?)",
-        "[log]\n\nlevel = 'loud'": ":3: log.level: 'loud' is none of debug, info, warning, error",
+        "[log]\n\nlevel = 'loud'": ":3: log.level: 'loud' is not one of debug, info, warning",
         "[[route]]\naction = '*'": ":1: route[0].service: it is missing",
         "[log]\nlevel = 'info": ":2: Expected",
         "[log]\nlevel = [": ":2: Invalid value",

@@ -50,7 +50,7 @@ def banner(
         lines["clients prove"] = f"their openid by a token ({auth.jwks or auth.key})"
     elif auth.mode == "upstream":
         lines["clients prove"] = f"their openid to the service {auth.service}"
-    elif not is_demo:
+    else:
         lines["clients prove"] = (
             "nothing: whoever reaches the port may claim any openid (auth.mode)"
         )
@@ -59,6 +59,8 @@ def banner(
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
     text += ["", "Try it from another shell:", ""]
     line = call_line(parse_address(gateway.address), tls, "echo" if is_demo else "hello")
+    if auth.mode != "none":
+        line += " --openid OPENID --token TOKEN"
     text += [f"  {style(line, fg='green')}", ""]
     return "\n".join(text)
 

@@ -113,16 +113,17 @@ async def _serve(
     stats: float | None,
 ) -> int:
     from ..config import load
+    from ..demo import services
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
     from ..observe.log import configure, keys
     from .banner import banner
 
-    def configured(**services: str) -> Config:
+    def configured(**demos: str) -> Config:
         named: dict[str, list[dict[str, str]]] = {}
         for name, address in upstreams:
             named.setdefault(name, []).append({"address": address})
-        for name, address in services.items():
+        for name, address in demos.items():
             named.setdefault(name, [{"address": address}])
         values = {
             **overrides,
@@ -130,7 +131,8 @@ async def _serve(
         }
         return load(file, sets=sets, environ=os.environ, overrides=values)
 
-    config = configured()
+    # The demo services take part in the check; their ports come later.
+    config = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
     # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None

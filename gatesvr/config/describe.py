@@ -141,7 +141,9 @@ class _Writer:
         if typing.get_origin(kind) is Annotated:
             number, limits = number_kind(kind)
             text += f" ({limits.spell(number)})"
-        elif typing.get_origin(kind) is Literal:
+        elif kind is not None and typing.get_origin(kind) is list:
+            (kind,) = typing.get_args(kind)
+        if typing.get_origin(kind) is Literal:
             text += f" ({', '.join(filter(None, typing.get_args(kind)))})"
         self.lines += textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 

@@ -24,6 +24,7 @@ from .kinds import (
 
 __all__ = [
     "MAX_CLAIMS",
+    "OPEN_PUSH_PORT",
     "ZONED_NAME",
     "AuthConfig",
     "Config",
@@ -44,6 +45,10 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 MAX_CLAIMS = 16
+OPEN_PUSH_PORT = (
+    "not loopback: anyone who can reach it can push to every client; set push.token, push.caller "
+    "or push.client_ca, or push.insecure = true if only upstreams can reach it"
+)
 _MAX_LABEL = 63
 _MAX_ACTION_BYTES = 64  # of a request's action
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -79,6 +84,14 @@ def _check_bind(section: Section, field: str, address: str) -> None:
         raise section.refusal(
             field, f"{shown(host)} is no host name: a label has 1 to {_MAX_LABEL} characters"
         )
+
+
+def _is_open(host: str) -> bool:
+    """Return whether a host is an address other than loopback; names are looked up at the start."""
+    try:
+        return not ipaddress.ip_address(host.partition("%")[0] or "::").is_loopback
+    except ValueError:
+        return False
 
 
 def _check_networks(section: Section, field: str, networks: list[str]) -> None:
@@ -506,6 +519,8 @@ class PushConfig(Section, frozen=True, kw_only=True):
 
     def check(self) -> None:
         _check_bind(self, "bind", self.bind)
+        if not (self.insecure or self.is_guarded) and _is_open(parse_address(self.bind)[0]):
+            raise self.refusal("bind", f"{self.bind}: {OPEN_PUSH_PORT}")
         _check_networks(self, "register_cidrs", self.register_cidrs)
         if bool(self.cert) != bool(self.key):
             given, missing = ("cert", "key") if self.cert else ("key", "cert")

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..config import parse_address
+from ..config.sections import OPEN_PUSH_PORT
 from ..credentials import ServerCertificate
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
@@ -154,10 +155,7 @@ class PushService:
         if not (config.insecure or config.is_guarded) and not all(
             ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
         ):
-            raise self._bad(
-                "not loopback: anyone who can reach it can push to every client; set push.token or "
-                "push.client_ca, or push.insecure = true if only upstreams can reach it"
-            )
+            raise self._bad(OPEN_PUSH_PORT)
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -459,7 +459,7 @@ def test_a_token_file_has_tokens(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     for content, message in (
         ("", "there is no token in the file"),
-        (f"{ADMIN}\nshort", "token 2 of the file is none"),
+        (f"{ADMIN}\nshort", "token 2 of the file is not a token"),
         ("\n".join("x" * n for n in range(16, 81)), "more than 64 tokens"),
         ("x" * (1 << 21), "more than 1048576 bytes"),
     ):
