@@ -8,11 +8,17 @@ PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 BASE ?= HEAD
+# Not among them: one builds a core of its own, two race with time-outs, which a slow core loses.
+SANITIZED := tests/core tests/fuzz tests/e2e \
+  --deselect tests/core/test_no_batch.py \
+  --deselect tests/e2e/test_limits.py::test_client_that_never_acks_is_bounded_and_closed_4413 \
+  --deselect tests/e2e/test_one_address.py::test_who_is_told_to_come_back_does
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long bench bench-compare soak lint format types docs pb wheel clean
+.PHONY: help install serve test test-long sanitize fuzz bench bench-compare soak attack lint format types docs \
+  pb wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -29,6 +35,23 @@ test: install ## Run the tests
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
+sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
+	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \
+	  -fsanitize=address$(,)undefined$(,)float-cast-overflow)
+	cd build/sanitize && \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:log_path=$(abspath build/sanitize)/report \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$(abspath build/sanitize)/report \
+	  $(abspath $(BIN))/python -m pytest $(SANITIZED) --numprocesses 2 --dist worksteal $(ARGS); \
+	  status=$$?; if cat report.* 2>/dev/null; then exit 1; fi; exit $$status
+
+fuzz: install ## Fuzz each target for a minute; ARGS="codec --seconds 600" for one, for longer (gcc)
+	$(PIP) 'gatesvr[fuzz]'
+	$(call build_core,fuzz,-O1 -g -fsanitize-coverage=trace-pc$(,)trace-cmp -fsanitize=undefined \
+	  -fsanitize-undefined-trap-on-error)
+	cd build/fuzz && gcc -shared -fPIC -O2 tests/fuzz/coverage.c -o tests/fuzz/coverage.so
+	cd build/fuzz && $(abspath $(BIN))/python -m tests.fuzz --build . $(ARGS)
+
 bench: install ## Measure; prints ratios to a yardstick taken in the same run
 	$(BIN)/python -m bench $(ARGS)
 
@@ -37,6 +60,9 @@ bench-compare: install ## Measure beside BASE=<rev>; fails where the working tre
 
 soak: install ## Run both QUIC backends through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
+
+attack: install ## Attack a gateway, with healthy clients beside it; prints attack, limit, measured
+	$(BIN)/python -m tests.attack $(ARGS)
 
 lint: install ## Check style: Python, Cython, spelling, workflows
 	$(BIN)/ruff check $(PYTHON_CODE)
@@ -53,14 +79,15 @@ types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/mypy --strict gatesvr
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
-	  gatesvr._core.udp
+	  gatesvr._core.udp gatesvr._core.limits
 
 docs: install ## Write what the docs take from the code: settings, example bytes, file names
 	$(BIN)/python docs/generate.py
 
 pb: install ## Generate gatesvr/_pb again from protos/
 	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --python_out=. --pyi_out=. protos/*.proto
-	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --grpc_python_out=. protos/upstream.proto
+	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --grpc_python_out=. \
+	  protos/upstream.proto protos/auth.proto
 
 wheel: install ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build --outdir dist .
@@ -68,6 +95,17 @@ wheel: install ## Build the sdist and the wheel into dist/
 clean: ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
+
+# A copy of the tree in build/$(1) whose core is compiled with the flags $(2).
+, := ,
+define build_core
+rm -rf build/$(1)/gatesvr build/$(1)/tests build/$(1)/report.*
+mkdir -p build/$(1)
+cp -R gatesvr tests pyproject.toml setup.py README.md LICENSE build/$(1)/
+rm -f build/$(1)/gatesvr/_core/*.so
+cd build/$(1) && CC=gcc GATESVR_CORE_FLAGS="$(2)" \
+  $(abspath $(BIN))/python setup.py -q build_ext --inplace
+endef
 
 # What it takes to run: the package, compiled, and what it depends on.
 $(RUNTIME): $(BUILD_INPUTS)

@@ -35,7 +35,18 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "QUIC in",
         "transport/quic/",
-        ("receive_datagram", "_drain_core", "_drain", "can_wait", "_can_ack_wait", "ack_mark"),
+        (
+            "receive_datagram",
+            "_drain_core",
+            "_drain",
+            "can_wait",
+            "_can_ack_wait",
+            "ack_mark",
+            "_payload_received",
+            "_handle_ack_frame",
+            "__getitem__",  # of a frame's handler
+            "handle_frame",
+        ),
     ),
     ("QUIC out", "transport/quic/", ()),
     ("connection", "transport/", ()),

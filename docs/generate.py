@@ -91,6 +91,7 @@ Without a `[[route]]` of your own, these routes apply as far as their services e
 
 PARTS = {
     "services": ("Endpoint", "`[[upstream.services.NAME]]`: one address of a service"),
+    "caller": ("PushCaller", "`[[push.caller]]`: who may call the push port, and do what"),
     "route": ("RouteRule", "`[[route]]`: which service answers an action"),
 }
 
@@ -127,10 +128,14 @@ def table(
     yield "| field | type | default | |\n| --- | --- | --- | --- |\n"
     for field in msgspec.structs.fields(struct):
         hint = hints[field.name]
-        if values is None:
-            default = "" if field.required else spell(field.default, hint)
-        else:
+        if values is not None:
             default = spell(getattr(values, field.name), hint)
+        elif field.required:
+            default = ""
+        elif field.default_factory is not msgspec.NODEFAULT:
+            default = spell(field.default_factory(), hint)
+        else:
+            default = spell(field.default, hint)
         kind = spell_type(hint, field.name)
         comment = comments[struct.__name__, field.name]
         yield f"| `{prefix}{field.name}` | {kind} | {default} | {comment} |\n"
@@ -145,7 +150,9 @@ def spell_type(kind: Any, name: str) -> str:
         word = {int: "number", config.Duration: "duration", config.Size: "size"}[number]
         return f"{word}, {bounds.spell(number)}"
     if origin in (dict, list):
-        return "see below" if name in PARTS else "list of texts"
+        if typing.get_origin(args[-1]) is typing.Literal:
+            return f"list of {spell_type(args[-1], name)}"
+        return "list of texts" if args[-1] is str else "see below"
     return {bool: "`true` or `false`", str: "text"}[kind]
 
 

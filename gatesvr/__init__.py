@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway as Gateway
     from .observe.events import EventKind as EventKind
     from .observe.events import SessionEvent as SessionEvent
+    from .service.authentication import Admission as Admission
     from .service.gateway_client import GatewayClient as GatewayClient
     from .service.push_api import Push as Push
     from .service.push_api import PushStream as PushStream
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _MODULES = {
+    "Admission": ".service.authentication",
     "Answer": ".client",
     "Client": ".client",
     "CloseCode": ".errors",

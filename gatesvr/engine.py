@@ -16,13 +16,16 @@ from .auth.reasons import AuthCounters
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
+from .overload import Overload
 from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
+from .session.memory import memory_limit
 from .upstream.router import UpstreamRouter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .auth.gate import Authenticator
     from .config import Config
     from .observe.metrics import Counters
     from .upstream.manager import UpstreamManager
@@ -36,7 +39,7 @@ class Engine:
     """The layers between the connections and the upstreams.
 
     The transport calls ``dispatcher.handler(link)`` for each new connection; the owner calls
-    ``sweep()`` once a second.
+    ``sweep()`` once a second, and ``overload.tick()`` every overload.TICK_S.
 
     Args:
         config: The whole configuration.
@@ -49,6 +52,7 @@ class Engine:
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
 
     Attributes:
+        overload: Says what to shed.
         session_manager: Makes, finds and ends sessions.
         gate: Lets clients in; None lets everybody in.
         router: Names the service of an action.
@@ -71,6 +75,7 @@ class Engine:
     ) -> None:
         self.clock = clock
         self.upstream = upstream
+        self.overload = overload = Overload(config.overload, memory_limit())
         self.session_manager = manager(
             config.session,
             config.transport,
@@ -79,13 +84,22 @@ class Engine:
             wall_ms=lambda now: int((wall_clock() + now - clock()) * 1000),
             high_water=high_water,
             needs_auth=config.auth.mode != "none",
+            is_shedding=overload.sheds_session,
         )
         self.auth_counters = AuthCounters()
         self.gate: Gate | None = None
+        authenticator: Authenticator | None = None
         if config.auth.mode == "jwt":
             from .auth.jwt import JwtAuthenticator
 
             authenticator = JwtAuthenticator(config.auth, self.auth_counters)
+        elif config.auth.mode == "upstream":
+            from .auth.upstream import UpstreamAuthenticator
+
+            authenticator = UpstreamAuthenticator(
+                config.auth, self.auth_counters, upstream.ask, wall_clock
+            )
+        if authenticator is not None:
             self.gate = Gate(authenticator, config.auth, self.auth_counters, clock, wall_clock)
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
@@ -103,8 +117,11 @@ class Engine:
             self.session_manager,
             upstream.registry,
             config.session.max_message_bytes,
+            config.push.max_broadcasts,
             clock,
             wall_clock,
+            overload.sheds_push,
+            overload.sheds_broadcast,
         )
 
     def counters(self) -> dict[str, Counters]:
@@ -115,12 +132,15 @@ class Engine:
             "dispatch": self.processor.counters,
             "upstream": self.upstream.counters,
             "push": self.commands.counters,
+            "overload": self.overload.counters,
         }
 
     def sweep(self) -> None:
         """End what has expired: sessions, logins, messages. Call it once a second."""
         try:
             self.session_manager.sweep(self.clock())
+            if self.overload.sheds_slowest:
+                self.session_manager.cut_slowest(self.clock())
         except Exception:
             self.session_manager.counters.internal_errors += 1
             logger.exception("sweep_failed")

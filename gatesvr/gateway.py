@@ -13,6 +13,7 @@ from .errors import CloseCode
 from .grpc_api.service import PushService
 from .observe.clock import RunningClock
 from .observe.log import keys
+from .overload import TICK_S
 from .transport.listener import ConnectionListener
 from .upstream.manager import UpstreamManager
 
@@ -73,6 +74,7 @@ class Gateway(LocalPushApi):
             max_message_bytes,
             push=config.push,
             rules=config.route,
+            auth_service=config.auth.service if config.auth.mode == "upstream" else "",
             clock=clock,
         )
         self.engine = engine = Engine(config, self.upstream, clock=clock.now)
@@ -83,8 +85,14 @@ class Gateway(LocalPushApi):
         self.push_service = PushService(
             config.push, engine.commands, max_message_bytes=max_message_bytes
         )
-        self.listener = ConnectionListener(config.transport, engine.dispatcher.handler, clock=clock)
+        self.listener = ConnectionListener(
+            config.transport,
+            engine.dispatcher.handler,
+            clock=clock,
+            is_shedding_handshakes=engine.overload.sheds_handshake,
+        )
         self._sweeper: asyncio.Task[None] | None = None
+        self._ticker: asyncio.TimerHandle | None = None
         self._is_started = False
         self._stopping: asyncio.Task[None] | None = None
 
@@ -165,6 +173,7 @@ class Gateway(LocalPushApi):
             await self.stop()
             raise
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
+        self._tick()
         logger.info(
             "gateway_started",
             extra=keys(udp=self.address, grpc=self.grpc_address, backend=self.backend),
@@ -210,8 +219,9 @@ class Gateway(LocalPushApi):
             raise failure
 
     def _stop_sweeping(self) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for work in (self._sweeper, self._ticker):
+            if work is not None:
+                work.cancel()
 
     async def _stop_gate(self) -> None:
         if self.engine.gate is not None:
@@ -221,3 +231,8 @@ class Gateway(LocalPushApi):
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
+
+    def _tick(self) -> None:
+        # No task: its wake-up would come a turn of the loop after the time.
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self.engine.overload.tick()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALL_ENDED",
+    "STREAM_OPEN",
+    "is_let_in",
     "make_channel",
     "make_server",
     "max_grpc_bytes",
@@ -24,11 +26,14 @@ __all__ = [
     "upstream_options",
 ]
 
-MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 16 << 20
 """Largest message accepted from an upstream; one above it ends its call, and a stream with all of
 its calls. What a client takes is for its session to say."""
 KEEPALIVE_TIMEOUT_MS = 20_000
 """Longest wait for the answer to a keepalive ping."""
+STREAM_OPEN = (("gatesvr-stream", "open"),)
+"""Initial metadata of a PushStream or a SubscribeEvents that was let in. Without it the caller
+waits for the status, which follows: a write would make grpc.aio report INTERNAL in its place."""
 CALL_ENDED = (
     grpc.RpcError,
     asyncio.InvalidStateError,
@@ -40,15 +45,21 @@ CALL_ENDED = (
 _is_poller_kept = False
 
 
-def make_server(max_bytes: int, options: Options = ()) -> grpc.aio.Server:
+def make_server(
+    max_bytes: int,
+    options: Options = (),
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     """Return a gRPC server.
 
     Args:
         max_bytes: The largest message either way.
         options: Further gRPC options.
+        interceptors: What every call passes through.
     """
     _keep_poller()
     return grpc.aio.server(
+        interceptors=interceptors,
         options=[
             # Without it a second server on a busy port starts, and gets half of the calls.
             ("grpc.so_reuseport", 0),
@@ -56,28 +67,31 @@ def make_server(max_bytes: int, options: Options = ()) -> grpc.aio.Server:
             ("grpc.max_send_message_length", max_bytes),
             *_ping_timeout(),
             *options,
-        ]
+        ],
     )
 
 
-def make_channel(address: str, options: Options = ()) -> grpc.aio.Channel:
+def make_channel(
+    address: str, options: Options = (), credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
     """Return a channel of its own to address, past any HTTP proxy.
 
     Args:
         address: As gRPC takes it: HOST:PORT, ``unix:PATH``.
         options: Further gRPC options.
+        credentials: Those of TLS; None for plain text.
     """
     _keep_poller()
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.http2.max_pings_without_data", 0),
-            *_ping_timeout(),
-            *options,
-        ],
-    )
+    every = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.http2.max_pings_without_data", 0),
+        *_ping_timeout(),
+        *options,
+    ]
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=every)
+    return grpc.aio.secure_channel(address, credentials, options=every)
 
 
 def max_grpc_bytes(max_message_bytes: int) -> int:
@@ -102,6 +116,11 @@ def upstream_options(config: UpstreamConfig, max_message_bytes: int) -> Options:
         ("grpc.min_reconnect_backoff_ms", max(int(config.connect_timeout * 1000), 100)),
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     )
+
+
+def is_let_in(metadata: grpc.aio.Metadata) -> bool:
+    """Return whether initial metadata is STREAM_OPEN."""
+    return all(metadata.get(key) == value for key, value in STREAM_OPEN)
 
 
 def raise_if_cancelled() -> None:

@@ -4,6 +4,16 @@ Take them from here instead of generating a copy: two copies of one schema in a 
 protobuf's descriptor pool ("duplicate symbol gatesvr.proto...").
 """
 
+from ._pb.auth_pb2 import *  # noqa: F403
+from ._pb.auth_pb2_grpc import (
+    AuthServiceServicer as AuthServiceServicer,
+)
+from ._pb.auth_pb2_grpc import (
+    AuthServiceStub as AuthServiceStub,
+)
+from ._pb.auth_pb2_grpc import (
+    add_AuthServiceServicer_to_server as add_AuthServiceServicer_to_server,
+)
 from ._pb.message_pb2 import *  # noqa: F403
 from ._pb.upstream_pb2 import *  # noqa: F403
 from ._pb.upstream_pb2_grpc import (

@@ -60,6 +60,16 @@ def test_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_fairness() -> None:
+    options = ["--sessions", "10", "--seconds", "1", "--rounds", "1", "--json"]
+    printed = json.loads(run("-m", "bench.fairness", *options))
+    for kind in ("burn", "flood", "hang"):
+        assert printed[kind]["without"]["p99_ms"] > 0
+        assert printed[kind]["with"]["answers"] > 0
+        assert len(printed[kind]["ratios"]) == 1
+
+
+@pytest.mark.long
 def test_steps() -> None:
     options = ["--clients", "4", "--seconds", "1", "--warm-up", "0.1", "--json"]
     printed = json.loads(run("-m", "bench.steps", *options))

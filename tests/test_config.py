@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -19,6 +19,7 @@ from gatesvr.config import (
     Duration,
     Endpoint,
     LogConfig,
+    PushCaller,
     PushConfig,
     Range,
     RouteRule,
@@ -42,6 +43,7 @@ FIELDS = dict(fields())
 RANGES = {name: number_kind(kind) for name, kind in FIELDS.items() if hasattr(kind, "__metadata__")}
 OTHER = {
     "auth.mode": ("jwt", "jwt"),
+    "auth.service": ("gate", "gate"),
     "auth.algorithms": ('["es256"]', ["ES256"]),
     "auth.key": ("k.pem", "k.pem"),
     "auth.jwks": ("https://id.test/keys", "https://id.test/keys"),
@@ -53,9 +55,14 @@ OTHER = {
     "transport.backend": ("qh3", "qh3"),
     "transport.cert": ("a.pem", "a.pem"),
     "transport.key": ("b.pem", "b.pem"),
+    "transport.unlimited_prefixes": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
+    "transport.dry_run": ('["max_handshakes_per_prefix"]', ["max_handshakes_per_prefix"]),
+    "transport.retry": ("never", "never"),
+    "transport.secret": ("s.key", "s.key"),
     "session.max_message_bytes": ("512KiB", 512 << 10),
     "session.max_queue_bytes": ("8MiB", 8 << 20),
     "session.on_duplicate": ("allow", "allow"),
+    "session.dry_run": ('["max_start_rate"]', ["max_start_rate"]),
     "session.when_full": ("refuse", "refuse"),
     "upstream.services": (
         '{hello=[{address="10.0.0.1:1", zone="002", weight=3}]}',
@@ -64,6 +71,14 @@ OTHER = {
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
     "push.bind": ("127.0.0.1:9", "127.0.0.1:9"),
+    "push.cert": ("a.pem", "a.pem"),
+    "push.key": ("b.pem", "b.pem"),
+    "push.client_ca": ("c.pem", "c.pem"),
+    "push.token": ("t", "t"),
+    "push.caller": (
+        '[{name="ops", role="admin", token="t", services=["chat"]}]',
+        [PushCaller(name="ops", role="admin", token="t", services=["chat"])],
+    ),
     "push.register": ("add", "add"),
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
     "log.level": ("debug", "debug"),
@@ -73,6 +88,9 @@ OTHER = {
 """A text that each field may have besides its default, and the value that it stands for."""
 
 COMPANIONS = {
+    "push.cert": ["push.key=k"],
+    "push.key": ["push.cert=c"],
+    "push.client_ca": ["push.key=k", "push.cert=c"],
     "transport.cert": ["transport.key=k"],
     "transport.key": ["transport.cert=c"],
     "auth.mode": [
@@ -316,7 +334,22 @@ def test_range_of_every_number(name: str) -> None:
         (lambda: Endpoint(address="nowhere"), ["address", "HOST:PORT"]),
         (lambda: RouteRule(action="a*b", service="x"), ["action", "a*b"]),
         (lambda: PushConfig(register_cidrs=["10.0.0.0/33"]), ["register_cidrs[0]", "/33"]),
-        (lambda: LogConfig(level="trace"), ["level", "'trace' is none of debug, info"]),
+        (lambda: PushConfig(cert="c"), ["push.cert", "key is missing"]),
+        (lambda: PushConfig(client_ca="c"), ["push.client_ca", "needs cert and key"]),
+        (lambda: PushCaller(name="ops"), ["token", "neither token nor certificates"]),
+        (lambda: PushCaller(name="", token="t"), ["name", "no name"]),
+        (lambda: PushCaller(name="ops", token="t", services=[""]), ["services[0]", "empty"]),
+        (
+            lambda: PushConfig(caller=[PushCaller(name="ops", certificates=["ops"])]),
+            ["caller[0].certificates", "push.client_ca"],
+        ),
+        (
+            lambda: PushConfig(caller=[PushCaller(name="ops", token="t")] * 2),
+            ["caller[1].name", "'ops' is there twice"],
+        ),
+        (lambda: TransportConfig(unlimited_prefixes=["::1/64", "me"]), ["unlimited_prefixes[1]"]),
+        (lambda: TransportConfig(dry_run=["max_connections"]), ["dry_run", "is not one of"]),
+        (lambda: LogConfig(level="trace"), ["level", "'trace' is not one of debug, info"]),
         (lambda: UpstreamConfig(services={"a": [7]}), ["services", "7"]),
         (lambda: Config(transport=5), ["transport", "5"]),
         (
@@ -408,6 +441,19 @@ def test_routes_that_lead_nowhere_are_refused(routes: str, parts: list[str]) -> 
         load(sets=[TWO, f"route=[{routes}]"])
     line = str(caught.value)
     assert [part for part in parts if part not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("service", "may"), [("chat", True), ("upstream-zone-7", True), ("cat", False)]
+)
+def test_a_caller_registers_services_that_there_are(service: str, may: bool) -> None:
+    # Another name's endpoints would serve every service of a zone of the caller's choice.
+    sets = [TWO, f'push.caller=[{{name="game", token="t", services=["{service}"]}}]']
+    if may:
+        load(sets=sets)
+        return
+    with pytest.raises(ConfigError, match=r"push\.caller\[0\]\.services\[0\].*'cat'.*chat"):
+        load(sets=sets)
 
 
 def test_default_routes_are_those_of_the_services_there_are() -> None:
@@ -612,6 +658,7 @@ def test_line_of_a_field(field: str, line: str) -> None:
         assert number == 21
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_line_of_a_field_anywhere(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, unique=True))
@@ -629,7 +676,7 @@ def test_complaint_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     for text, complaint in {
         "[log]\n\nlevell = 'info'": ":3: log.levell: unknown setting (did you mean level?)",
-        "[log]\n\nlevel = 'loud'": ":3: log.level: 'loud' is none of debug, info, warning, error",
+        "[log]\n\nlevel = 'loud'": ":3: log.level: 'loud' is not one of debug, info, warning",
         "[[route]]\naction = '*'": ":1: route[0].service: it is missing",
         "[log]\nlevel = 'info": ":2: Expected",
         "[log]\nlevel = [": ":2: Invalid value",
@@ -689,7 +736,10 @@ def test_file_of_the_defaults_sets_nothing_and_explains_every_setting() -> None:
     text = as_toml(Config(), is_commented=True)
     assert parse(text) == {name: {} for name in Config.__struct_fields__ if name != "route"}
     uncommented = re.sub(r"^# (?=(\w+ = |\[))", "", text, flags=re.MULTILINE)
-    assert parse(uncommented) == parse(as_toml(Config()))
+    values = parse(uncommented)
+    (begun,) = values["push"].pop("caller")  # to begin with
+    assert set(begun) == set(PushCaller.__struct_fields__)
+    assert values == parse(as_toml(Config()))
     words = " ".join(text.replace("\n# ", "\n").split())
     for (_, field), description in descriptions().items():
         assert not field or description in words

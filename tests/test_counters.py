@@ -17,6 +17,7 @@ from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
+from gatesvr.overload import OverloadCounters
 from gatesvr.service.request import ServiceCounters
 from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
@@ -36,6 +37,7 @@ GATEWAY: dict[str, type[Counters]] = {
     "dispatch": DispatchCounters,
     "upstream": UpstreamCounters,
     "push": PushCounters,
+    "overload": OverloadCounters,
 }
 """What Gateway.stats() tells of."""
 
@@ -46,6 +48,7 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     DispatchCounters: ("dispatch", "protocol"),
     UpstreamCounters: ("upstream",),
     PushCounters: ("control", "grpc_api"),
+    OverloadCounters: ("overload.py",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
@@ -61,8 +64,9 @@ GAUGES = {
         "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",
     },
     "dispatch": {"workers", "idle_workers", "queued", "running"},
-    "upstream": {"endpoints", "lanes", "lanes_up", "open", "waiting"},
+    "upstream": {"endpoints", "lanes", "lanes_up", "ejected", "open", "waiting"},
     "push": {"streams", "event_streams"},
+    "overload": {"level", "loop_lag_ms", "memory_bytes"},
 }  # fmt: skip
 
 SHARED_NAMES = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatesvr import Client, GatesvrError, Gateway, UpstreamService
+from gatesvr import Client, ConnectionFailed, GatesvrError, Gateway, UpstreamService
 from gatesvr.config import load
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def readme(name: str) -> ModuleType:
 
 @asynccontextmanager
 async def running(
-    service: UpstreamService, *names: str, config: Path | None = None
+    service: UpstreamService, *names: str, config: Path | None = None, mode: str = "none"
 ) -> AsyncIterator[str]:
     """Run a gateway in front of service; the context is the gateway's address."""
     address = await service.serve("127.0.0.1:0")
@@ -57,6 +57,7 @@ async def running(
         "transport.bind": "127.0.0.1:0",
         "push.bind": "127.0.0.1:0",
         "upstream.services": endpoints,
+        "auth.mode": mode,
     }
     try:
         async with (
@@ -73,6 +74,27 @@ async def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     async with running(readme("service").service, "hello", "business") as server:
         await readme("client").main(server)
     assert capsys.readouterr().out == "200 b'GOOD MORNING'\nmood that was loud\n"
+
+
+async def test_auth_service() -> None:
+    service = example("auth_service").service
+    async with running(service, "hello", "business", "auth", mode="upstream") as server:
+        async with Client(server, openid="ann", auth_token="ann-s-secret") as ann:
+            assert (await ann.request("whoami")).data == b"ann, player"
+        for openid, secret in (("ann", "bob-s-secret"), ("eve", ""), ("eve", "x"), ("", "x")):
+            with pytest.raises(ConnectionFailed, match="not authenticated"):
+                await Client(server, openid=openid, auth_token=secret).connect()
+
+
+async def test_readme_authenticate() -> None:
+    service = readme("authenticate").service
+    service.action("hello")(lambda request: request.peer.auth_claims["role"].encode())
+    async with running(service, "hello", "auth", mode="upstream") as server:
+        async with Client(server, openid="ann", auth_token="ann-s-secret"):
+            pass
+        for openid, secret in (("ann", "x"), ("eve", "ann-s-secret")):
+            with pytest.raises(ConnectionFailed, match="not authenticated"):
+                await Client(server, openid=openid, auth_token=secret).connect()
 
 
 async def test_readme_pusher(capsys: pytest.CaptureFixture[str]) -> None:

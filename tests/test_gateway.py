@@ -45,6 +45,7 @@ async def test_request_goes_through(backend: str) -> None:
             "dispatch",
             "upstream",
             "push",
+            "overload",
         }
         assert counter(gateway, "dispatch.answers") == 101
         assert counter(gateway, "dispatch.running") == 0

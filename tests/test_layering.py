@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
-LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio"})
+LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 WITHOUT_IO = BOTTOM | {"session", "upstream", "auth"}
 """Below the engine, which the simulator runs: no transport, no gRPC server."""
@@ -29,7 +29,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
+    "overload": frozenset({"config", "observe"}),
     "grpcio": frozenset({"config"}),
+    "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
     "observe.event_pb": frozenset({"_pb", "observe.events"}),
     "_core": frozenset({"errors"}),
@@ -42,9 +44,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "service.results": frozenset({"_pb", "errors"}),
     "dispatch": WITHOUT_IO,
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
-    "engine": WITHOUT_IO | {"dispatch", "control"},
-    "grpc_api": LEAVES | {"control"},
-    "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api"},
+    "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
+    "grpc_api": LEAVES | {"_core", "control"},
+    "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,

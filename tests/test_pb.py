@@ -14,13 +14,13 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
-from gatesvr._pb import message_pb2, upstream_pb2
+from gatesvr._pb import auth_pb2, message_pb2, upstream_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"message.proto": message_pb2, "upstream.proto": upstream_pb2}
+MODULES = {"auth.proto": auth_pb2, "message.proto": message_pb2, "upstream.proto": upstream_pb2}
 
 
 def protoc(out: Path, *options: str) -> None:
@@ -68,7 +68,13 @@ def _clear_json_names(messages: Iterable[DescriptorProto]) -> None:
 def test_generated_files_are_fresh(tmp_path: Path) -> None:
     """The service stubs and the type stubs too, which no descriptor shows."""
     protoc(tmp_path, f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}")
-    for name in ("message_pb2.pyi", "upstream_pb2.pyi", "upstream_pb2_grpc.py"):
+    for name in (
+        "auth_pb2.pyi",
+        "message_pb2.pyi",
+        "upstream_pb2.pyi",
+        "auth_pb2_grpc.py",
+        "upstream_pb2_grpc.py",
+    ):
         fresh = (tmp_path / "gatesvr/_pb" / name).read_text("utf-8")
         assert (ROOT / "gatesvr/_pb" / name).read_text("utf-8") == fresh, f"{name}: make pb"
 

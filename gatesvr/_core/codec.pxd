@@ -19,6 +19,9 @@ cdef enum:
     MIN_BUFFER_BYTES = 512  # first size of the buffer for an incomplete frame
 
 cdef enum:
+    MAX_NOTIFIES = 1024  # of one answer; a session takes far fewer (PROTOCOL 5.4)
+
+cdef enum:
     TYPE_BUSINESS = 4  # RequestType
     TYPE_ERROR = 4  # PushType
 

@@ -137,9 +137,12 @@ class MessageCodec:
     @staticmethod
     def decode_answer(data: bytes) -> UpstreamAnswer: ...  # raises nothing: see error
     @staticmethod
-    def decode_answers(batch: bytes) -> list[UpstreamAnswer]: ...  # ValueError: it is corrupt
+    def decode_answers(batch: bytes, max_answers: int = ...) -> list[UpstreamAnswer]: ...
+    # ValueError: it is corrupt, or has more
     @staticmethod
     def encode_batch(messages: Sequence[bytes]) -> bytes: ...  # an Upstream{Request,Response}Batch
+    @staticmethod
+    def has_more_entries(message: bytes, limit: int) -> bool: ...  # in its field 1
     @staticmethod
     def split_batch(batch: bytes) -> list[bytes]: ...  # its messages; ValueError: it is corrupt
     @staticmethod
@@ -186,6 +189,7 @@ decode_answer = MessageCodec.decode_answer
 decode_answers = MessageCodec.decode_answers
 encode_batch = MessageCodec.encode_batch
 split_batch = MessageCodec.split_batch
+has_more_entries = MessageCodec.has_more_entries
 encode_identity = MessageCodec.encode_identity
 push_body = MessageCodec.push_body
 error_body = MessageCodec.error_body

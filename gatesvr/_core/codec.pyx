@@ -559,6 +559,9 @@ cdef UpstreamAnswer new_answer(bytes source, Py_ssize_t start, uint32_t length):
     found = read_answer(&answer.answer, answer.message_start(), length)
     if found != END:
         answer.refusal = why("UpstreamResponse", found)
+    elif answer.answer.notify_count > MAX_NOTIFIES:
+        answer.refusal = f"UpstreamResponse with more than {MAX_NOTIFIES} notifies"
+    if answer.refusal is not None:
         request_id = answer.answer.request_id
         client_seq_id = answer.answer.client_seq_id
         memset(&answer.answer, 0, sizeof(Answer))
@@ -577,7 +580,7 @@ def decode_answer(bytes data not None):
     return new_answer(data, 0, <uint32_t>PyBytes_GET_SIZE(data))
 
 
-cdef list read_batch(bytes batch, bint is_answers):
+cdef list read_batch(bytes batch, bint is_answers, Py_ssize_t limit):
     """Return the answers of a batch, or its serialized messages."""
     cdef const unsigned char *start = start_of(batch)
     cdef list result = []
@@ -594,21 +597,23 @@ cdef list read_batch(bytes batch, bint is_answers):
             raise ValueError(why("batch", found))
         if cursor.tag != 0x0A:
             continue
+        if len(result) >= limit:
+            raise ValueError(f"more than {limit} answers")
         if is_answers:
             result.append(new_answer(batch, cursor.data - start, cursor.size))
         else:
             result.append(PyBytes_FromStringAndSize(<const char *>cursor.data, cursor.size))
 
 
-def decode_answers(bytes batch not None):
+def decode_answers(bytes batch not None, Py_ssize_t max_answers=INT32_MAX):
     """Decode an UpstreamResponseBatch; return its UpstreamAnswers.
 
     A response that does not decode has its error set; the others are still good.
 
     Raises:
-        ValueError: The batch itself is corrupt.
+        ValueError: The batch itself is corrupt, or has more than max_answers.
     """
-    return read_batch(batch, True)
+    return read_batch(batch, True, max_answers)
 
 
 def split_batch(bytes batch not None):
@@ -617,7 +622,21 @@ def split_batch(bytes batch not None):
     Raises:
         ValueError: The batch itself is corrupt.
     """
-    return read_batch(batch, False)
+    return read_batch(batch, False, INT32_MAX)
+
+
+def has_more_entries(bytes message not None, Py_ssize_t limit):
+    """Return whether a message has more than limit entries in field 1, corrupt ones not counted."""
+    cdef Cursor cursor
+    cdef Py_ssize_t count = 0
+    if PyBytes_GET_SIZE(message) > INT32_MAX:
+        return True
+    open_cursor(&cursor, start_of(message), PyBytes_GET_SIZE(message))
+    while next_field(&cursor) == FIELD:
+        count += cursor.tag == 0x0A
+        if count > limit:
+            return True
+    return False
 
 
 def encode_batch(messages):
@@ -792,6 +811,7 @@ class MessageCodec:
     decode_answer = staticmethod(decode_answer)
     decode_answers = staticmethod(decode_answers)
     encode_batch = staticmethod(encode_batch)
+    has_more_entries = staticmethod(has_more_entries)
     split_batch = staticmethod(split_batch)
     encode_identity = staticmethod(encode_identity)
     push_body = staticmethod(push_body)

@@ -19,6 +19,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyBytes_GET_SIZE(object data)
     bint PyBytes_CheckExact(object data)
     const char *PyUnicode_AsUTF8(object text) except NULL
+    bint PyUnicode_IS_ASCII(object text) noexcept
 
 
 cdef bint _has_batch() noexcept:
@@ -90,7 +91,10 @@ cdef socklen_t put_address(sockaddr_in6 *name, object address, int family) excep
     if count < 2 or type((<tuple>address)[0]) is not str:
         raise_invalid(address)
     memset(name, 0, sizeof(sockaddr_in6))
-    if inet_pton(family, PyUnicode_AsUTF8((<tuple>address)[0]), place) != 1:
+    if (
+        not PyUnicode_IS_ASCII((<tuple>address)[0])
+        or inet_pton(family, PyUnicode_AsUTF8((<tuple>address)[0]), place) != 1
+    ):
         raise_invalid(address)
     name.sin6_family = <unsigned short>family
     name.sin6_port = htons(<uint16_t>(<tuple>address)[1])  # same place in both forms

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..observe.log import keys
+from .applicant import Applicant
 from .limit import FailureLimit
 from .reasons import AuthFailed, AuthUnavailable, Reason
 
@@ -26,15 +27,17 @@ __all__ = ["Authenticator", "Gate"]
 
 logger = logging.getLogger("gatesvr.auth")
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 15.0
 """Longest authentication; then the answer is that it is unavailable."""
+LOG_INTERVAL_S = 1.0
+"""Shortest time between two lines of one reason."""
 
 
 class Authenticator(Protocol):
-    """Says who the bearer of a token is."""
+    """Says who a client is."""
 
-    async def authenticate(self, token: str, openid: str) -> Identity:
-        """Return who the bearer is.
+    async def authenticate(self, applicant: Applicant) -> Identity:
+        """Return who it is.
 
         Raises:
             AuthFailed: Not who it says it is.
@@ -74,26 +77,23 @@ class Gate:
         self._enforces_expiry = config.enforce_expiry
         self._clock = clock
         self._wall_clock = wall_clock
-        self._limit = FailureLimit()
+        self._beside: set[asyncio.Task[tuple[Identity, float]]] = set()
+        self._lines: dict[str, tuple[float, int]] = {}  # reason: next line, left out since the last
+        self._limit = FailureLimit(config.address_failures, config.openid_failures)
 
     def start(self) -> None:
         """Begin what runs in the background."""
         self._authenticator.start()
 
     async def stop(self) -> None:
-        """End it."""
+        """End it, and the authentications of admit_beside()."""
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         await self._authenticator.stop()
 
-    async def admit(
-        self, token: str, openid: str, ip: str, *, is_renewal: bool = False
-    ) -> tuple[Identity, float]:
+    async def admit(self, applicant: Applicant) -> tuple[Identity, float]:
         """Return who a client is, and the loop time at which its credentials expire.
-
-        Args:
-            token: Its auth_token.
-            openid: What it says it is, empty where it leaves that to the token.
-            ip: Its address.
-            is_renewal: Whether it has a session already.
 
         Raises:
             AuthFailed: It is not let in.
@@ -101,30 +101,73 @@ class Gate:
         """
         began = self._clock()
         try:
-            if not self._limit.allows(ip, began):
-                raise AuthFailed(Reason.LIMITED)
-            async with asyncio.timeout(TIMEOUT_S):
-                identity = await self._authenticator.authenticate(token, openid)
+            identity = await self._authenticate(applicant, began)
         except AuthFailed as failure:
             self.counters.refused(failure.reason)
-            if failure.reason is not Reason.LIMITED:
-                self._limit.failed(ip, began)
-            logger.info(
-                "auth_refused",
-                extra=keys(peer=ip, openid=openid, reason=failure.reason, detail=str(failure)),
-            )
+            self._log(logging.INFO, "auth_refused", applicant, failure.reason, failure, began)
             await self._wait(began)
             raise
         except (TimeoutError, AuthUnavailable) as error:
             self.counters.unavailable += 1
-            logger.warning("auth_unavailable", extra=keys(peer=ip, error=str(error) or "time-out"))
+            self._log(logging.WARNING, "auth_unavailable", applicant, "unavailable", error, began)
             await self._wait(began)
             raise AuthUnavailable from None
-        if is_renewal:
+        if applicant.is_renewal:
             self.counters.renewed += 1
         else:
             self.counters.authenticated += 1
         return identity, self._deadline(identity)
+
+    def admit_beside(self, applicant: Applicant) -> asyncio.Task[tuple[Identity, float]]:
+        """Return a task that does admit(); stop() cancels it."""
+        task = asyncio.create_task(self.admit(applicant), name="gatesvr-auth")
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def _authenticate(self, applicant: Applicant, began: float) -> Identity:
+        """Ask the authenticator, unless too many have failed before."""
+        attempt = self._limit.begin(applicant.ip, applicant.openid, began)
+        if attempt is None:
+            raise AuthFailed(Reason.LIMITED)
+        failure, openid = None, ""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                identity = await self._authenticator.authenticate(applicant)
+            openid = identity.openid
+        except AuthFailed as error:
+            failure = error.reason
+            raise
+        finally:
+            attempt.end(self._clock(), failure=failure, openid=openid)
+        return identity
+
+    def _log(
+        self,
+        level: int,
+        event: str,
+        applicant: Applicant,
+        reason: str,
+        error: Exception,
+        now: float,
+    ) -> None:
+        """Write a line, at most one a second for each reason; it gives the number left out."""
+        due, suppressed = self._lines.get(reason, (-math.inf, 0))
+        if now < due:
+            self._lines[reason] = due, suppressed + 1
+            return
+        self._lines[reason] = now + LOG_INTERVAL_S, 0
+        logger.log(
+            level,
+            event,
+            extra=keys(
+                peer=applicant.ip,
+                openid=applicant.openid,
+                reason=reason,
+                detail=str(error) or type(error).__name__,
+                suppressed=suppressed,
+            ),
+        )
 
     async def _wait(self, began: float) -> None:
         """Wait until a refusal has taken its least time."""

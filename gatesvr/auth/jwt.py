@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jwt
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from ..protocol.identity import Identity
+from ..protocol.identity import MAX_CLAIMS_BYTES, MAX_EXPIRES_AT, Identity
 from ..protocol.messages import MAX_OPENID_BYTES, is_valid_text
+from .applicant import MAX_TOKEN_BYTES, Applicant
 from .keys import Key, KeysMissing, KeySource, StaticKeys, UrlKeys, load_keys
 from .reasons import AuthFailed, AuthUnavailable, Reason
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from .reasons import AuthCounters
 
 __all__ = ["JwtAuthenticator"]
-
-MAX_TOKEN_BYTES = 8_192
-MAX_CLAIMS_BYTES = 4_096
-"""Names and values of the claims that go to upstreams."""
 
 # PyJWT's errors, the special ones before those that they derive from.
 _REASONS: tuple[tuple[type[jwt.PyJWTError], Reason], ...] = (
@@ -73,17 +70,14 @@ class JwtAuthenticator:
         """Stop that."""
         await self._keys.stop()
 
-    async def authenticate(self, token: str, openid: str) -> Identity:
+    async def authenticate(self, applicant: Applicant) -> Identity:
         """Return who the token's bearer is.
-
-        Args:
-            token: The token.
-            openid: What the client says it is, empty where it leaves that to the token.
 
         Raises:
             AuthFailed: The token is not good, or names another openid.
             AuthUnavailable: There are no keys to verify it with.
         """
+        token, openid = applicant.token, applicant.openid
         algorithm, kid = _read_header(token)
         if algorithm not in self._algorithms:
             raise AuthFailed(Reason.ALGORITHM, algorithm[:16])
@@ -99,9 +93,9 @@ class JwtAuthenticator:
         subject = claims.get("sub", "")
         return Identity(
             openid=name,
-            subject=subject if isinstance(subject, str) else "",
+            subject=_encodable("sub", subject) if isinstance(subject, str) else "",
             claims=_chosen(claims, self._config.claims),
-            expires_at=float(claims["exp"]),
+            expires_at=float(min(int(claims["exp"]), MAX_EXPIRES_AT)),
         )
 
     async def _find_key(self, kid: str) -> Key:
@@ -162,8 +156,17 @@ def _chosen(claims: Mapping[str, Any], names: list[str]) -> dict[str, str]:
             continue
         value = claims[name]
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        size += len(name.encode()) + len(text.encode("utf-8", "replace"))
+        size += len(name.encode()) + len(_encodable(name, text).encode())
         if size > MAX_CLAIMS_BYTES:
             raise AuthFailed(Reason.TOO_LARGE, "claims")
         chosen[name] = text
     return chosen
+
+
+def _encodable(name: str, text: str) -> str:
+    """Return a claim's text unless it has a lone surrogate, as JSON may and protobuf may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise AuthFailed(Reason.CLAIM, name) from None
+    return text

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http
+import http.client
 import json
 import logging
+import socket
 import ssl
+import threading
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,9 +210,10 @@ class UrlKeys:
             loop = asyncio.get_running_loop()
             document = await loop.run_in_executor(None, self._fetch, self._url)
             found = parse_jwks(document)
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            # Whatever a server says: the next fetch may be better, so the keys' task goes on.
             counters.key_failures += 1
-            logger.warning("jwks_failed", extra=log_keys(url=self._url, error=str(error)[:200]))
+            logger.warning("jwks_failed", extra=log_keys(url=self._url, error=repr(error)[:200]))
             return
         self._keys = StaticKeys(found)
         self._fetched_at = self._clock()
@@ -216,37 +221,60 @@ class UrlKeys:
         counters.keys = len(found)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Follow none: a redirect could lead to a place that nobody configured."""
-        return
-
-
 def fetch_url(url: str) -> bytes:
-    """Return the document at a URL.
+    """Return the document at a URL. It follows no redirect, and no proxy of the environment.
 
     Raises:
         OSError: It cannot be had in time.
+        HTTPException: The server does not speak HTTP.
         ValueError: It is too large.
     """
-    context = ssl.create_default_context()
-    opener = urllib.request.build_opener(
-        _NoRedirect, urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({})
-    )
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310
+    parts = urllib.parse.urlsplit(url)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(
+            parts.netloc.rpartition("@")[2],
+            timeout=FETCH_TIMEOUT_S,
+            context=ssl.create_default_context(),
+        )
+    else:
+        connection = http.client.HTTPConnection(
+            parts.netloc.rpartition("@")[2], timeout=FETCH_TIMEOUT_S
+        )
     deadline = time.monotonic() + FETCH_TIMEOUT_S
-    with opener.open(request, timeout=FETCH_TIMEOUT_S) as response:
-        parts: list[bytes] = []
-        size = 0
-        # read1: a server that drips a byte at a time does not reset the deadline.
-        while part := response.read1(65536):
-            parts.append(part)
-            size += len(part)
-            if size > MAX_JWKS_BYTES:
-                raise ValueError(f"more than {MAX_JWKS_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not complete in {FETCH_TIMEOUT_S:g} s")
-    return b"".join(parts)
+    document = b""
+    problem: Exception | None = None
+    connection.connect()
+    # A time-out is each read's: a server that drips a byte at a time would go on for ever.
+    watch = threading.Timer(deadline - time.monotonic(), _cut, (connection.sock,))
+    watch.daemon = True
+    watch.start()
+    try:
+        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        connection.request("GET", target, headers={"Accept": "application/json"})
+        with connection.getresponse() as response:
+            if response.status != http.HTTPStatus.OK:
+                raise OSError(f"status {response.status}")
+            document = response.read(MAX_JWKS_BYTES + 1)
+    except (OSError, http.client.HTTPException) as error:
+        problem = error
+    finally:
+        watch.cancel()
+        connection.close()
+    if time.monotonic() >= deadline:
+        raise TimeoutError(f"not complete in {FETCH_TIMEOUT_S:g} s")
+    if problem is not None:
+        raise problem
+    if len(document) > MAX_JWKS_BYTES:
+        raise ValueError(f"more than {MAX_JWKS_BYTES} bytes")
+    return document
+
+
+def _cut(sock: socket.socket) -> None:
+    """End a fetch that takes too long, from another thread."""
+    with contextlib.suppress(OSError):
+        # Not SSLSocket's own, which would take TLS away from the reader.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def parse_jwks(document: bytes) -> list[Key]:

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     """A claim is missing or of the wrong type."""
     OPENID = "openid"
     """It names another openid than START, or the session that START resumes."""
+    DENIED = "denied"
+    """The service behind ``auth.mode = "upstream"`` said no."""
     LIMITED = "limited"
     """Too many failures of this address or openid lately."""
 
@@ -71,10 +73,14 @@ class AuthCounters(Counters):
     """Clients refused: a claim is missing or of the wrong type."""
     refused_openid: Counter = 0
     """Clients refused: it names another openid."""
+    refused_denied: Counter = 0
+    """Clients refused: the service said no."""
     refused_limited: Counter = 0
-    """Clients refused: its address failed too often."""
+    """Clients refused: their address failed too often, or somebody guessed at their openid."""
     unavailable: Counter = 0
-    """Clients turned away because nothing could be said: no keys, or no answer in time."""
+    """Clients turned away because nothing could be said: no keys, or no answer of use in time."""
+    unusable_answers: Counter = 0
+    """Answers of the service that could not be used; each also counts as unavailable."""
     renewed: Counter = 0
     """Credentials renewed by AUTH."""
     keys: Gauge = 0

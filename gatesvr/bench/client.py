@@ -63,7 +63,7 @@ class LoadClient:
         self.fleet = fleet
         self.number = number
         self.openid = f"bench-{fleet.plan.run:08x}-{number}"
-        self._session = ClientSession(self.openid, auth_token=fleet.plan.token)
+        self._session = ClientSession(self.openid, auth_token=fleet.plan.token_for(self.openid))
         self.protocol = ClientProtocol(self._session)
         self.session_id = ""
         self.is_up = False

@@ -178,7 +178,8 @@ class Resuming:
         self._clients = [client for client in fleet.clients if isinstance(client, ResumingClient)]
         self._pusher: Pusher | None = None
         if fleet.plan.push_server:
-            self._pusher = Pusher(fleet.plan.push_server, fleet.plan.timeout, fleet.fail)
+            plan = fleet.plan
+            self._pusher = Pusher(plan.push_server, plan.timeout, fleet.fail, plan.push_access())
         self._task: asyncio.Task[None] | None = None
         self._is_over = asyncio.Event()
         self._rounds: list[float] = []

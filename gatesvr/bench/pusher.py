@@ -13,6 +13,7 @@ import grpc.aio
 
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
+from ..credentials import Access
 from ..errors import ConnectionFailed
 from ..grpcio import make_channel
 
@@ -36,12 +37,16 @@ class Pusher:
         address: The gateway's gRPC address.
         timeout: Longest wait for a broadcast's answer, and for the stream's end, seconds.
         failed: Called when the stream breaks; no push is sent after that.
+        access: The credentials to show.
     """
 
-    def __init__(self, address: str, timeout: float, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, address: str, timeout: float, failed: Callable[[str], None], access: Access
+    ) -> None:
         self._timeout = timeout
         self._failed = failed
-        self._channel = make_channel(address)
+        self._access = access
+        self._channel = make_channel(address, credentials=access.credentials)
         self._stub: Any = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._waiting: deque[_Push] = deque()
         self._written: deque[_Push] = deque()
@@ -89,7 +94,7 @@ class Pusher:
         request = pb.BroadcastRequest(msg_type="bench", data=data)
         try:
             response: pb.BroadcastResponse = await self._stub.BroadcastToClients(
-                request, timeout=self._timeout
+                request, timeout=self._timeout, metadata=self._access.metadata()
             )
         except grpc.aio.AioRpcError as error:
             raise ConnectionFailed(f"broadcast: {error.code().name}: {error.details()}") from None
@@ -107,7 +112,8 @@ class Pusher:
 
     async def _run(self) -> None:
         try:
-            async for batch in self._stub.PushStream(self._batches()):
+            metadata = self._access.metadata()
+            async for batch in self._stub.PushStream(self._batches(), metadata=metadata):
                 for response in batch.responses:
                     self._written.popleft().done(response)
         except grpc.aio.AioRpcError as error:

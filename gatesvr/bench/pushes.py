@@ -123,7 +123,7 @@ class Pushing:
         self._slow = self._clients[: len(plan.share(process)) * plan.slow_clients // plan.clients]
         # S311: choosing clients needs spread, not secrecy.
         self._rng = random.Random(f"{plan.seed} {process}")  # noqa: S311
-        self._pusher = Pusher(plan.push_server, plan.timeout, fleet.fail)
+        self._pusher = Pusher(plan.push_server, plan.timeout, fleet.fail, plan.push_access())
         self._pushes = 0
         self._pushes_before = 0  # pushes of the warm-up
         self._refused_slow = 0
@@ -243,7 +243,8 @@ class Broadcasting:
         self._tell = tell
         self._pusher: Pusher | None = None
         if process == 0:
-            self._pusher = Pusher(fleet.plan.push_server, fleet.plan.timeout, fleet.fail)
+            plan = fleet.plan
+            self._pusher = Pusher(plan.push_server, plan.timeout, fleet.fail, plan.push_access())
         self._tasks: set[asyncio.Task[None]] = set()
         self._broadcasts = 0
         self._broadcasts_before = 0  # broadcasts of the warm-up

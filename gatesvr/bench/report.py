@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["EXIT_BROKEN", "EXIT_MISSED", "Report"]
 
+_UNTOLD = (
+    *("token", "signer", "ca", "insecure", "run", "scenario", "server"),
+    *("push_ca", "push_cert", "push_key", "push_token_file"),
+)
 EXIT_BROKEN = 1
 EXIT_MISSED = 99
 MAX_FINDINGS = 20
@@ -88,8 +92,8 @@ class Report:
         plan = result.plan
         usage = result.usage
         settings = asdict(plan)
-        for name in ("token", "ca", "insecure", "run", "scenario", "server"):
-            settings.pop(name)
+        for name in _UNTOLD:
+            del settings[name]
         series = result.meter.series
         return {
             "version": VERSION,

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..credentials import Access
+
+from .tokens import TokenSigner
 
 __all__ = ["SCENARIOS", "Plan", "Scenario"]
 
@@ -120,9 +126,14 @@ class Plan:
         backend: The clients' QUIC library: auto, aioquic or qh3.
         server: The gateway's host and UDP port; filled in later if the bench starts the gateway.
         push_server: The gateway's gRPC address, HOST:PORT, empty for none.
+        push_ca: PEM file of certificates to trust the push port by, empty for plain text.
+        push_cert: PEM file of the certificate to show there.
+        push_key: PEM file of its key.
+        push_token_file: File of the token to send there.
         ca: PEM file of certificates to trust, empty for the default.
         insecure: Accept any certificate.
-        token: Sent as auth_token.
+        token: Sent as auth_token, where there is no signer.
+        signer: Makes each client's auth_token.
         upstream_delay_ms: How long the upstream should take for a request.
         slow_clients: Scenario ``slow``: clients that read nothing.
         processes: Load processes.
@@ -142,9 +153,14 @@ class Plan:
     backend: str = "auto"
     server: tuple[str, int] = ("", 0)
     push_server: str = ""
+    push_ca: str = ""
+    push_cert: str = ""
+    push_key: str = ""
+    push_token_file: str = ""
     ca: str = ""
     insecure: bool = False
     token: str = ""
+    signer: TokenSigner | None = None
     upstream_delay_ms: int = 0
     slow_clients: int = 0
     processes: int = 1
@@ -164,6 +180,25 @@ class Plan:
         if not models:
             return ""
         return "open" if self.rate else "closed"
+
+    def token_for(self, openid: str) -> str:
+        """Return a client's auth_token."""
+        return self.token if self.signer is None else self.signer.sign(openid)
+
+    @property
+    def has_push_access(self) -> bool:
+        """Whether there are credentials for the push port."""
+        return bool(self.push_ca or self.push_cert or self.push_key or self.push_token_file)
+
+    def push_access(self) -> Access:
+        """Return the credentials for the push port.
+
+        Raises:
+            ConfigError: A file cannot be used.
+        """
+        from ..credentials import Access
+
+        return Access(self.push_ca, self.push_cert, self.push_key, self.push_token_file)
 
     def share(self, process: int) -> range:
         """Return the numbers of the clients that a load process runs."""

@@ -76,7 +76,7 @@ class Threshold:
         metric, comparison, number, unit = match.groups()
         kind = METRICS.get(metric)
         if kind is None:
-            raise ValueError(f"{text!r}: {metric} is none of {', '.join(METRICS)}")
+            raise ValueError(f"{text!r}: {metric} is not one of {', '.join(METRICS)}")
         units = _UNITS[kind]
         if unit not in units:
             known = ", ".join(name for name in units if name)

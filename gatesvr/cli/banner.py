@@ -14,6 +14,7 @@ from .terminal import style
 from .version import core, version_of
 
 if TYPE_CHECKING:
+    from ..config import PushConfig
     from ..gateway import Gateway
     from ..transport.tls import ServerTls
 
@@ -43,10 +44,13 @@ def banner(
         "core": f"{core()}, {loop} loop",
         "certificate": certificate,
     }
+    lines["callers prove"] = _proof(gateway.config.push)
     auth = gateway.config.auth
-    if auth.mode != "none":
-        lines["clients prove"] = f"their openid by {auth.mode} ({auth.jwks or auth.key})"
-    elif not is_demo:
+    if auth.mode == "jwt":
+        lines["clients prove"] = f"their openid by a token ({auth.jwks or auth.key})"
+    elif auth.mode == "upstream":
+        lines["clients prove"] = f"their openid to the service {auth.service}"
+    else:
         lines["clients prove"] = (
             "nothing: whoever reaches the port may claim any openid (auth.mode)"
         )
@@ -55,8 +59,28 @@ def banner(
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
     text += ["", "Try it from another shell:", ""]
     line = call_line(parse_address(gateway.address), tls, "echo" if is_demo else "hello")
+    if auth.mode != "none":
+        line += " --openid OPENID --token TOKEN"
     text += [f"  {style(line, fg='green')}", ""]
     return "\n".join(text)
+
+
+def _proof(push: PushConfig) -> str:
+    """Return what guards the push port."""
+    has_tokens = bool(push.token) or any(caller.token for caller in push.caller)
+    is_by_name = any(caller.certificates for caller in push.caller)
+    by_token = "a token" if push.cert else "a token, in plain text"
+    if not push.is_guarded:
+        over = " over TLS" if push.cert else ""
+        if push.insecure:
+            return f"nothing{over}: whoever reaches the push port may do everything (push.insecure)"
+        return f"nothing{over}: every process of this machine may push and kick (push.token)"
+    if not push.client_ca:
+        return f"who they are by {by_token}"
+    if not has_tokens:
+        return f"who they are by a certificate ({push.client_ca})"
+    joint = "or" if is_by_name else "and"
+    return f"who they are by a certificate ({push.client_ca}) {joint} a token"
 
 
 def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") -> str:

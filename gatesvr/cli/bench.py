@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,21 +18,24 @@ from ..bench.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
 from ..bench.threshold import METRICS, Threshold
 from ..config import Size, parse_address
 from ..errors import ConfigError
-from .options import ADDRESS, DURATION, transport_option
+from .options import ADDRESS, DURATION, push_options, transport_option
 from .terminal import echo, escape_control, to_json
 
 if TYPE_CHECKING:
     from ..bench.report import Report
     from ..bench.run import Progress, Result
+    from ..bench.tokens import TokenSigner
 
     _ThresholdBase = click.ParamType[Threshold]
     _SizeBase = click.ParamType[int]
 else:
     _ThresholdBase = _SizeBase = click.ParamType
 
-__all__ = ["command"]
+__all__ = ["command", "make_signer"]
 
 MAX_DURATION_S = 3600.0
+MAX_RUN_S = 4 * MAX_DURATION_S
+"""How long the clients' tokens last: more than any run, whose parts have limits of their own."""
 MAX_CLIENTS = 1_000_000
 MAX_PROCESSES = 256
 _DEFAULT_SERVER = "localhost:8453"
@@ -96,6 +101,7 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     help=f"The gateway to load; its `echo` must return the data. [{_DEFAULT_SERVER}]",
 )
 @click.option("--push-server", type=ADDRESS, help="Its gRPC address, for scenarios that push.")
+@push_options
 @click.option("--pid", type=click.IntRange(1), help="Its process id, to report CPU and memory.")
 @click.option(
     "--clients", type=click.IntRange(1, MAX_CLIENTS), help="Number of clients. [64 or 200]"
@@ -150,7 +156,14 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     multiple=True,
     help="With --self: a setting of the gateway; repeatable.",
 )
-@click.option("--token", default="", help="Sent as auth_token.")
+@click.option("--token", default="", help="Sent as auth_token by every client.")
+@click.option(
+    "--token-key",
+    type=click.Path(dir_okay=False),
+    help="File with a private key (PEM) or an HMAC secret: each client gets a token of its own.",
+)
+@click.option("--token-audience", default="gatesvr", show_default=True, help="Their claim aud.")
+@click.option("--token-issuer", default="test", show_default=True, help="Their claim iss.")
 @click.option("--ca", type=click.Path(dir_okay=False), help="PEM file with certificates to trust.")
 @click.option("--insecure", is_flag=True, help="Accept any certificate.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of random choices.")
@@ -205,6 +218,9 @@ def command(
     if not own and (gateway_transport or sets):
         raise click.UsageError("--gateway-transport and --set need --self")
     plan = _plan(scenario, **options)
+    if own and plan.has_push_access:
+        raise click.UsageError("--self starts its own gateway; leave out --push-ca and its like")
+    plan.push_access()  # unusable files are told at once
     _check(plan, thresholds, has_gateway=own or pid is not None, has_push=own or bool(push_server))
     from ..bench.meter import Histogram
     from ..bench.plot import check_plot
@@ -267,15 +283,43 @@ def _plan(scenario: str, **options: Any) -> Plan:
         warmup=options["warmup"],
         payload=options["payload"],
         backend=options["transport"],
+        **{name: options[name] for name in options if name.startswith("push_")},
         ca=options["ca"] or "",
         insecure=options["insecure"],
         token=options["token"],
+        signer=make_signer(**options),
         upstream_delay_ms=round(options["upstream_delay"] * 1000),
         slow_clients=slow or 0,
         processes=processes,
         seed=options["seed"],
         run=int.from_bytes(os.urandom(4), "big"),
         timeout=options["timeout"],
+    )
+
+
+def make_signer(**options: Any) -> TokenSigner | None:
+    """Return what makes the clients' tokens, None without --token-key."""
+    path = options["token_key"]
+    if path is None:
+        return None
+    if options["token"]:
+        raise click.UsageError("--token and --token-key exclude each other")
+    from ..auth.keys import read_private_key
+    from ..bench.tokens import TokenSigner
+
+    try:
+        data = Path(path).read_bytes()
+        key = read_private_key(data)
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error), source=path) from None
+    except ValueError as error:
+        raise ConfigError(str(error), source=path) from None
+    return TokenSigner(
+        key.value if isinstance(key.value, bytes) else data,
+        key.algorithms[0],
+        options["token_audience"],
+        options["token_issuer"],
+        int(time.time() + MAX_RUN_S),
     )
 
 

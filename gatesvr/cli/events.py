@@ -11,12 +11,13 @@ import click
 from ..observe.events import CHOICE, EventKind
 from ..observe.log import escape, format_keys, timestamp
 from .loop import run, stop_event
-from .options import ADDRESS
+from .options import ADDRESS, push_options
 from .terminal import echo, to_json
 
 if TYPE_CHECKING:
     from ..observe.events import SessionEvent
     from ..service.event_stream import GatewayEvents
+    from ..service.gateway_client import GatewayClient
 
 __all__ = ["command"]
 
@@ -36,20 +37,33 @@ __all__ = ["command"]
     multiple=True,
     help="Print only this kind; repeatable.",
 )
+@push_options
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a JSON object.")
-def command(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
+def command(
+    server: str,
+    kinds: tuple[str, ...],
+    as_json: bool,
+    push_ca: str,
+    push_cert: str,
+    push_key: str,
+    push_token_file: str,
+) -> None:
     """Print session events, one a line, until Ctrl-C or until the gateway stops.
 
     If events arrived faster than they were read, "missed" counts those left out.
     """
-    run(_events(server, kinds, as_json))
-
-
-async def _events(server: str, kinds: tuple[str, ...], as_json: bool) -> None:
     from ..service.gateway_client import GatewayClient
 
+    gateway = GatewayClient(
+        server, ca=push_ca, cert=push_cert, key=push_key, token_file=push_token_file
+    )
+    run(_events(gateway, server, kinds, as_json))
+
+
+async def _events(
+    gateway: GatewayClient, server: str, kinds: tuple[str, ...], as_json: bool
+) -> None:
     stop = stop_event()
-    gateway = GatewayClient(server)
     try:
         async with gateway.events(kinds) as events:
             echo(f"events of {server}", err=True)

@@ -26,7 +26,16 @@ else:
     # Generic only since click 8.2.
     _AddressBase = _DurationBase = _PairBase = _TextBase = click.ParamType
 
-__all__ = ["ADDRESS", "DURATION", "PAIR", "TEXT", "Target", "target_options", "transport_option"]
+__all__ = [
+    "ADDRESS",
+    "DURATION",
+    "PAIR",
+    "TEXT",
+    "Target",
+    "push_options",
+    "target_options",
+    "transport_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -202,6 +211,21 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapper = option(wrapper)
     return wrapper
+
+
+def push_options(function: F) -> F:
+    """Add the credentials for a gateway's push port: the arguments of Access, after ``push_``."""
+    texts = {
+        "ca": "PEM file with the certificates to trust the push port by, or `system` for the"
+        " system's CAs. Without it: plain text.",
+        "cert": "PEM file with the certificate to show to the push port.",
+        "key": "PEM file with its private key.",
+        "token-file": "File whose first line is the token to send to the push port.",
+    }
+    for name, text in reversed(texts.items()):
+        path = click.Path(dir_okay=False)
+        function = click.option(f"--push-{name}", type=path, default="", help=text)(function)
+    return function
 
 
 def _default_openid() -> str:

@@ -9,20 +9,22 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import ConfigError
 from ..observe.log import timestamp
 from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR
 from .terminal import ServerOutput
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, PushConfig
     from ..gateway import Gateway
     from ..observe.log import LogHandler
+    from ..service.gateway_client import GatewayClient
 
 __all__ = ["command"]
 
@@ -111,16 +113,17 @@ async def _serve(
     stats: float | None,
 ) -> int:
     from ..config import load
+    from ..demo import services
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
     from ..observe.log import configure, keys
     from .banner import banner
 
-    def configured(**services: str) -> Config:
+    def configured(**demos: str) -> Config:
         named: dict[str, list[dict[str, str]]] = {}
         for name, address in upstreams:
             named.setdefault(name, []).append({"address": address})
-        for name, address in services.items():
+        for name, address in demos.items():
             named.setdefault(name, [{"address": address}])
         values = {
             **overrides,
@@ -128,7 +131,8 @@ async def _serve(
         }
         return load(file, sets=sets, environ=os.environ, overrides=values)
 
-    config = configured()
+    # The demo services take part in the check; their ports come later.
+    config = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
     # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None
@@ -155,7 +159,10 @@ async def _serve(
             # address at their first push.
             from .upstream import serving
 
-            addresses = await stack.enter_async_context(serving(lambda: pushes_to[0]))
+            push = config.push
+            addresses = await stack.enter_async_context(
+                serving(lambda: _demo_client(lambda: pushes_to[0], push))
+            )
             config = configured(**addresses)
         gateway = await stack.enter_async_context(Gateway(config))
         spare_collector()
@@ -175,6 +182,20 @@ async def _serve(
         else:
             log.say("stopping (Ctrl-C again: at once)")
     return 1 if is_hurried else 0
+
+
+def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
+    """Return a demo service's client of the gateway.
+
+    Raises:
+        ConfigError: There are no credentials for it.
+    """
+    from ..service.gateway_client import GatewayClient
+
+    if push.client_ca:
+        raise ConfigError("the demo services have no certificate", field="push.client_ca")
+    tokens = [push.token, *(caller.token for caller in push.caller)]
+    return GatewayClient(address, ca=push.cert, token_file=next(filter(None, tokens), ""))
 
 
 async def _print_stats(

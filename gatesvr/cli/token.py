@@ -14,7 +14,7 @@ import click
 from ..errors import ConfigError
 from .files import refuse_existing, write_file
 from .options import DURATION, PAIR
-from .terminal import echo
+from .terminal import echo, escape_control
 
 __all__ = ["command"]
 
@@ -132,7 +132,7 @@ def show_token(token: str, as_json: bool) -> None:
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"no token: {error}") from None
     if as_json:
         echo(json.dumps({"header": header, "claims": claims}))
@@ -140,7 +140,9 @@ def show_token(token: str, as_json: bool) -> None:
     for title, values in (("header", header), ("claims", claims)):
         for name, value in values.items():
             text = value if isinstance(value, str) else json.dumps(value)
-            echo(f"{title:7} {name:8} {text}{_when(name, value)}")
+            line = f"{title:7} {name:8} {text}{_when(name, value)}"
+            # A token from elsewhere may hold what a terminal obeys, or lines of its own.
+            echo(escape_control(line).replace("\n", "\\n"))
 
 
 def _when(name: str, value: Any) -> str:

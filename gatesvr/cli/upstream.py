@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import click
 
 from ..config import parse_address
 from ..observe.log import configure
 from .loop import run, stop_event
-from .options import ADDRESS
+from .options import ADDRESS, push_options
 from .terminal import ServerOutput
+
+if TYPE_CHECKING:
+    from ..service.gateway_client import GatewayClient
 
 __all__ = ["command", "serving"]
 
@@ -33,7 +37,16 @@ _PORTS = {"hello": 8081, "business": 8082, "zone": 8083}
     show_default=True,
     help="The gateway's push address.",
 )
-def command(service: str, bind: str | None, gateway: str) -> None:
+@push_options
+def command(
+    service: str,
+    bind: str | None,
+    gateway: str,
+    push_ca: str,
+    push_cert: str,
+    push_key: str,
+    push_token_file: str,
+) -> None:
     """Run demo upstream services: hello (login), business, zone, or all three."""
     names = list(_PORTS) if service == "all" else [service]
     if bind is None:
@@ -41,15 +54,22 @@ def command(service: str, bind: str | None, gateway: str) -> None:
     else:
         host, port = bind.rpartition(":")[0], parse_address(bind)[1]
         binds = {name: f"{host}:{port + i if port else 0}" for i, name in enumerate(names)}
-    run(_serve(gateway, binds))
+    from ..service.gateway_client import GatewayClient
+
+    def client() -> GatewayClient:
+        return GatewayClient(
+            gateway, ca=push_ca, cert=push_cert, key=push_key, token_file=push_token_file
+        )
+
+    run(_serve(client, binds))
 
 
-async def _serve(gateway: str, binds: Mapping[str, str]) -> None:
+async def _serve(client: Callable[[], GatewayClient], binds: Mapping[str, str]) -> None:
     log = configure("warning")
     assert log is not None
     stop = stop_event()
     out = ServerOutput()
-    async with serving(gateway, binds) as addresses:
+    async with serving(client, binds) as addresses:
         for name, address in addresses.items():
             out.echo(f"{name:<8}  {address} (TCP, gRPC)")
         await stop.wait()
@@ -59,21 +79,22 @@ async def _serve(gateway: str, binds: Mapping[str, str]) -> None:
 
 @asynccontextmanager
 async def serving(
-    gateway: str | Callable[[], str], binds: Mapping[str, str] | None = None
+    client: Callable[[], GatewayClient], binds: Mapping[str, str] | None = None
 ) -> AsyncIterator[dict[str, str]]:
     """Serve demo services; yields their names and real addresses.
 
     Args:
-        gateway: The gateway's push address, or a function that returns it at first use.
+        client: Makes a service's client of the gateway.
         binds: For each service name: HOST:PORT; by default all three on free loopback ports.
     """
     from ..demo import services
 
     async with AsyncExitStack() as stack:
         addresses = {}
-        wanted = services(gateway)
+        wanted = services()
         for name, bind in (binds or dict.fromkeys(wanted, "127.0.0.1:0")).items():
             service = wanted[name]
+            service.gateway = client()
             stack.push_async_callback(service.stop)
             addresses[name] = await service.serve(bind)
         yield addresses

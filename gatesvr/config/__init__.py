@@ -17,11 +17,15 @@ from .kinds import parse_address as parse_address
 from .load import fields as fields
 from .load import load as load
 from .load import needs_restart as needs_restart
+from .sections import MAX_CLAIMS as MAX_CLAIMS
+from .sections import ZONED_NAME as ZONED_NAME
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
+from .sections import OverloadConfig as OverloadConfig
+from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
@@ -35,6 +39,8 @@ __all__ = [
     "Duration",
     "Endpoint",
     "LogConfig",
+    "OverloadConfig",
+    "PushCaller",
     "PushConfig",
     "Range",
     "RouteRule",

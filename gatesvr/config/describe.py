@@ -9,7 +9,6 @@ import json
 import re
 import textwrap
 import typing
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -54,72 +53,115 @@ def as_toml(config: Config, *, is_commented: bool = False, origins: Origins | No
         is_commented: Write above each setting what it means, and the setting as a comment.
         origins: Write behind each setting what set it.
     """
-    texts = descriptions()
-    out: list[str] = []
+    writer = _Writer(is_commented=is_commented, origins=origins)
+    parts = [(name, getattr(config, name)) for name in config.__struct_fields__]
+    named = [(name, part) for name, part in parts if isinstance(part, Section)]
+    for name, section in named:
+        writer.add_section(name, section)
+    for name, section in named:
+        writer.add_tables_of(section, f"{name}.")
+    writer.add_tables_of(config, "")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(writer.lines))
 
-    def explain(struct: str, field: str) -> None:
-        if is_commented:
-            out.extend(_comment(texts[struct, field]))
 
-    def add(
-        header: str, field: str, part: Section | None = None, *, is_first: bool = False
+class _Writer:
+    """Writes a configuration as TOML; see as_toml().
+
+    A setting that is itself a list of tables, or holds some, follows behind all sections.
+    """
+
+    def __init__(self, *, is_commented: bool, origins: Origins | None) -> None:
+        self.lines: list[str] = []
+        self._is_commented = is_commented
+        self._origins = origins
+        self._explained: set[type[Section]] = set()
+
+    def add_section(self, name: str, section: Section) -> None:
+        """Add a section and its plain settings."""
+        self._explain(Config, name)
+        self.lines.append(f"[{name}]")
+        self._add_settings(type(section), section, f"{name}.")
+
+    def add_tables_of(self, section: Section, prefix: str) -> None:
+        """Add the settings of a section that are tables; prefix is its dotted name."""
+        for name, kind in kinds_of(type(section)).items():
+            part, value, field = _part_of(kind), getattr(section, name), f"{prefix}{name}"
+            if part is None:
+                continue
+            self._explain(type(section), name)
+            if isinstance(value, list):
+                self._add_tables(field, field, part, value)
+                continue
+            if not all(value.values()):
+                self._add(f"[{field}]")
+                for key in [key for key in value if not value[key]]:
+                    self._add(f"{_key(key)} = []", f"{field}.{key}")
+                self.lines.append("")
+            for key, tables in value.items():
+                if tables:
+                    self._add_tables(f"{field}.{_key(key)}", f"{field}.{key}", part, tables)
+
+    def _add_tables(
+        self, header: str, field: str, part: type[Section], tables: list[Section]
     ) -> None:
-        note = "" if origins is None else f"  # {origins.of(field) or 'default'}"
-        lines = [] if part is None else [*_settings(part, "", is_commented and is_first), ""]
-        mark = "# " if is_commented else ""
-        out.append(f"{mark}{header}{note}")
-        out.extend(line if line[:1] in ("", "#") else mark + line for line in lines)
+        """Add a list of tables; in a file of the defaults an empty one gets one to begin with."""
+        begun = [None] if self._is_commented and part not in self._explained else []
+        for i, table in enumerate(tables or begun):
+            self._add(f"[[{header}]]", f"{field}[{i}]")
+            self._add_settings(part, table)
 
-    for name in config.__struct_fields__:
-        section = getattr(config, name)
-        if isinstance(section, Section):
-            explain("Config", name)
-            out += [f"[{name}]", *_settings(section, f"{name}.", is_commented, origins), ""]
-    services = config.upstream.services
-    explain("UpstreamConfig", "services")
-    if not all(services.values()):
-        add("[upstream.services]", "upstream.services")
-        for service, endpoints in services.items():
-            if not endpoints:
-                add(f"{_key(service)} = []", f"upstream.services.{service}")
-        out.append("")
-    is_first = True
-    for service, endpoints in services.items():
-        for i, endpoint in enumerate(endpoints):
-            header, field = f"[[upstream.services.{_key(service)}]]", f"{service}[{i}]"
-            add(header, f"upstream.services.{field}", endpoint, is_first=is_first)
-            is_first = False
-    explain("Config", "route")
-    for i, rule in enumerate(config.route):
-        add("[[route]]", f"route[{i}]", rule, is_first=not i)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(out))
+    def _add_settings(self, part: type[Section], section: Section | None, prefix: str = "") -> None:
+        """Add the plain settings of a part, or its defaults; explain each once."""
+        is_explained = part not in self._explained
+        self._explained.add(part)
+        kinds = kinds_of(part)
+        for field in msgspec.structs.fields(part):
+            kind = kinds[field.name]
+            if _part_of(kind) is not None:
+                continue
+            if is_explained:
+                self._explain(part, field.name, kind)
+            value = _default(field) if section is None else getattr(section, field.name)
+            self._add(f"{field.name} = {_spell(value, kind)}", prefix and prefix + field.name)
+            if is_explained and self._is_commented:
+                self.lines.append("")
+        self.lines.append("")
+
+    def _add(self, line: str, field: str = "") -> None:
+        """Add a line, and behind it what set a field; in a file of the defaults as a comment."""
+        mark = "# " if self._is_commented else ""
+        origin = "" if self._origins is None or not field else self._origins.of(field) or "default"
+        note = f"  # {origin}" if origin else ""
+        self.lines.append(f"{mark}{line}{note}")
+
+    def _explain(self, part: type[Section], field: str, kind: Any = None) -> None:
+        if not self._is_commented:
+            return
+        text = descriptions()[part.__name__, field]
+        if typing.get_origin(kind) is Annotated:
+            number, limits = number_kind(kind)
+            text += f" ({limits.spell(number)})"
+        elif kind is not None and typing.get_origin(kind) is list:
+            (kind,) = typing.get_args(kind)
+        if typing.get_origin(kind) is Literal:
+            text += f" ({', '.join(filter(None, typing.get_args(kind)))})"
+        self.lines += textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+def _part_of(kind: Any) -> type[Section] | None:
+    """Return the section that a list, or a table of lists, is made of; None for other kinds."""
+    origin = typing.get_origin(kind)
+    if origin not in (list, dict):
+        return None
+    while typing.get_origin(kind) in (list, dict):
+        kind = typing.get_args(kind)[-1]
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
-def _settings(
-    section: Section, prefix: str, is_commented: bool = False, origins: Origins | None = None
-) -> Iterator[str]:
-    """Yield the lines of a section's settings, besides those that are tables themselves."""
-    for name, kind in kinds_of(type(section)).items():
-        value = getattr(section, name)
-        if isinstance(value, dict):
-            continue
-        line = f"{name} = {_spell(value, kind)}"
-        if is_commented:
-            text = descriptions()[type(section).__name__, name]
-            if typing.get_origin(kind) is Annotated:
-                number, limits = number_kind(kind)
-                text += f" ({limits.spell(number)})"
-            elif typing.get_origin(kind) is Literal:
-                text += f" ({', '.join(filter(None, typing.get_args(kind)))})"
-            yield from _comment(text)
-            line = f"# {line}\n"
-        elif origins is not None:
-            line = f"{line}  # {origins.of(prefix + name) or 'default'}"
-        yield line
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return "" if field.required else field.default
 
 
 def _spell(value: Any, kind: Any) -> str:

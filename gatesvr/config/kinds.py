@@ -270,7 +270,7 @@ def _read(kind: Any, value: Any) -> Any:
         return _read_choice(arguments, value)
     if origin is list:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{shown(value)} is no list")
+            raise ValueError(f"{shown(value)} is not a list")
         return [_read(arguments[0], item) for item in value]
     if origin is dict:
         if not isinstance(value, dict):
@@ -304,4 +304,4 @@ def _read_choice(choices: tuple[str, ...], value: Any) -> str:
         for choice in choices:
             if choice.lower() == value.lower():
                 return choice
-    raise ValueError(f"{shown(value)} is none of {', '.join(filter(None, choices))}")
+    raise ValueError(f"{shown(value)} is not one of {', '.join(filter(None, choices))}")

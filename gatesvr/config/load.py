@@ -213,7 +213,7 @@ class _Builder:
         if origin is list and isinstance(value, list):
             return [self._part(arguments[0], v, f"{name}[{i}]") for i, v in enumerate(value)]
         if origin is list and self._holds_sections(arguments[0]):
-            raise self._error(name, f"{shown(value)} is no list")
+            raise self._error(name, f"{shown(value)} is not a list")
         if origin is dict and isinstance(value, dict):
             return {k: self._part(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
         return value

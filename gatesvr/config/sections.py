@@ -23,11 +23,16 @@ from .kinds import (
 )
 
 __all__ = [
+    "MAX_CLAIMS",
+    "OPEN_PUSH_PORT",
+    "ZONED_NAME",
     "AuthConfig",
     "Config",
     "DispatchConfig",
     "Endpoint",
     "LogConfig",
+    "OverloadConfig",
+    "PushCaller",
     "PushConfig",
     "RouteRule",
     "SessionConfig",
@@ -40,9 +45,15 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 MAX_CLAIMS = 16
+OPEN_PUSH_PORT = (
+    "not loopback: anyone who can reach it can push to every client; set push.token, push.caller "
+    "or push.client_ca, or push.insecure = true if only upstreams can reach it"
+)
 _MAX_LABEL = 63
 _MAX_ACTION_BYTES = 64  # of a request's action
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+ZONED_NAME = re.compile(r"upstream-zone-([A-Za-z0-9_.]{1,32})")
+"""A name under which an endpoint registers for every service of one zone."""
 _ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
 
 Count = Annotated[int, Range(1, 1_000_000)]
@@ -75,6 +86,22 @@ def _check_bind(section: Section, field: str, address: str) -> None:
         )
 
 
+def _is_open(host: str) -> bool:
+    """Return whether a host is an address other than loopback; names are looked up at the start."""
+    try:
+        return not ipaddress.ip_address(host.partition("%")[0] or "::").is_loopback
+    except ValueError:
+        return False
+
+
+def _check_networks(section: Section, field: str, networks: list[str]) -> None:
+    for i, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError as error:
+            raise section.refusal(f"{field}[{i}]", str(error)) from None
+
+
 def _check_address(section: Section, field: str, address: str) -> tuple[str, int]:
     try:
         return parse_address(address)
@@ -103,6 +130,37 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC connections; above it a new one is closed 4503, 5 % above it Initials are dropped."""
     max_handshakes: Places = 1_000
     """Connections whose handshake is not done; above it Initials are dropped."""
+    max_connections_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 2_500
+    """Connections of one network (IPv4 /32, IPv6 /64); the one around it (/24, /56) may have four
+    times as many. Above it Initials are dropped."""
+    max_handshakes_per_prefix: Annotated[int, Range(1, 10_000_000, "no limit")] = 500
+    """The same for connections whose handshake is not done."""
+    max_connection_rate_per_prefix: Annotated[int, Range(1, 1_000_000, "no limit")] = 100
+    """New connections a second of one network; four times as many of the one around it."""
+    connection_burst_per_prefix: Count = 1_000
+    """New connections that a network may begin at once, before the rate counts."""
+    unlimited_prefixes: list[str] = msgspec.field(
+        default_factory=lambda: ["127.0.0.0/8", "::1/128"]
+    )
+    """Networks without limits by prefix, because many clients sit behind them (carrier NAT)."""
+    dry_run: list[
+        Literal[
+            "max_connections_per_prefix",
+            "max_handshakes_per_prefix",
+            "max_connection_rate_per_prefix",
+        ]
+    ] = msgspec.field(default_factory=list)
+    """Limits that only count what they would drop."""
+    retry: Literal["auto", "always", "never"] = "auto"
+    """When a client has to prove its address by a Retry, one more round trip: auto while there is a
+    rush of handshakes. Some clients of qh3 get one even with never, because qh3 needs it."""
+    retry_handshakes: Places = 100
+    """Connections whose handshake is not done that are a rush; half as many end it."""
+    retry_initials: Places = 500
+    """Initials a second without a Retry's token that are a rush; half as many end it."""
+    secret: str = ""
+    """File of 32 bytes or more that the keys of Retry tokens and stateless resets derive from, for
+    processes behind one address; empty: tokens of this process, resets by the certificate's key."""
     handshake_timeout: Wait = 5.0
     """Longest QUIC handshake."""
     idle_timeout: Annotated[Seconds, Range(100 * _MS, 24 * _HOUR)] = 60.0
@@ -119,6 +177,7 @@ class TransportConfig(Section, frozen=True, kw_only=True):
         if bool(self.cert) != bool(self.key):
             given, missing = ("cert", "key") if self.cert else ("key", "cert")
             raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        _check_networks(self, "unlimited_prefixes", self.unlimited_prefixes)
 
 
 Algorithm = Literal[
@@ -130,8 +189,14 @@ Algorithm = Literal[
 class AuthConfig(Section, frozen=True, kw_only=True):
     """Who may come in: what a client's auth_token must prove at START."""
 
-    mode: Literal["none", "jwt"] = "none"
-    """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is."""
+    mode: Literal["none", "jwt", "upstream"] = "none"
+    """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is.
+    upstream: a service of yours says it (AuthService.Authenticate, protos/auth.proto)."""
+    service: str = "auth"
+    """upstream: the service that is asked, one of upstream.services. Only its endpoints there are
+    asked; none may register itself for it."""
+    timeout: Annotated[Seconds, Range(10 * _MS, 10)] = 3.0
+    """upstream: longest wait for the service's answer; then the client is told to try later."""
     algorithms: list[Algorithm] = msgspec.field(default_factory=list)
     """Algorithms that a token may be signed with; no other is tried."""
     key: str = ""
@@ -155,10 +220,17 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     enforce_expiry: bool = True
     """End a session when its token has expired and was not renewed."""
     min_refusal_time: Annotated[Seconds, Range(_MS, 10, "at once")] = 0.1
-    """Every refusal takes at least this long, so that its time does not tell the reason."""
+    """Every refusal takes at least this long, so that its time does not tell the reason; with mode
+    upstream, choose more than the service usually takes."""
+    address_failures: Annotated[int, Range(1, 1_000_000, "no limit")] = 20
+    """Failures of an IPv4 address or an IPv6 /64 at once; one a second comes back, and more are
+    refused without a look. Raise it where many clients share an address."""
+    openid_failures: Annotated[int, Range(1, 1_000_000, "no limit")] = 20
+    """Wrong signatures, or refusals by the service, for one openid at once; one a second comes
+    back. The address that the openid was last let in from is exempt."""
 
     def check(self) -> None:
-        if self.mode == "none":
+        if self.mode != "jwt":
             return
         for name in ("algorithms", "audience", "issuer", "openid_claim"):
             if not getattr(self, name):
@@ -200,6 +272,16 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
     """Sessions per client address that have not logged in; a whole school may share one address."""
+    max_start_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 1_000
+    """New sessions a second, as many at once; 4503. Resumes do not count, so they go first."""
+    max_start_rate_per_openid: Annotated[int, Range(1, 1_000_000, "no limit")] = 10
+    """New sessions of one openid a second, ten times as many at once; 4429."""
+    max_requests_per_second: Annotated[int, Range(1, 1_000_000, "no limit")] = 0
+    """Requests of one session a second, as many at once; ERROR 429."""
+    dry_run: list[
+        Literal["max_start_rate", "max_start_rate_per_openid", "max_requests_per_second"]
+    ] = msgspec.field(default_factory=list)
+    """Limits that only count what they would refuse."""
     max_logged_in: Count = 5
     """Logged-in sessions of one openid with on_duplicate = "allow"."""
     on_duplicate: Literal["replace", "reject", "allow"] = "replace"
@@ -219,14 +301,17 @@ class SessionConfig(Section, frozen=True, kw_only=True):
 
 
 class DispatchConfig(Section, frozen=True, kw_only=True):
-    """The task queue and its workers."""
+    """The task queues and their workers."""
 
     workers: Annotated[int, Range(1, 65_536, "4 per usable CPU")] = 0
     """Workers to start with and to shrink to; at most max_workers."""
     max_workers: Annotated[int, Range(1, 65_536)] = 1_024
-    """Workers at most; the pool grows while tasks wait."""
+    """Requests of one service under way at a time. Each service has as many places of its own, so
+    one that hangs takes none of another's. The last eighth is for sessions with little in flight.
+    """
     max_queue_size: Places = 10_000
-    """Tasks waiting; full means ERROR 503 at once."""
+    """Tasks of one service waiting for a place; full means ERROR 503 at once. No session takes more
+    of it than a fourth of what it leaves free."""
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
@@ -237,6 +322,17 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
             raise self.refusal(
                 "workers", f"{self.workers} is above max_workers ({self.max_workers})"
             )
+
+
+class OverloadConfig(Section, frozen=True, kw_only=True):
+    """When to shed load; gatesvr/overload.py has the order."""
+
+    max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
+    """How late the event loop may be while it computes; shed while it stays later."""
+    max_memory: Annotated[Bytes, Range(_MIB, 1024 * _GIB, "nine tenths of the memory there is")] = 0
+    """Resident memory of the process; shed while it is above (Linux)."""
+    dry_run: bool = False
+    """Measure, log and count, but shed nothing."""
 
 
 class Endpoint(Section, frozen=True, kw_only=True):
@@ -304,7 +400,14 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     max_batch: Count = 64
     """Requests per lane message."""
     max_open: Count = 1_024
-    """Requests a lane has written and not seen answered."""
+    """Requests a lane has written and not seen answered; above it they go to another endpoint of
+    the service, or wait (with consistent_hash they always wait)."""
+    adaptive_limit: bool = False
+    """Lower max_open for an endpoint by itself while its answers come later than usual. For
+    services whose requests queue when they have too many; not where one request's time tells
+    nothing of the next."""
+    min_open: Count = 16
+    """Lowest that adaptive_limit goes."""
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
     connect_timeout: Wait = 5.0
@@ -315,6 +418,29 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """Longest pause before an endpoint is tried again."""
     keepalive: Annotated[Seconds, Range(1, 24 * _HOUR, "no pings")] = 300.0
     """gRPC keepalive; below 300s only to upstreams that allow it."""
+    consecutive_failures: Annotated[int, Range(1, 1_000, "do not count them")] = 5
+    """Failed calls without an answer between them that eject an endpoint: connection lost, no
+    answer in time, an answer that does not decode, UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS,
+    CANCELLED. What a service answers itself, an error too, is no failure."""
+    failure_percent: Annotated[int, Range(1, 100, "do not look at shares")] = 50
+    """Share of failed calls within failure_window that ejects an endpoint, unless it is the only
+    one of its service and zone."""
+    failure_calls: Count = 50
+    """Calls of an endpoint within failure_window before failure_percent applies."""
+    failure_window: Annotated[Seconds, Range(1, _HOUR)] = 10.0
+    """The time that failure_percent looks at; half of it later an endpoint's next ejection is one
+    ejection_time shorter again."""
+    ejection_time: Wait = 5.0
+    """How long an endpoint gets no calls, times its ejections in a row; at most
+    max_ejection_time. For an only endpoint it does not grow: its calls get 503 meanwhile."""
+    max_ejection_time: Wait = 60.0
+    """Longest time without calls; ejection_time where that is longer."""
+    max_ejection_percent: Annotated[int, Range(1, 100)] = 50
+    """Share of the endpoints of one service and zone that may be ejected at a time, rounded up;
+    never the last one."""
+    probes: Annotated[int, Range(1, 1_000)] = 3
+    """Calls that an endpoint gets after its ejection time: it is taken back if it answers all of
+    them, an only endpoint if it answers any."""
 
     def check(self) -> None:
         for name, endpoints in self.services.items():
@@ -334,6 +460,32 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
             )
 
 
+class PushCaller(Section, frozen=True, kw_only=True):
+    """Somebody who may call the push port, what proves it, and what it may do there."""
+
+    name: str
+    """What the log calls it."""
+    role: Literal["push", "admin"] = "push"
+    """push: push to sessions. admin: kick, list and watch them, and register services, too."""
+    token: str = ""
+    """File with its bearer tokens, one a line; it is read again when it changes."""
+    certificates: list[str] = msgspec.field(default_factory=list)
+    """Names of its certificates, signed by push.client_ca: a DNS name or a URI of the
+    subjectAltName, or the common name of one without either."""
+    services: list[str] = msgspec.field(default_factory=list)
+    """Services whose endpoints it may register with the role push; admin may register any."""
+
+    def check(self) -> None:
+        if not self.name or _CONTROL.search(self.name):
+            raise self.refusal("name", f"{shown(self.name)} is no name")
+        if not self.token and not self.certificates:
+            raise self.refusal("token", "neither token nor certificates: it could prove nothing")
+        for field in ("certificates", "services"):
+            for i, name in enumerate(getattr(self, field)):
+                if not name:
+                    raise self.refusal(f"{field}[{i}]", "it is empty")
+
+
 class PushConfig(Section, frozen=True, kw_only=True):
     """GatewayService, the gRPC API that upstreams push through."""
 
@@ -341,22 +493,50 @@ class PushConfig(Section, frozen=True, kw_only=True):
 
     bind: str = "127.0.0.1:8092"
     """TCP address to listen on, HOST:PORT, port 0 for any free one."""
+    cert: str = ""
+    """PEM file with the certificate chain that callers see: TLS. Empty: plain text."""
+    key: str = ""
+    """PEM file with the certificate's private key. Both files are read again when they change."""
+    client_ca: str = ""
+    """PEM file with the CAs of the callers' certificates: nobody connects without one (mTLS)."""
+    token: str = ""
+    """File with bearer tokens, one a line, for callers that may do everything; it is read again
+    when it changes. In place of it, or beside it, `push.caller` gives callers a role each."""
+    caller: list[PushCaller] = msgspec.field(default_factory=list)
+    """Callers by name. With none, and no token, each certificate of client_ca may do everything."""
     register: Literal["off", "new", "add"] = "new"
     """RegisterUpstream: never, for services the configuration does not name, or for all."""
     register_cidrs: list[str] = msgspec.field(default_factory=list)
     """Networks whose hosts may be registered besides the caller's own address and loopback."""
     insecure: bool = False
-    """Serve on an address other than loopback without TLS."""
+    """Listen on an address other than loopback although callers have to prove nothing."""
+    max_streams: Count = 128
+    """PushStreams open at a time, of all callers together."""
+    max_broadcasts: Annotated[int, Range(1, 1_000_000, "no limit")] = 100
+    """Broadcasts a second, of all callers together; above it BUSY."""
     max_event_subscribers: Count = 16
     """Subscribers of session events, upstreams and those inside together."""
 
     def check(self) -> None:
         _check_bind(self, "bind", self.bind)
-        for i, cidr in enumerate(self.register_cidrs):
-            try:
-                ipaddress.ip_network(cidr, strict=False)
-            except ValueError as error:
-                raise self.refusal(f"register_cidrs[{i}]", str(error)) from None
+        if not (self.insecure or self.is_guarded) and _is_open(parse_address(self.bind)[0]):
+            raise self.refusal("bind", f"{self.bind}: {OPEN_PUSH_PORT}")
+        _check_networks(self, "register_cidrs", self.register_cidrs)
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.client_ca and not self.cert:
+            raise self.refusal("client_ca", "it needs cert and key")
+        for i, caller in enumerate(self.caller):
+            if caller.certificates and not self.client_ca:
+                raise self.refusal(f"caller[{i}].certificates", "they need push.client_ca")
+            if caller.name in [other.name for other in self.caller[:i]]:
+                raise self.refusal(f"caller[{i}].name", f"{shown(caller.name)} is there twice")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return bool(self.client_ca or self.token or self.caller)
 
 
 class LogConfig(Section, frozen=True, kw_only=True):
@@ -388,7 +568,10 @@ class Config(Section, frozen=True, kw_only=True):
     session: SessionConfig = SessionConfig()
     """Sessions, their queues and their deadlines."""
     dispatch: DispatchConfig = DispatchConfig()
-    """The task queue and its workers."""
+    """The task queues and their workers."""
+    overload: OverloadConfig = OverloadConfig()
+    """When to shed load, and then in this order, one step a second: new handshakes, new sessions,
+    broadcasts, plain pushes, the slowest sessions. Requests of logged-in sessions go on."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()
@@ -401,6 +584,12 @@ class Config(Section, frozen=True, kw_only=True):
 
     def check(self) -> None:
         services = self.upstream.services
+        if self.auth.mode == "upstream" and not services.get(self.auth.service):
+            raise self.refusal(
+                "auth.service",
+                f"{shown(self.auth.service)} has no endpoint in upstream.services"
+                f"{hint(self.auth.service, services)}",
+            )
         has_own = bool(self.route)
         if not has_own:
             routes = [rule for rule in _DEFAULT_ROUTES if rule.service in services]
@@ -419,6 +608,14 @@ class Config(Section, frozen=True, kw_only=True):
                         f"route[{i}].action",
                         f"{shown(rule.action)} is never reached, route[{before}] takes"
                         f" {shown(other.action)} before it",
+                    )
+        for i, caller in enumerate(self.push.caller):
+            for j, name in enumerate(caller.services if caller.role == "push" else ()):
+                if name not in services and not ZONED_NAME.fullmatch(name):
+                    raise self.refusal(
+                        f"push.caller[{i}].services[{j}]",
+                        f"{shown(name)} is not in upstream.services{hint(name, services)}; its"
+                        " endpoints would serve every service of any zone",
                     )
         if not any(_covers(rule.action, _LOGIN) for rule in self.route):
             # The default routes are those of the services, so they are at fault.

@@ -14,6 +14,7 @@ from .pushes import PushCommands
 from .registration import RegistrationCommands
 from .sessions import SessionCommands
 from .targets import Targets
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,8 +32,11 @@ class Commands:
         manager: Holds the sessions.
         registry: Holds the upstreams' endpoints.
         max_message_bytes: The largest frame that any client accepts.
+        max_broadcasts: Broadcasts a second; 0 for no limit.
         clock: Loop time.
         wall_clock: Seconds since the epoch.
+        sheds_push: Whether to refuse a push, see PushCommands.
+        sheds_broadcast: Whether to refuse a broadcast, see PushCommands.
 
     Attributes:
         pushes: Push, broadcast and multicast.
@@ -46,13 +50,26 @@ class Commands:
         manager: SessionManager,
         registry: UpstreamRegistry,
         max_message_bytes: int,
+        max_broadcasts: int,
         clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
+        sheds_push: Callable[[], bool] = lambda: False,
+        sheds_broadcast: Callable[[], bool] = lambda: False,
     ) -> None:
         self.counters = counters = PushCounters()
-        targets = Targets(manager, counters)
-        self.pushes = PushCommands(manager, targets, counters, max_message_bytes, clock)
-        self.sessions = SessionCommands(manager, targets, counters, clock, wall_clock)
+        targets, turns = Targets(manager, counters), Turns()
+        self.pushes = PushCommands(
+            manager,
+            targets,
+            turns,
+            counters,
+            max_message_bytes,
+            max_broadcasts,
+            clock,
+            sheds_push,
+            sheds_broadcast,
+        )
+        self.sessions = SessionCommands(manager, targets, turns, counters, clock, wall_clock)
         self.registration = RegistrationCommands(registry)
         self._hub = manager.events
 

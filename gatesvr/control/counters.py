@@ -17,13 +17,27 @@ class PushCounters(Counters):
     """
 
     calls: Counter = 0
-    """rpcs; a stream counts once."""
+    """rpcs that were let in; a stream counts once."""
+    tls_handshakes: Counter = 0
+    """TLS handshakes begun. gRPC keeps to itself which of them failed."""
+    refused_no_credentials: Counter = 0
+    """rpcs refused because their caller proved nothing."""
+    refused_token: Counter = 0
+    """rpcs refused because their token is nobody's."""
+    refused_certificate: Counter = 0
+    """rpcs refused because their certificate names nobody in push.caller."""
+    refused_role: Counter = 0
+    """rpcs refused because their caller may not make them."""
     streams: Gauge = 0
     """PushStreams open."""
     event_streams: Gauge = 0
     """SubscribeEvents open."""
     events_sent: Counter = 0
     """Events written to those, gaps included."""
+    refused_streams: Counter = 0
+    """PushStreams refused because ``push.max_streams`` are open."""
+    refused_broadcasts: Counter = 0
+    """Broadcasts refused BUSY because of ``push.max_broadcasts``."""
     pushes: Counter = 0
     """Pushes asked for, those of streams included."""
     broadcasts: Counter = 0

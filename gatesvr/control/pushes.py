@@ -1,17 +1,17 @@
 """PushCommands: push, broadcast and multicast (PROTOCOL 7.5-7.7).
 
-A push reaches its session before anything is awaited, so one caller's pushes stay in order. Only
-commands that touch many sessions work in slices.
+A single push reaches its session before anything is awaited, so one caller's pushes stay in order.
+Whatever touches many sessions works in slices, one a turn of the loop (Turns).
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from .._core.codec import notify_body
 from .._pb import upstream_pb2 as pb
 from ..protocol.messages import MAX_HEAD_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, is_valid_text
+from ..session.context import SHED_RETRY_MS
 from .targets import SLICE, RefusedError, Targets
 
 if TYPE_CHECKING:
@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from ..session.notify import PushResult
     from ..session.session import Session
     from .counters import PushCounters
+    from .turns import Turns
 
 __all__ = ["PushCommands"]
 
 MAX_MSG_TYPE_BYTES = 64
 MAX_NAME_BYTES = 128
 """Longest push_id and conflate_key."""
+PUSH_SLICE = 64
+"""Pushes that a PushStream's message does before other tasks get a turn."""
 MAX_TARGETS = 10_000
 """Targets of one multicast."""
 MAX_BATCH = 10_000
 """Pushes in one message of a PushStream; the answer to more could exceed gRPC's message limit."""
 
+SHED = f"the gateway is overloaded, try after {SHED_RETRY_MS} ms"
 _REASONS = {
     "NOT_FOUND": "no such session",
     "NO_SUCH_REQUEST": "bind_client_seq_id: the session has not sent it",
@@ -47,24 +51,38 @@ class PushCommands:
     Args:
         manager: Holds the sessions.
         targets: Finds them.
+        turns: Shares the loop.
         counters: Counts the commands.
         max_message_bytes: The largest frame that any client accepts.
+        max_broadcasts: Broadcasts a second; 0 for no limit.
         clock: Loop time.
+        sheds_push: Asked before each push that is bound to no answer: whether to refuse it.
+        sheds_broadcast: Asked before each broadcast and multicast: whether to refuse it.
     """
 
     def __init__(
         self,
         manager: SessionManager,
         targets: Targets,
+        turns: Turns,
         counters: PushCounters,
         max_message_bytes: int,
+        max_broadcasts: int,
         clock: Callable[[], float],
+        sheds_push: Callable[[], bool],
+        sheds_broadcast: Callable[[], bool],
     ) -> None:
         self._manager = manager
         self._targets = targets
+        self._turns = turns
         self._counters = counters
         self._max_message_bytes = max_message_bytes
+        self._max_broadcasts = max_broadcasts
+        self._broadcasts_left = float(max_broadcasts)  # a second's worth at most
+        self._broadcast_at = 0.0
         self._clock = clock
+        self._sheds_push = sheds_push
+        self._sheds_broadcast = sheds_broadcast
 
     def push(self, request: pb.UnicastPushRequest) -> pb.UnicastPushResponse:
         """Queue a notify for a session, or for every session of an openid."""
@@ -78,12 +96,12 @@ class PushCommands:
     async def push_batch(
         self, requests: Iterable[pb.UnicastPushRequest]
     ) -> list[pb.UnicastPushResponse]:
-        """Push in order; other tasks get a turn between slices."""
+        """Push in order, a slice a turn of the loop."""
         responses = []
-        for request in requests:
+        for index, request in enumerate(requests):
+            if index % PUSH_SLICE == 0:
+                await self._turns.take()
             responses.append(self.push(request))
-            if len(responses) % SLICE == 0:
-                await asyncio.sleep(0)
         return responses
 
     def check_batch(self, count: int) -> None:
@@ -102,6 +120,9 @@ class PushCommands:
         self._counters.broadcasts += 1
         try:
             body = self._bulk_body(request)
+            if not self._may_broadcast():
+                self._counters.refused_broadcasts += 1
+                raise RefusedError("BUSY", f"more than {self._max_broadcasts} broadcasts a second")
         except RefusedError as refusal:
             return refusal.as_bulk_response()
         return await self._push_bulk(self._manager.logged_in_sessions(), body, request)
@@ -117,22 +138,33 @@ class PushCommands:
                     "TOO_LARGE", f"{len(request.targets)} targets, {MAX_TARGETS} at most"
                 )
             body = self._bulk_body(push)
-            for target in request.targets:
+            for index, target in enumerate(request.targets):
+                if index % SLICE == 0:
+                    await self._turns.take()
                 for session in self._targets.find(target.target_type, target.target_id):
                     sessions[session.session_id] = session
         except RefusedError as refusal:
             return refusal.as_bulk_response()
         return await self._push_bulk(list(sessions.values()), body, push)
 
+    def _may_broadcast(self) -> bool:
+        rate = self._max_broadcasts
+        if not rate:
+            return True
+        now = self._clock()
+        left = min(self._broadcasts_left + rate * (now - self._broadcast_at), rate)
+        self._broadcast_at = now
+        self._broadcasts_left = left - 1 if left >= 1 else left
+        return left >= 1
+
     async def _push_bulk(
         self, sessions: list[Session], body: bytes, push: pb.BroadcastRequest
     ) -> pb.BroadcastResponse:
-        """Queue one body for many sessions; other tasks get a turn between slices."""
+        """Queue one body for many sessions, a slice a turn of the loop."""
         ttl = push.ttl_ms / 1000
         count = 0
         for start in range(0, len(sessions), SLICE):
-            if start:
-                await asyncio.sleep(0)
+            await self._turns.take()
             part = sessions[start : start + SLICE]
             count += self._manager.multicast(part, body, self._clock(), push.suspended, ttl)
         return pb.BroadcastResponse(sent_count=count)
@@ -157,6 +189,8 @@ class PushCommands:
             result = session.bind(body, seq, before, now=now, ttl=ttl, push_id=request.push_id)
             self._settle([result])
             return 1
+        if self._sheds_push():
+            raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
         results = [
             session.push(
                 body,
@@ -205,6 +239,8 @@ class PushCommands:
             )
 
     def _bulk_body(self, push: pb.BroadcastRequest) -> bytes:
+        if self._sheds_broadcast():
+            raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
         body = self._body(push)
         if len(body) + MAX_HEAD_BYTES > self._max_message_bytes:
             raise self._targets.refuse(

@@ -24,13 +24,14 @@ class RegistrationCommands:
         self._registry = registry
 
     def register(
-        self, request: pb.UpstreamRegisterRequest, caller_ip: str
+        self, request: pb.UpstreamRegisterRequest, caller_ip: str, owner: str = ""
     ) -> pb.UpstreamRegisterResponse:
         """Add an endpoint of a service.
 
         Args:
             request: The endpoint.
             caller_ip: The caller's address; the rules for hosts and replacements refer to it.
+            owner: The caller's name; empty where callers prove nothing.
         """
         return _response(
             self._registry.register(
@@ -40,6 +41,7 @@ class RegistrationCommands:
                 request.lease_seconds,
                 request.weight,
                 caller_ip,
+                owner,
             )
         )
 

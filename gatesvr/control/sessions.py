@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from .._pb import upstream_pb2 as pb
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from ..session.manager import SessionManager
     from ..session.session import Session
     from .counters import PushCounters
+    from .turns import Turns
 
 __all__ = ["SessionCommands"]
 
@@ -35,6 +35,7 @@ class SessionCommands:
     Args:
         manager: Holds the sessions.
         targets: Finds them.
+        turns: Shares the loop.
         counters: Counts the commands.
         clock: Loop time.
         wall_clock: Seconds since the epoch.
@@ -44,12 +45,14 @@ class SessionCommands:
         self,
         manager: SessionManager,
         targets: Targets,
+        turns: Turns,
         counters: PushCounters,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         self._manager = manager
         self._targets = targets
+        self._turns = turns
         self._counters = counters
         self._clock = clock
         self._wall_clock = wall_clock
@@ -76,8 +79,8 @@ class SessionCommands:
             return refusal.as_response()
         # Any client may claim an openid in START, so an openid may have very many sessions.
         for index, session in enumerate(sessions):
-            if index and index % SLICE == 0:
-                await asyncio.sleep(0)
+            if index % SLICE == 0:
+                await self._turns.take()
             self._manager.kick(session, request.reason, self._clock(), code)
         return pb.UnicastPushResponse(success=True, sessions=len(sessions))
 
@@ -117,8 +120,8 @@ class SessionCommands:
         response = pb.ListSessionsResponse()
         last = 0
         for index, session in enumerate(found):
-            if index and index % SLICE == 0:
-                await asyncio.sleep(0)
+            if index % SLICE == 0:
+                await self._turns.take()
             if (
                 not session.is_valid
                 or (zone and session.zone != zone)

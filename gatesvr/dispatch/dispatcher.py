@@ -71,6 +71,7 @@ class Dispatcher:
         self._next_request_id = upstream.next_request_id
         self._processor = processor
         self._task_timeout = config.dispatch.task_timeout
+        self._only_counts_rate = "max_requests_per_second" in config.session.dry_run
         self._handlers: dict[int, ClientHandler] = {}
         self._login = Login(
             sessions,
@@ -132,8 +133,21 @@ class Dispatcher:
             self.counters.no_route += 1
             refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
             return verdict
+        if session.request_rate is not None and (wait := session.request_rate.take(now)):
+            self.counters.requests_limited += 1
+            if not self._only_counts_rate:
+                retry_after_ms = int(wait * 1000) + 1
+                refuse(
+                    session,
+                    request,
+                    ErrorCode.RATE_LIMITED,
+                    "too many requests",
+                    now,
+                    retry_after_ms,
+                )
+                return verdict
         task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
         if not self._processor.submit(task, now):
-            retry_after_ms = self._processor.retry_after_ms()
+            retry_after_ms = self._processor.retry_after_ms(route.service)
             refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
         return verdict

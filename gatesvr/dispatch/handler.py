@@ -1,9 +1,9 @@
 """ClientHandler: handles one connection's messages and keeps its deadlines.
 
 Every message is decoded as it arrives. ACK, HEARTBEAT and STOP act at once, and so does BUSINESS
-while its session has room. START, AUTH, and the BUSINESS in *held* (PROTOCOL 3.4) that an answer
-has made room for, wait for the connection task. The session outlives the handler: once another
-connection has taken it over, the handler ignores this one.
+while its session has room. START, and the BUSINESS in *held* (PROTOCOL 3.4) that an answer has made
+room for, wait for the connection task. AUTH is checked beside it, and holds nothing up. The session
+outlives the handler: once another connection has taken it over, the handler ignores this one.
 
 A handler's states, and the attributes that make them::
 
@@ -21,13 +21,17 @@ session's, which may change connections before it (PROTOCOL 3.1); SessionManager
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ..auth.applicant import Applicant
 from ..auth.reasons import AuthFailed, AuthUnavailable, Reason
 from ..errors import CloseCode, ErrorCode, ProtocolError
+from ..observe.log import keys
 from ..protocol.messages import (
     RequestType,
     auth_response_frame,
@@ -38,18 +42,23 @@ from ..protocol.messages import (
 )
 from ..protocol.server import ServerProtocol
 from ..session.outcome import refuse_unauthenticated, refuse_unavailable
+from ..session.resume import RateBucket
 from ..session.state import Verdict
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
     from .._core.codec import ClientRequest
+    from ..protocol.identity import Identity
     from ..protocol.link import Disconnect, Link
     from ..session.outcome import StartOutcome
     from ..session.session import Session
     from .dispatcher import Dispatcher
 
 __all__ = ["ClientHandler"]
+
+logger = logging.getLogger("gatesvr.dispatch")
 
 # On Python 3.11, looking up an enum member costs as much as a call.
 _START = int(RequestType.START)
@@ -63,9 +72,15 @@ FRAME_TIMEOUT_S = 10.0
 HELD_MESSAGES = 2  # messages of the largest size that held may take
 MAX_HELD_REQUESTS = 8_192
 """Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
+MAX_EARLY_REQUESTS = 1_024
+"""The same before START is answered."""
+MAX_MOVED = 64
+"""Held requests accepted in one turn, so that other connections get theirs; a lane's message takes
+as many."""
 OVERFLOW_RETRY_MS = 1_000
-MAX_AUTHS = 4
-"""AUTHs that wait for an answer; more are refused."""
+AUTH_RATE = 1.0
+AUTH_BURST = 5
+"""AUTHs of one connection, a second and at once; each costs a signature or a call."""
 
 
 class ClientHandler:
@@ -92,11 +107,14 @@ class ClientHandler:
         self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
-        self._auths: deque[ClientRequest] = deque()  # answered in order by the connection task
+        self._renewal: asyncio.Task[tuple[Identity, float]] | None = None  # an AUTH being checked
+        self._auth_rate: RateBucket | None = None
 
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
         self._max_held_bytes = HELD_MESSAGES * config.max_message_bytes
+        # Until START is answered, anybody is at the other end.
+        self._max_early_bytes = HELD_MESSAGES * config.max_login_bytes
         # A session feeds the stream up to the high water and one message. More is unsequenced
         # answers, which neither a queue's cap nor acks bound.
         self._max_unread_bytes = self._max_held_bytes + dispatcher.high_water
@@ -160,7 +178,7 @@ class ClientHandler:
             self._move_held(now)
 
     async def work(self) -> None:
-        """Answer START and AUTH, and accept held requests that have room now."""
+        """Answer START, and accept held requests that have room now."""
         now = self._dispatcher.clock()
         if self._start is not None:
             start, self._start = self._start, None
@@ -170,19 +188,18 @@ class ClientHandler:
                 self._is_ended = True
                 raise
             now = self._dispatcher.clock()
-        while self._auths and not self._is_ended:
-            await self._renew(self._auths.popleft())
-            now = self._dispatcher.clock()
         self._move_held(now)
 
     def _move_held(self, now: float) -> None:
-        """Accept held requests, in order, while the session has room."""
+        """Accept held requests, in order, while the session has room; MAX_MOVED of them a turn."""
         session = self.session
         held = self._held
         if session is None or not held:
             return
         offer = self._dispatcher.offer
-        while held and not self._is_ended:
+        for _ in range(MAX_MOVED):
+            if not held or self._is_ended:
+                return
             if session.link is not self._link:
                 self._counters.fenced += len(held)
                 self._drop_held()
@@ -199,6 +216,8 @@ class ClientHandler:
                 return
             if verdict is _GAP:
                 self._write_error(request, ErrorCode.BAD_REQUEST, "gap in seq_id")
+        if held:
+            self._link.wake()
 
     def write_ready(self, now: float) -> None:
         """Feed the stream from the session's queue."""
@@ -341,7 +360,13 @@ class ClientHandler:
         if gate is not None and (start.auth_token or not start.session_id):
             try:
                 identity, deadline = await gate.admit(
-                    start.auth_token, start.openid, self._link.peer[0]
+                    Applicant(
+                        start.auth_token,
+                        start.openid,
+                        *self._link.peer,
+                        client_id=start.client_id,
+                        session_id=start.session_id,
+                    )
                 )
             except AuthFailed:
                 outcome = refuse_unauthenticated()
@@ -372,46 +397,64 @@ class ClientHandler:
                 return
             self._handle(request, now)
 
-    async def _renew(self, request: ClientRequest) -> None:
-        """Answer AUTH: take the new credentials of a session, or keep the old ones."""
+    def _handle_auth(self, request: ClientRequest, now: float) -> None:
+        """Check new credentials for the session, one AUTH at a time."""
         session, gate = self.session, self._dispatcher.gate
         assert session is not None
-        identity, deadline, code = None, math.inf, 0
-        if gate is not None:
-            try:
-                identity, deadline = await gate.admit(
-                    parse_auth(request.payload),
-                    session.openid,
-                    self._link.peer[0],
-                    is_renewal=True,
-                )
-            except AuthFailed as failure:
-                is_other = failure.reason is Reason.OPENID
-                code = ErrorCode.FORBIDDEN if is_other else ErrorCode.NOT_LOGGED_IN
-            except AuthUnavailable:
-                code = ErrorCode.BUSY
-        if self._is_ended or session.link is not self._link or not session.is_valid:
+        if gate is None:
+            self._write(auth_response_frame(request.msg_id))
             return
-        expires_at = 0.0
-        if identity is not None:
-            self._sessions.authenticate(session, identity, deadline)
-            expires_at = identity.expires_at if deadline != math.inf else 0.0
-        message = "not authenticated" if code else ""
-        self._write(auth_response_frame(request.msg_id, expires_at, code, message))
-
-    def _handle_auth(self, request: ClientRequest, now: float) -> None:
-        if len(self._auths) >= MAX_AUTHS:
+        if self._auth_rate is None:
+            self._auth_rate = RateBucket(AUTH_RATE, AUTH_BURST, now)
+        if self._renewal is not None or not self._auth_rate.take(now):
+            self._counters.auths_refused += 1
             self._write(
                 auth_response_frame(request.msg_id, code=ErrorCode.RATE_LIMITED, message="busy")
             )
             return
-        self._auths.append(request)
-        self._link.wake()
+        self._renewal = gate.admit_beside(
+            Applicant(
+                parse_auth(request.payload),
+                session.openid,
+                *self._link.peer,
+                session_id=session.session_id,
+                is_renewal=True,
+            )
+        )
+        self._renewal.add_done_callback(partial(self._renewed, request.msg_id))
+
+    def _renewed(self, msg_id: int, renewal: asyncio.Task[tuple[Identity, float]]) -> None:
+        """Answer AUTH: the session has the new credentials, or keeps the old ones."""
+        self._renewal = None
+        if renewal.cancelled():
+            return  # the gateway stops
+        error = renewal.exception()
+        session = self.session
+        assert session is not None
+        if self._is_ended or session.link is not self._link or not session.is_valid:
+            return
+        expires_at, code = 0.0, 0
+        if error is None:
+            identity, deadline = renewal.result()
+            self._sessions.authenticate(session, identity, deadline)
+            expires_at = identity.expires_at if deadline != math.inf else 0.0
+        elif isinstance(error, AuthFailed):
+            is_other = error.reason is Reason.OPENID
+            code = ErrorCode.FORBIDDEN if is_other else ErrorCode.NOT_LOGGED_IN
+        elif isinstance(error, AuthUnavailable):
+            code = ErrorCode.BUSY
+        else:
+            self._counters.internal_errors += 1
+            logger.error("auth_lost", extra=keys(session=session.session_id), exc_info=error)
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            return
+        message = "not authenticated" if code else ""
+        self._write(auth_response_frame(msg_id, expires_at, code, message))
 
     def _hold_early(self, request: ClientRequest) -> None:
         self._early.append(request)
         self._held_bytes += request.size
-        if self._held_bytes > self._max_held_bytes or len(self._early) > MAX_HELD_REQUESTS:
+        if self._held_bytes > self._max_early_bytes or len(self._early) > MAX_EARLY_REQUESTS:
             self._overflow()
 
     def _overflow(self) -> None:

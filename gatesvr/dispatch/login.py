@@ -88,7 +88,7 @@ class Login:
             refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
         elif not self._processor.is_accepting:
             self._counters.refused_draining += 1
-            retry_after_ms = self._processor.retry_after_ms()
+            retry_after_ms = self._processor.retry_after_ms(route.service)
             refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
         else:
             deadline = now + self._task_timeout

@@ -1,10 +1,10 @@
-"""AsyncProcessor: a bounded queue of tasks and the elastic pool of workers that runs them.
+"""AsyncProcessor: bounded queues of tasks and the elastic pool of workers that runs them.
 
 A submitted task ends exactly once: by an answer, by an ERROR, or as 499 where its session is
 closed.
 
-Order: a worker takes the oldest task and calls the upstream at once, so a session's requests reach
-the upstream in the order of their seqs.
+Order: a worker takes the oldest task of a session and calls the upstream at once, so a session's
+requests reach a service in the order of their seqs. Among sessions and services, see bulkhead.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
+from collections import defaultdict, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.log import keys
+from .bulkhead import Bulkhead
 from .failures import FailureLog, fail
 from .task import AsyncTask, DispatchCounters
 from .worker import Worker, WorkerState
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
     from ..config import DispatchConfig
     from ..upstream.manager import UpstreamManager
-    from ..upstream.router import Route
 
 __all__ = ["AsyncProcessor", "usable_cpus"]
 
@@ -39,8 +39,6 @@ WORKERS_PER_CPU = 4
 IDLE_WORKER_TIMEOUT_S = 5.0
 """How long a worker above the starting number stays without a task."""
 TICK_S = 1.0
-MIN_RETRY_MS = 50
-MAX_RETRY_MS = 5_000
 
 
 def usable_cpus() -> int:
@@ -51,11 +49,11 @@ def usable_cpus() -> int:
 
 
 class AsyncProcessor:
-    """The task queue and its workers.
+    """The task queues and their workers.
 
     The pool starts with ``workers`` (0: four a usable CPU), adds one whenever a task finds none
-    idle, up to ``max_workers``, and retires those above the starting number that were idle for
-    IDLE_WORKER_TIMEOUT_S.
+    idle, and retires those above the starting number that were idle for IDLE_WORKER_TIMEOUT_S.
+    Each service has at most ``max_workers`` of them at a time.
 
     Args:
         config: Sizes and deadlines.
@@ -73,23 +71,20 @@ class AsyncProcessor:
         self._counters = DispatchCounters()
         self._failures = FailureLog()
         self._now = clock
-        self._max_workers = config.max_workers
-        self._max_queue_size = config.max_queue_size
         self._idle_timeout = IDLE_WORKER_TIMEOUT_S
         self.start_workers = min(
-            config.workers or usable_cpus() * WORKERS_PER_CPU, self._max_workers
+            config.workers or usable_cpus() * WORKERS_PER_CPU, config.max_workers
         )
 
-        self._queue: deque[AsyncTask] = deque()
-        # (session id, serial route) → the tasks behind the one that runs or is queued.
-        self._chains: dict[tuple[str, Route], deque[AsyncTask]] = {}
-        self._chained = 0
-
+        # By service; the configuration names all that routes lead to.
+        self._bulkheads: defaultdict[str, Bulkhead] = defaultdict(
+            lambda: Bulkhead(config.max_workers, config.max_queue_size, clock())
+        )
         self._idle: deque[Worker] = deque()
         self._workers: dict[Worker, None] = {}
         self._beside: dict[Worker, None] = {}  # each runs one task beside the pool
         self._last_worker = 0
-        self._is_handing_out = False
+        self._ticked_at = 0.0
         self._tick_timer: asyncio.TimerHandle | None = None
 
         self._is_started = False
@@ -97,9 +92,6 @@ class AsyncProcessor:
         self._is_stopped = False
         self._stopping: asyncio.Task[None] | None = None
         self._drained: asyncio.Event | None = None
-
-        # (time, answers) one to two ticks ago, and at the last tick.
-        self._marks = ((0.0, 0), (0.0, 0))
 
     @property
     def counters(self) -> DispatchCounters:
@@ -118,7 +110,7 @@ class AsyncProcessor:
 
     def __len__(self) -> int:
         """Return the number of tasks that wait."""
-        return len(self._queue) + self._chained
+        return sum(bulkhead.waiting for bulkhead in self._bulkheads.values())
 
     def _running(self) -> int:
         """Return the number of tasks begun and not ended."""
@@ -140,8 +132,7 @@ class AsyncProcessor:
         if self._is_started:
             raise RuntimeError("AsyncProcessor was started before")
         self._is_started = self._is_accepting = True
-        now = self._now()
-        self._marks = ((now, 0), (now, 0))
+        self._ticked_at = self._now()
         for _ in range(self.start_workers):
             self._idle.append(self._add_worker())
         self._schedule_tick()
@@ -175,50 +166,50 @@ class AsyncProcessor:
             self._tick_timer.cancel()
         now = self._now()
         stopped = UpstreamError("the gateway stopped", ErrorCode.BUSY, status="stopped")
-        for waiting in (*self._chains.values(), self._queue):
-            while waiting:
-                task = waiting.popleft()
+        for bulkhead in self._bulkheads.values():
+            for task in bulkhead.clear():
                 self._failures.add(task, stopped, now)
                 fail(task, ErrorCode.BUSY, Outcome.NOT_STARTED, now, self._counters)
-        self._chained = 0
         for worker in [*self._workers, *self._beside]:
             worker.give_up()
-        self._chains.clear()
         self._workers.clear()
         self._idle.clear()
         self._failures.close()
 
     def submit(self, task: AsyncTask, now: float) -> bool:
-        """Give a task to a worker that is idle or may be added, else queue it.
+        """Give a task to a worker if its service has a place free, else queue it.
 
         Returns:
-            False where the queue is full or the processor stops; the caller answers 503.
+            False where there is no room for it in the queue, or the processor stops; the caller
+            answers 503.
         """
-        queue = self._queue
         if not self._is_accepting:
             self._counters.refused_draining += 1
             return False
-        if len(queue) + self._chained >= self._max_queue_size:
+        bulkhead = self._bulkheads[task.service]
+        if bulkhead.waiting and not bulkhead.has_room(task.session):
             self._counters.refused_full += 1
             return False
         self._counters.tasks += 1
-        if task.route.serial:
-            key = (task.session_id, task.route)
-            chain = self._chains.get(key)
-            if chain is not None:
-                chain.append(task)
-                self._chained += 1
-                return True
-            self._chains[key] = deque()
-        if self._idle and not queue and not self._is_handing_out:
+        if task.route.serial and bulkhead.is_behind(task):
+            return True
+        if (
+            self._idle
+            and not bulkhead.is_handing_out
+            and (
+                (not bulkhead.turns and bulkhead.begun - bulkhead.ended < bulkhead.open_places)
+                or bulkhead.has_place(task.session)
+            )
+        ):
             # The usual case: as _hand_out(), without its loop.
+            bulkhead.begun += 1
             worker = self._idle.pop()
             if not worker.begin(task, now):
                 self._free(worker, task, now)
             return True
-        queue.append(task)
-        if not self._is_handing_out:
-            self._hand_out(now)
+        bulkhead.add(task)
+        if not bulkhead.is_handing_out:
+            self._hand_out(bulkhead, now)
         return True
 
     def run_at_once(
@@ -252,21 +243,17 @@ class AsyncProcessor:
         else:
             self._counters.closed_499 += 1
 
-    def retry_after_ms(self) -> int:
-        """Return the time after which to send a refused request again: queue ÷ answers a second."""
-        since, answers_then = self._marks[0]
-        answered = self._counters.answers - answers_then
-        elapsed = self._now() - since
-        if answered <= 0 or elapsed <= 0:
-            return MAX_RETRY_MS
-        wait_ms = int(1000 * len(self) * elapsed / answered)
-        return max(MIN_RETRY_MS, min(wait_ms, MAX_RETRY_MS))
+    def retry_after_ms(self, service: str) -> int:
+        """Return the time after which to send a request that was refused to a service again."""
+        return self._bulkheads[service].retry_after_ms(self._now())
 
     def tick(self, now: float) -> None:
-        """Retire workers that were idle too long, and move the window of answers a second."""
+        """Retire workers that were idle too long, and move the windows of retry_after_ms()."""
         self._failures.tick(now)
-        if now - self._marks[1][0] >= TICK_S:
-            self._marks = (self._marks[1], (now, self._counters.answers))
+        if now - self._ticked_at >= TICK_S:
+            self._ticked_at = now
+            for bulkhead in self._bulkheads.values():
+                bulkhead.tick(now)
         idle = self._idle
         too_many = len(self._workers) - self.start_workers
         # Workers are taken from the right, so the leftmost was idle longest.
@@ -284,26 +271,21 @@ class AsyncProcessor:
         self.tick(self._now())
         self._schedule_tick()
 
-    def _hand_out(self, now: float) -> None:
-        """Give queued tasks to workers; the pool grows while none is idle."""
+    def _hand_out(self, bulkhead: Bulkhead, now: float) -> None:
+        """Give a service's queued tasks to workers; the pool grows while none is idle."""
         if self._is_stopped:
             return
-        queue, idle = self._queue, self._idle
+        idle = self._idle
         # A task that ends at once may queue another; this loop takes that too, without recursion.
-        self._is_handing_out = True
+        bulkhead.is_handing_out = True
         try:
-            while queue:
-                if idle:
-                    worker = idle.pop()
-                elif len(self._workers) < self._max_workers:
-                    worker = self._add_worker()
-                else:
-                    return
-                task = queue.popleft()
+            while (task := bulkhead.take()) is not None:
+                worker = idle.pop() if idle else self._add_worker()
+                bulkhead.begun += 1
                 if not worker.begin(task, now):
                     self._free(worker, task, now)
         finally:
-            self._is_handing_out = False
+            bulkhead.is_handing_out = False
 
     def _make_worker(
         self,
@@ -325,24 +307,17 @@ class AsyncProcessor:
         return worker
 
     def _free(self, worker: Worker, task: AsyncTask, now: float) -> None:
-        """Take back a worker whose task has ended, and give out a queued task if there is one."""
+        """Take back a worker whose task has ended, and give its place to a task that waits."""
         self._idle.append(worker)
+        bulkhead = self._bulkheads[task.service]
+        bulkhead.ended += 1
         if task.route.serial:
-            self._release_chain((task.session_id, task.route))
+            bulkhead.release(task)
         worker.idle_since = now
-        if self._queue and not self._is_handing_out:
-            self._hand_out(now)
+        if bulkhead.turns and not bulkhead.is_handing_out:
+            self._hand_out(bulkhead, now)
         if self._drained is not None and self._is_drained():
             self._drained.set()
-
-    def _release_chain(self, key: tuple[str, Route]) -> None:
-        """Queue the next of a session's tasks on a serial route."""
-        chain = self._chains.get(key)
-        if chain:
-            self._chained -= 1
-            self._queue.append(chain.popleft())
-        else:
-            self._chains.pop(key, None)
 
     def _free_beside(
         self, on_end: Callable[[AsyncTask], None], worker: Worker, task: AsyncTask, now: float

@@ -48,6 +48,7 @@ class AsyncTask(Call):
         self.openid = session.openid
         self.zone = session.zone
         self.is_refused = False
+        self.breaker = None
         self.session = session
         self.request = request
         self.route = route
@@ -105,6 +106,8 @@ class DispatchCounters(ProtocolCounters):
     """Connections closed 4429 because the client sent too far ahead."""
     unread_overflows: Counter = 0
     """Connections closed 4429 because the client kept asking and read no answers."""
+    auths_refused: Counter = 0
+    """AUTHs answered 429: the one before was under way, or there were too many."""
     fenced: Counter = 0
     """Messages read on a connection after its session moved to another."""
     bad_payloads: Counter = 0
@@ -113,6 +116,8 @@ class DispatchCounters(ProtocolCounters):
     """Requests answered by ERROR 401."""
     no_route: Counter = 0
     """Requests answered by ERROR 404 because no route matches their action."""
+    requests_limited: Counter = 0
+    """Requests above ``session.max_requests_per_second``."""
     refused_full: Counter = 0
     """Requests answered by ERROR 503 because the task queue was full."""
     refused_draining: Counter = 0
@@ -128,7 +133,7 @@ class DispatchCounters(ProtocolCounters):
     foreign_answers: Counter = 0
     """Answers that carried the client_seq_id of another request."""
     internal_errors: Counter = 0
-    """Exceptions in the gateway's own code while it handled a task."""
+    """Exceptions in the gateway's own code while it handled a task or an AUTH."""
     workers: Gauge = 0
     """Workers now."""
     idle_workers: Gauge = 0

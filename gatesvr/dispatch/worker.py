@@ -191,8 +191,13 @@ class Worker:
     def _refuse_answer(self, task: AsyncTask, now: float) -> None:
         """Fail a task whose answer belongs to another request."""
         self._counters.foreign_answers += 1
-        why = "client_seq_id of another request"
-        error = UpstreamError(why, outcome=Outcome.UNKNOWN, status="foreign_answer")
+        task.disown_answer()
+        error = UpstreamError(
+            "client_seq_id of another request",
+            outcome=Outcome.UNKNOWN,
+            status="foreign_answer",
+            address=task.address,
+        )
         self._fail(task, error, now)
 
     def _fail(self, task: AsyncTask, error: UpstreamError, now: float) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from .._pb import upstream_pb2_grpc as pb_grpc
 from ..config import parse_address
+from ..config.sections import OPEN_PUSH_PORT
+from ..credentials import ServerCertificate
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import keys
-from .servicer import GatewayServicer
+from .guard import Guard
+from .servicer import SERVICE, GatewayServicer
 
 if TYPE_CHECKING:
     from ..config import PushConfig
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PushService"]
 
-SERVICE_NAME = "gatesvr.proto.GatewayService"
-MAX_STREAMS = 1_024
-"""Concurrent rpcs on one caller's connection."""
+MAX_STREAMS = 128
+"""Concurrent rpcs on one caller's connection; more wait at the caller."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
@@ -40,7 +41,8 @@ class PushService:
     """The gRPC server of GatewayService, with the standard health service beside it.
 
     Args:
-        config: The address, and ``insecure``, without which it must be loopback.
+        config: The address, the callers and what they prove. Where they prove nothing the address
+            must be loopback, unless ``insecure`` is set.
         commands: Carries out the rpcs.
         max_message_bytes: The largest frame that any client accepts; it sets gRPC's limits.
     """
@@ -58,6 +60,7 @@ class PushService:
         self._server: grpc.aio.Server | None = None
         self._health: health.aio.HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
+        self._guard: Guard | None = None
         self._address = ""
 
     @property
@@ -69,7 +72,8 @@ class PushService:
         """Listen.
 
         Raises:
-            ConfigError: The address is in use or not of this machine, or it is not loopback and
+            ConfigError: The address is in use or not of this machine; a certificate or a token
+                cannot be read; or callers prove nothing, the address is not loopback, and
                 ``push.insecure`` is not set.
             RuntimeError: The server runs already.
         """
@@ -77,28 +81,45 @@ class PushService:
             raise RuntimeError("the push service runs already")
         host, port = parse_address(self._config.bind)
         await asyncio.get_running_loop().run_in_executor(None, self._probe, host, port)
+        config = self._config
+        certificate = None
+        if config.cert:
+            certificate = ServerCertificate(
+                config.cert, config.key, config.client_ca, "push", self._count_handshake
+            )
+        guard = None
+        if config.token or config.caller:
+            clock = asyncio.get_running_loop().time
+            guard = Guard(config, self._commands.counters, clock)
         server = make_server(
             max_grpc_bytes(self._max_message_bytes),
             (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
+                # Else a caller that does not read makes windows of megabytes grow, one a stream.
+                ("grpc.http2.bdp_probe", 0),
                 # A subscriber may get no event for a long time, so both sides ping.
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ),
+            (guard,) if guard is not None else (),
         )
-        servicer = GatewayServicer(self._commands)
-        pb_grpc.add_GatewayServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        servicer = GatewayServicer(self._commands, guard, config.max_streams)
+        server.add_generic_rpc_handlers((servicer.handlers(),))
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         name = f"[{host}]" if ":" in host else host or "[::]"
         try:
-            port = server.add_insecure_port(f"{name}:{port}")
+            if certificate is None:
+                port = server.add_insecure_port(f"{name}:{port}")
+            else:
+                port = server.add_secure_port(f"{name}:{port}", certificate.credentials())
         except RuntimeError:
             raise self._bad("cannot listen on it") from None
         await server.start()
-        for service in ("", SERVICE_NAME):
+        for service in ("", SERVICE.full_name):
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._server, self._health, self._servicer = server, checks, servicer
+        self._guard = guard
         self._address = f"{name}:{port}"
         logger.info("push_listening", extra=keys(address=self._address))
 
@@ -112,6 +133,8 @@ class PushService:
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
         await server.stop(STOP_GRACE_S)
+        if self._guard is not None:
+            self._guard.close()
         self._address = ""
 
     def _probe(self, host: str, port: int) -> None:
@@ -128,13 +151,11 @@ class PushService:
             raise self._bad(error.strerror or str(error)) from None
         except UnicodeError as error:  # a label of the name is empty or too long
             raise self._bad(f"not a host name: {error}") from None
-        if not self._config.insecure and not all(
+        config = self._config
+        if not (config.insecure or config.is_guarded) and not all(
             ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
         ):
-            raise self._bad(
-                "not loopback: anyone who can reach it can push to every client; "
-                "set push.insecure = true if only upstreams can reach it"
-            )
+            raise self._bad(OPEN_PUSH_PORT)
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,6 +164,9 @@ class PushService:
                 probe.listen(1)
             except OSError as error:
                 raise self._bad(error.strerror or str(error)) from None
+
+    def _count_handshake(self) -> None:
+        self._commands.counters.tls_handshakes += 1
 
     def _bad(self, why: str) -> ConfigError:
         return ConfigError(f"{self._config.bind}: {why}", field="push.bind")

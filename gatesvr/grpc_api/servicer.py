@@ -11,24 +11,34 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError, Message
 
+from .._core.codec import has_more_entries
 from .._pb import upstream_pb2 as pb
-from .._pb import upstream_pb2_grpc as pb_grpc
 from ..control.targets import RefusedError
 from ..errors import QueueFull
-from ..grpcio import CALL_ENDED
+from ..grpcio import CALL_ENDED, STREAM_OPEN
 from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
 if TYPE_CHECKING:
     from ..control.commands import Commands
     from ..control.events import EventStream
+    from .guard import Guard
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
 __all__ = ["GatewayServicer", "caller_ip"]
 
 logger = logging.getLogger("gatesvr.grpc_api")
+
+MAX_ENTRIES = 50_000
+"""Pushes of a batch, or targets of a multicast, above which it is not even decoded: each takes a
+hundred times the two bytes that it may have on the wire. Up to here the commands say the limit."""
+_LISTS = (pb.UnicastPushBatch, pb.MulticastRequest)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"]
 
 
 def _rpc(
@@ -40,6 +50,8 @@ def _rpc(
     async def call(self: GatewayServicer, request: Any, context: _Context) -> Any:
         self.counters.calls += 1
         try:
+            if request is None:
+                raise self.undecodable()
             response = method(self, request, context)
             return await response if inspect.isawaitable(response) else response
         except RefusedError as refusal:
@@ -54,19 +66,49 @@ def _rpc(
     return call
 
 
-class GatewayServicer(pb_grpc.GatewayServiceServicer):
+class GatewayServicer:
     """The rpcs of GatewayService.
 
     Args:
         commands: Carries them out.
+        guard: Knows who calls; None where callers prove nothing.
+        max_streams: PushStreams open at a time.
     """
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(
+        self, commands: Commands, guard: Guard | None = None, max_streams: int = 128
+    ) -> None:
         self.counters = commands.counters
         self._commands = commands
+        self._guard = guard
+        self._max_streams = max_streams
         self._pushes = commands.pushes
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return what a server takes.
+
+        In the place of a message that does not decode the methods get None: gRPC itself would write
+        a traceback for each into the log.
+        """
+        table = {}
+        for method in SERVICE.methods:
+            kind = "unary" if not method.client_streaming else "stream"
+            kind += "_unary" if not method.server_streaming else "_stream"
+            make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+            takes, gives = (
+                message_factory.GetMessageClass(message)
+                for message in (method.input_type, method.output_type)
+            )
+            behaviour = getattr(self, method.name)
+            table[method.name] = make(behaviour, _decoder(takes), gives.SerializeToString)
+        return grpc.method_handlers_generic_handler(SERVICE.full_name, table)
+
+    def undecodable(self) -> RefusedError:
+        """Count a message that does not decode, and return the error for the caller to raise."""
+        self.counters.invalid += 1
+        return RefusedError("INVALID", "the message does not decode, or is too long")
 
     # Pushes.
 
@@ -79,22 +121,32 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
 
     async def PushStream(  # noqa: N802
         self,
-        request_iterator: AsyncIterator[pb.UnicastPushBatch],
+        request_iterator: AsyncIterator[pb.UnicastPushBatch | None],
         context: _Context,
-    ) -> AsyncIterator[pb.UnicastPushBatchResponse]:
+    ) -> None:
         """Answer each batch with one of the same length, in order.
 
         A batch of more than MAX_BATCH pushes gets INVALID_ARGUMENT, and none of it is done.
         """
         self.counters.calls += 1
+        if self.counters.streams >= self._max_streams:
+            self.counters.refused_streams += 1
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._max_streams} streams are open"
+            )
         self.counters.streams += 1
         try:
+            await context.send_initial_metadata(STREAM_OPEN)
             async for batch in request_iterator:
+                if batch is None:
+                    raise self.undecodable()
                 self._pushes.check_batch(len(batch.requests))
                 responses = await self._pushes.push_batch(batch.requests)
-                yield pb.UnicastPushBatchResponse(responses=responses)
+                await context.write(pb.UnicastPushBatchResponse(responses=responses))
         except RefusedError as refusal:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
+        except CALL_ENDED:
+            logger.debug("pusher_gone", extra=keys(peer=context.peer()))
         except Exception:
             self.counters.internal_errors += 1
             logger.exception("push_failed", extra=keys(rpc="PushStream"))
@@ -145,11 +197,15 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     # Upstreams.
 
     @_rpc
-    def RegisterUpstream(  # noqa: N802
+    async def RegisterUpstream(  # noqa: N802
         self, request: pb.UpstreamRegisterRequest, context: _Context
     ) -> pb.UpstreamRegisterResponse:
         """Add an endpoint of a service (PROTOCOL 7.8)."""
-        return self._commands.registration.register(request, caller_ip(context.peer()))
+        owner = ""
+        if self._guard is not None:
+            owner = await self._guard.registrant(context, request.service_name)
+        registration = self._commands.registration
+        return registration.register(request, caller_ip(context.peer()), owner)
 
     @_rpc
     def KeepUpstreamAlive(  # noqa: N802
@@ -168,7 +224,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
     # Events.
 
     async def SubscribeEvents(  # noqa: N802
-        self, request: pb.SubscribeRequest, context: _Context
+        self, request: pb.SubscribeRequest | None, context: _Context
     ) -> None:
         """Write session events until the caller leaves or the gateway stops.
 
@@ -176,6 +232,8 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         """
         counters = self.counters
         counters.calls += 1
+        if request is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(self.undecodable()))
         if self._is_ended:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway stops")
         stream = self._commands.events(request.kinds)
@@ -190,7 +248,7 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         counters.event_streams += 1
         try:
             # Sent at once: it tells the caller that no event is missed from here on.
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(STREAM_OPEN)
             async for event in stream:
                 await context.write(to_pb(event))
                 counters.events_sent += 1
@@ -211,6 +269,18 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         self._is_ended = True
         for stream in self._event_streams:
             stream.end()
+
+
+def _decoder(kind: type[Message]) -> Callable[[bytes], Message | None]:
+    def decode(data: bytes) -> Message | None:
+        if kind in _LISTS and has_more_entries(data, MAX_ENTRIES):
+            return None
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            return None
+
+    return decode
 
 
 def caller_ip(peer: str) -> str:

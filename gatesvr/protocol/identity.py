@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Identity"]
+__all__ = ["MAX_CLAIMS_BYTES", "MAX_EXPIRES_AT", "Identity"]
+
+MAX_CLAIMS_BYTES = 4_096
+"""Names and values of the claims that go to upstreams."""
+MAX_EXPIRES_AT = 253_402_300_799
+"""The end of the year 9999: a later expiry counts as this, which fits into every field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +19,9 @@ class Identity:
 
     Attributes:
         openid: The user.
-        subject: The token's ``sub``.
-        claims: The claims named in ``auth.claims``, for upstreams; text as it is, all else as JSON.
+        subject: The token's ``sub``, or the service's word; for upstreams.
+        claims: The claims named in ``auth.claims``, text as it is, all else as JSON; or those of
+            the service; for upstreams.
         expires_at: Seconds since the epoch when it ends, 0 for never.
     """
 

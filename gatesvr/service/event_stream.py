@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from ..errors import UpstreamError
+from ..grpcio import is_let_in
 from ..observe.event_pb import from_pb
 from .closing import AsyncClosing
 
@@ -58,9 +59,12 @@ class GatewayEvents(AsyncClosing):
             await asyncio.wait({answered}, timeout=self._timeout)
             if not answered.done():
                 raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
-            _result(answered)
-            if self._call.done() and await self._call.code() is not grpc.StatusCode.OK:
-                raise _lost(await self._call.code(), await self._call.details())
+            if not is_let_in(_result(answered)):
+                refused = asyncio.ensure_future(self._call.code())
+                await asyncio.wait({refused}, timeout=self._timeout)
+                if not refused.done():
+                    raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
+                raise _lost(refused.result(), await self._call.details())
         except BaseException:
             await self.close()
             await asyncio.wait({answered})

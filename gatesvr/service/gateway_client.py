@@ -12,6 +12,7 @@ import grpc.aio
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers
+from ..credentials import Access
 from ..errors import ConfigError, UpstreamError
 from ..grpcio import make_channel
 from .closing import AsyncClosing
@@ -41,11 +42,29 @@ class GatewayClient(PushApi, AsyncClosing):
     Args:
         address: The gateway's gRPC address, HOST:PORT; or a function that returns it at first use.
         timeout: Longest wait for an answer, seconds.
+        ca: PEM file with the certificates to trust the gateway by, or ``system``: TLS. Empty: plain
+            text.
+        cert: PEM file with the certificate to show.
+        key: PEM file with its private key.
+        token_file: File whose first line is the bearer token to send; read again when it changes.
+
+    Raises:
+        ConfigError: A file cannot be used.
     """
 
-    def __init__(self, address: str | Callable[[], str] = "", timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str | Callable[[], str] = "",
+        timeout: float = TIMEOUT_S,
+        *,
+        ca: str = "",
+        cert: str = "",
+        key: str = "",
+        token_file: str = "",
+    ) -> None:
         check_numbers(timeout=(timeout, Range(0.001, math.inf)))
         self.address = address
+        self._access = Access(ca, cert, key, token_file)
         self._timeout = timeout
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -55,7 +74,11 @@ class GatewayClient(PushApi, AsyncClosing):
 
     def push_stream(self) -> PushStream:
         """Return a stream of pushes to the gateway; see PushApi."""
-        return GrpcPushStream(lambda: self._connected().PushStream(), self._pushing, self._timeout)
+
+        def begin() -> Any:
+            return self._connected().PushStream(metadata=self._access.metadata())
+
+        return GrpcPushStream(begin, self._pushing, self._timeout)
 
     async def register(
         self, address: str, service: str, *, zone: str = "", lease: int = 0, weight: int = 1
@@ -94,9 +117,12 @@ class GatewayClient(PushApi, AsyncClosing):
             kinds: The events to subscribe to, EventKind or their names; empty for all.
         """
         request = pb.SubscribeRequest(kinds=kinds)
-        return GatewayEvents(
-            lambda: self._connected().SubscribeEvents(request), self._streams, self._timeout
-        )
+
+        def subscribe() -> Any:
+            metadata = self._access.metadata()
+            return self._connected().SubscribeEvents(request, metadata=metadata)
+
+        return GatewayEvents(subscribe, self._streams, self._timeout)
 
     async def close(self) -> None:
         """End the streams, wait for the calls under way, and close the channel."""
@@ -116,7 +142,8 @@ class GatewayClient(PushApi, AsyncClosing):
             address = self.address if isinstance(self.address, str) else self.address()
             if not address:
                 raise ConfigError("the gateway's gRPC address is not set", field="gateway")
-            self._channel = make_channel(address, (("grpc.keepalive_time_ms", KEEPALIVE_MS),))
+            options = (("grpc.keepalive_time_ms", KEEPALIVE_MS),)
+            self._channel = make_channel(address, options, self._access.credentials)
             self._stub = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
 
@@ -134,6 +161,7 @@ class GatewayClient(PushApi, AsyncClosing):
 
     async def _ask(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=self._timeout)
+            metadata = self._access.metadata()
+            return await method(request, timeout=self._timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise UpstreamError(f"gateway: {error.code().name}: {error.details()}") from None

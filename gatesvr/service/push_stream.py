@@ -10,6 +10,7 @@ import grpc.aio
 
 from .._pb import upstream_pb2 as pb
 from ..errors import UpstreamError
+from ..grpcio import is_let_in
 from .push_api import PushStream
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class GrpcPushStream(PushStream):
         self._streams = streams
         self._timeout = timeout
         self._call: Any = None
+        self._is_open = False  # the gateway has let it in
         self._is_closed = False
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -79,8 +81,14 @@ class GrpcPushStream(PushStream):
         call = self._call
         try:
             async with asyncio.timeout(self._timeout):
-                await call.write(batch)
-                answer = await call.read()
+                if not self._is_open:
+                    self._is_open = is_let_in(await call.initial_metadata())
+                answer: Any = grpc.aio.EOF
+                if self._is_open:
+                    await call.write(batch)
+                    answer = await call.read()
+                else:
+                    await call.code()  # refused: its status follows
         except TimeoutError:
             call.cancel()
             raise UpstreamError(f"gateway: no answer in {self._timeout:g} s") from None

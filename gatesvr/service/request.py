@@ -215,6 +215,10 @@ class ServiceCounters(Counters):
     """Refused requests whose deadline had passed."""
     unknown_actions: Counter = 0
     """Requests whose action has no handler."""
+    admitted: Counter = 0
+    """Clients let in by the handler of authenticate()."""
+    denied: Counter = 0
+    """Clients that it did not let in."""
     failed: Counter = 0
     """Handlers that raised, and answers that could not be sent."""
     running: Gauge = 0

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
+from .._pb import auth_pb2_grpc
 from .._pb import upstream_pb2 as pb
 from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers, parse_address
@@ -37,6 +38,7 @@ from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.descriptors import open_descriptors
 from ..observe.log import configure, keys
+from .authentication import AuthHandler, AuthServicer
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
 from .servicer import Health, Servicer, Stream
@@ -56,6 +58,7 @@ FLUSH_S = 1.0
 _RESULTS = (Reply, bytes, str)
 
 H = TypeVar("H", bound=Callable[[Request], Any])
+A = TypeVar("A", bound=AuthHandler)
 
 
 class UpstreamService:
@@ -66,7 +69,8 @@ class UpstreamService:
 
     Args:
         name: The service's name, for logs and GetStatus.
-        gateway: The gateway's gRPC address for pushes, or a function that returns it at first use.
+        gateway: The gateway's gRPC address for pushes, or a function that returns it at first use;
+            a GatewayClient for a gateway that asks for credentials.
         max_message_bytes: The gateway's message limit.
         max_running: Handlers running at the same time.
         max_waiting: Requests waiting for a handler to end; the service refuses more than these.
@@ -76,7 +80,7 @@ class UpstreamService:
         self,
         name: str,
         *,
-        gateway: str | Callable[[], str] = "",
+        gateway: str | Callable[[], str] | GatewayClient = "",
         max_message_bytes: int = 1 << 20,
         max_running: int = 1_024,
         max_waiting: int = 10_000,
@@ -87,7 +91,7 @@ class UpstreamService:
             max_waiting=(max_waiting, Range(0, math.inf)),
         )
         self.name = name
-        self.gateway = GatewayClient(gateway)
+        self.gateway = gateway if isinstance(gateway, GatewayClient) else GatewayClient(gateway)
         """Pushes to clients, and registers this service."""
         self.counters = ServiceCounters()
         self.address = ""
@@ -98,6 +102,7 @@ class UpstreamService:
         # Each with whether it is a coroutine function.
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._prefixes: list[tuple[str, tuple[Handler, bool]]] = []
+        self._auth_handler: AuthHandler | None = None
         self._waiting: deque[tuple[Handler, pb.UpstreamRequest, Sink, float]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.streams: set[Stream] = set()
@@ -124,6 +129,16 @@ class UpstreamService:
             return handler
 
         return register
+
+    def authenticate(self, handler: A) -> A:
+        """Register the handler that says who a client is: ``@service.authenticate``.
+
+        For gateways with ``auth.mode = "upstream"``. It takes a pb.AuthenticateRequest and returns
+        an Admission, an openid, or None for a client that is not let in; an exception lets nobody
+        in, and the client is told to try later. It may be a coroutine function.
+        """
+        self._auth_handler = handler
+        return handler
 
     # Serving.
 
@@ -152,6 +167,9 @@ class UpstreamService:
         self._health = Health()
         add_service: Any = rpc.add_UpstreamServiceServicer_to_server
         add_service(Servicer(self), server)
+        if self._auth_handler is not None:
+            add_auth: Any = auth_pb2_grpc.add_AuthServiceServicer_to_server
+            add_auth(AuthServicer(self, self._auth_handler), server)
         add_health: Any = health_pb2_grpc.add_HealthServicer_to_server
         add_health(self._health, server)
         try:

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from .memory import MemoryBudget
     from .outbox import Outbox
 
-__all__ = ["RETRY_MS", "SessionContext"]
+__all__ = ["RETRY_MS", "SHED_RETRY_MS", "SessionContext"]
 
 BULK_SHARE = 4
 """Broadcasts take at most one part in this many of a queue (PROTOCOL 5.6)."""
 RETRY_MS = 1_000
 """retry_after_ms of a refusal by a limit."""
+SHED_RETRY_MS = 5_000
+"""retry_after_ms while the gateway is overloaded."""
 
 
 class SessionContext:
@@ -39,6 +41,7 @@ class SessionContext:
         "max_in_flight",
         "max_queue_bytes",
         "max_queue_size",
+        "max_requests_per_second",
         "watched",
         "when_full",
     )
@@ -53,6 +56,7 @@ class SessionContext:
         self.counters = SessionCounters()
         self.max_in_flight = config.max_in_flight
         self.max_queue_size = config.max_queue_size
+        self.max_requests_per_second = config.max_requests_per_second
         self.max_queue_bytes = config.max_queue_bytes
         self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
         self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE

@@ -51,10 +51,14 @@ class SessionCounters(Counters):
     """STARTs refused because there were too many sessions."""
     refused_address: Counter = 0
     """STARTs refused because too many sessions of their address had not logged in."""
+    starts_limited: Counter = 0
+    """STARTs of new sessions above ``max_start_rate``."""
+    openid_starts_limited: Counter = 0
+    """STARTs of new sessions above ``max_start_rate_per_openid``."""
     resumes_ahead: Counter = 0
     """Resumes from a position that was never given out; each ends its session."""
     resumes_unknown: Counter = 0
-    """Resumes of an unknown session; most are answered by a new session."""
+    """Resumes of an unknown session: answered by a new session, or refused."""
     resumes_denied: Counter = 0
     """Resumes with a wrong token or openid."""
     resumes_stale: Counter = 0
@@ -103,6 +107,8 @@ class SessionCounters(Counters):
     """Notifies that a newer one with the same key replaced before they were sent."""
     slow_consumers: Counter = 0
     """Connections closed 4413: the queue was at a cap and no ack moved."""
+    slowest_cut: Counter = 0
+    """Connections closed 4503: the gateway was overloaded, and they had the most to be sent."""
     events: Counter = 0
     """Events that happened while there was a subscriber, of any kind."""
     events_missed: Counter = 0

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
+from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from .._core.queue import BULK
@@ -21,7 +22,7 @@ from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
-from .context import RETRY_MS, SessionContext
+from .context import RETRY_MS, SHED_RETRY_MS, SessionContext
 from .counters import SessionCounters
 from .credentials import CredentialExpiry
 from .events import ELSEWHERE, EventHub, close_reason, loss_reason
@@ -48,6 +49,8 @@ MAX_TOMBSTONES = 10_000
 """Replaced and kicked sessions remembered to tell their clients why (PROTOCOL 4.7)."""
 MAX_EVENT_QUEUE = 1_024
 """Events that wait for one subscriber; above it the newest are left out, and counted."""
+SLOWEST_SHARE = 100
+"""While the gateway is overloaded, a sweep cuts one in this many sessions."""
 OPERATOR_CODES = range(4600, 4700)
 
 # The closes after which there is no session to come back to (PROTOCOL 6).
@@ -67,6 +70,7 @@ class SessionManager:
         wall_ms: Returns the ms since the epoch at a loop time, for events.
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
         needs_auth: Whether a new session needs an identity.
+        is_shedding: Asked before a new session is made: whether to refuse it.
 
     Attributes:
         events: Tells subscribers about changes of sessions.
@@ -86,6 +90,7 @@ class SessionManager:
         wall_ms: Callable[[float], int] = lambda now: int(now * 1000),
         high_water: int = HIGH_WATER_BYTES,
         needs_auth: bool = False,
+        is_shedding: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
@@ -115,6 +120,7 @@ class SessionManager:
             self.close,
             self.authenticate,
             needs_auth=needs_auth,
+            is_shedding=is_shedding,
         )
 
     def __len__(self) -> int:
@@ -457,16 +463,38 @@ class SessionManager:
         for outbox in list(watched):
             outbox.expire(now)
             if outbox.check_stuck(now, self._config.slow_consumer_timeout):
-                self._cut_slow(self.index.by_id[outbox.queue.session_id], now)
+                self._cut_stuck(self.index.by_id[outbox.queue.session_id], now)
             if not outbox.is_watched:
                 watched.discard(outbox)
 
-    def _cut_slow(self, session: Session, now: float) -> None:
+    def cut_slowest(self, now: float) -> None:
+        """Suspend the connected sessions with the most to be sent, one in a hundred of all.
+
+        Those are left alone that have no more to be sent than a stream takes at once.
+        """
+        least = self.context.high_water
+        sessions = [
+            s
+            for s in self.index.logged_in()
+            if s.link is not None and s.queue.unsent and s.queue.queued_bytes > least
+        ]
+        count = max(1, len(self.index) // SLOWEST_SHARE)
+        for session in nlargest(count, sessions, key=lambda s: s.queue.queued_bytes):
+            self._counters.slowest_cut += 1
+            self._cut(session, CloseCode.OVERLOADED, SHED_RETRY_MS, "overloaded", now)
+
+    def _cut_stuck(self, session: Session, now: float) -> None:
         """Close a connection on which no ack moved while the queue was at a cap (PROTOCOL 5.3)."""
-        link = session.link
-        assert link is not None
         self._counters.slow_consumers += 1
         logger.info("slow_consumer", extra=keys(session=session.session_id, peer=session.user_ip))
+        self._cut(session, CloseCode.SLOW_CONSUMER, RETRY_MS, "slow_consumer", now)
+
+    def _cut(
+        self, session: Session, code: CloseCode, retry_after_ms: int, why: str, now: float
+    ) -> None:
+        """Suspend a session, and close its connection; it may resume after retry_after_ms."""
+        link = session.link
+        assert link is not None
         session.detach(now)
-        self._suspend(session, "slow_consumer", now)
-        link.close(CloseCode.SLOW_CONSUMER, f"retry_after_ms={RETRY_MS}")
+        self._suspend(session, why, now)
+        link.close(code, f"retry_after_ms={retry_after_ms}")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._core.codec import encode_identity, error_body
+from .._core.limits import TokenBucket
 from .._pb import upstream_pb2 as pb
 from ..config import normalize_zone
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
@@ -76,6 +77,7 @@ class Session:
         queue: The outbox's, here too because every request needs it: one hop less.
         sender: The outbox's, for the same reason.
         token: The resume tokens.
+        request_rate: Bounds its requests, None where they have no bound.
         resume_rate: Bounds its resumes, None until the first.
         create_time: Loop time of START.
         last_activity: Loop time of the last request, heartbeat or ack that moved.
@@ -109,6 +111,7 @@ class Session:
         "protocol",
         "queue",
         "refused_logins",
+        "request_rate",
         "resume_rate",
         "sender",
         "session_id",
@@ -161,6 +164,8 @@ class Session:
         self.queue = self.outbox.queue
         self.sender = self.outbox.sender
         self.token: ResumeToken | None = None
+        rate = context.max_requests_per_second
+        self.request_rate = TokenBucket(rate, rate) if rate else None
         self.resume_rate: RateBucket | None = None
         self.create_time = now
         self.last_activity = now

@@ -19,8 +19,9 @@ from ..protocol.messages import (
     LostReason,
     is_valid_text,
 )
-from .context import RETRY_MS
+from .context import RETRY_MS, SHED_RETRY_MS
 from .outcome import StartOutcome, accept_start, refuse_start, refuse_unauthenticated
+from .rates import SessionRates
 from .resume import ResumeToken
 from .session import Session
 from .state import Event
@@ -59,6 +60,7 @@ class SessionStarter:
         authenticate: Sets who the client of a session is, and until when: (session, identity,
             deadline).
         needs_auth: Whether a new session needs an identity.
+        is_shedding: Asked before a new session is made: whether to refuse it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SessionStarter:
         authenticate: Callable[[Session, Identity, float], None],
         *,
         needs_auth: bool,
+        is_shedding: Callable[[], bool],
     ) -> None:
         self._config = config
         self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
@@ -88,6 +91,8 @@ class SessionStarter:
         self._close = close
         self._authenticate = authenticate
         self._needs_auth = needs_auth
+        self._is_shedding = is_shedding
+        self._rates = SessionRates(config, context.counters)
 
     def start(
         self,
@@ -121,6 +126,7 @@ class SessionStarter:
             session = self._index.by_id.get(start.session_id)
             if session is None:
                 if self._needs_auth and identity is None:
+                    self._counters.resumes_unknown += 1
                     return refuse_unauthenticated()
                 return self._resume_nothing(start, link, now)
             if identity is not None and identity.openid != session.openid:
@@ -252,6 +258,10 @@ class SessionStarter:
         config = self._config
         index = self._index
         ip = link.peer[0]
+        if self._is_shedding():
+            return refuse_start(
+                ErrorCode.BUSY, CloseCode.OVERLOADED, "overloaded", retry_after_ms=SHED_RETRY_MS
+            )
         if len(index) >= self._max_sessions:
             self._counters.refused_full += 1
             return refuse_start(
@@ -265,6 +275,9 @@ class SessionStarter:
                 "too many sessions of this address are not logged in",
                 retry_after_ms=RETRY_MS,
             )
+        refusal = self._rates.refuse(start.openid, now)
+        if refusal is not None:
+            return refusal
         protocol = min(start.protocol, LATEST_PROTOCOL)
         session = Session(
             self._context,

@@ -1,7 +1,8 @@
 """Admission of new connections: limits, half-open handshakes, Retry, version negotiation.
 
 Sans-IO: judge() decides on a datagram with an unknown id; the listener makes the connection or
-sends the answer.
+sends the answer. The order is that of cost: what costs nothing to refuse comes first, and an
+Initial is decrypted only where a handshake would be next.
 
 At max_connections a new client still completes its handshake, because only then can it be told when
 to come back: it is closed with 4503. 5 % above that its Initials are dropped.
@@ -9,30 +10,29 @@ to come back: it is closed with 4503. 5 % above that its Initials are dropped.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import NamedTuple
 
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
-from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.quic.packet import encode_quic_version_negotiation
 
+from .._core.limits import TokenBucket
 from ..config import TransportConfig
 from ..protocol.link import Disconnect
-from .addresses import Address
+from .addresses import Address, plain_address
 from .connection import Connection
 from .counters import TransportCounters
-from .quic.interface import CONNECTION_ID_LENGTH, MIN_INITIAL_BYTES, NO_CRYPTO, QUIC_V1
+from .prefixes import Prefixes, PrefixLimits
+from .quic.initial import INITIAL_TYPE, V1, Initial, is_authentic, parse_ids, parse_initial
+from .quic.interface import MIN_INITIAL_BYTES, NO_CRYPTO, QUIC_V1
+from .quic.retry import Retries
 
 __all__ = ["Admission", "Admitted"]
 
 MIN_ORIGINAL_ID = 8
 """Shortest destination id that a client may choose for its first Initial (RFC 9000 7.2)."""
+MAX_NEGOTIATIONS_PER_S = 1_000
+"""Version Negotiation packets sent a second, and at once."""
+_NO_VERSION = bytes(4)
 
 
 class Admitted(NamedTuple):
@@ -42,11 +42,47 @@ class Admitted(NamedTuple):
         first_id: The destination id that the client sends to until it learns ours.
         original_id: The destination id of its very first Initial, before any Retry.
         retry_id: The id that our Retry gave it; None without Retry.
+        prefixes: The networks that it counts in; None for none.
     """
 
     first_id: bytes
     original_id: bytes
     retry_id: bytes | None
+    prefixes: Prefixes | None = None
+
+
+class RetrySwitch:
+    """Switches Retry on in a rush of handshakes, and off again at half of it.
+
+    Args:
+        max_handshakes: Half-open connections that switch it on.
+        max_initials: Initials a second that do.
+
+    Attributes:
+        is_on: Whether clients have to prove their address now.
+    """
+
+    def __init__(self, max_handshakes: int, max_initials: int) -> None:
+        self._max_handshakes = max_handshakes
+        self._max_initials = max_initials
+        self._since = 0.0
+        self._initials = 0
+        self.is_on = False
+
+    def add(self, half_open: int, now: float) -> bool:
+        """Count an Initial without a token of ours; return whether this switched Retry on."""
+        seconds = now - self._since
+        if seconds >= 1:
+            is_calm = self._initials < seconds * self._max_initials / 2
+            if is_calm and half_open < self._max_handshakes / 2:
+                self.is_on = False
+            self._since, self._initials = now, 0
+        self._initials += 1
+        is_rush = half_open >= self._max_handshakes or self._initials >= self._max_initials
+        if self.is_on or not is_rush:
+            return False
+        self.is_on = True
+        return True
 
 
 class Admission:
@@ -55,8 +91,9 @@ class Admission:
     Args:
         config: The limits.
         counters: Where to count.
+        retries: Makes and reads Retry packets.
         needs_retry: Whether the backend needs a Retry for some clients; see QuicBackend.
-        is_retry_always: Whether every client has to prove its address first.
+        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
 
     Attributes:
         is_accepting: Whether new clients are answered at all.
@@ -68,24 +105,33 @@ class Admission:
         self,
         config: TransportConfig,
         counters: TransportCounters,
+        retries: Retries,
         *,
         needs_retry: bool,
-        is_retry_always: bool,
+        is_shedding_handshakes: Callable[[], bool] = lambda: False,
     ) -> None:
         self.is_accepting = False
         self.connections: set[Connection] = set()
         self.half_open: set[Connection] = set()
+        self._prefixes: dict[Connection, Prefixes] = {}
         self._refused: set[Connection] = set()
+        self._waiting = 0  # admitted, and not begun
         self._counters = counters
+        self._retries = retries
         self._needs_retry = needs_retry
-        self._is_retry_always = is_retry_always
+        self._is_shedding_handshakes = is_shedding_handshakes
+        self._retry = config.retry
+        self._switch = RetrySwitch(config.retry_handshakes, config.retry_initials)
+        self._limits = PrefixLimits(config, counters)
+        self._negotiations = TokenBucket(MAX_NEGOTIATIONS_PER_S, MAX_NEGOTIATIONS_PER_S)
         self._max_connections = config.max_connections
         self._max_all = config.max_connections + max(1, config.max_connections // 20)
         self._max_handshakes = config.max_handshakes
-        self._retry_tokens = QuicRetryTokenHandler()
 
     def judge(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
         """Return the admitted client, the datagram to answer with, or None to drop this one.
+
+        An admitted client takes a place at once: begin() or abandon() follows.
 
         Args:
             data: A datagram with a long header and an unknown destination id.
@@ -96,85 +142,111 @@ class Admission:
         if len(data) < MIN_INITIAL_BYTES:
             counters.datagrams_unknown += 1
             return None
-        try:
-            header = pull_quic_header(Buffer(data=data), CONNECTION_ID_LENGTH)
-        except ValueError:
-            counters.datagrams_malformed += 1
-            return None
-        if header.version != QUIC_V1:
-            # Version 0 marks a Version Negotiation packet: two servers could go on for ever.
-            if not header.version or not self.is_accepting:
-                return None
-            counters.versions_negotiated += 1
-            return encode_quic_version_negotiation(
-                source_cid=header.destination_cid,
-                destination_cid=header.source_cid,
-                supported_versions=[QUIC_V1],
-            )
-        if (
-            header.packet_type is not QuicPacketType.INITIAL
-            or len(header.destination_cid) < MIN_ORIGINAL_ID
-        ):
+        if data[1:5] != V1:
+            return self._negotiate(data, now)
+        if data[0] & 0xF0 != INITIAL_TYPE:
             counters.datagrams_unknown += 1
             return None
-        if not self.is_accepting or len(self.connections) >= self._max_all:
+        initial = parse_initial(data)
+        if initial is None:
+            counters.datagrams_malformed += 1
+            return None
+        if len(initial.destination_id) < MIN_ORIGINAL_ID:
+            counters.datagrams_unknown += 1
+            return None
+        if not self.is_accepting or len(self.connections) + self._waiting >= self._max_all:
             counters.connections_dropped += 1
             return None
-        if len(self.half_open) >= self._max_handshakes:
+        if len(self.half_open) + self._waiting >= self._max_handshakes:
             counters.handshakes_dropped += 1
             return None
-        return self._judge_address(data, header, address, now)
+        if self._is_shedding_handshakes():
+            return None
+        return self._judge_address(data, initial, address, now)
+
+    def _negotiate(self, data: bytes, now: float) -> bytes | None:
+        """Return the answer to a version that is not ours."""
+        counters = self._counters
+        ids = parse_ids(data)
+        # Version 0 marks a Version Negotiation packet: two servers could go on for ever.
+        if ids is None or data[1:5] == _NO_VERSION:
+            counters.datagrams_malformed += 1
+            return None
+        if not self.is_accepting:
+            counters.connections_dropped += 1
+            return None
+        if self._negotiations.take(now):
+            counters.negotiations_limited += 1
+            return None
+        counters.versions_negotiated += 1
+        return encode_quic_version_negotiation(
+            source_cid=ids[0], destination_cid=ids[1], supported_versions=[QUIC_V1]
+        )
 
     def _judge_address(
-        self, data: bytes, header: QuicHeader, address: Address, now: float
-    ) -> Admitted | bytes:
+        self, data: bytes, initial: Initial, address: Address, now: float
+    ) -> Admitted | bytes | None:
         """Return the client of an Initial, or a Retry where it has to prove its address first."""
         counters = self._counters
-        first_id = header.destination_cid
-        if header.token:
-            try:
-                original_id = self._retry_tokens.validate_token(
-                    address=address, destination_cid=first_id, token=header.token, now=now
-                )
-                counters.retries_validated += 1
-                return Admitted(first_id, original_id, first_id)
-            except ValueError:
+        original_id = retry_id = None
+        if initial.token:
+            original_id = self._retries.original_id(initial, address)
+            if original_id is None:
                 # As if there were none: it may come from another server (RFC 9000 8.1.3).
                 counters.retries_refused += 1
+            else:
+                counters.retries_validated += 1
+                retry_id = initial.destination_id
+        prefixes = self._limits.prefixes(plain_address(address)[0])
+        if original_id is None:
+            if self._wants_retry(data, initial, now) or (
+                prefixes is not None
+                and self._retry != "never"
+                and self._limits.needs_proof(prefixes, now)
+            ):
+                counters.retries_sent += 1
+                return self._retries.answer(initial, address)
+            original_id = initial.destination_id
+        if not is_authentic(data, initial):
+            counters.initials_undecryptable += 1
+            return None
+        if prefixes is not None:
+            if not self._limits.admits(prefixes, now):
+                return None
+            self._limits.begin(prefixes)
+        self._waiting += 1
+        return Admitted(initial.destination_id, original_id, retry_id, prefixes)
+
+    def _wants_retry(self, data: bytes, initial: Initial, now: float) -> bool:
+        if self._switch.add(len(self.half_open) + self._waiting, now):
+            self._counters.retry_switches += 1
+        if self._retry == "always" or (self._retry == "auto" and self._switch.is_on):
+            return True
         # Before the address is proved, qh3 may send three times the size of the packet, where the
         # RFC says of the datagram. With the padding outside of the packet, that is too little.
-        if self._is_retry_always or (self._needs_retry and header.packet_length < len(data)):
-            return self._retry(header, address, now)
-        return Admitted(first_id, first_id, None)
+        return self._needs_retry and initial.end < len(data)
 
-    def _retry(self, header: QuicHeader, address: Address, now: float) -> bytes:
-        self._counters.retries_sent += 1
-        source_id = os.urandom(CONNECTION_ID_LENGTH)
-        token = self._retry_tokens.create_token(
-            address=address,
-            original_destination_connection_id=header.destination_cid,
-            retry_source_connection_id=source_id,
-            now=now,
-        )
-        return encode_quic_retry(
-            version=QUIC_V1,
-            source_cid=source_id,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=token,
-        )
-
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: Connection, client: Admitted) -> None:
         """Count the connection of an admitted client."""
+        self._waiting -= 1
         if len(self.connections) >= self._max_connections:
             self._refused.add(connection)
         self.connections.add(connection)
         self.half_open.add(connection)
+        if client.prefixes is not None:
+            self._prefixes[connection] = client.prefixes
         self._gauge()
+
+    def abandon(self, client: Admitted) -> None:
+        """Give the place of an admitted client back: there will be no connection."""
+        self._waiting -= 1
+        if client.prefixes is not None:
+            self._limits.complete(client.prefixes)
+            self._limits.end(client.prefixes)
 
     def complete(self, connection: Connection) -> bool:
         """Count a completed handshake; return False if the connection has to be closed 4503."""
-        self.half_open.discard(connection)
+        self._leave_handshake(connection)
         if connection in self._refused:
             self._counters.connections_refused += 1
             return False
@@ -185,14 +257,23 @@ class Admission:
     def end(self, connection: Connection, how: Disconnect) -> None:
         """Count the end of a connection."""
         if connection in self.half_open:
-            self.half_open.discard(connection)
+            self._leave_handshake(connection)
             if how is NO_CRYPTO:
                 self._counters.initials_without_crypto += 1
             else:
                 self._counters.handshakes_failed += 1
         self.connections.discard(connection)
         self._refused.discard(connection)
+        prefixes = self._prefixes.pop(connection, None)
+        if prefixes is not None:
+            self._limits.end(prefixes)
         self._gauge()
+
+    def _leave_handshake(self, connection: Connection) -> None:
+        self.half_open.discard(connection)
+        prefixes = self._prefixes.get(connection)
+        if prefixes is not None:
+            self._limits.complete(prefixes)
 
     def _gauge(self) -> None:
         self._counters.handshakes = len(self.half_open)

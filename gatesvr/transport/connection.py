@@ -22,6 +22,8 @@ A state may be skipped and none comes back. Facts beside the state, independent 
 
     _has_moved   a datagram came from another address, and process() has not yet asked QUIC whether
                  the peer is there now
+    _is_unproved the peer has not proved the address that it sends from; stream.peer is the one that
+                 it had before: a stranger's address must not pay for what this peer does
     _is_put_off  the driver flushes this connection within ACK_PATIENCE, unless there is a reason to
                  do it before; until then _quic_timer is out of date
 
@@ -50,6 +52,7 @@ from .quic.interface import (
     Closed,
     ConnectionIdIssued,
     ConnectionIdRetired,
+    DatagramDropped,
     HandshakeCompleted,
     QuicTransport,
     StopSending,
@@ -69,6 +72,16 @@ MAX_REASON_BYTES = 64
 CLOSE_LINGER_S = 1.0
 """Longest wait for the acknowledgement of a last push (KICK, GOAWAY, a refusal)."""
 LINGER_PTOS = 3
+VIOLATIONS = range(0x03, 0x10)
+"""Error codes of QUIC by which this side blames the peer (RFC 9000 20.1), without TLS alerts."""
+
+MAX_HANDSHAKE_BYTES = 128 << 10
+"""Bytes read before the handshake is complete; a client needs about 5 KiB. More is dropped until
+the deadline: a stranger's frames may cost memory each."""
+MAX_MOVES = 16
+"""Moves to another address at once; the gateway sends a challenge to each, whoever is there."""
+MOVE_S = 5.0
+"""Seconds for each further move. A client that goes on is closed 4429."""
 
 # States. Plain numbers: they are compared for every datagram.
 _HANDSHAKE = 0
@@ -126,11 +139,15 @@ class Connection:
         "_due",
         "_endpoint",
         "_handler_timer",
+        "_handshake_bytes",
         "_has_moved",
         "_how",
         "_is_client",
         "_is_put_off",
+        "_is_unproved",
         "_last_received",
+        "_moved_at",
+        "_moves_left",
         "_owner",
         "_quic",
         "_quic_timer",
@@ -172,7 +189,11 @@ class Connection:
         self._address = address
         self._is_client = is_client
         self._has_moved = False
+        self._is_unproved = False
+        self._moves_left: float = MAX_MOVES
+        self._moved_at = 0.0
         self._state = _HANDSHAKE
+        self._handshake_bytes = 0  # received
         self._deadline: float = deadline  # of the handshake, later of the last push
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_put_off = False
@@ -205,6 +226,15 @@ class Connection:
         if self._state == _ENDED:
             self._counters.datagrams_after_close += 1
             return
+        if self._state == _HANDSHAKE:
+            if address != self._address and not self._is_client:
+                # The handshake proves the address that it began at, and none besides.
+                self._counters.datagrams_elsewhere += 1
+                return
+            self._handshake_bytes += len(data)
+            if self._handshake_bytes > MAX_HANDSHAKE_BYTES:
+                self._counters.datagrams_over_limit += 1
+                return
         try:
             self._quic.receive_datagram(data, address, now)
             if address != self._address:
@@ -226,7 +256,7 @@ class Connection:
                 if mark != self._ack_mark:
                     self._ack_mark = mark
                     stream.last_heard = now
-            if self._has_moved:
+            if self._has_moved or self._is_unproved:
                 self._handle_move(now)
             elif (
                 was_open
@@ -287,10 +317,6 @@ class Connection:
         self._last_received -= seconds
         if self.stream.keep_alive:
             self._driver.mark_dirty(self)
-
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        return self._state != _ENDED and self._quic.is_authenticated()
 
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close with an application code; see Link.close()."""
@@ -361,6 +387,8 @@ class Connection:
                 closed = event.how
                 if stream.state < CUT:
                     stream.state = CUT
+            elif isinstance(event, DatagramDropped):
+                self._counters.datagrams_over_limit += 1
         is_heard = bool(data) or is_end
         if is_heard:
             stream.receive(data if chunks is None else b"".join(chunks), is_end, now)
@@ -388,12 +416,23 @@ class Connection:
         if self._state != _OPEN:
             return
         address = self._quic.peer_address()
+        if address == self._address and not self._is_unproved:
+            return
+        stream = self.stream
+        self._is_unproved = not self._quic.is_address_proved()
+        if not self._is_unproved:
+            stream.peer = plain_address(address)
         if address == self._address:
             return
         self._address = address
-        stream = self.stream
-        stream.peer = plain_address(address)
         self._counters.address_changes += 1
+        earned = (now - self._moved_at) / MOVE_S
+        self._moves_left = min(MAX_MOVES, self._moves_left + earned) - 1
+        self._moved_at = now
+        if self._moves_left < 0:
+            self._counters.moves_limited += 1
+            self.close(CloseCode.RATE_LIMITED, "too many moves")
+            return
         if stream.handler is not None and self._quic.is_path_limit_near():
             self._counters.path_limits += 1
             stream.handler.path_limit_near(now)
@@ -402,6 +441,8 @@ class Connection:
         if how is NO_CRYPTO:
             self._end(how)
             return
+        if how.kind == "local" and how.code in VIOLATIONS:
+            self._counters.quic_violations += 1
         if self._state == _HANDSHAKE:
             how = Disconnect("handshake", how.code, how.reason)
         elif self._state == _LINGERING and how.kind == "peer":
@@ -517,14 +558,17 @@ class Connection:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
         self._counters.connection_errors += 1
-        logger.error(
-            "connection_error",
-            extra=keys(connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)),
-            exc_info=error,
-        )
+        now = self._driver.clock()
+        if not self._driver.error_lines.take(now):
+            logger.error(
+                "connection_error",
+                extra=keys(
+                    connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)
+                ),
+                exc_info=error,
+            )
         if self._state == _ENDED:
             return
-        now = self._driver.clock()
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)
         try:
             self._finish(now)

@@ -74,7 +74,17 @@ class TransportCounters(EndpointCounters):
     connections_refused: Counter = 0
     """Connections closed 4503 because there were max_connections."""
     connections_dropped: Counter = 0
-    """Initials dropped because there were 5 % more than max_connections, or at shutdown."""
+    """First datagrams dropped because there were 5 % more than max_connections, or at shutdown."""
+    handshakes_expired: Counter = 0
+    """Clients dropped because their handshake could not begin in time."""
+    prefix_connections_limited: Counter = 0
+    """Initials of a network with ``max_connections_per_prefix``."""
+    prefix_handshakes_limited: Counter = 0
+    """Initials of a network with ``max_handshakes_per_prefix``."""
+    prefix_rate_limited: Counter = 0
+    """Initials of a network above ``max_connection_rate_per_prefix``."""
+    retry_switches: Counter = 0
+    """Times that a rush of handshakes switched Retry on."""
     retries_sent: Counter = 0
     """Retry packets sent."""
     retries_validated: Counter = 0
@@ -83,8 +93,10 @@ class TransportCounters(EndpointCounters):
     """Initials with a token of another server, of another address, or too old."""
     versions_negotiated: Counter = 0
     """Version Negotiation packets sent."""
+    negotiations_limited: Counter = 0
+    """Version Negotiation packets left out because there were too many."""
     datagrams_malformed: Counter = 0
-    """Datagrams that are not QUIC."""
+    """Datagrams that are not QUIC, or that no client sends."""
     datagrams_unknown: Counter = 0
     """Datagrams of connections that are not known here."""
     resets_sent: Counter = 0
@@ -105,6 +117,12 @@ class TransportCounters(EndpointCounters):
     """Connections that the other side closed."""
     closed_transport: Counter = 0
     """Connections that a QUIC error of either side ended."""
+    quic_violations: Counter = 0
+    """Connections closed because the peer broke a rule of QUIC or passed a bound on its frames."""
+    datagrams_over_limit: Counter = 0
+    """Datagrams dropped: too many gaps, too many packets in one, too many before the handshake."""
+    datagrams_elsewhere: Counter = 0
+    """Datagrams dropped: not from the address that their handshake began at."""
     closed_idle: Counter = 0
     """Connections that the idle time-out ended."""
     closed_reset: Counter = 0
@@ -127,5 +145,7 @@ class TransportCounters(EndpointCounters):
     """Times that the system reported the server's port closed; counted by clients only."""
     address_changes: Counter = 0
     """Times that a client moved to another address."""
+    moves_limited: Counter = 0
+    """Clients closed 4429 because they moved too often."""
     path_limits: Counter = 0
     """Clients asked to reconnect because their connection cannot follow another move."""

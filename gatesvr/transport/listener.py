@@ -2,6 +2,9 @@
 
 It routes datagrams by connection id (routes.py), asks admission.py about unknown ones, and owns the
 endpoint, the timers and the connection tasks.
+
+Known connections go first. A handshake costs as much as a hundred requests, so admitted clients
+wait in line: each turn of the loop begins handshakes for a quarter of its time.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
+from collections.abc import Callable
 
 from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
@@ -20,9 +25,11 @@ from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .quic.choose import pick_backend
-from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, ServerFactory
-from .quic.reset import StatelessResets, reset_key
-from .routes import Draining, Routes
+from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
+from .quic.reset import StatelessResets, reset_key, shared_reset_key
+from .quic.retry import KEY_BYTES, Retries
+from .quic.secret import derive_key, read_secret
+from .routes import Draining, Routes, Waiting
 from .tls import ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import Endpoint, EndpointGroup
@@ -34,6 +41,11 @@ logger = logging.getLogger("gatesvr.transport")
 
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
+HANDSHAKE_SHARE = 0.25
+"""Share of the time that beginning handshakes may take while there is other work."""
+MIN_HANDSHAKES_S = 0.001
+MAX_HANDSHAKES_S = 0.01
+"""Seconds of a turn that they may take at least, and at most."""
 _SHORT_HEADER_BYTES = 1 + CONNECTION_ID_LENGTH
 
 
@@ -43,9 +55,8 @@ class ConnectionListener:
     Args:
         config: Address, backend, certificate, limits.
         handler_factory: Makes the handler of each connection, once its handshake is complete.
-        retry: When a client has to prove its address first: ``always``, or ``needed``, which is
-            where the backend cannot do without.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
+        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
 
     Attributes:
         backend: Name of the QUIC library.
@@ -58,8 +69,8 @@ class ConnectionListener:
         config: TransportConfig,
         handler_factory: HandlerFactory,
         *,
-        retry: str = "needed",
         clock: RunningClock | None = None,
+        is_shedding_handshakes: Callable[[], bool] = lambda: False,
     ) -> None:
         backend = pick_backend(config.backend)
         self._config = config
@@ -70,15 +81,19 @@ class ConnectionListener:
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
         self._server: ServerFactory = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._secret = read_secret(config.secret) if config.secret else b""
         self._resets: StatelessResets | None = None
         self._admission = Admission(
             config,
             self._counters,
+            Retries(derive_key(self._secret, b"gatesvr retry", KEY_BYTES)),
             needs_retry=backend.needs_retry,
-            is_retry_always=retry == "always",
+            is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
         self._routes = Routes(self._counters)
+        self._waiting: deque[Waiting] = deque()
+        self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver: Driver | None = None
         self._endpoint: Endpoint | EndpointGroup | None = None
@@ -126,10 +141,11 @@ class ConnectionListener:
         driver = Driver(asyncio.get_running_loop(), self._clock)
         try:
             self._endpoint = self._make_endpoint(driver, socks)
-            self._resets = StatelessResets(
-                reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address),
-                self._counters,
-            )
+            if self._secret:
+                key = shared_reset_key(self._secret)
+            else:
+                key = reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address)
+            self._resets = StatelessResets(key, self._counters)
         except BaseException:
             if self._endpoint is not None:
                 self._endpoint.close()
@@ -164,6 +180,8 @@ class ConnectionListener:
     def stop_accepting(self) -> None:
         """Answer no new client from now on; connections live on."""
         self._admission.is_accepting = False
+        while self._waiting:
+            self._abandon(self._waiting.popleft())
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -210,21 +228,17 @@ class ConnectionListener:
                 target = routes.get(data[6 : 6 + data[5]])
             else:
                 target = routes.get(data[1:_SHORT_HEADER_BYTES])
-            if target is None:
-                target = self._handle_unknown(data, address, now)
-                if target is None:
-                    continue
             if isinstance(target, Connection):
                 target.receive(data, address, now)
                 touched[target] = None
+            elif target is None:
+                self._handle_unknown(data, address, now)
+            elif isinstance(target, Waiting):
+                target.add(data, address)
             else:
                 self._handle_late(target, address)
-        half_open = self._admission.half_open
         for connection in touched:
             connection.process(now)
-            if connection in half_open and not connection.is_authenticated():
-                self._counters.initials_undecryptable += 1
-                connection.discard("undecryptable")
 
     def _handle_late(self, draining: Draining, address: Address) -> None:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
@@ -232,8 +246,8 @@ class ConnectionListener:
         if draining.answers():
             self._send(draining.farewell, address)
 
-    def _handle_unknown(self, data: bytes, address: Address, now: float) -> Connection | None:
-        """Return the connection of a new client, or answer; a failure costs this datagram only."""
+    def _handle_unknown(self, data: bytes, address: Address, now: float) -> None:
+        """Answer, or put a new client in line; a failure costs this datagram only."""
         try:
             if data[0] & 0x80:
                 found = self._admission.judge(data, address, now)
@@ -242,23 +256,80 @@ class ConnectionListener:
                 assert self._resets is not None
                 self._counters.datagrams_unknown += 1
                 found = self._resets.answer(data, now)
-            if isinstance(found, Admitted):
-                return self._accept(found, address, now)
-            if found:
-                self._send(found, address)
         except Exception as error:
-            self._counters.connection_errors += 1
+            self._handle_error(error, address, now)
+            return
+        if isinstance(found, Admitted):
+            waiting = Waiting(found, data, address, now + self._config.handshake_timeout)
+            self._routes.by_id[found.first_id] = waiting
+            self._waiting.append(waiting)
+            self._begin_soon(now)
+        elif found:
+            self._send(found, address)
+
+    def _handle_error(self, error: Exception, address: Address, now: float) -> None:
+        assert self._driver is not None
+        self._counters.connection_errors += 1
+        if not self._driver.error_lines.take(now):
             logger.error(
                 "connection_error",
                 extra=keys(peer=address[0], error=repr(error)),
                 exc_info=error,
             )
-        return None
 
-    def _accept(self, client: Admitted, address: Address, now: float) -> Connection:
+    # New connections.
+
+    def _begin_soon(self, now: float) -> None:
+        if self._begin_asked is None:
+            assert self._driver is not None
+            self._begin_asked = now
+            self._driver.loop.call_soon(self._begin_waiting)
+
+    def _begin_waiting(self) -> None:
+        """Begin handshakes of clients in line, as many as this turn allows."""
+        asked, self._begin_asked = self._begin_asked, None
+        if self._is_stopped or self._driver is None:
+            return
+        clock, waiting = self._driver.clock, self._waiting
+        now = clock()
+        others = 0.0 if asked is None else now - asked
+        share = others * HANDSHAKE_SHARE / (1 - HANDSHAKE_SHARE)
+        until = now + min(max(share, MIN_HANDSHAKES_S), MAX_HANDSHAKES_S)
+        while waiting:
+            self._begin(waiting.popleft(), now)
+            now = clock()
+            if now >= until:
+                break
+        if waiting:
+            self._begin_soon(now)
+
+    def _begin(self, waiting: Waiting, now: float) -> None:
+        """Begin a client's handshake; a failure costs this client only."""
+        if now > waiting.deadline:
+            self._counters.handshakes_expired += 1
+            self._abandon(waiting)
+            return
+        client = waiting.client
+        try:
+            quic = self._server(client.original_id, client.retry_id)
+        except Exception as error:
+            self._abandon(waiting)
+            self._handle_error(error, waiting.datagrams[0][1], now)
+            return
+        connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        for data, address in waiting.datagrams:
+            connection.receive(data, address, now)
+        connection.process(now)
+
+    def _abandon(self, waiting: Waiting) -> None:
+        self._admission.abandon(waiting.client)
+        self._routes.by_id.pop(waiting.client.first_id, None)
+
+    def _accept(
+        self, quic: QuicTransport, client: Admitted, address: Address, now: float
+    ) -> Connection:
         assert self._driver is not None
         assert self._endpoint is not None
-        quic = self._server(client.original_id, client.retry_id)
         connection = Connection(
             quic,
             self._endpoint,
@@ -270,7 +341,7 @@ class ConnectionListener:
             is_client=False,
             deadline=now + self._config.handshake_timeout,
         )
-        self._admission.begin(connection)
+        self._admission.begin(connection, client)
         self._routes.add(connection, client.first_id)
         self._routes.add(connection, quic.connection_id)
         return connection

@@ -1,4 +1,4 @@
-"""Connection ids → connections, and the ids of closed connections for a while longer.
+"""Connection ids → connections, those not yet begun, and for a while longer the closed ones.
 
 A late datagram of a closed connection must not look like one of a connection that was lost, which
 gets a stateless reset. So its ids stay known for a draining period, with the datagram that closed
@@ -7,16 +7,47 @@ it, which is sent again to a peer that has not heard it (RFC 9000 10.2.1).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from .addresses import Address, Datagram
 from .connection import Connection
 from .counters import TransportCounters
 from .udp.driver import Driver, Timer
 
-__all__ = ["Draining", "Routes"]
+if TYPE_CHECKING:
+    from .admission import Admitted
+
+__all__ = ["Draining", "Routes", "Waiting"]
 
 DRAINING_S = 0.5
 """How long the ids of a closed connection stay known."""
 MAX_DRAINING = 10_000
 """Closed connections whose ids stay known; more are forgotten at once."""
+
+MAX_FIRST_DATAGRAMS = 4
+"""Datagrams kept of a client whose handshake has not begun; a large hello takes two."""
+
+
+class Waiting:
+    """An admitted client whose handshake has not begun: its datagrams, in the order of arrival.
+
+    Attributes:
+        client: The client.
+        datagrams: What it has sent.
+        deadline: Loop time at which it is dropped.
+    """
+
+    __slots__ = ("client", "datagrams", "deadline")
+
+    def __init__(self, client: Admitted, data: bytes, address: Address, deadline: float) -> None:
+        self.client = client
+        self.datagrams: list[Datagram] = [(data, address)]
+        self.deadline = deadline
+
+    def add(self, data: bytes, address: Address) -> None:
+        """Keep another datagram, unless there are MAX_FIRST_DATAGRAMS: QUIC sends it again."""
+        if len(self.datagrams) < MAX_FIRST_DATAGRAMS:
+            self.datagrams.append((data, address))
 
 
 class Draining:
@@ -48,7 +79,7 @@ class Routes:
     """
 
     def __init__(self, counters: TransportCounters) -> None:
-        self.by_id: dict[bytes, Connection | Draining] = {}
+        self.by_id: dict[bytes, Connection | Draining | Waiting] = {}
         self._counters = counters
         self._draining: set[Draining] = set()
 

@@ -13,8 +13,9 @@ from ..observe.metrics import Counter, Counters, Gauge
 
 if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
+    from .breaker import Breaker
 
-__all__ = ["Call", "OnEnd", "UpstreamCounters"]
+__all__ = ["Call", "MethodCall", "OnEnd", "UpstreamCounters"]
 
 OnEnd: TypeAlias = "Callable[[UpstreamAnswer | None, UpstreamError | None], None]"
 
@@ -35,9 +36,14 @@ class Call:
         openid: For consistent hashing and the default zone.
         zone: The session's zone, empty for none.
         is_refused: Whether one endpoint has already refused it.
+        breaker: The breaker of the endpoint that has it, None before one was chosen.
     """
 
+    method = ""
+    """The gRPC method of a MethodCall; a lane's own calls have none."""
+
     __slots__ = (
+        "breaker",
         "deadline",
         "is_refused",
         "on_end",
@@ -66,6 +72,17 @@ class Call:
         self.openid = openid
         self.zone = zone
         self.is_refused = False
+        self.breaker: Breaker | None = None
+
+    @property
+    def address(self) -> str:
+        """The endpoint that has the call, HOST:PORT; empty before one was chosen."""
+        return "" if self.breaker is None else self.breaker.endpoint.address
+
+    @property
+    def asker(self) -> str:
+        """Whose call it is, for the breaker: the failures of one do not close an only endpoint."""
+        return self.openid
 
     def request_at(self, now: float) -> bytes:
         """Return the request with its remaining time (PROTOCOL 7.3)."""
@@ -78,6 +95,11 @@ class Call:
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
+            breaker = self.breaker
+            if breaker is not None:
+                breaker.answered += 1
+                if breaker.is_half_open:
+                    breaker.probe_answered(self.request_id)
             on_end(answer, None)
 
     def fail(
@@ -89,11 +111,23 @@ class Call:
         status: str = "",
         address: str = "",
         retry_after_ms: int = 0,
+        is_fault: bool = False,
     ) -> None:
-        """End the call with an UpstreamError; does nothing after the end."""
+        """End the call with an UpstreamError; does nothing after the end.
+
+        Args:
+            message: As in UpstreamError, and so are the next five.
+            code: The wire error code.
+            outcome: What is known of the request.
+            status: The gRPC status's name, or our own word.
+            address: The endpoint.
+            retry_after_ms: When to try again.
+            is_fault: Whether the endpoint failed the call, which counts for its breaker.
+        """
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
+            self._report(outcome, is_fault)
             error = UpstreamError(
                 message,
                 code,
@@ -107,6 +141,71 @@ class Call:
     def give_up(self) -> None:
         """End the call without a callback: its caller no longer waits."""
         self.on_end = None
+        if self.breaker is not None:
+            self.breaker.release(self.request_id)
+
+    def disown_answer(self) -> None:
+        """Count the answer that the call ended with as a failure of the endpoint."""
+        if self.breaker is not None:
+            self.breaker.answered -= 1
+            self.breaker.failed(self.request_id, self.asker)
+
+    def _report(self, outcome: Outcome, is_fault: bool) -> None:
+        """Tell the endpoint's breaker how the call failed."""
+        breaker = self.breaker
+        if breaker is None:
+            return
+        if is_fault:
+            breaker.failed(self.request_id, self.asker)
+        elif outcome is Outcome.DONE:
+            # The service itself said so: it works.
+            breaker.answered += 1
+            breaker.probe_answered(self.request_id)
+        else:
+            breaker.release(self.request_id)
+
+
+class MethodCall(Call):
+    """A call of another method than the lane's own: unary, and answered by the bytes that came.
+
+    Attributes:
+        method: ``/package.Service/Method``.
+        reply: The response, serialized; set before on_end is called without an error.
+    """
+
+    __slots__ = ("method", "reply")
+
+    def __init__(
+        self,
+        on_end: OnEnd,
+        method: str,
+        request: bytes,
+        request_id: int,
+        deadline: float,
+        service: str,
+        openid: str,
+    ) -> None:
+        super().__init__(on_end, request, request_id, deadline, service, openid)
+        self.method = method
+        self.reply = b""
+
+    @property
+    def asker(self) -> str:
+        """One for all: it asks who a client is, and until then an openid is free to claim."""
+        return ""
+
+    def request_at(self, now: float) -> bytes:
+        """Return the request as it is: only an UpstreamRequest has room for the time left."""
+        return self.upstream_req
+
+    def take_reply(self, reply: bytes) -> None:
+        """End the call with its response; does nothing after the end."""
+        on_end = self.on_end
+        if on_end is not None:
+            self.on_end = None
+            self.reply = reply
+            self._report(Outcome.DONE, is_fault=False)
+            on_end(None, None)
 
 
 @dataclass(slots=True)
@@ -134,7 +233,8 @@ class UpstreamCounters(Counters):
     unknown_answers: Counter = 0
     """Answers whose request_id is unknown or repeated; dropped."""
     bad_batches: Counter = 0
-    """Lane messages that did not decode; each breaks its lane."""
+    """Lane messages that did not decode or had too many answers, and streams with too many answers
+    to nothing that was asked; each breaks its lane."""
     unanswered: Counter = 0
     """Calls ended with 504: no answer in time; dispatch.deadlines counts what clients got."""
     broken_calls: Counter = 0
@@ -149,6 +249,18 @@ class UpstreamCounters(Counters):
     """Calls ended with 503 because every endpoint tried refused."""
     overflows: Counter = 0
     """Calls ended with 503 because a lane had too many waiting, or too many large ones."""
+    rejected_calls: Counter = 0
+    """Calls ended with 503 because every endpoint that could take them is ejected."""
+    ejections: Counter = 0
+    """Times an endpoint was ejected: its breaker opened."""
+    ejections_overflow: Counter = 0
+    """Times a failing endpoint was kept, because too many of its service's are ejected."""
+    probes: Counter = 0
+    """Calls that went to a half-open endpoint."""
+    restorations: Counter = 0
+    """Times an ejected endpoint was taken back: its breaker closed."""
+    limited: Counter = 0
+    """Times a lane had as many open calls as it may, so that further ones go elsewhere or wait."""
     no_service: Counter = 0
     """Calls ended with 404: no such service."""
     goodbyes: Counter = 0
@@ -177,6 +289,8 @@ class UpstreamCounters(Counters):
     """Lanes now."""
     lanes_up: Gauge = 0
     """Lanes whose upstream is reachable now."""
+    ejected: Gauge = 0
+    """Endpoints ejected now."""
     open: Gauge = 0
     """Calls written and not yet ended."""
     waiting: Gauge = 0

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from ..grpcio import raise_if_cancelled
+from ..observe.log import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["HealthWatch"]
 
+logger = logging.getLogger("gatesvr.upstream")
+
 METHOD = "/grpc.health.v1.Health/Watch"
+MAX_BURST = 10
+INTERVAL_S = 1.0
+"""Reports of one watch that are read at once, and the pause after each further one: every change
+moves calls and is logged."""
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -58,11 +67,21 @@ class HealthWatch:
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        reports = 0
         self._call = self._watch(health_pb2.HealthCheckRequest().SerializeToString())
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
                 status = health_pb2.HealthCheckResponse.FromString(data).status
                 self._on_status(status != NOT_SERVING)
+                reports += 1
+                if reports >= MAX_BURST:
+                    await asyncio.sleep(INTERVAL_S)
+        except DecodeError as error:
+            # As where there is no health service.
+            logger.warning("health_undecodable", extra=keys(why=error))
+            self._call.cancel()
+            self._on_status(True)
+            return
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._on_status(True)

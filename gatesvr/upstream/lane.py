@@ -36,8 +36,10 @@ from ..errors import ErrorCode, Outcome
 from ..grpcio import CALL_ENDED, make_channel, raise_if_cancelled, upstream_options
 from ..observe.clock import RunningClock
 from ..observe.log import keys
+from .call import MethodCall
 from .health import HealthWatch
-from .status import is_about_size, is_spoken, limit_and_size, outcome_of
+from .limit import GradientLimit
+from .status import is_about_size, is_fault, is_spoken, limit_and_size, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +67,9 @@ UNARY_RETRY_S = 60.0
 """How often an upstream without ProcessStream is asked for it again."""
 MAX_LATE = 4_096
 """Expired request ids remembered, to tell a late answer from an unknown one."""
+MAX_JUNK = 1_024
+"""Answers that nobody waits for, and messages without any, that a stream may bring beyond the
+answers that somebody does wait for; one with more is ended."""
 MAX_UNARY = 512
 """Concurrent unary calls: above 1,000, Google's gRPC servers refuse some at random (CANCELLED)."""
 LATE_S = 5.0
@@ -142,11 +147,16 @@ class Lane:
         self.address = address
         self.users = 0
         """Endpoints that use this lane; the manager counts them."""
+        self.is_full = False
+        """Whether calls wait because as many as may be are open."""
         self._config = config
         self._max_batch = config.max_batch
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
         self._max_open = config.max_open
+        self._limit = (
+            GradientLimit(config.min_open, config.max_open) if config.adaptive_limit else None
+        )
         self._max_waiting = config.max_waiting
         self._counters = counters
         self._on_change = on_change
@@ -173,6 +183,7 @@ class Lane:
         self._draining_ids: set[int] = set()  # those written to a draining stream
         self._stream: _Stream | None = None
         self._is_left = False  # the channel left its last connection
+        self._is_bad = False  # the last stream ended because of what it brought
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
         self._writer_waker: asyncio.Future[None] | None = None
@@ -211,6 +222,11 @@ class Lane:
     def is_connecting(self) -> bool:
         """Whether a first attempt is under way, so that calls may wait for its outcome."""
         return self._state is LaneState.CONNECTING and not self._is_stopping
+
+    @property
+    def max_open(self) -> int:
+        """Most calls that may be open now."""
+        return self._max_open
 
     @property
     def open_calls(self) -> int:
@@ -317,6 +333,13 @@ class Lane:
                 continue
             if was_connected and self._loop.time() - began > config.reconnect_min:
                 pause = 0.0
+            if self._is_bad:
+                # What it sends on a stream is not to be trusted; a unary call can only fail alone.
+                self._is_bad = False
+                logger.warning("upstream_stream_bad", extra=keys(address=self.address, why=details))
+                self._enter(LaneState.UNARY, reason)
+                await self._pause(config.reconnect_max)
+                continue
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 pause = 0.0
                 if not self._is_unary_told:
@@ -404,8 +427,9 @@ class Lane:
             return error.code(), error.details() or ""
         except ValueError as error:
             self._counters.bad_batches += 1
+            self._is_bad = True
             call.cancel()
-            return grpc.StatusCode.INTERNAL, f"undecodable answers: {error}"
+            return grpc.StatusCode.INTERNAL, f"bad answers: {error}"
         except asyncio.CancelledError:
             raise_if_cancelled()
             return grpc.StatusCode.CANCELLED, "channel closed"
@@ -469,7 +493,7 @@ class Lane:
         except ValueError as error:
             self._counters.bad_batches += 1
             rpc.cancel()
-            reason = f"undecodable answers: {error}"
+            reason = f"bad answers: {error}"
         except asyncio.CancelledError:
             raise_if_cancelled()
         finally:
@@ -481,8 +505,11 @@ class Lane:
 
     async def _read(self, call: Any) -> None:
         """Read answers until the stream ends."""
+        junk = 0
         while (batch := await call.read()) is not grpc.aio.EOF:
-            self._take_answers(batch)
+            junk = max(junk + self._take_answers(batch), 0)
+            if junk > MAX_JUNK:
+                raise ValueError("answers to nothing that was asked")
 
     async def _write(self, call: Any) -> None:
         """Write the calls in line, batch by batch, until the stream ends or the lane leaves it."""
@@ -502,6 +529,8 @@ class Lane:
                         await call.write(encode_batch(batch))
                 else:
                     is_fresh = not self._waiting
+                    if self.is_full is is_fresh:
+                        self._set_full(not is_fresh)
                     waker = self._writer_waker = self._loop.create_future()
                     await waker
         except CALL_ENDED as error:
@@ -531,6 +560,9 @@ class Lane:
             if call.on_end is None:
                 waiting.popleft()
                 continue
+            if call.method:
+                self._call_alone(waiting.popleft())
+                continue
             size += len(call.upstream_req) + ENTRY_BYTES
             if size > self._max_batch_bytes:
                 if batch:
@@ -547,6 +579,9 @@ class Lane:
         self._written_at = now
         if now - self._load_mark[0] > LOAD_S:
             self._look_at_load(now)
+        if self._limit is not None and batch:
+            last = next(reversed(open_calls))
+            self._max_open = self._limit.sent(last, len(open_calls), now)
         return batch
 
     def _pace(self, now: float) -> float:
@@ -563,6 +598,11 @@ class Lane:
         share = (worked - worked_before) / (now - before)
         self._is_busy = share > (IDLE_SHARE if self._is_busy else BUSY_SHARE)
 
+    def _set_full(self, is_full: bool) -> None:
+        self.is_full = is_full
+        self._counters.limited += is_full
+        self._on_change()
+
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
         self._wake_writer()
         _, pending = await asyncio.wait({writer}, timeout=CLOSE_S)
@@ -572,17 +612,30 @@ class Lane:
         if not writer.cancelled() and (error := writer.exception()) is not None:
             logger.error("lane_writer_failed", extra=keys(address=self.address), exc_info=error)
 
-    def _take_answers(self, batch: bytes) -> None:
-        """End the calls that a lane message answers."""
+    def _take_answers(self, batch: bytes) -> int:
+        """End the calls that a lane message answers.
+
+        Returns:
+            How many of its answers nobody waits for, less those that somebody does wait for; 1 for
+            a message without any.
+
+        Raises:
+            ValueError: It does not decode, or has more answers than there can be.
+        """
         take_open = self._open.pop
-        for answer in decode_answers(batch):
+        answers = decode_answers(batch, len(self._open) + MAX_LATE)
+        junk = -len(answers) or 1
+        for answer in answers:
             call = take_open(answer.request_id, None)
             if call is None:
-                self._drop(answer.request_id)
+                junk += self._drop(answer.request_id)
             else:
                 self._finish(call, answer)
+        if self._limit is not None:
+            self._max_open = self._limit.answered(self._open, self._loop.time())
         if self._waiting:
             self._wake_writer()
+        return junk
 
     def _finish(self, call: Call, answer: UpstreamAnswer) -> None:
         if call.on_end is None:
@@ -592,17 +645,32 @@ class Lane:
             self._on_refused(self, call)
         elif error := answer.error:
             self._counters.bad_answers += 1
-            call.fail(error, outcome=Outcome.DONE, status="bad_answer", address=self.address)
+            call.fail(
+                error,
+                outcome=Outcome.DONE,
+                status="bad_answer",
+                address=self.address,
+                is_fault=True,
+            )
         else:
             self._counters.answers += 1
             call.answer(answer)
 
-    def _drop(self, request_id: int) -> None:
+    def _finish_method(self, call: MethodCall, reply: bytes) -> None:
+        if call.on_end is None:
+            self._counters.late_answers += 1
+        else:
+            self._counters.answers += 1
+            call.take_reply(reply)
+
+    def _drop(self, request_id: int) -> int:
+        """Count an answer to no open call; return 1 if it is late, 2 if it is unknown."""
         if request_id in self._late:
             del self._late[request_id]
             self._counters.late_answers += 1
-        else:
-            self._counters.unknown_answers += 1
+            return 1
+        self._counters.unknown_answers += 1
+        return 2
 
     # Calls without a stream.
 
@@ -610,6 +678,8 @@ class Lane:
         """Start the waiting calls as unary calls, if the lane has no stream for them."""
         if self._state is LaneState.DOWN:
             self._strand("down")
+        if self.is_full and not self._waiting:
+            self._set_full(False)
         if self._state is not LaneState.UNARY or not self._waiting or not self._is_serving:
             return
         if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
@@ -625,13 +695,18 @@ class Lane:
             call = self._waiting.popleft()
             if call.on_end is not None:
                 self._start_unary(call)
+                if self._limit is not None:
+                    now = self._loop.time()
+                    self._max_open = self._limit.sent(call.request_id, len(self._unary), now)
+        if self.is_full is not bool(self._waiting):
+            self._set_full(not self.is_full)
 
     def _call_alone(self, call: Call) -> None:
-        """Send a request that is too large for the shared stream as a unary call."""
+        """Send a request that the shared stream cannot take as a unary call."""
         if len(self._unary_tasks) < MAX_UNARY:
             self._start_unary(call)
         else:
-            self._overflow(call, f"{MAX_UNARY} large requests are under way")
+            self._overflow(call, f"{MAX_UNARY} unary calls are under way")
 
     def _start_unary(self, call: Call) -> None:
         self._counters.unary_calls += 1
@@ -664,12 +739,13 @@ class Lane:
         now = self._clock.now()
         timeout = max(call.deadline - now, 0.0) + LATE_S
         code, details = grpc.StatusCode.CANCELLED, "channel closed"
-        answer: UpstreamAnswer | None = None
+        data: bytes | None = None
         request = call.request_at(now)
-        rpc = self._process_request(request, timeout=timeout)
+        method = self._channel.unary_unary(call.method) if call.method else self._process_request
+        rpc = method(request, timeout=timeout)
         self._rpcs.add(rpc)
         try:
-            answer = decode_answer(await rpc)
+            data = await rpc
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
         except asyncio.CancelledError:
@@ -677,11 +753,15 @@ class Lane:
         finally:
             self._rpcs.discard(rpc)
         is_open = self._unary.pop(call.request_id, None) is not None
-        if answer is not None:
-            if is_open:
-                self._finish(call, answer)
-            else:
+        if self._limit is not None:
+            self._max_open = self._limit.answered(self._unary, self._loop.time())
+        if data is not None:
+            if not is_open:
                 self._drop(call.request_id)
+            elif isinstance(call, MethodCall):
+                self._finish_method(call, data)
+            else:
+                self._finish(call, decode_answer(data))
             return
         self._late.pop(call.request_id, None)
         if is_open:
@@ -750,7 +830,13 @@ class Lane:
     def _fail_broken(self, call: Call, reason: str) -> None:
         """End a call that was written and can no longer be answered."""
         self._counters.broken_calls += 1
-        call.fail(reason, outcome=Outcome.UNKNOWN, status="broken", address=self.address)
+        call.fail(
+            reason,
+            outcome=Outcome.UNKNOWN,
+            status="broken",
+            address=self.address,
+            is_fault=not self._is_stopping,
+        )
 
     def _fail_by_status(
         self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
@@ -764,7 +850,14 @@ class Lane:
             counters.failed_calls += 1
         else:
             counters.broken_calls += 1
-        call.fail(details, code, outcome=outcome, status=status.name, address=self.address)
+        call.fail(
+            details,
+            code,
+            outcome=outcome,
+            status=status.name,
+            address=self.address,
+            is_fault=is_fault(status, details) and not self._is_stopping,
+        )
 
     def _strand(self, reason: str, *, keep: bool = False) -> None:
         """Hand calls not yet written to other lanes; fail, or keep, the rest."""
@@ -772,6 +865,8 @@ class Lane:
             return
         stranded = [call for call in self._waiting if call.on_end is not None]
         self._waiting.clear()
+        if self.is_full:
+            self._set_full(False)
         left = self._on_stranded(self, stranded)
         if keep:
             self._waiting.extend(left)
@@ -820,6 +915,7 @@ class Lane:
                 outcome=outcome,
                 status="deadline",
                 address=self.address,
+                is_fault=outcome is Outcome.UNKNOWN,
             )
 
     def _remember_late(self, request_id: int) -> None:

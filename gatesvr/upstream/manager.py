@@ -8,9 +8,10 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ..config import PushConfig
-from ..errors import ErrorCode
+from ..errors import ErrorCode, UpstreamError
 from ..observe.clock import RunningClock
-from .call import Call, UpstreamCounters
+from .breaker import Breakers
+from .call import Call, MethodCall, UpstreamCounters
 from .lane import RETRY_MS, Lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
@@ -37,11 +38,14 @@ class EndpointStatus:
         zone: The zone it serves, empty for all.
         address: HOST:PORT.
         state: ``connecting``, ``unary``, ``stream``, ``down`` or ``stopped``.
-        is_up: Whether it gets calls.
+        is_up: Whether it can be reached and reports no trouble.
         is_registered: True if it registered itself, False if it is configured.
         weight: Its share of the calls.
         open_calls: Calls written and not yet ended, for all endpoints at this address.
         waiting_calls: Calls not yet written, for all endpoints at this address.
+        max_open: Most calls that may be open now, for all endpoints at this address.
+        breaker: ``closed``, ``open`` (ejected: it gets no calls) or ``half_open`` (only probes).
+        ejections: Ejections in a row.
     """
 
     service: str
@@ -53,6 +57,9 @@ class EndpointStatus:
     weight: int
     open_calls: int
     waiting_calls: int
+    max_open: int
+    breaker: str
+    ejections: int
 
 
 class UpstreamManager:
@@ -65,6 +72,8 @@ class UpstreamManager:
         max_message_bytes: The gateway's message limit.
         push: The rules for registering.
         rules: The routes; upstreams may register for the services they name.
+        auth_service: The service that authenticates clients, empty for none: only its configured
+            endpoints serve it, because one that registers itself could let anybody in.
         counters: The layer's counters.
         clock: Time base of the calls' deadlines and of the leases; loop time by default.
     """
@@ -76,11 +85,13 @@ class UpstreamManager:
         *,
         push: PushConfig | None = None,
         rules: Iterable[RouteRule] = (),
+        auth_service: str = "",
         counters: UpstreamCounters | None = None,
         clock: RunningClock | None = None,
     ) -> None:
         self._config = config
         self._max_message_bytes = max_message_bytes
+        self._auth_service = auth_service
         self._counters = UpstreamCounters() if counters is None else counters
         self._clock = clock or RunningClock(lambda: asyncio.get_running_loop().time())
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,6 +99,8 @@ class UpstreamManager:
         self._members: dict[Registration, Member] = {}
         self._pools: dict[str, Pool] = {}  # by service, made on first use
         self._lease_timer: asyncio.TimerHandle | None = None
+        self._breakers = Breakers(config, self._counters, self._clock.now, self._breakers_changed)
+        self._breaker_timer: asyncio.TimerHandle | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
         self.registry = UpstreamRegistry(
@@ -99,6 +112,7 @@ class UpstreamManager:
             on_added=self._add,
             on_removed=self._remove,
             is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
+            reserved=auth_service,
         )
         """The table of endpoints; upstreams register here once the manager runs."""
         self.next_request_id = count(1).__next__
@@ -121,8 +135,9 @@ class UpstreamManager:
     async def stop(self, grace: float = STOP_S) -> None:
         """Stop every lane; calls without an answer after grace end with 502. Idempotent."""
         self._is_stopped = True
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
+        for timer in (self._lease_timer, self._breaker_timer):
+            if timer is not None:
+                timer.cancel()
         stops = [asyncio.ensure_future(lane.stop(grace)) for lane in self._lanes.values()]
         self._lanes.clear()
         self._members.clear()
@@ -140,6 +155,7 @@ class UpstreamManager:
         counters.endpoints = len(self._members)
         counters.lanes = len(self._lanes)
         counters.lanes_up = sum(lane.is_up for lane in lanes)
+        counters.ejected = self._breakers.ejected
         counters.open = sum(lane.open_calls for lane in lanes)
         counters.waiting = sum(lane.waiting_calls for lane in lanes)
         return counters
@@ -157,6 +173,9 @@ class UpstreamManager:
                 endpoint.weight,
                 member.lane.open_calls,
                 member.lane.waiting_calls,
+                member.lane.max_open,
+                member.breaker.state.value,
+                member.breaker.ejections,
             )
             for endpoint, member in self._members.items()
         ]
@@ -171,9 +190,9 @@ class UpstreamManager:
         """Send a call to an endpoint of its service.
 
         The call ends once, and never before send() returns: with the answer, or with an
-        UpstreamError: 404 no such service, 502 unreachable or connection lost, 503 refused or
-        overloaded, 504 no answer in time, or the code that the service's gRPC status maps to. The
-        caller checks whether the answer's client_seq_id is the request's.
+        UpstreamError: 404 no such service, 502 unreachable or connection lost, 503 refused,
+        overloaded or ejected, 504 no answer in time, or the code that the service's gRPC status
+        maps to. The caller checks whether the answer's client_seq_id is the request's.
 
         Args:
             call: A new call; its request_id comes from next_request_id() and is in the request.
@@ -184,22 +203,71 @@ class UpstreamManager:
             self._counters.no_service += 1
             call.fail(f"no service {call.service}", ErrorCode.NO_ROUTE, status="no_service")
             return
-        lane = pool.pick(call.openid, call.zone)
-        if lane is None:
+        member = pool.pick(call.openid, call.zone)
+        if member is None:
+            self._fail_unsent(pool, call)
+            return
+        breaker = call.breaker = member.breaker
+        if breaker.is_half_open:
+            breaker.begin_probe(call.request_id)
+        member.lane.submit(call)
+
+    def _fail_unsent(self, pool: Pool, call: Call) -> None:
+        """End a call that no endpoint takes."""
+        if ejected := pool.ejected(call.openid, call.zone):
+            now = self._clock.now()
+            self._counters.rejected_calls += 1
+            call.fail(
+                f"every endpoint of {call.service} that can be reached is ejected",
+                ErrorCode.BUSY,
+                status="ejected",
+                address=ejected[0].endpoint.address,
+                retry_after_ms=min(breaker.retry_after_ms(now) for breaker in ejected),
+            )
+        else:
             self._counters.unsent_calls += 1
             call.fail(f"no endpoint of {call.service} can be reached", status="unreachable")
-            return
-        lane.submit(call)
+
+    async def ask(
+        self, service: str, method: str, request: bytes, within: float, openid: str = ""
+    ) -> bytes:
+        """Call a gRPC method of a service and return its response, serialized.
+
+        Args:
+            service: The service's name.
+            method: ``/package.Service/Method``.
+            request: The request, serialized.
+            within: Longest wait, seconds.
+            openid: For consistent hashing.
+
+        Raises:
+            UpstreamError: As send() ends a call; a gRPC status among them.
+        """
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(answer: object, error: UpstreamError | None) -> None:
+            if answered.done():
+                return
+            if error is None:
+                answered.set_result(None)
+            else:
+                answered.set_exception(error)
+
+        request_id, deadline = self.next_request_id(), self._clock.now() + within
+        call = MethodCall(end, method, request, request_id, deadline, service, openid)
+        try:
+            self.send(call)
+            await answered
+        finally:
+            call.give_up()
+        return call.reply
 
     def _pool(self, service: str) -> Pool | None:
         if self._is_stopped or not self.has_service(service):
             return None
+        names = (service,) if service == self._auth_service else (service, ANY_SERVICE)
         pool = self._pools[service] = Pool(
-            [
-                member
-                for endpoint, member in self._members.items()
-                if endpoint.service in (service, ANY_SERVICE)
-            ],
+            [member for endpoint, member in self._members.items() if endpoint.service in names],
             self._config.balance,
         )
         return pool
@@ -211,7 +279,12 @@ class UpstreamManager:
             return False
         # The new lane counts the waiting time from now, so take the old one off here.
         call.upstream_req = call.request_at(self._clock.now())
-        other.submit(call)
+        if call.breaker is not None:
+            call.breaker.release(call.request_id)
+        breaker = call.breaker = other.breaker
+        if breaker.is_half_open:
+            breaker.begin_probe(call.request_id)
+        other.lane.submit(call)
         return True
 
     def _stranded(self, lane: Lane, calls: list[Call]) -> list[Call]:
@@ -258,11 +331,14 @@ class UpstreamManager:
         else:
             lane.retry_now()
         lane.users += 1
-        self._members[endpoint] = Member(endpoint, lane)
+        self._members[endpoint] = Member(endpoint, lane, self._breakers.add(endpoint))
         self._pools.clear()
+        self._set_breaker_timer()
 
     def _remove(self, endpoint: Registration) -> None:
-        lane = self._members.pop(endpoint).lane
+        member = self._members.pop(endpoint)
+        lane = member.lane
+        self._breakers.remove(member.breaker)
         self._pools.clear()
         self._set_lease_timer()
         lane.users -= 1
@@ -275,6 +351,24 @@ class UpstreamManager:
     def _lanes_changed(self) -> None:
         for pool in self._pools.values():
             pool.lanes_changed()
+
+    def _breakers_changed(self) -> None:
+        self._lanes_changed()
+        self._set_breaker_timer()
+
+    def _set_breaker_timer(self) -> None:
+        if self._breaker_timer is not None:
+            self._breaker_timer.cancel()
+            self._breaker_timer = None
+        due = self._breakers.get_timer()
+        if due is not None and self._loop is not None and not self._is_stopped:
+            when = self._clock.loop_time(due)
+            self._breaker_timer = self._loop.call_at(when, self._handle_breakers)
+
+    def _handle_breakers(self) -> None:
+        self._breaker_timer = None
+        self._breakers.handle_timer(self._clock.now())
+        self._set_breaker_timer()
 
     def _set_lease_timer(self) -> None:
         if self._lease_timer is not None:

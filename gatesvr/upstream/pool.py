@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .breaker import Breaker
     from .lane import Lane
     from .registry import Registration
 
@@ -32,10 +33,11 @@ def default_zone(openid: str) -> str:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One endpoint of a pool, and the lane that reaches it."""
+    """One endpoint of a pool, the lane that reaches it, and its breaker."""
 
     endpoint: Registration
     lane: Lane
+    breaker: Breaker
     seed: int = field(init=False)
     credit: int = 0
 
@@ -49,7 +51,10 @@ class Pool:
 
     Calls of a session go to endpoints of its zone; if none of those is up, to endpoints without a
     zone. An endpoint that is down gets nothing. An endpoint never reached so far gets calls only
-    while no other is up.
+    while no other is up. An ejected endpoint gets probes when its time is over; where nothing else
+    can be reached it gets calls all the same, unless it is alone (see breaker.py). By round robin,
+    an endpoint at its limit of open calls gets no more while others have room; by hash, its calls
+    wait, because they belong there.
 
     Args:
         members: The endpoints.
@@ -69,8 +74,8 @@ class Pool:
         """Read the lanes' states again at the next pick."""
         self._usable.clear()
 
-    def pick(self, openid: str, zone: str, avoid: Lane | None = None) -> Lane | None:
-        """Return the lane for a call, or None if no endpoint can be reached.
+    def pick(self, openid: str, zone: str, avoid: Lane | None = None) -> Member | None:
+        """Return the endpoint for a call, or None if none can be reached or all are ejected.
 
         Args:
             openid: The session's.
@@ -89,21 +94,40 @@ class Pool:
                 zone, avoid
             )
         if len(usable) < 2:
-            return usable[0].lane if usable else None
-        return (self._hash(usable, openid) if self._is_hashed else self._next(usable)).lane
+            return usable[0] if usable else None
+        return self._hash(usable, openid) if self._is_hashed else self._next(usable)
 
-    def _find_usable(self, zone: str, avoid: Lane | None = None) -> list[Member]:
+    def ejected(self, openid: str, zone: str) -> list[Breaker]:
+        """Return the breakers that keep a call from endpoints that it could reach."""
+        if not zone and self._has_base_zones:
+            zone = default_zone(openid)
+        return [
+            member.breaker
+            for tier in self._tiers(zone)
+            for member in tier
+            if (member.lane.is_up or member.lane.is_connecting) and not member.breaker.takes_calls
+        ]
+
+    def _tiers(self, zone: str) -> list[list[Member]]:
+        """Return the endpoints for a zone, the preferred ones first."""
         everywhere = [member for member in self.members if not member.endpoint.zone]
         if zone:
-            tiers = [[m for m in self.members if m.endpoint.zone == zone], everywhere]
-        else:
-            # A session without a zone may use any endpoint.
-            tiers = [everywhere, self.members]
+            return [[m for m in self.members if m.endpoint.zone == zone], everywhere]
+        # A session without a zone may use any endpoint.
+        return [everywhere, self.members]
+
+    def _find_usable(self, zone: str, avoid: Lane | None = None) -> list[Member]:
+        tiers = [[m for m in tier if m.lane is not avoid] for tier in self._tiers(zone)]
         for tier in tiers:
-            if found := [m for m in tier if m.lane.is_up and m.lane is not avoid]:
+            if found := [m for m in tier if m.lane.is_up and m.breaker.takes_calls]:
+                if self._is_hashed:
+                    return found
+                return [m for m in found if not m.lane.is_full] or found
+        for tier in tiers:
+            if found := [m for m in tier if m.lane.is_connecting and m.breaker.takes_calls]:
                 return found
         for tier in tiers:
-            if found := [m for m in tier if m.lane.is_connecting and m.lane is not avoid]:
+            if found := [m for m in tier if m.lane.is_up and not m.breaker.is_alone]:
                 return found
         return []
 

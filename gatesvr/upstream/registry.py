@@ -13,7 +13,14 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import Endpoint, PushConfig, join_address, normalize_zone, parse_address
+from ..config import (
+    ZONED_NAME,
+    Endpoint,
+    PushConfig,
+    join_address,
+    normalize_zone,
+    parse_address,
+)
 from ..observe.log import keys
 from ..service.results import RegistryResult
 
@@ -30,11 +37,17 @@ ANY_SERVICE = "*"
 """The service of an endpoint that serves every service of its zone."""
 
 MAX_REGISTERED = 1_024
+MAX_A_SERVICE = 256
+MAX_A_CALLER = 256
+"""Registered endpoints: in all, of a service in one zone, and by a caller (a name, else an ip)."""
+NEW_RATE, NEW_BURST = 10.0, 512.0
+"""New endpoints of one caller: a second, and at once."""
+LOG_INTERVAL_S = 1.0
+"""Shortest time between two lines about refusals."""
 MAX_WEIGHT = 1_000
 MAX_NAME = 128
 
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
-_ZONED_NAME = re.compile(r"upstream-zone-([A-Za-z0-9_.]{1,32})")
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -52,6 +65,7 @@ class Registration:
         expires: Loop time at which its lease ends, None without a lease.
         lease: Length of its lease, seconds.
         caller_ip: Address of the registering process.
+        owner: Name of the caller that registered it, empty where callers prove nothing.
     """
 
     service: str
@@ -62,6 +76,7 @@ class Registration:
     expires: float | None = None
     lease: float = 0.0
     caller_ip: str = ""
+    owner: str = ""
 
 
 class UpstreamRegistry:
@@ -76,6 +91,7 @@ class UpstreamRegistry:
         on_added: Called with each new or renewed endpoint.
         on_removed: Called with each removed endpoint.
         is_down: Tells whether an endpoint is unreachable now.
+        reserved: A service that nobody may register for, empty for none.
     """
 
     def __init__(
@@ -89,6 +105,7 @@ class UpstreamRegistry:
         on_added: Callable[[Registration], None],
         on_removed: Callable[[Registration], None],
         is_down: Callable[[Registration], bool],
+        reserved: str = "",
     ) -> None:
         self.endpoints: list[Registration] = [
             Registration(service, endpoint.address, endpoint.zone, endpoint.weight)
@@ -99,6 +116,7 @@ class UpstreamRegistry:
         self._known = self._configured.union(known)
         # A service configured without endpoints waits for some to register.
         self._closed = frozenset(name for name, endpoints in services.items() if endpoints)
+        self._reserved = reserved
         self._mode = push.register
         self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
         self._counters = counters
@@ -107,6 +125,9 @@ class UpstreamRegistry:
         self._on_removed = on_removed
         self._is_down = is_down
         self._leases: dict[str, Registration] = {}
+        self._new: dict[str, tuple[float, float]] = {}  # caller: (left of its burst, loop time)
+        self._quiet_until = 0.0
+        self._quiet = 0  # refusals since the last line
 
     def register(
         self,
@@ -116,6 +137,7 @@ class UpstreamRegistry:
         lease_seconds: int,
         weight: int,
         caller_ip: str,
+        owner: str = "",
     ) -> RegistryResult:
         """Add an endpoint, or renew one that is there. Does not connect to it.
 
@@ -126,17 +148,13 @@ class UpstreamRegistry:
             lease_seconds: How long it stays without KeepUpstreamAlive; 0 for no lease.
             weight: Its share of the calls; 0 counts as 1.
             caller_ip: Address of the caller.
+            owner: Name of the caller; one caller's endpoint is no other's to renew or replace.
         """
         try:
             service, zone = self._place(service_name, normalize_zone(zone_id))
             address = self._resolve(address, caller_ip)
         except ValueError as error:
-            self._counters.register_refused += 1
-            logger.warning(
-                "register_refused",
-                extra=keys(service=service_name, address=address, caller=caller_ip, why=error),
-            )
-            return RegistryResult(False, str(error), "INVALID")
+            return self._refuse(str(error), "INVALID", service_name, address, caller_ip)
         weight = min(max(weight, 1), MAX_WEIGHT)
         same = next(
             (
@@ -146,18 +164,23 @@ class UpstreamRegistry:
             ),
             None,
         )
-        if same is None and len(self._leases) >= MAX_REGISTERED:
-            self._counters.register_refused += 1
-            return RegistryResult(False, f"{MAX_REGISTERED} endpoints are registered", "BUSY")
-        for other in list(self._leases.values()):
-            if (
-                other is not same
-                and (other.service, other.zone) == (service, zone)
-                and (other.caller_ip == caller_ip or self._is_down(other))
-            ):
-                self._remove(other, "replaced")
+        if same is not None and same.owner != owner:
+            # Its lease would be the other's to end.
+            why = "another caller has registered it"
+            return self._refuse(why, "INVALID", service_name, address, caller_ip)
+        replaced = [
+            other
+            for other in self._leases.values()
+            if other is not same
+            and (other.service, other.zone, other.owner) == (service, zone, owner)
+            and (other.caller_ip == caller_ip or self._is_down(other))
+        ]
+        if same is None and (why := self._full(service, zone, caller_ip, owner, len(replaced))):
+            return self._refuse(why, "BUSY", service_name, address, caller_ip)
+        for other in replaced:
+            self._remove(other, "replaced")
         endpoint = same or Registration(
-            service, address, zone, weight, secrets.token_hex(16), caller_ip=caller_ip
+            service, address, zone, weight, secrets.token_hex(16), caller_ip=caller_ip, owner=owner
         )
         endpoint.caller_ip = caller_ip
         endpoint.weight = weight
@@ -213,6 +236,54 @@ class UpstreamRegistry:
             endpoint.service in (service, ANY_SERVICE) for endpoint in self.endpoints
         )
 
+    def _full(self, service: str, zone: str, caller_ip: str, owner: str, leaving: int) -> str:
+        """Return why there is no room for another endpoint, empty if there is.
+
+        Args:
+            service: Its service.
+            zone: Its zone.
+            caller_ip: Its caller's address.
+            owner: Its caller's name.
+            leaving: Endpoints of the same service and caller that it would replace.
+        """
+        leases = self._leases.values()
+        if len(leases) - leaving >= MAX_REGISTERED:
+            return f"{MAX_REGISTERED} endpoints are registered"
+        place = (service, zone)
+        if sum((e.service, e.zone) == place for e in leases) - leaving >= MAX_A_SERVICE:
+            return f"{MAX_A_SERVICE} endpoints of it are registered"
+        if owner:
+            same = sum(e.owner == owner for e in leases)
+        else:
+            same = sum(e.caller_ip == caller_ip for e in leases)
+        if same - leaving >= MAX_A_CALLER:
+            return f"this caller has registered {MAX_A_CALLER} endpoints"
+        # Each makes a lane, and a line of the log.
+        now, key = self._clock(), owner or caller_ip
+        left, at = self._new.pop(key, (NEW_BURST, now))
+        left = min(NEW_BURST, left + NEW_RATE * (now - at))
+        self._new[key] = (left - 1 if left >= 1 else left, now)
+        if len(self._new) > MAX_REGISTERED:
+            del self._new[next(iter(self._new))]
+        if left < 1:
+            return f"this caller registers more than {NEW_RATE:g} endpoints a second"
+        return ""
+
+    def _refuse(
+        self, why: str, code: str, service: str, address: str, caller_ip: str
+    ) -> RegistryResult:
+        self._counters.register_refused += 1
+        now = self._clock()
+        if now < self._quiet_until:
+            self._quiet += 1
+        else:
+            extra = keys(
+                service=service, address=address, caller=caller_ip, why=why, suppressed=self._quiet
+            )
+            logger.warning("register_refused", extra=extra)
+            self._quiet_until, self._quiet = now + LOG_INTERVAL_S, 0
+        return RegistryResult(False, why, code)
+
     def _no_lease(self) -> RegistryResult:
         self._counters.leases_unknown += 1
         return RegistryResult(False, "no such lease", "NOT_FOUND")
@@ -236,14 +307,20 @@ class UpstreamRegistry:
             raise ValueError("service_name is too long")
         if zone and not _ZONE.fullmatch(zone):
             raise ValueError(f"{zone[:MAX_NAME]!r} is not a zone")
+        if service and service == self._reserved:
+            raise ValueError(f"{service} authenticates clients: it is configured, never registered")
         if service in self._known:
             if self._mode == "new" and service in self._closed:
                 raise ValueError(
                     f"{service} is configured; push.register = 'add' lets endpoints join it"
                 )
             return service, zone
-        if not zone and (match := _ZONED_NAME.fullmatch(service)):
-            zone = normalize_zone(match[1])
+        if match := ZONED_NAME.fullmatch(service):
+            named = normalize_zone(match[1])
+            if zone and zone != named:
+                # Who may register the name may not take another zone by it.
+                raise ValueError(f"{service!r} is not a name of zone {zone!r}")
+            zone = named
         if not zone:
             # Without a zone it would take calls of every service and session.
             raise ValueError(f"no route names the service {service!r}, and it has no zone")

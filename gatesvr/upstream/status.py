@@ -8,7 +8,7 @@ import grpc
 
 from ..errors import ErrorCode, Outcome
 
-__all__ = ["is_about_size", "is_spoken", "limit_and_size", "outcome_of"]
+__all__ = ["is_about_size", "is_fault", "is_spoken", "limit_and_size", "outcome_of"]
 
 _Status = grpc.StatusCode
 
@@ -44,6 +44,17 @@ _NUMBER = re.compile(r"\d{2,}")
 
 DEFAULT_LIMIT = 4 << 20
 """Default message limit of a gRPC server, bytes."""
+
+
+_FAULTS = _UNCERTAIN | {_Status.UNKNOWN, _Status.DATA_LOSS}
+"""A gRPC server makes UNKNOWN of an exception in its handler."""
+
+
+def is_fault(status: grpc.StatusCode, details: str) -> bool:
+    """Return whether a status tells that the endpoint fails, not that it refuses the request."""
+    return status in _FAULTS or (
+        _MADE_BY_GRPC.search(details) is not None and not is_about_size(status, details)
+    )
 
 
 def is_spoken(status: grpc.StatusCode, details: str) -> bool:

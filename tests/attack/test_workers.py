@@ -19,6 +19,7 @@ from gatesvr.upstream.router import Route
 from ..dispatch.fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
 
 if TYPE_CHECKING:
+    from gatesvr.dispatch.bulkhead import Bulkhead
     from gatesvr.upstream.call import Call
 
 ROUTES = (
@@ -118,22 +119,36 @@ class OddUpstream(FakeUpstream):
                 broken.fail("broken off", outcome=Outcome.UNKNOWN)
 
 
+def check_queue(bulkhead: Bulkhead) -> None:
+    """Every task that waits is counted, and every session with a ready one has its turn."""
+    chained = Counter(task.session_id for chain in bulkhead._chains.values() for task in chain)
+    ready = [share for share in bulkhead._shares.values() if share]
+    assert len(bulkhead.turns) == len(ready)
+    assert {id(share) for share in bulkhead.turns} == {id(share) for share in ready}
+    for session, share in bulkhead._shares.items():
+        assert share.chained == chained[session.session_id]
+        assert share or share.chained
+    assert bulkhead.waiting == sum(map(len, ready)) + chained.total()
+
+
 def check(processor: AsyncProcessor, max_workers: int) -> None:
     """Every worker is idle or has one task, and no task has two."""
     workers, idle = processor._workers, processor._idle
     assert len(set(idle)) == len(idle)
     assert set(idle) <= set(workers)
-    assert len(workers) <= max_workers
     assert all(worker.task is None for worker in idle)
     busy = [worker for worker in workers if worker.task is not None]
     assert len(busy) + len(idle) == len(workers)
     tasks = [worker.task for worker in (*busy, *processor._beside)]
     assert None not in tasks
     assert len({id(task) for task in tasks}) == len(tasks)
-    assert processor._chained == sum(len(chain) for chain in processor._chains.values())
-    assert not processor._is_handing_out
-    if processor._queue and not processor._is_stopped:
-        assert len(busy) == max_workers
+    running = Counter(worker.task.service for worker in busy if worker.task is not None)
+    for service, bulkhead in processor._bulkheads.items():
+        check_queue(bulkhead)
+        assert not bulkhead.is_handing_out
+        assert bulkhead.begun - bulkhead.ended == running[service] <= max_workers
+        if bulkhead.turns and not processor._is_stopped:
+            assert running[service] == max_workers
     counters = processor.counters
     assert counters.running == len(tasks)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -12,13 +11,26 @@ from typing import Any
 import jwt
 import pytest
 
+from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.jwt import JwtAuthenticator
-from gatesvr.auth.keys import Key, StaticKeys, UrlKeys, load_keys, parse_jwks
+from gatesvr.auth.keys import (
+    Key,
+    KeysMissing,
+    StaticKeys,
+    UrlKeys,
+    fetch_url,
+    load_keys,
+    parse_jwks,
+)
 from gatesvr.auth.reasons import AuthCounters, AuthFailed, AuthUnavailable, Reason
 from gatesvr.config import AuthConfig
 from gatesvr.errors import ConfigError
+from gatesvr.protocol.identity import MAX_EXPIRES_AT
+from gatesvr.protocol.messages import auth_response_frame
 
-from .tokens import EC, ED, RSA, SECRET, claims, jwks, pem, token
+from ..fakes import until
+from .servers import jwks_server
+from .tokens import EC, ED, RSA, SECRET, claims, forged, jwks, pem, token
 
 
 def config(**changes: Any) -> AuthConfig:
@@ -43,7 +55,7 @@ def authenticator(document: bytes | None = None, **changes: Any) -> JwtAuthentic
 )
 async def test_good_token(key: Any, algorithm: str, kid: str) -> None:
     identity = await authenticator(claims=["role", "level", "none"]).authenticate(
-        token(key, algorithm, kid, role="admin", level=[1, 2]), ""
+        Applicant(token(key, algorithm, kid, role="admin", level=[1, 2]))
     )
     assert (identity.openid, identity.subject) == ("alice", "alice")
     assert identity.claims == {"role": "admin", "level": "[1,2]"}
@@ -52,10 +64,10 @@ async def test_good_token(key: Any, algorithm: str, kid: str) -> None:
 
 async def test_openid_is_the_tokens_or_the_same() -> None:
     checks = authenticator(openid_claim="uid")
-    assert (await checks.authenticate(token(kid="r", uid=17), "")).openid == "17"
-    assert (await checks.authenticate(token(kid="r", uid=17), "17")).openid == "17"
+    assert (await checks.authenticate(Applicant(token(kid="r", uid=17)))).openid == "17"
+    assert (await checks.authenticate(Applicant(token(kid="r", uid=17), "17"))).openid == "17"
     with pytest.raises(AuthFailed) as caught:
-        await checks.authenticate(token(kid="r", uid=17), "18")
+        await checks.authenticate(Applicant(token(kid="r", uid=17), "18"))
     assert caught.value.reason is Reason.OPENID
 
 
@@ -64,16 +76,6 @@ NOW = int(time.time())
 
 def unsigned() -> str:
     return jwt.encode(claims(), None, algorithm="none")
-
-
-def forged(header: dict[str, Any]) -> str:
-    """Return a token with any header, signed by HS256 with the public key's text as the secret."""
-
-    def part(data: bytes) -> str:
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-    signed = f"{part(json.dumps(header).encode())}.{part(json.dumps(claims()).encode())}"
-    return f"{signed}.{part(hmac.digest(pem(), signed.encode(), 'sha256'))}"
 
 
 BAD: dict[str, tuple[Any, Reason]] = {
@@ -106,6 +108,7 @@ BAD: dict[str, tuple[Any, Reason]] = {
     "openid with a control character": (lambda: token(kid="r", sub="a\nb"), Reason.CLAIM),
     "openid is a list": (lambda: token(kid="r", sub=["a"]), Reason.CLAIM),
     "claims too large": (lambda: token(kid="r", role="x" * 5_000), Reason.TOO_LARGE),
+    "a claim that is no Unicode": (lambda: token(kid="r", role="\ud83d"), Reason.CLAIM),
 }
 
 
@@ -113,23 +116,31 @@ BAD: dict[str, tuple[Any, Reason]] = {
 async def test_bad_token(name: str) -> None:
     make, reason = BAD[name]
     with pytest.raises(AuthFailed) as caught:
-        await authenticator(claims=["role"]).authenticate(make(), "")
+        await authenticator(claims=["role"]).authenticate(Applicant(make()))
     assert caught.value.reason is reason
 
 
 async def test_leeway_forgives_clocks() -> None:
     late = token(kid="r", exp=int(time.time()) - 5)
-    assert (await authenticator().authenticate(late, "")).openid == "alice"
+    assert (await authenticator().authenticate(Applicant(late))).openid == "alice"
     with pytest.raises(AuthFailed):
-        await authenticator(leeway=0).authenticate(late, "")
+        await authenticator(leeway=0).authenticate(Applicant(late))
+
+
+@pytest.mark.parametrize("expires_at", [10**12, 10**18, 10**400])
+async def test_an_expiry_that_no_field_holds(expires_at: int) -> None:
+    """It is taken for the end of the year 9999."""
+    identity = await authenticator().authenticate(Applicant(token(kid="r", exp=expires_at)))
+    assert identity.expires_at == MAX_EXPIRES_AT
+    assert auth_response_frame(1, identity.expires_at)
 
 
 async def test_hmac_secret() -> None:
     secret = StaticKeys([Key("", SECRET, ("HS256",))])
     checks = JwtAuthenticator(config(algorithms=["HS256"]), AuthCounters(), secret)
-    assert (await checks.authenticate(token(SECRET, "HS256"), "")).openid == "alice"
+    assert (await checks.authenticate(Applicant(token(SECRET, "HS256")))).openid == "alice"
     with pytest.raises(AuthFailed) as caught:
-        await checks.authenticate(token(SECRET + b"x", "HS256"), "")
+        await checks.authenticate(Applicant(token(SECRET + b"x", "HS256")))
     assert caught.value.reason is Reason.SIGNATURE
 
 
@@ -210,12 +221,52 @@ async def test_rotated_key_is_looked_for_once_in_30_s() -> None:
         url.now += elapsed
         if asked < 3:
             with pytest.raises(AuthFailed) as caught:
-                await checks.authenticate(new, "")
+                await checks.authenticate(Applicant(new))
             assert caught.value.reason is Reason.UNKNOWN_KEY
         else:
-            assert (await checks.authenticate(new, "")).openid == "alice"
+            assert (await checks.authenticate(Applicant(new))).openid == "alice"
         assert url.asked == asked
     assert url.counters.key_refreshes == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"what is HTTP?\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 200,
+        b"HTTP/1.0 200 OK\r\n\r\n"
+        + json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "x": 7, "y": 7}]}).encode(),
+    ],
+    ids=["no status", "no chunk", "headers", "odd key"],
+)
+async def test_keys_are_fetched_again_whatever_the_server_said(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.RETRY_S", 0.01)
+    async with jwks_server(b"") as server:
+        server.raw = answer
+        keys = UrlKeys(server.url, 300, 600, AuthCounters())
+        keys.start()
+        await until(lambda: server.asked > 2)
+        with pytest.raises(KeysMissing):
+            await keys.look_again("a")
+        server.raw, server.document = b"", jwks(a=RSA)
+        await until(lambda: keys.find("a") is not None)
+        await keys.stop()
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.0 200 OK\r\nX: ", b"HTTP/1.0 200 OK\r\n\r\n"])
+async def test_a_server_that_drips_is_cut_off(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.FETCH_TIMEOUT_S", 0.3)
+    async with jwks_server(b"") as server:
+        server.raw, server.drips = begin, True
+        began = time.monotonic()
+        with pytest.raises(OSError, match="not complete"):
+            await asyncio.to_thread(fetch_url, server.url)
+        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.parametrize("failure", [OSError("down"), b"lies", TimeoutError("slow")])
@@ -227,7 +278,7 @@ async def test_keys_serve_while_the_url_fails_up_to_max_stale(failure: Any) -> N
     url.now += 599
     await url.keys.look_again("unknown")
     assert url.counters.key_failures == 1
-    assert (await checks.authenticate(token(kid="a"), "")).openid == "alice"
+    assert (await checks.authenticate(Applicant(token(kid="a")))).openid == "alice"
     url.now += 2
     with pytest.raises(AuthUnavailable):
-        await checks.authenticate(token(kid="a"), "")
+        await checks.authenticate(Applicant(token(kid="a")))

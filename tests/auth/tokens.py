@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import time
 from typing import Any
@@ -10,7 +12,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-__all__ = ["EC", "ED", "RSA", "SECRET", "claims", "jwks", "pem", "token"]
+__all__ = ["EC", "ED", "RSA", "SECRET", "claims", "forged", "jwks", "pem", "token"]
 
 RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -29,6 +31,16 @@ def token(key: Any = RSA, algorithm: str = "RS256", kid: str | None = None, **ch
     """Return a token."""
     headers = {"kid": kid} if kid is not None else None
     return jwt.encode(claims(**changes), key, algorithm=algorithm, headers=headers)
+
+
+def forged(header: dict[str, Any]) -> str:
+    """Return a token with any header, signed by HS256 with the public key's text as the secret."""
+
+    def part(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    signed = f"{part(json.dumps(header).encode())}.{part(json.dumps(claims()).encode())}"
+    return f"{signed}.{part(hmac.digest(pem(), signed.encode(), 'sha256'))}"
 
 
 def pem(key: Any = RSA) -> bytes:

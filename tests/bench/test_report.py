@@ -19,12 +19,19 @@ from gatesvr.bench.report import EXIT_BROKEN, EXIT_MISSED, Report
 from gatesvr.bench.run import Result
 from gatesvr.bench.scenario import SCENARIOS, Plan
 from gatesvr.bench.threshold import Threshold
+from gatesvr.bench.tokens import TokenSigner
 from gatesvr.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PLAN = Plan(scenario="echo", clients=4, server=("127.0.0.1", 1), token="secret")
+PLAN = Plan(
+    scenario="echo",
+    clients=4,
+    server=("127.0.0.1", 1),
+    token="secret",
+    signer=TokenSigner(b"secret", "HS256", "a", "i", 0),
+)
 
 
 def result(latencies: Counter[int] | None = None, plan: Plan = PLAN) -> Result:

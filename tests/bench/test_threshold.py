@@ -42,7 +42,7 @@ def test_reads(text: str, metric: str, comparison: str, limit: float) -> None:
     ],
 )
 def test_refuses(text: str, words: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"threshold|is none of|unit") as caught:
+    with pytest.raises(ValueError, match=r"threshold|is not one of|unit") as caught:
         Threshold.parse(text)
     for word in words:
         assert word in str(caught.value)

@@ -13,6 +13,7 @@ from cryptography import x509
 from gatesvr.cli import banner, main, options
 from gatesvr.cli.client import parse_line
 from gatesvr.cli.terminal import escape_control, style
+from gatesvr.config import PushCaller, PushConfig
 from gatesvr.demo import services
 from gatesvr.transport.tls import ServerTls, generate_certificate, load_server_tls
 
@@ -121,7 +122,7 @@ def test_bad_file_names_file_and_field(capsys: pytest.CaptureFixture[str], tmp_p
     file.write_text("[dispatch]\nworkers = -1\n")
     code, _, err = run(capsys, "serve", "--config", str(file))
     assert code == 2
-    assert err.startswith(f"gatesvr: {file}: dispatch.workers: ")
+    assert err.startswith(f"gatesvr: {file}:2: dispatch.workers: ")
     assert err.count("\n") == 1
     assert "-1" in err
 
@@ -228,3 +229,27 @@ def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -
     assert style("x", fg="red") == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert style("x", fg="red") == "x"
+
+
+def test_banner_says_what_guards_the_push_port() -> None:
+    tls = {"cert": "c.pem", "key": "k.pem"}
+    by_name = [PushCaller(name="ops", certificates=["ops"])]
+    for push, text in (
+        (PushConfig(), "nothing: every process of this machine may push and kick (push.token)"),
+        (
+            PushConfig(insecure=True, **tls),
+            "nothing over TLS: whoever reaches the push port may do everything (push.insecure)",
+        ),
+        (PushConfig(token="t"), "who they are by a token, in plain text"),
+        (PushConfig(caller=[PushCaller(name="a", token="t")], **tls), "who they are by a token"),
+        (PushConfig(client_ca="ca.pem", **tls), "who they are by a certificate (ca.pem)"),
+        (
+            PushConfig(client_ca="ca.pem", token="t", **tls),
+            "who they are by a certificate (ca.pem) and a token",
+        ),
+        (
+            PushConfig(client_ca="ca.pem", token="t", caller=by_name, **tls),
+            "who they are by a certificate (ca.pem) or a token",
+        ),
+    ):
+        assert banner._proof(push) == text

@@ -41,3 +41,6 @@ def test_check_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: 
     code, _, err = run(capsys, "config", "check", *pair)
     assert code == 2
     assert f"{missing}: transport.cert: No such file" in err
+    code, _, err = run(capsys, "config", "check", "--set", "push.bind=0.0.0.0:8092")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "push.bind: 0.0.0.0:8092: not loopback" in err

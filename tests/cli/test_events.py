@@ -12,12 +12,15 @@ import pytest
 
 from gatesvr import grpcio
 from gatesvr.cli.events import _as_json, _as_text
+from gatesvr.config import PushConfig
 from gatesvr.errors import UpstreamError
 from gatesvr.observe.events import EventKind, SessionEvent
 from gatesvr.observe.log import timestamp
 from gatesvr.service import gateway_client
 from gatesvr.service.gateway_client import GatewayClient
 
+from ..grpc_api.certificates import make
+from ..grpc_api.test_service import running
 from .process import DEADLINE_S, FREE_PORTS, Server, gatesvr, serving, start
 
 if TYPE_CHECKING:
@@ -87,6 +90,28 @@ async def test_gateway_that_hangs_is_lost(tmp_path: Path, monkeypatch: pytest.Mo
                 await anext(events)
         finally:
             server.process.send_signal(signal.SIGCONT)
+
+
+async def test_credentials_are_read_from_files(tmp_path: Path) -> None:
+    ca = make(tmp_path, "ca")
+    server = make(tmp_path, "server", ca)
+    token = tmp_path / "token"
+    token.write_text("f" * 40)
+    push = PushConfig(
+        bind="127.0.0.1:0", cert=server.cert, key=server.key, client_ca=ca.cert, token=str(token)
+    )
+    args = ("--push-ca", ca.cert, "--push-cert", server.cert, "--push-key", server.key)
+    async with asyncio.timeout(DEADLINE_S), running(push) as rig:
+        arguments = ("events", "--server", rig.service.address, *args)
+        process = await start(tmp_path, *arguments, "--push-token-file", str(token))
+        try:
+            assert process.stderr is not None
+            assert (await process.stderr.readline()).startswith(b"events of 127.0.0.1:")
+            rig.session("ann")
+            assert " openid=ann " in await Server(process).read_until(" logged_in ")
+        finally:
+            process.kill()
+            await process.communicate()
 
 
 async def test_no_gateway_is_one_line(tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ async def test_call_line_of_the_banner_echoes(backend: str, tmp_path: Path) -> N
         assert "Traceback" not in result.err
 
 
+async def test_demo_takes_further_services(tmp_path: Path) -> None:
+    flags = ("--demo", "--upstream", "extra=127.0.0.1:1", *FREE_PORTS)
+    async with serving(tmp_path, "serve", *flags) as server:
+        result = await gatesvr(tmp_path, *server.call)
+        assert (result.code, result.out, result.err) == (0, "hello\n", "")
+
+
 async def test_call_says_all_and_ends_as_it_went(tmp_path: Path) -> None:
     async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
         target = ("--server", server.address("clients"))

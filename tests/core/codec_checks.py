@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
@@ -22,6 +22,21 @@ PEER = up.PeerInfo(ip="192.0.2.1", port=4433, zone="001").SerializeToString()
 def frame(message: bytes) -> bytes:
     """Return a frame."""
     return len(message).to_bytes(4, "big") + message
+
+
+def summary(request: codec.ClientRequest) -> tuple[Any, ...]:
+    """Return all properties of a request."""
+    values = (request.msg_id, request.seq_id, request.type, request.ack_seq_id, request.payload)
+    sent = b""
+    if request.action is not None:
+        sent = request.upstream_request(IDENTITY, 1, 2, 3, PEER)
+    return (*values, request.headers, request.action, request.error, request.size, sent)
+
+
+def in_order(start: Any, name: str, pairs: dict[str, str], end: Any = None) -> bytes:
+    """Return start, one map entry a pair and end as protobuf writes each of them."""
+    parts = [start] + [type(start)(**{name: {key: value}}) for key, value in pairs.items()]
+    return b"".join(part.SerializeToString() for part in [*parts, *([end] if end else [])])
 
 
 def check_request(data: bytes) -> str:

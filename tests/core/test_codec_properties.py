@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 
 from . import codec_checks, wire
+from .codec_checks import in_order, summary
 
 CASES_A_SEED = 3_500
 VERDICTS = {
@@ -66,21 +66,6 @@ def test_any_chunking_gives_the_same(seed: int, cuts: list[int]) -> None:
     assert found == expected
     assert parts.error == whole.error
     assert parts.buffered_bytes == whole.buffered_bytes == 0
-
-
-def summary(request: codec.ClientRequest) -> tuple[Any, ...]:
-    """Return all properties of a request."""
-    values = (request.msg_id, request.seq_id, request.type, request.ack_seq_id, request.payload)
-    sent = b""
-    if request.action is not None:
-        sent = request.upstream_request(codec_checks.IDENTITY, 1, 2, 3, codec_checks.PEER)
-    return (*values, request.headers, request.action, request.error, request.size, sent)
-
-
-def in_order(start: Any, name: str, pairs: dict[str, str], end: Any = None) -> bytes:
-    """Return start, one map entry a pair and end as protobuf writes each of them."""
-    parts = [start] + [type(start)(**{name: {key: value}}) for key, value in pairs.items()]
-    return b"".join(part.SerializeToString() for part in [*parts, *([end] if end else [])])
 
 
 @settings(max_examples=200, deadline=None)

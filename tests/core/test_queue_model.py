@@ -4,71 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gatesvr._core.queue import BULK, KEEP, OrderedQueue
-from gatesvr.errors import GatesvrError
-from tests.core.queue_model import OrderedQueueModel
+from gatesvr._core.queue import BULK, KEEP
 
-BODIES = (b"", b"x", b"body of a push", bytes(130), bytes(range(200)))
-SEEN = (
-    "next_expected_seq",
-    "last_sent_seq",
-    "last_acked_seq",
-    "stopped",
-    "waiting_slots",
-    "open_slots",
-    "unsent",
-    "queued_bytes",
-    "kept",
-    "bulk",
-    "bulk_bytes",
-)
-
-Message = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, float]
-
-
-class Pair:
-    """The queue and its model, which get the same calls and must give the same answers."""
-
-    def __init__(self, max_queue_size: int, max_queue_bytes: int) -> None:
-        self.core = OrderedQueue("", max_queue_size, max_queue_bytes)
-        self.model = OrderedQueueModel(max_queue_size, max_queue_bytes)
-        self.now = 1.0
-
-    def set(self, name: str, value: int) -> None:
-        setattr(self.core, name, value)
-        setattr(self.model, name, value)
-
-    def call(self, name: str, *args: Any) -> Any:
-        answers = []
-        for queue in (self.core, self.model):
-            try:
-                answers.append(getattr(queue, name)(*args))
-            except (GatesvrError, ValueError) as error:
-                answers.append(type(error))
-        assert answers[0] == answers[1], (name, args)
-        return answers[0]
-
-    def check(self) -> None:
-        self.core._check()
-        assert len(self.core) == len(self.model)
-        for name in SEEN:
-            assert getattr(self.core, name) == getattr(self.model, name), name
-        assert self.core.counters() == self.model.counters()
-        assert self.core.next_expiry() <= self.model.next_expiry()
-
-    def drain(self) -> None:
-        """Replay everything, and compare."""
-        self.call("rewind", 0)
-        self.call("take", 1 << 30)
-        self.check()
-
+from .queue_pair import BODIES, Message, Pair
 
 times = st.floats(min_value=0, max_value=20)
 flags = st.sampled_from((0, 0, 0, KEEP, BULK, BULK | KEEP))

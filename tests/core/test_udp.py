@@ -314,7 +314,7 @@ def test_what_is_no_datagram(make: Make) -> None:
         with pytest.raises(TypeError):
             io.send([item])  # type: ignore[list-item]
     addresses: list[Address] = [None, 1, (), ("127.0.0.1",), (b"127.0.0.1", 1), ("localhost", 1)]
-    addresses += [("::1", 1), ["127.0.0.1", 1], ("127.0.0.1" * 20, 1)]
+    addresses += [("::1", 1), ["127.0.0.1", 1], ("127.0.0.1" * 20, 1), ("\udc80", 1)]
     for address in addresses:
         with failing(errno.EINVAL):
             io.send([(b"x", address)])

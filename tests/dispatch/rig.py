@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from gatesvr._core.codec import PushDecoder, ServerPush, decode_answer
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
-from gatesvr.config import load
+from gatesvr.config import Config, load
 from gatesvr.dispatch.dispatcher import Dispatcher
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.errors import ProtocolError
@@ -143,17 +144,21 @@ class Client(FakeLink):
         self.handler.connection_lost(how, self.rig.now)
 
 
+@cache
+def configured(*sets: str) -> Config:
+    return load(environ={}, sets=sets)
+
+
 class Rig:
     """The layers between the network and the upstreams."""
 
     def __init__(self, **settings: dict[str, Any]) -> None:
-        self.config = load(
-            environ={},
-            sets=[
+        self.config = configured(
+            *(
                 f"{section}.{name}={value}"
                 for section, values in settings.items()
                 for name, value in values.items()
-            ],
+            )
         )
         self.now = 1000.0
         self.upstream = Upstream()

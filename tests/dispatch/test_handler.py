@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.dispatch.handler import MAX_MOVED
 from gatesvr.session.state import State
 
 from .fakes import settle
@@ -151,6 +152,27 @@ async def test_bad_payload_unknown_action_gap_and_duplicate() -> None:
         assert (rig.counters.bad_payloads, rig.counters.no_route) == (1, 1)
 
 
+@pytest.mark.parametrize("dry_run", [[], ["max_requests_per_second"]])
+async def test_requests_above_the_rate_are_429_and_consume_their_numbers(dry_run) -> None:
+    async with Rig(session={"max_requests_per_second": 2, "dry_run": dry_run}) as rig:
+        client = Client(rig)
+        await client.login()
+        pushes = await client.send(*[business(seq, "echo") for seq in (2, 3, 4, 5)])
+        assert rig.counters.requests_limited == 2
+        if dry_run:
+            assert len(rig.upstream.calls) == 5
+            return
+        assert [(push.client_seq_id, error(push).error_code) for push in pushes] == [
+            (4, 429),
+            (5, 429),
+        ]
+        assert error(pushes[0]).retry_after_ms == 501
+        assert error(pushes[0]).outcome == pb.OUTCOME_NOT_STARTED
+        rig.now += 0.5
+        assert await client.send(business(6, "echo")) == []
+        assert len(rig.upstream.calls) == 4
+
+
 async def test_full_queue_is_503_at_once() -> None:
     async with Rig(dispatch={"workers": 1, "max_workers": 1, "max_queue_size": 1}) as rig:
         client = Client(rig)
@@ -162,6 +184,23 @@ async def test_full_queue_is_503_at_once() -> None:
         assert error(pushes[0]).outcome == pb.OUTCOME_NOT_STARTED
         assert 50 <= error(pushes[0]).retry_after_ms <= 5000
         assert rig.counters.refused_full == 1
+
+
+async def test_one_client_gets_no_turn_longer_than_others() -> None:
+    """What costs least to refuse comes fastest: 404s for a whole burst would hold the loop up."""
+    async with Rig() as rig:
+        client = Client(rig)
+        await client.login()
+        burst = b"".join(frame(business(seq, "nowhere")) for seq in range(2, 202))
+        client.handler.data_received(burst, rig.now)
+        refused = [rig.counters.no_route]
+        while client.is_awake:
+            client.is_awake = False
+            await client.handler.work()
+            refused.append(rig.counters.no_route)
+        assert refused == [MAX_MOVED, 2 * MAX_MOVED, 3 * MAX_MOVED, 200]
+        pushes = await client.run()
+        assert [push.client_seq_id for push in pushes] == list(range(2, 202))
 
 
 async def test_ordered_route_answers_in_the_order_of_asking() -> None:

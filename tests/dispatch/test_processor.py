@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gatesvr.config import DispatchConfig
+from gatesvr.config import DispatchConfig, UpstreamConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
-from gatesvr.upstream.call import Call
+from gatesvr.upstream.breaker import Breakers
+from gatesvr.upstream.call import Call, UpstreamCounters
+from gatesvr.upstream.registry import Registration
 from gatesvr.upstream.router import Route
 
 from .fakes import FakeAnswer, FakeRequest, FakeSession, FakeUpstream, settle
@@ -26,6 +28,7 @@ NOT_STARTED = 1
 DONE = 2
 UNKNOWN = 0
 ZONE = Route("zone", "completion")
+CHAT = Route("chat", "completion")
 SINGLE = Route("zone", "completion", serial=True)
 
 
@@ -149,21 +152,87 @@ async def test_pool_grows_to_its_maximum_and_shrinks_when_idle(
 
 
 async def test_full_queue_refuses_and_says_when_to_come_back() -> None:
-    upstream, session = FakeUpstream(), FakeSession()
+    upstream, sessions = FakeUpstream(), [FakeSession(f"s{seq}") for seq in range(7)]
     async with running(upstream, workers=1, max_workers=1, max_queue_size=4) as (processor, clock):
-        assert processor.submit(task(session, 1), clock.now)
-        await settle()
-        for seq in range(2, 6):
-            assert processor.submit(task(session, seq), clock.now)
-        assert not processor.submit(task(session, 6), clock.now)
+        for seq in range(1, 6):
+            assert processor.submit(task(sessions[seq], seq), clock.now)
+        assert not processor.submit(task(sessions[6], 6), clock.now)
         assert processor.counters.refused_full == 1
-        assert processor.retry_after_ms() == 5000  # nothing was answered yet
+        assert processor.retry_after_ms("zone") == 5000  # nothing was answered yet
         clock.now += 1.0
         upstream.answer(1)
         await settle()
-        assert processor.retry_after_ms() == 3000  # three wait, one a second
-        processor.counters.answers += 99
-        assert processor.retry_after_ms() == 50
+        assert processor.retry_after_ms("zone") == 3000  # three wait, one a second
+        processor.tick(clock.now)
+        for seq in range(2, 6):
+            upstream.answer(seq)
+        assert processor.retry_after_ms("zone") == 50
+
+
+async def test_service_that_hangs_holds_up_no_other() -> None:
+    """On the way to one service, tasks find neither its places nor its queue taken by another's."""
+    upstream = FakeUpstream()
+    hanging, healthy = FakeSession("s1"), FakeSession("s2")
+    async with running(upstream, max_workers=4, max_queue_size=8) as (processor, clock):
+        seqs = range(1, 20)
+        taken = [processor.submit(task(hanging, seq), clock.now) for seq in seqs]
+        assert 0 < processor.counters.refused_full == taken.count(False)
+        assert len(upstream.open) == 4
+        for seq in range(101, 111):
+            assert processor.submit(task(healthy, seq, route=CHAT), clock.now)
+            upstream.answer(seq)
+        assert healthy.order == list(range(101, 111))
+        assert (hanging.ended, processor.counters.deadlines) == ({}, 0)
+
+
+async def test_sessions_take_turns_and_each_keeps_its_order() -> None:
+    upstream = FakeUpstream()
+    many, few, one = FakeSession("s1"), FakeSession("s2"), FakeSession("s3")
+    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+        for session, seqs in ((many, range(1, 7)), (few, (11, 12)), (one, (21,))):
+            for seq in seqs:
+                assert processor.submit(task(session, seq), clock.now)
+        for seq in (1, 2, 11, 21, 3, 12, 4, 5, 6):
+            assert list(upstream.open) == [seq]
+            upstream.answer(seq)
+        assert len(processor) == 0
+
+
+async def test_last_places_are_for_sessions_with_little_in_flight() -> None:
+    upstream = FakeUpstream()
+    greedy = [FakeSession(f"s{number}") for number in range(4)]
+    async with running(upstream, workers=1, max_workers=32) as (processor, clock):
+        for seq in range(40):
+            session = greedy[seq % 4]
+            session.pending[seq] = 0
+            assert processor.submit(task(session, seq), clock.now)
+        assert len(upstream.open) == 32 - 4
+        modest = FakeSession("modest")
+        for seq in range(100, 103):  # four places are free, then three, then two
+            modest.pending[seq] = 0
+            assert processor.submit(task(modest, seq), clock.now)
+        assert [seq for seq in upstream.open if seq >= 100] == [100, 101]
+        upstream.answer(100)
+        del modest.pending[100]
+        upstream.answer(0)
+        assert 102 in upstream.open
+        while upstream.open:  # and nobody waits for ever
+            upstream.answer(next(iter(upstream.open)))
+        assert sum(len(session.ended) for session in (*greedy, modest)) == 43
+
+
+async def test_session_with_the_most_waiting_is_refused_first() -> None:
+    upstream = FakeUpstream()
+    greedy = FakeSession("s1")
+    async with running(upstream, workers=1, max_workers=1, max_queue_size=20) as (processor, clock):
+        taken = [processor.submit(task(greedy, seq), clock.now) for seq in range(20)]
+        assert taken.count(True) == 1 + 5  # the place, and a fourth of what it leaves free
+        for number in range(2, 17):
+            assert processor.submit(task(FakeSession(f"s{number}"), 100 + number), clock.now)
+        assert not processor.submit(task(FakeSession("late"), 99), clock.now)
+        upstream.answer(0)
+        assert not processor.submit(task(greedy, 50), clock.now)
+        assert processor.submit(task(FakeSession("late"), 99), clock.now)
 
 
 async def test_late_task_is_504_without_a_call() -> None:
@@ -309,7 +378,8 @@ def test_task_is_a_whole_call() -> None:
 
 async def test_tasks_that_end_at_once_take_no_stack() -> None:
     upstream, session = FakeUpstream(), FakeSession()
-    async with running(upstream, workers=1, max_workers=1) as (processor, clock):
+    places = {"workers": 1, "max_workers": 1, "max_queue_size": 20_000}
+    async with running(upstream, **places) as (processor, clock):
         for seq in range(1, 3_001):
             assert processor.submit(
                 task(session, seq, route=SINGLE if seq > 1 else ZONE), clock.now
@@ -320,15 +390,24 @@ async def test_tasks_that_end_at_once_take_no_stack() -> None:
         assert len(processor) == processor.counters.running == 0
 
 
-async def test_answer_of_another_request_is_502() -> None:
+async def test_answer_of_another_request_is_502_and_its_endpoint_s_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     upstream, session = FakeUpstream(), FakeSession()
+    counters = UpstreamCounters()
+    breakers = Breakers(UpstreamConfig(consecutive_failures=1), counters, float, lambda: None)
     async with running(upstream) as (processor, clock):
-        assert processor.submit(task(session, 1), clock.now)
+        made = task(session, 1)
+        made.breaker = breakers.add(Registration("zone", "h:1"))
+        assert processor.submit(made, clock.now)
         await settle()
         upstream.answer(1, FakeAnswer(client_seq_id=9))
         await settle()
         assert session.ended == {1: {"code": 502, "outcome": UNKNOWN}}
         assert processor.counters.foreign_answers == 1
+        assert counters.ejections == 1
+        line = next(r for r in caplog.records if r.message == "call_failed")
+        assert line.__dict__["keys"]["address"] == "h:1"
 
 
 def failed(status: str, address: str = "h:1", code: int = 502) -> UpstreamError:
@@ -398,7 +477,7 @@ async def test_failed_call_leaves_no_cycle_behind() -> None:
 
 async def test_serial_route_runs_one_of_a_session_at_a_time() -> None:
     upstream, session, other = FakeUpstream(), FakeSession(), FakeSession("s2")
-    async with running(upstream, max_queue_size=2) as (processor, clock):
+    async with running(upstream, max_queue_size=6) as (processor, clock):
         assert processor.submit(task(session, 1, route=SINGLE), clock.now)
         assert processor.submit(task(other, 4, route=SINGLE), clock.now)
         for seq in (2, 3):

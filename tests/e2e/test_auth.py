@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from gatesvr import Client, ConnectionFailed
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.auth.applicant import Applicant
 from gatesvr.auth.reasons import AuthUnavailable
 
 from ..auth.tokens import RSA, pem, token
@@ -83,7 +86,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "expired": ({"auth_token": token(exp=int(time.time()) - 3_600)}, "refused_expired"),
     "another openid": ({"auth_token": token(sub="mallory")}, "refused_openid"),
     "rubbish": ({"auth_token": "rubbish"}, "refused_malformed"),
-    "unknown session": ({"session_id": "x" * 32, "resume_token": b"t" * 16}, ""),
+    "unknown session": ({"session_id": "x" * 32, "resume_token": b"t" * 16}, "resumes_unknown"),
 }
 
 
@@ -103,8 +106,8 @@ async def test_every_refusal_says_the_same(backend: str, name: str, tmp_path: Pa
         assert await client.closed() == 4401
         assert counter(gateway, "session.sessions") == 0
         assert upstream.requests == []
-        if counted:
-            assert counter(gateway, f"auth.{counted}") == 1
+        layer = "session" if name == "unknown session" else "auth"
+        assert counter(gateway, f"{layer}.{counted}") == 1
 
 
 async def test_a_resume_needs_no_token_and_a_token_of_its_own_openid_if_any(
@@ -174,15 +177,59 @@ async def test_expiry_that_is_not_enforced(backend: str, tmp_path: Path) -> None
 async def test_too_many_failures_of_an_address_are_not_looked_at(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatesvr.auth.limit.BURST", 3.0)
     monkeypatch.setattr("gatesvr.auth.limit.RATE", 0.0)
-    async with scene(backend, tmp_path) as (gateway, _):
+    async with scene(backend, tmp_path, "auth.address_failures=3") as (gateway, _):
         for _ in range(4):
             async with plain_client(gateway.address) as client:
                 response = await client.start("alice", auth_token="rubbish")
                 assert response.error.error_code == 401
         assert counter(gateway, "auth.refused_malformed") == 3
         assert counter(gateway, "auth.refused_limited") == 1
+
+
+class Forged:
+    """A client's transport that sends from another address, where nobody reads the answers."""
+
+    def __init__(self, host: str) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((host, 0))
+
+    def sendto(self, data: bytes, address: tuple[Any, ...]) -> None:
+        self.sock.sendto(data, ("127.0.0.1", address[1]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the host has one IPv4 loopback")
+async def test_a_failure_counts_for_the_address_that_was_proved(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        own: Any = client._transport
+        forged: Any = Forged("127.0.0.9")
+        client._transport = forged
+        start = pb.StartRequest(protocol=1, auth_token="rubbish").SerializeToString()
+        client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
+        await until(lambda: counter(gateway, "auth.refused_malformed") == 1)
+        assert gateway.engine.gate is not None
+        assert list(gateway.engine.gate._limit._addresses._buckets) == ["127.0.0.1"]
+        client._transport = own
+        forged.sock.close()
+
+
+async def test_little_is_kept_for_a_client_that_is_not_let_in_yet(
+    backend: str, tmp_path: Path
+) -> None:
+    async with (
+        scene(backend, tmp_path, "auth.min_refusal_time=10s") as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        start = pb.StartRequest(protocol=1, auth_token="rubbish").SerializeToString()
+        client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
+        client.send(*[business(seq, "echo", bytes(50_000)) for seq in range(1, 4)])
+        assert await client.closed() == 4429
+        assert counter(gateway, "dispatch.held_overflows") == 1
 
 
 async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path: Path) -> None:
@@ -196,7 +243,7 @@ async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path
         assert gate is not None
         asked, answered = asyncio.Event(), asyncio.Event()
 
-        async def unavailable(value: str, openid: str) -> Any:
+        async def unavailable(applicant: Applicant) -> Any:
             asked.set()
             await answered.wait()
             raise AuthUnavailable("no keys")
@@ -204,19 +251,20 @@ async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path
         gate._authenticator.authenticate = unavailable  # type: ignore[method-assign]
         inside.send(auth(token(), 2))
         await asyncio.wait_for(asked.wait(), 30)
-        inside.send(*(auth(token(), msg_id) for msg_id in range(3, 8)))
-        # One is being checked, four wait, and the sixth is refused at once.
+        # One is checked at a time, and holds up nothing else.
+        inside.send(auth(token(), 3), business(2, "echo", b"meanwhile"))
         push = await inside.receive()
         response = pb.AuthResponse.FromString(push.payload)
-        assert (push.msg_id, response.error.error_code) == (7, 429)
+        assert (push.msg_id, response.error.error_code) == (3, 429)
+        assert counter(gateway, "dispatch.auths_refused") == 1
+        assert answer(await inside.receive()).data == b"meanwhile"
         answered.set()
-        for _ in range(5):
-            assert (await auth_response(inside)).error.error_code == 503
+        assert (await auth_response(inside)).error.error_code == 503
         refused = await outside.start("bob", auth_token=token(sub="bob"))
         assert (refused.success, refused.error.error_code) == (False, 503)
         assert refused.error.retry_after_ms > 0
         assert await outside.closed() == 4503
-        inside.send(business(2, "echo", b"untouched"))
+        inside.send(business(3, "echo", b"untouched"))
         assert answer(await inside.receive()).data == b"untouched"
 
 
@@ -240,10 +288,10 @@ async def test_a_client_that_leaves_while_it_is_authenticated_leaves_nothing(
         asked, answered = asyncio.Event(), asyncio.Event()
         authenticate = gate._authenticator.authenticate
 
-        async def slow(value: str, openid: str) -> Any:
+        async def slow(applicant: Applicant) -> Any:
             asked.set()
             await answered.wait()
-            return await authenticate(value, openid)
+            return await authenticate(applicant)
 
         gate._authenticator.authenticate = slow  # type: ignore[method-assign]
         async with plain_client(gateway.address) as client:
@@ -302,3 +350,44 @@ async def test_a_client_without_a_good_token_is_told_so(backend: str, tmp_path: 
             )
             with pytest.raises(error, match=text):
                 await client.connect()
+
+
+async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
+    backend: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as client,
+        plain_client(gateway.address) as again,
+    ):
+        started = await client.login("alice", auth_token=token())
+        gate = gateway.engine.gate
+        assert gate is not None
+
+        async def broken(applicant: Applicant) -> Any:
+            raise ZeroDivisionError("on purpose")
+
+        gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+        client.send(auth(token()))
+        assert await client.closed() == 4500
+        assert counter(gateway, "dispatch.internal_errors") == 1
+        assert "auth_lost" in caplog.messages
+        assert (await again.resume(started, 1)).resumed
+
+
+async def test_auths_of_a_connection_are_limited(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.dispatch.handler.AUTH_RATE", 1e-6)
+    async with (
+        scene(backend, tmp_path) as (gateway, _),
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("alice", auth_token=token())
+        codes = []
+        for msg_id in range(1, 9):
+            client.send(auth(token(), msg_id))
+            codes.append((await auth_response(client)).error.error_code)
+        assert codes == [0] * 5 + [429] * 3
+        assert counter(gateway, "dispatch.auths_refused") == 3
+        assert counter(gateway, "auth.renewed") == 5

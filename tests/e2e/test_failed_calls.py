@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+
+from gatesvr.errors import Outcome
 
 from ..fakes import until
 from ..upstream.servers import Streaming, serving
@@ -66,6 +69,31 @@ async def test_request_that_its_service_does_not_take_is_413_and_no_stranger_see
         assert answer(await stranger.receive()).code == 200
         assert len(answer(await client.receive()).data) == 3_000_000
         assert counter(gateway, "upstream.broken_calls") == 0
+
+
+async def test_service_whose_only_endpoint_fails_is_503_at_once_and_others_go_on(
+    backend: str,
+) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, "upstream.consecutive_failures=2") as gateway,
+        plain_client(gateway.address) as alice,
+        plain_client(gateway.address) as bob,
+    ):
+        await alice.login("alice")
+        await bob.login("bob")
+        message = None
+        for seq in count(2):
+            client = (alice, bob)[seq % 2]
+            client.send(business(1 + seq // 2, "fail", status="UNAVAILABLE"))
+            message = error(await client.receive())
+            if message.error_code == 503:
+                break
+            assert message.error_code == 502
+        assert (message.outcome, 0 < message.retry_after_ms <= 5_000) == (Outcome.NOT_STARTED, True)
+        assert counter(gateway, "upstream.ejections") == 1
+        async with plain_client(gateway.address) as carol:
+            await carol.login("carol")  # by a service at the same address
 
 
 def find_line(caplog: pytest.LogCaptureFixture, status: str) -> dict[str, Any]:

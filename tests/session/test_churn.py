@@ -83,7 +83,7 @@ def one_session(sessions: Sessions, number: int) -> None:
 @pytest.mark.long
 def test_ten_thousand_sessions_five_times_leave_nothing_behind() -> None:
     before = len(live_objects())  # what other tests hold
-    sessions = Sessions(max_queue_size=16)
+    sessions = Sessions(max_queue_size=16, max_start_rate=0)
     rss = []
     for _ in range(ROUNDS):
         for number in range(SESSIONS):

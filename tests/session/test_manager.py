@@ -232,6 +232,27 @@ def test_a_client_that_never_acks_is_cut_off_after_10_s_at_the_cap():
     assert session.state is State.SUSPENDED
 
 
+def test_sessions_with_the_most_unsent_are_cut_under_overload():
+    sessions = Sessions()
+    links = {}
+    for number in range(4):
+        session, link, _ = sessions.login(f"u{number}")
+        links[session] = link
+        for _ in range(number):
+            assert session.push(notify(b"x" * 40_000), now=sessions.now).is_ok
+    *others, slowest = links  # one has nothing to be sent, one has little
+    sessions.manager.cut_slowest(sessions.now)
+    code, reason, _ = links[slowest].closed
+    assert (code, reason) == (4503, "retry_after_ms=5000")
+    assert slowest.state is State.SUSPENDED
+    assert sessions.counters["slowest_cut"] == 1
+    assert [links[session].closed for session in others] == [None] * 3
+    sessions.manager.cut_slowest(sessions.now)
+    assert links[others[2]].closed is not None
+    sessions.manager.cut_slowest(sessions.now)
+    assert sessions.counters["slowest_cut"] == 2
+
+
 def test_an_ack_that_moves_starts_the_10_s_again():
     sessions = Sessions(max_queue_size=4)
     session, link, _ = sessions.login()
@@ -300,7 +321,7 @@ def test_a_broadcast_reaches_the_logged_in_and_shares_one_body():
 
 
 def test_ten_thousand_sessions_leave_nothing_behind():
-    sessions = Sessions()
+    sessions = Sessions(max_start_rate=0)
     for number in range(10_000):
         session, link, _ = sessions.start(f"user{number}", sessions.link(f"10.0.0.{number % 200}"))
         sessions.hello(session)

@@ -57,6 +57,44 @@ def test_a_start_with_bad_text_is_refused(fields):
     assert sessions.counters["refused_starts"] == 1
 
 
+@pytest.mark.parametrize(
+    ("limit", "counter", "code", "close"),
+    [
+        ("max_start_rate", "starts_limited", 503, 4503),
+        ("max_start_rate_per_openid", "openid_starts_limited", 429, 4429),
+    ],
+)
+def test_new_sessions_have_a_rate_and_resumes_do_not_count(limit, counter, code, close):
+    settings = {"max_start_rate": 0, "max_start_rate_per_openid": 0, "on_duplicate": "allow"}
+    burst = 10 if limit == "max_start_rate_per_openid" else 1
+    sessions = Sessions(**{**settings, limit: 1})
+    started = [sessions.start()[::2] for _ in range(burst)]
+    refused = sessions.manager.start(start_request(), sessions.link(), 100.0)
+    assert refused.response.error.error_code == code
+    assert refused.response.error.retry_after_ms == 1_000
+    assert (refused.close_code, refused.reason) == (close, "retry_after_ms=1000")
+    assert sessions.counters[counter] == 1
+    session, response = started[0]
+    resumed = sessions.manager.start(
+        start_request(session_id=session.session_id, resume_token=response.resume_token),
+        sessions.link(),
+        100.0,
+    )
+    assert resumed.response.resumed
+    assert sessions.manager.start(start_request(), sessions.link(), 101.0).session is not None
+    other = sessions.manager.start(start_request("bob"), sessions.link(), 101.0).session
+    assert (other is None) is (limit == "max_start_rate")
+
+
+@pytest.mark.parametrize("limit", ["max_start_rate", "max_start_rate_per_openid"])
+def test_a_dry_run_counts_and_lets_through(limit):
+    sessions = Sessions(**{limit: 1, "dry_run": [limit]})
+    for _ in range(20):
+        assert sessions.start()[0] is not None
+    counted = sessions.counters["starts_limited"] + sessions.counters["openid_starts_limited"]
+    assert counted == (19 if limit == "max_start_rate" else 10)
+
+
 def test_sessions_are_bounded_by_twice_the_connections():
     sessions = Sessions(max_connections=2)
     for number in range(4):

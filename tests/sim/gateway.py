@@ -167,6 +167,9 @@ class Gateway:
             "wrong_tokens": len(sessions.judge.wrong_tokens),
             "handlers": len(self.dispatcher),
             "tasks": len(processor) + processor.counters.running,
-            "chains": len(processor._chains),
+            "bulkheads": sum(
+                len(bulkhead._shares) + len(bulkhead._chains)
+                for bulkhead in processor._bulkheads.values()
+            ),
             "logins": sum(worker.is_login for worker in processor.workers()),
         }

@@ -21,7 +21,7 @@ from .soak import soak
 if TYPE_CHECKING:
     from .soak import Verdict
 
-MINIMA = ("requests", "pushes", "resumes")
+MINIMA = ("requests", "pushes", "resumes", "renewals")
 MAX_LINES = 50
 GATEWAY = (
     "session.resumes",
@@ -31,6 +31,9 @@ GATEWAY = (
     "transport.accepted",
     "transport.address_changes",
     "transport.path_limits",
+    "auth.authenticated",
+    "auth.renewed",
+    "session.auth_expired",
 )
 
 
@@ -47,6 +50,9 @@ def main() -> int:
             clients=options.clients,
             workers=options.workers,
             longest_s=options.longest_s,
+            pause_s=options.pause_s,
+            storm_s=(options.storm_s, 2 * options.storm_s),
+            token_s=options.token_s,
             **{f"min_{name}": getattr(options, f"min_{name}") for name in MINIMA},
         )
         verdict = asyncio.run(soak(plan))
@@ -64,9 +70,12 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=text.split("\n")[0])
     parser.add_argument("--backend", default="both", choices=("both", "aioquic", "qh3"))
     parser.add_argument("--client", choices=("aioquic", "qh3"), help="the clients' QUIC library")
-    for name in ("seconds", "longest_s", "seed", "clients", "workers"):
+    for name in ("seconds", "longest_s", "seed", "clients", "workers", "pause_s", "token_s"):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type(defaults[name]), default=defaults[name])
+    parser.add_argument(
+        "--storm-s", type=float, default=defaults["storm_s"][0], help="the shortest pause of storms"
+    )
     for name in MINIMA:
         least = defaults[f"min_{name}"]
         parser.add_argument(f"--min-{name}", type=int, default=least, help=f"the least {name}")

@@ -32,6 +32,12 @@ class Child:
         self._process.start()
         theirs.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def send(self, message: Any) -> None:
         """Send a command."""
         self._pipe.send(message)

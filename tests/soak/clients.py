@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import jwt
 
 from gatesvr import Client
 from gatesvr.errors import GatesvrError, RequestFailed, SessionLost
@@ -14,7 +17,7 @@ from gatesvr.protocol import events
 
 from .child import Commands, Watch
 from .history import History
-from .plan import ACTIONS, PATIENCE_S
+from .plan import ACTIONS, PATIENCE_S, TOKEN_SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +31,7 @@ __all__ = ["serve_clients"]
 
 CONNECT_TIMEOUT_S = 15.0
 """Handshakes that the network cut off last so long: far less than a session outlives."""
-CONNECTING = 10
+CONNECTING = 20
 """Clients that connect for the first time at once."""
 REQUEST_TIMEOUT_S = 60.0
 SETTLE_S = 0.75 * PATIENCE_S
@@ -94,6 +97,7 @@ class Device(Client):
         super().__init__(
             "{}:{}".format(*address),
             openid=self.name,
+            auth_token=self.fetch_token if plan.token_s else "",
             insecure=True,
             transport=plan.client_backend,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -111,6 +115,13 @@ class Device(Client):
         self._moved = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
         self._reader: asyncio.Task[None] | None = None
+
+    async def fetch_token(self) -> str:
+        """Return a token that expires at a time of its own."""
+        self.counts["tokens"] += 1
+        life = self._plan.token_s * self._random.uniform(0.5, 1.5)
+        claims = {"sub": self.name, "aud": "gatesvr", "iss": "soak", "exp": time.time() + life}
+        return jwt.encode(claims, TOKEN_SECRET, algorithm="HS256")
 
     # What the session is handed, in the order of the server's seqs.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.cli.process import FREE_PORTS, Server, start
 
-from .plan import PATIENCE_S, ROUTES
+from .plan import LEEWAY_S, PATIENCE_S, ROUTES, TOKEN_SECRET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,6 +93,17 @@ async def running_gateway(
     file = folder / "gatesvr.toml"
     file.write_text(ROUTES)
     upstreams = [part for name, at in services for part in ("--upstream", f"{name}={at}")]
+    secret = folder / "secret"
+    secret.write_text(TOKEN_SECRET)
+    auth = {
+        "mode": "jwt",
+        "algorithms": "['HS256']",
+        "key": secret,
+        "audience": "gatesvr",
+        "issuer": "soak",
+        "leeway": f"{LEEWAY_S}s",
+    }
+    settings = [f"auth.{name}={value}" for name, value in auth.items()] if plan.token_s else []
     process = await start(
         folder,
         "serve",
@@ -100,6 +111,7 @@ async def running_gateway(
         *("--config", str(file), "--transport", plan.backend, "--stats", f"{STATS_S}s"),
         *("--set", "session.heartbeat_interval=1s", "--set", "log.level=warning"),
         *("--set", f"session.max_inited_per_address={max(64, 2 * plan.clients)}"),
+        *(part for setting in settings for part in ("--set", setting)),
         *upstreams,
     )
     server = Server(process)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ACTIONS", "PATIENCE_S", "ROUTES", "Action", "Plan"]
+__all__ = [
+    "ACTIONS",
+    "LEEWAY_S",
+    "PATIENCE_S",
+    "ROUTES",
+    "TOKEN_SECRET",
+    "Action",
+    "Plan",
+]
 
 PATIENCE_S = 120.0
 """How long each step of a soak may take on a machine that is slow, seconds."""
@@ -34,6 +42,8 @@ class Plan:
         delay_s: Seconds that a datagram takes.
         storm_s: Shortest and longest time between two changes of source ports or blackouts.
         cut_s: Mean time between two cuts, each of one client's connection.
+        token_s: Mean life of a client's tokens; 0: the gateway asks for none.
+        min_renewals: The least number of tokens renewed while connected.
     """
 
     backend: str = "aioquic"
@@ -55,6 +65,14 @@ class Plan:
     delay_s: float = 0.003
     storm_s: tuple[float, float] = (2.0, 4.0)
     cut_s: float = 0.1
+    token_s: float = 0.0
+    min_renewals: int = 0
+
+
+TOKEN_SECRET = "a secret of thirty-two bytes, at least"
+LEEWAY_S = 20
+"""How long a client has to bring its next token once one has expired: more than a handshake lasts
+that the network cut off (clients.CONNECT_TIMEOUT_S)."""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ async def _missing(
         "requests": (done.get("requests", 0), plan.min_requests),
         "pushes": (done.get("notifies", 0), plan.min_pushes),
         "resumes": (done.get("resumes", 0), plan.min_resumes),
+        "renewals": (gateway.stats.get("auth.renewed", 0), plan.min_renewals),
         **{name: (weather[name], 1) for name in WEATHER},
         "address changes": (gateway.stats.get("transport.address_changes", 0), 1),
     }
@@ -185,6 +186,8 @@ def _look_at_gateway(verdict: Verdict, code: int, log: list[str]) -> None:
     for name in sorted(stats):
         if name.endswith(("internal_errors", "protocol_errors")):
             verdict.findings.append(f"the gateway counted {name}={stats[name]:.0f}")
+        if name.startswith("auth.refused") or name in ("auth.unavailable", "session.auth_expired"):
+            verdict.findings.append(f"a good client was kept out: {name}={stats[name]:.0f}")
     gone = stats.get("session.notifies_expired", 0) + stats.get("session.notifies_dropped", 0)
     # What expired while its acknowledgement was under way is no loss.
     if verdict.announced_losses > gone:

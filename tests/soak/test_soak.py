@@ -22,13 +22,27 @@ MINIMA = {"requests": 1_000, "pushes": 1_000, "resumes": 20}
 
 @pytest.mark.long
 async def test_soak(backend: str, tmp_path: Path) -> None:
-    minima = [part for name, least in MINIMA.items() for part in (f"--min-{name}", str(least))]
+    await soak(backend, tmp_path, "--seconds", str(SECONDS), **MINIMA)
+
+
+@pytest.mark.long
+async def test_tokens_that_expire_one_after_another_lose_nothing(
+    backend: str, tmp_path: Path
+) -> None:
+    size = ("--clients", "100", "--workers", "1", "--pause-s", "1", "--token-s", "8")
+    minima = {"requests": 1_000, "pushes": 1_000, "resumes": 50, "renewals": 100}
+    await soak(backend, tmp_path, *size, "--seconds", "20", **minima)
+
+
+async def soak(backend: str, folder: Path, *options: str, **minima: int) -> None:
+    """Run a soak, which must find nothing."""
+    least = [part for name, value in minima.items() for part in (f"--min-{name}", str(value))]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.soak", "--backend", backend, "--json"),
-        *("--seconds", str(SECONDS), "--longest-s", str(LONGEST_S), *minima),
+        *("--longest-s", str(LONGEST_S), *least, *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(tmp_path),
+        env=environment(folder),
         cwd=ROOT,
     )
     try:

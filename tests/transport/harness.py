@@ -121,12 +121,12 @@ class Echo(Recorder):
 class Server:
     """A listener and the handlers that it made."""
 
-    def __init__(self, backend: str, kind: type[Recorder], retry: str, **settings: Any) -> None:
+    def __init__(self, backend: str, kind: type[Recorder], **settings: Any) -> None:
         self.handlers: list[Recorder] = []
         settings.setdefault("bind", "127.0.0.1:0")
         self.config = TransportConfig(backend=backend, **settings)  # type: ignore[arg-type]
         self.kind = kind
-        self.listener = ConnectionListener(self.config, self._make, retry=retry)
+        self.listener = ConnectionListener(self.config, self._make)
 
     def _make(self, link: Link) -> Recorder:
         handler = self.kind(link)
@@ -163,10 +163,10 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    backend: str, kind: type[Recorder] = Echo, *, retry: str = "needed", **settings: Any
+    backend: str, kind: type[Recorder] = Echo, **settings: Any
 ) -> AsyncIterator[Server]:
     """Run a listener; settings are TransportConfig's."""
-    server = Server(backend, kind, retry, **settings)
+    server = Server(backend, kind, **settings)
     await server.listener.start()
     try:
         yield server

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aioquic.quic import connection as aio
+from aioquic.quic import crypto as aiocrypto
+from aioquic.quic import recovery as aiorecovery
 from aioquic.quic import stream as aiostream
 from aioquic.tls import Epoch
 from qh3 import tls as qh3tls
@@ -212,13 +214,19 @@ def test_qh3_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 # has to be read before it is allowed.
 
 AIOQUIC_ATTRIBUTES = (
+    "_QuicConnection__frame_handlers",
     "_ack_delay",
     "_close_event",
+    "_crypto_streams",
     "_events",
     "_handshake_confirmed",
     "_host_cids",
     "_is_client",
+    "_local_max_data",
+    "_local_max_streams_bidi",
+    "_local_max_streams_uni",
     "_loss",
+    "_packet_number",
     "_peer_cid",
     "_remote_max_idle_timeout",
     "_spaces",
@@ -234,7 +242,7 @@ AIOQUIC_SENDER = (
     "highest_offset",
     "is_finished",
 )
-AIOQUIC_SPACE = ("ack_at", "ack_queue", "largest_acked_packet")
+AIOQUIC_SPACE = ("ack_at", "ack_queue", "largest_acked_packet", "sent_packets")
 QH3_ATTRIBUTES = (
     "_applied_transport_parameters",
     "_core",
@@ -250,6 +258,7 @@ QH3_CORE = (
     "active_path",
     "bytes_in_flight",
     "close",
+    "congestion_window",
     "get_send_buffer_size",
     "get_timer",
     "handle_timer",
@@ -270,6 +279,25 @@ QH3_CORE = (
     "version",
 )
 SOURCES = {
+    aio.QuicConnection._initialize: "6a41681e541c",
+    aio.QuicConnection._payload_received: "612b67759a96",
+    aio.QuicConnection._handle_ack_frame: "a9cf2707aa0f",
+    aio.QuicConnection._handle_crypto_frame: "e77f8695d9ac",
+    aio.QuicConnection._handle_stream_frame: "8c79348a854e",
+    aio.QuicConnection._handle_reset_stream_frame: "0a1801842064",
+    aio.QuicConnection._handle_path_challenge_frame: "8ca414858b5e",
+    aio.QuicConnection._get_or_create_stream: "aee09c84cd0d",
+    aio.QuicConnection._log_key_updated: "e9a72a10c517",
+    aio.QuicConnection._write_connection_limits: "02c42c5455ae",
+    aio.QuicConnection._write_stream_limits: "398d4a898f7c",
+    aio.QuicConnection.datagrams_to_send: "f4eb22c8add2",
+    aio.QuicConnection.receive_datagram: "3c7f29826050",
+    aiostream.QuicStreamReceiver.__init__: "d7dd149186a6",
+    aiostream.QuicStreamReceiver.handle_frame: "c54bce9f11e6",
+    aiostream.QuicStreamReceiver.handle_reset: "3a2b7a53512a",
+    aiorecovery.QuicPacketRecovery.on_ack_received: "1a7c69347908",
+    aiorecovery.QuicPacketRecovery.on_packet_sent: "a83baa6e0570",
+    aiocrypto.CryptoPair.decrypt_packet: "2d2c3a3bf129",
     aio.QuicConnection._handle_connection_close_frame: "66f05d8258d1",
     aio.QuicConnection.handle_timer: "8ebd76a179bf",
     aio.QuicConnection._write_ack_frame: "dc0bde63adda",

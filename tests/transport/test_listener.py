@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Self
+import ssl
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from aioquic.buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import HandshakeCompleted
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
 
 from gatesvr.config import TransportConfig
@@ -279,6 +281,81 @@ async def test_a_client_that_moves(client: str, server: str) -> None:
         assert (peer.path_limits, counters.path_limits) == (limits, limits)
         assert handler.data == peer.data == b"0123"
         await connection.close()
+
+
+class Forger:
+    """Sends a client's datagrams from another address, where nobody reads the answers."""
+
+    def __init__(self, gateway: Server) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.connect(gateway.listener.address)
+
+    def send(self, datagrams: list[tuple[bytes, object]]) -> None:
+        for data, _ in datagrams:
+            self.sock.send(data)
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+async def test_an_address_that_the_peer_has_not_proved_is_not_its_own(
+    client: str, server: str
+) -> None:
+    async with serving(server, Recorder) as gateway:
+        handler, connection = await gateway.connect(client)
+        handler.send(b"0")
+        peer = await gateway.handler()
+        await peer.until(lambda: peer.data == b"0")
+        proved = peer.link.peer
+        own: Any = connection.connection._endpoint
+        forger: Any = Forger(gateway)
+        connection.connection._endpoint = forger
+        handler.send(b"1")
+        await peer.until(lambda: peer.data == b"01")
+        assert peer.link.peer == proved
+        connection.connection._endpoint = own
+        handler.send(b"2")
+        await peer.until(lambda: peer.data == b"012")
+        assert peer.link.peer == proved
+        forger.sock.close()
+        await connection.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_handshake_ends_where_it_began(backend: str) -> None:
+    loop = asyncio.get_running_loop()
+    configuration = QuicConfiguration(
+        is_client=True, alpn_protocols=["gatesvr"], verify_mode=ssl.CERT_NONE
+    )
+    client = QuicConnection(configuration=configuration)
+    async with serving(backend, Recorder) as gateway:
+        with Stranger(gateway) as own, Stranger(gateway) as other:
+
+            def send(stranger: Stranger) -> None:
+                for data, _ in client.datagrams_to_send(loop.time()):
+                    stranger.send(data)
+
+            client.connect(gateway.listener.address, loop.time())
+            send(own)
+            is_complete = False
+            while not is_complete:
+                data = await own.receive()
+                client.receive_datagram(data, gateway.listener.address, loop.time())
+                while (event := client.next_event()) is not None:
+                    is_complete |= isinstance(event, HandshakeCompleted)
+                if not is_complete:
+                    send(own)
+            client.send_stream_data(0, b"0")
+            send(other)
+            await gateway.until(lambda: gateway.listener.counters.datagrams_elsewhere > 0)
+            assert gateway.handlers == []
+            async with asyncio.timeout(DEADLINE_S):
+                while not gateway.handlers:
+                    timer = client.get_timer()
+                    assert timer is not None
+                    await asyncio.sleep(timer - loop.time())
+                    client.handle_timer(loop.time())
+                    send(own)
+                    await asyncio.sleep(0.01)
+            assert gateway.handlers[0].link.peer == own.sock.getsockname()
 
 
 def _rebind(connection: ClientConnection) -> tuple[str, int]:

@@ -41,7 +41,7 @@ def address_of(gateway: Server, asked: str) -> tuple[str, int]:
 
 @places
 @io_kinds
-@pytest.mark.parametrize("retry", ["needed", "always"])
+@pytest.mark.parametrize("retry", ["never", "always"])
 async def test_a_connection(
     backend: str, bind: str, asked: str, retry: str, batch_io: bool
 ) -> None:

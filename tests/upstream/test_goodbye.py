@@ -168,9 +168,14 @@ async def test_restart_of_the_only_sdk_service_leaves_no_request_unknown() -> No
     async with managing({"zone": endpoints(address)}) as manager:
         await until_streams(manager)
 
+        def is_watched() -> bool:
+            return service._health is not None and service._health.watchers > 0
+
         async def restart() -> None:
             nonlocal service
             for _ in range(3):
+                # It says goodbye to gateways that watch its health; without one it just ends.
+                await until(is_watched)
                 await service.stop()
                 service = make_service()
                 await service.serve(address)

@@ -17,14 +17,22 @@ class FakeLane:
     name: str
     is_up: bool = True
     is_connecting: bool = False
+    is_full: bool = False
+
+
+@dataclass(eq=False)
+class FakeBreaker:
+    takes_calls: bool = True
+    is_alone: bool = False
 
 
 def pool(*members: tuple[str, str, int], balance: Any = "round_robin") -> tuple[Pool, Any]:
     """Return a pool of (name, zone, weight) and its lanes by name."""
     lanes: Any = {name: FakeLane(name) for name, _, _ in members}
+    breakers: Any = {name: FakeBreaker() for name, _, _ in members}
     return Pool(
         [
-            Member(Registration("s", name, zone, weight), lanes[name])
+            Member(Registration("s", name, zone, weight), lanes[name], breakers[name])
             for name, zone, weight in members
         ],
         balance,
@@ -33,7 +41,7 @@ def pool(*members: tuple[str, str, int], balance: Any = "round_robin") -> tuple[
 
 def picks(pool: Pool, times: int, openid: str = "alice", zone: str = "") -> list[str]:
     picked: Any = [pool.pick(openid, zone) for _ in range(times)]
-    return [lane.name for lane in picked]
+    return [member.lane.name for member in picked]
 
 
 def test_round_robin_is_smooth_and_weighted() -> None:
@@ -56,7 +64,9 @@ def test_what_is_down_gets_nothing_and_what_never_was_up_only_the_rest() -> None
 
 def test_avoided_lane_is_not_picked() -> None:
     two, lanes = pool(("a", "", 1), ("b", "", 1))
-    assert two.pick("alice", "", lanes["a"]) is lanes["b"]
+    other = two.pick("alice", "", lanes["a"])
+    assert other is not None
+    assert other.lane is lanes["b"]
     lanes["b"].is_up = False
     two.lanes_changed()
     assert two.pick("alice", "", lanes["a"]) is None
@@ -116,3 +126,45 @@ def test_session_without_zone_goes_to_its_default_zone() -> None:
 def test_session_without_zone_where_zones_have_other_names() -> None:
     zoned, _ = pool(("a", "eu", 1), ("b", "us", 1))
     assert sorted(picks(zoned, 2)) == ["a", "b"]
+
+
+def test_ejected_endpoint_gets_nothing_while_another_one_is_there() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1))
+    two.members[0].breaker.takes_calls = False
+    assert picks(two, 2) == ["b", "b"]
+    assert set(two.ejected("alice", "")) == {two.members[0].breaker}
+    lanes["b"].is_up = False
+    two.lanes_changed()
+    assert picks(two, 1) == ["a"], "better than nothing"
+    two.members[0].breaker.is_alone = True  # type: ignore[misc]
+    two.lanes_changed()
+    assert two.pick("alice", "") is None
+    lanes["b"].is_connecting = True
+    two.lanes_changed()
+    assert picks(two, 1) == ["b"]
+
+
+def test_full_endpoint_gets_nothing_while_another_one_has_room() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1))
+    lanes["a"].is_full = True
+    assert picks(two, 2) == ["b", "b"]
+    lanes["b"].is_full = True
+    two.lanes_changed()
+    assert sorted(picks(two, 2)) == ["a", "b"]
+
+
+def test_hash_keeps_an_openid_at_a_full_endpoint_and_moves_it_from_an_ejected_one() -> None:
+    two, lanes = pool(("a", "", 1), ("b", "", 1), balance="consistent_hash")
+    (name,) = picks(two, 1)
+    lanes[name].is_full = True
+    two.lanes_changed()
+    assert picks(two, 1) == [name]
+    next(m for m in two.members if m.endpoint.address == name).breaker.takes_calls = False
+    two.lanes_changed()
+    assert picks(two, 1) != [name]
+
+
+def test_zone_whose_endpoint_is_ejected_goes_to_endpoints_without_one() -> None:
+    zoned, _ = pool(("a", "001", 1), ("all", "", 1))
+    zoned.members[0].breaker.takes_calls = False
+    assert picks(zoned, 2, zone="001") == ["all", "all"]

@@ -39,8 +39,9 @@ class Table:
         lease: int = 0,
         weight: int = 0,
         caller: str = "10.1.1.1",
+        owner: str = "",
     ) -> Any:
-        return self.registry.register(address, zone, service, lease, weight, caller)
+        return self.registry.register(address, zone, service, lease, weight, caller, owner)
 
     def endpoint(self, address: str) -> Registration:
         return next(e for e in self.registry.endpoints if e.address == address)
@@ -145,7 +146,8 @@ def test_unknown_name_serves_every_service_of_its_zone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "zone"), [("typo", ""), ("", ""), ("chat", "a b"), ("x" * 200, "001")]
+    ("service", "zone"),
+    [("typo", ""), ("", ""), ("chat", "a b"), ("x" * 200, "001"), ("upstream-zone-001", "002")],
 )
 def test_names_and_zones_that_may_not(service: str, zone: str) -> None:
     assert Table().register(service=service, zone=zone).error_code == "INVALID"
@@ -210,8 +212,73 @@ def test_deregister() -> None:
 
 
 def test_number_of_endpoints_is_bounded() -> None:
+    table = Table(register="add")
+
+    def fill(number: int, service: str, zone: str = "") -> int:
+        """Register endpoints of a service from one address each; return how many were."""
+        return sum(
+            table.register(
+                service=service, zone=zone, caller=f"10.{i % 8}.{number}.{i // 8}"
+            ).success
+            for i in range(300)
+        )
+
+    assert fill(1, "chat") == 256
+    assert fill(2, "empty") == 256
+    assert fill(3, "any", "001") == 256  # every service of a zone is one more
+    assert fill(4, "hello") == 256
+    assert table.register(service="other", zone="002", caller="10.9.0.0").message == (
+        "1024 endpoints are registered"
+    )
+    assert table.register(caller="10.0.1.0").success  # renews
+    assert table.counters.register_refused == 4 * 44 + 1
+
+
+def test_one_caller_does_not_fill_the_table() -> None:
     table = Table()
-    for i in range(1024):
-        assert table.register(caller=f"10.2.{i // 256}.{i % 256}").success
-    assert table.register(caller="10.3.0.0").error_code == "BUSY"
-    assert table.register(caller="10.2.0.0").success  # renews
+    for caller, owner in (("10.1.1.1", ""), ("10.1.1.2", "chat"), ("10.1.1.3", "other")):
+        results = [
+            table.register(zone=f"{owner}z{i}", caller=caller, owner=owner, service="any")
+            for i in range(100)
+        ]
+        assert all(result.success for result in results)
+    table = Table()
+    for i in range(256):
+        assert table.register(zone=f"z{i}", service="chat" if i % 2 else "empty").success
+    refused = table.register(zone="more", service="any")
+    assert (refused.error_code, refused.message) == (
+        "BUSY",
+        "this caller has registered 256 endpoints",
+    )
+    assert table.register(zone="more", service="any", caller="10.1.1.2").success
+    assert table.register(zone="z1", address=":9001").success  # replaces
+
+
+def test_an_endpoint_is_its_callers_own() -> None:
+    table = Table()
+    mine = table.register("127.0.0.1:1", owner="a")
+    other = table.register("127.0.0.1:1", owner="b")
+    assert (other.success, other.error_code, other.lease_id) == (False, "INVALID", "")
+    assert other.message == "another caller has registered it"
+    table.down.add("127.0.0.1:1")
+    assert table.register("127.0.0.1:2", owner="b").success  # beside it, down or not
+    assert table.removed == []
+    assert table.register("127.0.0.1:1", owner="a").lease_id == mine.lease_id
+    assert table.register("127.0.0.1:3", owner="a").success
+    assert table.removed == ["127.0.0.1:1"]
+
+
+def test_new_endpoints_of_a_caller_are_so_many_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    """One that replaces its own endpoint again and again makes a lane each time."""
+    caplog.set_level("WARNING", "gatesvr.upstream")
+    table = Table()
+    results = [table.register(f":{port}") for port in range(1, 1_001)]
+    assert sum(result.success for result in results) == 512
+    assert (results[-1].error_code, table.counters.register_refused) == ("BUSY", 488)
+    assert "more than 10 endpoints a second" in results[-1].message
+    assert len(table.registry.endpoints) == 2
+    assert len(caplog.records) == 1  # of 488
+    assert table.register(":512").success  # renews
+    assert table.register(":1", caller="10.1.1.2").success
+    table.now += 1.0
+    assert [table.register(f":{port}").success for port in range(2_000, 2_011)].count(True) == 10

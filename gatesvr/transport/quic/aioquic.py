@@ -6,12 +6,12 @@ import logging
 import ssl
 from collections import deque
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from aioquic import tls as aiotls
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
@@ -19,10 +19,12 @@ from ...errors import ConfigError
 from ...protocol.link import Disconnect
 from ..addresses import Address, Datagram
 from ..tls import ClientTls, ServerTls
+from .aioquic_core import MAX_UNACKED, AioquicCore, PacketDropped, has_too_many_packets
 from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
+    MAX_UNACKNOWLEDGED,
     NO_CRYPTO,
     QUIC_V1,
     RECEIVE_WINDOW,
@@ -31,6 +33,7 @@ from .interface import (
     Closed,
     ConnectionIdIssued,
     ConnectionIdRetired,
+    DatagramDropped,
     HandshakeCompleted,
     QuicEvent,
     QuicTransport,
@@ -90,7 +93,7 @@ class AioquicBackend:
             # By default aioquic takes the roots of the certifi package.
             system = ssl.get_default_verify_paths()
             configuration.cafile, configuration.capath = system.cafile, system.capath
-        return AioquicConnection(QuicConnection(configuration=configuration))
+        return AioquicConnection(AioquicCore(configuration=configuration))
 
 
 def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration:
@@ -112,30 +115,13 @@ def _accept(
     retry_id: bytes | None,
 ) -> QuicTransport:
     return AioquicConnection(
-        _Server(
+        AioquicCore(
             token_of,
             configuration=configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
     )
-
-
-class _Server(QuicConnection):
-    """An aioquic server whose connection ids go out with our stateless reset tokens."""
-
-    def __init__(self, token_of: TokenOf, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._token_of = token_of
-        first = self._host_cids[0]
-        first.stateless_reset_token = token_of(first.cid)
-
-    def _replenish_connection_ids(self) -> None:
-        """Make the next ids; aioquic's own method gives them random tokens."""
-        super()._replenish_connection_ids()
-        for issued in self._host_cids:
-            if not issued.was_sent:
-                issued.stateless_reset_token = self._token_of(issued.cid)
 
 
 class AioquicConnection:
@@ -152,7 +138,7 @@ class AioquicConnection:
         "events",
     )
 
-    def __init__(self, quic: QuicConnection) -> None:
+    def __init__(self, quic: AioquicCore) -> None:
         self._quic = quic
         self._is_closing = False  # we called close()
         self._is_reported = False  # Closed was handed out
@@ -171,8 +157,13 @@ class AioquicConnection:
         quic = self._quic
         if is_reset(data, quic._peer_cid.stateless_reset_token):
             self._end_by_reset(now)
+        elif data[0] & 0x80 and has_too_many_packets(data):
+            self.events.append(DatagramDropped())
         else:
-            quic.receive_datagram(data, address, now)
+            try:
+                quic.receive_datagram(data, address, now)
+            except PacketDropped:
+                self.events.append(DatagramDropped())
             space = self._space
             # Without an event it was most likely an acknowledgement, which needs none itself.
             if space is not None and space.ack_at is not None and quic._events:
@@ -246,6 +237,8 @@ class AioquicConnection:
             elif not self._can_ack_wait(space):
                 space.ack_at = now
         datagrams = self._quic.datagrams_to_send(now)
+        if len(space.sent_packets) > MAX_UNACKED:
+            self._quic.forget_acknowledgements()
         if space.ack_at is None:
             self._unacked = 0
         if self._quic._events or self._quic._close_event is not None:
@@ -284,6 +277,9 @@ class AioquicConnection:
         if stream is None:
             return 0
         sender = stream.sender
+        unacknowledged: int = sender._buffer_stop - sender._buffer_start
+        if unacknowledged > MAX_UNACKNOWLEDGED:
+            return unacknowledged
         return sender._buffer_stop - sender.highest_offset
 
     def is_stream_open(self) -> bool:
@@ -324,10 +320,6 @@ class AioquicConnection:
         self._is_closing = True
         self._quic.close(code, None, reason)
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        return self._quic._state is not QuicConnectionState.FIRSTFLIGHT
-
     def ack_mark(self) -> object:
         """Return a value that changes when the peer acknowledges something new."""
         return self._quic._loss.spaces[-1].largest_acked_packet
@@ -335,6 +327,10 @@ class AioquicConnection:
     def peer_address(self) -> Address:
         """Return the address that datagrams go to now."""
         return self._quic.get_peer_address()
+
+    def is_address_proved(self) -> bool:
+        """Return whether the path is validated: aioquic follows a peer before that."""
+        return self._quic._network_paths[0].is_validated
 
     def is_path_limit_near(self) -> bool:
         """Return False: aioquic follows any number of moves."""

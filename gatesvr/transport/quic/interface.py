@@ -29,6 +29,7 @@ __all__ = [
     "Closed",
     "ConnectionIdIssued",
     "ConnectionIdRetired",
+    "DatagramDropped",
     "HandshakeCompleted",
     "QuicBackend",
     "QuicEvent",
@@ -56,8 +57,20 @@ By themselves both libraries send it after 1 ms, before most requests are answer
 datagram for each. Peers are told that we may take 25 ms. Every second packet is acknowledged at
 once all the same (RFC 9000 13.2.2).
 """
-RECEIVE_WINDOW = 1 << 20
-"""Flow-control credit of a connection and of its stream, bytes."""
+RECEIVE_WINDOW = 256 << 10
+"""Flow-control credit of a connection and of its stream beyond what was delivered, bytes.
+
+It bounds what a peer can make the gateway keep behind a gap, and one client's upload to 256 KiB a
+round trip.
+"""
+MAX_UNACKNOWLEDGED = 4 << 20
+"""Stream bytes in flight above which no more are asked for, whatever the congestion window allows.
+
+A peer that acknowledges much opens the window wide; once it stops, all that is in flight is kept.
+"""
+MAX_CRYPTO_BYTES = 16 << 10
+"""Bytes of TLS messages that a client may send in each packet space. A client hello has 2 KiB or
+less, and nothing else is longer than 100 bytes."""
 
 TokenOf: TypeAlias = Callable[[bytes], bytes]
 """Gives the stateless reset token of a connection id, 16 bytes."""
@@ -108,6 +121,11 @@ class ConnectionIdRetired:
 
 
 @dataclass(slots=True)
+class DatagramDropped:
+    """A datagram, or the rest of it, was dropped: it passed a bound."""
+
+
+@dataclass(slots=True)
 class Closed:
     """The connection has ended other than by close(); call datagrams_to_send() once more.
 
@@ -130,6 +148,7 @@ QuicEvent: TypeAlias = (
     | StopSending
     | ConnectionIdIssued
     | ConnectionIdRetired
+    | DatagramDropped
     | Closed
 )
 
@@ -168,7 +187,10 @@ class QuicTransport(Protocol):
         """Write to the stream; end adds FIN."""
 
     def unsent_bytes(self) -> int:
-        """Return the stream's bytes never yet transmitted."""
+        """Return the stream's bytes never yet transmitted, or more than MAX_UNACKNOWLEDGED.
+
+        The latter where so many are in flight.
+        """
 
     def is_stream_open(self) -> bool:
         """Return whether send_stream_data may be called."""
@@ -188,14 +210,14 @@ class QuicTransport(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Close with an application code; written data not yet transmitted is lost."""
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-
     def ack_mark(self) -> object:
         """Return a value that changes when the peer acknowledges something new."""
 
     def peer_address(self) -> Address:
         """Return the address that datagrams go to now."""
+
+    def is_address_proved(self) -> bool:
+        """Return whether the peer has shown that it receives at peer_address()."""
 
     def is_path_limit_near(self) -> bool:
         """Return whether the connection cannot follow the peer to another address."""

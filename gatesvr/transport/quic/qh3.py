@@ -26,6 +26,7 @@ from .interface import (
     ACK_PATIENCE,
     ALPN,
     CONNECTION_ID_LENGTH,
+    MAX_UNACKNOWLEDGED,
     QUIC_V1,
     RECEIVE_WINDOW,
     STREAM_ID,
@@ -45,6 +46,30 @@ MAX_ADDRESSES = 8
 ASSUMED_ACK_DELAY = 0.025
 PROBE_PATIENCE = 0.2
 """Shortest time without an acknowledgement before qh3's probe is sent early, seconds."""
+MAX_FRUITLESS = RECEIVE_WINDOW + (128 << 10)
+"""Bytes that a peer may send and that bring nothing, beyond those that did bring stream bytes.
+
+qh3 keeps each gap, however small the pieces between, and answers each PATH_CHALLENGE in a packet of
+its own. It shows no frames, so the bound is on the bytes that carry them. An honest peer may fill
+the window behind a gap, and may take for lost what was only late.
+"""
+FRUITLESS_PER_S = 1024
+"""Further such bytes a second, for padded PINGs and probes of the path's MTU."""
+EMPTY_BYTES = 64
+"""Bytes of each datagram that count for nothing: a bare acknowledgement or PING has fewer."""
+ACK_BYTES = 256
+"""Further such bytes of a datagram that acknowledges something: after losses it names many ranges.
+"""
+MIN_WINDOW = 12_000
+"""Bytes in flight that any congestion window allows."""
+MAX_BEYOND_WINDOW = 256
+"""Datagrams sent one after the other while the congestion window is full.
+
+qh3 answers challenges and retired ids even then, and remembers each packet until it is
+acknowledged. Otherwise only probes and PINGs ignore the window, a dozen before the connection is
+idle.
+"""
+PROTOCOL_VIOLATION = 0x0A
 PROMPT_DATAGRAMS = 8
 """Datagrams acknowledged without waiting, after one that arrived out of order."""
 
@@ -125,6 +150,9 @@ class Qh3Connection:
         "_acks",
         "_address",
         "_addresses",
+        "_beyond",
+        "_credit",
+        "_credited_at",
         "_in_flight",
         "_is_complete",
         "_is_used",
@@ -153,6 +181,9 @@ class Qh3Connection:
         self._address: Address = None  # the last one, whole
         self._plain: Address = None  # the same, as qh3 has it
         self._addresses: dict[Address, Address] = {}  # plain → whole, of all that differ
+        self._credit: float = MAX_FRUITLESS
+        self._credited_at = 0.0
+        self._beyond = 0  # see MAX_BEYOND_WINDOW
         self._prompt = 0  # datagrams still to be acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
         self.events = quic.found
@@ -169,13 +200,22 @@ class Qh3Connection:
         if self._is_complete:
             # Straight to the core: only the handshake needs the facade's bookkeeping.
             found = len(self.events)
-            self._recv_many([data], self._plain, now)
+            report = self._recv_many([data], self._plain, now)
             quic._drain_core()
+            credit = self._credit
+            if report[2]:  # packets that were neither forged nor seen before
+                # What was delivered counts twice: it may have been sent again for nothing.
+                credit += EMPTY_BYTES - len(data) + 2 * quic.delivered
+                quic.delivered = 0
             # The core tells no packet numbers. But the bytes in flight fall only when a datagram
             # acknowledges something.
             in_flight: int = quic._core.bytes_in_flight
             if in_flight < self._in_flight:
                 self._acks += 1
+                credit += ACK_BYTES
+            self._credit = credit if credit < MAX_FRUITLESS else MAX_FRUITLESS
+            if credit < 0:
+                self._earn_credit(now)
             if len(self.events) > found:
                 self._is_used = True
                 if self._prompt:
@@ -191,6 +231,14 @@ class Qh3Connection:
         if quic._handshake_complete:
             self._is_complete = True
             self._recv_many = quic._core.receive_many_datagrams
+
+    def _earn_credit(self, now: float) -> None:
+        """Add the credit of the time that has passed; close if that is not enough."""
+        earned = (now - self._credited_at) * FRUITLESS_PER_S
+        self._credited_at = now
+        self._credit += min(earned, MAX_FRUITLESS)
+        if self._credit < 0:
+            self._quic.refuse(PROTOCOL_VIOLATION, "too many frames that bring nothing")
 
     def _know(self, address: Address) -> None:
         """Keep the whole address that a datagram came from."""
@@ -237,6 +285,12 @@ class Qh3Connection:
             in_flight: int = core.bytes_in_flight
             if in_flight > self._in_flight:
                 self._sent_at = now
+                if self._in_flight < MIN_WINDOW or self._in_flight < core.congestion_window:
+                    self._beyond = 0
+                else:
+                    self._beyond += len(datagrams)
+                    if self._beyond > MAX_BEYOND_WINDOW:
+                        self._quic.refuse(PROTOCOL_VIOLATION, "too many frames to answer")
             self._in_flight = in_flight
         self._losses = core.loss_total
         return datagrams
@@ -288,6 +342,8 @@ class Qh3Connection:
     def unsent_bytes(self) -> int:
         """Return the stream's bytes never yet transmitted."""
         if self._is_complete:
+            if self._in_flight > MAX_UNACKNOWLEDGED:
+                return self._in_flight
             unsent: int = self._quic._core.get_send_buffer_size(STREAM_ID)
         else:
             unsent = self._quic.get_send_buffer_size(STREAM_ID)
@@ -309,8 +365,8 @@ class Qh3Connection:
             core.stop_sending(stream_id, STREAM_REFUSED)
             if not stream_id & 2:
                 core.reset_stream(stream_id, STREAM_REFUSED)
-        except ValueError:
-            return  # it has ended already
+        except (ValueError, RuntimeError):
+            return  # it has ended already, or the connection has
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
@@ -325,11 +381,6 @@ class Qh3Connection:
         self._quic.is_closing = True
         self._quic.close(code, None, reason)
 
-    def is_authenticated(self) -> bool:
-        """Return whether any packet of the peer's could be decrypted."""
-        core = self._quic._core
-        return core is not None and bool(core.received_authenticated_packet)
-
     def ack_mark(self) -> object:
         """Return a value that changes when the peer acknowledges something new."""
         return self._acks
@@ -338,6 +389,10 @@ class Qh3Connection:
         """Return the address that datagrams go to now."""
         core = self._quic._core
         return self._whole(self._quic._remote_addr if core is None else core.active_path[2])
+
+    def is_address_proved(self) -> bool:
+        """Return True: qh3 follows a peer once the path is validated."""
+        return True
 
     def is_path_limit_near(self) -> bool:
         """Return whether the peer has reached the last address that qh3 follows it to."""

@@ -23,6 +23,7 @@ from qh3.quic.tls_bridge import QuicTlsBridgeError
 from ...protocol.link import Disconnect
 from ..tls import check_purpose
 from .interface import (
+    MAX_CRYPTO_BYTES,
     NO_CRYPTO,
     Closed,
     ConnectionIdIssued,
@@ -37,6 +38,8 @@ from .interface import (
 
 __all__ = ["Qh3Core"]
 
+CRYPTO_BUFFER_EXCEEDED = 0x0D
+_DECODE_ERROR = 0x100 + 50  # TLS alert decode_error (RFC 9001 4.8, RFC 8446 6.2)
 _NO_CRYPTO_REASON = "packet contains no CRYPTO frame"  # as qh3 words it
 
 
@@ -52,6 +55,7 @@ class Qh3Core(QuicConnection):
         found: Our events.
         is_closing: Whether close() was called.
         closed: How it ended; None before.
+        delivered: Stream bytes delivered since the adapter last set it to 0.
     """
 
     # None until the first datagram, as qh3's own hint says; code that may meet that asks.
@@ -64,6 +68,7 @@ class Qh3Core(QuicConnection):
         self.found: deque[QuicEvent] = deque()
         self.is_closing = False
         self.closed: Disconnect | None = None
+        self.delivered = 0
 
     def _create_tls(self, remote_source_cid: bytes | None) -> Any:
         """Make the TLS half; in qh3's own method it sends a random token."""
@@ -93,6 +98,7 @@ class Qh3Core(QuicConnection):
         while (native := core.next_event()) is not None:
             kind = native[0]
             if kind == "stream_data":
+                self.delivered += len(native[2])
                 found.append(StreamData(native[1], native[2], native[3]))
             elif kind == "crypto_data":
                 self._receive_crypto(native)
@@ -128,14 +134,24 @@ class Qh3Core(QuicConnection):
                     self._end(Disconnect("reset", native[1]))
 
     def _receive_crypto(self, native: tuple[Any, ...]) -> None:
+        if not self._is_client and native[2] + len(native[3]) > MAX_CRYPTO_BYTES:
+            self.refuse(CRYPTO_BUFFER_EXCEEDED, "too long a TLS message")
+            return
         try:
             self._tls.receive_crypto(
                 qh3tls.Epoch(native[1]), native[3], native[2], version=self._core.version
             )
             self._drain_tls()
         except QuicTlsBridgeError as error:
-            self._core.close(error.error_code, int(error.frame_type), error.reason_phrase.encode())
-            self._end(Disconnect("local", error.error_code, error.reason_phrase))
+            self.refuse(error.error_code, error.reason_phrase)
+        except Exception as error:
+            # qh3 lets out whatever its parsers raise on a broken message.
+            self.refuse(_DECODE_ERROR, type(error).__name__)
+
+    def refuse(self, code: int, reason: str) -> None:
+        """Close because the peer has broken a rule, or passed a bound."""
+        self._core.close(code, 0, reason.encode())
+        self._end(Disconnect("local", code, reason))
 
     def _end(self, how: Disconnect) -> None:
         if self.closed is None and not self.is_closing:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hmac
 import os
 
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives import serialization
 
+from ..._core.limits import TokenBucket
 from ..addresses import Address
 from ..counters import TransportCounters
 from .interface import CONNECTION_ID_LENGTH
+from .secret import derive_key
 
-__all__ = ["StatelessResets", "is_reset", "reset_key"]
+__all__ = ["StatelessResets", "is_reset", "reset_key", "shared_reset_key"]
 
 LABEL = b"gatesvr stateless reset"
 TOKEN_BYTES = 16
@@ -29,6 +30,14 @@ MAX_RESETS_PER_S = 10_000
 """Average of resets sent a second: the clients of a full gateway hear within about a second."""
 MAX_RESET_BURST = 1_000
 """Resets sent at once."""
+
+
+KEY_BYTES = 32
+
+
+def shared_reset_key(secret: bytes) -> bytes:
+    """Return the key of the tokens of all processes that share a secret."""
+    return derive_key(secret, LABEL, KEY_BYTES)
 
 
 def reset_key(key_pem: bytes, host_name: str, address: Address) -> bytes:
@@ -49,8 +58,7 @@ def reset_key(key_pem: bytes, host_name: str, address: Address) -> bytes:
         serialization.NoEncryption(),
     )
     scope = f"{host_name}\0{address[0]}\0{address[1]}".encode()
-    kdf = HKDF(hashes.SHA256(), length=32, salt=None, info=LABEL + b"\0" + scope)
-    return kdf.derive(private)
+    return derive_key(private, LABEL + b"\0" + scope, KEY_BYTES)
 
 
 def is_reset(datagram: bytes, token: bytes) -> bool:
@@ -74,8 +82,7 @@ class StatelessResets:
     def __init__(self, key: bytes, counters: TransportCounters) -> None:
         self._key = key
         self._counters = counters
-        self._allowed: float = MAX_RESET_BURST
-        self._refilled = 0.0
+        self._bucket = TokenBucket(MAX_RESETS_PER_S, MAX_RESET_BURST)
 
     def token(self, connection_id: bytes) -> bytes:
         """Return the token to send with a connection id."""
@@ -90,7 +97,7 @@ class StatelessResets:
         # A long header belongs to a handshake: the peer has no token of its id yet.
         if datagram[0] & 0xC0 != 0x40 or len(datagram) <= MIN_RESET_BYTES:
             return b""
-        if not self._is_allowed(now):
+        if self._bucket.take(now):
             self._counters.resets_limited += 1
             return b""
         self._counters.resets_sent += 1
@@ -98,11 +105,3 @@ class StatelessResets:
         head = bytearray(os.urandom(size - TOKEN_BYTES))
         head[0] = 0x40 | head[0] & 0x3F  # like any short header
         return bytes(head) + self.token(datagram[1 : 1 + CONNECTION_ID_LENGTH])
-
-    def _is_allowed(self, now: float) -> bool:
-        since, self._refilled = now - self._refilled, now
-        self._allowed = min(MAX_RESET_BURST, self._allowed + since * MAX_RESETS_PER_S)
-        if self._allowed < 1:
-            return False
-        self._allowed -= 1
-        return True

@@ -15,6 +15,7 @@ from itertools import count, islice
 from math import inf
 from typing import Protocol
 
+from ..._core.limits import TokenBucket
 from ...observe.clock import TICK_S, RunningClock
 
 __all__ = ["Driver", "Flushable", "Reader", "Timer", "TimerHeap"]
@@ -27,6 +28,8 @@ MAX_LATE_READS = 256
 """Batches of one socket read before a late timer runs."""
 MAX_FLUSHES = 256
 """Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
+MAX_ERROR_LINES = 10
+"""Lines of the log about errors of connections at once, and one a second: a peer may cause them."""
 MIN_COMPACT = 64
 """Cancelled entries that a timer heap holds before it is ever rebuilt."""
 
@@ -147,6 +150,7 @@ class Driver:
         clock: Gives the time of all timers.
         timers: Of all connections.
         readers: The endpoints that read.
+        error_lines: Bounds the lines of the log about errors of connections.
     """
 
     def __init__(
@@ -159,6 +163,7 @@ class Driver:
         # counts whole milliseconds, too coarse for round trips.
         self.clock: Callable[[], float] = time.monotonic
         self.timers = TimerHeap()
+        self.error_lines = TokenBucket(1, MAX_ERROR_LINES)
         self._running_clock = clock
         self._lost = 0.0  # the clock's, when the sockets were last read ahead of timers
         self._tick_handle: asyncio.TimerHandle | None = None

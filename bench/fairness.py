@@ -1,0 +1,239 @@
+"""Measures how sessions fare beside a greedy one, and services beside one that hangs.
+
+100 sessions ask once a second each, and their latencies are taken in rounds without and with a
+neighbour, in turn: ``flood`` is one session that keeps 128 requests in flight, ``hang`` ten
+sessions with 120 requests each to a service that does not answer. ``burn`` asks nothing: it takes
+as much of the processors as the client and the upstream of a flood do, and tells what a machine of
+few processors does to latencies by itself. The loop's delay is the gateway's own part. Run it as::
+
+    python -m bench.fairness --transport qh3 --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+from gatesvr import Gateway
+from gatesvr.bench.run import Crew
+from gatesvr.bench.scenario import Plan
+from gatesvr.config import load, parse_address
+from gatesvr.transport.client import open_connection
+from gatesvr.transport.tls import client_tls
+from gatesvr.transport.udp.driver import Driver
+
+from .clients import BACKEND, GatewayClient, Round
+from .load import PAYLOAD_BYTES, Process, serve_upstream, until_readable
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection as Pipe
+
+    from gatesvr.protocol.link import Disconnect, Link
+
+WARM_UP_S = 1.0
+START_S = 5.0
+"""For the processes of a round to start; by then a request to the hanging service is still open."""
+IN_FLIGHT = 128
+HANGING = 10
+HANGING_IN_FLIGHT = 120
+LAG_TICK_S = 0.005
+ROUTES = ", ".join(
+    f'{{action="{action}", service="{service}"}}'
+    for action, service in {"hello": "hello", "slow": "business", "*": "zone"}.items()
+)
+"""``slow`` and ``echo`` go to different services."""
+
+
+class Greedy(GatewayClient):
+    """Keeps its requests in flight until it is closed."""
+
+    def connection_lost(self, how: Disconnect, now: float) -> None: ...
+
+
+class Hanging(Greedy):
+    """Asks for what takes longer than the run."""
+
+    def _send(self, now: float) -> None:
+        self.round.unsent -= 1
+        self._protocol.send_request("slow", b"", {"ms": "60000"}, now=now)
+
+
+async def serve_gateway(
+    pipe: Pipe, backend: str, services: dict[str, str], task_timeout: float
+) -> None:
+    """Run the gateway; answer each word with its state, and the loop's delays since the last."""
+    sets = [f'upstream.services.{name}=[{{address="{at}"}}]' for name, at in services.items()]
+    config = load(
+        sets=[
+            f"transport.backend={backend}",
+            "transport.bind=127.0.0.1:0",
+            "push.bind=127.0.0.1:0",
+            f"route=[{ROUTES}]",
+            f"dispatch.task_timeout={task_timeout}",
+            *sets,
+        ]
+    )
+    delays: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            began, cpu = time.monotonic(), time.thread_time()
+            await asyncio.sleep(LAG_TICK_S)
+            late = time.monotonic() - began - LAG_TICK_S
+            delays.append(min(late, time.thread_time() - cpu) * 1e3)
+
+    async with Gateway(config) as gateway:
+        watcher = asyncio.create_task(watch())
+        pipe.send(parse_address(gateway.address))
+        while True:
+            await until_readable(pipe)
+            word = pipe.recv()
+            found = sorted(delays) or [0.0]
+            delays.clear()
+            stats = gateway.stats()
+            pipe.send(
+                {
+                    "loop_p50_ms": found[len(found) // 2],
+                    "loop_p99_ms": found[int(len(found) * 0.99)],
+                    "answers": stats["dispatch"]["answers"],
+                    "running": stats["dispatch"]["running"],
+                    "rises": stats["overload"]["rises"],
+                }
+            )
+            if word == "stop":
+                break
+        watcher.cancel()
+
+
+async def serve_burn(pipe: Pipe) -> None:
+    """Compute until the pipe says stop."""
+    pipe.send("up")
+    while not pipe.poll():
+        sum(range(10_000))
+    pipe.send(pipe.recv())
+
+
+async def serve_neighbour(pipe: Pipe, kind: str, address: tuple[str, int]) -> None:
+    """Be the greedy session, or those of the hanging service, until the pipe says stop."""
+    driver = Driver()
+    count, in_flight = (1, IN_FLIGHT) if kind == "flood" else (HANGING, HANGING_IN_FLIGHT)
+    logins, endless = Round(count), Round(1 << 60)
+    clients: list[GatewayClient] = []
+
+    def make(link: Link) -> GatewayClient:
+        client = (Greedy if kind == "flood" else Hanging)(link)
+        client.round = logins
+        clients.append(client)
+        return client
+
+    tls = client_tls(address[0], insecure=True)
+    connections = [
+        await open_connection(*address, make, tls=tls, backend=BACKEND, driver=driver)
+        for _ in range(count)
+    ]
+    await logins.wait()
+    for client in clients:
+        client.round = endless
+        client.begin(in_flight, time.monotonic())
+    pipe.send("up")
+    await until_readable(pipe)
+    pipe.recv()
+    for connection in connections:
+        await connection.close()
+    driver.close()
+    pipe.send("down")
+
+
+def measure(gateway: Process, options: argparse.Namespace) -> dict[str, float]:
+    """Return the latencies of sessions that ask once a second each."""
+    plan = Plan(
+        scenario="echo",
+        clients=options.sessions,
+        in_flight=1,
+        rate=float(options.sessions),
+        duration=options.seconds,
+        warmup=WARM_UP_S,
+        payload=PAYLOAD_BYTES,
+        backend=BACKEND,
+        server=tuple(gateway.hello),
+        insecure=True,
+        upstream_delay_ms=0,
+        run=int.from_bytes(os.urandom(4), "big"),
+    )
+    answered: list[int] = []
+
+    def progress(phase: str, part: float) -> None:
+        if phase == "warming up":  # what is measured begins behind the logins
+            answered.append(gateway.ask("reset")["answers"])
+
+    with Crew(1) as crew:
+        result = crew.run(plan, {"gateway": gateway.pid}, progress)
+    if result.found or result.failures:
+        raise RuntimeError(f"{result.found} broken promises, failures: {dict(result.failures)}")
+    state = gateway.ask("read")
+    summary = result.meter.total.summary()
+    return {
+        **state,
+        "answers": state["answers"] - answered[-1],
+        "p50_ms": summary["p50"] / 1e3,
+        "p99_ms": summary["p99"] / 1e3,
+        "busy": result.usage.share("gateway"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--transport", default="qh3", help="the gateway's QUIC library")
+    parser.add_argument("--neighbour", default="burn,flood,hang", help="those to try")
+    parser.add_argument("--sessions", type=int, default=100, help="one request a second each")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured time of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    upstream = Process(serve_upstream)
+    task_timeout = START_S + WARM_UP_S + options.seconds
+    gateway = Process(serve_gateway, options.transport, upstream.hello, task_timeout)
+    results: dict[str, dict[str, Any]] = {}
+    for kind in options.neighbour.split(","):
+        rounds: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+        for _ in range(options.rounds):
+            rounds["without"].append(measure(gateway, options))
+            if kind == "burn":
+                neighbours = [Process(serve_burn) for _ in range(2)]
+            else:
+                neighbours = [Process(serve_neighbour, kind, gateway.hello)]
+            rounds["with"].append(measure(gateway, options))
+            for neighbour in neighbours:
+                neighbour.stop()
+            while gateway.ask("read")["running"]:
+                time.sleep(0.1)
+        results[kind] = {
+            what: {key: statistics.median(f[key] for f in figures) for key in figures[0]}
+            for what, figures in rounds.items()
+        }
+        results[kind]["ratios"] = [
+            round(b["p99_ms"] / a["p99_ms"], 2)
+            for a, b in zip(rounds["without"], rounds["with"], strict=True)
+        ]
+    gateway.stop()
+    upstream.stop()
+    if options.json:
+        print(json.dumps(results))
+        return
+    for kind, result in results.items():
+        print(f"{kind}, {options.transport}")
+        for what in ("without", "with"):
+            print(f"  {what:8}", "  ".join(f"{k}={v:.2f}" for k, v in result[what].items()))
+        ratios = result["ratios"]
+        print(f"  p99 with ÷ without: {statistics.median(ratios):.2f} (median of {ratios})")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

@@ -1,0 +1,296 @@
+"""Credentials of gRPC servers and of their callers: TLS, and bearer tokens, all from files.
+
+The settings have the same names everywhere. A server shows ``cert`` with ``key`` and asks callers
+for a certificate of ``client_ca``. A caller trusts ``ca``, shows ``cert`` with ``key``, and sends
+the first token of ``token_file``. Files are read again when they change, the caller's certificate
+excepted. One that cannot be used then is left alone, and what was read before stays in force.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import hmac
+import logging
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from .errors import ConfigError
+from .observe.log import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Metadata = tuple[tuple[str, str], ...]
+
+__all__ = ["SYSTEM_CAS", "Access", "FileWatch", "ServerCertificate", "TokenFile"]
+
+logger = logging.getLogger("gatesvr.credentials")
+
+SYSTEM_CAS = "system"
+"""Stands for the system's CAs in the place of a file of them."""
+SETTLE_S = 1.0
+"""A file is read this long after its last change: it may be half-written before."""
+LOOK_S = 1.0
+"""How often a token file is looked at."""
+MAX_FILE_BYTES = 1 << 20
+MAX_TOKENS = 64
+"""Tokens in one file."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,4096}")
+"""What RFC 6750 2.1 lets a bearer token be, long enough not to be guessed."""
+
+
+class FileWatch:
+    """Tells when files have changed and are at rest again.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, *paths: str) -> None:
+        self._paths = paths
+        self._seen = self._look()
+
+    def has_changed(self) -> bool:
+        """Return True once after each change, SETTLE_S behind it."""
+        found = self._look()
+        if found is None or found == self._seen:
+            return False
+        # The time of the inode's change cannot be set back, as that of the content can.
+        if abs(time.time() - max(changed_ns for *_, changed_ns in found) / 1e9) < SETTLE_S:
+            return False
+        self._seen = found
+        return True
+
+    def _look(self) -> list[tuple[int, int, int, int]] | None:
+        try:
+            stats = [os.stat(path) for path in self._paths]
+        except OSError:
+            return None  # it is being replaced
+        return [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
+
+
+class TokenFile:
+    """The bearer tokens in a file, one a line; empty lines and ``#`` lines count for nothing.
+
+    Args:
+        path: The file.
+        field: The setting that names it.
+        clock: Seconds.
+
+    Raises:
+        ConfigError: It cannot be read, or holds no token or something else. The message names
+            neither the path, which may be a token put in its place, nor what is in the file.
+    """
+
+    def __init__(self, path: str, field: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._field = field
+        self._clock = clock
+        self._watch = FileWatch(path)
+        self._look_at = clock() + LOOK_S
+        self._tokens = self._read()
+        self._digests = [_digest(token) for token in self._tokens]
+
+    @property
+    def first(self) -> str:
+        """The token to send."""
+        self._follow()
+        return self._tokens[0]
+
+    def holds(self, digest: bytes) -> bool:
+        """Return whether a token with this digest() is in the file, in the same time for each."""
+        self._follow()
+        found = False
+        for known in self._digests:
+            found |= hmac.compare_digest(known, digest)
+        return found
+
+    def _follow(self) -> None:
+        """Read the file again if it has changed."""
+        now = self._clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        if not self._watch.has_changed():
+            return
+        try:
+            self._tokens = self._read()
+        except ConfigError as error:
+            logger.warning("tokens_kept", extra=keys(why=error))
+        else:
+            self._digests = [_digest(token) for token in self._tokens]
+            logger.info("tokens_read", extra=keys(field=self._field, tokens=len(self._tokens)))
+
+    def _read(self) -> list[str]:
+        lines = _read(self._path, self._field, name_it=False).decode("utf-8", "replace").split("\n")
+        tokens = [line.strip() for line in lines]
+        tokens = [token for token in tokens if token and not token.startswith("#")]
+        if not tokens:
+            raise ConfigError("there is no token in the file", field=self._field)
+        if len(tokens) > MAX_TOKENS:
+            raise ConfigError(f"there are more than {MAX_TOKENS} tokens", field=self._field)
+        for number, token in enumerate(tokens, 1):
+            if not _TOKEN.fullmatch(token):
+                raise ConfigError(
+                    f"token {number} of the file is not a token: 16 to 4096 letters, digits or "
+                    "-._~+/=",
+                    field=self._field,
+                )
+        return tokens
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+class ServerCertificate:
+    """The certificate that a gRPC server shows, renewed without a restart.
+
+    Args:
+        cert: PEM file with the chain, leaf first.
+        key: PEM file with its private key.
+        client_ca: PEM file with the CAs of the callers' certificates; empty: none is asked for.
+        section: The section of the settings that name them, for messages.
+        on_handshake: Called at the beginning of each TLS handshake, in threads of gRPC's, one at a
+            time.
+
+    Raises:
+        ConfigError: A file cannot be read or used.
+    """
+
+    def __init__(
+        self,
+        cert: str,
+        key: str,
+        client_ca: str,
+        section: str,
+        on_handshake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._section = section
+        self._on_handshake = on_handshake
+        self._lock = threading.Lock()
+        self._watch = FileWatch(*filter(None, (cert, key, client_ca)))
+        self._first = self._load()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return the credentials to listen with."""
+        # None, for no change, is not in grpc-stubs.
+        renewed = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._renewed)
+        return grpc.dynamic_ssl_server_credentials(
+            self._first, renewed, require_client_authentication=bool(self._client_ca)
+        )
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the configuration for the next handshakes if the files have changed."""
+        with self._lock:
+            self._on_handshake()
+            if not self._watch.has_changed():
+                return None
+            try:
+                renewed = self._load()
+            except ConfigError as error:
+                logger.warning("certificate_kept", extra=keys(why=error))
+                return None
+            logger.info("certificate_renewed", extra=keys(cert=self._cert))
+            return renewed
+
+    def _load(self) -> grpc.ServerCertificateConfiguration:
+        chain = _read(self._cert, f"{self._section}.cert")
+        key = _read(self._key, f"{self._section}.key")
+        field = f"{self._section}.cert"
+        leaf = _certificates(chain, self._cert, field)[0]
+        if leaf.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+            raise ConfigError(
+                f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}",
+                source=self._cert,
+                field=field,
+            )
+        _check_key(key, leaf, self._key, f"{self._section}.key")
+        roots = None
+        if self._client_ca:
+            roots = _read(self._client_ca, f"{self._section}.client_ca")
+            _certificates(roots, self._client_ca, f"{self._section}.client_ca")
+        return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+
+
+class Access:
+    """How a caller reaches a gRPC server: plain text or TLS, with or without a token.
+
+    Args:
+        ca: PEM file with the certificates to trust, or ``system`` for the system's: TLS. Empty:
+            plain text.
+        cert: PEM file with the caller's certificate chain; needs ca and key.
+        key: PEM file with its private key.
+        token_file: File whose first line is the bearer token; it is read again when it changes.
+
+    Raises:
+        ConfigError: A file cannot be read or used, or one is missing.
+    """
+
+    def __init__(self, ca: str = "", cert: str = "", key: str = "", token_file: str = "") -> None:
+        if bool(cert) != bool(key):
+            given, missing = ("cert", "key") if cert else ("key", "cert")
+            raise ConfigError(f"cert and key go together, {missing} is missing", field=given)
+        if cert and not ca:
+            raise ConfigError("a certificate needs TLS: name a ca, too", field="cert")
+        self.credentials: grpc.ChannelCredentials | None = None
+        """For grpcio.make_channel(); None for plain text."""
+        if ca:
+            roots = None if ca == SYSTEM_CAS else _read(ca, "ca")
+            if roots is not None:
+                _certificates(roots, ca, "ca")
+            chain = private = None
+            if cert:
+                chain, private = _read(cert, "cert"), _read(key, "key")
+                _check_key(private, _certificates(chain, cert, "cert")[0], key, "key")
+            self.credentials = grpc.ssl_channel_credentials(roots, private, chain)
+        self._tokens = TokenFile(token_file, "token_file") if token_file else None
+
+    def metadata(self) -> Metadata:
+        """Return the metadata of a call."""
+        if self._tokens is None:
+            return ()
+        return (("authorization", f"Bearer {self._tokens.first}"),)
+
+
+def _read(path: str, field: str, *, name_it: bool = True) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "cannot be read"
+        raise ConfigError(why, source=path if name_it else "", field=field) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"more than {MAX_FILE_BYTES} bytes", source=path if name_it else "", field=field
+        )
+    return data
+
+
+def _certificates(pem: bytes, path: str, field: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"no usable certificate: {error}", source=path, field=field) from None
+
+
+def _check_key(pem: bytes, leaf: x509.Certificate, path: str, field: str) -> None:
+    try:
+        private = load_pem_private_key(pem, None)
+    except TypeError:
+        raise ConfigError("the key is encrypted", source=path, field=field) from None
+    except ValueError as error:
+        raise ConfigError(f"no usable private key: {error}", source=path, field=field) from None
+    if private.public_key() != leaf.public_key():
+        raise ConfigError("this is not the key of the certificate", source=path, field=field)

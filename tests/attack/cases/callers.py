@@ -1,0 +1,105 @@
+"""Callers of the push port that may not call it, or not for that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from gatesvr._pb import upstream_pb2 as up
+
+from ..case import Off, case, moved, saw
+
+if TYPE_CHECKING:
+    from ..attacker import Attacker
+
+PUSHER = "a-token-of-somebody-who-pushes"
+ADMIN = "a-token-of-somebody-who-does-everything"
+GAME = '{name="game", token="{folder}/pusher", services=["chat"]}'
+OPERATOR = '{name="operator", role="admin", token="{folder}/admin"}'
+GUARDED = (f"push.caller=[{GAME}, {OPERATOR}]", "upstream.services.chat=[]")
+UNGUARDED = Off("anybody may call", sets=("push.caller=[]",))
+FILES = {"pusher": PUSHER.encode(), "admin": ADMIN.encode()}
+
+
+async def call_all(attacker: Attacker, session_id: str, authorization: str | None) -> None:
+    """Call every method of the push port; count those that are done and those that are refused."""
+    stub = attacker.stub()
+    metadata = (("authorization", authorization),) if authorization is not None else ()
+    target = {"target_type": "session", "target_id": session_id}
+    for method, request in (
+        (stub.PushToClient, up.UnicastPushRequest(**target, data=b"x")),
+        (stub.BroadcastToClients, up.BroadcastRequest(data=b"x")),
+        (stub.GetSession, up.GetSessionRequest(**target)),
+        (
+            stub.RegisterUpstream,
+            up.UpstreamRegisterRequest(address="127.0.0.1:9", service_name="other"),
+        ),
+        (stub.KickClient, up.KickRequest(**target)),
+    ):
+        try:
+            await method(request, metadata=metadata, timeout=2.0)
+            attacker.seen["done"] += 1
+        except grpc.aio.AioRpcError as error:
+            attacker.seen[f"refused {error.code().name}"] += 1
+
+
+@case(
+    "push port without credentials",
+    "a caller without a token, with a wrong one and with no bearer's tries to push, kick, register",
+    saw("done", most=0),
+    saw("refused UNAUTHENTICATED", least=20, most=20),
+    moved("push.refused_no_credentials", least=5),
+    moved("push.refused_token", least=15),
+    saw("victim kicked", most=0),
+    off=UNGUARDED,
+    sets=GUARDED,
+    files=FILES,
+)
+async def no_credentials(attacker: Attacker) -> None:
+    victim = await attacker.connect()
+    started = await victim.login("victim")
+    for authorization in (None, "Bearer wrong-but-long-enough", "Basic YTpi", f"Bearer {ADMIN}x"):
+        await call_all(attacker, started.session_id, authorization)
+    attacker.seen["victim kicked"] = victim.terminated is not None
+
+
+@case(
+    "push port with another's role",
+    "a caller that may push and register its chat tries to kick, look and register another service",
+    saw("done", least=2, most=2),
+    saw("refused PERMISSION_DENIED", least=3, most=3),
+    moved("push.refused_role", least=3, most=3),
+    saw("victim kicked", most=0),
+    off=UNGUARDED,
+    sets=GUARDED,
+    files=FILES,
+)
+async def other_role(attacker: Attacker) -> None:
+    victim = await attacker.connect()
+    started = await victim.login("victim")
+    await call_all(attacker, started.session_id, f"Bearer {PUSHER}")
+    attacker.seen["victim kicked"] = victim.terminated is not None
+
+
+@case(
+    "registrations without number",
+    "a caller registers an endpoint in each of 60 zones; it may have 20",
+    saw("registered", most=20),
+    moved("upstream.register_refused", least=40),
+    off=Off(
+        "no bound of a caller's endpoints",
+        patches={"gatesvr.upstream.registry:MAX_A_CALLER": 10**6},
+    ),
+    sets=("upstream.services.chat=[]",),
+    patches={"gatesvr.upstream.registry:MAX_A_CALLER": 20},
+)
+async def registrations(attacker: Attacker) -> None:
+    stub = attacker.stub()
+    for number in range(60):
+        response = await stub.RegisterUpstream(
+            up.UpstreamRegisterRequest(
+                address=f"127.0.{number}.1:9", service_name="chat", zone_id=f"z{number}"
+            )
+        )
+        attacker.seen["registered"] += response.success
