@@ -53,14 +53,17 @@ def _any_room(self: Bulkhead, session: object) -> bool:
 
 @case(
     "greedy sessions",
-    "4 sessions keep 128 requests of 50 ms in flight at a service with 8 places and a queue of 200",
+    "4 sessions keep 128 requests of 50 ms in flight at a service of 64 places and a queue of 200",
     moved("dispatch.refused_full", least=1),
     memory(16),
     off=Off(
-        "a session may take the whole queue",
-        patches={"gatesvr.dispatch.bulkhead:Bulkhead.has_room": _any_room},
+        "a session may take the whole queue, and the last places",
+        patches={
+            "gatesvr.dispatch.bulkhead:Bulkhead.has_room": _any_room,
+            "gatesvr.dispatch.bulkhead:RESERVE_SHARE": 1 << 30,
+        },
     ),
-    sets=("dispatch.workers=8", "dispatch.max_workers=8", "dispatch.max_queue_size=200"),
+    sets=("dispatch.workers=64", "dispatch.max_workers=64", "dispatch.max_queue_size=200"),
 )
 async def greedy(attacker: Attacker) -> None:
     async def ask(client: PlainClient, number: int) -> None:
