@@ -41,7 +41,7 @@ from ..protocol.messages import (
     parse_stop,
 )
 from ..protocol.server import ServerProtocol
-from ..session.outcome import refuse_unauthenticated, refuse_unavailable
+from ..session.outcome import refuse_limited, refuse_unauthenticated, refuse_unavailable
 from ..session.resume import RateBucket
 from ..session.state import Verdict
 
@@ -74,6 +74,8 @@ MAX_HELD_REQUESTS = 8_192
 """Most requests held; the smallest have 8 bytes on the wire and take some 270 of memory."""
 MAX_EARLY_REQUESTS = 1_024
 """The same before START is answered."""
+_AUTH_CODES = {Reason.OPENID: ErrorCode.FORBIDDEN, Reason.LIMITED: ErrorCode.RATE_LIMITED}
+"""Codes of AUTH_RESP that say more than that the token is bad."""
 MAX_MOVED = 64
 """Held requests accepted in one turn, so that other connections get theirs; a lane's message takes
 as many."""
@@ -368,8 +370,9 @@ class ClientHandler:
                         session_id=start.session_id,
                     )
                 )
-            except AuthFailed:
-                outcome = refuse_unauthenticated()
+            except AuthFailed as failure:
+                is_limited = failure.reason is Reason.LIMITED
+                outcome = refuse_limited() if is_limited else refuse_unauthenticated()
             except AuthUnavailable:
                 outcome = refuse_unavailable()
             if self._is_ended:
@@ -439,8 +442,7 @@ class ClientHandler:
             self._sessions.authenticate(session, identity, deadline)
             expires_at = identity.expires_at if deadline != math.inf else 0.0
         elif isinstance(error, AuthFailed):
-            is_other = error.reason is Reason.OPENID
-            code = ErrorCode.FORBIDDEN if is_other else ErrorCode.NOT_LOGGED_IN
+            code = _AUTH_CODES.get(error.reason, ErrorCode.NOT_LOGGED_IN)
         elif isinstance(error, AuthUnavailable):
             code = ErrorCode.BUSY
         else:

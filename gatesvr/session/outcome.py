@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 __all__ = [
     "StartOutcome",
     "accept_start",
+    "refuse_limited",
     "refuse_start",
     "refuse_unauthenticated",
     "refuse_unavailable",
 ]
 
-UNAVAILABLE_RETRY_MS = 5_000
+AUTH_RETRY_MS = 5_000
 HEARTBEATS_PER_IDLE = 4
 """Heartbeat intervals in an idle time-out (PROTOCOL 3.8)."""
 
@@ -105,11 +106,24 @@ def refuse_unauthenticated() -> StartOutcome:
     return refuse_start(ErrorCode.NOT_LOGGED_IN, CloseCode.AUTH_FAILED, "not authenticated")
 
 
+def refuse_limited() -> StartOutcome:
+    """Return the refusal of a client whose credentials were not looked at: too many failed before.
+
+    They may be good, and the failures another client's behind the same address: it tries again.
+    """
+    return refuse_start(
+        ErrorCode.RATE_LIMITED,
+        CloseCode.RATE_LIMITED,
+        "too many failed authentications",
+        retry_after_ms=AUTH_RETRY_MS,
+    )
+
+
 def refuse_unavailable() -> StartOutcome:
     """Return the refusal while nobody can be authenticated."""
     return refuse_start(
         ErrorCode.BUSY,
         CloseCode.OVERLOADED,
         "authentication is not available",
-        retry_after_ms=UNAVAILABLE_RETRY_MS,
+        retry_after_ms=AUTH_RETRY_MS,
     )

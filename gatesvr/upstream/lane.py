@@ -753,7 +753,8 @@ class Lane:
         finally:
             self._rpcs.discard(rpc)
         is_open = self._unary.pop(call.request_id, None) is not None
-        if self._limit is not None:
+        if self._limit is not None and self._state is LaneState.UNARY:
+            # Beside a stream the limit's sample is one of the stream's calls.
             self._max_open = self._limit.answered(self._unary, self._loop.time())
         if data is not None:
             if not is_open:

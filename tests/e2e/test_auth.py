@@ -179,12 +179,34 @@ async def test_too_many_failures_of_an_address_are_not_looked_at(
 ) -> None:
     monkeypatch.setattr("gatesvr.auth.limit.RATE", 0.0)
     async with scene(backend, tmp_path, "auth.address_failures=3") as (gateway, _):
-        for _ in range(4):
+        for code in (401, 401, 401, 429):
             async with plain_client(gateway.address) as client:
                 response = await client.start("alice", auth_token="rubbish")
-                assert response.error.error_code == 401
+                assert response.error.error_code == code
+                assert await client.closed() == 4000 + code
+                assert (response.error.retry_after_ms > 0) is (code == 429)
         assert counter(gateway, "auth.refused_malformed") == 3
         assert counter(gateway, "auth.refused_limited") == 1
+
+
+async def test_failures_of_others_do_not_end_a_session(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client behind the same address that comes back with its good token is told to wait."""
+    monkeypatch.setattr("gatesvr.auth.limit.RATE", 0.0)
+    async with scene(backend, tmp_path, "auth.address_failures=1") as (gateway, _):
+        async with plain_client(gateway.address) as client:
+            started = await client.login("alice", auth_token=token())
+        async with plain_client(gateway.address) as other:
+            await other.start("bob", auth_token="rubbish")
+        resume = {
+            "session_id": started.session_id,
+            "resume_token": started.resume_token,
+        }
+        async with plain_client(gateway.address) as client:
+            response = await client.start("alice", auth_token=token(), **resume)
+            assert response.error.error_code == 429
+        assert gateway.session_manager.by_id(started.session_id) is not None
 
 
 class Forged:
