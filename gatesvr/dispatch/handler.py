@@ -28,6 +28,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._core.limits import TokenBucket
 from ..auth.applicant import Applicant
 from ..auth.reasons import AuthFailed, AuthUnavailable, Reason
 from ..errors import CloseCode, ErrorCode, ProtocolError
@@ -42,7 +43,6 @@ from ..protocol.messages import (
 )
 from ..protocol.server import ServerProtocol
 from ..session.outcome import refuse_limited, refuse_unauthenticated, refuse_unavailable
-from ..session.resume import RateBucket
 from ..session.state import Verdict
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class ClientHandler:
         self._start: ClientRequest | None = None
         self._is_ended = False
         self._renewal: asyncio.Task[tuple[Identity, float]] | None = None  # an AUTH being checked
-        self._auth_rate: RateBucket | None = None
+        self._auth_rate: TokenBucket | None = None
 
         self._held: deque[ClientRequest] = deque()
         self._held_bytes = 0
@@ -408,8 +408,8 @@ class ClientHandler:
             self._write(auth_response_frame(request.msg_id))
             return
         if self._auth_rate is None:
-            self._auth_rate = RateBucket(AUTH_RATE, AUTH_BURST, now)
-        if self._renewal is not None or not self._auth_rate.take(now):
+            self._auth_rate = TokenBucket(AUTH_RATE, AUTH_BURST)
+        if self._renewal is not None or self._auth_rate.take(now):
             self._counters.auths_refused += 1
             self._write(
                 auth_response_frame(request.msg_id, code=ErrorCode.RATE_LIMITED, message="busy")
