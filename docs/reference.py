@@ -164,7 +164,8 @@ def section(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
     """Yield the text of one command."""
     context = click.Context(command, info_name=" ".join(path))
     yield f"\n{'#' * min(len(path), 3)} {' '.join(path)}\n\n"
-    yield f"```text\n{' '.join(command.get_usage(context).split()).removeprefix('Usage: ')}\n```\n\n"
+    usage = " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
+    yield f"```text\n{usage}\n```\n\n"
     yield help_text(command)
     options = [
         parameter

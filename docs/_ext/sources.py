@@ -32,6 +32,12 @@ PAGES = {
 _LINK = re.compile(r"\]\((?P<up>(?:\.\./)*)(?P<path>[\w./-]+)(?P<anchor>#[\w-]*)?\)")
 
 
+def _linked(app: Sphinx) -> set[str]:
+    """Return the set, kept from build to build, of the files that pages link to."""
+    linked: set[str] = app.env.__dict__.setdefault("linked_files", set())
+    return linked
+
+
 def rewrite(app: Sphinx, docname: str, content: list[str]) -> None:
     """Point a page's links out of docs/ to pages of the site."""
     # The pages that include a file of the root see its links as that file does.
@@ -39,7 +45,7 @@ def rewrite(app: Sphinx, docname: str, content: list[str]) -> None:
     if included:
         name = next(file for file, page in PAGES.items() if page == f"{docname}.md")
         content[0] = (ROOT / name).read_text("utf-8")
-    linked: set[str] = app.env.linked_files = getattr(app.env, "linked_files", set())  # type: ignore[attr-defined]
+    linked = _linked(app)
 
     def target(match: re.Match[str]) -> str:
         up, path, anchor = match["up"], match["path"], match["anchor"] or ""
@@ -76,7 +82,7 @@ class RepositoryLinks(SphinxPostTransform):
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield a page for each linked file or folder."""
-    linked = set(getattr(app.env, "linked_files", set()))
+    linked = set(_linked(app))
     for name in sorted(linked):
         if (ROOT / name).is_dir():
             linked |= {
