@@ -1,0 +1,65 @@
+"""``gatesvr health``."""
+
+from __future__ import annotations
+
+import click
+
+from .loop import run
+from .options import ADDRESS, TIMEOUT, push_options
+from .terminal import echo
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option(
+    "--server",
+    type=ADDRESS,
+    default="127.0.0.1:8092",
+    show_default=True,
+    help="The gateway's push address.",
+)
+@click.option(
+    "--timeout",
+    type=TIMEOUT,
+    default="3s",
+    show_default=True,
+    help="Longest wait for the answer.",
+)
+@push_options
+def command(
+    server: str,
+    timeout: float,
+    push_ca: str,
+    push_cert: str,
+    push_key: str,
+    push_token_file: str,
+) -> int:
+    """Ask a gateway whether it takes clients: exits with 0 if it does, else with 1.
+
+    For a container's health check and for probes. It asks grpc.health.v1.Health on the push port,
+    which needs no token; where the port has TLS, name its certificate by --push-ca.
+    """
+    return run(_check(server, timeout, push_ca, push_cert, push_key, push_token_file))
+
+
+async def _check(server: str, wait_s: float, ca: str, cert: str, key: str, token_file: str) -> int:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from ..credentials import Access
+    from ..grpcio import make_channel
+
+    access = Access(ca, cert, key, token_file)
+    async with make_channel(server, (), access.credentials) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        try:
+            answer = await check(
+                health_pb2.HealthCheckRequest(), timeout=wait_s, metadata=access.metadata()
+            )
+        except grpc.aio.AioRpcError as error:
+            echo(f"gatesvr: {server} does not answer: {error.code().name}", err=True)
+            return 1
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    echo(status.lower().replace("_", " "))
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
