@@ -61,7 +61,7 @@ REFUSALS: dict[str, str] = {
         resumes_tombstoned token_reused duplicates gaps answers_too_large answers_not_kept
         pushes_busy pushes_too_large pushes_too_late pushes_unasked push_repeats
         notifies_expired notifies_dropped notifies_conflated slow_consumers slowest_cut
-        events_missed event_subscribers_refused""",
+        events_missed event_subscribers_refused internal_errors""",
     "dispatch": """
         unknown_types bad_msg_ids bad_heartbeats bad_payloads not_logged_in no_route
         requests_limited refused_full refused_draining deadlines closed_499 start_timeouts

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .loop import run
 from .options import ADDRESS, TIMEOUT, push_options
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from ..credentials import Access
 
 __all__ = ["command"]
 
@@ -26,6 +31,7 @@ __all__ = ["command"]
     show_default=True,
     help="Longest wait for the answer.",
 )
+@click.option("--live", is_flag=True, help="Exit with 0 if it answers at all.")
 @push_options
 def command(
     server: str,
@@ -34,10 +40,13 @@ def command(
     push_cert: str,
     push_key: str,
     push_token_file: str,
+    *,
+    live: bool,
 ) -> int:
     """Ask a gateway whether it takes clients: exits with 0 if it does, else with 1.
 
-    For a container's health check and for probes. It asks grpc.health.v1.Health on the push port,
+    For a container's health check and for probes; one that restarts the gateway wants --live, or
+    it would end one that is draining. It asks grpc.health.v1.Health on the push port,
     which needs no token; where the port has TLS, name its certificate by --push-ca.
     """
     return run(_check(server, timeout, push_ca, push_cert, push_key, push_token_file))
@@ -47,10 +56,8 @@ async def _check(server: str, wait_s: float, ca: str, cert: str, key: str, token
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from ..credentials import Access
     from ..grpcio import make_channel
 
-    access = Access(ca, cert, key, token_file)
     async with make_channel(server, (), access.credentials) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
         try:
@@ -62,4 +69,4 @@ async def _check(server: str, wait_s: float, ca: str, cert: str, key: str, token
             return 1
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     echo(status.lower().replace("_", " "))
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+    return 0 if is_live_enough or answer.status == health_pb2.HealthCheckResponse.SERVING else 1
