@@ -49,10 +49,13 @@ def command(
     it would end one that is draining. It asks grpc.health.v1.Health on the push port,
     which needs no token; where the port has TLS, name its certificate by --push-ca.
     """
-    return run(_check(server, timeout, push_ca, push_cert, push_key, push_token_file))
+    from ..credentials import Access
+
+    access = Access(push_ca, push_cert, push_key, push_token_file)
+    return run(_check(server, timeout, access, is_live_enough=live))
 
 
-async def _check(server: str, wait_s: float, ca: str, cert: str, key: str, token_file: str) -> int:
+async def _check(server: str, wait_s: float, access: Access, *, is_live_enough: bool) -> int:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
