@@ -30,7 +30,7 @@ myst_heading_anchors = 4
 myst_url_schemes = ["http", "https", "mailto", "repo"]  # repo: by _ext/sources.py
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_class_signature = "separated"
+autodoc_class_signature = "mixed"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 add_module_names = False

@@ -34,6 +34,8 @@ COMPANION = "robin"
 """The name of the simulated user, or its start where somebody else has it."""
 QUIET_S = 45.0
 """The companion says something of its own after this long."""
+PATIENCE_S = 2.0
+"""A line without an answer for this long is worth a word."""
 RECONNECT_TIMEOUT_S = 600.0
 MAX_LINES = 64
 """Lines read ahead while one waits for its answer."""
@@ -226,7 +228,11 @@ async def _send(client: Client, room: _Room, text: str) -> bool:
         if text == "/who":
             room.note(f"here: {', '.join(await _names(client))}")
             return True
-        answer = await client.request("chat_say", text.encode())
+        saying = asyncio.ensure_future(client.request("chat_say", text.encode()))
+        await asyncio.wait({saying}, timeout=PATIENCE_S)
+        if not saying.done() and client.is_connected:
+            room.note("no answer yet: the network is slow, or away")
+        answer = await saying
     except (RequestFailed, SessionLost) as error:
         room.note(f"not said: {error}")
         return False
