@@ -24,7 +24,7 @@ from .options import DURATION, Target, target_options
 from .terminal import echo, escape_control, style
 
 if TYPE_CHECKING:
-    from ..client import Client, Lost, Notify
+    from ..client import Answer, Client, Lost, Notify
     from ..demo.chat import Companion, Line
 
 __all__ = ["chat"]
@@ -228,17 +228,25 @@ async def _send(client: Client, room: _Room, text: str) -> bool:
         if text == "/who":
             room.note(f"here: {', '.join(await _names(client))}")
             return True
-        saying = asyncio.ensure_future(client.request("chat_say", text.encode()))
-        await asyncio.wait({saying}, timeout=PATIENCE_S)
-        if not saying.done() and client.is_connected:
-            room.note("no answer yet: the network is slow, or away")
-        answer = await saying
+        answer = await _say(client, room, text)
     except (RequestFailed, SessionLost) as error:
         room.note(f"not said: {error}")
         return False
     if not answer.is_ok:
         room.note(f"not said: {answer.message}")
     return answer.is_ok
+
+
+async def _say(client: Client, room: _Room, text: str) -> Answer:
+    """Say a line; tell the room when its answer is late."""
+    saying = asyncio.ensure_future(client.request("chat_say", text.encode()))
+    try:
+        await asyncio.wait({saying}, timeout=PATIENCE_S)
+        if not saying.done() and client.is_connected:
+            room.note("no answer yet: the network is slow, or away")
+        return await saying
+    finally:
+        saying.cancel()
 
 
 async def _listen(client: Client, room: _Room) -> None:
