@@ -25,6 +25,7 @@ from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .quic.choose import pick_backend
+from .quic.initial import parse_initial
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
@@ -178,10 +179,18 @@ class ConnectionListener:
         return group
 
     def stop_accepting(self) -> None:
-        """Answer no new client from now on; connections live on."""
+        """Refuse new clients from now on; connections live on."""
         self._admission.is_accepting = False
         while self._waiting:
-            self._abandon(self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            self._abandon(waiting)
+            data, address = waiting.datagrams[0]
+            initial = parse_initial(data)
+            assert initial is not None  # it was admitted
+            assert self._driver is not None
+            refusal = self._admission.refuse(initial, self._driver.clock())
+            if refusal is not None:
+                self._send(refusal, address)
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
