@@ -19,7 +19,7 @@ from .transport.listener import ConnectionListener
 from .upstream.manager import UpstreamManager
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -58,6 +58,10 @@ class Gateway(LocalPushApi):
         ConfigError: The certificate cannot be read, or the QUIC library is not installed.
         TypeError: config is not a Config.
     """
+
+    on_drain: Callable[[], None] | None = None
+    """Called when a drain begins, whoever asked for it: the owner of the process may have to end
+    with it."""
 
     core = "compiled"
     """Kind of the core."""
@@ -245,6 +249,8 @@ class Gateway(LocalPushApi):
             return
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain_and_stop(rate, timeout, ready_wait))
+            if self.on_drain is not None:
+                self.on_drain()
         await asyncio.shield(self._draining)
 
     def drain_status(self) -> DrainStatus:
