@@ -149,22 +149,22 @@ class Drain:
     async def run(
         self,
         rate: float | None = None,
-        timeout: float | None = None,
+        within: float | None = None,
         ready_wait: float | None = None,
     ) -> None:
         """Drain; return when everybody has left or the time is up. Stop the gateway then.
 
         Args:
             rate: GOAWAYs a second; None for ``drain.rate``.
-            timeout: Longest time, seconds; None for ``drain.timeout``.
+            within: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds to be not ready first; None for ``drain.ready_wait``.
         """
         config = self._config
-        timeout = config.timeout if timeout is None else timeout
+        within = config.timeout if within is None else within
         ready_wait = config.ready_wait if ready_wait is None else ready_wait
         self._rate = float(config.rate) if rate is None else rate
         self._began_at = self._clock()
-        self._deadline = self._began_at + timeout
+        self._deadline = self._began_at + within
         self._clients = len(self._dispatcher)
         logger.info(
             "drain_began",
@@ -172,16 +172,16 @@ class Drain:
                 clients=self._clients,
                 requests=self._processor.unfinished,
                 rate=self._rate,
-                timeout_s=timeout,
+                timeout_s=within,
             ),
         )
         self.phase = "unready"
         try:
-            async with asyncio.timeout(timeout) as self._limit:
-                await asyncio.sleep(min(ready_wait, timeout / 2))
+            async with asyncio.timeout(within) as self._limit:
+                await asyncio.sleep(min(ready_wait, within / 2))
                 self.phase = "goaway"
                 self._refuse()
-                await self._tell(timeout / 2)
+                await self._tell((self._deadline - self._clock()) / 2)
                 self.phase = "finishing"
                 while len(self._dispatcher) or self._processor.unfinished:
                     self._dismiss(self._clock())

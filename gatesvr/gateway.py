@@ -227,7 +227,7 @@ class Gateway(LocalPushApi):
     async def drain(
         self,
         rate: float | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
     ) -> None:
@@ -262,10 +262,10 @@ class Gateway(LocalPushApi):
         self._drain.end_now()
 
     async def _drain_and_stop(
-        self, rate: float | None, timeout: float | None, ready_wait: float | None
+        self, rate: float | None, within: float | None, ready_wait: float | None
     ) -> None:
         try:
-            await self._drain.run(rate, timeout, ready_wait)
+            await self._drain.run(rate, within, ready_wait)
         finally:
             await self.stop()
 

@@ -340,7 +340,8 @@ class DrainConfig(Section, frozen=True, kw_only=True):
     """How ``gatesvr serve`` ends on SIGTERM or Ctrl-C; gatesvr/drain.py has the order."""
 
     rate: Count = 200
-    """Clients a second that are asked to leave; more where that would take half of the timeout."""
+    """Clients a second that are asked to leave; more where half of the time that is left would not
+    do."""
     timeout: Annotated[Seconds, Range(10 * _MS, 24 * _HOUR)] = 25.0
     """Longest drain; then connections and requests are cut off. Keep it a few seconds below the
     time after which the process is killed (Kubernetes: 30s, systemd: 90s)."""

@@ -49,7 +49,7 @@ logger = logging.getLogger("gatesvr.grpc_api")
 
 
 class PushService:
-    """The gRPC server of GatewayService, with the standard health and reflection services beside it.
+    """The gRPC server of GatewayService, with the standard services of health and reflection.
 
     Args:
         config: The address, the callers and what they prove. Where they prove nothing the address
