@@ -122,6 +122,7 @@ class Drain:
         self._refuse = refuse
         self._clock = clock
         self._limit: asyncio.Timeout | None = None
+        self._ended = asyncio.Event()
         self._began_at = self._ended_at = self._deadline = 0.0
         self._clients = 0
         self._rate = float(config.rate)
@@ -193,12 +194,19 @@ class Drain:
             self._refuse()
             self._ended_at = self._clock()
             self._told.clear()
+            self._ended.set()
         self._log_end()
 
     def end_now(self) -> None:
         """Cut off what is left of a drain that runs."""
         if self._limit is not None and not self._ended_at:
             self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def cut_short(self) -> None:
+        """Cut off what is left of a drain that runs, and wait for its end."""
+        self.end_now()
+        if self._began_at:
+            await self._ended.wait()
 
     def stopped(self) -> None:
         """The gateway has stopped, after a drain or without one."""

@@ -288,7 +288,7 @@ class Gateway(LocalPushApi):
         failure: BaseException | None = None
         grace = 0.0 if self._drain.phase != "serving" else self.config.dispatch.drain_timeout
         for step in (
-            self._drain.end_now,
+            self._drain.cut_short,
             self._refuse_clients,
             lambda: self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS),
             lambda: self.processor.stop(grace),

@@ -109,6 +109,7 @@ class ClientHandler:
         self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
+        self._is_leaving = False  # GOAWAY was sent
         self._renewal: asyncio.Task[tuple[Identity, float]] | None = None  # an AUTH being checked
         self._auth_rate: TokenBucket | None = None
 
@@ -303,9 +304,10 @@ class ClientHandler:
         return not (session.pending or self._held or len(session.queue))
 
     def go_away(self, reason: str, reconnect_after_ms: int) -> bool:
-        """Send GOAWAY if the client has a session; return whether it has."""
-        if self.session is None or self._is_ended:
+        """Send GOAWAY, once, if the client has a session; return whether it was sent."""
+        if self.session is None or self._is_ended or self._is_leaving:
             return False
+        self._is_leaving = True
         self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
         self._link.request_flush()
         return True

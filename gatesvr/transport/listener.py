@@ -42,6 +42,8 @@ logger = logging.getLogger("gatesvr.transport")
 
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
+STOPS_RETRY_MS = 1_000
+"""The same where the gateway stops: another one may be in its place soon."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -387,7 +389,8 @@ class ConnectionListener:
         """Return the factory of the handler, or refuse the connection."""
         if self._admission.complete(connection):
             return self._handler_factory
-        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
+        retry_ms = REFUSED_RETRY_MS if self._admission.is_accepting else STOPS_RETRY_MS
+        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:
