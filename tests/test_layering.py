@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 # _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
+#                                                   dispatch ← drain ← gateway
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
@@ -30,6 +31,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
     "overload": frozenset({"config", "observe"}),
+    "drain": LEAVES | {"dispatch"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
@@ -46,14 +48,16 @@ ALLOWED: dict[str, frozenset[str]] = {
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
-    "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"},
+    "gateway": WITHOUT_IO
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM
+    | {"auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }
