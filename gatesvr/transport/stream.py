@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
@@ -53,6 +53,11 @@ CLOSED = 5
 
 _NOT_FEEDING = -1
 _numbers = itertools.count(1)
+
+
+Move: TypeAlias = tuple[float, tuple[str, int], tuple[str, int]]
+MAX_MOVES = 16
+"""Moves that a stream remembers."""
 
 
 class Carrier(Protocol):
@@ -103,6 +108,7 @@ class Stream:
         last_heard: Time of the last stream byte or acknowledgement.
         idle_timeout: The effective QUIC idle time-out in seconds.
         state: See the top of this file.
+        moves: The peer's last moves to another address, the oldest first: (loop time, from, to).
         handler: Takes the bytes that arrive; None until the handshake is complete, and again after
             connection_lost().
         carrier: Takes the bytes.
@@ -125,6 +131,7 @@ class Stream:
         "is_feeding",
         "keep_alive",
         "last_heard",
+        "moves",
         "peer",
         "state",
     )
@@ -141,6 +148,7 @@ class Stream:
         keep_alive: bool,
     ) -> None:
         self.peer = peer
+        self.moves: tuple[Move, ...] = ()
         self.connection_id = next(_numbers)
         self.keep_alive = keep_alive
         self.last_heard = 0.0
@@ -165,6 +173,12 @@ class Stream:
     def is_closing(self) -> bool:
         """Whether close() was called, here or by the peer."""
         return self.state >= CLOSING
+
+    def move(self, peer: tuple[str, int], now: float) -> None:
+        """Note that the peer has another address from now on."""
+        if peer != self.peer:
+            self.moves = (*self.moves[1 - MAX_MOVES :], (now, self.peer, peer))
+            self.peer = peer
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the stream; does nothing once the link is closing."""
