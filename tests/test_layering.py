@@ -30,9 +30,11 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
     "overload": frozenset({"config", "observe"}),
+    "figures": frozenset({"_core"}),
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
+    "observe.stages": frozenset({"_core"}),
     "observe.event_pb": frozenset({"_pb", "observe.events"}),
     "_core": frozenset({"errors"}),
     "protocol": frozenset({"_core"}) | LEAVES,
@@ -46,7 +48,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
-    "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"},
+    "gateway": WITHOUT_IO
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"}
+    | {"figures"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,

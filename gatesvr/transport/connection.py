@@ -127,6 +127,7 @@ class Connection:
     Attributes:
         stream: The one stream; the Link of its handler.
         ids: Connection ids routed here; the owner's.
+        asked_at: Loop time of the client's first datagram; the owner's.
     """
 
     __slots__ = (
@@ -154,6 +155,7 @@ class Connection:
         "_refused",
         "_state",
         "_timer",
+        "asked_at",
         "ids",
         "stream",
     )
@@ -181,6 +183,7 @@ class Connection:
             keep_alive=not is_client,
         )
         self.ids: set[bytes] = set()
+        self.asked_at = 0.0
         self._quic = quic
         self._endpoint = endpoint
         self._driver = driver

@@ -19,6 +19,7 @@ from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
 from ..observe.clock import RunningClock
 from ..observe.log import keys
+from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram, resolve
 from .admission import Admission, Admitted
@@ -57,6 +58,7 @@ class ConnectionListener:
         handler_factory: Makes the handler of each connection, once its handshake is complete.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
         is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        stages: Takes how long handshakes and the sending of answers take, None for nobody.
 
     Attributes:
         backend: Name of the QUIC library.
@@ -71,12 +73,14 @@ class ConnectionListener:
         *,
         clock: RunningClock | None = None,
         is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        stages: Stages | None = None,
     ) -> None:
         backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
         self._clock = clock or RunningClock()
         self._clock.on_stall = self._stalled
+        self._stages = stages
         self.backend: str = backend.name
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
@@ -139,6 +143,8 @@ class ConnectionListener:
                 field="transport.bind",
             ) from None
         driver = Driver(asyncio.get_running_loop(), self._clock)
+        if self._stages is not None:
+            driver.requests = self._stages.requests
         try:
             self._endpoint = self._make_endpoint(driver, socks)
             if self._secret:
@@ -317,6 +323,7 @@ class ConnectionListener:
             self._handle_error(error, waiting.datagrams[0][1], now)
             return
         connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        connection.asked_at = waiting.deadline - self._config.handshake_timeout
         for data, address in waiting.datagrams:
             connection.receive(data, address, now)
         connection.process(now)
@@ -377,6 +384,8 @@ class ConnectionListener:
     def connection_opened(self, connection: Connection) -> HandlerFactory | None:
         """Return the factory of the handler, or refuse the connection."""
         if self._admission.complete(connection):
+            if self._stages is not None and self._driver is not None:
+                self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
         connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
         return None
