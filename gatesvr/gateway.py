@@ -98,6 +98,8 @@ class Gateway(LocalPushApi):
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
         self._started_at = time.monotonic()
+        self.more_counters: dict[str, Counters] = {}
+        """Counters of what stands beside the gateway, by layer; stats() has them too."""
         self._sweeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._is_started = False
@@ -140,6 +142,7 @@ class Gateway(LocalPushApi):
         layers: dict[str, Counters] = {
             "transport": self.listener.counters,
             **self.engine.counters(),
+            **self.more_counters,
         }
         return {name: counters.snapshot() for name, counters in layers.items()}
 
