@@ -157,7 +157,7 @@ class Gateway(LocalPushApi):
         counters = self.stats()
         session, dispatch = counters["session"], counters["dispatch"]
         stages = self.engine.stages.snapshot()
-        census = self.session_manager.census
+        census, paths = self.session_manager.census, self.listener.paths
         is_stopping = self._stopping is not None
         is_ready = self._is_started and not is_stopping
         return Figures(
@@ -184,7 +184,12 @@ class Gateway(LocalPushApi):
             queue_messages=census.messages,
             queue_bytes=census.bytes,
             oldest_unacked_s=census.oldest_s,
-            path=PathFigures(),
+            path=PathFigures(
+                connections=paths.connections,
+                rtt_s=paths.rtt_s,
+                congestion_window_bytes=paths.congestion_window,
+                in_flight_bytes=paths.in_flight,
+            ),
             lag_s=self.engine.overload.lag_s,
             memory_bytes=resident_bytes(),
             cpu_s=time.process_time(),
@@ -292,6 +297,7 @@ class Gateway(LocalPushApi):
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
+            self.listener.paths.look()
 
     def _tick(self) -> None:
         # No task: its wake-up would come a turn of the loop after the time.

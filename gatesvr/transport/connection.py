@@ -42,7 +42,7 @@ from typing import Protocol, cast
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
-from ..protocol.link import Disconnect, HandlerFactory
+from ..protocol.link import Disconnect, HandlerFactory, PathState
 from .addresses import Address, Datagram, plain_address
 from .counters import TransportCounters
 from .quic.interface import (
@@ -147,6 +147,7 @@ class Connection:
         "_is_put_off",
         "_is_unproved",
         "_last_received",
+        "_lost",
         "_moved_at",
         "_moves_left",
         "_owner",
@@ -201,6 +202,7 @@ class Connection:
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_put_off = False
         self._ack_mark: object = None
+        self._lost = 0  # packets that _counters has
         self._last_received = 0.0
         self._timer = Timer(self._on_timer)
         self._due = math.inf
@@ -311,6 +313,15 @@ class Connection:
             self.fail(error)
         self._counters.pings_sent += 1
         self._driver.mark_dirty(self)
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended; count the lost packets."""
+        if self._state == _ENDED:
+            return None
+        path = self._quic.path()
+        self._counters.packets_lost += path.lost - self._lost
+        self._lost = path.lost
+        return path
 
     def count_silence(self, seconds: float) -> None:
         """Add a stall that our clock left out to the silence that a PING breaks.
@@ -583,6 +594,7 @@ class Connection:
 
     def _end(self, how: Disconnect, farewell: bytes = b"") -> None:
         if self._state != _HANDSHAKE:
+            self.path()
             self._count_end(how, is_ours=how is self._how)
         self._state = _ENDED
         self.stream.state = CLOSED

@@ -25,6 +25,7 @@ from .addresses import Address, Datagram, resolve
 from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
+from .paths import Paths
 from .quic.choose import pick_backend
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
@@ -64,6 +65,7 @@ class ConnectionListener:
         backend: Name of the QUIC library.
         tls: The certificate that it shows.
         connections: The connections that have not ended.
+        paths: How their paths do; the owner calls its look() once a second.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ConnectionListener:
             is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
+        self.paths = Paths(self.connections, stages.rtt if stages is not None else None)
         self._routes = Routes(self._counters)
         self._waiting: deque[Waiting] = deque()
         self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
