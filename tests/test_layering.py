@@ -51,13 +51,14 @@ ALLOWED: dict[str, frozenset[str]] = {
     "gateway": WITHOUT_IO
     | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"}
     | {"figures"},
+    "admin": WITHOUT_IO | {"dispatch", "gateway", "figures", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM | {"admin", "auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }

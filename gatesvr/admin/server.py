@@ -144,6 +144,18 @@ class AdminServer:
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
         return f"{'https' if self._config.cert else 'http'}://{join_address(host, port)}/"
 
+    @property
+    def where(self) -> str:
+        """Where it is reached, for people; says so where the port is not the one asked for."""
+        places = [self.url] if self.url else []
+        if self._socket:
+            places.append(f"unix:{self._socket}")
+        if self._address:
+            _, wanted = parse_address(self._config.bind)
+            if wanted and wanted != parse_address(self._address)[1]:
+                places.append(f"(port {wanted} is taken)")
+        return " ".join(places)
+
     async def start(self) -> None:
         """Listen.
 
