@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 # _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
+#                                                   dispatch ← drain ← gateway
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
@@ -31,6 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "_pb": frozenset(),
     "overload": frozenset({"config", "observe"}),
     "figures": frozenset({"_core"}),
+    "drain": LEAVES | {"dispatch"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
@@ -49,16 +51,16 @@ ALLOWED: dict[str, frozenset[str]] = {
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
     "gateway": WITHOUT_IO
-    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"}
-    | {"figures"},
-    "admin": WITHOUT_IO | {"dispatch", "gateway", "figures", "service.results"},
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
+    "admin": WITHOUT_IO | {"dispatch", "gateway", "drain", "figures", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"admin", "auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM
+    | {"admin", "auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }

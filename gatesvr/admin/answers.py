@@ -6,12 +6,13 @@ from typing import Literal
 
 import msgspec
 
+from ..drain import DrainStatus
+
 __all__ = [
     "ApiError",
     "Change",
     "ConnectionView",
     "Done",
-    "DrainView",
     "ErrorAnswer",
     "History",
     "LatencyView",
@@ -166,25 +167,6 @@ class SlowSession(_Answer):
     """How long the oldest has not been acknowledged."""
 
 
-class DrainView(_Answer):
-    """How far a drain is."""
-
-    phase: str
-    """``serving``, ``unready``, ``goaway``, ``finishing`` or ``stopped``."""
-    connections_at_start: int
-    """Connections when it began."""
-    connections_left: int
-    """Connections now."""
-    requests_left: int
-    """Requests not answered."""
-    elapsed_s: float
-    """Since it began."""
-    remaining_s: float
-    """Until what is left is cut off."""
-    rate: float
-    """Clients a second that are asked to leave."""
-
-
 class Overview(_Answer):
     """The whole gateway at one moment."""
 
@@ -242,7 +224,7 @@ class Overview(_Answer):
     """Every endpoint."""
     slowest: list[SlowSession]
     """The ten sessions with the most messages in their queues."""
-    drain: DrainView | None
+    drain: DrainStatus | None
     """How far a drain is; null where there is none."""
 
 

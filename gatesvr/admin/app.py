@@ -73,10 +73,10 @@ def make_app(
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        figures = gateway.figures()
-        if figures.ready:
+        reasons = gateway.not_ready()
+        if not reasons:
             return PlainTextResponse("ready\n")
-        return PlainTextResponse("".join(f"{why}\n" for why in figures.not_ready), 503)
+        return PlainTextResponse("".join(f"{why}\n" for why in reasons), 503)
 
     async def show_metrics(request: Request) -> Response:
         if metrics is None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .answers import (
-    DrainView,
     History,
     LatencyView,
     Overview,
@@ -25,8 +24,6 @@ from .answers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..figures import Figures
     from ..gateway import Gateway
     from ..session.session import Session
@@ -88,24 +85,17 @@ class Sampler:
     Args:
         gateway: The gateway.
         counters: Counts samples that failed.
-        drain: Returns how far a drain is, None for no drain.
 
     Attributes:
         overview: The newest, None before start().
         encoded: The same as JSON, for the streams.
     """
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        counters: AdminCounters,
-        drain: Callable[[], DrainView | None] = lambda: None,
-    ) -> None:
+    def __init__(self, gateway: Gateway, counters: AdminCounters) -> None:
         self.overview: Overview | None = None
         self.encoded = b""
         self._gateway = gateway
         self._counters = counters
-        self._drain = drain
         self._recent: deque[Figures] = deque(maxlen=LATENCY_S + 1)
         self._times: deque[float] = deque(maxlen=HISTORY_S)
         self._points: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY_S)
@@ -185,6 +175,7 @@ class Sampler:
 
     def _overview(self, figures: Figures, before: Figures, oldest: Figures) -> Overview:
         passed = figures.time - before.time
+        drain = self._gateway.drain_status()
         return Overview(
             time=figures.time,
             uptime_s=figures.uptime_s,
@@ -213,7 +204,7 @@ class Sampler:
             refusals=_refusals(figures, before, passed),
             upstreams=self.upstreams(),
             slowest=self._slowest(),
-            drain=self._drain(),
+            drain=drain if drain.phase != "serving" else None,
         )
 
     def upstreams(self) -> list[UpstreamView]:
