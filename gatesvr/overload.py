@@ -90,6 +90,7 @@ class Overload:
         memory: Returns the bytes that the process uses, 0 where it cannot be told.
 
     Attributes:
+        lag_s: How late the loop came to the last tick, for whatever reason.
         level: How much is over the limits; see the top of this file.
         is_short_of_memory: Whether a tick found more than max_memory in use, and none since less
             than CALM_MEMORY of it; never with dry_run.
@@ -106,6 +107,7 @@ class Overload:
         memory: Callable[[], int] | None = None,
     ) -> None:
         self.level = 0
+        self.lag_s = 0.0
         self.is_short_of_memory = False
         self.counters = OverloadCounters()
         self._max_lag = config.max_loop_lag or math.inf
@@ -160,7 +162,8 @@ class Overload:
         """Measure, and move the level; call it every TICK_S from the loop."""
         now, cpu = self._clock(), self._cpu_clock()
         passed = now - self._ticked_at if self._ticked_at else TICK_S
-        lag = max(0.0, min(passed - TICK_S, cpu - self._cpu_at))
+        self.lag_s = max(0.0, passed - TICK_S)
+        lag = max(0.0, min(self.lag_s, cpu - self._cpu_at))
         self._ticked_at, self._cpu_at = now, cpu
         memory = self._memory()
         self.counters.loop_lag_ms = int(lag * 1000)

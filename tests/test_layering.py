@@ -31,10 +31,12 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
     "overload": frozenset({"config", "observe"}),
+    "figures": frozenset({"_core"}),
     "drain": LEAVES | {"dispatch"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
+    "observe.stages": frozenset({"_core"}),
     "observe.event_pb": frozenset({"_pb", "observe.events"}),
     "_core": frozenset({"errors"}),
     "protocol": frozenset({"_core"}) | LEAVES,
@@ -49,7 +51,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
     "gateway": WITHOUT_IO
-    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain"},
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
+    "admin": WITHOUT_IO | {"dispatch", "gateway", "drain", "figures", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
@@ -57,7 +60,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
     "cli": BOTTOM
-    | {"auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
+    | {"admin", "auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }
