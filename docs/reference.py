@@ -17,10 +17,12 @@ from typing import Any
 import click
 
 from gatesvr import errors
+from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters
 from gatesvr.cli.main import commands
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
+from gatesvr.drain import DrainCounters
 from gatesvr.observe.metrics import Counters
 from gatesvr.overload import OverloadCounters
 from gatesvr.session.counters import SessionCounters
@@ -37,6 +39,8 @@ LAYERS: dict[str, type[Counters]] = {
     "upstream": UpstreamCounters,
     "push": PushCounters,
     "overload": OverloadCounters,
+    "drain": DrainCounters,
+    "admin": AdminCounters,
 }
 """The counters of each layer, in the order that a message meets them."""
 
@@ -48,14 +52,16 @@ REFUSALS: dict[str, str] = {
         connections_refused connections_dropped prefix_connections_limited
         prefix_handshakes_limited prefix_rate_limited retries_refused negotiations_limited
         resets_limited streams_refused quic_violations protocol_errors connection_errors
-        moves_limited path_limits writes_dropped send_dropped send_errors""",
+        moves_limited path_limits writes_dropped send_dropped send_errors initials_refused
+        refusals_limited refusals receive_errors lost_errors last_pushes_expired""",
     "auth": """
         refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
         refused_signature refused_expired refused_not_yet refused_audience refused_issuer
         refused_claim refused_openid refused_denied refused_limited unavailable
         unusable_answers key_failures""",
     "session": """
-        refused_starts refused_full refused_address starts_limited openid_starts_limited
+        refused_starts refused_full refused_draining refused_address starts_limited
+        openid_starts_limited
         refused_logins login_timeouts auth_expired expired replaced kicked memory_closed
         resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
         resumes_tombstoned token_reused duplicates gaps answers_too_large answers_not_kept
@@ -70,11 +76,16 @@ REFUSALS: dict[str, str] = {
     "upstream": """
         no_service not_started refused_calls overflows rejected_calls limited unsent_calls
         broken_calls unanswered failed_calls bad_answers bad_batches too_large late_answers
-        unknown_answers ejections register_refused leases_unknown leases_expired""",
+        unknown_answers ejections ejections_overflow register_refused leases_unknown leases_expired""",
     "push": """
         refused_no_credentials refused_token refused_certificate refused_role refused_streams
-        refused_broadcasts not_found ambiguous invalid too_large internal_errors""",
+        refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
+        too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
+    "drain": "goaways dismissed connections_cut requests_cut",
+    "admin": """
+        refused_hosts refused_origins refused_logins refused_bodies silent_closed streams_refused
+        streams_stuck internal_errors""",
 }
 """The counters that count something refused, dropped, cut or failed. Each has a runbook."""
 
@@ -276,6 +287,8 @@ RUNBOOKS = {
     "upstream": "Services",
     "push": "The push port",
     "overload": "Overload",
+    "drain": "Draining",
+    "admin": "The admin server",
 }
 """The title of each layer's refusals, here and in docs/operations.md."""
 
