@@ -76,7 +76,8 @@ REFUSALS: dict[str, str] = {
     "upstream": """
         no_service not_started refused_calls overflows rejected_calls limited unsent_calls
         broken_calls unanswered failed_calls bad_answers bad_batches too_large late_answers
-        unknown_answers ejections ejections_overflow register_refused leases_unknown leases_expired""",
+        unknown_answers ejections ejections_overflow register_refused leases_unknown
+        leases_expired""",
     "push": """
         refused_no_credentials refused_token refused_certificate refused_role refused_streams
         refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DEPLOY = ROOT / "deploy"
 USER = "10001"
+MARGIN_S = 5.0
+"""From the end of a drain to that of the process, and more."""
 
 
 def documents(name: str) -> list[Any]:
@@ -83,6 +85,7 @@ def test_image_runs_the_gateway_as_process_1_without_root() -> None:
     ports = set(re.findall(r"(\d+)/(udp|tcp)", by_name["EXPOSE"]))
     assert {(Config().transport.bind.split(":")[1], "udp")} <= ports
     assert {(Config().push.bind.split(":")[1], "tcp")} <= ports
+    assert {(Config().admin.bind.split(":")[1], "tcp")} <= ports
 
 
 def test_image_has_extras_that_there_are() -> None:
@@ -145,7 +148,7 @@ def test_compose_settings_exist_and_fit() -> None:
     host = {ends[0].address.split(":")[0] for ends in found.upstream.services.values()}
     assert host == {"demo"}
     grace_s = float(compose["services"]["gateway"]["stop_grace_period"].rstrip("s"))
-    assert grace_s > found.dispatch.drain_timeout * 2
+    assert grace_s > found.drain.timeout + MARGIN_S
 
 
 def test_prometheus_and_grafana_find_their_files() -> None:
@@ -182,7 +185,7 @@ def test_unit_runs_commands_that_there_are(key: str) -> None:
 
 def test_unit_leaves_time_to_drain_and_has_sockets_enough() -> None:
     service = unit()["Service"]
-    assert float(service["TimeoutStopSec"]) > Config().dispatch.drain_timeout * 2
+    assert float(service["TimeoutStopSec"]) > Config().drain.timeout + MARGIN_S
     assert int(service["LimitNOFILE"]) >= 4096
     assert (service["NoNewPrivileges"], service["ProtectSystem"]) == ("true", "strict")
 
@@ -212,7 +215,7 @@ def test_kubernetes_pod_names_what_there_is_and_has_time_to_drain() -> None:
         assert ("--live" in words) == (probe != "readinessProbe")
     pause_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
     grace_s = pod["terminationGracePeriodSeconds"]
-    assert grace_s > pause_s + found.dispatch.drain_timeout * 2
+    assert grace_s > pause_s + found.drain.timeout + MARGIN_S
     assert str(pod["securityContext"]["runAsUser"]) == USER
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
