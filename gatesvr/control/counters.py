@@ -17,7 +17,7 @@ class PushCounters(Counters):
     """
 
     calls: Counter = 0
-    """rpcs that were let in; a stream counts once."""
+    """Calls that were let in; a stream counts once."""
     tls_handshakes: Counter = 0
     """TLS handshakes begun. gRPC keeps to itself which of them failed."""
     refused_no_credentials: Counter = 0
