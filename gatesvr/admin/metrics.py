@@ -22,7 +22,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from ..figures import COUNTERS, Figures, refusals
 from ..observe.stages import UPSTREAM
@@ -551,7 +550,7 @@ class GatewayCollector(Collector):
     def _add_batches(family: HistogramMetricFamily, scrape: Scrape) -> None:
         last = (scrape.max_batch - 1).bit_length()
         counts = list(accumulate(scrape.figures.batches))
-        bounds = [floatToGoString(2**power) for power in range(last + 1)]
+        bounds = [repr(float(2**power)) for power in range(last + 1)]
         buckets = [*zip(bounds, counts, strict=False), ("+Inf", counts[-1])]
         total = scrape.figures.counters["upstream"]["batched_requests"]
         family.add_metric((), buckets, total)
@@ -565,4 +564,4 @@ def _bounds(parts: int) -> tuple[list[float], list[str]]:
         for part in range(parts)
     ]
     bounds.append(2**LAST_BOUND / 1e6)
-    return bounds, [floatToGoString(bound) for bound in bounds]
+    return bounds, [repr(bound) for bound in bounds]
