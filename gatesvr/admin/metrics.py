@@ -94,7 +94,7 @@ GROUPS = {
     "clients": "Clients",
     "requests": "Requests",
     "durations": "Durations",
-    "upstream": "Services",
+    "services": "Services",
     "refusals": "Refusals, closes and errors",
 }
 """The groups of MEASURES and their titles; each layer's counters form one more."""
@@ -237,14 +237,14 @@ MEASURES: tuple[Measure, ...] = (
         "clients",
         "gatesvr_queue_bytes",
         "gauge",
-        "Bytes of the bodies of these messages.",
+        "Bytes of the bodies of messages to clients that are not acknowledged.",
         _one(lambda f: f.queue_bytes),
     ),
     Measure(
         "clients",
         "gatesvr_oldest_unacked_seconds",
         "gauge",
-        "How long the oldest of these messages has not been acknowledged, suspended sessions"
+        "How long the oldest message to a client has not been acknowledged, suspended sessions"
         " included.",
         _one(lambda f: f.oldest_unacked_s),
     ),
@@ -273,7 +273,7 @@ MEASURES: tuple[Measure, ...] = (
         "requests",
         "gatesvr_tasks_queued",
         "gauge",
-        "Those of them that wait for a worker.",
+        "Requests that wait for a worker.",
         _one(lambda f: f.tasks_queued),
     ),
     Measure("requests", "gatesvr_workers", "gauge", "Workers by state.", _workers, ("state",)),
@@ -344,7 +344,7 @@ MEASURES: tuple[Measure, ...] = (
         stage="gc_pause",
     ),
     Measure(
-        "upstream",
+        "services",
         "gatesvr_service_endpoints",
         "gauge",
         "Endpoints by service and state: up, down, ejected (its breaker is open or half open)."
@@ -353,7 +353,7 @@ MEASURES: tuple[Measure, ...] = (
         ("service", "state"),
     ),
     Measure(
-        "upstream",
+        "services",
         "gatesvr_upstream_batch_requests",
         "histogram",
         "Requests in a message to an upstream.",

@@ -33,7 +33,7 @@ class PushCounters(Counters):
     event_streams: Gauge = 0
     """SubscribeEvents open."""
     events_sent: Counter = 0
-    """Events written to those, gaps included."""
+    """Events written to SubscribeEvents streams, gaps included."""
     refused_streams: Counter = 0
     """PushStreams refused because ``push.max_streams`` are open."""
     refused_broadcasts: Counter = 0
