@@ -110,6 +110,16 @@ def test_commands_that_pages_show_exist(page: Path) -> None:
         check_command(words)
 
 
+def test_every_alert_has_its_runbook() -> None:
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    chapter = page.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    rules = (ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8")
+    alerts = re.findall(r"- alert: (\w+)$", rules, re.MULTILINE)
+    assert re.findall(r"^### (\w+)$", chapter, re.MULTILINE) == alerts
+    runbooks = re.findall(r"runbook: (\S+)$", rules, re.MULTILINE)
+    assert runbooks == [f"docs/operations.md#{alert.lower()}" for alert in alerts]
+
+
 # Drawings ----------------------------------------------------------------------------------------
 
 
