@@ -1,0 +1,94 @@
+// A session's order drawn: what its client has, what is on the way, what waits for an answer.
+
+import { h, follow, text, attr } from "./dom.js";
+import { count, seconds } from "./format.js";
+
+const BEHIND = 6; // acked positions shown for the eye to start from
+const KINDS = [
+  ["acked", "Acknowledged"],
+  ["flight", "In flight"],
+  ["queued", "Not yet sent"],
+  ["open", "Open slot"],
+  ["waiting", "Filled, waits its turn"],
+];
+
+/** Positions of a session's order, left to right: {kind, label}. */
+function positions({ acked, sent, next, waiting, open_slots: open }) {
+  const list = [];
+  const seq = (number, kind) => list.push({ kind, key: `q${number}`, label: `seq ${count(number)}` });
+  for (let number = Math.max(1, acked - BEHIND + 1); number <= acked; number += 1) seq(number, "acked");
+  for (let number = acked + 1; number <= sent; number += 1) seq(number, "flight");
+  for (let number = sent + 1; number < next; number += 1) seq(number, "queued");
+  const slots = [
+    ...waiting.map((slot) => ({ slot, kind: "waiting", label: `slot ${count(slot)}, filled` })),
+    ...open.map(({ slot, action, age_s: age }) => ({
+      slot, kind: "open", action,
+      label: `slot ${count(slot)}, ${action || "no action"}, open for ${seconds(age)}`,
+    })),
+  ].sort((one, other) => one.slot - other.slot);
+  for (const slot of slots) list.push({ ...slot, key: `s${slot.slot}`, isSlot: true });
+  return list;
+}
+
+/** Several positions to a cell where there are more than fit; a cell shows its rarest kind. */
+function cells(list, room) {
+  const size = Math.max(1, Math.ceil(list.length / room));
+  if (size === 1) return [list, 1];
+  const rank = ["acked", "flight", "queued", "waiting", "open"];
+  const grouped = [];
+  for (let from = 0; from < list.length; from += size) {
+    const group = list.slice(from, from + size);
+    const rarest = group.reduce((one, other) => (rank.indexOf(other.kind) > rank.indexOf(one.kind) ? other : one));
+    grouped.push({ ...rarest, label: `${group[0].label} to ${group.at(-1).label}` });
+  }
+  return [grouped, size];
+}
+
+/** The strip with its legend. */
+export class Strip {
+  constructor() {
+    this.counts = new Map();
+    const legend = KINDS.map(([kind, label]) => {
+      const value = h("b", { class: "figure" }, "–");
+      this.counts.set(kind, value);
+      return h("span", { class: "legend-item" }, h("i", { class: `cell ${kind}` }), label, value);
+    });
+    this.cells = h("div", { class: "strip-cells", role: "img" });
+    this.marks = h("div", { class: "strip-marks" });
+    this.scale = h("span", { class: "strip-scale" });
+    this.root = h("section", { class: "panel" },
+      h("header", { class: "panel-head" }, h("h2", {}, "Order"), this.scale),
+      h("div", { class: "strip" }, this.cells, this.marks),
+      h("div", { class: "legend strip-legend" }, legend));
+  }
+
+  update(sequence) {
+    const list = positions(sequence);
+    const [shown, size] = cells(list, Math.max(20, Math.floor(this.cells.clientWidth / 13)));
+    follow(this.cells, shown, (cell) => cell.key, () => h("i"), (element, cell) => {
+      attr(element, "class", `cell ${cell.kind}${cell.isFirstSlot ? " first" : ""}`);
+      attr(element, "title", cell.label);
+    });
+    for (const [kind, value] of this.counts) {
+      const number = kind === "acked" ? sequence.acked : list.filter((one) => one.kind === kind).length;
+      text(value, count(number));
+      attr(value, "data-value", number);
+    }
+    attr(this.cells, "aria-label",
+      `Acknowledged up to ${sequence.acked}, sent up to ${sequence.sent}, next is ${sequence.next}, ` +
+      `${sequence.open_slots.length} slots open, ${sequence.waiting.length} waiting`);
+    text(this.scale, size > 1 ? `a cell is ${size} positions` : "");
+    const marks = [
+      ["acked", sequence.acked], ["sent", sequence.sent], ["next", sequence.next],
+      ["oldest open", sequence.open_slots[0]
+        ? `${sequence.open_slots[0].action || "slot"} · ${seconds(sequence.open_slots[0].age_s)}` : "none"],
+    ];
+    follow(this.marks, marks, ([name]) => name,
+      ([name]) => h("span", {}, name, h("b", { class: "figure" })),
+      (element, [name, value]) => {
+        text(element.lastChild, typeof value === "number" ? count(value) : value);
+        attr(element.lastChild, "data-field", `sequence.${name}`);
+        attr(element.lastChild, "data-value", value);
+      });
+  }
+}

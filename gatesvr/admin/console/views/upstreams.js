@@ -1,0 +1,82 @@
+// Upstreams: every endpoint of every service, and how it does.
+
+import { attr, figure, follow, h, row, table, text } from "../dom.js";
+import { brief, count, seconds } from "../format.js";
+import { store } from "../store.js";
+
+const COLUMNS = [
+  { label: "Service" }, { label: "Address", class: "mono" }, { label: "Health" },
+  { label: "In flight", class: "num" }, { label: "p50", class: "num wide" },
+  { label: "p99", class: "num" }, { label: "Requests", class: "num wide" },
+  { label: "Failures", class: "num" }, { label: "Lanes", class: "num wide" },
+  { label: "Batch", class: "num wide" }, { label: "Breaker", class: "wide" },
+];
+
+/** One word and one colour for an endpoint: what its state, health and breaker come to. */
+export function verdict({ state, health, breaker }) {
+  const words = [state, health, breaker].map((word) => String(word ?? "").toLowerCase());
+  if (words[2] === "open") return ["bad", "breaker open"];
+  if (words[1] === "not_serving") return ["bad", "not serving"];
+  if (["ready", "serving", "up", "connected", ""].includes(words[0]) && words[2] !== "half_open") {
+    return ["good", "serving"];
+  }
+  return ["warn", words[2] === "half_open" ? "trying" : words[0].replace("_", " ")];
+}
+
+/** A state as a dot of its own shape, and its word. */
+export function badge() {
+  return h("span", { class: "badge" });
+}
+
+export function setBadge(element, [kind, word]) {
+  attr(element, "class", `badge ${kind}`);
+  text(element, word);
+}
+
+/** Rows of upstreams for a table with these columns. */
+export class UpstreamTable {
+  constructor(columns = COLUMNS) {
+    this.columns = columns;
+    const made = table(columns, { class: "grid" });
+    Object.assign(this, { root: made.table, body: made.body });
+  }
+
+  update(upstreams) {
+    const values = {
+      Service: (cell, one) => text(cell, one.service),
+      Address: (cell, one) => text(cell, one.address),
+      Health: (cell, one) => {
+        if (!cell.firstChild) cell.append(badge());
+        setBadge(cell.firstChild, verdict(one));
+      },
+      "In flight": (cell, one) => figure(cell, count(one.in_flight), one.in_flight),
+      p50: (cell, one) => text(cell, one.p50 ? seconds(one.p50) : "–"),
+      p99: (cell, one) => text(cell, one.p99 ? seconds(one.p99) : "–"),
+      Requests: (cell, one) => figure(cell, brief(one.requests), one.requests),
+      Failures: (cell, one) => figure(cell, count(one.failures), one.failures),
+      Lanes: (cell, one) => text(cell, count(one.lanes)),
+      Batch: (cell, one) => text(cell, one.batch_mean ? one.batch_mean.toFixed(1) : "–"),
+      Breaker: (cell, one) => text(cell, one.breaker || "–"),
+    };
+    follow(this.body, upstreams, (one) => `${one.service} ${one.address}`, () => row(this.columns),
+      (element, one) => this.columns.forEach(({ label }, index) => values[label](element.cells[index], one)));
+  }
+}
+
+export class Upstreams {
+  constructor() {
+    this.table = new UpstreamTable();
+    this.empty = h("p", { class: "empty" }, "No upstream is registered.");
+    this.root = h("div", { class: "stack" },
+      h("section", { class: "panel flush" }, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Upstreams" }, this.table.root), this.empty));
+  }
+
+  update(overview) {
+    this.table.update(overview.upstreams);
+    this.empty.hidden = overview.upstreams.length > 0;
+  }
+
+  start() {
+    if (!store.overview) this.empty.hidden = true;
+  }
+}
