@@ -5,9 +5,19 @@ import { h, svg, text } from "./dom.js";
 const AXIS_WIDTH = 54;
 const AXIS_HEIGHT = 22;
 
-/** A colour of the theme in force. */
+/** A colour of the theme in force, for a canvas, which knows no variables: `rgb(1, 2, 3)`. */
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const probe = document.createElement("i");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}
+
+/** The same colour, see-through. */
+function faint(name) {
+  return colour(name).replace("rgb(", "rgba(").replace(")", ", 0.1)");
 }
 
 /** The next round number above: the top of an axis. */
@@ -89,7 +99,7 @@ export class TimeChart {
     this.#plot?.destroy();
     const ink = colour("--ink-3");
     const line = { stroke: colour("--line"), width: 1, dash: [] };
-    const font = `11px ${colour("--font")}`;
+    const font = `11px ${getComputedStyle(document.body).fontFamily}`;
     const axis = { stroke: ink, font, ticks: { show: false } };
     this.#plot = new window.uPlot({
       width,
@@ -113,7 +123,7 @@ export class TimeChart {
         stroke: colour(one.colour),
         width: one.width ?? 1.6,
         dash: one.dash,
-        fill: one.isFilled ? `${colour(one.colour)}1f` : undefined,
+        fill: one.isFilled ? faint(one.colour) : undefined,
         points: { show: false },
       }))],
       hooks: {
