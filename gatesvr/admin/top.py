@@ -489,8 +489,8 @@ def _stage_row(name: str, stage: dict[str, Any]) -> tuple[Text | str, ...]:
 
 
 def _upstream_row(one: dict[str, Any]) -> tuple[Text | str, ...]:
-    is_bad = one["breaker"] == "open" or one["health"] == "not_serving"
-    health = "breaker open" if one["breaker"] == "open" else str(one["health"] or one["state"])
+    health = "breaker open" if one["breaker"] == "open" else str(one["health"])
+    is_bad = one["health"] != "up"
     name = Text.assemble(escape(one["service"]), " ", (escape(one["address"]), "dim"))
     return (name, _dot(_BAD if is_bad else _GOOD, health), seconds_text(one["p99"] or None))
 

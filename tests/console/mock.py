@@ -201,9 +201,12 @@ class MockGateway:
                 {
                     "service": service,
                     "address": f"10.4.0.{port % 100}:{port}",
-                    "state": "connecting" if is_sick else "ready",
-                    "health": "not_serving" if is_sick else "serving",
-                    "lanes": 0 if is_sick else 2,
+                    "zone": "",
+                    "state": "connecting" if is_sick else "stream",
+                    "health": "ejected" if is_sick else "up",
+                    "registered": service == "zone",
+                    "waiting": int(burst),
+                    "lanes": 1,
                     "in_flight": int(requests * share * p50 * 3),
                     "breaker": "open" if is_sick else "closed",
                     "requests": int(self._random.uniform(0.99, 1) * 4.1e7 * share) + 120,
@@ -238,37 +241,65 @@ class MockGateway:
         following = sent + 1 + max(0, session["queue_messages"] - 24)
         slots = following + 40
         now = time.time()
+        open_slots = [
+            {
+                "slot": slots + place,
+                "client_seq": moved // 2 + place,
+                "action": _ACTIONS[(number + place) % 4],
+                "age_s": 0.21 / (1 + place),
+            }
+            for place in (0, 3, 5)
+        ]
         return {
             **session,
             "connection": None
             if session["state"] == "suspended"
             else {
                 "address": f"{session['ip']}:{20_000 + number}",
+                "number": number,
                 "backend": "qh3",
                 "rtt_s": session["rtt_s"],
                 "cwnd": 48_000,
                 "lost": number % 17,
-                "sent": moved * 3,
+                "in_flight_bytes": 2_310,
+                "unsent_bytes": 0,
                 "path_changes": [
                     {"time": now - 640, "from": "198.51.100.7:40112", "to": f"{session['ip']}:2100"}
                 ],
             },
+            "number": number,
+            "user_port": 20_000 + number,
+            "protocol": 1,
+            "capabilities": 3,
+            "max_message_bytes": 1 << 20,
+            "auth_subject": session["openid"],
+            "logged_in": session["state"] != "inited",
+            "hello_pending": session["state"] == "inited",
+            "generation": 1 + number % 4,
             "resumes": number % 4,
-            "tombstone_s": 300.0,
+            "tombstone_s": 211.0 if session["state"] == "suspended" else None,
             "sequence": {
                 "acked": acked,
                 "sent": sent,
                 "next": following,
+                "unsent": following - sent - 1,
                 "waiting": [slots + 1, slots + 2, slots + 4],
-                "open_slots": [
-                    {"slot": slots, "action": _ACTIONS[number % 4], "age_s": 0.21},
-                    {"slot": slots + 3, "action": _ACTIONS[(number + 1) % 4], "age_s": 0.08},
-                    {"slot": slots + 5, "action": _ACTIONS[(number + 2) % 4], "age_s": 0.01},
-                ],
+                "waiting_count": 3,
+                "open_slots": open_slots,
+                "open_count": 6,
                 "unacked_bytes": session["queue_bytes"],
                 "client_seq": moved // 2,
             },
-            "rates": {"requests": session["rate"], "answers": session["rate"], "pushes": 0.4},
+            "pending": [{**slot, "service": "business"} for slot in open_slots],
+            "max_queue_size": 1_024,
+            "max_queue_bytes": 4 << 20,
+            "stopped": False,
+            "before_notifies": 0,
+            "after_notifies": 1,
+            "held_notifies": 0,
+            "oldest_unacked_s": session["queue_messages"] / 90,
+            "queue": {"reserved": moved, "released": following, "expired": 0},
+            "rates": {"requests": session["rate"], "pushes": 0.4},
             "traced": session["session"] in self._traced,
             "events": [
                 {"time": now - ago, "event": event, "detail": detail}
@@ -356,16 +387,16 @@ class MockGateway:
             return _no_session()
         self.sessions.remove(session)
         self.kicked.append(await request.json())
-        return JSONResponse({"kicked": 1})
+        return JSONResponse({"sessions": 1})
 
     async def _push(self, request: Request) -> Response:
         self.pushed.append(await request.json())
-        return JSONResponse({"queued": 1})
+        return JSONResponse({"sessions": 1})
 
     async def _trace(self, request: Request) -> Response:
         is_on = (await request.json())["on"]
         (self._traced.add if is_on else self._traced.discard)(request.path_params["id"])
-        return JSONResponse({"on": is_on})
+        return JSONResponse({"traced": is_on})
 
     async def _get_upstreams(self, request: Request) -> Response:
         return JSONResponse(self._history[-1]["upstreams"])
@@ -373,27 +404,29 @@ class MockGateway:
     async def _get_routes(self, request: Request) -> Response:
         return JSONResponse(
             [
-                {"action": "hello", "service": "hello", "order": "asked"},
-                {"action": "room.*", "service": "business", "order": "asked"},
-                {"action": "bag.*", "service": "business", "order": "done"},
-                {"action": "zone.*", "service": "zone", "order": "asked"},
+                {"action": "hello", "service": "hello", "order": "request", "serial": False},
+                {"action": "room.*", "service": "business", "order": "request", "serial": False},
+                {"action": "bag.*", "service": "business", "order": "completion", "serial": True},
+                {"action": "zone.*", "service": "zone", "order": "request", "serial": False},
             ]
         )
 
     async def _get_config(self, request: Request) -> Response:
         return JSONResponse(
-            [
-                {"name": name, "value": value, "origin": origin}
-                for name, value, origin in (
-                    ("transport.bind", "0.0.0.0:8453", "gateway.toml:4"),
-                    ("transport.backend", "qh3", "default"),
-                    ("session.tombstone", "5m", "default"),
-                    ("dispatch.workers", "8", "--workers"),
-                    ("dispatch.deadline", "30s", "default"),
-                    ("admin.bind", "127.0.0.1:8090", "GATESVR_ADMIN_BIND"),
-                    ("admin.token", "(hidden)", "gateway.toml:31"),
-                )
-            ]
+            {
+                "settings": [
+                    {"name": name, "value": value, "origin": origin, "restart": "bind" in name}
+                    for name, value, origin in (
+                        ("transport.bind", "0.0.0.0:8453", "gateway.toml:4"),
+                        ("transport.backend", "qh3", "default"),
+                        ("session.tombstone", "5m", "default"),
+                        ("dispatch.workers", "8", "--workers"),
+                        ("dispatch.deadline", "30s", "default"),
+                        ("admin.bind", "127.0.0.1:8090", "GATESVR_ADMIN_BIND"),
+                        ("admin.token", "(hidden)", "gateway.toml:31"),
+                    )
+                ]
+            }
         )
 
     async def _reload(self, request: Request) -> Response:

@@ -70,13 +70,16 @@ export class Strip {
       attr(element, "title", cell.label);
     });
     for (const [kind, value] of this.counts) {
-      const number = kind === "acked" ? sequence.acked : list.filter((one) => one.kind === kind).length;
+      const number = {
+        acked: sequence.acked, flight: sequence.sent - sequence.acked, queued: sequence.unsent,
+        open: sequence.open_count - sequence.waiting_count, waiting: sequence.waiting_count,
+      }[kind];
       text(value, count(number));
       attr(value, "data-value", number);
     }
     attr(this.cells, "aria-label",
       `Acknowledged up to ${sequence.acked}, sent up to ${sequence.sent}, next is ${sequence.next}, ` +
-      `${sequence.open_slots.length} slots open, ${sequence.waiting.length} waiting`);
+      `${sequence.open_count - sequence.waiting_count} slots open, ${sequence.waiting_count} waiting`);
     text(this.scale, size > 1 ? `a cell is ${size} positions` : "");
     const marks = [
       ["acked", sequence.acked], ["sent", sequence.sent], ["next", sequence.next],

@@ -34,18 +34,6 @@ function askReload(after) {
   });
 }
 
-/** The settings as a flat list of {name, value, origin}, however deep the answer is. */
-function flatten(config, prefix = "") {
-  if (Array.isArray(config)) return config;
-  return Object.entries(config).flatMap(([key, entry]) => {
-    const name = prefix ? `${prefix}.${key}` : key;
-    if (entry !== null && typeof entry === "object" && !Array.isArray(entry)) {
-      return "value" in entry ? [{ name, ...entry }] : flatten(entry, name);
-    }
-    return [{ name, value: entry, origin: "" }];
-  });
-}
-
 export class Config {
   constructor() {
     this.filter = h("input", { type: "search", placeholder: "Filter settings", "aria-label": "Filter settings",
@@ -64,8 +52,7 @@ export class Config {
 
   async start() {
     try {
-      const config = await get("config");
-      this.settings = flatten(config.settings ?? config);
+      this.settings = (await get("config")).settings;
       this.#show();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -79,14 +66,15 @@ export class Config {
       `${name} ${anything(value)}`.toLowerCase().includes(wanted) &&
       !(this.changed.checked && (!origin || origin === "default")));
     const groups = Map.groupBy ? Map.groupBy(found, ({ name }) => name.split(".")[0]) : new Map([["", found]]);
-    const rows = [...groups.values()].flatMap((settings) => settings.map(({ name, value, origin }, index) =>
+    const rows = [...groups.values()].flatMap((settings) => settings.map(({ name, value, origin, restart }, index) =>
       h("tr", { class: index === 0 ? "group-start" : null },
         h("td", { class: "mono" }, name),
         h("td", { class: "mono value" }, anything(value)),
-        h("td", { class: origin && origin !== "default" ? "origin" : "origin quiet" }, origin || "default"))));
+        h("td", { class: origin && origin !== "default" ? "origin" : "origin quiet" }, origin || "default"),
+        h("td", { class: "quiet" }, restart ? "by restart" : "by reload"))));
     this.content.replaceChildren(rows.length
       ? h("table", { class: "grid settings" },
-        h("thead", {}, h("tr", {}, ["Setting", "Value", "Origin"].map((name) => h("th", { scope: "col" }, name)))),
+        h("thead", {}, h("tr", {}, ["Setting", "Value", "Origin", "Change"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, rows))
       : h("p", { class: "empty" }, "No setting matches."));
   }

@@ -92,7 +92,7 @@ class Readiness {
       this.meter.value = drain.connections_at_start ? gone / drain.connections_at_start : 1;
       text(this.reason, `${drain.phase}: ${format.count(drain.connections_left)} of ` +
         `${format.count(drain.connections_at_start)} connections left, ` +
-        `${format.count(drain.requests_left)} requests, about ${format.span(drain.remaining_s)} to go`);
+        `${format.count(drain.requests_left)} requests; cut off in ${format.span(drain.remaining_s)}`);
     } else text(this.reason, reasons.join(", "));
     text(this.handshakes, `${format.count(overview.handshakes)} handshakes`);
     const left = overview.certificate_expires - overview.time;
@@ -123,6 +123,21 @@ function askDrain() {
   });
 }
 
+const STAGES = [
+  ["request", "Whole request"], ["queue_wait", "Queue wait"], ["upstream:", "Upstream "],
+  ["send", "Send"], ["login", "Login"], ["handshake", "Handshake"], ["lag", "Loop lag"], ["gc_pause", "GC pause"],
+];
+
+function rank(stage) {
+  const at = STAGES.findIndex(([name]) => (name.endsWith(":") ? stage.startsWith(name) : stage === name));
+  return at < 0 ? STAGES.length : at;
+}
+
+function stageName(stage) {
+  const [name, label] = STAGES[rank(stage)] ?? [stage, stage];
+  return label + stage.slice(name.length);
+}
+
 /** Latency by stage. */
 class Stages {
   constructor() {
@@ -140,16 +155,11 @@ class Stages {
   }
 
   update({ latency }) {
-    const rank = ["request", "queue_wait", "send"];
-    const stages = Object.keys(latency).sort((one, other) => {
-      const [a, b] = [rank.indexOf(one), rank.indexOf(other)];
-      return (a < 0 ? 9 : a) - (b < 0 ? 9 : b) || one.localeCompare(other);
-    });
-    const label = (stage) => ({ request: "Whole request", queue_wait: "Queue wait", send: "Send" })[stage]
-      ?? stage.replace(/^upstream:/, "Upstream ");
+    const stages = Object.keys(latency).sort((one, other) =>
+      rank(one) - rank(other) || one.localeCompare(other));
     follow(this.body, stages, (stage) => stage, (stage) => {
       const element = row(this.columns);
-      text(element.cells[0], label(stage));
+      text(element.cells[0], stageName(stage));
       element.ladder = new Ladder();
       element.cells[1].append(element.ladder.root);
       return element;

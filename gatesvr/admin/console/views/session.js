@@ -16,38 +16,57 @@ const MAX_REASON = 64;
 const GROUPS = {
   Identity: [
     ["Openid", "openid", (s) => s.openid],
+    ["Proved subject", "auth_subject", (s) => s.auth_subject],
     ["Client", "client_id", (s) => s.client_id],
     ["Zone", "zone", (s) => s.zone],
-    ["Address", "ip", (s) => s.ip],
+    ["Address at START", "ip", (s) => `${s.ip}:${s.user_port}`],
     ["Created", "created", (s) => format.moment(s.created)],
     ["Age", "age_s", (s) => format.span(s.age_s)],
     ["Idle", "idle_s", (s) => format.span(s.idle_s)],
     ["Resumes", "resumes", (s) => format.count(s.resumes)],
-    ["Kept after an end", "tombstone_s", (s) => format.span(s.tombstone_s)],
+    ["Generation", "generation", (s) => format.count(s.generation)],
+    ["Protocol", "protocol", (s) => `${s.protocol}, capabilities ${s.capabilities}`],
+    ["Logged in", "logged_in", (s) => (s.logged_in ? "yes" : s.hello_pending ? "hello pending" : "no")],
+    ["Time to come back", "tombstone_s", (s) => format.span(s.tombstone_s)],
   ],
   Connection: [
     ["Address", "connection.address", (s) => s.connection?.address],
+    ["Number", "connection.number", (s) => format.count(s.connection?.number)],
     ["Backend", "connection.backend", (s) => s.connection?.backend],
-    ["Round trip", "connection.rtt_s", (s) => format.seconds(s.connection?.rtt_s)],
+    ["Round trip", "connection.rtt_s", (s) => format.seconds(s.connection?.rtt_s || null)],
     ["Congestion window", "connection.cwnd", (s) => format.bytes(s.connection?.cwnd)],
-    ["Packets sent", "connection.sent", (s) => format.count(s.connection?.sent)],
+    ["Bytes in flight", "connection.in_flight_bytes", (s) => format.bytes(s.connection?.in_flight_bytes)],
+    ["Bytes unsent", "connection.unsent_bytes", (s) => format.bytes(s.connection?.unsent_bytes)],
     ["Packets lost", "connection.lost", (s) => format.count(s.connection?.lost)],
     ["Path changes", "connection.path_changes", (s) => format.count(s.connection?.path_changes?.length)],
   ],
-  Order: [
+  Traffic: [
+    ["Requests", "rates.requests", (s) => `${format.rate(s.rates.requests)}/s`],
+    ["To the client", "rates.pushes", (s) => `${format.rate(s.rates.pushes)}/s`],
     ["Client seq", "sequence.client_seq", (s) => format.count(s.sequence.client_seq)],
-    ["In flight", "in_flight", (s) => format.count(s.in_flight)],
-    ["Queue", "queue_messages", (s) => `${format.count(s.queue_messages)} messages`],
-    ["Queue bytes", "queue_bytes", (s) => format.bytes(s.queue_bytes)],
-    ["Unacknowledged", "sequence.unacked_bytes", (s) => format.bytes(s.sequence.unacked_bytes)],
-    ["Requests", "rates.requests", (s) => `${format.rate(s.rates.requests ?? s.rate)}/s`],
-    ["Pushes", "rates.pushes", (s) => `${format.rate(s.rates.pushes)}/s`],
+    ["Requests in flight", "in_flight", (s) => format.count(s.in_flight)],
+    ["Queue", "queue_messages", (s) => `${format.count(s.queue_messages)} of ${format.count(s.max_queue_size)}`],
+    ["Queue bytes", "queue_bytes", (s) => `${format.bytes(s.queue_bytes)} of ${format.bytes(s.max_queue_bytes)}`],
+    ["Oldest unacked", "oldest_unacked_s", (s) => (s.oldest_unacked_s ? format.seconds(s.oldest_unacked_s) : "–")],
+    ["Notifies bound", "before_notifies", (s) => `${s.before_notifies} before, ${s.after_notifies} after`],
+    ["Notifies held", "held_notifies", (s) => format.count(s.held_notifies)],
+    ["Largest message", "max_message_bytes", (s) => format.bytes(s.max_message_bytes)],
   ],
 };
 const SHOWN = new Set([
-  "session", "state", "rate", "rtt_s", "events", "traced", "sequence", "connection", "rates",
-  ...Object.values(GROUPS).flat().map(([, field]) => field),
+  "session", "state", "rate", "rtt_s", "events", "traced", "sequence", "connection", "rates", "pending",
+  "queue", "number", "user_port", "capabilities", "hello_pending", "max_queue_size", "max_queue_bytes",
+  "after_notifies", "stopped", ...Object.values(GROUPS).flat().map(([, field]) => field),
 ]);
+
+/** A panel with a table whose rows come and go. */
+function listPanel(title, columns, body, empty, note = null) {
+  return h("section", { class: "panel list-panel" },
+    h("header", { class: "panel-head" }, h("h2", {}, title), note),
+    h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": title },
+      h("table", { class: "grid" }, h("thead", {}, h("tr", {}, columns.map((name) =>
+        h("th", { scope: "col" }, name)))), body), empty));
+}
 
 function at(object, path) {
   return path.split(".").reduce((value, name) => value?.[name], object);
@@ -79,12 +98,12 @@ export class Session {
     this.events = h("tbody");
     this.noEvent = h("p", { class: "empty" }, "No event yet.");
     this.isOn = h("span", { class: "panel-note" });
+    this.pending = h("tbody");
+    this.noPending = h("p", { class: "empty small" }, "No request is unanswered.");
     this.content = h("div", { class: "stack" }, this.strip.root, h("div", { class: "session-parts" }, this.groups,
-      h("section", { class: "panel events" },
-        h("header", { class: "panel-head" }, h("h2", {}, "Events"), this.isOn),
-        h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Events" },
-          h("table", { class: "grid" }, h("thead", {}, h("tr", {}, ["Time", "Event", "Detail"].map((name) =>
-            h("th", { scope: "col" }, name)))), this.events), this.noEvent))));
+      h("div", { class: "stack" },
+        listPanel("Unanswered requests", ["Action", "Service", "Client seq", "Slot", "Age"], this.pending, this.noPending),
+        listPanel("Events", ["Time", "Event", "Detail"], this.events, this.noEvent, this.isOn))));
     this.root = h("div", { class: "stack" },
       h("section", { class: "status", "aria-label": "Session" }, this.state,
         h("code", { class: "session-id" }, id),
@@ -140,9 +159,16 @@ export class Session {
     text(this.notice, session.connection ? "" : "no connection at present");
     this.strip.update(session.sequence);
     this.#showTrace();
+    this.noPending.hidden = session.pending.length > 0;
+    follow(this.pending, session.pending, (one) => one.client_seq,
+      () => h("tr", {}, ["", "", "figure", "figure", "figure"].map((name) => h("td", { class: name }))),
+      ({ cells }, one) => [one.action || "–", one.service || "–", format.count(one.client_seq), one.slot || "–",
+        one.age_s ? format.seconds(one.age_s) : "–"].forEach((value, index) => text(cells[index], value)));
     const groups = Object.entries(GROUPS);
-    const rest = more(session);
-    if (rest.length) groups.push(["More", rest]);
+    const sums = Object.keys(session.queue ?? {}).map((name) =>
+      [name[0].toUpperCase() + name.slice(1).replaceAll("_", " "), `queue.${name}`, (s) => format.count(s.queue[name])]);
+    const rest = [...sums, ...more(session)];
+    if (rest.length) groups.push(["Since its start", rest]);
     follow(this.groups, groups, ([name]) => name,
       ([name]) => h("section", { class: "panel" }, h("header", { class: "panel-head" }, h("h2", {}, name)), h("dl", { class: "fields" })),
       (element, [, fields]) => follow(element.lastChild, fields, ([, field]) => field,
@@ -201,8 +227,8 @@ export class Session {
       isDanger: true,
       act: async ({ reason, code }) => {
         await post(`${this.path}/kick`, { code: Number(code), reason });
-        toast("The session was kicked.");
         this.#end();
+        toast("The session was kicked.");
       },
     });
   }
@@ -213,7 +239,7 @@ export class Session {
       title: "Push to this session",
       lines: ["The message takes its place in the session's order, after all that is queued."],
       fields: [
-        { name: "type", label: "Type", placeholder: "chat.notice", isRequired: true, isFirst: true },
+        { name: "type", label: "Type", placeholder: "notice", hint: "What the client's code knows the notify by.", isFirst: true },
         { name: "content", label: "Content", kind: "area" },
       ],
       action: "Push",

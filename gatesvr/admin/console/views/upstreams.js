@@ -8,19 +8,17 @@ const COLUMNS = [
   { label: "Service" }, { label: "Address", class: "mono" }, { label: "Health" },
   { label: "In flight", class: "num" }, { label: "p50", class: "num wide" },
   { label: "p99", class: "num" }, { label: "Requests", class: "num wide" },
-  { label: "Failures", class: "num" }, { label: "Lanes", class: "num wide" },
-  { label: "Batch", class: "num wide" }, { label: "Breaker", class: "wide" },
+  { label: "Failures", class: "num" }, { label: "Waiting", class: "num wide" },
+  { label: "Batch", class: "num wide" }, { label: "Calls by", class: "wide" },
+  { label: "From", class: "wide" }, { label: "Zone", class: "wide" },
 ];
 
-/** One word and one colour for an endpoint: what its state, health and breaker come to. */
+/** One word and one colour for an endpoint: what its health, breaker and state come to. */
 export function verdict({ state, health, breaker }) {
-  const words = [state, health, breaker].map((word) => String(word ?? "").toLowerCase());
-  if (words[2] === "open") return ["bad", "breaker open"];
-  if (words[1] === "not_serving") return ["bad", "not serving"];
-  if (["ready", "serving", "up", "connected", ""].includes(words[0]) && words[2] !== "half_open") {
-    return ["good", "serving"];
-  }
-  return ["warn", words[2] === "half_open" ? "trying" : words[0].replace("_", " ")];
+  if (breaker === "open") return ["bad", "breaker open"];
+  if (breaker === "half_open") return ["warn", "on trial"];
+  if (health === "up") return ["good", "up"];
+  return state === "connecting" ? ["warn", state] : ["bad", health];
 }
 
 /** A state as a dot of its own shape, and its word. */
@@ -54,11 +52,13 @@ export class UpstreamTable {
       p99: (cell, one) => text(cell, one.p99 ? seconds(one.p99) : "–"),
       Requests: (cell, one) => figure(cell, brief(one.requests), one.requests),
       Failures: (cell, one) => figure(cell, count(one.failures), one.failures),
-      Lanes: (cell, one) => text(cell, count(one.lanes)),
+      Waiting: (cell, one) => figure(cell, count(one.waiting), one.waiting),
       Batch: (cell, one) => text(cell, one.batch_mean ? one.batch_mean.toFixed(1) : "–"),
-      Breaker: (cell, one) => text(cell, one.breaker || "–"),
+      "Calls by": (cell, one) => text(cell, one.state),
+      From: (cell, one) => text(cell, one.registered ? "registration" : "configuration"),
+      Zone: (cell, one) => text(cell, one.zone || "all"),
     };
-    follow(this.body, upstreams, (one) => `${one.service} ${one.address}`, () => row(this.columns),
+    follow(this.body, upstreams, (one) => `${one.service} ${one.zone} ${one.address}`, () => row(this.columns),
       (element, one) => this.columns.forEach(({ label }, index) => values[label](element.cells[index], one)));
   }
 }
