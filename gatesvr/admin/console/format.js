@@ -93,5 +93,6 @@ export function moment(unix) {
 /** A value of unknown kind, for lists of settings. */
 export function anything(value) {
   if (isMissing(value) || value === "") return NONE;
+  if (typeof value === "boolean") return value ? "yes" : "no";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

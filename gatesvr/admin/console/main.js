@@ -184,6 +184,7 @@ addEventListener("hashchange", open);
 store.addEventListener("state", showState);
 store.addEventListener("overview", () => {
   showFacts();
+  attr(element("view"), "data-time", store.overview.time);
   current?.update?.(store.overview);
 });
 store.addEventListener("restarted", () => toast("The gateway was restarted."));

@@ -26,20 +26,21 @@ function positions({ acked, sent, next, waiting, open_slots: open }) {
       label: `slot ${count(slot)}, ${action || "no action"}, open for ${seconds(age)}`,
     })),
   ].sort((one, other) => one.slot - other.slot);
-  for (const slot of slots) list.push({ ...slot, key: `s${slot.slot}`, isSlot: true });
+  for (const slot of slots) list.push({ ...slot, key: `s${slot.slot}` });
   return list;
 }
 
-/** Several positions to a cell where there are more than fit; a cell shows its rarest kind. */
+/** Several positions of one kind to a cell where there are more than fit. */
 function cells(list, room) {
   const size = Math.max(1, Math.ceil(list.length / room));
   if (size === 1) return [list, 1];
-  const rank = ["acked", "flight", "queued", "waiting", "open"];
   const grouped = [];
-  for (let from = 0; from < list.length; from += size) {
-    const group = list.slice(from, from + size);
-    const rarest = group.reduce((one, other) => (rank.indexOf(other.kind) > rank.indexOf(one.kind) ? other : one));
-    grouped.push({ ...rarest, label: `${group[0].label} to ${group.at(-1).label}` });
+  for (let from = 0; from < list.length;) {
+    let to = from + 1;
+    while (to < list.length && to - from < size && list[to].kind === list[from].kind) to += 1;
+    const [first, last] = [list[from], list[to - 1]];
+    grouped.push({ ...first, label: to - from > 1 ? `${first.label} to ${last.label}` : first.label });
+    from = to;
   }
   return [grouped, size];
 }
@@ -66,7 +67,7 @@ export class Strip {
     const list = positions(sequence);
     const [shown, size] = cells(list, Math.max(20, Math.floor(this.cells.clientWidth / 13)));
     follow(this.cells, shown, (cell) => cell.key, () => h("i"), (element, cell) => {
-      attr(element, "class", `cell ${cell.kind}${cell.isFirstSlot ? " first" : ""}`);
+      attr(element, "class", `cell ${cell.kind}`);
       attr(element, "title", cell.label);
     });
     for (const [kind, value] of this.counts) {
@@ -80,7 +81,7 @@ export class Strip {
     attr(this.cells, "aria-label",
       `Acknowledged up to ${sequence.acked}, sent up to ${sequence.sent}, next is ${sequence.next}, ` +
       `${sequence.open_count - sequence.waiting_count} slots open, ${sequence.waiting_count} waiting`);
-    text(this.scale, size > 1 ? `a cell is ${size} positions` : "");
+    text(this.scale, size > 1 ? `up to ${size} positions a cell` : "");
     const marks = [
       ["acked", sequence.acked], ["sent", sequence.sent], ["next", sequence.next],
       ["oldest open", sequence.open_slots[0]
