@@ -85,7 +85,7 @@ types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/mypy --strict gatesvr
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
-	  gatesvr._core.udp gatesvr._core.limits
+	  gatesvr._core.udp gatesvr._core.limits gatesvr._core.histogram
 
 docs: install ## Write what the docs take from the code: settings, example bytes, file names
 	$(BIN)/python docs/generate.py
@@ -125,7 +125,7 @@ $(RUNTIME): $(BUILD_INPUTS)
 	fi; \
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
 	@echo "installing GateSvr into $(VENV): its dependencies, then its core is compiled (under a minute)"
-	$(PIP) --editable '.[fast]'
+	$(PIP) --editable '.[admin,fast]'
 	@touch $@
 
 # And to work on it. The package is installed already: of its own name only the extras are left.

@@ -19,11 +19,13 @@ from .load import load as load
 from .load import needs_restart as needs_restart
 from .sections import MAX_CLAIMS as MAX_CLAIMS
 from .sections import ZONED_NAME as ZONED_NAME
+from .sections import AdminConfig as AdminConfig
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
+from .sections import MetricsConfig as MetricsConfig
 from .sections import OverloadConfig as OverloadConfig
 from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
@@ -33,12 +35,14 @@ from .sections import TransportConfig as TransportConfig
 from .sections import UpstreamConfig as UpstreamConfig
 
 __all__ = [
+    "AdminConfig",
     "AuthConfig",
     "Config",
     "DispatchConfig",
     "Duration",
     "Endpoint",
     "LogConfig",
+    "MetricsConfig",
     "OverloadConfig",
     "PushCaller",
     "PushConfig",

@@ -75,6 +75,10 @@ class SessionCounters(Counters):
     """Sessions of protocol 0 resumed by their openid."""
     steals: Counter = 0
     """Resumes, of both kinds, that took the session from a connection it still had."""
+    replayed: Counter = 0
+    """Messages that had been sent before a resume and are sent again after it."""
+    bundles: Counter = 0
+    """Answers sent with notifies around them."""
     duplicates: Counter = 0
     """Requests whose number had been accepted before."""
     gaps: Counter = 0

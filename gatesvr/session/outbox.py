@@ -343,6 +343,7 @@ class Outbox:
             )
             messages = [(msg_id, body, KEEP)]
         counters.notifies_dropped += dropped
+        counters.bundles += len(messages) > 1
         self.sender.bundle(slot, messages)
 
     # What a sweep looks at.
