@@ -31,7 +31,16 @@ KEPT = 60
 """Sessions on a page; seconds behind each figure."""
 MAX_ROWS = 8
 _SORTS = ("queue", "rate", "age", "openid")
-_STAGES = {"request": "whole request", "queue_wait": "queue wait", "send": "send"}
+_STAGES = {
+    "request": "whole request",
+    "queue_wait": "queue wait",
+    "send": "send",
+    "login": "login",
+    "handshake": "handshake",
+    "rtt": "round trip",
+    "lag": "loop lag",
+    "gc_pause": "GC pause",
+}
 _COLUMNS: dict[str, tuple[tuple[str, int], ...]] = {
     "latency": (("Stage", 17), ("p50", -7), ("p99", -7), ("max", -7)),
     "upstreams": (("Upstream", 24), ("Health", 14), ("p99", -7)),
@@ -385,8 +394,8 @@ class Top(App[None]):
         for tile in self.query(_Tile):
             tile.show(overview)
         stages = overview["latency"]
-        order = [name for name in _STAGES if name in stages]
-        order += sorted(stages.keys() - _STAGES.keys())
+        order = ["request", *sorted(stages.keys() - _STAGES.keys()), *_STAGES]
+        order = list(dict.fromkeys(name for name in order if name in stages))
         self._fill("latency", [_stage_row(name, stages[name]) for name in order])
         self._fill("upstreams", [_upstream_row(one) for one in overview["upstreams"]])
         self._fill("refusals", [_refusal_row(one) for one in overview["refusals"]])

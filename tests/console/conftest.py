@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvicorn
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -96,8 +97,7 @@ def open_tab(browser: Browser) -> Open:
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[str]:
     """Serve an application; yield its address."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the extra admin is not installed")
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
+    uvicorn = config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("starlette", reason="the extra admin is not installed")
-
 from .conftest import Open, served
 from .mock import MockGateway
 

@@ -125,7 +125,8 @@ function askDrain() {
 
 const STAGES = [
   ["request", "Whole request"], ["queue_wait", "Queue wait"], ["upstream:", "Upstream "],
-  ["send", "Send"], ["login", "Login"], ["handshake", "Handshake"], ["lag", "Loop lag"], ["gc_pause", "GC pause"],
+  ["send", "Send"], ["login", "Login"], ["handshake", "Handshake"], ["rtt", "Round trip"],
+  ["lag", "Loop lag"], ["gc_pause", "GC pause"],
 ];
 
 function rank(stage) {
