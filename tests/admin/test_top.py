@@ -14,7 +14,13 @@ from gatesvr.admin.text import byte_text, rate_text, seconds_text, span_text
 from gatesvr.admin.top import Top
 from gatesvr.errors import ConnectionFailed
 
-SESSIONS = 250
+SESSIONS = 25
+PAGE = 10
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.admin.top.PAGE", PAGE)
 
 
 def _overview() -> dict[str, Any]:
@@ -115,7 +121,7 @@ async def test_figures_and_sessions_are_those_of_the_api() -> None:
         await _until(pilot, lambda: app.query_one("#sessions", DataTable).row_count > 0)
         assert _shown(app, ".value") == "1,180 760 6.10 ms 250 12 410 0 31 %"
         assert "ready" in _shown(app, "#line")
-        assert _shown(app, "#title") == "Sessions by queue: 1 to 50 of 250"
+        assert _shown(app, "#title") == "Sessions by queue: 1 to 10 of 25"
         sick = app.query_one("#upstreams", DataTable).get_row_at(0)
         assert "down" in str(sick[1])
         latency = app.query_one("#latency", DataTable)
@@ -126,15 +132,15 @@ async def test_figures_and_sessions_are_those_of_the_api() -> None:
 async def test_pages_search_and_sort() -> None:
     app = Top(FakeSource(), interval_s=9)
     async with app.run_test(size=(80, 30)) as pilot:
-        await _until(pilot, lambda: "1 to 50" in _shown(app, "#title"))
+        await _until(pilot, lambda: "1 to 10 " in _shown(app, "#title"))
         await pilot.press("right_square_bracket", "right_square_bracket")
-        await _until(pilot, lambda: "101 to 150" in _shown(app, "#title"))
+        await _until(pilot, lambda: "21 to 25 " in _shown(app, "#title"))
         await pilot.press("left_square_bracket", "s")
-        await _until(pilot, lambda: "by rate: 1 to 50" in _shown(app, "#title"))
-        await pilot.press("slash", *"r-04")
+        await _until(pilot, lambda: "by rate: 1 to 10 " in _shown(app, "#title"))
+        await pilot.press("slash", *"r-01")
         await _until(pilot, lambda: "1 to 10 of 10" in _shown(app, "#title"))
         await pilot.press("escape", "t")
-        await _until(pilot, lambda: "of 250" in _shown(app, "#title"))
+        await _until(pilot, lambda: "of 25" in _shown(app, "#title"))
         assert app.theme == "gatesvr-light"
 
 
