@@ -108,7 +108,7 @@ class HttpSource:
     """The admin API of a server.
 
     Args:
-        server: Its address, with or without ``http://``.
+        server: HOST:PORT, a URL, or ``unix:PATH``.
         token: The admin token, empty for none.
         transport: Stands in for the network.
     """
@@ -118,6 +118,9 @@ class HttpSource:
     ) -> None:
         self._server = server
         base = server if "://" in server else f"http://{server}"
+        if server.startswith("unix:"):
+            base = "http://localhost"
+            transport = httpx.AsyncHTTPTransport(uds=server.removeprefix("unix:"))
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.AsyncClient(
             base_url=f"{base.rstrip('/')}/api/v1/",

@@ -12,7 +12,8 @@ __all__ = ["command"]
 @click.command()
 @click.option(
     "--server",
-    default="http://127.0.0.1:8090",
+    metavar="HOST:PORT|URL|unix:PATH",
+    default="127.0.0.1:8090",
     show_default=True,
     help="The gateway's admin address.",
 )

@@ -97,7 +97,7 @@ def open_tab(browser: Browser) -> Open:
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[str]:
     """Serve an application; yield its address."""
-    uvicorn = config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
