@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
+from ..drain import DrainStatus
 from .access import COOKIE, LOGIN_S
 from .answers import (
     Done,
-    DrainView,
     History,
     Login,
     LogLevel,
@@ -73,7 +74,9 @@ ROUTES = [
         None,
         media=EVENTS,
     ),
-    ApiRoute("POST", "sessions/{id}/kick", "kick_session", "Close a session.", Done, body=KickBody),
+    ApiRoute(
+        "POST", "sessions/{id}/kick", "kick_session", "Close a session.", Done, body=KickBody
+    ),
     ApiRoute("POST", "kick", "kick", "Close all sessions of a user.", Done, body=KickUserBody),
     ApiRoute(
         "POST", "sessions/{id}/push", "push", "Push a notify to a session.", Done, body=PushBody
@@ -85,8 +88,8 @@ ROUTES = [
     ApiRoute("GET", "routes", "routes", "The routes; the first that matches.", list[RouteView]),
     ApiRoute("GET", "config", "config", "The configuration in force.", Settings),
     ApiRoute("POST", "reload", "reload", "Read the configuration again.", ReloadView),
-    ApiRoute("GET", "drain", "drain_status", "How far a drain is.", DrainView),
-    ApiRoute("POST", "drain", "drain", "Begin to drain.", DrainView, body=DrainBody),
+    ApiRoute("GET", "drain", "drain_status", "How far a drain is.", DrainStatus),
+    ApiRoute("POST", "drain", "drain", "Begin to drain.", DrainStatus, body=DrainBody),
     ApiRoute("POST", "log", "log", "Set what is logged.", LogLevel, body=LogBody),
     ApiRoute(
         "GET",
@@ -146,6 +149,7 @@ class Api:
         self._access = access
         self._origins = origins
         self._reload = reload
+        self._draining: asyncio.Task[None] | None = None
 
     # Looking.
 
@@ -250,13 +254,17 @@ class Api:
             raise Refused.missing("this gateway's configuration cannot be read again")
         return await self._reload()
 
-    async def drain_status(self, _id: str, _query: Any, _body: Any) -> DrainView:
+    async def drain_status(self, _id: str, _query: Any, _body: Any) -> DrainStatus:
         """Return how far a drain is."""
-        raise Refused.missing("this gateway cannot drain")
+        return self._gateway.drain_status()
 
-    async def drain(self, _id: str, _query: Any, body: DrainBody) -> DrainView:
-        """Begin to drain."""
-        raise Refused.missing("this gateway cannot drain")
+    async def drain(self, _id: str, _query: Any, body: DrainBody) -> DrainStatus:
+        """Begin to drain, or return how far the drain is that has begun."""
+        if self._draining is None:
+            draining = self._gateway.drain(body.rate, body.timeout)
+            self._draining = asyncio.create_task(draining, name="gatesvr-admin-drain")
+            await asyncio.sleep(0)  # it begins, so that the answer shows it
+        return self._gateway.drain_status()
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:
         """Set what is logged."""
