@@ -32,6 +32,7 @@ export class TimeChart {
   #top = 0;
   #data = [[]];
   #shownAt = null;
+  #span = 300;
 
   /**
    * @param title Heading.
@@ -59,9 +60,13 @@ export class TimeChart {
     window.addEventListener("gatesvr:theme", this.restyle);
   }
 
-  /** Show these columns: times, then one list of values a series. */
-  update(data) {
+  /**
+   * Show the last seconds of these columns: times, then one list of values a series. The axis has
+   * its whole length from the start, so that a young gateway's line grows from the right.
+   */
+  update(data, span) {
     this.#data = data;
+    this.#span = span;
     if (!this.#plot) this.#rebuild();
     else this.#plot.setData(data);
     this.#showValues();
@@ -112,7 +117,7 @@ export class TimeChart {
         drag: { x: false, y: false },
         sync: { key: "gatesvr" },
       },
-      scales: { x: { time: true }, y: { range: (plot, min, max) => this.#range(max ?? 0) } },
+      scales: { x: { time: true, range: (plot, min, max) => [max - this.#span, max] }, y: { range: (plot, min, max) => this.#range(max ?? 0) } },
       axes: [
         { ...axis, size: AXIS_HEIGHT, gap: 4, space: 72, grid: { show: false },
           values: (plot, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, tick % 60 ? 8 : 5)) },

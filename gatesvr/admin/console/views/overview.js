@@ -340,7 +340,7 @@ export class Overview {
     const since = store.time.at(-1) - this.range;
     const from = Math.max(0, store.time.findIndex((time) => time >= since));
     const columns = (...names) => [store.time.slice(from), ...names.map((name) => store.series[name].slice(from))];
-    this.throughput.update(columns("requests", "answers", "pushes"));
-    this.latency.update(columns("p50", "p99"));
+    this.throughput.update(columns("requests", "answers", "pushes"), this.range);
+    this.latency.update(columns("p50", "p99"), this.range);
   }
 }
