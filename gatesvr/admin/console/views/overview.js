@@ -1,12 +1,13 @@
 // Overview: what the gateway does now and did in the last minutes.
 
 import { post } from "../api.js";
+import { badge, setBadge, stateBadge } from "../badge.js";
 import { Ladder, Spark, TimeChart } from "../charts.js";
 import { ask, toast } from "../dialogs.js";
 import { attr, figure, follow, h, row, table, text } from "../dom.js";
 import * as format from "../format.js";
 import { sessionsOf, store } from "../store.js";
-import { badge, setBadge, UpstreamTable } from "./upstreams.js";
+import { UpstreamTable } from "./upstreams.js";
 
 const SPARK_POINTS = 120;
 const RANGES = [[300, "5 min"], [900, "15 min"]];
@@ -262,12 +263,6 @@ class Slowest {
       text(cells[4], one.oldest_unacked_s ? format.seconds(one.oldest_unacked_s) : "–");
     });
   }
-}
-
-/** A session's state as a badge. */
-export function stateBadge(state) {
-  const name = String(state).toLowerCase();
-  return [{ normal: "good", suspended: "warn", inited: "info" }[name] ?? "bad", name];
 }
 
 export class Overview {

@@ -1,13 +1,12 @@
 // Session: all that the gateway knows of one client, its order drawn, and its events as they come.
 
 import { ApiError, get, post, stream } from "../api.js";
+import { badge, setBadge, stateBadge } from "../badge.js";
 import { ask, toast } from "../dialogs.js";
 import { attr, figure, follow, h, text } from "../dom.js";
 import * as format from "../format.js";
 import { icon } from "../icons.js";
 import { Strip } from "../strip.js";
-import { stateBadge } from "./overview.js";
-import { badge, setBadge } from "./upstreams.js";
 
 const MAX_EVENTS = 200;
 const MAX_REASON = 64;

@@ -1,10 +1,9 @@
 // Sessions: found, sorted and paged by the server, so that ten thousand are as quick as ten.
 
 import { ApiError, get } from "../api.js";
+import { badge, setBadge, stateBadge } from "../badge.js";
 import { attr, figure, follow, h, row, table, text } from "../dom.js";
 import * as format from "../format.js";
-import { badge, setBadge } from "./upstreams.js";
-import { stateBadge } from "./overview.js";
 
 const LIMIT = 50;
 const REFRESH_MS = 2000;

@@ -1,6 +1,7 @@
 // Upstreams: every endpoint of every service, and how it does.
 
-import { attr, figure, follow, h, row, table, text } from "../dom.js";
+import { badge, setBadge } from "../badge.js";
+import { figure, follow, h, row, table, text } from "../dom.js";
 import { brief, count, seconds } from "../format.js";
 import { store } from "../store.js";
 
@@ -19,16 +20,6 @@ export function verdict({ state, health, breaker }) {
   if (breaker === "half_open") return ["warn", "on trial"];
   if (health === "up") return ["good", "up"];
   return state === "connecting" ? ["warn", state] : ["bad", health];
-}
-
-/** A state as a dot of its own shape, and its word. */
-export function badge() {
-  return h("span", { class: "badge" });
-}
-
-export function setBadge(element, [kind, word]) {
-  attr(element, "class", `badge ${kind}`);
-  text(element, word);
 }
 
 /** Rows of upstreams for a table with these columns. */
