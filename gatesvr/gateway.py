@@ -213,6 +213,9 @@ class Gateway(LocalPushApi):
             gc_pause_s=stages["gc_pause"].sum,
             certificate_expires=self.listener.tls.expires(),
             counters=counters,
+            closes={kind: codes.snapshot() for kind, codes in self.listener.ends.items()},
+            errors=self.session_manager.context.errors.snapshot(),
+            batches=list(self.upstream.batch_sizes),
             histograms=stages,
         )
 

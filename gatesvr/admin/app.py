@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .access import Access
     from .api import Api
     from .counters import AdminCounters
+    from .metrics import GatewayCollector
     from .openapi import ApiRoute
 
 __all__ = ["make_app"]
@@ -58,7 +59,7 @@ _HEALTH = ("/livez", "/readyz")
 
 
 def make_app(
-    gateway: Gateway, api: Api, access: Access, counters: AdminCounters, metrics: Metrics | None
+    gateway: Gateway, api: Api, access: Access, counters: AdminCounters, metrics: GatewayCollector
 ) -> ASGIApp:
     """Return the application.
 
@@ -67,7 +68,7 @@ def make_app(
         api: Answers the API.
         access: Judges requests.
         counters: Counts them.
-        metrics: Returns the text of /metrics and its media type; None where there is none.
+        metrics: Makes the page of /metrics.
     """
 
     async def livez(request: Request) -> Response:
@@ -80,10 +81,8 @@ def make_app(
         return PlainTextResponse("".join(f"{why}\n" for why in reasons), 503)
 
     async def show_metrics(request: Request) -> Response:
-        if metrics is None:
-            return _refusal(Refused.missing("this gateway has no metrics"))
-        text, media = metrics()
-        return Response(text, media_type=media)
+        text, media = await metrics.page(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media})
 
     routes = [
         Route("/livez", livez),
@@ -97,9 +96,6 @@ def make_app(
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _not_served})
     return _Gates(app, access, counters)
-
-
-Metrics = "Callable[[], tuple[bytes, str]]"
 
 
 def _endpoint(

@@ -32,7 +32,7 @@ class SessionCounters(Counters):
     refused_logins: Counter = 0
     """Hellos refused: not answered 200, or forbidden by ``on_duplicate``."""
     closed: Counter = 0
-    """Sessions ended, in any way; the next six are among them."""
+    """Sessions ended, in any way; also counted: stopped, expired, replaced, kicked and so on."""
     stopped: Counter = 0
     """Sessions that their client ended by STOP."""
     expired: Counter = 0
@@ -92,7 +92,7 @@ class SessionCounters(Counters):
     pushes_taken: Counter = 0
     """Notifies taken, counted for each session, broadcasts included."""
     pushes_held: Counter = 0
-    """Those of them that wait for the session's login."""
+    """Notifies taken that wait for the session's login."""
     pushes_bound: Counter = 0
     """Notifies that wait for the answer to their request; not among pushes_taken."""
     pushes_busy: Counter = 0

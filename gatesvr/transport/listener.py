@@ -19,6 +19,7 @@ from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
 from ..observe.clock import RunningClock
 from ..observe.log import keys
+from ..observe.metrics import CodeCounts
 from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram, resolve
@@ -42,6 +43,8 @@ __all__ = ["ConnectionListener"]
 
 logger = logging.getLogger("gatesvr.transport")
 
+END_KINDS = ("local", "peer", "peer_transport", "idle", "reset")
+"""Kinds of Disconnect that end a connection whose handshake was complete."""
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
 STOPS_RETRY_MS = 1_000
@@ -68,6 +71,7 @@ class ConnectionListener:
         backend: Name of the QUIC library.
         tls: The certificate that it shows.
         connections: The connections that have not ended.
+        ends: How many connections ended, by Disconnect.kind and code.
         paths: How their paths do; the owner calls its look() once a second.
     """
 
@@ -100,6 +104,7 @@ class ConnectionListener:
             is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
+        self.ends: dict[str, CodeCounts] = {kind: CodeCounts(CloseCode) for kind in END_KINDS}
         self.paths = Paths(self.connections, stages.rtt if stages is not None else None)
         self._routes = Routes(self._counters)
         self._waiting: deque[Waiting] = deque()
@@ -408,6 +413,8 @@ class ConnectionListener:
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:
         """Take connection out of everything; its ids stay known for the draining period."""
         self._admission.end(connection, how)
+        if how.kind != "handshake":
+            self.ends[how.kind].add(how.code)
         if self._is_stopped or self._driver is None or how.kind == "idle" or how is NO_CRYPTO:
             self._routes.forget(connection)
         else:

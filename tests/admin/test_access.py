@@ -100,7 +100,7 @@ def test_token_guards_the_api_and_the_metrics(tokens: Path) -> None:
     assert door.status(authorization="Bearer wrong-token-0123456789") == 401
     assert door.status(authorization=f"Basic {TOKEN}") == 401
     assert door.status(authorization="Bearer \udcff") == 401
-    assert door.counters.refused_logins == 5
+    assert door.counters.refused_unproved == 5
     assert door.status(authorization=f"Bearer {TOKEN}") == 200
     assert door.status(path="/metrics", authorization=f"bearer {TOKEN}") == 200
 

@@ -127,7 +127,7 @@ async def test_overview_has_the_numbers_of_the_gateway() -> None:
         business = now["upstreams"][0]
         assert sum(upstream["requests"] for upstream in now["upstreams"]) == 4
         assert business["health"] == "up"
-        assert stats["admin"]["streams"] == 0 or await gone(rig)
+        assert stats["admin"]["sse_streams"] == 0 or await gone(rig)
         past = await rig.get("history?seconds=900")
         assert {len(series) for series in past["series"].values()} == {len(past["time"])}
         assert past["series"]["sessions"][-1] == 1
@@ -135,7 +135,7 @@ async def test_overview_has_the_numbers_of_the_gateway() -> None:
 
 async def gone(rig: Rig) -> bool:
     """Wait until the server has noticed that all streams are left."""
-    await until(lambda: rig.admin.counters.streams == 0)
+    await until(lambda: rig.admin.counters.sse_streams == 0)
     return True
 
 
@@ -155,7 +155,7 @@ async def test_streams_are_bounded_and_say_goodbye(monkeypatch: pytest.MonkeyPat
         events = rig.events("stream")
         assert (await anext(events))[0] == "overview"
         assert (await rig.get("stream", 503))["error"]["code"] == "BUSY"
-        assert rig.admin.counters.streams_refused == 1
+        assert rig.admin.counters.sse_refused == 1
         stopping = asyncio.create_task(rig.admin.stop())
         assert [name async for name, _ in events][-1] == "goodbye"
         await stopping
@@ -168,8 +168,8 @@ async def test_stream_that_nobody_reads_is_cut(monkeypatch: pytest.MonkeyPatch) 
         host, _, port = rig.admin.address.rpartition(":")
         with socket.create_connection((host, int(port))) as deaf:
             deaf.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await until(lambda: rig.admin.counters.streams_stuck)
-            await until(lambda: not rig.admin.counters.streams)
+            await until(lambda: rig.admin.counters.sse_stuck)
+            await until(lambda: not rig.admin.counters.sse_streams)
 
 
 async def test_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
