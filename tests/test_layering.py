@@ -52,8 +52,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "grpc_api": LEAVES | {"_core", "control"},
     "gateway": WITHOUT_IO
     | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
-    "admin": WITHOUT_IO
-    | {"dispatch", "control", "gateway", "drain", "figures", "service.results"},
+    "admin": WITHOUT_IO | {"dispatch", "control", "gateway", "drain", "figures", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,

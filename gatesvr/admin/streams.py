@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -163,10 +163,10 @@ class EventResponse:
             counters.sse_streams -= 1
             for task in (sending, leaving):
                 task.cancel()
-            results: list[Any] = await asyncio.gather(sending, leaving, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            await asyncio.wait({sending, leaving})
+        for task in (sending, leaving):
+            if not task.cancelled():
+                task.result()  # raises what went wrong
 
     async def _send(self, send: Send, abort: Callable[[], None]) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
@@ -175,9 +175,7 @@ class EventResponse:
             async with aclosing(self._events) as events:
                 async for data in events:
                     async with asyncio.timeout(SEND_S):
-                        await send(
-                            {"type": "http.response.body", "body": data, "more_body": True}
-                        )
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             self._counters.sse_stuck += 1
             abort()

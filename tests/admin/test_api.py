@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http.client
 import json
 import os
 import socket
@@ -92,7 +91,9 @@ async def test_questions_that_make_no_sense_are_refused_by_name() -> None:
         for body in ({"level": "loud"}, {"levle": "info"}, [], "x", 1):
             assert (await rig.post("log", body, 400))["error"]["code"] == "INVALID"
         big = await rig.http.post(
-            "api/v1/log", content=b" " * (2 << 20), headers={**CHANGE, "Content-Type": "application/json"}
+            "api/v1/log",
+            content=b" " * (2 << 20),
+            headers={**CHANGE, "Content-Type": "application/json"},
         )
         assert big.status_code == 413
         assert rig.admin.counters.refused_bodies == 6
@@ -177,9 +178,7 @@ async def test_connection_without_a_request_is_closed(monkeypatch: pytest.Monkey
     async with running_admin() as rig:
         host, _, port = rig.admin.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        with pytest.raises(ConnectionResetError):
-            assert await reader.read() == b""
-            raise ConnectionResetError
+        assert await reader.read() == b""
         writer.close()
         assert rig.admin.counters.silent_closed == 1
 
@@ -239,8 +238,8 @@ async def test_unix_socket_is_this_users_alone(tmp_path: Path) -> None:
     async with running_admin(f"admin.socket={path}", "admin.bind=127.0.0.1:0") as rig:
         assert os.stat(path).st_mode & 0o777 == 0o600
         transport = httpx.AsyncHTTPTransport(uds=str(path))
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http_:
-            assert (await http_.get("/api/v1/overview")).status_code == 200
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            assert (await client.get("/api/v1/overview")).status_code == 200
         other = AdminServer(rig.gateway, rig.gateway.config.admin)
         with pytest.raises(ConfigError, match="socket"):
             await other.start()
@@ -264,7 +263,11 @@ async def test_port_that_is_taken() -> None:
 async def test_half_a_head_and_nonsense_harm_nothing() -> None:
     async with running_admin() as rig:
         host, _, port = rig.admin.address.rpartition(":")
-        for junk in (b"\x16\x03\x01" * 50, b"GET /" + b"a" * 70_000, b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+        for junk in (
+            b"\x16\x03\x01" * 50,
+            b"GET /" + b"a" * 70_000,
+            b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        ):
             with socket.create_connection((host, int(port))) as rude:
                 rude.sendall(junk)
-        assert http.client.OK == (await rig.http.get("livez")).status_code
+        assert (await rig.http.get("livez")).status_code == 200
