@@ -17,7 +17,8 @@ __all__ = [
     "History",
     "LatencyView",
     "LogLevel",
-    "Login",
+    "LoginView",
+    "MessageRates",
     "OpenSlot",
     "Overview",
     "PathChange",
@@ -29,7 +30,6 @@ __all__ = [
     "SequenceView",
     "SessionEventView",
     "SessionPage",
-    "SessionRates",
     "SessionRow",
     "SessionView",
     "Setting",
@@ -368,7 +368,7 @@ class SequenceView(_Answer, frozen=True, kw_only=True):
     """The highest client seq accepted."""
 
 
-class SessionRates(_Answer, frozen=True, kw_only=True):
+class MessageRates(_Answer, frozen=True, kw_only=True):
     """What a session does, a second."""
 
     requests: float
@@ -436,7 +436,7 @@ class SessionView(SessionRow, frozen=True, kw_only=True):
     """How long its oldest message has not been acknowledged."""
     queue: dict[str, int]
     """Sums of its queue since it was made."""
-    rates: SessionRates
+    rates: MessageRates
     """What it does now."""
     traced: bool
     """Whether its messages are traced."""
@@ -542,7 +542,7 @@ class Stacks(_Answer, frozen=True, kw_only=True):
     """The threads."""
 
 
-class Login(_Answer, frozen=True, kw_only=True):
+class LoginView(_Answer, frozen=True, kw_only=True):
     """A login of the console."""
 
     expires: float

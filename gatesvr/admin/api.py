@@ -15,7 +15,7 @@ from .access import COOKIE, LOGIN_S
 from .answers import (
     Done,
     History,
-    Login,
+    LoginView,
     LogLevel,
     Overview,
     ReloadView,
@@ -100,7 +100,7 @@ ROUTES = [
     ),
     ApiRoute("GET", "stacks", "stacks", "Where all tasks and threads are.", Stacks),
     ApiRoute("GET", "openapi.json", "openapi", "This document.", dict[str, Any]),
-    ApiRoute("POST", "login", "login", "Trade a token for a cookie.", Login, body=LoginBody),
+    ApiRoute("POST", "login", "login", "Trade a token for a cookie.", LoginView, body=LoginBody),
 ]
 
 _STATUSES = {
@@ -275,7 +275,9 @@ class Api:
     async def login(self, _id: str, _query: Any, body: LoginBody) -> Response:
         """Trade a token for a cookie."""
         cookie, ends = self._access.login(body.token)
-        answer = Response(msgspec.json.encode(Login(expires=ends)), media_type="application/json")
+        answer = Response(
+            msgspec.json.encode(LoginView(expires=ends)), media_type="application/json"
+        )
         if cookie:
             answer.set_cookie(
                 COOKIE,

@@ -74,7 +74,7 @@ class AdminServer:
         try:
             import uvicorn
 
-            from .http import Connection, Connections
+            from .http import Connections, HttpConnection
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
         from .access import Access
@@ -110,7 +110,7 @@ class AdminServer:
             make_app(
                 gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
             ),
-            http=Connection,
+            http=HttpConnection,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -15,13 +15,13 @@ from ..observe.log import format_keys
 from ..session.traced import Trace, begin_trace, end_trace
 from .answers import (
     ConnectionView,
+    MessageRates,
     OpenSlot,
     PathChange,
     Pending,
     SequenceView,
     SessionEventView,
     SessionPage,
-    SessionRates,
     SessionRow,
     SessionView,
 )
@@ -284,7 +284,7 @@ class Directory:
             held_notifies=len(outbox.held or ()),
             oldest_unacked_s=queue.oldest_age(now),
             queue=queue.counters(),
-            rates=SessionRates(
+            rates=MessageRates(
                 requests=round(session.max_client_seq / lived, 3),
                 pushes=round((queue.next_expected_seq - 1) / lived, 3),
             ),

@@ -597,7 +597,7 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
 class AdminConfig(Section, frozen=True, kw_only=True):
     """The admin server: console, metrics, health checks and commands over HTTP."""
 
-    restart = frozenset({"enabled", "bind", "socket"})
+    restart = frozenset({"enabled", "bind", "socket", "token", "cert", "key", "client_ca", "hosts"})
 
     enabled: bool = False
     """Whether to listen; ``serve --demo`` does so by itself. It needs ``gatesvr[admin]``."""
