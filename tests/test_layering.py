@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-# _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
+# _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← reload
+#                                                                       gateway, reload ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
@@ -46,6 +47,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
+    "reload": frozenset({"gateway"}) | LEAVES,
     "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
@@ -53,7 +55,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM
+    | {"auth", "transport", "gateway", "reload", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }

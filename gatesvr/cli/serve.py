@@ -94,7 +94,8 @@ def command(
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
-    and the flags; later ones win. Ctrl-C stops in order, a second one at once.
+    and the flags; later ones win. Ctrl-C stops in order, a second one at once. SIGHUP reads the
+    settings again, and changes all that needs no restart.
     """
     overrides = _overrides(flags)
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
@@ -117,6 +118,7 @@ async def _serve(
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
     from ..observe.log import configure, keys
+    from ..reload import Reloader
     from .banner import banner
 
     def configured(**demos: str) -> Config:
@@ -148,9 +150,11 @@ async def _serve(
             gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
+    # Until it serves there is nothing to reload.
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, lambda: logger.warning("hangup_ignored")
     )
+    addresses: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
         pushes_to: list[str] = []
@@ -165,6 +169,14 @@ async def _serve(
             )
             config = configured(**addresses)
         gateway = await stack.enter_async_context(Gateway(config))
+        reloader = Reloader(gateway, lambda: configured(**addresses))
+
+        def reload() -> None:
+            report = reloader.reload()
+            if log.style == "text":
+                out.echo(report.as_text())
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
         log.release_held()
