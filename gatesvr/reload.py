@@ -77,10 +77,6 @@ class Reloader:
         except (ConfigError, RuntimeError) as error:
             logger.error("configuration_kept", extra=keys(why=error))
             return ReloadReport(error=str(error))
-        if config.log.level != before.log.level:
-            set_level(config.log.level)
-        if config.log.format != before.log.format:
-            restyle(config.log.format)
         for change in changed:
             logger.info(
                 "setting_changed",
@@ -95,4 +91,9 @@ class Reloader:
             "configuration_reloaded",
             extra=keys(changed=len(changed), needs_restart=" ".join(left)),
         )
+        # Behind the lines, which the level before lets through.
+        if config.log.level != before.log.level:
+            set_level(config.log.level)
+        if config.log.format != before.log.format:
+            restyle(config.log.format)
         return ReloadReport(changed=changed, needs_restart=left)

@@ -57,12 +57,16 @@ def _changes(old: Section, new: Section, prefix: str) -> list[Change]:
         elif isinstance(before, list):
             found.append(Change(field, _json(before), _json(after)))
         else:
-            found.append(Change(field, spell(before, kind), spell(after, kind)))
+            found.append(Change(field, _plain(before, kind), _plain(after, kind)))
     return found
 
 
 def _text(table: dict[str, Any], key: str) -> str:
     return _json(table[key]) if key in table else ""
+
+
+def _plain(value: Any, kind: Any) -> str:
+    return value if isinstance(value, str) else spell(value, kind).strip('"')
 
 
 def _json(values: list[Any]) -> str:
