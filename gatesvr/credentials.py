@@ -62,12 +62,12 @@ class FileWatch:
 
     Args:
         paths: The files.
-        settle: Seconds that they have to be at rest.
+        settle: Seconds that they have to be at rest; SETTLE_S by default.
     """
 
-    def __init__(self, *paths: str, settle: float = SETTLE_S) -> None:
+    def __init__(self, *paths: str, settle: float | None = None) -> None:
         self._paths = paths
-        self._settle = settle
+        self._settle = SETTLE_S if settle is None else settle
         self._seen = self._look()
 
     def has_changed(self) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
 from gatesvr.config import (
-    AuthConfig,
     Config,
     Endpoint,
     PushCaller,
@@ -26,7 +24,7 @@ from gatesvr.gateway import Gateway
 from gatesvr.reload import Reloader
 from gatesvr.transport.tls import generate_certificate
 
-from .test_config import COMPANIONS, FIELDS, OTHER, other_value, value_of
+from .test_config import COMPANIONS, FIELDS, other_value, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,7 +266,7 @@ async def test_every_setting_is_in_force_or_needs_a_restart(files: Path) -> None
             sets = [*FREE_PORTS, SERVICES, *sets_of(name, files)]
             config = load(sets=sets)
             assert changes(base, config), name
-            gateway.processor._bulkheads["hello"]  # noqa: B018 - it comes with the first request
+            gateway.processor._bulkheads["hello"]
             report = Reloader(gateway, lambda config=config: config).reload()  # type: ignore[misc]
             if report.error:
                 problems.append(f"{name}: {report.error}")
@@ -288,3 +286,100 @@ async def test_every_setting_is_in_force_or_needs_a_restart(files: Path) -> None
                 problems.append(f"{name}: there is no way back: {back.error}")
     assert problems == []
     assert {name for name in FIELDS if name not in NEEDS_RESTART} == set(IN_FORCE)
+
+
+# What changes, and what is shown of it ------------------------------------------------------------
+
+
+def test_changes_hide_secrets_and_name_services() -> None:
+    old = Config(
+        transport=TransportConfig(secret="/run/a"),
+        push=PushConfig(caller=[PushCaller(name="ops", token="/run/t")]),
+    )
+    services = {**UpstreamConfig().services, "chat": [Endpoint(address="h:1")]}
+    del services["zone"]
+    new = Config(
+        transport=TransportConfig(secret="/run/b"),
+        session=SessionConfig(resume_window="2m"),  # type: ignore[arg-type]
+        upstream=UpstreamConfig(services=services),
+        push=PushConfig(token="a-token-in-a-paths-place"),
+    )
+    found = {change.name: (change.old, change.new) for change in changes(old, new)}
+    assert found["transport.secret"] == (HIDDEN, HIDDEN)
+    assert found["push.token"] == ("", HIDDEN)
+    assert found["session.resume_window"] == ("1m", "2m")
+    assert found["upstream.services.chat"][0] == ""
+    assert "h:1" in found["upstream.services.chat"][1]
+    assert found["upstream.services.zone"][1] == ""
+    assert "route" in found  # the default ones are those of the services
+    texts = f"{found} {shown_values(old)} {shown_values(new)}"
+    assert "/run/" not in texts
+    assert "a-token" not in texts
+    assert '"name": "ops"' in found["push.caller"][0]
+    assert changes(new, new) == []
+
+
+def test_what_needs_a_restart_stays_and_must_fit() -> None:
+    old = Config()
+    new = Config(session=SessionConfig(max_message_bytes=256, max_queue_bytes=1024))
+    with pytest.raises(ConfigError, match=r"session.max_message_bytes can change by a restart"):
+        within_reach(old, new)
+    config, left = within_reach(old, Config(session=SessionConfig(max_message_bytes=512)))
+    assert left == ["session.max_message_bytes"]
+    assert config == old
+    old = Config(push=PushConfig(token="t"))
+    for other, left_ in (
+        (PushConfig(token="u"), []),
+        (PushConfig(token="t", caller=[PushCaller(name="a", token="b")]), []),
+        (PushConfig(), ["push.token"]),
+        (PushConfig(token="t", cert="c", key="k"), ["push.cert", "push.key"]),
+    ):
+        assert within_reach(old, Config(push=other))[1] == left_
+
+
+async def test_a_bad_configuration_changes_nothing(files: Path) -> None:
+    file = files / "gate.toml"
+    good = (
+        f"transport = {{bind = '127.0.0.1:0', cert = '{files}/c.pem', key = '{files}/k.pem'}}\n"
+        "push = {bind = '127.0.0.1:0'}\n"
+        "session = {resume_window = '3m'}\n"
+    )
+    file.write_text(good)
+    jwt = f"{{mode='jwt', key='{files}/no', algorithms=['HS256'], audience='a', issuer='i'}}"
+    async with Gateway(load(file)) as gateway:
+        reloader = Reloader(gateway, lambda: load(file))
+        assert reloader.reload().changed == []
+        before, counted = gateway.config, gateway.stats()["transport"]["certificates_renewed"]
+        other = good.replace("3m", "4m")
+        for bad, complaint in (
+            ("[session", f"{file}:1: Expected"),
+            (other[:-9], f"{file}:3: "),
+            (other.replace("resume_window", "resume_windw"), "did you mean resume_window?"),
+            (other.replace("c.pem", "k.pem"), "transport.cert: no usable certificate"),
+            (other.replace("k.pem", "no.pem"), "no.pem: transport.key: No such file"),
+            (f"{other}auth = {jwt}\n", "auth.key: "),
+        ):
+            file.write_text(bad)
+            report = reloader.reload()
+            assert complaint in report.error
+            assert report.error in report.as_text()
+            assert gateway.config is before
+            assert gateway.session_manager._config.resume_window == 180
+        assert gateway.stats()["transport"]["certificates_renewed"] == counted
+        file.unlink()
+        assert "gate.toml: No such file" in reloader.reload().error
+        file.write_text(other.replace("resume", "nothing = 1, resume"))
+        assert "unknown setting" in reloader.reload().error
+        file.write_text(other)
+        report = reloader.reload()
+        assert not report.error
+        assert "session.resume_window: 3m -> 4m" in report.as_text()
+
+
+async def test_only_a_gateway_that_runs_is_reloaded() -> None:
+    config = load(sets=FREE_PORTS)
+    gateway = Gateway(config)
+    assert "does not run" in Reloader(gateway, lambda: config).reload().error
+    async with gateway:
+        assert Reloader(gateway, lambda: config).reload().error == ""
+    assert "does not run" in Reloader(gateway, lambda: config).reload().error
