@@ -291,13 +291,15 @@ ROOM = {
 """What else has to be set for a field's smallest or largest value to fit."""
 
 
-def test_only_what_is_bound_to_a_socket_needs_a_restart() -> None:
+def test_little_needs_a_restart() -> None:
     assert {name for name in FIELDS if needs_restart(name)} == {
         "transport.bind",
         "transport.backend",
         "transport.receive_buffer",
         "transport.send_buffer",
         "transport.batch_io",
+        "transport.secret",
+        "session.max_message_bytes",
         "push.bind",
         "push.insecure",
         "admin.enabled",

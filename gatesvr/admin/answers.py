@@ -10,7 +10,6 @@ from ..drain import DrainStatus
 
 __all__ = [
     "ApiError",
-    "Change",
     "ConnectionView",
     "Done",
     "ErrorAnswer",
@@ -25,7 +24,6 @@ __all__ = [
     "Pending",
     "Rates",
     "Refusal",
-    "ReloadView",
     "RouteView",
     "SequenceView",
     "SessionEventView",
@@ -489,28 +487,6 @@ class Settings(_Answer, frozen=True, kw_only=True):
 
     settings: list[Setting]
     """In the order of the reference."""
-
-
-class Change(_Answer, frozen=True, kw_only=True):
-    """A setting that a reload changed."""
-
-    name: str
-    """Dotted."""
-    old: str
-    """Before."""
-    new: str
-    """Now."""
-
-
-class ReloadView(_Answer, frozen=True, kw_only=True):
-    """What a reload did."""
-
-    changed: list[Change]
-    """Settings that are in force now."""
-    needs_restart: list[str]
-    """Settings that wait for a restart."""
-    error: str
-    """Why the old configuration stays; empty where all is well."""
 
 
 class LogLevel(_Answer, frozen=True, kw_only=True):

@@ -22,10 +22,12 @@ from ..observe.log import keys
 from .counters import AdminCounters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import AdminConfig
     from ..config.load import Origins
     from ..gateway import Gateway
-    from .api import Reload
+    from ..reload import ReloadReport
 
 __all__ = ["AdminServer"]
 
@@ -51,7 +53,7 @@ class AdminServer:
     Args:
         gateway: The gateway, started.
         config: Where to listen, and what clients prove.
-        origins: What set the settings; None where nobody knows.
+        origins: Returns what set the settings; None where nobody knows.
         reload: Reads the configuration again; None where it cannot be.
         any_port: Whether to take the next free port where that of ``bind`` is taken.
 
@@ -67,8 +69,8 @@ class AdminServer:
         gateway: Gateway,
         config: AdminConfig,
         *,
-        origins: Origins | None = None,
-        reload: Reload | None = None,
+        origins: Callable[[], Origins] | None = None,
+        reload: Callable[[], ReloadReport] | None = None,
         any_port: bool = False,
     ) -> None:
         try:
