@@ -12,7 +12,7 @@ import socket
 import ssl
 import stat
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
 from ..config.sections import OPEN_ADMIN_PORT
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..config import AdminConfig
     from ..config.load import Origins
     from ..gateway import Gateway
-    from .api import Reload
+    from ..reload import ReloadReport
 
 __all__ = ["AdminServer"]
 
@@ -53,7 +53,7 @@ class AdminServer:
     Args:
         gateway: The gateway, started.
         config: Where to listen, and what clients prove.
-        origins: What set the settings; None where nobody knows.
+        origins: Returns what set the settings; None where nobody knows.
         reload: Reads the configuration again; None where it cannot be.
         any_port: Whether to take the next free port where that of ``bind`` is taken.
 
@@ -69,20 +69,21 @@ class AdminServer:
         gateway: Gateway,
         config: AdminConfig,
         *,
-        origins: Origins | None = None,
-        reload: Reload | None = None,
+        origins: Callable[[], Origins] | None = None,
+        reload: Callable[[], ReloadReport] | None = None,
         any_port: bool = False,
     ) -> None:
         try:
             import uvicorn
 
-            from .http import Connection, Connections
+            from .http import Connections, HttpConnection
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
         from .access import Access
         from .api import Api
         from .app import make_app
         from .figures import Sampler
+        from .metrics import GatewayCollector
         from .profile import Profiler
         from .sessions import Directory
         from .streams import Streams
@@ -108,8 +109,10 @@ class AdminServer:
             reload,
         )
         http = uvicorn.Config(
-            make_app(gateway, api, access, counters, None),
-            http=Connection,
+            make_app(
+                gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
+            ),
+            http=HttpConnection,
             ws="none",
             lifespan="off",
             log_config=None,
