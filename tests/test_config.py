@@ -291,7 +291,7 @@ ROOM = {
 """What else has to be set for a field's smallest or largest value to fit."""
 
 
-def test_little_needs_a_restart() -> None:
+def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
     assert {name for name in FIELDS if needs_restart(name)} == {
         "transport.bind",
         "transport.backend",
@@ -310,6 +310,8 @@ def test_little_needs_a_restart() -> None:
         "admin.key",
         "admin.client_ca",
         "admin.hosts",
+        "metrics.stages",
+        "metrics.fine",
     }
 
 
