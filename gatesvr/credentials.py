@@ -108,7 +108,7 @@ class TokenFile:
         return self._tokens[0]
 
     def holds(self, digest: bytes) -> bool:
-        """Return whether a token with this token_digest() is in the file, in the same time for each."""
+        """Return whether a token with this digest is in the file, in the same time for each."""
         self._follow()
         found = False
         for known in self._digests:

@@ -74,9 +74,7 @@ ROUTES = [
         None,
         media=EVENTS,
     ),
-    ApiRoute(
-        "POST", "sessions/{id}/kick", "kick_session", "Close a session.", Done, body=KickBody
-    ),
+    ApiRoute("POST", "sessions/{id}/kick", "kick_session", "Close a session.", Done, body=KickBody),
     ApiRoute("POST", "kick", "kick", "Close all sessions of a user.", Done, body=KickUserBody),
     ApiRoute(
         "POST", "sessions/{id}/push", "push", "Push a notify to a session.", Done, body=PushBody
@@ -263,7 +261,8 @@ class Api:
         if self._draining is None:
             draining = self._gateway.drain(body.rate, body.timeout)
             self._draining = asyncio.create_task(draining, name="gatesvr-admin-drain")
-            await asyncio.sleep(0)  # it begins, so that the answer shows it
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it has begun, so that the answer shows it
         return self._gateway.drain_status()
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:

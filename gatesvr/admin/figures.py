@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..figures import refusals
 from .answers import (
-    DrainView,
     History,
     LatencyView,
     Overview,
@@ -25,14 +25,12 @@ from .answers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..figures import Figures
     from ..gateway import Gateway
     from ..session.session import Session
     from .counters import AdminCounters
 
-__all__ = ["HISTORY_S", "Sampler", "is_refusal"]
+__all__ = ["HISTORY_S", "Sampler"]
 
 logger = logging.getLogger("gatesvr.admin")
 
@@ -59,27 +57,6 @@ _RATES = {
     "bytes_out": ("transport", "bytes_sent"),
 }
 """The counter behind each rate."""
-_REFUSAL_WORDS = (
-    "refus", "dropped", "limited", "shed", "overflow", "timeout", "timed_out", "malformed",
-    "too_", "busy", "expired", "unknown", "denied", "deadlines", "stale", "bad_", "no_route",
-    "no_service", "not_logged_in", "slow_consumers", "slowest_cut", "memory_closed", "violations",
-    "_errors", "errors", "rejected", "invalid", "not_found", "ambiguous", "failed", "not_kept",
-    "gaps", "unasked", "fenced", "over_limit", "elsewhere", "undecryptable", "unsent",
-)  # fmt: skip
-_NO_REFUSALS = frozenset(
-    (
-        "dispatch.unknown_types",
-        "transport.handshakes_expired",
-        "session.resumes_unknown",
-        "upstream.unknown_answers",
-    )
-)
-
-
-def is_refusal(name: str) -> bool:
-    """Return whether a counter, ``layer.name``, counts what was refused, dropped or closed."""
-    _, _, counter = name.partition(".")
-    return name not in _NO_REFUSALS and any(word in counter for word in _REFUSAL_WORDS)
 
 
 class Sampler:
@@ -88,24 +65,17 @@ class Sampler:
     Args:
         gateway: The gateway.
         counters: Counts samples that failed.
-        drain: Returns how far a drain is, None for no drain.
 
     Attributes:
         overview: The newest, None before start().
         encoded: The same as JSON, for the streams.
     """
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        counters: AdminCounters,
-        drain: Callable[[], DrainView | None] = lambda: None,
-    ) -> None:
+    def __init__(self, gateway: Gateway, counters: AdminCounters) -> None:
         self.overview: Overview | None = None
         self.encoded = b""
         self._gateway = gateway
         self._counters = counters
-        self._drain = drain
         self._recent: deque[Figures] = deque(maxlen=LATENCY_S + 1)
         self._times: deque[float] = deque(maxlen=HISTORY_S)
         self._points: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY_S)
@@ -185,6 +155,7 @@ class Sampler:
 
     def _overview(self, figures: Figures, before: Figures, oldest: Figures) -> Overview:
         passed = figures.time - before.time
+        drain = self._gateway.drain_status()
         return Overview(
             time=figures.time,
             uptime_s=figures.uptime_s,
@@ -213,7 +184,7 @@ class Sampler:
             refusals=_refusals(figures, before, passed),
             upstreams=self.upstreams(),
             slowest=self._slowest(),
-            drain=self._drain(),
+            drain=drain if drain.phase != "serving" else None,
         )
 
     def upstreams(self) -> list[UpstreamView]:
@@ -297,14 +268,15 @@ def _latency(figures: Figures, oldest: Figures) -> dict[str, LatencyView]:
 
 
 def _refusals(figures: Figures, before: Figures, passed: float) -> list[Refusal]:
-    found = []
-    for layer, counters in figures.counters.items():
-        old = before.counters.get(layer, {})
-        for counter, total in counters.items():
-            name = f"{layer}.{counter}"
-            if total and is_refusal(name):
-                new = total - old.get(counter, 0)
-                rate = round(new / passed, 3) if passed > 0 else 0.0
-                found.append(Refusal(reason=name, total=total, rate=rate))
+    earlier = refusals(before.counters)
+    found = [
+        Refusal(
+            reason=reason,
+            total=total,
+            rate=round((total - earlier.get(reason, 0)) / passed, 3) if passed > 0 else 0.0,
+        )
+        for reason, total in refusals(figures.counters).items()
+        if total
+    ]
     found.sort(key=lambda refusal: (-refusal.rate, -refusal.total, refusal.reason))
     return found

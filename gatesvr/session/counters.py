@@ -32,7 +32,7 @@ class SessionCounters(Counters):
     refused_logins: Counter = 0
     """Hellos refused: not answered 200, or forbidden by ``on_duplicate``."""
     closed: Counter = 0
-    """Sessions ended, in any way; the next six are among them."""
+    """Sessions ended, in any way; also counted: stopped, expired, replaced, kicked and so on."""
     stopped: Counter = 0
     """Sessions that their client ended by STOP."""
     expired: Counter = 0
@@ -49,6 +49,8 @@ class SessionCounters(Counters):
     """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: Counter = 0
     """STARTs refused because there were too many sessions."""
+    refused_draining: Counter = 0
+    """STARTs, also of resumes, refused because the gateway was about to stop."""
     refused_address: Counter = 0
     """STARTs refused because too many sessions of their address had not logged in."""
     starts_limited: Counter = 0
@@ -90,7 +92,7 @@ class SessionCounters(Counters):
     pushes_taken: Counter = 0
     """Notifies taken, counted for each session, broadcasts included."""
     pushes_held: Counter = 0
-    """Those of them that wait for the session's login."""
+    """Notifies taken that wait for the session's login."""
     pushes_bound: Counter = 0
     """Notifies that wait for the answer to their request; not among pushes_taken."""
     pushes_busy: Counter = 0

@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, cast
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
@@ -37,6 +37,7 @@ from ..protocol.link import (
     LOW_WATER_BYTES,
     ConnectionHandler,
     Disconnect,
+    Move,
     PathState,
 )
 from .counters import TransportCounters
@@ -61,7 +62,6 @@ _NOT_FEEDING = -1
 _numbers = itertools.count(1)
 
 
-Move: TypeAlias = tuple[float, tuple[str, int], tuple[str, int]]
 MAX_MOVES = 16
 """Moves that a stream remembers."""
 
@@ -117,7 +117,7 @@ class Stream:
         last_heard: Time of the last stream byte or acknowledgement.
         idle_timeout: The effective QUIC idle time-out in seconds.
         state: See the top of this file.
-        moves: The peer's last moves to another address, the oldest first: (loop time, from, to).
+        moves: See Link.
         handler: Takes the bytes that arrive; None until the handshake is complete, and again after
             connection_lost().
         carrier: Takes the bytes.
