@@ -165,7 +165,7 @@ async def _chat(target: Target, linger: float, *, serve: bool, alone: bool) -> i
         level, logger.propagate = logger.level, False
         logger.setLevel(logging.INFO)
         stack.callback(logger.setLevel, level)
-        room.note(f"you are {client.openid}, at {target.server}. {HELP}")
+        room.note(f"you are {client.openid}, at {', '.join(target.server)}. {HELP}")
         listening = asyncio.create_task(_listen(client, room))
         stack.push_async_callback(_end, listening)
         answer = await client.request("chat_join")
@@ -364,4 +364,6 @@ async def _gateway(target: Target) -> AsyncIterator[Target]:
         async with Gateway(config) as gateway:
             pushes_to.append(gateway.grpc_address)
             is_known = bool(gateway.listener.tls.path)
-            yield replace(target, server=gateway.address, insecure=target.insecure or not is_known)
+            yield replace(
+                target, server=(gateway.address,), insecure=target.insecure or not is_known
+            )
