@@ -79,7 +79,7 @@ types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/mypy --strict gatesvr
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
-	  gatesvr._core.udp gatesvr._core.limits
+	  gatesvr._core.udp gatesvr._core.limits gatesvr._core.histogram
 
 docs: install ## Write what the docs take from the code: settings, example bytes, file names
 	$(BIN)/python docs/generate.py

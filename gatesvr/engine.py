@@ -16,6 +16,7 @@ from .auth.reasons import AuthCounters
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
+from .observe.stages import Stages
 from .overload import Overload
 from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
@@ -53,6 +54,7 @@ class Engine:
 
     Attributes:
         overload: Says what to shed.
+        stages: How long things take.
         session_manager: Makes, finds and ends sessions.
         gate: Lets clients in; None lets everybody in.
         router: Names the service of an action.
@@ -75,6 +77,7 @@ class Engine:
     ) -> None:
         self.clock = clock
         self.upstream = upstream
+        self.stages = stages = Stages()
         self.overload = overload = Overload(config.overload, memory_limit())
         self.session_manager = manager(
             config.session,
@@ -85,6 +88,7 @@ class Engine:
             high_water=high_water,
             needs_auth=config.auth.mode != "none",
             is_shedding=overload.sheds_session,
+            stages=stages,
         )
         self.auth_counters = AuthCounters()
         self.gate: Gate | None = None
@@ -102,7 +106,12 @@ class Engine:
         if authenticator is not None:
             self.gate = Gate(authenticator, config.auth, self.auth_counters, clock, wall_clock)
         self.router = UpstreamRouter(config.route, config.upstream.order)
-        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
+        self.processor = AsyncProcessor(
+            config.dispatch,
+            upstream,
+            clock=clock,
+            stages=stages if config.metrics.stages else None,
+        )
         self.dispatcher = Dispatcher(
             config,
             self.session_manager,

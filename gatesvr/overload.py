@@ -90,6 +90,7 @@ class Overload:
         memory: Returns the bytes that the process uses, 0 where it cannot be told.
 
     Attributes:
+        lag_s: How late the loop came to the last tick, for whatever reason.
         level: How much is over the limits; see the top of this file.
         counters: What was shed.
     """
@@ -104,6 +105,7 @@ class Overload:
         memory: Callable[[], int] | None = None,
     ) -> None:
         self.level = 0
+        self.lag_s = 0.0
         self.counters = OverloadCounters()
         self._max_lag = config.max_loop_lag or math.inf
         self._max_memory = config.max_memory or int(memory_limit * DEFAULT_MEMORY)
@@ -157,7 +159,8 @@ class Overload:
         """Measure, and move the level; call it every TICK_S from the loop."""
         now, cpu = self._clock(), self._cpu_clock()
         passed = now - self._ticked_at if self._ticked_at else TICK_S
-        lag = max(0.0, min(passed - TICK_S, cpu - self._cpu_at))
+        self.lag_s = max(0.0, passed - TICK_S)
+        lag = max(0.0, min(self.lag_s, cpu - self._cpu_at))
         self._ticked_at, self._cpu_at = now, cpu
         memory = self._memory()
         self.counters.loop_lag_ms = int(lag * 1000)

@@ -13,6 +13,7 @@ import pytest
 from gatesvr import Config, Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upstream_pb
+from gatesvr.admin.metrics import measures
 from gatesvr.observe.events import EventKind
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ generate = _load_generator()
 def test_settings_are_those_of_the_code() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     assert page == generate.configuration(), "stale: make docs"
+
+
+def test_metrics_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    assert page == generate.metrics(), "stale: make docs"
+    named = re.findall(r"^\| `(gatesvr_\w+)` \|", page, re.MULTILINE)
+    assert named == [measure.name for measure in measures()]
 
 
 def test_example_bytes_are_those_of_the_codec() -> None:

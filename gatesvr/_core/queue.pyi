@@ -53,6 +53,7 @@ class OrderedQueue:
     def take(self, max_bytes: int) -> bytes: ...
     def ack_up_to(self, seq: int) -> int: ...  # seqs newly acked
     def rewind(self, seq: int) -> int: ...  # seqs that take() will give out again
+    def oldest_age(self, now: float) -> float: ...  # seconds that the oldest one is not acked
     def lost_range(self) -> tuple[int, int]: ...  # of the marks to give out; 0, 0 for none
     def expire(self, now: float) -> int: ...  # messages that expired
     def next_expiry(self) -> float: ...  # a lower bound, inf if nothing expires

@@ -24,6 +24,7 @@ from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
+from .sections import MetricsConfig as MetricsConfig
 from .sections import OverloadConfig as OverloadConfig
 from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
@@ -39,6 +40,7 @@ __all__ = [
     "Duration",
     "Endpoint",
     "LogConfig",
+    "MetricsConfig",
     "OverloadConfig",
     "PushCaller",
     "PushConfig",

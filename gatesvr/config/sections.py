@@ -31,6 +31,7 @@ __all__ = [
     "DispatchConfig",
     "Endpoint",
     "LogConfig",
+    "MetricsConfig",
     "OverloadConfig",
     "PushCaller",
     "PushConfig",
@@ -548,6 +549,17 @@ class LogConfig(Section, frozen=True, kw_only=True):
     """One line an event, as text or as a JSON object."""
 
 
+class MetricsConfig(Section, frozen=True, kw_only=True):
+    """Figures of performance: how long things take, and what /metrics makes of them."""
+
+    stages: bool = True
+    """Whether to time the stages of requests: the wait for a worker, the service, the sending."""
+    fine: bool = False
+    """Whether the histograms of /metrics have 32 buckets for each doubling, 3 % wide, in place of
+    4, 25 % wide. A Prometheus that sets ``convert_classic_histograms_to_nhcb`` keeps such a
+    histogram as one series."""
+
+
 _DEFAULT_ROUTES = (
     RouteRule(action="hello", service="hello"),
     RouteRule(action="logout", service="hello"),
@@ -578,6 +590,8 @@ class Config(Section, frozen=True, kw_only=True):
     """GatewayService."""
     log: LogConfig = LogConfig()
     """Logging."""
+    metrics: MetricsConfig = MetricsConfig()
+    """Figures of performance."""
     route: list[RouteRule] = msgspec.field(default_factory=list)
     """Which service answers an action, first match wins; any of your own replace the defaults, of
     which those whose service is not in upstream.services are left out."""

@@ -146,7 +146,8 @@ class Dispatcher:
                     retry_after_ms,
                 )
                 return verdict
-        task = AsyncTask(self._next_request_id(), session, request, route, now + self._task_timeout)
+        deadline = now + self._task_timeout
+        task = AsyncTask(self._next_request_id(), session, request, route, deadline, now)
         if not self._processor.submit(task, now):
             retry_after_ms = self._processor.retry_after_ms(route.service)
             refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)

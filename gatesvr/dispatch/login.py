@@ -92,7 +92,7 @@ class Login:
             refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
         else:
             deadline = now + self._task_timeout
-            task = LoginTask(self._next_request_id(), session, request, route, deadline)
+            task = LoginTask(self._next_request_id(), session, request, route, deadline, now)
             session.hello_pending = True
             self._processor.run_at_once(task, now, self._answered, self._ended)
 

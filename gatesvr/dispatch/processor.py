@@ -13,10 +13,11 @@ import asyncio
 import logging
 import os
 import time
-from collections import defaultdict, deque
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._core.histogram import RequestTimer
 from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.log import keys
 from .bulkhead import Bulkhead
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from .._core.codec import UpstreamAnswer
     from ..config import DispatchConfig
+    from ..observe.stages import Stages
     from ..upstream.manager import UpstreamManager
 
 __all__ = ["AsyncProcessor", "usable_cpus"]
@@ -48,6 +50,18 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+class _Bulkheads(dict[str, Bulkhead]):
+    """The bulkheads by service, made on first use."""
+
+    def __init__(self, make: Callable[[str], Bulkhead]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, service: str) -> Bulkhead:
+        bulkhead = self[service] = self._make(service)
+        return bulkhead
+
+
 class AsyncProcessor:
     """The task queues and their workers.
 
@@ -59,6 +73,7 @@ class AsyncProcessor:
         config: Sizes and deadlines.
         upstream: Makes the calls.
         clock: Loop time.
+        stages: Takes how long tasks take, None for nobody.
     """
 
     def __init__(
@@ -66,8 +81,10 @@ class AsyncProcessor:
         config: DispatchConfig,
         upstream: UpstreamManager,
         clock: Callable[[], float] = time.monotonic,
+        stages: Stages | None = None,
     ) -> None:
         self._upstream = upstream
+        self._timer = stages.requests if stages is not None else RequestTimer()
         self._counters = DispatchCounters()
         self._failures = FailureLog()
         self._now = clock
@@ -77,8 +94,13 @@ class AsyncProcessor:
         )
 
         # By service; the configuration names all that routes lead to.
-        self._bulkheads: defaultdict[str, Bulkhead] = defaultdict(
-            lambda: Bulkhead(config.max_workers, config.max_queue_size, clock())
+        self._bulkheads = _Bulkheads(
+            lambda service: Bulkhead(
+                config.max_workers,
+                config.max_queue_size,
+                clock(),
+                stages.upstream(service) if stages is not None else None,
+            )
         )
         self._idle: deque[Worker] = deque()
         self._workers: dict[Worker, None] = {}
@@ -205,7 +227,7 @@ class AsyncProcessor:
             bulkhead.begun += 1
             worker = self._idle.pop()
             if not worker.begin(task, now):
-                self._free(worker, task, now)
+                self._free(worker, task, now, is_called=False)
             return True
         bulkhead.add(task)
         if not bulkhead.is_handing_out:
@@ -232,7 +254,7 @@ class AsyncProcessor:
         worker = self._make_worker(f"login-{task.task_id}", on_answer, free)
         self._beside[worker] = None
         if not worker.begin(task, now):
-            free(worker, task, now)
+            free(worker, task, now, is_called=False)
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Give a task's session the answer, with the notifies that it carries."""
@@ -283,7 +305,7 @@ class AsyncProcessor:
                 worker = idle.pop() if idle else self._add_worker()
                 bulkhead.begun += 1
                 if not worker.begin(task, now):
-                    self._free(worker, task, now)
+                    self._free(worker, task, now, is_called=False)
         finally:
             bulkhead.is_handing_out = False
 
@@ -306,10 +328,12 @@ class AsyncProcessor:
         logger.debug("worker_added", extra=keys(worker=worker.worker_id))
         return worker
 
-    def _free(self, worker: Worker, task: AsyncTask, now: float) -> None:
+    def _free(self, worker: Worker, task: AsyncTask, now: float, *, is_called: bool = True) -> None:
         """Take back a worker whose task has ended, and give its place to a task that waits."""
         self._idle.append(worker)
         bulkhead = self._bulkheads[task.service]
+        if is_called and (times := bulkhead.times) is not None:
+            self._timer.ended(times, task.asked_at, worker.called_at, now)
         bulkhead.ended += 1
         if task.route.serial:
             bulkhead.release(task)
@@ -320,10 +344,18 @@ class AsyncProcessor:
             self._drained.set()
 
     def _free_beside(
-        self, on_end: Callable[[AsyncTask], None], worker: Worker, task: AsyncTask, now: float
+        self,
+        on_end: Callable[[AsyncTask], None],
+        worker: Worker,
+        task: AsyncTask,
+        now: float,
+        *,
+        is_called: bool = True,
     ) -> None:
         """Drop a worker whose task beside the pool has ended."""
         self._beside.pop(worker, None)
+        if is_called and (times := self._bulkheads[task.service].times) is not None:
+            self._timer.ended(times, task.asked_at, worker.called_at, now)
         try:
             on_end(task)
         except Exception:

@@ -24,10 +24,11 @@ class AsyncTask(Call):
         session: The session that asked; it gets the answer on the connection it has by then.
         request: The client's message.
         route: The service, and the order of its answers.
+        asked_at: Loop time at which the request was accepted.
         is_login: Whether it is a hello, which runs beside the pool; see Login.
     """
 
-    __slots__ = ("request", "route", "session")
+    __slots__ = ("asked_at", "request", "route", "session")
 
     is_login: ClassVar[bool] = False
 
@@ -38,6 +39,7 @@ class AsyncTask(Call):
         request: ClientRequest,
         route: Route,
         context: float,
+        asked_at: float = 0.0,
     ) -> None:
         # Sets all fields of Call, whose own __init__ would cost one more call a request.
         self.on_end = None
@@ -52,6 +54,7 @@ class AsyncTask(Call):
         self.session = session
         self.request = request
         self.route = route
+        self.asked_at = asked_at
 
     @property
     def task_id(self) -> int:

@@ -70,6 +70,7 @@ class Worker:
     Attributes:
         worker_id: Its name in logs.
         task: Its task, None while it is idle.
+        called_at: Loop time at which the upstream of its task was called.
         idle_since: Loop time at which its last task ended.
     """
 
@@ -80,6 +81,7 @@ class Worker:
         "_failures",
         "_free",
         "_upstream",
+        "called_at",
         "idle_since",
         "task",
         "worker_id",
@@ -103,6 +105,7 @@ class Worker:
         self._answer = answer
         self._free = free
         self.task: AsyncTask | None = None
+        self.called_at = 0.0
         self.idle_since = clock()
 
     def state(self) -> WorkerState:
@@ -146,6 +149,7 @@ class Worker:
             )
             task.on_end = self._ended
             self.task = task
+            self.called_at = now
             self._upstream.send(task)
         except Exception as error:
             self.task = task.on_end = None

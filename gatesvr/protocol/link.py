@@ -16,6 +16,7 @@ __all__ = [
     "Disconnect",
     "HandlerFactory",
     "Link",
+    "PathState",
 ]
 
 
@@ -34,6 +35,23 @@ class Disconnect:
     kind: Literal["peer", "peer_transport", "local", "idle", "reset", "handshake"]
     code: int = 0
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PathState:
+    """How a connection's path to its peer does.
+
+    Attributes:
+        rtt_s: The smoothed round trip, seconds; 0 before the first measurement.
+        congestion_window: Bytes that may be in flight.
+        in_flight: Bytes sent and not acknowledged.
+        lost: Packets ever declared lost; what was in them is sent again.
+    """
+
+    rtt_s: float
+    congestion_window: int
+    in_flight: int
+    lost: int
 
 
 class Link(Protocol):
@@ -67,6 +85,9 @@ class Link(Protocol):
                 written before is flushed first). From this call on nothing of the peer's is
                 handled any more.
         """
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended."""
 
     def wake(self) -> None:
         """Ask the connection task to call handler.work()."""

@@ -22,6 +22,7 @@ from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
+from .census import Census
 from .context import RETRY_MS, SHED_RETRY_MS, SessionContext
 from .counters import SessionCounters
 from .credentials import CredentialExpiry
@@ -36,6 +37,7 @@ from .state import Event, State
 from .tombstones import Tombstones
 
 if TYPE_CHECKING:
+    from ..observe.stages import Stages
     from ..protocol.identity import Identity
     from ..protocol.link import Disconnect, Link
     from .outcome import StartOutcome
@@ -71,10 +73,12 @@ class SessionManager:
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
         needs_auth: Whether a new session needs an identity.
         is_shedding: Asked before a new session is made: whether to refuse it.
+        stages: Takes how long logins take, None for nobody.
 
     Attributes:
         events: Tells subscribers about changes of sessions.
         index: The sessions.
+        census: Sums up their queues.
         context: Shared by all sessions.
         judge: Judges resumes.
         tombstones: Why sessions ended.
@@ -91,7 +95,9 @@ class SessionManager:
         high_water: int = HIGH_WATER_BYTES,
         needs_auth: bool = False,
         is_shedding: Callable[[], bool] = lambda: False,
+        stages: Stages | None = None,
     ) -> None:
+        self._stages = stages
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
         push = push or PushConfig()
@@ -99,6 +105,7 @@ class SessionManager:
         self._budget = MemoryBudget(
             config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
+        self.census = Census(index.by_id)
         self.context = context = SessionContext(config, high_water, self._budget, self._close_full)
         self._counters = context.counters
         self.events = EventHub(
@@ -236,6 +243,8 @@ class SessionManager:
                 session.move(Event.DETACH)
                 self.events.emit(EventKind.SUSPENDED, session, "lost_before_login", now)
             self._counters.logins += 1
+            if self._stages is not None:
+                self._stages.login.record(now - session.create_time)
             logger.info(
                 "session_logged_in",
                 extra=keys(
@@ -430,6 +439,7 @@ class SessionManager:
         self._budget.recount(now)
         self.judge.sweep(now)
         self.tombstones.sweep(now)
+        self.census.count(now)
 
     def _sweep_credentials(self, now: float) -> None:
         for session in self._credentials.take(now):

@@ -324,6 +324,7 @@ class Outbox:
         max_body_bytes = self.max_message_bytes - MAX_HEAD_BYTES
         if len(body) > max_body_bytes:
             counters.answers_too_large += 1
+            context.errors.add(ErrorCode.ANSWER_TOO_LARGE)
             body = error_body(
                 ErrorCode.ANSWER_TOO_LARGE, "answer too large", "", 0, Outcome.DONE, client_seq
             )
@@ -336,6 +337,7 @@ class Outbox:
         size = sum(len(message[1]) for message in messages)
         if self.queue.queued_bytes + size > self.queue.max_queue_bytes:
             counters.answers_not_kept += 1
+            context.errors.add(ErrorCode.ANSWER_NOT_KEPT)
             dropped += len(messages) - 1
             self.found_full()
             body = error_body(
@@ -343,6 +345,7 @@ class Outbox:
             )
             messages = [(msg_id, body, KEEP)]
         counters.notifies_dropped += dropped
+        counters.bundles += len(messages) > 1
         self.sender.bundle(slot, messages)
 
     # What a sweep looks at.

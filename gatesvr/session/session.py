@@ -305,6 +305,7 @@ class Session:
         now: float = 0.0,
     ) -> bool:
         """End a request by an ERROR that consumed its number; returns as answer() does."""
+        self._context.errors.add(code)
         body = error_body(code, message, detail, retry_after_ms, outcome, client_seq)
         return self.answer(client_seq, body, (), (), now)
 

@@ -234,7 +234,7 @@ class SessionStarter:
         session.generation += 1
         session.ack(last_acked, now)
         queue = session.queue
-        queue.rewind(last_acked + 1)
+        self._counters.replayed += queue.rewind(last_acked + 1)
         session.attach(link, now)
         outcome = accept_start(session, token, link, self._config)
         response = outcome.response

@@ -42,7 +42,7 @@ from typing import Protocol, cast
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
-from ..protocol.link import Disconnect, HandlerFactory
+from ..protocol.link import Disconnect, HandlerFactory, PathState
 from .addresses import Address, Datagram, plain_address
 from .counters import TransportCounters
 from .quic.interface import (
@@ -127,6 +127,7 @@ class Connection:
     Attributes:
         stream: The one stream; the Link of its handler.
         ids: Connection ids routed here; the owner's.
+        asked_at: Loop time of the client's first datagram; the owner's.
     """
 
     __slots__ = (
@@ -146,6 +147,7 @@ class Connection:
         "_is_put_off",
         "_is_unproved",
         "_last_received",
+        "_lost",
         "_moved_at",
         "_moves_left",
         "_owner",
@@ -154,6 +156,7 @@ class Connection:
         "_refused",
         "_state",
         "_timer",
+        "asked_at",
         "ids",
         "stream",
     )
@@ -181,6 +184,7 @@ class Connection:
             keep_alive=not is_client,
         )
         self.ids: set[bytes] = set()
+        self.asked_at = 0.0
         self._quic = quic
         self._endpoint = endpoint
         self._driver = driver
@@ -198,6 +202,7 @@ class Connection:
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_put_off = False
         self._ack_mark: object = None
+        self._lost = 0  # packets that _counters has
         self._last_received = 0.0
         self._timer = Timer(self._on_timer)
         self._due = math.inf
@@ -308,6 +313,15 @@ class Connection:
             self.fail(error)
         self._counters.pings_sent += 1
         self._driver.mark_dirty(self)
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended; count the lost packets."""
+        if self._state == _ENDED:
+            return None
+        path = self._quic.path()
+        self._counters.packets_lost += path.lost - self._lost
+        self._lost = path.lost
+        return path
 
     def count_silence(self, seconds: float) -> None:
         """Add a stall that our clock left out to the silence that a PING breaks.
@@ -580,6 +594,7 @@ class Connection:
 
     def _end(self, how: Disconnect, farewell: bytes = b"") -> None:
         if self._state != _HANDSHAKE:
+            self.path()
             self._count_end(how, is_ours=how is self._how)
         self._state = _ENDED
         self.stream.state = CLOSED

@@ -143,6 +143,8 @@ class TransportCounters(EndpointCounters):
     """PINGs sent to see whether the peer is there."""
     refusals: Counter = 0
     """Times that the system reported the server's port closed; counted by clients only."""
+    packets_lost: Counter = 0
+    """QUIC packets declared lost, whose content is sent again; counted each second, and at ends."""
     address_changes: Counter = 0
     """Times that a client moved to another address."""
     moves_limited: Counter = 0

@@ -19,11 +19,14 @@ from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
 from ..observe.clock import RunningClock
 from ..observe.log import keys
+from ..observe.metrics import CodeCounts
+from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram, resolve
 from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
+from .paths import Paths
 from .quic.choose import pick_backend
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
@@ -39,6 +42,8 @@ __all__ = ["ConnectionListener"]
 
 logger = logging.getLogger("gatesvr.transport")
 
+END_KINDS = ("local", "peer", "peer_transport", "idle", "reset")
+"""Kinds of Disconnect that end a connection whose handshake was complete."""
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
 HANDSHAKE_SHARE = 0.25
@@ -57,11 +62,14 @@ class ConnectionListener:
         handler_factory: Makes the handler of each connection, once its handshake is complete.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
         is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        stages: Takes how long handshakes and the sending of answers take, None for nobody.
 
     Attributes:
         backend: Name of the QUIC library.
         tls: The certificate that it shows.
         connections: The connections that have not ended.
+        ends: How many connections ended, by Disconnect.kind and code.
+        paths: How their paths do; the owner calls its look() once a second.
     """
 
     def __init__(
@@ -71,12 +79,14 @@ class ConnectionListener:
         *,
         clock: RunningClock | None = None,
         is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        stages: Stages | None = None,
     ) -> None:
         backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
         self._clock = clock or RunningClock()
         self._clock.on_stall = self._stalled
+        self._stages = stages
         self.backend: str = backend.name
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
@@ -91,6 +101,8 @@ class ConnectionListener:
             is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
+        self.ends: dict[str, CodeCounts] = {kind: CodeCounts(CloseCode) for kind in END_KINDS}
+        self.paths = Paths(self.connections, stages.rtt if stages is not None else None)
         self._routes = Routes(self._counters)
         self._waiting: deque[Waiting] = deque()
         self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
@@ -139,6 +151,8 @@ class ConnectionListener:
                 field="transport.bind",
             ) from None
         driver = Driver(asyncio.get_running_loop(), self._clock)
+        if self._stages is not None:
+            driver.requests = self._stages.requests
         try:
             self._endpoint = self._make_endpoint(driver, socks)
             if self._secret:
@@ -317,6 +331,7 @@ class ConnectionListener:
             self._handle_error(error, waiting.datagrams[0][1], now)
             return
         connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        connection.asked_at = waiting.deadline - self._config.handshake_timeout
         for data, address in waiting.datagrams:
             connection.receive(data, address, now)
         connection.process(now)
@@ -377,6 +392,8 @@ class ConnectionListener:
     def connection_opened(self, connection: Connection) -> HandlerFactory | None:
         """Return the factory of the handler, or refuse the connection."""
         if self._admission.complete(connection):
+            if self._stages is not None and self._driver is not None:
+                self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
         connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
         return None
@@ -384,6 +401,8 @@ class ConnectionListener:
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:
         """Take connection out of everything; its ids stay known for the draining period."""
         self._admission.end(connection, how)
+        if how.kind != "handshake":
+            self.ends[how.kind].add(how.code)
         if self._is_stopped or self._driver is None or how.kind == "idle" or how is NO_CRYPTO:
             self._routes.forget(connection)
         else:

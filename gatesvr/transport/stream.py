@@ -32,7 +32,13 @@ from typing import Protocol, cast
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
 from ..observe.log import keys
-from ..protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, ConnectionHandler, Disconnect
+from ..protocol.link import (
+    HIGH_WATER_BYTES,
+    LOW_WATER_BYTES,
+    ConnectionHandler,
+    Disconnect,
+    PathState,
+)
 from .counters import TransportCounters
 from .udp.driver import Driver, Flushable
 
@@ -82,6 +88,9 @@ class StreamOwner(Flushable, Protocol):
 
     def fail(self, error: BaseException) -> None:
         """End the connection because of an exception."""
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended."""
 
 
 class Stream:
@@ -191,6 +200,10 @@ class Stream:
         if not self.is_feeding and self.state < CUT:
             self.is_feeding = True
             self._driver.mark_dirty(self._connection)
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended."""
+        return self._connection.path()
 
     def wake(self) -> None:
         """Make the connection task call handler.work()."""

@@ -213,7 +213,7 @@ class UpstreamCounters(Counters):
     """Counters of the upstream layer; each kind of refusal has its own."""
 
     calls: Counter = 0
-    """Calls made; each also counts in the field for its end, unless its caller gave up."""
+    """Calls made; each also counts by how it ended, unless its caller gave up."""
     answers: Counter = 0
     """Answers handed to their callers."""
     failed_calls: Counter = 0

@@ -12,7 +12,7 @@ from ..errors import ErrorCode, UpstreamError
 from ..observe.clock import RunningClock
 from .breaker import Breakers
 from .call import Call, MethodCall, UpstreamCounters
-from .lane import RETRY_MS, Lane
+from .lane import RETRY_MS, Lane, new_batch_sizes
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
 
@@ -101,6 +101,8 @@ class UpstreamManager:
         self._lease_timer: asyncio.TimerHandle | None = None
         self._breakers = Breakers(config, self._counters, self._clock.now, self._breakers_changed)
         self._breaker_timer: asyncio.TimerHandle | None = None
+        self.batch_sizes = new_batch_sizes()
+        """Messages of lanes by the requests in them: 1, 2, up to 4, up to 8 and so on."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
         self.registry = UpstreamRegistry(
@@ -326,6 +328,7 @@ class UpstreamManager:
                 on_stranded=self._stranded,
                 on_refused=self._refused,
                 clock=self._clock,
+                batch_sizes=self.batch_sizes,
             )
             lane.start()
         else:

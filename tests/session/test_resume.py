@@ -133,6 +133,7 @@ def test_a_resume_replays_what_is_not_acked_and_goes_on(unacked, is_stolen):
     assert [push.business()[2] for push in pushes(link.take())] == expected
     assert sessions.counters["steals"] == is_stolen
     assert sessions.counters["suspended"] == 0
+    assert sessions.counters["replayed"] == unacked
 
 
 def test_what_the_client_has_is_acked_by_its_start():

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any, cast
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic import events
+from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -40,8 +43,16 @@ from .interface import (
     TokenOf,
 )
 
-__all__ = ["AioquicCore", "PacketDropped", "has_too_many_packets"]
+__all__ = [
+    "CONGESTION_CONTROL",
+    "AioquicCore",
+    "CountingReno",
+    "PacketDropped",
+    "has_too_many_packets",
+]
 
+CONGESTION_CONTROL = "reno, counting"
+"""The name by which a QuicConfiguration chooses CountingReno."""
 MAX_FRAMES = 100
 """Frames of a packet, runs of PADDING counted as one. Senders fill a packet with a few; one that
 sends each lost frame again by itself can put 80 of our shortest messages into one."""
@@ -196,6 +207,21 @@ class _FrameHandlers(dict[int, Any]):
 
 def _violation(frame_type: int, reason: str) -> QuicConnectionError:
     return QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, reason)
+
+
+class CountingReno(RenoCongestionControl):
+    """aioquic's congestion control, which also counts the packets that were lost."""
+
+    lost = 0
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        """Count them, and do what aioquic does."""
+        packets = list(packets)
+        self.lost += len(packets)
+        super().on_packets_lost(now=now, packets=packets)
+
+
+register_congestion_control(CONGESTION_CONTROL, CountingReno)
 
 
 class AioquicCore(QuicConnection):

@@ -15,6 +15,7 @@ from itertools import count, islice
 from math import inf
 from typing import Protocol
 
+from ..._core.histogram import RequestTimer
 from ..._core.limits import TokenBucket
 from ...observe.clock import TICK_S, RunningClock
 
@@ -150,6 +151,7 @@ class Driver:
         clock: Gives the time of all timers.
         timers: Of all connections.
         readers: The endpoints that read.
+        requests: Told of each flush that leaves nothing behind, None for nobody.
         error_lines: Bounds the lines of the log about errors of connections.
     """
 
@@ -163,6 +165,7 @@ class Driver:
         # counts whole milliseconds, too coarse for round trips.
         self.clock: Callable[[], float] = time.monotonic
         self.timers = TimerHeap()
+        self.requests: RequestTimer | None = None
         self.error_lines = TokenBucket(1, MAX_ERROR_LINES)
         self._running_clock = clock
         self._lost = 0.0  # the clock's, when the sockets were last read ahead of timers
@@ -252,6 +255,9 @@ class Driver:
         sending, self._sending = self._sending, {}
         for endpoint in sending:
             endpoint.transmit()
+        requests = self.requests
+        if requests is not None and requests.pending and not self._dirty:
+            requests.flushed(self.clock())
 
     def _flush(self) -> None:
         # The flush stays due until its end, or each datagram gathered here would ask for another.
