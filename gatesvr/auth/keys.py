@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from cryptography.x509 import load_pem_x509_certificate
+from jwt.algorithms import Algorithm
 
 from ..errors import ConfigError
 from ..observe.log import keys as log_keys
@@ -73,6 +74,23 @@ class Key:
     kid: str
     value: Any
     algorithms: tuple[str, ...]
+    _verifiers: dict[str, tuple[Algorithm, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def verify(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
+        """Return whether a signature by one of its algorithms is good.
+
+        Raises:
+            jwt.InvalidKeyError: The algorithm does not take such a key.
+        """
+        found = self._verifiers.get(algorithm)
+        if found is None:
+            # PyJWT looks into the key each time: that costs more than an HMAC.
+            library = jwt.get_algorithm_by_name(algorithm)
+            found = self._verifiers[algorithm] = library, library.prepare_key(self.value)
+        library, value = found
+        return library.verify(signed, value, signature)
 
 
 class KeysMissing(Exception):
