@@ -110,8 +110,8 @@ class _Bucket(Generic[_Key]):
     __slots__ = ("at", "buckets", "key", "left", "under_way")
 
     def __init__(self, buckets: _Buckets[_Key], key: _Key, now: float) -> None:
-        self.buckets = buckets
-        self.key = key
+        self.buckets: _Buckets[_Key] = buckets
+        self.key: _Key = key
         self.left = buckets.burst
         self.at = now
         self.under_way = 0

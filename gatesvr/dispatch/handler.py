@@ -358,8 +358,10 @@ class ClientHandler:
         gate = self._dispatcher.gate
         outcome: StartOutcome | None = None
         identity, deadline = None, math.inf
+        if gate is not None and not start.session_id:
+            outcome = self._sessions.turn_away(self._link, self._dispatcher.clock())
         # A resume without a token of its own is the session's, as long as its credentials last.
-        if gate is not None and (start.auth_token or not start.session_id):
+        if gate is not None and outcome is None and (start.auth_token or not start.session_id):
             try:
                 identity, deadline = await gate.admit(
                     Applicant(

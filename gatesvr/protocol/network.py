@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import ipaddress
 
 __all__ = ["network_of"]
 
@@ -13,5 +13,5 @@ def network_of(ip: str) -> bytes:
     A customer has at least a /64 to send from, so a limit by IPv6 address would limit nobody.
     """
     if ":" in ip:
-        return socket.inet_pton(socket.AF_INET6, ip)[:8]
-    return socket.inet_aton(ip)
+        return ipaddress.IPv6Address(ip).packed[:8]
+    return bytes(map(int, ip.split(".")))
