@@ -248,26 +248,25 @@ def fetch_url(url: str) -> bytes:
         ValueError: It is too large.
     """
     parts = urllib.parse.urlsplit(url)
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.netloc.rpartition("@")[2],
-            timeout=FETCH_TIMEOUT_S,
-            context=ssl.create_default_context(),
-        )
-    else:
-        connection = http.client.HTTPConnection(
-            parts.netloc.rpartition("@")[2], timeout=FETCH_TIMEOUT_S
-        )
+    is_tls = parts.scheme == "https"
+    name = parts.netloc.rpartition("@")[2]
+    kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+    connection = kind(name, timeout=FETCH_TIMEOUT_S)  # knows the host and the port
     deadline = time.monotonic() + FETCH_TIMEOUT_S
     document = b""
     problem: Exception | None = None
-    connection.connect()
-    # A time-out is each read's: a server that drips a byte at a time would go on for ever.
-    watch = threading.Timer(deadline - time.monotonic(), _cut, (connection.sock,))
+    sock = socket.create_connection((connection.host, connection.port), FETCH_TIMEOUT_S)
+    # A time-out is each read's: a server that drips a byte at a time, be it in the TLS handshake,
+    # would go on for ever. TLS takes the socket over, so the watch has one of its own.
+    watched = sock.dup()
+    watch = threading.Timer(deadline - time.monotonic(), _cut, (watched,))
     watch.daemon = True
     watch.start()
     try:
+        connection.sock = sock
+        if is_tls:
+            context = ssl.create_default_context()
+            connection.sock = context.wrap_socket(sock, server_hostname=connection.host)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         connection.request("GET", target, headers={"Accept": "application/json"})
         with connection.getresponse() as response:
@@ -279,6 +278,8 @@ def fetch_url(url: str) -> bytes:
     finally:
         watch.cancel()
         connection.close()
+        sock.close()
+        watched.close()
     if time.monotonic() >= deadline:
         raise TimeoutError(f"not complete in {FETCH_TIMEOUT_S:g} s")
     if problem is not None:
@@ -291,8 +292,7 @@ def fetch_url(url: str) -> bytes:
 def _cut(sock: socket.socket) -> None:
     """End a fetch that takes too long, from another thread."""
     with contextlib.suppress(OSError):
-        # Not SSLSocket's own, which would take TLS away from the reader.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def parse_jwks(document: bytes) -> list[Key]:

@@ -433,6 +433,14 @@ class ClientHandler:
         self._renewal = None
         if renewal.cancelled():
             return  # the gateway stops
+        try:
+            self._answer_auth(msg_id, renewal)
+        except Exception as error:
+            self._counters.internal_errors += 1
+            logger.error("auth_lost", extra=keys(peer=self._link.peer[0]), exc_info=error)
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _answer_auth(self, msg_id: int, renewal: asyncio.Task[tuple[Identity, float]]) -> None:
         error = renewal.exception()
         session = self.session
         assert session is not None
@@ -448,10 +456,7 @@ class ClientHandler:
         elif isinstance(error, AuthUnavailable):
             code = ErrorCode.BUSY
         else:
-            self._counters.internal_errors += 1
-            logger.error("auth_lost", extra=keys(session=session.session_id), exc_info=error)
-            self.close(CloseCode.INTERNAL_ERROR, "internal error")
-            return
+            raise error
         message = "not authenticated" if code else ""
         self._write(auth_response_frame(msg_id, expires_at, code, message))
 

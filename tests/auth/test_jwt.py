@@ -319,6 +319,16 @@ async def test_a_server_that_drips_is_cut_off(
         assert time.monotonic() - began < 2.0
 
 
+async def test_a_server_that_drips_its_tls_handshake_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.FETCH_TIMEOUT_S", 0.3)
+    async with jwks_server(b"") as server:
+        server.raw, server.drips, server.is_prompt = b"\x16\x03\x03\x40\x00", True, True
+        with pytest.raises(OSError, match="not complete"):
+            await asyncio.to_thread(fetch_url, server.url.replace("http:", "https:"))
+
+
 @pytest.mark.parametrize("failure", [OSError("down"), b"lies", TimeoutError("slow")])
 async def test_keys_serve_while_the_url_fails_up_to_max_stale(failure: Any) -> None:
     url = Url()

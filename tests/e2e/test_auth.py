@@ -235,7 +235,7 @@ async def test_a_failure_counts_for_the_address_that_was_proved(
         client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
         await until(lambda: counter(gateway, "auth.refused_malformed") == 1)
         assert gateway.engine.gate is not None
-        assert list(gateway.engine.gate._limit._addresses._buckets) == ["127.0.0.1"]
+        assert list(gateway.engine.gate._limit._addresses._buckets) == [bytes([127, 0, 0, 1])]
         client._transport = own
         forged.sock.close()
 
@@ -374,8 +374,9 @@ async def test_a_client_without_a_good_token_is_told_so(backend: str, tmp_path: 
                 await client.connect()
 
 
+@pytest.mark.parametrize("where", ["check", "answer"])
 async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
-    backend: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    where: str, backend: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
         scene(backend, tmp_path) as (gateway, _),
@@ -389,7 +390,13 @@ async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
         async def broken(applicant: Applicant) -> Any:
             raise ZeroDivisionError("on purpose")
 
-        gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+        def broken_too(*arguments: object) -> None:
+            raise ZeroDivisionError("on purpose")
+
+        if where == "check":
+            gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+        else:
+            gateway.session_manager.authenticate = broken_too  # type: ignore[method-assign]
         client.send(auth(token()))
         assert await client.closed() == 4500
         assert counter(gateway, "dispatch.internal_errors") == 1
