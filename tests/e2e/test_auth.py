@@ -134,6 +134,24 @@ async def test_a_resume_needs_no_token_and_a_token_of_its_own_openid_if_any(
         assert again.auth_expires_at_ms > started.auth_expires_at_ms
 
 
+async def test_a_client_may_leave_its_openid_to_the_token(backend: str, tmp_path: Path) -> None:
+    async def make() -> str:
+        return token()
+
+    async with scene(backend, tmp_path) as (gateway, upstream):
+        for auth_token in (token(), make):
+            made = Client(gateway.address, auth_token=auth_token, insecure=True, transport=backend)
+            async with made as client:
+                assert (await client.request("echo", b"x")).data == b"x"
+                state = await client.suspend()
+            assert upstream.requests[-1].openid == "alice"
+            async with Client(
+                gateway.address, auth_token=auth_token, insecure=True, resume=state
+            ) as client:
+                assert (await client.request("echo", b"y")).data == b"y"
+        assert counter(gateway, "session.resumes") == 2
+
+
 async def test_expired_credentials_end_the_session_and_auth_renews_them(
     backend: str, tmp_path: Path
 ) -> None:
