@@ -134,6 +134,27 @@ async def test_a_resume_needs_no_token_and_a_token_of_its_own_openid_if_any(
         assert again.auth_expires_at_ms > started.auth_expires_at_ms
 
 
+async def test_strangers_are_turned_away_before_their_tokens_are_looked_at(
+    backend: str, tmp_path: Path
+) -> None:
+    """Checking a token costs more than saying that there is no room (PROTOCOL 3.1)."""
+    async with scene(backend, tmp_path) as (gateway, _), plain_client(gateway.address) as client:
+        started = await client.login("alice", auth_token=token())
+        overload = gateway.engine.overload
+        overload.tick = lambda: None  # type: ignore[method-assign]
+        overload.level = 2
+        gateway.listener._admission._is_shedding_handshakes = lambda: False
+        for number, shown in enumerate(("rubbish", token()), 1):
+            async with plain_client(gateway.address) as newcomer:
+                refused = await newcomer.start("alice", auth_token=shown)
+                assert (refused.error.error_code, await newcomer.closed()) == (503, 4503)
+            assert counter(gateway, "overload.sessions_shed") == number
+        assert counter(gateway, "auth.authenticated") == 1
+        assert counter(gateway, "auth.refused_malformed") == 0
+        async with plain_client(gateway.address) as device:
+            assert (await device.resume(started, 1, auth_token=token())).resumed
+
+
 async def test_a_client_may_leave_its_openid_to_the_token(backend: str, tmp_path: Path) -> None:
     async def make() -> str:
         return token()
