@@ -29,7 +29,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
-    "overload": frozenset({"config", "observe"}),
+    "overload": frozenset({"_core", "config", "observe"}),
     "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),

@@ -78,7 +78,8 @@ class Client:
     Args:
         server: The gateway, ``"HOST:PORT"`` or (host, port); a link-local address with its
             interface: ``"[fe80::1%eth0]:8453"``. Of a name's addresses, whichever answers first.
-        openid: Who logs in; may be left out with resume, and must be the same otherwise.
+        openid: Who logs in. May be left out with resume, and must be the same otherwise; and with
+            auth_token, where the token says it.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, if the gateway asks for one; or an async callable that
             returns it. The callable is asked before each connection, and again before the token
@@ -167,7 +168,8 @@ class Client:
             if callback is not None:
                 check_type(name, callback, Callable, "callable")  # type: ignore[arg-type]
         self._server = _server(server)
-        self._session = _session(openid, client_id, auth_token, resume)
+        has_token = self._auth_token is not None or bool(auth_token)
+        self._session = _session(openid, client_id, auth_token, resume, has_token=has_token)
         self._session.carries_acks = on_state is None
         self.openid = self._session.openid
         self.zone = zone
@@ -704,12 +706,14 @@ def _server(server: str | tuple[str, int]) -> tuple[str, int]:
     return host or "localhost", port
 
 
-def _session(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientSession:
+def _session(
+    openid: str | None, client_id: str, auth_token: str, resume: bytes, *, has_token: bool
+) -> ClientSession:
     """Return a new session, or the one that a stored state describes."""
     if not resume:
-        if openid is None:
-            raise ConfigError("is missing", field="openid")
-        return ClientSession(openid, client_id=client_id, auth_token=auth_token)
+        if openid is None and not has_token:
+            raise ConfigError("is missing, and so is an auth_token that says it", field="openid")
+        return ClientSession(openid or "", client_id=client_id, auth_token=auth_token)
     try:
         session = ClientSession.from_state(resume, auth_token=auth_token)
     except ValueError as error:

@@ -10,7 +10,7 @@ from ..protocol.server import ProtocolCounters
 from ..upstream.call import Call
 
 if TYPE_CHECKING:
-    from .._core.codec import ClientRequest
+    from .._core.codec import ClientRequest, UpstreamAnswer
     from ..session.session import Session
     from ..upstream.router import Route
 
@@ -55,6 +55,10 @@ class AsyncTask(Call):
         self.request = request
         self.route = route
         self.asked_at = asked_at
+
+    def is_own(self, answer: UpstreamAnswer) -> bool:
+        """Return whether an answer is to this request (PROTOCOL 7.3)."""
+        return answer.client_seq_id in (0, self.request.seq_id)
 
     @property
     def task_id(self) -> int:

@@ -28,6 +28,8 @@ __all__ = ["PushService"]
 
 MAX_STREAMS = 128
 """Concurrent rpcs on one caller's connection; more wait at the caller."""
+MAX_CONNECTIONS = 1_000
+"""Connections at once, those of strangers included; gRPC closes what comes above it."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
@@ -95,6 +97,7 @@ class PushService:
             max_grpc_bytes(self._max_message_bytes),
             (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
                 # Else a caller that does not read makes windows of megabytes grow, one a stream.
                 ("grpc.http2.bdp_probe", 0),
                 # A subscriber may get no event for a long time, so both sides ping.

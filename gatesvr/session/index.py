@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ..protocol.network import network_of
+
 if TYPE_CHECKING:
     from .session import Session
 
@@ -17,8 +19,8 @@ class SessionIndex:
     Attributes:
         by_id: All, in the order in which they were made.
         by_openid: The logged-in ones of each user, in the order of their logins.
-        inited: Those that have not logged in, in the order of their STARTs, with their address.
-        inited_by_ip: How many of them each address has.
+        inited: Those that have not logged in, in the order of their STARTs, with their network.
+        inited_by_network: How many of them each network has: an IPv4 address, an IPv6 /64.
         inited_by_openid: Those of each openid that was claimed.
         detached: Those without a connection, in the order in which they lost it.
     """
@@ -29,7 +31,7 @@ class SessionIndex:
         "by_openid",
         "detached",
         "inited",
-        "inited_by_ip",
+        "inited_by_network",
         "inited_by_openid",
     )
 
@@ -37,8 +39,8 @@ class SessionIndex:
         self._last_number = 0
         self.by_id: dict[str, Session] = {}
         self.by_openid: dict[str, tuple[Session, ...]] = {}
-        self.inited: dict[Session, str] = {}
-        self.inited_by_ip: dict[str, int] = {}
+        self.inited: dict[Session, bytes] = {}
+        self.inited_by_network: dict[bytes, int] = {}
         self.inited_by_openid: dict[str, dict[Session, None]] = {}
         self.detached: dict[Session, None] = {}
 
@@ -52,10 +54,10 @@ class SessionIndex:
         """Enter a new session, and number it."""
         self._last_number += 1
         session.number = self._last_number
-        ip = session.user_ip
+        network = network_of(session.user_ip)
         self.by_id[session.session_id] = session
-        self.inited[session] = ip
-        self.inited_by_ip[ip] = self.inited_by_ip.get(ip, 0) + 1
+        self.inited[session] = network
+        self.inited_by_network[network] = self.inited_by_network.get(network, 0) + 1
         self.inited_by_openid.setdefault(session.openid, {})[session] = None
 
     def log_in(self, session: Session) -> None:
@@ -79,18 +81,22 @@ class SessionIndex:
             del self.by_openid[openid]
 
     def _leave_inited(self, session: Session) -> None:
-        ip = self.inited.pop(session)
-        count = self.inited_by_ip[ip] - 1
+        network = self.inited.pop(session)
+        count = self.inited_by_network[network] - 1
         if count:
-            self.inited_by_ip[ip] = count
+            self.inited_by_network[network] = count
         else:
-            del self.inited_by_ip[ip]
+            del self.inited_by_network[network]
         same = self.inited_by_openid[session.openid]
         del same[session]
         if not same:
             del self.inited_by_openid[session.openid]
 
     # Finding.
+
+    def inited_of(self, ip: str) -> int:
+        """Return the number of sessions of an address's network that have not logged in."""
+        return self.inited_by_network.get(network_of(ip), 0)
 
     def find(self, target_type: str, target_id: str, with_inited: bool = False) -> list[Session]:
         """Return the sessions that a target names; see SessionManager.find()."""

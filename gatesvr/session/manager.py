@@ -184,6 +184,20 @@ class SessionManager:
 
     # START.
 
+    def turn_away(self, link: Link, now: float) -> StartOutcome | None:
+        """Return the refusal of a START for a new session, whoever it is; None where there is room.
+
+        Call it before the client is authenticated, which costs more (PROTOCOL 3.1).
+
+        Args:
+            link: The connection that it came on.
+            now: Loop time.
+        """
+        outcome = self._starter.turn_away(link, now)
+        if outcome is not None:
+            self._counters.refused_starts += 1
+        return outcome
+
     def start(
         self,
         start: pb.StartRequest,

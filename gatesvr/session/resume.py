@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import CloseCode, ErrorCode
 from ..observe.log import keys
 from ..protocol.messages import LostReason
+from ..protocol.network import network_of
 from .outcome import StartOutcome, refuse_start
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ RESUME_RATE = 1.0
 RESUME_BURST = 5
 """Resumes of one session, and wrong tokens of one address, a second and at once (PROTOCOL 4.8)."""
 MAX_ADDRESSES = 10_000
-"""Addresses whose wrong tokens are remembered."""
+"""Networks whose wrong tokens are remembered."""
 
 
 class TokenMatch(IntEnum):
@@ -158,12 +159,12 @@ class ResumeJudge:
         counters: Where refusals are counted.
 
     Attributes:
-        wrong_tokens: Rates of wrong tokens by address, the latest at the end.
+        wrong_tokens: Rates of wrong tokens by network, the latest at the end.
     """
 
     def __init__(self, counters: SessionCounters) -> None:
         self._counters = counters
-        self.wrong_tokens: dict[str, RateBucket] = {}
+        self.wrong_tokens: dict[bytes, RateBucket] = {}
 
     def judge(
         self, session: Session, start: pb.StartRequest, ip: str, now: float
@@ -209,9 +210,10 @@ class ResumeJudge:
         return None if bucket.take(now) else self._refuse_limited(bucket)
 
     def sweep(self, now: float) -> None:
-        """Forget addresses without a wrong token for long enough."""
-        for ip in [ip for ip, bucket in self.wrong_tokens.items() if bucket.is_full(now)]:
-            del self.wrong_tokens[ip]
+        """Forget networks without a wrong token for long enough."""
+        buckets = self.wrong_tokens
+        for network in [network for network, bucket in buckets.items() if bucket.is_full(now)]:
+            del buckets[network]
 
     def _deny_token(self, ip: str, now: float) -> tuple[StartOutcome, bool]:
         """Refuse a wrong token; return also whether its address has shown too many.
@@ -219,12 +221,13 @@ class ResumeJudge:
         Source: PROTOCOL 4.8: "limited by address, never by session".
         """
         buckets = self.wrong_tokens
-        bucket = buckets.pop(ip, None)
+        network = network_of(ip)
+        bucket = buckets.pop(network, None)
         if bucket is None:
             if len(buckets) >= MAX_ADDRESSES:
                 del buckets[next(iter(buckets))]
             bucket = RateBucket(RESUME_RATE, RESUME_BURST, now)
-        buckets[ip] = bucket
+        buckets[network] = bucket
         if bucket.take(now):
             return self._deny("resume denied"), False
         return self._refuse_limited(bucket), True

@@ -85,6 +85,7 @@ class Session:
     """
 
     __slots__ = (
+        "_auth_info",
         "_context",
         "_is_stalled",
         "auth",
@@ -139,6 +140,7 @@ class Session:
         self.session_id = session_id
         self.openid = openid
         self.auth: Identity | None = None
+        self._auth_info = b""  # the part of peer_info that follows from auth
         self.auth_deadline = math.inf
         self.client_id = client_id
         self.zone = ""
@@ -418,6 +420,9 @@ class Session:
         """Set who its client has proved to be, and until when that holds."""
         self.auth = identity
         self.auth_deadline = deadline
+        self._auth_info = pb.PeerInfo(
+            auth_subject=identity.subject, auth_claims=identity.claims
+        ).SerializeToString()
         self._update_peer_info()
 
     def set_zone(self, zone: str) -> None:
@@ -431,13 +436,14 @@ class Session:
         self.outbox.clear()
 
     def _update_peer_info(self) -> None:
-        auth = self.auth
-        self.peer_info = pb.PeerInfo(
-            auth_subject="" if auth is None else auth.subject,
-            auth_claims=None if auth is None else auth.claims,
-            ip=self.user_ip,
-            port=self.user_port,
-            client_id=self.client_id,
-            zone=self.zone,
-            generation=self.generation,
-        ).SerializeToString()
+        # One message after the other is both of them merged.
+        self.peer_info = (
+            pb.PeerInfo(
+                ip=self.user_ip,
+                port=self.user_port,
+                client_id=self.client_id,
+                zone=self.zone,
+                generation=self.generation,
+            ).SerializeToString()
+            + self._auth_info
+        )

@@ -218,10 +218,13 @@ class Admission:
         return Admitted(initial.destination_id, original_id, retry_id, prefixes)
 
     def _wants_retry(self, data: bytes, initial: Initial, now: float) -> bool:
-        if self._switch.add(len(self.half_open) + self._waiting, now):
-            self._counters.retry_switches += 1
-        if self._retry == "always" or (self._retry == "auto" and self._switch.is_on):
+        if self._retry == "always":
             return True
+        if self._retry == "auto":
+            if self._switch.add(len(self.half_open) + self._waiting, now):
+                self._counters.retry_switches += 1
+            if self._switch.is_on:
+                return True
         # Before the address is proved, qh3 may send three times the size of the packet, where the
         # RFC says of the datagram. With the padding outside of the packet, that is too little.
         return self._needs_retry and initial.end < len(data)

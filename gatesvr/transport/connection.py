@@ -445,7 +445,8 @@ class Connection:
         self._moved_at = now
         if self._moves_left < 0:
             self._counters.moves_limited += 1
-            self.close(CloseCode.RATE_LIMITED, "too many moves")
+            wait_ms = math.ceil(-self._moves_left * MOVE_S * 1000)
+            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={wait_ms}")
             return
         if stream.handler is not None and self._quic.is_path_limit_near():
             self._counters.path_limits += 1

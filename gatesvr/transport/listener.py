@@ -319,7 +319,8 @@ class ConnectionListener:
 
     def _begin(self, waiting: Waiting, now: float) -> None:
         """Begin a client's handshake; a failure costs this client only."""
-        if now > waiting.deadline:
+        # With less than half of its time left, the client would hardly be done by then.
+        if now > waiting.deadline - self._config.handshake_timeout / 2:
             self._counters.handshakes_expired += 1
             self._abandon(waiting)
             return
@@ -330,7 +331,7 @@ class ConnectionListener:
             self._abandon(waiting)
             self._handle_error(error, waiting.datagrams[0][1], now)
             return
-        connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        connection = self._accept(quic, client, waiting)
         connection.asked_at = waiting.deadline - self._config.handshake_timeout
         for data, address in waiting.datagrams:
             connection.receive(data, address, now)
@@ -340,9 +341,7 @@ class ConnectionListener:
         self._admission.abandon(waiting.client)
         self._routes.by_id.pop(waiting.client.first_id, None)
 
-    def _accept(
-        self, quic: QuicTransport, client: Admitted, address: Address, now: float
-    ) -> Connection:
+    def _accept(self, quic: QuicTransport, client: Admitted, waiting: Waiting) -> Connection:
         assert self._driver is not None
         assert self._endpoint is not None
         connection = Connection(
@@ -352,9 +351,9 @@ class ConnectionListener:
             self,
             self._config,
             self._counters,
-            address,
+            waiting.datagrams[0][1],
             is_client=False,
-            deadline=now + self._config.handshake_timeout,
+            deadline=waiting.deadline,
         )
         self._admission.begin(connection, client)
         self._routes.add(connection, client.first_id)

@@ -98,9 +98,13 @@ class Call:
             breaker = self.breaker
             if breaker is not None:
                 breaker.answered += 1
-                if breaker.is_half_open:
+                if breaker.is_half_open and self.is_own(answer):
                     breaker.probe_answered(self.request_id)
             on_end(answer, None)
+
+    def is_own(self, answer: UpstreamAnswer) -> bool:
+        """Return whether an answer is to this call; if not, disown_answer() follows."""
+        return True
 
     def fail(
         self,

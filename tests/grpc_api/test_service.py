@@ -19,6 +19,7 @@ from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig, SessionConfig
 from gatesvr.control.commands import Commands
 from gatesvr.errors import ConfigError
+from gatesvr.grpc_api import service
 from gatesvr.grpc_api.service import PushService
 from gatesvr.grpc_api.servicer import caller_ip
 from gatesvr.session.manager import SessionManager
@@ -117,6 +118,27 @@ async def running(
             )
     finally:
         await service.stop()
+
+
+async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 3)
+    async with running() as rig:
+        await rig.channel.channel_ready()
+        host, port = rig.service.address.rsplit(":", 1)
+        greeted: list[bool] = []
+        strangers = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+        for reader, writer in strangers:
+            try:
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+                greeted.append(bool(await reader.read(1)))  # SETTINGS, or the end
+            except OSError:
+                greeted.append(False)
+        assert greeted.count(True) <= 2
+        rig.session("alice")
+        request = pb.UnicastPushRequest(target_type="openid", target_id="alice", data=b"x")
+        assert (await rig.stub.PushToClient(request)).success
+        for _, writer in strangers:
+            writer.close()
 
 
 def pushes(session: Session) -> list[client_pb.ServerPush]:

@@ -432,6 +432,10 @@ def test_wrong_tokens_are_limited_by_address_and_never_by_session():
     assert codes == [403] * 5 + [429] * 2
     outcome, _ = resume(sessions, session, bytes(16), ip="192.0.2.50")
     assert refusal(outcome)[0] == 403
+    codes = [
+        refusal(resume(sessions, session, bytes(16), ip=f"2001:db8::{i}")[0])[0] for i in range(7)
+    ]
+    assert codes == [403] * 5 + [429] * 2
     good, _ = resume(sessions, session, response.resume_token, last_acked_seq_id=1)
     assert good.session is session
     sessions.now += 6

@@ -160,7 +160,9 @@ class Gateway:
         return {
             "sessions": len(sessions),
             "openids": len(index.by_openid),
-            "inited": len(index.inited) + len(index.inited_by_ip) + len(index.inited_by_openid),
+            "inited": len(index.inited)
+            + len(index.inited_by_network)
+            + len(index.inited_by_openid),
             "detached": len(index.detached),
             "tombstones": len(sessions.tombstones),
             "watched": len(sessions.context.watched),
