@@ -114,6 +114,8 @@ class Overload:
     Attributes:
         lag_s: How late the loop came to the last tick, for whatever reason.
         level: How much is over the limits; see the top of this file.
+        is_short_of_memory: Whether a tick found more than max_memory in use, and none since less
+            than CALM_MEMORY of it; never with dry_run.
         counters: What was shed.
     """
 
@@ -129,6 +131,7 @@ class Overload:
     ) -> None:
         self.level = 0
         self.lag_s = 0.0
+        self.is_short_of_memory = False
         self.counters = OverloadCounters()
         self._max_lag = config.max_loop_lag or math.inf
         self._max_memory = config.max_memory or int(memory_limit * DEFAULT_MEMORY)
@@ -200,6 +203,10 @@ class Overload:
         self.counters.memory_bytes = memory
         mark = self._memory_mark
         calm = mark if mark > self._max_memory else mark * CALM_MEMORY
+        if memory > mark:
+            self.is_short_of_memory = self._is_enforced
+        elif memory <= calm:
+            self.is_short_of_memory = False
         if lag > self._max_lag or memory > mark:
             direction = 1
         elif lag * CALM_LAG_SHARE <= self._max_lag and memory <= calm:

@@ -68,6 +68,7 @@ OTHER = {
         '{hello=[{address="10.0.0.1:1", zone="002", weight=3}]}',
         {"hello": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)]},
     ),
+    "upstream.required": ('["hello"]', ["hello"]),
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
     "push.bind": ("127.0.0.1:9", "127.0.0.1:9"),

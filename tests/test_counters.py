@@ -17,6 +17,7 @@ from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
+from gatesvr.drain import DrainCounters
 from gatesvr.overload import OverloadCounters
 from gatesvr.service.request import ServiceCounters
 from gatesvr.session.counters import SessionCounters
@@ -38,6 +39,7 @@ GATEWAY: dict[str, type[Counters]] = {
     "upstream": UpstreamCounters,
     "push": PushCounters,
     "overload": OverloadCounters,
+    "drain": DrainCounters,
 }
 """What Gateway.stats() tells of."""
 
@@ -49,6 +51,7 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     UpstreamCounters: ("upstream",),
     PushCounters: ("control", "grpc_api"),
     OverloadCounters: ("overload.py",),
+    DrainCounters: ("drain.py",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
@@ -65,8 +68,9 @@ GAUGES = {
     },
     "dispatch": {"workers", "idle_workers", "queued", "running"},
     "upstream": {"endpoints", "lanes", "lanes_up", "ejected", "open", "waiting"},
-    "push": {"streams", "event_streams"},
+    "push": {"streams", "event_streams", "health_watches", "reflections"},
     "overload": {"level", "loop_lag_ms", "memory_bytes"},
+    "drain": set(),
 }  # fmt: skip
 
 SHARED_NAMES = {
@@ -74,6 +78,8 @@ SHARED_NAMES = {
     "tasks": {"transport", "dispatch"},
     # No room for a session; no room for a request.
     "refused_full": {"session", "dispatch"},
+    # STARTs; requests.
+    "refused_draining": {"session", "dispatch"},
     # What upstreams said; what clients were told, an ERROR included.
     "answers": {"dispatch", "upstream"},
     # Pushes; requests and answers.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 # _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
+#                                                   dispatch ← drain ← gateway
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
@@ -30,6 +31,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
     "overload": frozenset({"_core", "config", "observe"}),
+    "drain": LEAVES | {"dispatch"},
     "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
@@ -49,7 +51,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
     "gateway": WITHOUT_IO
-    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"}
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain"}
     | {"figures"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
@@ -57,7 +59,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
+    "cli": BOTTOM
+    | {"auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
     "admin": WITHOUT_IO | {"gateway", "figures", "control"},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),

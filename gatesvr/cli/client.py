@@ -188,7 +188,7 @@ async def _talk(
         if is_terminal:
             how = "back in the session" if client.session_id == before else "logged in"
             name = escape_control(client.openid) or "the token's user"
-            echo(f"{how} at {target.server} as {name}; `help` for help")
+            echo(f"{how} at {', '.join(target.server)} as {name}; `help` for help")
         lines: asyncio.Queue[str | None] = asyncio.Queue(_MAX_LINES)
         if is_terminal:
             prompting = asyncio.create_task(_prompt(lines, stop))

@@ -16,6 +16,7 @@ import click
 
 from ..errors import ConfigError
 from ..observe.log import timestamp
+from .draining import show_drain
 from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR
 from .terminal import ServerOutput
@@ -94,7 +95,8 @@ def command(
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
-    and the flags; later ones win. Ctrl-C stops in order, a second one at once.
+    and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
+    requests finish (see [drain]). A second signal ends it at once.
     """
     overrides = _overrides(flags)
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
@@ -145,6 +147,7 @@ async def _serve(
         nonlocal is_hurried
         is_hurried = True
         if gateway is not None:
+            gateway.end_drain()
             gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
@@ -167,6 +170,7 @@ async def _serve(
         gateway = await stack.enter_async_context(Gateway(config))
         spare_collector()
         pushes_to.append(gateway.grpc_address)
+        gateway.on_drain = stop.set
         log.release_held()
         endpoints = {
             name: ", ".join(endpoint.address for endpoint in group)
@@ -181,6 +185,10 @@ async def _serve(
             logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
         else:
             log.say("stopping (Ctrl-C again: at once)")
+        # Ctrl-C is somebody's who waits; SIGTERM may come from what moves the load elsewhere.
+        ready_wait = 0.0 if stop.is_interrupt else None
+        draining = asyncio.ensure_future(gateway.drain(ready_wait=ready_wait))
+        await show_drain(gateway, log, draining)
     return 1 if is_hurried else 0
 
 

@@ -22,6 +22,7 @@ from .sections import ZONED_NAME as ZONED_NAME
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
+from .sections import DrainConfig as DrainConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
 from .sections import MetricsConfig as MetricsConfig
@@ -37,6 +38,7 @@ __all__ = [
     "AuthConfig",
     "Config",
     "DispatchConfig",
+    "DrainConfig",
     "Duration",
     "Endpoint",
     "LogConfig",

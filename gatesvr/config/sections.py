@@ -29,6 +29,7 @@ __all__ = [
     "AuthConfig",
     "Config",
     "DispatchConfig",
+    "DrainConfig",
     "Endpoint",
     "LogConfig",
     "MetricsConfig",
@@ -316,7 +317,7 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
-    """How long running tasks may go on when the gateway stops."""
+    """How long running tasks may go on when a program stops the gateway without a drain."""
 
     def check(self) -> None:
         if self.workers > self.max_workers:
@@ -334,6 +335,23 @@ class OverloadConfig(Section, frozen=True, kw_only=True):
     """Resident memory of the process; shed while it is above (Linux)."""
     dry_run: bool = False
     """Measure, log and count, but shed nothing."""
+
+
+class DrainConfig(Section, frozen=True, kw_only=True):
+    """How ``gatesvr serve`` ends on SIGTERM or Ctrl-C; gatesvr/drain.py has the order."""
+
+    rate: Count = 200
+    """Clients a second that are asked to leave; more where half of the time that is left would not
+    do."""
+    timeout: Annotated[Seconds, Range(10 * _MS, 24 * _HOUR)] = 25.0
+    """Longest drain; then connections and requests are cut off. Keep it a few seconds below the
+    time after which the process is killed (Kubernetes: 30s, systemd: 90s)."""
+    ready_wait: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 1.0
+    """How long the gateway is not ready and still takes new clients, so that load balancers notice;
+    at most half of the timeout. Ctrl-C does not wait."""
+    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE, "at once")] = 1.0
+    """What clients are told to wait that know no other gateway; they spread themselves over as
+    long again."""
 
 
 class Endpoint(Section, frozen=True, kw_only=True):
@@ -394,6 +412,10 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     )
     """Service name to its endpoints. Naming any replaces the three defaults; a service whose
     endpoints all register themselves is named with none: ``upstream.services.chat = []``."""
+    required: list[str] = msgspec.field(default_factory=list)
+    """Services without which the gateway is not ready: none of their endpoints can be reached, or
+    all are ejected. With any named here, a service that fails takes all gateways out of their load
+    balancer, so name only what no client can do without."""
     balance: Literal["round_robin", "consistent_hash"] = "round_robin"
     """How a service's endpoints share the calls; consistent_hash is by openid."""
     order: Literal["completion", "request"] = "completion"
@@ -453,6 +475,12 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
                     raise self.refusal(
                         f"services.{name}[{i}].address", f"{shown(place[0])} is there twice"
                     )
+        for i, name in enumerate(self.required):
+            if name not in self.services:
+                raise self.refusal(
+                    f"required[{i}]",
+                    f"{shown(name)} is not in upstream.services{hint(name, self.services)}",
+                )
         if self.reconnect_min > self.reconnect_max:
             raise self.refusal(
                 "reconnect_min",
@@ -584,6 +612,8 @@ class Config(Section, frozen=True, kw_only=True):
     overload: OverloadConfig = OverloadConfig()
     """When to shed load, and then in this order, one step a second: new handshakes, new sessions,
     broadcasts, plain pushes, the slowest sessions. Requests of logged-in sessions go on."""
+    drain: DrainConfig = DrainConfig()
+    """How the gateway ends."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()

@@ -34,6 +34,14 @@ class PushCounters(Counters):
     """SubscribeEvents open."""
     events_sent: Counter = 0
     """Events written to SubscribeEvents streams, gaps included."""
+    health_watches: Gauge = 0
+    """Health watches open."""
+    watches_refused: Counter = 0
+    """Health watches refused because too many were open."""
+    reflections: Gauge = 0
+    """Reflection streams open."""
+    reflections_refused: Counter = 0
+    """Reflection streams refused because too many were open."""
     refused_streams: Counter = 0
     """PushStreams refused because ``push.max_streams`` are open."""
     refused_broadcasts: Counter = 0

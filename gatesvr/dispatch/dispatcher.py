@@ -92,6 +92,10 @@ class Dispatcher:
         self._handlers[link.connection_id] = handler
         return handler
 
+    def handlers(self) -> list[ClientHandler]:
+        """Return the handlers of the open connections, the oldest first."""
+        return list(self._handlers.values())
+
     def forget(self, link: Link) -> None:
         """Drop the handler of a connection that has ended."""
         self._handlers.pop(link.connection_id, None)

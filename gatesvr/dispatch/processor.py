@@ -134,6 +134,11 @@ class AsyncProcessor:
         """Return the number of tasks that wait."""
         return sum(bulkhead.waiting for bulkhead in self._bulkheads.values())
 
+    @property
+    def unfinished(self) -> int:
+        """Tasks that wait or run, hellos included."""
+        return self._running() + len(self)
+
     def _running(self) -> int:
         """Return the number of tasks begun and not ended."""
         return len(self._workers) - len(self._idle) + len(self._beside)
@@ -141,9 +146,6 @@ class AsyncProcessor:
     def workers(self) -> list[WorkerState]:
         """Return every worker and its task, for diagnosis."""
         return [worker.state() for worker in (*self._workers, *self._beside)]
-
-    def _is_drained(self) -> bool:
-        return not self._running() and not len(self)
 
     def start(self) -> None:
         """Start the workers.
@@ -175,7 +177,7 @@ class AsyncProcessor:
         self._is_accepting = False
         self._is_started = True  # makes a later start() raise
         self._drained = asyncio.Event()
-        if drain_timeout > 0 and not self._is_drained():
+        if drain_timeout > 0 and self.unfinished:
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._drained.wait()
@@ -340,7 +342,7 @@ class AsyncProcessor:
         worker.idle_since = now
         if bulkhead.turns and not bulkhead.is_handing_out:
             self._hand_out(bulkhead, now)
-        if self._drained is not None and self._is_drained():
+        if self._drained is not None and not self.unfinished:
             self._drained.set()
 
     def _free_beside(
@@ -362,5 +364,5 @@ class AsyncProcessor:
             self._counters.internal_errors += 1
             names = keys(worker=worker.worker_id, session=task.session_id)
             logger.exception("login_failed", extra=names)
-        if self._drained is not None and self._is_drained():
+        if self._drained is not None and not self.unfinished:
             self._drained.set()

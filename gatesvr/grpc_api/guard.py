@@ -40,7 +40,13 @@ INTERVAL_S = 1.0
 _SERVICE = "/gatesvr.proto.GatewayService/"
 _OPEN = frozenset({"/grpc.health.v1.Health/Check"})
 """For everybody: it tells that the gateway serves, and probes have no credentials."""
-_WATCH = "/grpc.health.v1.Health/Watch"
+_READ = frozenset(
+    (
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    )
+)
+"""For every caller that has a role. Both take one of a few places, which strangers could hold."""
 _PUSH = frozenset(
     _SERVICE + name
     for name in ("PushToClient", "PushStream", "BroadcastToClients", "MulticastToClients")
@@ -70,7 +76,7 @@ class Caller:
 
     def may_call(self, method: str) -> bool:
         """Return whether it may call a method, given by its full name."""
-        if self.is_admin or method in _PUSH or method == _WATCH:
+        if self.is_admin or method in _PUSH or method in _READ:
             return True
         return bool(self.services) and method in _REGISTER
 

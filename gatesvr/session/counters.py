@@ -49,6 +49,8 @@ class SessionCounters(Counters):
     """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: Counter = 0
     """STARTs refused because there were too many sessions."""
+    refused_draining: Counter = 0
+    """STARTs, also of resumes, refused because the gateway was about to stop."""
     refused_address: Counter = 0
     """STARTs refused because too many sessions of their address had not logged in."""
     starts_limited: Counter = 0

@@ -182,6 +182,10 @@ class SessionManager:
         """Return the sessions that are logged in now, with a connection or without."""
         return self.index.logged_in()
 
+    def stop_starting(self) -> None:
+        """Refuse every START from now on, also those that resume: the gateway is about to stop."""
+        self._starter.is_draining = True
+
     # START.
 
     def turn_away(self, link: Link, now: float) -> StartOutcome | None:

@@ -61,6 +61,9 @@ class SessionStarter:
             deadline).
         needs_auth: Whether a new session needs an identity; turn_away() goes before its check.
         is_shedding: Asked before a new session is made: whether to refuse it.
+
+    Attributes:
+        is_draining: Whether every START is refused, because the gateway is about to stop.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class SessionStarter:
         self._authenticate = authenticate
         self._needs_auth = needs_auth
         self._is_shedding = is_shedding
+        self.is_draining = False
         self._rates = SessionRates(config, context.counters)
 
     def turn_away(self, link: Link, now: float) -> StartOutcome | None:
@@ -107,6 +111,14 @@ class SessionStarter:
         auth_deadline: float,
     ) -> StartOutcome:
         """Make or resume the session that a START asks for; see SessionManager.start()."""
+        if self.is_draining:
+            self._counters.refused_draining += 1
+            return refuse_start(
+                ErrorCode.BUSY,
+                CloseCode.OVERLOADED,
+                "the gateway is about to stop",
+                retry_after_ms=RETRY_MS,
+            )
         if identity is not None and not start.openid:
             start.openid = identity.openid
         outcome = self._start(start, link, now, identity)

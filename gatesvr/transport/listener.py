@@ -28,6 +28,7 @@ from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .paths import Paths
 from .quic.choose import pick_backend
+from .quic.initial import parse_initial
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
@@ -46,6 +47,8 @@ END_KINDS = ("local", "peer", "peer_transport", "idle", "reset")
 """Kinds of Disconnect that end a connection whose handshake was complete."""
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
+STOPS_RETRY_MS = 1_000
+"""The same where the gateway stops: another one may be in its place soon."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -192,10 +195,18 @@ class ConnectionListener:
         return group
 
     def stop_accepting(self) -> None:
-        """Answer no new client from now on; connections live on."""
+        """Refuse new clients from now on; connections live on."""
         self._admission.is_accepting = False
         while self._waiting:
-            self._abandon(self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            self._abandon(waiting)
+            data, address = waiting.datagrams[0]
+            initial = parse_initial(data)
+            assert initial is not None  # it was admitted
+            assert self._driver is not None
+            refusal = self._admission.refuse(initial, self._driver.clock())
+            if refusal is not None:
+                self._send(refusal, address)
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -394,7 +405,8 @@ class ConnectionListener:
             if self._stages is not None and self._driver is not None:
                 self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
-        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
+        retry_ms = REFUSED_RETRY_MS if self._admission.is_accepting else STOPS_RETRY_MS
+        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:

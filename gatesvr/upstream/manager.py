@@ -182,6 +182,11 @@ class UpstreamManager:
             for endpoint, member in self._members.items()
         ]
 
+    def is_usable(self, service: str) -> bool:
+        """Return whether an endpoint of a service can be reached and is not ejected."""
+        pool = self._pools.get(service) or self._pool(service)
+        return pool is not None and pool.is_usable
+
     # Calls.
 
     def has_service(self, service: str) -> bool:
