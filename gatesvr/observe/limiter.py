@@ -41,7 +41,14 @@ class LogLimiter:
         self._kinds: dict[Hashable, _Kind] = {}
 
     def log(
-        self, level: int, event: str, now: float, kind: Hashable = "", /, **values: Any
+        self,
+        level: int,
+        event: str,
+        now: float,
+        kind: Hashable = "",
+        error: BaseException | None = None,
+        /,
+        **values: Any,
     ) -> None:
         """Log an event, or count it as suppressed.
 
@@ -50,6 +57,7 @@ class LogLimiter:
             event: Its name.
             now: Loop time.
             kind: What it has in common with those that may suppress it, beside its name.
+            error: Whose traceback to write; not kept for tick(), nor are the objects it holds.
             values: Its keys.
         """
         name = (event, kind)
@@ -60,7 +68,7 @@ class LogLimiter:
             return
         if known is None and len(self._kinds) >= MAX_KINDS:
             self.close()
-        self._write(level, event, values, known.suppressed if known is not None else 0)
+        self._write(level, event, values, known.suppressed if known is not None else 0, error)
         self._kinds[name] = _Kind(now + INTERVAL_S)
 
     def tick(self, now: float) -> None:
@@ -80,5 +88,13 @@ class LogLimiter:
                 self._write(*kind.last, kind.suppressed - 1)
         self._kinds.clear()
 
-    def _write(self, level: int, event: str, values: dict[str, Any], suppressed: int) -> None:
-        self._logger.log(level, event, extra=keys(**values, suppressed=suppressed))
+    def _write(
+        self,
+        level: int,
+        event: str,
+        values: dict[str, Any],
+        suppressed: int,
+        error: BaseException | None = None,
+    ) -> None:
+        extra = keys(**values, suppressed=suppressed)
+        self._logger.log(level, event, extra=extra, exc_info=error)

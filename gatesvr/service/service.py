@@ -37,6 +37,7 @@ from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.descriptors import open_descriptors
+from ..observe.limiter import LogLimiter
 from ..observe.log import configure, keys
 from ..observe.trace import global_tracer, traced
 from .authentication import AuthHandler, AuthServicer
@@ -114,6 +115,7 @@ class UpstreamService:
         self.streams: set[Stream] = set()
         """The lanes open now."""
         self._tracer: Tracer | None = None
+        self._lines = LogLimiter(logger)
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.began = 0.0
@@ -225,6 +227,7 @@ class UpstreamService:
         await self._server.stop(0)
         await closing
         await self.gateway.close()
+        self._lines.close()
         logger.info("service_stopped", extra=keys(service=self.name))
 
     def run(self, bind: str = "127.0.0.1:0") -> None:
@@ -414,18 +417,19 @@ class UpstreamService:
         error: BaseException | None = None,
         **more: object,
     ) -> None:
-        logger.error(
+        self._lines.log(
+            logging.ERROR,
             event,
-            extra=keys(
-                service=self.name,
-                action=message.action,
-                openid=message.openid,
-                session=message.session_id,
-                request_id=message.request_id,
-                reason=reason,
-                **more,
-            ),
-            exc_info=error,
+            time.monotonic(),
+            reason if error is None else type(error),
+            error,
+            service=self.name,
+            action=message.action,
+            openid=message.openid,
+            session=message.session_id,
+            request_id=message.request_id,
+            reason=reason,
+            **more,
         )
 
     def fill(

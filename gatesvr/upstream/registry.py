@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._core.limits import TokenBuckets
 from ..config import (
     ZONED_NAME,
     Endpoint,
@@ -124,7 +126,8 @@ class UpstreamRegistry:
         self._on_removed = on_removed
         self._is_down = is_down
         self._leases: dict[str, Registration] = {}
-        self._new: dict[str, tuple[float, float]] = {}  # caller: (left of its burst, loop time)
+        seed = int.from_bytes(os.urandom(8))
+        self._new = TokenBuckets(NEW_RATE, NEW_BURST, MAX_REGISTERED, seed)  # by caller
         self._lines = LogLimiter(logger)
 
     def register(
@@ -261,13 +264,7 @@ class UpstreamRegistry:
         if same - leaving >= MAX_A_CALLER:
             return f"this caller has registered {MAX_A_CALLER} endpoints"
         # Each makes a lane, and a line of the log.
-        now, key = self._clock(), owner or caller_ip
-        left, at = self._new.pop(key, (NEW_BURST, now))
-        left = min(NEW_BURST, left + NEW_RATE * (now - at))
-        self._new[key] = (left - 1 if left >= 1 else left, now)
-        if len(self._new) > MAX_REGISTERED:
-            del self._new[next(iter(self._new))]
-        if left < 1:
+        if self._new.take(owner or caller_ip, self._clock()):
             return f"this caller registers more than {NEW_RATE:g} endpoints a second"
         return ""
 
