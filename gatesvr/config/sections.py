@@ -552,7 +552,7 @@ class LogConfig(Section, frozen=True, kw_only=True):
 class TraceConfig(Section, frozen=True, kw_only=True):
     """Traces by OpenTelemetry; needs `gatesvr[trace]`."""
 
-    restart = frozenset({"enabled", "trust_clients", "one_in"})
+    restart = frozenset({"enabled"})
 
     enabled: bool = False
     """Make spans of requests: queue and call inside the whole.

@@ -77,22 +77,26 @@ class Dispatcher:
         self._task_timeout = config.dispatch.task_timeout
         self._only_counts_rate = "max_requests_per_second" in config.session.dry_run
         self._handlers: dict[int, ClientHandler] = {}
-        # Untraced requests are to cost nothing, so the choice is made once.
-        tasks = None if tracer is None else TaskTracer(tracer, self.counters)
-        self._make_task = AsyncTask if tasks is None else tasks.task
         self._login = Login(
             sessions,
             router,
             processor,
             self._handlers,
             upstream.next_request_id,
-            LoginTask if tasks is None else tasks.login,
             task_timeout=self._task_timeout,
         )
+        self.trace(tracer)
 
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self._handlers)
+
+    def trace(self, tracer: RequestTracer | None) -> None:
+        """Trace the requests to come, or those of them that tracer chooses; None traces none."""
+        # Where nothing is traced it is to cost nothing, so this is decided here and not a request.
+        tasks = None if tracer is None else TaskTracer(tracer, self.counters)
+        self._make_task = AsyncTask if tasks is None else tasks.task
+        self._login.make_task = LoginTask if tasks is None else tasks.login
 
     def handler(self, link: Link) -> ClientHandler:
         """Return the handler of a new connection."""

@@ -59,8 +59,10 @@ class Login:
         processor: Runs the calls.
         handlers: The handlers of the open connections, by connection id.
         next_request_id: Numbers the calls.
-        make_task: LoginTask, or what takes its place.
         task_timeout: From acceptance to the answer, seconds.
+
+    Attributes:
+        make_task: LoginTask, or what takes its place.
     """
 
     def __init__(
@@ -70,7 +72,6 @@ class Login:
         processor: AsyncProcessor,
         handlers: Mapping[int, ClientHandler],
         next_request_id: Callable[[], int],
-        make_task: Callable[[int, Session, ClientRequest, Route, float], AsyncTask],
         *,
         task_timeout: float,
     ) -> None:
@@ -80,7 +81,7 @@ class Login:
         self._counters = processor.counters
         self._handlers = handlers
         self._next_request_id = next_request_id
-        self._make_task = make_task
+        self.make_task: Callable[[int, Session, ClientRequest, Route, float], AsyncTask] = LoginTask
         self._task_timeout = task_timeout
 
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:
@@ -95,7 +96,7 @@ class Login:
             wait = self._processor.retry_after_ms(route.service)
             refuse(session, request, request_id, ErrorCode.BUSY, "busy", now, lines, wait)
         else:
-            task = self._make_task(request_id, session, request, route, now + self._task_timeout)
+            task = self.make_task(request_id, session, request, route, now + self._task_timeout)
             session.hello_pending = True
             self._processor.run_at_once(task, now, self._answered, self._ended)
 
