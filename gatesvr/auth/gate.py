@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ..observe.log import keys
+from ..observe.limiter import LogLimiter
 from .applicant import Applicant
 from .limit import FailureLimit
 from .reasons import AuthFailed, AuthUnavailable, Reason
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Authenticator", "Gate"]
 
 logger = logging.getLogger("gatesvr.auth")
-
-LOG_INTERVAL_S = 1.0
-"""Shortest time between two lines of one reason."""
 
 
 class Authenticator(Protocol):
@@ -76,7 +73,7 @@ class Gate:
         self._clock = clock
         self._wall_clock = wall_clock
         self._beside: set[asyncio.Task[tuple[Identity, float]]] = set()
-        self._lines: dict[str, tuple[float, int]] = {}  # reason: next line, left out since the last
+        self._lines = LogLimiter(logger)
         self._limit = FailureLimit(config.address_failures, config.openid_failures)
 
     def start(self) -> None:
@@ -89,6 +86,7 @@ class Gate:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
         await self._authenticator.stop()
+        self._lines.close()
 
     async def admit(self, applicant: Applicant) -> tuple[Identity, float]:
         """Return who a client is, and the loop time at which its credentials expire.
@@ -148,22 +146,16 @@ class Gate:
         error: Exception,
         now: float,
     ) -> None:
-        """Write a line, at most one a second for each reason; it gives the number left out."""
-        due, suppressed = self._lines.get(reason, (-math.inf, 0))
-        if now < due:
-            self._lines[reason] = due, suppressed + 1
-            return
-        self._lines[reason] = now + LOG_INTERVAL_S, 0
-        logger.log(
+        """Write a line, at most one a second for each reason."""
+        self._lines.log(
             level,
             event,
-            extra=keys(
-                peer=applicant.ip,
-                openid=applicant.openid,
-                reason=reason,
-                detail=str(error) or type(error).__name__,
-                suppressed=suppressed,
-            ),
+            now,
+            reason,
+            peer=applicant.ip,
+            openid=applicant.openid,
+            reason=reason,
+            detail=str(error) or type(error).__name__,
         )
 
     async def _wait(self, began: float) -> None:

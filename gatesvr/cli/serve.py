@@ -156,6 +156,8 @@ async def _serve(
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
+        if config.trace.enabled:
+            stack.callback(_start_tracing())
         pushes_to: list[str] = []
         if demo:
             # The services start first, so that the gateway knows their ports; they ask for its
@@ -204,6 +206,23 @@ def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
         raise ConfigError("the demo services have no certificate", field="push.client_ca")
     tokens = [push.token, *(caller.token for caller in push.caller)]
     return GatewayClient(address, ca=push.cert, token_file=next(filter(None, tokens), ""))
+
+
+def _start_tracing() -> Callable[[], None]:
+    """Set up OpenTelemetry; return what ends it.
+
+    Raises:
+        ConfigError: It, or an exporter that is asked for, is not installed.
+    """
+    from ..observe.trace import start_sdk
+
+    try:
+        return start_sdk()
+    except ImportError:
+        why = "needs OpenTelemetry's SDK: pip install gatesvr[trace]"
+    except LookupError as error:
+        why = str(error)
+    raise ConfigError(why, field="trace.enabled")
 
 
 async def _print_stats(

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..config import Range, check_numbers, join_address, parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
+from ..observe.trace import begin_call, global_tracer
 from ..protocol import events
 from ..protocol.client_session import ClientSession
-from ..protocol.messages import StopReason
+from ..protocol.messages import MAX_HEADERS, StopReason
 from ..transport.addresses import host_name
 from ..transport.client import Server
 from ..transport.tls import client_tls
@@ -25,6 +26,9 @@ from .connector import Connector, LoginNotMade
 from .counters import ClientCounters
 from .messages import Answer, Lost, Notify
 from .notifies import NotifyBuffer
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 __all__ = ["Client"]
 
@@ -56,6 +60,10 @@ class Client:
     so does the iteration, once, and a new session takes the place of the old one. That a gateway
     was killed and is back is noticed in about 2 s while a request is under way, else at the next
     heartbeat: within 15 s by default.
+
+    **Traces.** Where the process has set up OpenTelemetry's SDK before connect(), each request is a
+    span, and carries it to the gateway, which goes on with it if it trusts its clients to say so
+    (``trace.trust_clients``).
 
     **Across restarts.** A client whose process may be killed stores its state::
 
@@ -190,6 +198,7 @@ class Client:
         # Of the last login() that was accepted.
         self._last_login: tuple[bytes, Mapping[str, str] | None] | None = None
         self._connector: Connector | None = None
+        self._tracer: Tracer | None = None
         self._on_state = on_state
         self._stored = b""
         self._handled = self._session.position  # the highest server seq that was taken in
@@ -266,6 +275,7 @@ class Client:
         """
         if self._connector is not None:
             raise RuntimeError("connect() was called before")
+        self._tracer = global_tracer()
         self._connector = Connector(
             [
                 Server(host, port, client_tls(host, ca=self._ca, insecure=self._insecure))
@@ -351,9 +361,8 @@ class Client:
         params = dict(params or {})
         if self.zone:
             params.setdefault("zone", self.zone)
-        answer = await self._send(
-            LOGIN_ACTION, data, params, None, self._now() + self.request_timeout
-        )
+        send = self._send if self._tracer is None else self._send_traced
+        answer = await send(LOGIN_ACTION, data, params, None, self._now() + self.request_timeout)
         if not answer.is_ok:
             raise RequestFailed(
                 f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
@@ -418,7 +427,8 @@ class Client:
         deadline = self._now() + (self.request_timeout if timeout is None else timeout)
         if self._waiters or not self._has_room():
             await self._wait_for_room(deadline)
-        return await self._send(action, data, params, headers, deadline)
+        send = self._send if self._tracer is None else self._send_traced
+        return await send(action, data, params, headers, deadline)
 
     def __aiter__(self) -> Self:
         return self
@@ -465,6 +475,27 @@ class Client:
             timer.cancel()
             if self._pending.get(seq) is future:
                 del self._pending[seq]
+
+    async def _send_traced(
+        self,
+        action: str,
+        data: bytes,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        deadline: float,
+    ) -> Answer:
+        """As _send(), in a span whose context the request carries."""
+        assert self._tracer is not None
+        trace = begin_call(self._tracer, action, headers, self._server)
+        if len(trace.headers) <= MAX_HEADERS:
+            headers = trace.headers
+        try:
+            answer = await self._send(action, data, params, headers, deadline)
+        except BaseException as error:
+            trace.end(error.code if isinstance(error, RequestFailed) else 0, error)
+            raise
+        trace.end(answer.code)
+        return answer
 
     def _has_room(self) -> bool:
         session = self._session

@@ -198,7 +198,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         self.check()
 
     restart: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only a restart can change, because sockets depend on them."""
+    """Fields that only a restart can change: sockets, or a library's set-up, depend on them."""
 
     def check(self) -> None:
         """Refuse values that are each well-formed and do not fit together."""

@@ -38,6 +38,7 @@ __all__ = [
     "PushConfig",
     "RouteRule",
     "SessionConfig",
+    "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
 ]
@@ -588,6 +589,25 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
     histogram as one series."""
 
 
+class TraceConfig(Section, frozen=True, kw_only=True):
+    """Traces by OpenTelemetry; needs `gatesvr[trace]`."""
+
+    restart = frozenset({"enabled"})
+
+    enabled: bool = False
+    """Make spans of requests: queue and call inside the whole.
+
+    Exporter, sampler and resource come from OpenTelemetry's own variables, such as
+    OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER and OTEL_SERVICE_NAME. A gateway inside
+    another program uses that program's SDK, and without one makes no span."""
+    trust_clients: bool = False
+    """Go on with the trace that a client's traceparent names, and pass its tracestate and baggage
+    to upstreams. Whoever can connect can then have its requests traced."""
+    one_in: Annotated[int, Range(1, 1_000_000, "none")] = 100
+    """Of so many requests without a trace of their own one begins one, by chance. The SDK's sampler
+    (OTEL_TRACES_SAMPLER) is asked after that."""
+
+
 _DEFAULT_ROUTES = (
     RouteRule(action="hello", service="hello"),
     RouteRule(action="logout", service="hello"),
@@ -622,6 +642,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Logging."""
     metrics: MetricsConfig = MetricsConfig()
     """Figures of performance."""
+    trace: TraceConfig = TraceConfig()
+    """Traces of requests."""
     route: list[RouteRule] = msgspec.field(default_factory=list)
     """Which service answers an action, first match wins; any of your own replace the defaults, of
     which those whose service is not in upstream.services are left out."""

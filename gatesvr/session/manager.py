@@ -455,7 +455,6 @@ class SessionManager:
         self._sweep_detached(now)
         self._sweep_watched(now)
         self._budget.recount(now)
-        self.judge.sweep(now)
         self.tombstones.sweep(now)
         self.census.count(now)
 

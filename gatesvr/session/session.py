@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..protocol.link import Link
     from .context import SessionContext
     from .notify import PushResult
-    from .resume import RateBucket, ResumeToken
+    from .resume import ResumeToken
 
 __all__ = ["Session"]
 
@@ -168,7 +168,7 @@ class Session:
         self.token: ResumeToken | None = None
         rate = context.max_requests_per_second
         self.request_rate = TokenBucket(rate, rate) if rate else None
-        self.resume_rate: RateBucket | None = None
+        self.resume_rate: TokenBucket | None = None
         self.create_time = now
         self.last_activity = now
         self.detached_at = 0.0

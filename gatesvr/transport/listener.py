@@ -295,12 +295,15 @@ class ConnectionListener:
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
         self._counters.connection_errors += 1
-        if not self._driver.error_lines.take(now):
-            logger.error(
-                "connection_error",
-                extra=keys(peer=address[0], error=repr(error)),
-                exc_info=error,
-            )
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            now,
+            type(error),
+            error,
+            peer=address[0],
+            error=repr(error),
+        )
 
     # New connections.
 

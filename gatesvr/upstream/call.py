@@ -84,6 +84,11 @@ class Call:
         """Whose call it is, for the breaker: the failures of one do not close an only endpoint."""
         return self.openid
 
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """The metadata of a unary gRPC call, None for none."""
+        return None
+
     def request_at(self, now: float) -> bytes:
         """Return the request with its remaining time (PROTOCOL 7.3)."""
         # protobuf takes the last value of a repeated field, so appending is enough.

@@ -757,7 +757,7 @@ class Lane:
         data: bytes | None = None
         request = call.request_at(now)
         method = self._channel.unary_unary(call.method) if call.method else self._process_request
-        rpc = method(request, timeout=timeout)
+        rpc = method(request, timeout=timeout, metadata=call.metadata)
         self._rpcs.add(rpc)
         try:
             data = await rpc

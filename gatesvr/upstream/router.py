@@ -24,11 +24,13 @@ class Route:
         service: Name of the upstream service.
         order: ``completion`` (answers go out when ready) or ``request`` (in the requests' order).
         serial: Whether a session runs only one of these requests at a time.
+        action: The rule's, as the configuration has it.
     """
 
     service: str
     order: str
     serial: bool = False
+    action: str = ""
 
 
 class UpstreamRouter:
@@ -44,7 +46,7 @@ class UpstreamRouter:
         self._exact: dict[str, tuple[int, Route]] = {}
         self._prefixes: list[tuple[int, str, Route]] = []
         for i, rule in enumerate(rules):
-            route = Route(rule.service, rule.order or default_order, rule.serial)
+            route = Route(rule.service, rule.order or default_order, rule.serial, rule.action)
             if rule.action.endswith("*"):
                 self._prefixes.append((i, rule.action[:-1], route))
             else:

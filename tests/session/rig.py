@@ -80,7 +80,6 @@ def index_sizes(manager: SessionManager) -> dict[str, int]:
         "inited_by_openid": len(index.inited_by_openid),
         "detached": len(index.detached),
         "tombstones": len(manager.tombstones),
-        "wrong_tokens": len(manager.judge.wrong_tokens),
         "watched": len(manager.context.watched),
     }
 

@@ -166,7 +166,6 @@ class Gateway:
             "detached": len(index.detached),
             "tombstones": len(sessions.tombstones),
             "watched": len(sessions.context.watched),
-            "wrong_tokens": len(sessions.judge.wrong_tokens),
             "handlers": len(self.dispatcher),
             "tasks": len(processor) + processor.counters.running,
             "bulkheads": sum(
