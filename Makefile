@@ -81,8 +81,11 @@ types: install ## Check types, and the compiled modules against their stubs
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
 	  gatesvr._core.udp gatesvr._core.limits gatesvr._core.histogram
 
-docs: install ## Write what the docs take from the code: settings, example bytes, file names
+docs: install ## Write what the docs take from the code, and build their site into build/docs
+	$(PIP) 'gatesvr[docs]'
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/docs-cache docs build/docs
+	@echo "the site: $(abspath build/docs/index.html)"
 
 pb: install ## Generate gatesvr/_pb again from protos/
 	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --python_out=. --pyi_out=. protos/*.proto
@@ -119,7 +122,7 @@ $(RUNTIME): $(BUILD_INPUTS)
 	fi; \
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
 	@echo "installing GateSvr into $(VENV): its dependencies, then its core is compiled (under a minute)"
-	$(PIP) --editable '.[fast]'
+	$(PIP) --editable '.[admin,fast]'
 	@touch $@
 
 # And to work on it. The package is installed already: of its own name only the extras are left.

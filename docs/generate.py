@@ -1,6 +1,7 @@
 """Write what the documentation takes from the code: settings, example bytes, file names.
 
-``make docs`` runs it; a test fails when the result is not what is committed.
+``make docs`` runs it; a test fails when the result is not what is committed. reference.py and
+diagrams.py beside it write the other pages and drawings.
 """
 
 from __future__ import annotations
@@ -454,6 +455,12 @@ def main() -> None:
     for name, write in (("protocol.md", protocol), ("architecture.md", architecture)):
         path = DOCS / name
         path.write_text(write(path.read_text("utf-8")), "utf-8")
+    # Beside this file, which is no package: on the path where this file is run.
+    import diagrams
+    import reference
+
+    diagrams.main()
+    reference.main()
 
 
 if __name__ == "__main__":

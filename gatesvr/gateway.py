@@ -106,6 +106,8 @@ class Gateway(LocalPushApi):
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
         self._started_at = time.monotonic()
+        self.more_counters: dict[str, Counters] = {}
+        """Counters of what stands beside the gateway, by layer; stats() has them too."""
         self._drain = Drain(
             config.drain,
             engine.dispatcher,
@@ -158,6 +160,7 @@ class Gateway(LocalPushApi):
             "transport": self.listener.counters,
             **self.engine.counters(),
             "drain": self._drain.counters,
+            **self.more_counters,
         }
         return {name: counters.snapshot() for name, counters in layers.items()}
 

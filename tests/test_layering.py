@@ -51,8 +51,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
     "gateway": WITHOUT_IO
-    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain"}
-    | {"figures"},
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
+    "admin": WITHOUT_IO | {"dispatch", "gateway", "drain", "figures", "control", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
@@ -60,8 +60,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
     "cli": BOTTOM
-    | {"auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
-    "admin": WITHOUT_IO | {"gateway", "figures", "control"},
+    | {"admin", "auth", "transport", "gateway", "drain", "client", "demo", "bench", "service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("gatesvr", "protos", "tests", "bench", "docs", "examples")
+FOLDERS = ("gatesvr", "protos", "tests", "bench", "docs", "examples", "deploy")
 BUILT = {".c", ".so", ".html", ".pyc", ".pyd"}
 WRITTEN = {"tests/fuzz/coverage.c"}  # not by Cython
 

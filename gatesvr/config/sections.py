@@ -25,7 +25,9 @@ from .kinds import (
 __all__ = [
     "MAX_CLAIMS",
     "OPEN_PUSH_PORT",
+    "OPEN_ADMIN_PORT",
     "ZONED_NAME",
+    "AdminConfig",
     "AuthConfig",
     "Config",
     "DispatchConfig",
@@ -51,6 +53,10 @@ MAX_CLAIMS = 16
 OPEN_PUSH_PORT = (
     "not loopback: anyone who can reach it can push to every client; set push.token, push.caller "
     "or push.client_ca, or push.insecure = true if only upstreams can reach it"
+)
+OPEN_ADMIN_PORT = (
+    "not loopback: anyone who can reach it can see and end every session; set admin.token or"
+    " admin.client_ca"
 )
 _MAX_LABEL = 63
 _MAX_ACTION_BYTES = 64  # of a request's action
@@ -608,6 +614,49 @@ class TraceConfig(Section, frozen=True, kw_only=True):
     (OTEL_TRACES_SAMPLER) is asked after that."""
 
 
+class AdminConfig(Section, frozen=True, kw_only=True):
+    """The admin server: console, metrics, health checks and commands over HTTP."""
+
+    restart = frozenset({"enabled", "bind", "socket"})
+
+    enabled: bool = False
+    """Whether to listen; ``serve --demo`` does so by itself. It needs ``gatesvr[admin]``."""
+    bind: str = "127.0.0.1:8090"
+    """TCP address to listen on, HOST:PORT, port 0 for any free one; empty for none."""
+    socket: str = ""
+    """Path of a Unix socket to listen on as well, for processes of this user; empty for none."""
+    token: str = ""
+    """File with bearer tokens, one a line, of which requests carry one; it is read again when it
+    changes. Empty: whoever reaches the address may do everything."""
+    cert: str = ""
+    """PEM file with the certificate chain of the TCP address: TLS. Empty: plain text."""
+    key: str = ""
+    """PEM file with the certificate's private key. Both are read at the start."""
+    client_ca: str = ""
+    """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
+    hosts: list[str] = msgspec.field(default_factory=list)
+    """Names under which the server is reached, besides its address and localhost: a request for
+    any other is refused, because a page of another site may have made it."""
+
+    def check(self) -> None:
+        if self.bind:
+            _check_bind(self, "bind", self.bind)
+            if not self.is_guarded and _is_open(parse_address(self.bind)[0]):
+                raise self.refusal("bind", f"{self.bind}: {OPEN_ADMIN_PORT}")
+        elif self.enabled and not self.socket:
+            raise self.refusal("bind", "neither bind nor socket: there is nothing to listen on")
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.client_ca and not self.cert:
+            raise self.refusal("client_ca", "it needs cert and key")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return bool(self.client_ca or self.token)
+
+
 _DEFAULT_ROUTES = (
     RouteRule(action="hello", service="hello"),
     RouteRule(action="logout", service="hello"),
@@ -644,6 +693,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Figures of performance."""
     trace: TraceConfig = TraceConfig()
     """Traces of requests."""
+    admin: AdminConfig = AdminConfig()
+    """The admin server."""
     route: list[RouteRule] = msgspec.field(default_factory=list)
     """Which service answers an action, first match wins; any of your own replace the defaults, of
     which those whose service is not in upstream.services are left out."""

@@ -165,6 +165,15 @@ class Bulkhead:
             del self._shares[task.session]
         return task
 
+    def tasks_of(self, session: Session) -> Iterator[AsyncTask]:
+        """Yield the tasks of a session that wait."""
+        share = self._shares.get(session)
+        if share is not None:
+            yield from share
+            for (owner, _), chain in self._chains.items():
+                if owner is session:
+                    yield from chain
+
     def clear(self) -> Iterator[AsyncTask]:
         """Yield every task that waits, each session's in order, and forget it."""
         while self.turns:

@@ -27,11 +27,12 @@ from .task import AsyncTask, DispatchCounters
 from .worker import Worker, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .._core.codec import UpstreamAnswer
     from ..config import DispatchConfig
     from ..observe.stages import Stages
+    from ..session.session import Session
     from ..upstream.manager import UpstreamManager
 
 __all__ = ["AsyncProcessor", "usable_cpus"]
@@ -148,6 +149,14 @@ class AsyncProcessor:
     def workers(self) -> list[WorkerState]:
         """Return every worker and its task, for diagnosis."""
         return [worker.state() for worker in (*self._workers, *self._beside)]
+
+    def tasks_of(self, session: Session) -> Iterator[AsyncTask]:
+        """Yield the tasks of a session, those that run first, for diagnosis."""
+        for worker in (*self._workers, *self._beside):
+            if worker.task is not None and worker.task.session is session:
+                yield worker.task
+        for bulkhead in self._bulkheads.values():
+            yield from bulkhead.tasks_of(session)
 
     def start(self) -> None:
         """Start the workers.

@@ -10,7 +10,6 @@ everything.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
-from ..credentials import TokenFile
+from ..credentials import TokenFile, token_digest
 from ..observe.limiter import LogLimiter
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._lines.close()
 
     def _by_token(self, token: str) -> Caller | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        digest = token_digest(token)
         found = None
         for caller in self._callers:  # all of them: the time tells nothing
             if caller.tokens is not None and caller.tokens.holds(digest):

@@ -46,6 +46,8 @@ class EndpointStatus:
         max_open: Most calls that may be open now, for all endpoints at this address.
         breaker: ``closed``, ``open`` (ejected: it gets no calls) or ``half_open`` (only probes).
         ejections: Ejections in a row.
+        answered: Calls that it has answered.
+        faults: Calls that it has failed.
     """
 
     service: str
@@ -60,6 +62,8 @@ class EndpointStatus:
     max_open: int
     breaker: str
     ejections: int
+    answered: int
+    faults: int
 
 
 class UpstreamManager:
@@ -179,6 +183,8 @@ class UpstreamManager:
                 member.lane.max_open,
                 member.breaker.state.value,
                 member.breaker.ejections,
+                member.breaker.answered,
+                member.breaker.faults,
             )
             for endpoint, member in self._members.items()
         ]

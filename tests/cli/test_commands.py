@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    commands = "serve client call events upstream bench gencert token version"
+    commands = "serve client call events health upstream demo bench gencert token version"
     for name in commands.split():
         assert f"\n  {name} " in out
         assert run(capsys, name, "--help")[0] == 0
