@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import gatesvr
+from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
 from gatesvr.control.counters import PushCounters
@@ -40,8 +41,9 @@ GATEWAY: dict[str, type[Counters]] = {
     "push": PushCounters,
     "overload": OverloadCounters,
     "drain": DrainCounters,
+    "admin": AdminCounters,
 }
-"""What Gateway.stats() tells of."""
+"""What Gateway.stats() tells of; of admin where an admin server runs."""
 
 OWNERS: dict[type[Counters], tuple[str, ...]] = {
     TransportCounters: ("transport",),
@@ -52,6 +54,7 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     PushCounters: ("control", "grpc_api"),
     OverloadCounters: ("overload.py",),
     DrainCounters: ("drain.py",),
+    AdminCounters: ("admin",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
@@ -71,6 +74,7 @@ GAUGES = {
     "push": {"streams", "event_streams", "health_watches", "reflections"},
     "overload": {"level", "loop_lag_ms", "memory_bytes"},
     "drain": set(),
+    "admin": {"sse_streams"},
 }  # fmt: skip
 
 SHARED_NAMES = {
@@ -87,7 +91,7 @@ SHARED_NAMES = {
     # To upstreams; from them.
     "calls": {"upstream", "push"},
     # Each layer's own.
-    "internal_errors": {"session", "dispatch", "push"},
+    "internal_errors": {"session", "dispatch", "push", "admin"},
 }
 """Names that several layers have, each for something of its own."""
 

@@ -32,7 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "_pb": frozenset(),
     "overload": frozenset({"_core", "config", "observe"}),
     "drain": LEAVES | {"dispatch"},
-    "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload"},
+    "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload", "drain"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),

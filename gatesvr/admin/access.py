@@ -92,7 +92,7 @@ class Access:
             self._check_change(headers, host)
         is_guarded = path.startswith("/api/") or path == "/metrics"
         if is_guarded and path not in _OPEN_PATHS and not self._is_known(headers):
-            self._counters.refused_logins += 1
+            self._counters.refused_unproved += 1
             raise Refused(401, "UNAUTHENTICATED", "it needs a token of admin.token")
 
     def login(self, token: str) -> tuple[str, float]:
@@ -106,7 +106,7 @@ class Access:
             return "", float(ends)
         digest = token_digest(token)
         if not self._tokens.holds(digest):
-            self._counters.refused_logins += 1
+            self._counters.refused_unproved += 1
             raise Refused(401, "UNAUTHENTICATED", "not a token of admin.token")
         return f"{ends}.{_mac(digest, ends)}", float(ends)
 

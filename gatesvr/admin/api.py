@@ -263,8 +263,9 @@ class Api:
         if self._draining is None:
             draining = self._gateway.drain(body.rate, body.timeout)
             self._draining = asyncio.create_task(draining, name="gatesvr-admin-drain")
-            await asyncio.sleep(0)  # it begins, so that the answer shows it
-        return self._gateway.drain_status()
+        while (status := self._gateway.drain_status()).phase == "serving":
+            await asyncio.sleep(0)  # it begins within a few turns
+        return status
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:
         """Set what is logged."""

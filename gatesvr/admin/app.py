@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ..observe.log import keys
 from .answers import ApiError, ErrorAnswer
 from .api import ROUTES
 from .openapi import PREFIX
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .access import Access
     from .api import Api
     from .counters import AdminCounters
+    from .metrics import GatewayCollector
     from .openapi import ApiRoute
 
 __all__ = ["make_app"]
@@ -57,7 +59,7 @@ _HEALTH = ("/livez", "/readyz")
 
 
 def make_app(
-    gateway: Gateway, api: Api, access: Access, counters: AdminCounters, metrics: Metrics | None
+    gateway: Gateway, api: Api, access: Access, counters: AdminCounters, metrics: GatewayCollector
 ) -> ASGIApp:
     """Return the application.
 
@@ -66,7 +68,7 @@ def make_app(
         api: Answers the API.
         access: Judges requests.
         counters: Counts them.
-        metrics: Returns the text of /metrics and its media type; None where there is none.
+        metrics: Makes the page of /metrics.
     """
 
     async def livez(request: Request) -> Response:
@@ -79,10 +81,8 @@ def make_app(
         return PlainTextResponse("".join(f"{why}\n" for why in reasons), 503)
 
     async def show_metrics(request: Request) -> Response:
-        if metrics is None:
-            return _refusal(Refused.missing("this gateway has no metrics"))
-        text, media = metrics()
-        return Response(text, media_type=media)
+        text, media = await metrics.page(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media})
 
     routes = [
         Route("/livez", livez),
@@ -96,9 +96,6 @@ def make_app(
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _not_served})
     return _Gates(app, access, counters)
-
-
-Metrics = "Callable[[], tuple[bytes, str]]"
 
 
 def _endpoint(
@@ -115,6 +112,10 @@ def _endpoint(
             found = await handler(request.path_params.get("id", ""), query, body)
         except Refused as refusal:
             return _refusal(refusal)
+        except Exception:
+            counters.internal_errors += 1
+            logger.exception("request_failed", extra=keys(route=route.name))
+            return _refusal(Refused(500, "INTERNAL", "the gateway failed; its log says why"))
         if isinstance(found, Response | EventResponse):
             return found
         return Response(msgspec.json.encode(found), media_type="application/json")
@@ -208,7 +209,7 @@ def _file(entry: Traversable) -> Callable[[Request], Awaitable[Response]]:
 
 
 class _Gates:
-    """Lets a request pass or not, adds the headers of every answer, and answers 500."""
+    """Lets a request pass or not, and adds the headers of every answer."""
 
     def __init__(self, app: ASGIApp, access: Access, counters: AdminCounters) -> None:
         self._app = app
@@ -217,12 +218,8 @@ class _Gates:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._counters.requests += 1
-        has_begun = False
-
         async def send_with_headers(message: Message) -> None:
-            nonlocal has_begun
             if message["type"] == "http.response.start":
-                has_begun = True
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
@@ -236,10 +233,7 @@ class _Gates:
         except Refused as refusal:
             await _refusal(refusal)(scope, receive, send_with_headers)
         except Exception:
+            # A stream has begun: there is no other way to tell its reader.
             self._counters.internal_errors += 1
-            logger.exception("request_failed")
-            if has_begun:
-                scope["state"]["abort"]()
-            else:
-                failure = Refused(500, "INTERNAL", "the gateway failed; its log says why")
-                await _refusal(failure)(scope, receive, send_with_headers)
+            logger.exception("stream_failed")
+            scope["state"]["abort"]()

@@ -19,19 +19,19 @@ class AdminCounters(Counters):
     """Requests for a host that is not this server's."""
     refused_origins: Counter = 0
     """Requests that another site's page made, or that a page could make by itself."""
-    refused_logins: Counter = 0
+    refused_unproved: Counter = 0
     """Requests without a token or with a wrong one."""
     refused_bodies: Counter = 0
     """Requests whose body is too large, too slow, or not what the route takes."""
     silent_closed: Counter = 0
     """Connections closed because no request came."""
-    streams_refused: Counter = 0
+    sse_refused: Counter = 0
     """Event streams refused because there were too many."""
-    streams_stuck: Counter = 0
+    sse_stuck: Counter = 0
     """Event streams cut because nobody read them."""
     internal_errors: Counter = 0
     """Requests and samples that raised."""
     traced: Counter = 0
     """Sessions whose trace was begun."""
-    streams: Gauge = 0
+    sse_streams: Gauge = 0
     """Event streams open now."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..figures import refusals
 from .answers import (
     History,
     LatencyView,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..session.session import Session
     from .counters import AdminCounters
 
-__all__ = ["HISTORY_S", "Sampler", "is_refusal"]
+__all__ = ["HISTORY_S", "Sampler"]
 
 logger = logging.getLogger("gatesvr.admin")
 
@@ -56,27 +57,6 @@ _RATES = {
     "bytes_out": ("transport", "bytes_sent"),
 }
 """The counter behind each rate."""
-_REFUSAL_WORDS = (
-    "refus", "dropped", "limited", "shed", "overflow", "timeout", "timed_out", "malformed",
-    "too_", "busy", "expired", "unknown", "denied", "deadlines", "stale", "bad_", "no_route",
-    "no_service", "not_logged_in", "slow_consumers", "slowest_cut", "memory_closed", "violations",
-    "_errors", "errors", "rejected", "invalid", "not_found", "ambiguous", "failed", "not_kept",
-    "gaps", "unasked", "fenced", "over_limit", "elsewhere", "undecryptable", "unsent",
-)  # fmt: skip
-_NO_REFUSALS = frozenset(
-    (
-        "dispatch.unknown_types",
-        "transport.handshakes_expired",
-        "session.resumes_unknown",
-        "upstream.unknown_answers",
-    )
-)
-
-
-def is_refusal(name: str) -> bool:
-    """Return whether a counter, ``layer.name``, counts what was refused, dropped or closed."""
-    _, _, counter = name.partition(".")
-    return name not in _NO_REFUSALS and any(word in counter for word in _REFUSAL_WORDS)
 
 
 class Sampler:
@@ -288,14 +268,15 @@ def _latency(figures: Figures, oldest: Figures) -> dict[str, LatencyView]:
 
 
 def _refusals(figures: Figures, before: Figures, passed: float) -> list[Refusal]:
-    found = []
-    for layer, counters in figures.counters.items():
-        old = before.counters.get(layer, {})
-        for counter, total in counters.items():
-            name = f"{layer}.{counter}"
-            if total and is_refusal(name):
-                new = total - old.get(counter, 0)
-                rate = round(new / passed, 3) if passed > 0 else 0.0
-                found.append(Refusal(reason=name, total=total, rate=rate))
+    earlier = refusals(before.counters)
+    found = [
+        Refusal(
+            reason=reason,
+            total=total,
+            rate=round((total - earlier.get(reason, 0)) / passed, 3) if passed > 0 else 0.0,
+        )
+        for reason, total in refusals(figures.counters).items()
+        if total
+    ]
     found.sort(key=lambda refusal: (-refusal.rate, -refusal.total, refusal.reason))
     return found

@@ -83,6 +83,7 @@ class AdminServer:
         from .api import Api
         from .app import make_app
         from .figures import Sampler
+        from .metrics import GatewayCollector
         from .profile import Profiler
         from .sessions import Directory
         from .streams import Streams
@@ -108,7 +109,7 @@ class AdminServer:
             reload,
         )
         http = uvicorn.Config(
-            make_app(gateway, api, access, counters, None),
+            make_app(gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})),
             http=Connection,
             ws="none",
             lifespan="off",

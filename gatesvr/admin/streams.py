@@ -77,8 +77,8 @@ class Streams:
         return self._response(self._session(session_id))
 
     def _response(self, events: AsyncGenerator[bytes, None]) -> EventResponse:
-        if self._counters.streams >= MAX_STREAMS or self._stopped.is_set():
-            self._counters.streams_refused += 1
+        if self._counters.sse_streams >= MAX_STREAMS or self._stopped.is_set():
+            self._counters.sse_refused += 1
             raise Refused(503, "BUSY", f"{MAX_STREAMS} event streams are open, no more can be")
         return EventResponse(events, self._counters)
 
@@ -154,13 +154,13 @@ class EventResponse:
         """Send them."""
         abort: Callable[[], None] = scope["state"]["abort"]
         counters = self._counters
-        counters.streams += 1
+        counters.sse_streams += 1
         sending = asyncio.create_task(self._send(send, abort))
         leaving = asyncio.create_task(_until_left(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            counters.streams -= 1
+            counters.sse_streams -= 1
             for task in (sending, leaving):
                 task.cancel()
             results: list[Any] = await asyncio.gather(sending, leaving, return_exceptions=True)
@@ -179,7 +179,7 @@ class EventResponse:
                             {"type": "http.response.body", "body": data, "more_body": True}
                         )
         except TimeoutError:
-            self._counters.streams_stuck += 1
+            self._counters.sse_stuck += 1
             abort()
             return
         await send({"type": "http.response.body", "body": b""})
