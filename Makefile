@@ -17,7 +17,7 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long sanitize fuzz bench bench-compare soak attack lint format types docs \
+.PHONY: help install serve test test-long browser sanitize fuzz bench bench-compare soak attack lint format types docs \
   pb wheel clean
 
 help: ## List the targets
@@ -34,6 +34,12 @@ test: install ## Run the tests
 
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
+
+browser: install ## Run the console in Debian's Chromium: figures, keys, access, accessibility
+	@command -v chromium >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(PIP) 'gatesvr[admin,browser]'
+	$(BIN)/python -m pytest -m long tests/console $(ARGS)
 
 sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
 	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \

@@ -129,9 +129,7 @@ class Access:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         why = ""
         origin = headers.get("origin")
-        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower():
-            why = "it comes from another site"
-        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if (origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower()) or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             why = "it comes from another site"
         elif kind != "application/json" or headers.get(CHANGING.lower()) != "1":
             why = f"what changes something has Content-Type: application/json and {CHANGING}: 1"

@@ -74,9 +74,7 @@ ROUTES = [
         None,
         media=EVENTS,
     ),
-    ApiRoute(
-        "POST", "sessions/{id}/kick", "kick_session", "Close a session.", Done, body=KickBody
-    ),
+    ApiRoute("POST", "sessions/{id}/kick", "kick_session", "Close a session.", Done, body=KickBody),
     ApiRoute("POST", "kick", "kick", "Close all sessions of a user.", Done, body=KickUserBody),
     ApiRoute(
         "POST", "sessions/{id}/push", "push", "Push a notify to a session.", Done, body=PushBody

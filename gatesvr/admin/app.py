@@ -218,6 +218,7 @@ class _Gates:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._counters.requests += 1
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)

@@ -12,7 +12,7 @@ import socket
 import ssl
 import stat
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
 from ..config.sections import OPEN_ADMIN_PORT
@@ -22,7 +22,6 @@ from ..observe.log import keys
 from .counters import AdminCounters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from ..config import AdminConfig
     from ..config.load import Origins
@@ -109,7 +108,9 @@ class AdminServer:
             reload,
         )
         http = uvicorn.Config(
-            make_app(gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})),
+            make_app(
+                gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
+            ),
             http=Connection,
             ws="none",
             lifespan="off",

@@ -175,9 +175,7 @@ class EventResponse:
             async with aclosing(self._events) as events:
                 async for data in events:
                     async with asyncio.timeout(SEND_S):
-                        await send(
-                            {"type": "http.response.body", "body": data, "more_body": True}
-                        )
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             self._counters.sse_stuck += 1
             abort()

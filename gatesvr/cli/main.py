@@ -27,6 +27,7 @@ _COMMANDS = {
     "serve": "Run the gateway.",
     "client": "Talk to a gateway line by line and see its pushes as they arrive.",
     "call": "Log in, send one request, print its answer.",
+    "top": "Show what a gateway does, in the terminal, second by second.",
     "events": "Print session events as they happen.",
     "health": "Ask a gateway whether it takes clients.",
     "stats": "Show what a running gateway does now.",

@@ -18,7 +18,5 @@ __all__ = ["command"]
 @remote_options
 def command(remote: Remote, session: str, content: str, msg_type: str, title: str) -> None:
     """Push a notify to a session."""
-    done = remote.post(
-        f"sessions/{session}/push", content=content, msg_type=msg_type, title=title
-    )
+    done = remote.post(f"sessions/{session}/push", content=content, msg_type=msg_type, title=title)
     show(remote, done, lambda done: "pushed")

@@ -114,7 +114,10 @@ def _text(view: dict[str, Any]) -> str:
              duration_text(p["age_s"]))
             for p in view["pending"]
         ]  # fmt: skip
-        parts += [style("requests", bold=True), table(("SEQ", "ACTION", "SERVICE", "SLOT", "AGE"), rows)]
+        parts += [
+            style("requests", bold=True),
+            table(("SEQ", "ACTION", "SERVICE", "SLOT", "AGE"), rows),
+        ]
     if view["events"]:
         parts += [style("events", bold=True), *map(_event, view["events"][-20:])]
     return "\n".join(parts)

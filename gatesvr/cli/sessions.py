@@ -19,7 +19,9 @@ _HEAD = (
 
 @click.command()
 @click.argument("text", type=TEXT, default="")
-@click.option("--state", type=click.Choice(["inited", "normal", "suspended"]), help="In this state.")
+@click.option(
+    "--state", type=click.Choice(["inited", "normal", "suspended"]), help="In this state."
+)
 @click.option("--zone", type=TEXT, help="In this zone.")
 @click.option("--ip", type=TEXT, help="From this address, or its beginning.")
 @click.option(

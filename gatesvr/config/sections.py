@@ -24,8 +24,8 @@ from .kinds import (
 
 __all__ = [
     "MAX_CLAIMS",
-    "OPEN_PUSH_PORT",
     "OPEN_ADMIN_PORT",
+    "OPEN_PUSH_PORT",
     "ZONED_NAME",
     "AdminConfig",
     "AuthConfig",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..session.login import LoginVerdict
     from ..session.manager import SessionManager
     from ..session.session import Session
-    from ..upstream.router import Route, UpstreamRouter
+    from ..upstream.router import UpstreamRouter
     from .handler import ClientHandler
     from .processor import AsyncProcessor
 

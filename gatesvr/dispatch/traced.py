@@ -82,7 +82,9 @@ class TaskTracer:
         asked_at: float,
     ) -> AsyncTask:
         """Return the task of a request; as AsyncTask()."""
-        return self._make(AsyncTask, TracedTask, task_id, session, request, route, deadline, asked_at)
+        return self._make(
+            AsyncTask, TracedTask, task_id, session, request, route, deadline, asked_at
+        )
 
     def login(
         self,
@@ -94,7 +96,9 @@ class TaskTracer:
         asked_at: float,
     ) -> AsyncTask:
         """Return the task of a hello; as LoginTask()."""
-        return self._make(LoginTask, TracedLogin, task_id, session, request, route, deadline, asked_at)
+        return self._make(
+            LoginTask, TracedLogin, task_id, session, request, route, deadline, asked_at
+        )
 
     def _make(
         self,

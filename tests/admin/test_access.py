@@ -28,7 +28,11 @@ class Door:
         self.access = Access(config, tokens, self.counters, lambda: self.now)
 
     def status(
-        self, method: str = "GET", path: str = "/api/v1/overview", host: str = "localhost", **more: str
+        self,
+        method: str = "GET",
+        path: str = "/api/v1/overview",
+        host: str = "localhost",
+        **more: str,
     ) -> int:
         """Return the status that a request gets at the gates, 200 where it passes."""
         headers = {"host": host, **{name.replace("_", "-"): text for name, text in more.items()}}
@@ -53,13 +57,23 @@ def tokens(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "LOCALHOST:8090", "127.0.0.1:8090", "[::1]:8090", "::1", "10.1.2.3", "gate.example"],
+    [
+        "localhost",
+        "LOCALHOST:8090",
+        "127.0.0.1:8090",
+        "[::1]:8090",
+        "::1",
+        "10.1.2.3",
+        "gate.example",
+    ],
 )
 def test_own_hosts_pass(host: str) -> None:
     assert Door(hosts=["gate.example"]).status(host=host) == 200
 
 
-@pytest.mark.parametrize("host", ["", "evil.example", "localhost.evil.example:8090", "127.0.0.1.evil"])
+@pytest.mark.parametrize(
+    "host", ["", "evil.example", "localhost.evil.example:8090", "127.0.0.1.evil"]
+)
 def test_other_hosts_are_refused(host: str) -> None:
     door = Door()
     assert door.status(host=host) == 421

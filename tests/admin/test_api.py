@@ -92,7 +92,9 @@ async def test_questions_that_make_no_sense_are_refused_by_name() -> None:
         for body in ({"level": "loud"}, {"levle": "info"}, [], "x", 1):
             assert (await rig.post("log", body, 400))["error"]["code"] == "INVALID"
         big = await rig.http.post(
-            "api/v1/log", content=b" " * (2 << 20), headers={**CHANGE, "Content-Type": "application/json"}
+            "api/v1/log",
+            content=b" " * (2 << 20),
+            headers={**CHANGE, "Content-Type": "application/json"},
         )
         assert big.status_code == 413
         assert rig.admin.counters.refused_bodies == 6
@@ -264,7 +266,11 @@ async def test_port_that_is_taken() -> None:
 async def test_half_a_head_and_nonsense_harm_nothing() -> None:
     async with running_admin() as rig:
         host, _, port = rig.admin.address.rpartition(":")
-        for junk in (b"\x16\x03\x01" * 50, b"GET /" + b"a" * 70_000, b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+        for junk in (
+            b"\x16\x03\x01" * 50,
+            b"GET /" + b"a" * 70_000,
+            b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        ):
             with socket.create_connection((host, int(port))) as rude:
                 rude.sendall(junk)
-        assert http.client.OK == (await rig.http.get("livez")).status_code
+        assert (await rig.http.get("livez")).status_code == http.client.OK
