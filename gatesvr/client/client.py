@@ -486,7 +486,8 @@ class Client:
     ) -> Answer:
         """As _send(), in a span whose context the request carries."""
         assert self._tracer is not None
-        trace = begin_call(self._tracer, action, headers, self._server)
+        server = self._servers[0] if self._connector is None else self._connector.server
+        trace = begin_call(self._tracer, action, headers, server)
         if len(trace.headers) <= MAX_HEADERS:
             headers = trace.headers
         try:

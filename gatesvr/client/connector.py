@@ -159,6 +159,12 @@ class Connector:
         return self._link is not None and self._is_started
 
     @property
+    def server(self) -> tuple[str, int]:
+        """Host and port of the gateway that it is connected to, else of the preferred one."""
+        server = self._server or self._servers.first
+        return server.host, server.port
+
+    @property
     def _is_started(self) -> bool:
         outcome = self._outcome
         return outcome is not None and outcome.done() and outcome.exception() is None
