@@ -281,7 +281,7 @@ ROOM = {
 """What else has to be set for a field's smallest or largest value to fit."""
 
 
-def test_only_sockets_and_libraries_need_a_restart() -> None:
+def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
     assert {name for name in FIELDS if needs_restart(name)} == {
         "transport.bind",
         "transport.backend",
@@ -291,6 +291,8 @@ def test_only_sockets_and_libraries_need_a_restart() -> None:
         "push.bind",
         "push.insecure",
         "trace.enabled",
+        "metrics.stages",
+        "metrics.fine",
     }
 
 
