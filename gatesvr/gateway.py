@@ -89,7 +89,7 @@ class Gateway(LocalPushApi):
             config.transport,
             engine.dispatcher.handler,
             clock=clock,
-            is_shedding_handshakes=engine.overload.sheds_handshake,
+            is_shedding_handshakes=engine.sheds_handshake,
         )
         self._sweeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None

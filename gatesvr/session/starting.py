@@ -241,6 +241,7 @@ class SessionStarter:
         queue = session.queue
         queue.rewind(last_acked + 1)
         session.attach(link, now)
+        self._index.place(session)
         outcome = accept_start(session, token, link, self._config)
         response = outcome.response
         response.resumed = True
