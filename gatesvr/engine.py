@@ -137,6 +137,17 @@ class Engine:
             overload.sheds_broadcast,
         )
 
+    def sheds_handshake(self, ip: str) -> bool:
+        """Return whether to drop the Initial of a new client, who may come back to a session.
+
+        A first packet does not show who resumes. Whoever comes from the network of a session may.
+        """
+        return (
+            self.overload.level > 0
+            and not self.session_manager.is_known(ip)
+            and self.overload.sheds_handshake()
+        )
+
     def counters(self) -> dict[str, Counters]:
         """Return the counters of each layer, gauges brought up to date."""
         return {

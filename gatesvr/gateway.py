@@ -101,7 +101,7 @@ class Gateway(LocalPushApi):
             config.transport,
             engine.dispatcher.handler,
             clock=clock,
-            is_shedding_handshakes=engine.overload.sheds_handshake,
+            is_shedding_handshakes=engine.sheds_handshake,
             stages=engine.stages,
         )
         self._pauses = GcPauses(engine.stages.gc_pause)

@@ -4,9 +4,9 @@ The level rises and falls by one at a time; each sheds the things of those below
 5.7)::
 
     0   nothing
-    1   new handshakes      all but KEPT_HANDSHAKES a second: a first packet does not show who comes
-                            back to a session. Initials are dropped; QUIC sends them again, ever
-                            slower
+    1   new handshakes      Initials are dropped; the client's QUIC sends them again, ever slower.
+                            Those who may come back to a session go on: clients from the network of
+                            one, and KEPT_HANDSHAKES a second from elsewhere
     2   new sessions        START gets 503, retry_after_ms and close 4503; resumes go on
     3   broadcasts          and multicasts: BUSY
     4   plain pushes        BUSY, retry_after_ms; notifies bound to an answer go on
@@ -60,8 +60,8 @@ CALM_LAG_SHARE = 2
 CALM_MEMORY = 0.95
 """So is the want of memory below this part of max_memory."""
 KEPT_HANDSHAKES = 20
-"""Handshakes a second that go on while handshakes are shed; a handshake takes about a millisecond.
-"""
+"""Handshakes a second that go on while handshakes are shed, from networks without a session; a
+handshake takes about a millisecond."""
 TRIM_S = 10.0
 """Shortest time between two requests to the allocator, which stop the loop for some milliseconds a
 gigabyte."""
@@ -158,7 +158,7 @@ class Overload:
     # Each layer asks before it does one of these things.
 
     def sheds_handshake(self) -> bool:
-        """Return whether to drop the Initial of a new client."""
+        """Return whether to drop the Initial of a new client from a network without a session."""
         if self.level < _HANDSHAKES or not self._kept.take(self._clock()):
             return False
         self.counters.handshakes_shed += 1

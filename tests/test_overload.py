@@ -207,6 +207,8 @@ async def test_each_level_sheds_its_thing_and_requests_go_on(backend: str) -> No
         hold_level(gateway, 1)
         gateway.engine.overload._kept = TokenBucket(0.001, 1)
         assert not gateway.engine.overload.sheds_handshake()
+        assert gateway.session_manager.is_known("127.0.0.1")  # alice's
+        gateway.session_manager.is_known = lambda ip: False  # type: ignore[method-assign]
 
         async def join() -> pb.StartResponse:
             async with plain_client(gateway.address) as newcomer:
@@ -216,8 +218,8 @@ async def test_each_level_sheds_its_thing_and_requests_go_on(backend: str) -> No
         await until(lambda: counter(gateway, "overload.handshakes_shed"))
         assert counter(gateway, "transport.connections") == 1
         hold_level(gateway, 2)
-        # As a client that connected before.
-        gateway.listener._admission._is_shedding_handshakes = lambda: False
+        # As a client from the network of another.
+        del gateway.session_manager.is_known
         refused = await joining  # its Initial came again
         assert (refused.success, refused.error.error_code) == (False, 503)
         assert refused.error.retry_after_ms > 0

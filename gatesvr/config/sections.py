@@ -280,7 +280,8 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     max_login_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 64 << 10
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
-    """Sessions per client address that have not logged in; a whole school may share one address."""
+    """Sessions per IPv4 address or IPv6 /64 that have not logged in; a whole school may share one
+    address."""
     max_start_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 1_000
     """New sessions a second, as many at once; 4503. Resumes do not count, so they go first."""
     max_start_rate_per_openid: Annotated[int, Range(1, 1_000_000, "no limit")] = 10
@@ -339,7 +340,8 @@ class OverloadConfig(Section, frozen=True, kw_only=True):
     max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
     """How late the event loop may be while it computes; shed while it stays later."""
     max_memory: Annotated[Bytes, Range(_MIB, 1024 * _GIB, "nine tenths of the memory there is")] = 0
-    """Resident memory of the process; shed while it is above (Linux)."""
+    """Resident memory of the process; shed while it is above (Linux). What the allocator keeps may
+    be used again: memory up to a tenth above that no longer grows is no reason to shed."""
     dry_run: bool = False
     """Measure, log and count, but shed nothing."""
 

@@ -22,6 +22,7 @@ from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
+from ..protocol.network import network_of
 from .census import Census
 from .context import RETRY_MS, SHED_RETRY_MS, SessionContext
 from .counters import SessionCounters
@@ -181,6 +182,10 @@ class SessionManager:
     def logged_in_sessions(self) -> list[Session]:
         """Return the sessions that are logged in now, with a connection or without."""
         return self.index.logged_in()
+
+    def is_known(self, ip: str) -> bool:
+        """Whether a session was last seen in an address's network: who comes from it may resume."""
+        return network_of(ip) in self.index.by_network
 
     def stop_starting(self) -> None:
         """Refuse every START from now on, also those that resume: the gateway is about to stop."""

@@ -88,6 +88,7 @@ class Session:
         "_auth_info",
         "_context",
         "_is_stalled",
+        "_place_info",
         "auth",
         "auth_deadline",
         "capabilities",
@@ -140,7 +141,8 @@ class Session:
         self.session_id = session_id
         self.openid = openid
         self.auth: Identity | None = None
-        self._auth_info = b""  # the part of peer_info that follows from auth
+        self._auth_info = b""  # the part of peer_info that follows from auth, and the rest of it
+        self._place_info = b""
         self.auth_deadline = math.inf
         self.client_id = client_id
         self.zone = ""
@@ -423,7 +425,7 @@ class Session:
         self._auth_info = pb.PeerInfo(
             auth_subject=identity.subject, auth_claims=identity.claims
         ).SerializeToString()
-        self._update_peer_info()
+        self.peer_info = self._place_info + self._auth_info
 
     def set_zone(self, zone: str) -> None:
         """Set the zone that the hello's answer named."""
@@ -436,14 +438,12 @@ class Session:
         self.outbox.clear()
 
     def _update_peer_info(self) -> None:
+        self._place_info = pb.PeerInfo(
+            ip=self.user_ip,
+            port=self.user_port,
+            client_id=self.client_id,
+            zone=self.zone,
+            generation=self.generation,
+        ).SerializeToString()
         # One message after the other is both of them merged.
-        self.peer_info = (
-            pb.PeerInfo(
-                ip=self.user_ip,
-                port=self.user_port,
-                client_id=self.client_id,
-                zone=self.zone,
-                generation=self.generation,
-            ).SerializeToString()
-            + self._auth_info
-        )
+        self.peer_info = self._place_info + self._auth_info

@@ -253,6 +253,7 @@ class SessionStarter:
         queue = session.queue
         self._counters.replayed += queue.rewind(last_acked + 1)
         session.attach(link, now)
+        self._index.place(session)
         outcome = accept_start(session, token, link, self._config)
         response = outcome.response
         response.resumed = True

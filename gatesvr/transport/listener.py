@@ -64,7 +64,8 @@ class ConnectionListener:
         config: Address, backend, certificate, limits.
         handler_factory: Makes the handler of each connection, once its handshake is complete.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
-        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
+            Initial.
         stages: Takes how long handshakes and the sending of answers take, None for nobody.
 
     Attributes:
@@ -81,7 +82,7 @@ class ConnectionListener:
         handler_factory: HandlerFactory,
         *,
         clock: RunningClock | None = None,
-        is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
         stages: Stages | None = None,
     ) -> None:
         backend = pick_backend(config.backend)

@@ -143,7 +143,7 @@ async def test_strangers_are_turned_away_before_their_tokens_are_looked_at(
         overload = gateway.engine.overload
         overload.tick = lambda: None  # type: ignore[method-assign]
         overload.level = 2
-        gateway.listener._admission._is_shedding_handshakes = lambda: False
+        gateway.listener._admission._is_shedding_handshakes = lambda ip: False
         for number, shown in enumerate(("rubbish", token()), 1):
             async with plain_client(gateway.address) as newcomer:
                 refused = await newcomer.start("alice", auth_token=shown)

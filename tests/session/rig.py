@@ -79,6 +79,8 @@ def index_sizes(manager: SessionManager) -> dict[str, int]:
         "inited_by_network": len(index.inited_by_network),
         "inited_by_openid": len(index.inited_by_openid),
         "detached": len(index.detached),
+        "networks": len(index.networks),
+        "by_network": len(index.by_network),
         "tombstones": len(manager.tombstones),
         "watched": len(manager.context.watched),
     }

@@ -141,6 +141,21 @@ def test_an_address_has_a_bound_on_sessions_without_login():
     assert sessions.counters["inited"] == 5
 
 
+def test_networks_that_sessions_came_from_are_known():
+    sessions = Sessions()
+    manager = sessions.manager
+    session, _, response = sessions.login("a", sessions.link("2001:db8::1"))
+    sessions.login("b", sessions.link("192.0.2.7"))
+    assert manager.is_known("2001:db8::99")
+    assert not manager.is_known("192.0.2.8")
+    request = start_request("", session_id=session.session_id, resume_token=response.resume_token)
+    request.last_acked_seq_id = 1
+    assert manager.start(request, sessions.link("192.0.2.8"), 100.0).session is session
+    assert (manager.is_known("2001:db8::99"), manager.is_known("192.0.2.8")) == (False, True)
+    manager.close(session, 0, "", 100.0)
+    assert (manager.is_known("192.0.2.8"), manager.is_known("192.0.2.7")) == (False, True)
+
+
 def test_strangers_are_turned_away_before_they_are_authenticated():
     """What costs nothing to refuse comes first; it takes nothing away from those who are good."""
     sessions = Sessions(max_start_rate=2, max_inited_per_address=2)

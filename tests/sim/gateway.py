@@ -164,6 +164,7 @@ class Gateway:
             + len(index.inited_by_network)
             + len(index.inited_by_openid),
             "detached": len(index.detached),
+            "networks": len(index.networks) + len(index.by_network),
             "tombstones": len(sessions.tombstones),
             "watched": len(sessions.context.watched),
             "handlers": len(self.dispatcher),
