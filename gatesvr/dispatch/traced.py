@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from .._pb import message_pb2 as pb
 from ..errors import ErrorCode
 from .login import LoginTask
 from .task import AsyncTask
+from .worker import CLOSED
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest, UpstreamAnswer
@@ -29,8 +31,10 @@ class TracedTask(AsyncTask):
         trace = self.trace
         assert trace is not None
         trace.call_ended(self.address, "OK", answer.code)
+        code = answer.code if self.session.is_valid else CLOSED
+        ended = time.time_ns()  # the worker goes on with other tasks before it returns
         super().answer(answer)
-        trace.end(answer.code)
+        trace.end(code, ended)
 
     def fail(
         self,

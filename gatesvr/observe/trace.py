@@ -291,8 +291,13 @@ class RequestTrace:
         _set_code(call, code, _FAULT)
         call.end()
 
-    def end(self, code: int) -> None:
-        """End the request by its code, and what is still open with it."""
+    def end(self, code: int, ended: int | None = None) -> None:
+        """End the request by its code, and what is still open with it.
+
+        Args:
+            code: The answer's, or the ERROR's.
+            ended: When that was, ns since the epoch; None for now.
+        """
         root, self._root = self._root, None
         if root is None:
             return
@@ -300,18 +305,18 @@ class RequestTrace:
             if span is not None:
                 span.end()
         self._queue = self._call = None
-        root.set_attribute("rpc.response.status_code", str(code))
+        root.set_attribute("rpc.response.status_code", str(int(code)))
         _set_code(root, code, _SERVER_FAULT)
-        root.end()
+        root.end(ended)
 
 
 def _set_code(span: Span, code: int, fault: int) -> None:
     """Set a request's code on a span; it is an error from the code ``fault`` on."""
     from opentelemetry.trace import StatusCode
 
-    span.set_attribute("gatesvr.code", code)
+    span.set_attribute("gatesvr.code", int(code))
     if code >= fault:
-        span.set_attribute("error.type", str(code))
+        span.set_attribute("error.type", str(int(code)))
         span.set_status(StatusCode.ERROR)
 
 
