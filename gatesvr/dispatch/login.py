@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..session.login import LoginVerdict
     from ..session.manager import SessionManager
     from ..session.session import Session
-    from ..upstream.router import Route, UpstreamRouter
+    from ..upstream.router import UpstreamRouter
     from .handler import ClientHandler
     from .processor import AsyncProcessor
 
@@ -81,7 +81,7 @@ class Login:
         self._counters = processor.counters
         self._handlers = handlers
         self._next_request_id = next_request_id
-        self.make_task: Callable[[int, Session, ClientRequest, Route, float], AsyncTask] = LoginTask
+        self.make_task: Callable[..., AsyncTask] = LoginTask
         self._task_timeout = task_timeout
 
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:

@@ -77,16 +77,16 @@ class TaskTracer:
         self._counters = counters
 
     def task(
-        self, task_id: int, session: Session, request: ClientRequest, route: Route, context: float
+        self, task_id: int, session: Session, request: ClientRequest, route: Route, *times: float
     ) -> AsyncTask:
         """Return the task of a request; as AsyncTask()."""
-        return self._make(AsyncTask, TracedTask, task_id, session, request, route, context)
+        return self._make(AsyncTask, TracedTask, task_id, session, request, route, *times)
 
     def login(
-        self, task_id: int, session: Session, request: ClientRequest, route: Route, context: float
+        self, task_id: int, session: Session, request: ClientRequest, route: Route, *times: float
     ) -> AsyncTask:
         """Return the task of a hello; as LoginTask()."""
-        return self._make(LoginTask, TracedLogin, task_id, session, request, route, context)
+        return self._make(LoginTask, TracedLogin, task_id, session, request, route, *times)
 
     def _make(
         self,
@@ -96,14 +96,14 @@ class TaskTracer:
         session: Session,
         request: ClientRequest,
         route: Route,
-        context: float,
+        *times: float,
     ) -> AsyncTask:
         tracer = self._tracer
         headers = request.headers if tracer.trusts_clients else None
         parent = tracer.choose(headers)
         if parent is None:
-            return plain(task_id, session, request, route, context)
-        task = traced(task_id, session, request, route, context)
+            return plain(task_id, session, request, route, *times)
+        task = traced(task_id, session, request, route, *times)
         attributes: dict[str, str | int] = {
             "gatesvr.action": request.action or "",
             "network.protocol.name": "quic",

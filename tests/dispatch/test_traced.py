@@ -65,7 +65,7 @@ async def test_a_failed_call(rig: Rig, spans: Spans, caplog: pytest.LogCaptureFi
     assert (found["server.address"], found["server.port"]) == ("::1", 9)
     assert (found["rpc.response.status_code"], found["error.type"]) == ("broken", "502")
     line = next(vars(record)["keys"] for record in caplog.records if record.msg == "call_failed")
-    assert line["trace"] == f"{context_of(root).trace_id:032x}"
+    assert line["trace_id"] == f"{context_of(root).trace_id:032x}"
     assert error(push).detail == str(line["request_id"]) == attributes(root)["gatesvr.request_id"]
 
 

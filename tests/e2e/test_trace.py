@@ -143,7 +143,7 @@ async def test_a_failed_call_is_the_same_in_trace_log_and_error(
     assert attributes(call)["rpc.response.status_code"] == "INTERNAL"
     line = next(vars(r)["keys"] for r in caplog.records if r.msg == "call_failed")
     assert str(line["request_id"]) == failed.value.detail
-    assert line["trace"] == f"{context_of(root).trace_id:032x}"
+    assert line["trace_id"] == f"{context_of(root).trace_id:032x}"
 
 
 async def test_a_client_that_is_not_trusted_brings_no_trace(spans: Spans) -> None:
