@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._pb import message_pb2 as pb
 from ..errors import ErrorCode
+from ..observe.trace import RequestTrace
 from .login import LoginTask
 from .task import AsyncTask
 from .worker import CLOSED
@@ -115,7 +116,7 @@ class TaskTracer:
             attributes["client.address"] = session.user_ip
             attributes["client.port"] = session.user_port
         method = f"{route.service}/{route.action}"
-        trace = task.trace = tracer.begin(parent, method, attributes, headers)
+        trace = task.trace = RequestTrace(tracer, parent, method, attributes, headers)
         if trace.is_recording:
             self._counters.traced += 1
             header = pb.ServerPush(headers=trace.answer_headers).SerializeToString()

@@ -43,6 +43,8 @@ METHOD = "gatesvr.proto.UpstreamService/ProcessRequest"
 """The method by which a call is told, also where it shares a ProcessStream."""
 FLUSH_S = 2.0
 """Longest wait for spans not yet exported when the process ends."""
+MAX_HEADER = 512
+"""Longest traceparent and tracestate of a client that are looked at, characters."""
 
 _HEADERS = ("traceparent", "tracestate", "baggage")
 _SCOPE = "gatesvr"
@@ -167,29 +169,13 @@ class RequestTracer:
             headers: Those of a trusted client's request, None for a client that is not trusted.
         """
         if headers:
-            carrier = {key.lower(): value for key, value in headers.items()}
+            # OpenTelemetry would log a line for each that is longer.
+            carrier = {k.lower(): v for k, v in headers.items() if len(v) <= MAX_HEADER}
             if "traceparent" in carrier:
                 parent = self._propagator.extract(carrier, self._no_parent)
                 if self._current(parent).get_span_context().is_valid:
                     return parent
         return self._no_parent if random.random() < self._share else None  # noqa: S311
-
-    def begin(
-        self,
-        parent: Context,
-        method: str,
-        attributes: Mapping[str, str | int],
-        headers: Mapping[str, str] | None,
-    ) -> RequestTrace:
-        """Begin the spans of a request.
-
-        Args:
-            parent: What choose() returned.
-            method: Names the root: service and action, as the configuration has them.
-            attributes: Further ones of the root.
-            headers: As with choose().
-        """
-        return RequestTrace(self, parent, method, attributes, headers)
 
     def inject(self, context: Context) -> dict[str, str]:
         """Return the headers that carry a context on."""
@@ -200,6 +186,13 @@ class RequestTracer:
 
 class RequestTrace:
     """One request's spans in the gateway. Each step may come once, or never; end() ends them all.
+
+    Args:
+        tracer: Chose the request.
+        parent: What its choose() returned.
+        method: Names the root: service and action, as the configuration has them.
+        attributes: Further ones of the root.
+        headers: As with choose().
 
     Attributes:
         is_recording: Whether the spans are exported. Where the client or the SDK's sampler chose

@@ -10,7 +10,14 @@ import pytest
 
 from gatesvr import ConfigError, Gateway
 from gatesvr.config import load
-from gatesvr.observe.trace import begin_call, global_tracer, request_tracer, start_sdk, traced
+from gatesvr.observe.trace import (
+    RequestTrace,
+    begin_call,
+    global_tracer,
+    request_tracer,
+    start_sdk,
+    traced,
+)
 from gatesvr.service.request import Reply
 
 trace = pytest.importorskip("opentelemetry.trace", reason="OpenTelemetry is an extra")
@@ -89,6 +96,20 @@ def test_there_is_no_tracer_without_an_sdk(monkeypatch: pytest.MonkeyPatch) -> N
     assert request_tracer(1, trusts_clients=True) is not None  # to pass traces on
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
     assert global_tracer() is None
+
+
+def test_without_an_sdk_a_trusted_trace_is_passed_on_as_it_is() -> None:
+    tracer = request_tracer(1, trusts_clients=True)
+    assert tracer is not None
+    assert tracer.choose({}) is None
+    headers = {"TraceParent": TRACE, "tracestate": "a=b", "baggage": "c=d", "x": "y" * 600}
+    parent = tracer.choose(headers)
+    assert parent is not None
+    passed = RequestTrace(tracer, parent, "zone/*", {}, headers)
+    assert passed.call_began() == {"traceparent": TRACE, "tracestate": "a=b", "baggage": "c=d"}
+    assert (passed.is_recording, passed.trace_id, passed.answer_headers) == (False, "", {})
+    passed.call_ended("127.0.0.1:9", "OK", 200)
+    passed.end(200)
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
