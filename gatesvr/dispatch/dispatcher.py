@@ -95,7 +95,7 @@ class Dispatcher:
         """Trace the requests to come, or those of them that tracer chooses; None traces none."""
         # Where nothing is traced it is to cost nothing, so this is decided here and not a request.
         tasks = None if tracer is None else TaskTracer(tracer, self.counters)
-        self._make_task = AsyncTask if tasks is None else tasks.task
+        self._make_task: Callable[..., AsyncTask] = AsyncTask if tasks is None else tasks.task
         self._login.make_task = LoginTask if tasks is None else tasks.login
 
     def handler(self, link: Link) -> ClientHandler:

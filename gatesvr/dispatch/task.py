@@ -97,7 +97,7 @@ class AsyncTask(Call):
         """Return the keys of the log that name the request; ERROR.detail has the same number."""
         ids: dict[str, str | int] = {"request_id": self.request_id, "session": self.session_id}
         if self.trace is not None and self.trace.trace_id:
-            ids["trace"] = self.trace.trace_id
+            ids["trace_id"] = self.trace.trace_id
         return ids
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from .._pb import message_pb2 as pb
 from ..errors import ErrorCode
+from ..observe.trace import RequestTrace
 from .login import LoginTask
 from .task import AsyncTask
+from .worker import CLOSED
 
 if TYPE_CHECKING:
     from .._core.codec import ClientRequest, UpstreamAnswer
@@ -29,8 +32,10 @@ class TracedTask(AsyncTask):
         trace = self.trace
         assert trace is not None
         trace.call_ended(self.address, "OK", answer.code)
+        code = answer.code if self.session.is_valid else CLOSED
+        ended = time.time_ns()  # the worker goes on with other tasks before it returns
         super().answer(answer)
-        trace.end(answer.code)
+        trace.end(code, ended)
 
     def fail(
         self,
@@ -73,32 +78,16 @@ class TaskTracer:
         self._counters = counters
 
     def task(
-        self,
-        task_id: int,
-        session: Session,
-        request: ClientRequest,
-        route: Route,
-        deadline: float,
-        asked_at: float,
+        self, task_id: int, session: Session, request: ClientRequest, route: Route, *times: float
     ) -> AsyncTask:
         """Return the task of a request; as AsyncTask()."""
-        return self._make(
-            AsyncTask, TracedTask, task_id, session, request, route, deadline, asked_at
-        )
+        return self._make(AsyncTask, TracedTask, task_id, session, request, route, *times)
 
     def login(
-        self,
-        task_id: int,
-        session: Session,
-        request: ClientRequest,
-        route: Route,
-        deadline: float,
-        asked_at: float,
+        self, task_id: int, session: Session, request: ClientRequest, route: Route, *times: float
     ) -> AsyncTask:
         """Return the task of a hello; as LoginTask()."""
-        return self._make(
-            LoginTask, TracedLogin, task_id, session, request, route, deadline, asked_at
-        )
+        return self._make(LoginTask, TracedLogin, task_id, session, request, route, *times)
 
     def _make(
         self,
@@ -108,15 +97,14 @@ class TaskTracer:
         session: Session,
         request: ClientRequest,
         route: Route,
-        deadline: float,
-        asked_at: float,
+        *times: float,
     ) -> AsyncTask:
         tracer = self._tracer
         headers = request.headers if tracer.trusts_clients else None
         parent = tracer.choose(headers)
         if parent is None:
-            return plain(task_id, session, request, route, deadline, asked_at)
-        task = traced(task_id, session, request, route, deadline, asked_at)
+            return plain(task_id, session, request, route, *times)
+        task = traced(task_id, session, request, route, *times)
         attributes: dict[str, str | int] = {
             "gatesvr.action": request.action or "",
             "network.protocol.name": "quic",
@@ -128,7 +116,7 @@ class TaskTracer:
             attributes["client.address"] = session.user_ip
             attributes["client.port"] = session.user_port
         method = f"{route.service}/{route.action}"
-        trace = task.trace = tracer.begin(parent, method, attributes, headers)
+        trace = task.trace = RequestTrace(tracer, parent, method, attributes, headers)
         if trace.is_recording:
             self._counters.traced += 1
             header = pb.ServerPush(headers=trace.answer_headers).SerializeToString()

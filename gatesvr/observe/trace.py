@@ -43,6 +43,8 @@ METHOD = "gatesvr.proto.UpstreamService/ProcessRequest"
 """The method by which a call is told, also where it shares a ProcessStream."""
 FLUSH_S = 2.0
 """Longest wait for spans not yet exported when the process ends."""
+MAX_HEADER = 512
+"""Longest traceparent and tracestate of a client that are looked at, characters."""
 
 _HEADERS = ("traceparent", "tracestate", "baggage")
 _SCOPE = "gatesvr"
@@ -167,29 +169,13 @@ class RequestTracer:
             headers: Those of a trusted client's request, None for a client that is not trusted.
         """
         if headers:
-            carrier = {key.lower(): value for key, value in headers.items()}
+            # OpenTelemetry would log a line for each that is longer.
+            carrier = {k.lower(): v for k, v in headers.items() if len(v) <= MAX_HEADER}
             if "traceparent" in carrier:
                 parent = self._propagator.extract(carrier, self._no_parent)
                 if self._current(parent).get_span_context().is_valid:
                     return parent
         return self._no_parent if random.random() < self._share else None  # noqa: S311
-
-    def begin(
-        self,
-        parent: Context,
-        method: str,
-        attributes: Mapping[str, str | int],
-        headers: Mapping[str, str] | None,
-    ) -> RequestTrace:
-        """Begin the spans of a request.
-
-        Args:
-            parent: What choose() returned.
-            method: Names the root: service and action, as the configuration has them.
-            attributes: Further ones of the root.
-            headers: As with choose().
-        """
-        return RequestTrace(self, parent, method, attributes, headers)
 
     def inject(self, context: Context) -> dict[str, str]:
         """Return the headers that carry a context on."""
@@ -200,6 +186,13 @@ class RequestTracer:
 
 class RequestTrace:
     """One request's spans in the gateway. Each step may come once, or never; end() ends them all.
+
+    Args:
+        tracer: Chose the request.
+        parent: What its choose() returned.
+        method: Names the root: service and action, as the configuration has them.
+        attributes: Further ones of the root.
+        headers: As with choose().
 
     Attributes:
         is_recording: Whether the spans are exported. Where the client or the SDK's sampler chose
@@ -291,8 +284,13 @@ class RequestTrace:
         _set_code(call, code, _FAULT)
         call.end()
 
-    def end(self, code: int) -> None:
-        """End the request by its code, and what is still open with it."""
+    def end(self, code: int, ended: int | None = None) -> None:
+        """End the request by its code, and what is still open with it.
+
+        Args:
+            code: The answer's, or the ERROR's.
+            ended: When that was, ns since the epoch; None for now.
+        """
         root, self._root = self._root, None
         if root is None:
             return
@@ -300,18 +298,18 @@ class RequestTrace:
             if span is not None:
                 span.end()
         self._queue = self._call = None
-        root.set_attribute("rpc.response.status_code", str(code))
+        root.set_attribute("rpc.response.status_code", str(int(code)))
         _set_code(root, code, _SERVER_FAULT)
-        root.end()
+        root.end(ended)
 
 
 def _set_code(span: Span, code: int, fault: int) -> None:
     """Set a request's code on a span; it is an error from the code ``fault`` on."""
     from opentelemetry.trace import StatusCode
 
-    span.set_attribute("gatesvr.code", code)
+    span.set_attribute("gatesvr.code", int(code))
     if code >= fault:
-        span.set_attribute("error.type", str(code))
+        span.set_attribute("error.type", str(int(code)))
         span.set_status(StatusCode.ERROR)
 
 
