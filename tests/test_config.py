@@ -82,6 +82,13 @@ OTHER = {
     ),
     "push.register": ("add", "add"),
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
+    "admin.bind": ("127.0.0.1:9", "127.0.0.1:9"),
+    "admin.socket": ("a.sock", "a.sock"),
+    "admin.token": ("t", "t"),
+    "admin.cert": ("a.pem", "a.pem"),
+    "admin.key": ("b.pem", "b.pem"),
+    "admin.client_ca": ("c.pem", "c.pem"),
+    "admin.hosts": ('["gate.example"]', ["gate.example"]),
     "log.level": ("debug", "debug"),
     "log.format": ("json", "json"),
     "route": ('[{action="h*", service="zone"}]', [RouteRule(action="h*", service="zone")]),
@@ -89,6 +96,9 @@ OTHER = {
 """A text that each field may have besides its default, and the value that it stands for."""
 
 COMPANIONS = {
+    "admin.cert": ["admin.key=k"],
+    "admin.key": ["admin.cert=c"],
+    "admin.client_ca": ["admin.key=k", "admin.cert=c"],
     "push.cert": ["push.key=k"],
     "push.key": ["push.cert=c"],
     "push.client_ca": ["push.key=k", "push.cert=c"],
@@ -281,18 +291,28 @@ ROOM = {
 """What else has to be set for a field's smallest or largest value to fit."""
 
 
-def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
+def test_little_needs_a_restart() -> None:
     assert {name for name in FIELDS if needs_restart(name)} == {
         "transport.bind",
         "transport.backend",
         "transport.receive_buffer",
         "transport.send_buffer",
         "transport.batch_io",
+        "transport.secret",
+        "session.max_message_bytes",
         "push.bind",
         "push.insecure",
         "trace.enabled",
         "metrics.stages",
         "metrics.fine",
+        "admin.enabled",
+        "admin.bind",
+        "admin.socket",
+        "admin.token",
+        "admin.cert",
+        "admin.key",
+        "admin.client_ca",
+        "admin.hosts",
     }
 
 

@@ -4,10 +4,10 @@ A request goes through these gates in order; /livez and /readyz through none of 
 
 1. Its Host is an address, or a name of this server. Else a page of a site whose name was made to
    lead here (DNS rebinding) could read everything.
-2. If it changes something, it carries ``Content-Type: application/json`` and ``X-GateSvr: 1``, which
-   a page can only send to its own server; and its Origin, if it has one, is this server.
-3. Where ``admin.token`` is set, the API and /metrics want a token of the file, as a bearer or by the
-   cookie that a login with it gave. The console's own files hold no secret and want none.
+2. If it changes something, it carries ``Content-Type: application/json`` and ``X-GateSvr: 1``, and
+   a page can send that only to its own server; and its Origin, if it has one, is this server.
+3. Where ``admin.token`` is set, the API and /metrics want a token of the file, as a bearer or by
+   the cookie that a login with it gave. The console's own files hold no secret and want none.
 
 A cookie is no token: it is the time of its end and a MAC of that, keyed by the token's digest. So
 it holds as long as its token is in the file, and a restart of the gateway ends no login.
@@ -129,7 +129,8 @@ class Access:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         why = ""
         origin = headers.get("origin")
-        if (origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower()) or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        is_own = origin is None or urllib.parse.urlsplit(origin).netloc.lower() == host.lower()
+        if not is_own or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             why = "it comes from another site"
         elif kind != "application/json" or headers.get(CHANGING.lower()) != "1":
             why = f"what changes something has Content-Type: application/json and {CHANGING}: 1"

@@ -10,26 +10,24 @@ from ..drain import DrainStatus
 
 __all__ = [
     "ApiError",
-    "Change",
     "ConnectionView",
     "Done",
     "ErrorAnswer",
     "History",
     "LatencyView",
     "LogLevel",
-    "Login",
+    "LoginView",
+    "MessageRates",
     "OpenSlot",
     "Overview",
     "PathChange",
     "Pending",
     "Rates",
     "Refusal",
-    "ReloadView",
     "RouteView",
     "SequenceView",
     "SessionEventView",
     "SessionPage",
-    "SessionRates",
     "SessionRow",
     "SessionView",
     "Setting",
@@ -46,7 +44,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the answers."""
 
 
-class ApiError(_Answer):
+class ApiError(_Answer, frozen=True, kw_only=True):
     """Why a request was refused."""
 
     code: str
@@ -55,14 +53,14 @@ class ApiError(_Answer):
     """Text for people."""
 
 
-class ErrorAnswer(_Answer):
+class ErrorAnswer(_Answer, frozen=True, kw_only=True):
     """The answer to every request that fails."""
 
     error: ApiError
     """Why."""
 
 
-class Rates(_Answer):
+class Rates(_Answer, frozen=True, kw_only=True):
     """What happened a second, over the last interval."""
 
     requests: float
@@ -81,7 +79,7 @@ class Rates(_Answer):
     """Processors in use, 1.0 for a whole one."""
 
 
-class LatencyView(_Answer):
+class LatencyView(_Answer, frozen=True, kw_only=True):
     """Times of one stage over the last ten seconds, in seconds."""
 
     count: int
@@ -98,7 +96,7 @@ class LatencyView(_Answer):
     """The longest."""
 
 
-class Refusal(_Answer):
+class Refusal(_Answer, frozen=True, kw_only=True):
     """Something that the gateway refused, dropped or closed."""
 
     reason: str
@@ -109,7 +107,7 @@ class Refusal(_Answer):
     """A second, over the last interval."""
 
 
-class UpstreamView(_Answer):
+class UpstreamView(_Answer, frozen=True, kw_only=True):
     """One endpoint of a service."""
 
     service: str
@@ -150,7 +148,7 @@ class UpstreamView(_Answer):
     """Requests a message, of all lanes, since the start."""
 
 
-class SlowSession(_Answer):
+class SlowSession(_Answer, frozen=True, kw_only=True):
     """A session with much in its queue."""
 
     session: str
@@ -167,7 +165,7 @@ class SlowSession(_Answer):
     """How long the oldest has not been acknowledged."""
 
 
-class Overview(_Answer):
+class Overview(_Answer, frozen=True, kw_only=True):
     """The whole gateway at one moment."""
 
     time: float
@@ -228,7 +226,7 @@ class Overview(_Answer):
     """How far a drain is; null where there is none."""
 
 
-class History(_Answer):
+class History(_Answer, frozen=True, kw_only=True):
     """The last minutes, a point a second."""
 
     time: list[float]
@@ -237,7 +235,7 @@ class History(_Answer):
     """By name, as long as ``time``; null where nothing was measured."""
 
 
-class SessionRow(_Answer):
+class SessionRow(_Answer, frozen=True, kw_only=True):
     """A session in a list."""
 
     session: str
@@ -270,7 +268,7 @@ class SessionRow(_Answer):
     """Messages a second, both ways."""
 
 
-class SessionPage(_Answer):
+class SessionPage(_Answer, frozen=True, kw_only=True):
     """A page of the sessions that match."""
 
     total: int
@@ -292,7 +290,7 @@ class PathChange(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "fr
     """HOST:PORT from then on."""
 
 
-class ConnectionView(_Answer):
+class ConnectionView(_Answer, frozen=True, kw_only=True):
     """A session's connection."""
 
     number: int
@@ -315,7 +313,7 @@ class ConnectionView(_Answer):
     """The last moves, the oldest first."""
 
 
-class OpenSlot(_Answer):
+class OpenSlot(_Answer, frozen=True, kw_only=True):
     """A place in the order that an answer has not filled yet."""
 
     slot: int
@@ -328,7 +326,7 @@ class OpenSlot(_Answer):
     """Since the request was accepted; 0 where its task does not tell."""
 
 
-class Pending(_Answer):
+class Pending(_Answer, frozen=True, kw_only=True):
     """A request that is not answered."""
 
     client_seq: int
@@ -343,7 +341,7 @@ class Pending(_Answer):
     """Since it was accepted; 0 where its task does not tell."""
 
 
-class SequenceView(_Answer):
+class SequenceView(_Answer, frozen=True, kw_only=True):
     """The positions of a session's outgoing order."""
 
     acked: int
@@ -368,7 +366,7 @@ class SequenceView(_Answer):
     """The highest client seq accepted."""
 
 
-class SessionRates(_Answer):
+class MessageRates(_Answer, frozen=True, kw_only=True):
     """What a session does, a second."""
 
     requests: float
@@ -377,7 +375,7 @@ class SessionRates(_Answer):
     """Messages to the client, answers included."""
 
 
-class SessionEventView(_Answer):
+class SessionEventView(_Answer, frozen=True, kw_only=True):
     """Something that happened to a session."""
 
     time: float
@@ -436,7 +434,7 @@ class SessionView(SessionRow, frozen=True, kw_only=True):
     """How long its oldest message has not been acknowledged."""
     queue: dict[str, int]
     """Sums of its queue since it was made."""
-    rates: SessionRates
+    rates: MessageRates
     """What it does now."""
     traced: bool
     """Whether its messages are traced."""
@@ -444,21 +442,21 @@ class SessionView(SessionRow, frozen=True, kw_only=True):
     """What happened to it last, the oldest first, 100 at most."""
 
 
-class Done(_Answer):
+class Done(_Answer, frozen=True, kw_only=True):
     """What a kick or a push reached."""
 
     sessions: int
     """Sessions."""
 
 
-class Traced(_Answer):
+class Traced(_Answer, frozen=True, kw_only=True):
     """Whether a session is traced now."""
 
     traced: bool
     """Whether it is."""
 
 
-class RouteView(_Answer):
+class RouteView(_Answer, frozen=True, kw_only=True):
     """A rule that names a service."""
 
     action: str
@@ -471,7 +469,7 @@ class RouteView(_Answer):
     """Whether one of a session's requests runs at a time."""
 
 
-class Setting(_Answer):
+class Setting(_Answer, frozen=True, kw_only=True):
     """One setting in force."""
 
     name: str
@@ -484,36 +482,14 @@ class Setting(_Answer):
     """Whether only a restart changes it."""
 
 
-class Settings(_Answer):
+class Settings(_Answer, frozen=True, kw_only=True):
     """The configuration in force."""
 
     settings: list[Setting]
     """In the order of the reference."""
 
 
-class Change(_Answer):
-    """A setting that a reload changed."""
-
-    name: str
-    """Dotted."""
-    old: str
-    """Before."""
-    new: str
-    """Now."""
-
-
-class ReloadView(_Answer):
-    """What a reload did."""
-
-    changed: list[Change]
-    """Settings that are in force now."""
-    needs_restart: list[str]
-    """Settings that wait for a restart."""
-    error: str
-    """Why the old configuration stays; empty where all is well."""
-
-
-class LogLevel(_Answer):
+class LogLevel(_Answer, frozen=True, kw_only=True):
     """The lowest level that is logged."""
 
     level: str
@@ -522,7 +498,7 @@ class LogLevel(_Answer):
     """The session that it is for; empty for all."""
 
 
-class Stack(_Answer):
+class Stack(_Answer, frozen=True, kw_only=True):
     """Tasks or threads that are at the same place."""
 
     name: str
@@ -533,7 +509,7 @@ class Stack(_Answer):
     """``FUNCTION FILE:LINE``, the outermost first."""
 
 
-class Stacks(_Answer):
+class Stacks(_Answer, frozen=True, kw_only=True):
     """Where the process is."""
 
     tasks: list[Stack]
@@ -542,7 +518,7 @@ class Stacks(_Answer):
     """The threads."""
 
 
-class Login(_Answer):
+class LoginView(_Answer, frozen=True, kw_only=True):
     """A login of the console."""
 
     expires: float

@@ -49,7 +49,7 @@ def document(routes: list[ApiRoute], version: str) -> dict[str, Any]:
         routes: All of them.
         version: GateSvr's.
     """
-    kinds = [ErrorAnswer]
+    kinds: list[Any] = [ErrorAnswer]
     for route in routes:
         kinds += [kind for kind in (route.answer, route.body) if kind is not None]
     schemas, components = msgspec.json.schema_components(

@@ -32,15 +32,15 @@ class _Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Base of the questions: a name that is not known is refused."""
 
 
-class NoQuery(_Question):
+class NoQuery(_Question, frozen=True, kw_only=True):
     """No parameters."""
 
 
-class NoBody(_Question):
+class NoBody(_Question, frozen=True, kw_only=True):
     """An empty object, or nothing at all."""
 
 
-class SessionQuery(_Question):
+class SessionQuery(_Question, frozen=True, kw_only=True):
     """Which sessions to list, and how."""
 
     q: str = ""
@@ -61,21 +61,21 @@ class SessionQuery(_Question):
     """``next`` of the page before; empty for the first."""
 
 
-class HistoryQuery(_Question):
+class HistoryQuery(_Question, frozen=True, kw_only=True):
     """How far to look back."""
 
     seconds: Annotated[int, Meta(ge=1, le=MAX_SECONDS)] = 300
     """Points, one a second."""
 
 
-class ProfileQuery(_Question):
+class ProfileQuery(_Question, frozen=True, kw_only=True):
     """How long to look."""
 
     seconds: Annotated[float, Meta(ge=0.05, le=MAX_PROFILE_S)] = 5.0
     """Seconds."""
 
 
-class KickBody(_Question):
+class KickBody(_Question, frozen=True, kw_only=True):
     """How to close a session."""
 
     code: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)] = 0
@@ -91,7 +91,7 @@ class KickUserBody(KickBody, frozen=True, kw_only=True):
     """The user; sessions whose login is not done yet are closed, too."""
 
 
-class PushBody(_Question):
+class PushBody(_Question, frozen=True, kw_only=True):
     """A notify."""
 
     content: str = ""
@@ -106,14 +106,14 @@ class PushBody(_Question):
     """Seconds after which it may be dropped; 0 for never."""
 
 
-class TraceBody(_Question):
+class TraceBody(_Question, frozen=True, kw_only=True):
     """Whether to trace a session."""
 
     on: bool
     """Whether to."""
 
 
-class DrainBody(_Question):
+class DrainBody(_Question, frozen=True, kw_only=True):
     """How to drain."""
 
     rate: Annotated[float, Meta(gt=0)] | None = None
@@ -122,16 +122,16 @@ class DrainBody(_Question):
     """Longest drain, seconds; null as configured."""
 
 
-class LogBody(_Question):
+class LogBody(_Question, frozen=True, kw_only=True):
     """What to log."""
 
-    level: Literal["debug", "info", "warning", "error"]
-    """Lowest level written."""
+    level: Literal["", "debug", "info", "warning", "error"]
+    """Lowest level written; empty to undo that of a session."""
     session: str = ""
     """The session that it is for; empty for everything."""
 
 
-class LoginBody(_Question):
+class LoginBody(_Question, frozen=True, kw_only=True):
     """A login of the console."""
 
     token: str

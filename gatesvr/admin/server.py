@@ -22,11 +22,12 @@ from ..observe.log import keys
 from .counters import AdminCounters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
 
     from ..config import AdminConfig
     from ..config.load import Origins
     from ..gateway import Gateway
-    from .api import Reload
+    from ..reload import ReloadReport
 
 __all__ = ["AdminServer"]
 
@@ -52,7 +53,7 @@ class AdminServer:
     Args:
         gateway: The gateway, started.
         config: Where to listen, and what clients prove.
-        origins: What set the settings; None where nobody knows.
+        origins: Returns what set the settings; None where nobody knows.
         reload: Reads the configuration again; None where it cannot be.
         any_port: Whether to take the next free port where that of ``bind`` is taken.
 
@@ -68,14 +69,14 @@ class AdminServer:
         gateway: Gateway,
         config: AdminConfig,
         *,
-        origins: Origins | None = None,
-        reload: Reload | None = None,
+        origins: Callable[[], Origins] | None = None,
+        reload: Callable[[], ReloadReport] | None = None,
         any_port: bool = False,
     ) -> None:
         try:
             import uvicorn
 
-            from .http import Connection, Connections
+            from .http import Connections, HttpConnection
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
         from .access import Access
@@ -111,7 +112,7 @@ class AdminServer:
             make_app(
                 gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
             ),
-            http=Connection,
+            http=HttpConnection,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -163,10 +163,10 @@ class EventResponse:
             counters.sse_streams -= 1
             for task in (sending, leaving):
                 task.cancel()
-            results: list[Any] = await asyncio.gather(sending, leaving, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            await asyncio.wait({sending, leaving})
+        for task in (sending, leaving):
+            if not task.cancelled():
+                task.result()  # raises what went wrong
 
     async def _send(self, send: Send, abort: Callable[[], None]) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]

@@ -364,4 +364,6 @@ async def _gateway(target: Target) -> AsyncIterator[Target]:
         async with Gateway(config) as gateway:
             pushes_to.append(gateway.grpc_address)
             is_known = bool(gateway.listener.tls.path)
-            yield replace(target, server=(gateway.address,), insecure=target.insecure or not is_known)
+            yield replace(
+                target, server=(gateway.address,), insecure=target.insecure or not is_known
+            )

@@ -25,9 +25,8 @@ def command(remote: Remote, target: str, is_openid: bool, code: int | None, reas
 
     TARGET is a session's id. The client is told why and does not come back by itself.
     """
-    body = {"code": code or 0, "reason": reason}
     if is_openid:
-        done = remote.post("kick", openid=target, **body)
+        done = remote.post("kick", openid=target, code=code or 0, reason=reason)
     else:
-        done = remote.post(f"sessions/{target}/kick", **body)
+        done = remote.post(f"sessions/{target}/kick", code=code or 0, reason=reason)
     show(remote, done, lambda done: f"closed {done['sessions']}")

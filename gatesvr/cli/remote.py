@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,6 +133,8 @@ class Remote:
             raise ConfigError(NEEDS_EXTRA) from None
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         is_unix = self.server.startswith("unix:")
+        if is_unix:
+            self._probe(self.server.removeprefix("unix:"))
         base = "http://localhost" if is_unix else self.server.rstrip("/")
         if "://" not in base:
             base = f"http://{base}"
@@ -149,6 +152,18 @@ class Remote:
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"--server: {error}") from None
+
+    def _probe(self, path: str) -> None:
+        """Try to connect to a Unix socket, because httpx leaves one open that it cannot connect.
+
+        Raises:
+            RemoteError: Nobody listens on it.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except OSError as error:
+                raise self._unreachable(error.strerror or str(error)) from None
 
     def _tls(self) -> Any:
         import ssl
@@ -168,8 +183,10 @@ class Remote:
             return RemoteError(f"{self.server} does not answer in time")
         if isinstance(error, httpx.UnsupportedProtocol):
             return RemoteError(f"--server: {self.server} is neither http:, https: nor unix:")
+        return self._unreachable(_ERRNO.sub("", str(error)))
+
+    def _unreachable(self, why: str) -> RemoteError:
         hint = "; is it running, with [admin] enabled?" if self.server == DEFAULT else ""
-        why = _ERRNO.sub("", str(error))
         return RemoteError(f"cannot reach {self.server}: {why}{hint}")
 
 

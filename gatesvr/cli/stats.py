@@ -24,9 +24,9 @@ def command(remote: Remote) -> None:
 def _text(now: dict[str, Any]) -> str:
     rates, sessions = now["rates"], now["sessions"]
     ready = "ready" if now["ready"] else f"not ready: {', '.join(now['not_ready'])}"
+    head = f"{now['backend']}, pid {now['pid']}, up {duration_text(now['uptime_s'])}, {ready}"
     parts = [
-        f"{style('GateSvr ' + now['version'], bold=True)}, {now['backend']}, pid {now['pid']},"
-        f" up {duration_text(now['uptime_s'])}, {ready}",
+        f"{style('GateSvr ' + now['version'], bold=True)}, {head}",
         facts(
             {
                 "sessions": ", ".join(f"{count} {state}" for state, count in sessions.items()),
@@ -39,8 +39,8 @@ def _text(now: dict[str, Any]) -> str:
                 f" oldest {duration_text(now['oldest_unacked_s'])}",
                 "network": f"{bytes_text(rates['bytes_in'])}/s in,"
                 f" {bytes_text(rates['bytes_out'])}/s out",
-                "process": f"{rates['cpu'] * 100:.0f} % of a CPU, {bytes_text(now['memory_bytes'])},"
-                f" {duration_text(now['lag_s'])} late",
+                "process": f"{rates['cpu'] * 100:.0f} % of a CPU,"
+                f" {bytes_text(now['memory_bytes'])}, {duration_text(now['lag_s'])} late",
             },
             "  ",
         ),
@@ -51,8 +51,8 @@ def _text(now: dict[str, Any]) -> str:
             (stage, times["count"], *map(duration_text, (times[q] for q in _QUANTILES)))
             for stage, times in timed
         ]
-        head = ("LAST 10 S", "COUNT", "P50", "P90", "P99", "P99.9", "MAX")
-        parts += ["", table(head, rows)]
+        columns = ("LAST 10 S", "COUNT", "P50", "P90", "P99", "P99.9", "MAX")
+        parts += ["", table(columns, rows)]
     if now["refusals"]:
         rows = [
             (refusal["reason"], refusal["total"], round(refusal["rate"], 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.parse
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 
@@ -121,7 +121,8 @@ def _check_address(section: Section, field: str, address: str) -> tuple[str, int
 class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC, UDP and TLS."""
 
-    restart = frozenset({"bind", "backend", "receive_buffer", "send_buffer", "batch_io"})
+    restart = frozenset({"bind", "backend", "secret", "receive_buffer", "send_buffer", "batch_io"})
+    hidden = frozenset({"key", "secret"})
 
     bind: str = "0.0.0.0:8453"
     """UDP address to listen on, HOST:PORT, port 0 for any free one.
@@ -198,6 +199,8 @@ Algorithm = Literal[
 class AuthConfig(Section, frozen=True, kw_only=True):
     """Who may come in: what a client's auth_token must prove at START."""
 
+    hidden = frozenset({"key"})
+
     mode: Literal["none", "jwt", "upstream"] = "none"
     """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is.
     upstream: a service of yours says it (AuthService.Authenticate, protos/auth.proto)."""
@@ -253,7 +256,9 @@ class AuthConfig(Section, frozen=True, kw_only=True):
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
-    """Sessions, their queues and their deadlines."""
+    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
+
+    restart = frozenset({"max_message_bytes"})
 
     start_timeout: Wait = 8.0
     """From the end of the handshake to START; 4408."""
@@ -501,6 +506,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
 class PushCaller(Section, frozen=True, kw_only=True):
     """Somebody who may call the push port, what proves it, and what it may do there."""
 
+    hidden = frozenset({"token"})
+
     name: str
     """What the log calls it."""
     role: Literal["push", "admin"] = "push"
@@ -528,6 +535,7 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """GatewayService, the gRPC API that upstreams push through."""
 
     restart = frozenset({"bind", "insecure"})
+    hidden = frozenset({"key", "token"})
 
     bind: str = "127.0.0.1:8092"
     """TCP address to listen on, HOST:PORT, port 0 for any free one."""
@@ -570,6 +578,21 @@ class PushConfig(Section, frozen=True, kw_only=True):
                 raise self.refusal(f"caller[{i}].certificates", "they need push.client_ca")
             if caller.name in [other.name for other in self.caller[:i]]:
                 raise self.refusal(f"caller[{i}].name", f"{shown(caller.name)} is there twice")
+
+    def needs_restart(self, new: Self) -> frozenset[str]:
+        """Return the fields that only a restart can change to another section's values.
+
+        The port is with or without TLS, with or without callers' certificates, and with or without
+        a look at each call, from its start on.
+        """
+        names = set(super().needs_restart(new))
+        if bool(self.cert) != bool(new.cert):
+            names |= {"cert", "key", "client_ca"}
+        elif bool(self.client_ca) != bool(new.client_ca):
+            names |= {"client_ca", "token", "caller"}
+        if bool(self.token or self.caller) != bool(new.token or new.caller):
+            names |= {"token", "caller"}
+        return frozenset(name for name in names if getattr(self, name) != getattr(new, name))
 
     @property
     def is_guarded(self) -> bool:
@@ -621,7 +644,8 @@ class TraceConfig(Section, frozen=True, kw_only=True):
 class AdminConfig(Section, frozen=True, kw_only=True):
     """The admin server: console, metrics, health checks and commands over HTTP."""
 
-    restart = frozenset({"enabled", "bind", "socket"})
+    restart = frozenset({"enabled", "bind", "socket", "token", "cert", "key", "client_ca", "hosts"})
+    hidden = frozenset({"key", "token"})
 
     enabled: bool = False
     """Whether to listen; ``serve --demo`` does so by itself. It needs ``gatesvr[admin]``."""

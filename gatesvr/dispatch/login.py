@@ -84,6 +84,10 @@ class Login:
         self.make_task: Callable[..., AsyncTask] = LoginTask
         self._task_timeout = task_timeout
 
+    def apply(self, task_timeout: float) -> None:
+        """Take another deadline for the hellos to come."""
+        self._task_timeout = task_timeout
+
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:
         """Ask the upstream of an accepted hello; BUSINESS of its session waits until it ends."""
         request_id, lines = self._next_request_id(), self._processor.lines

@@ -69,6 +69,7 @@ class PushService:
         self._health: HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
         self._guard: Guard | None = None
+        self._certificate: ServerCertificate | None = None
         self._address = ""
 
     @property
@@ -93,7 +94,12 @@ class PushService:
         certificate = None
         if config.cert:
             certificate = ServerCertificate(
-                config.cert, config.key, config.client_ca, "push", self._count_handshake
+                config.cert,
+                config.key,
+                config.client_ca,
+                "push",
+                self._count_handshake,
+                self._count_look,
             )
         guard = None
         if config.token or config.caller:
@@ -128,7 +134,7 @@ class PushService:
             raise self._bad("cannot listen on it") from None
         await server.start()
         self._server, self._health, self._servicer = server, health, servicer
-        self._guard = guard
+        self._guard, self._certificate = guard, certificate
         self._address = f"{name}:{port}"
         logger.info("push_listening", extra=keys(address=self._address))
 
@@ -136,6 +142,30 @@ class PushService:
         """Tell health watchers if readiness has changed; call it a few times a second."""
         if self._health is not None:
             self._health.look()
+
+    def prepare(self, config: PushConfig) -> Callable[[], None]:
+        """Read certificates and tokens; return a function that puts other settings in force.
+
+        Args:
+            config: The settings; those that PushConfig.needs_restart() names stay.
+
+        Raises:
+            ConfigError: A file cannot be read or used.
+        """
+        commits = []
+        if self._certificate is not None:
+            commits.append(self._certificate.prepare(config.cert, config.key, config.client_ca))
+        if self._guard is not None:
+            commits.append(self._guard.prepare(config))
+
+        def commit() -> None:
+            self._config = config
+            for each in commits:
+                each()
+            if self._servicer is not None:
+                self._servicer.apply(config.max_streams)
+
+        return commit
 
     async def stop(self) -> None:
         """Refuse new calls and give running ones a second. Idempotent."""
@@ -181,6 +211,11 @@ class PushService:
 
     def _count_handshake(self) -> None:
         self._commands.counters.tls_handshakes += 1
+
+    def _count_look(self, is_usable: bool) -> None:
+        counters = self._commands.counters
+        counters.push_certificates_renewed += is_usable
+        counters.push_certificates_kept += not is_usable
 
     def _bad(self, why: str) -> ConfigError:
         return ConfigError(f"{self._config.bind}: {why}", field="push.bind")

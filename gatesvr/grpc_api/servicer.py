@@ -86,6 +86,10 @@ class GatewayServicer:
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
 
+    def apply(self, max_streams: int) -> None:
+        """Take another bound on streams; open ones stay."""
+        self._max_streams = max_streams
+
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return what a server takes.
 

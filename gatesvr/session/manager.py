@@ -131,6 +131,23 @@ class SessionManager:
             is_shedding=is_shedding,
         )
 
+    def apply(
+        self,
+        config: SessionConfig,
+        transport: TransportConfig,
+        push: PushConfig,
+        *,
+        needs_auth: bool,
+    ) -> None:
+        """Take other settings; sessions that there are keep the limits that they began with."""
+        self._config = config
+        self._budget.apply(config.max_queues_bytes)
+        self.context = context = self.context.renewed(config)
+        self.events.apply(push.max_event_subscribers)
+        self.tombstones.apply(config.resume_window)
+        self._policy = LoginPolicy(config)
+        self._starter.apply(config, transport.max_connections, context, needs_auth=needs_auth)
+
     def __len__(self) -> int:
         """Return the number of sessions that are not Closed."""
         return len(self.index)

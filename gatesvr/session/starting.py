@@ -98,6 +98,22 @@ class SessionStarter:
         self.is_draining = False
         self._rates = SessionRates(config, context.counters)
 
+    def apply(
+        self,
+        config: SessionConfig,
+        max_connections: int,
+        context: SessionContext,
+        *,
+        needs_auth: bool,
+    ) -> None:
+        """Take other settings for the sessions to come; rates go on where theirs are the same."""
+        if _rates_of(config) != _rates_of(self._config):
+            self._rates = SessionRates(config, context.counters)
+        self._config = config
+        self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
+        self._context = context
+        self._needs_auth = needs_auth
+
     def turn_away(self, link: Link, now: float) -> StartOutcome | None:
         """Return the refusal of a new session of whomever; see SessionManager.turn_away()."""
         return self._refuse_new(link.peer[0]) or self._rates.refuse_unknown(now)
@@ -327,6 +343,10 @@ class SessionStarter:
                 retry_after_ms=RETRY_MS,
             )
         return None
+
+
+def _rates_of(config: SessionConfig) -> tuple[object, ...]:
+    return config.max_start_rate, config.max_start_rate_per_openid, config.dry_run
 
 
 def _refuse_bad(message: str) -> StartOutcome:
