@@ -8,7 +8,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import httpx
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,16 +15,15 @@ from textual.containers import Grid, Horizontal, Vertical
 from textual.theme import Theme
 from textual.widgets import DataTable, Footer, Input, Sparkline, Static
 
-from ..errors import ConnectionFailed, GatesvrError
+from ..errors import GatesvrError
 from ..observe.log import escape
 from .text import NONE, byte_text, rate_text, seconds_text, span_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["HttpSource", "Source", "Top"]
+__all__ = ["Source", "Top"]
 
-DEADLINE_S = 5.0
 PAGE = 50
 KEPT = 60
 """Sessions on a page; seconds behind each figure."""
@@ -102,48 +100,6 @@ class Source(Protocol):
         Raises:
             GatesvrError: The gateway does not answer, or refuses.
         """
-
-
-class HttpSource:
-    """The admin API of a server.
-
-    Args:
-        server: HOST:PORT, a URL, or ``unix:PATH``.
-        token: The admin token, empty for none.
-        transport: Stands in for the network.
-    """
-
-    def __init__(
-        self, server: str, token: str = "", transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
-        self._server = server
-        base = server if "://" in server else f"http://{server}"
-        if server.startswith("unix:"):
-            base = "http://localhost"
-            transport = httpx.AsyncHTTPTransport(uds=server.removeprefix("unix:"))
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.AsyncClient(
-            base_url=f"{base.rstrip('/')}/api/v1/",
-            headers=headers,
-            timeout=DEADLINE_S,
-            transport=transport,
-            trust_env=False,
-        )
-
-    async def get(self, path: str, query: dict[str, str]) -> Any:
-        """See Source."""
-        try:
-            response = await self._client.get(path, params=query)
-            body = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ConnectionFailed(f"{self._server} does not answer; trying again") from error
-        if response.is_success:
-            return body
-        raise GatesvrError(str(body["error"]["message"]))
-
-    async def close(self) -> None:
-        """Close its connections."""
-        await self._client.aclose()
 
 
 @dataclass(frozen=True)

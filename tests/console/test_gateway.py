@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import Any
 
-import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from gatesvr.admin.server import AdminServer
-
-from ..e2e.harness import running_gateway
+from ..admin.rig import running_admin
 from ..e2e.plain_client import answer, business, plain_client
-from ..e2e.plain_upstream import plain_upstream
+from ..fakes import until
 from .conftest import Open
-
-if TYPE_CHECKING:
-    from gatesvr import Gateway
 
 pytestmark = pytest.mark.long
 
@@ -28,20 +21,6 @@ FIGURES = """() => [
   Object.fromEntries([...document.querySelectorAll("[data-field]")]
     .map((element) => [element.dataset.field, element.dataset.value])),
 ]"""
-
-
-@asynccontextmanager
-async def running(
-    backend: str, upstream: str, bind: str = "127.0.0.1:0"
-) -> AsyncIterator[tuple[Gateway, AdminServer]]:
-    """Run a gateway and its admin server."""
-    async with running_gateway(backend, upstream, f'admin.bind="{bind}"') as gateway:
-        admin = AdminServer(gateway, gateway.config.admin)
-        await admin.start()
-        try:
-            yield gateway, admin
-        finally:
-            await admin.stop()
 
 
 async def _ask(address: str, seqs: range) -> None:
@@ -74,40 +53,68 @@ def _wanted(overview: dict[str, Any]) -> dict[str, float]:
 
 
 async def test_figures_are_those_of_the_api(open_tab: Open, backend: str) -> None:
-    async with (
-        plain_upstream() as upstream,
-        running(backend, upstream.address) as (gateway, admin),
-        open_tab(admin.url) as tab,
-        httpx.AsyncClient(base_url=admin.url, trust_env=False) as api,
-    ):
+    async with running_admin(backend=backend) as rig, open_tab(rig.admin.url) as tab:
         await tab.until_live()
-        asking = asyncio.create_task(_ask(gateway.address, range(2, 200)))
+        asking = asyncio.create_task(_ask(rig.gateway.address, range(2, 200)))
         seen: list[dict[str, Any]] = []
         matched = 0
-        async with api.stream("GET", "api/v1/stream", timeout=60) as stream:
-            async for line in stream.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                seen.append(json.loads(line.removeprefix("data: ")))
-                time, shown = await tab.page.evaluate(FIGURES)
-                found = next((one for one in seen if one["time"] == time), None)
-                if found is None:
-                    continue  # the page is ahead of this reader
-                for name, value in _wanted(found).items():
-                    assert shown[name] == "" == value or float(shown[name]) == value, name
-                matched += 1
-                if matched >= 3 and found["latency"]["request"]["count"] >= 198:
-                    break
+        async for name, overview in rig.events("stream"):
+            assert name == "overview"
+            seen.append(overview)
+            time, shown = await tab.page.evaluate(FIGURES)
+            found = next((one for one in seen if one["time"] == time), None)
+            if found is None:
+                continue  # the page is ahead of this reader
+            for field, value in _wanted(found).items():
+                assert shown[field] == "" == value or float(shown[field]) == value, field
+            matched += 1
+            if matched >= 3 and found["latency"]["request"]["count"] >= 198:
+                break
         await asking
+
+
+async def test_figures_are_those_of_the_metrics(open_tab: Open, backend: str) -> None:
+    async with (
+        running_admin(backend=backend) as rig,
+        plain_client(rig.gateway.address) as client,
+        open_tab(rig.admin.url) as tab,
+    ):
+        await client.login("alice")
+        # Answers that nobody acknowledges.
+        client.send(business(2, "echo"), business(3, "echo"))
+        assert [answer(await client.receive()).code for _ in range(2)] == [200, 200]
+        await until(lambda: rig.gateway.figures().in_flight == 0)
+        metrics = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families((await rig.http.get("metrics")).text)
+            for sample in family.samples
+        }
+        wanted = {
+            "sessions.normal": metrics["gatesvr_sessions", "normal"],
+            "sessions.suspended": metrics["gatesvr_sessions", "suspended"],
+            "queue_messages": metrics["gatesvr_queue_messages",],
+            "in_flight": metrics["gatesvr_requests_in_flight",],
+            **{
+                f"refusals.{key[1]}": value
+                for key, value in metrics.items()
+                if key[0] == "gatesvr_refusals_total" and value
+            },
+        }
+        assert wanted["sessions.normal"] == 1
+        assert wanted["queue_messages"] > 0
+        await tab.until(
+            "(wanted) => Object.entries(wanted).every(([field, value]) => value === Number("
+            "document.querySelector(`[data-field='${field}']`)?.dataset.value))",
+            wanted,
+        )
 
 
 async def test_a_kick_from_the_page_closes_the_client(open_tab: Open, backend: str) -> None:
     async with (
-        plain_upstream() as upstream,
-        running(backend, upstream.address) as (gateway, admin),
-        plain_client(gateway.address) as client,
+        running_admin(backend=backend) as rig,
+        plain_client(rig.gateway.address) as client,
         # The stream of a session that has just ended is asked for once more, and is not found.
-        open_tab(f"{admin.url}#/sessions", may_fail=True) as tab,
+        open_tab(f"{rig.admin.url}#/sessions", may_fail=True) as tab,
     ):
         await client.login("alice")
         page = tab.page
@@ -122,20 +129,16 @@ async def test_a_kick_from_the_page_closes_the_client(open_tab: Open, backend: s
 
 
 async def test_the_page_survives_a_restart(open_tab: Open, backend: str) -> None:
-    async with plain_upstream() as upstream:
-        async with running(backend, upstream.address) as (_, admin):
-            address, url = admin.address, admin.url
-            opened = open_tab(url, may_fail=True)
-            tab = await opened.__aenter__()
+    async with AsyncExitStack() as stack:
+        async with running_admin(backend=backend) as rig:
+            address = rig.admin.address
+            tab = await stack.enter_async_context(open_tab(rig.admin.url, may_fail=True))
             await tab.until_live()
         await tab.page.wait_for_selector("#link-state.is-waiting")
-        assert await tab.page.evaluate("document.documentElement.classList.contains('is-stale')")
-        async with running(backend, upstream.address, address) as (gateway, _):
+        await tab.page.wait_for_selector("html.is-stale")
+        async with running_admin(f'admin.bind="{address}"', backend=backend) as rig:
             await tab.until_live()
-            await _ask(gateway.address, range(2, 4))
+            await _ask(rig.gateway.address, range(2, 4))
             await tab.until(
-                "Number(document.querySelector('[data-field=\"rates.requests\"]').dataset.value)"
-                " > 0 || Number(document.querySelector('.stages tbody td:last-child')"
-                ".dataset.value) >= 2"
+                "Number(document.querySelector('.stages tbody td:last-child').dataset.value) >= 2"
             )
-            await opened.__aexit__(None, None, None)
