@@ -271,7 +271,7 @@ class Gateway(LocalPushApi):
 
     def _refuse_clients(self) -> None:
         self.listener.stop_accepting()
-        self.session_manager.stop_starting()
+        self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:
         """Stop in order, without a drain. Idempotent.

@@ -32,7 +32,7 @@ class SessionCounters(Counters):
     refused_logins: Counter = 0
     """Hellos refused: not answered 200, or forbidden by ``on_duplicate``."""
     closed: Counter = 0
-    """Sessions ended, in any way; the next six are among them."""
+    """Sessions ended, in any way; the next seven are among them."""
     stopped: Counter = 0
     """Sessions that their client ended by STOP."""
     expired: Counter = 0
@@ -45,6 +45,8 @@ class SessionCounters(Counters):
     """Sessions that an upstream ended."""
     memory_closed: Counter = 0
     """Suspended sessions ended because all queues together were above their bound."""
+    ended_draining: Counter = 0
+    """Sessions without a connection that ended because the gateway was about to stop."""
     refused_starts: Counter = 0
     """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: Counter = 0

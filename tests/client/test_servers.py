@@ -87,7 +87,11 @@ def test_servers_are_taken_in_every_form(given: object, found: list[tuple[str, i
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [([], "names no gateway"), (["a:1", "a:1"], "twice"), (["a:1", "b:1", 7], "must be 'HOST:PORT'")],
+    [
+        ([], "names no gateway"),
+        (["a:1", "a:1"], "twice"),
+        (["a:1", "b:1", 7], "must be 'HOST:PORT'"),
+    ],
 )
 def test_servers_that_are_none_are_refused(given: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
