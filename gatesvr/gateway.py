@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 
-from .config import Config, join_address
+from .config import Config, Range, check_numbers, join_address
 from .control.local import LocalPushApi
 from .drain import STOP_REASON, Drain
 from .engine import Engine
@@ -243,7 +244,16 @@ class Gateway(LocalPushApi):
                 ``drain.timeout``.
             ready_wait: Seconds of false readiness before new clients are refused; None for
                 ``drain.ready_wait``.
+
+        Raises:
+            ConfigError: A number is none, or out of range; no drain has begun.
         """
+        given = {
+            "rate": (rate, Range(0.001, math.inf)),
+            "timeout": (timeout, Range(0, math.inf)),
+            "ready_wait": (ready_wait, Range(0, math.inf)),
+        }
+        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
         if self._stopping is not None:
             await self.stop()
             return
