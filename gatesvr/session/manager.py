@@ -204,9 +204,15 @@ class SessionManager:
         """Whether a session was last seen in an address's network: who comes from it may resume."""
         return network_of(ip) in self.index.by_network
 
-    def stop_starting(self) -> None:
-        """Refuse every START from now on, also those that resume: the gateway is about to stop."""
+    def stop_starting(self, now: float) -> None:
+        """Refuse every START from now on, also those that resume: the gateway is about to stop.
+
+        So a session ends with its connection, and those without one end now. Their pushers hear at
+        once that nobody is there.
+        """
         self._starter.is_draining = True
+        for session in list(self.index.detached):
+            self._close_drained(session, now)
 
     # START.
 
@@ -419,6 +425,9 @@ class SessionManager:
 
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
+        if self._starter.is_draining:
+            self._close_drained(session, now)
+            return
         session.move(Event.DETACH)
         self.index.detached[session] = None
         if session.state is State.SUSPENDED:  # else its login is under way
@@ -434,6 +443,10 @@ class SessionManager:
     def _close_full(self, session_id: str, now: float) -> None:
         session = self.index.by_id[session_id]
         self.close(session, CloseCode.SLOW_CONSUMER, "queue is full", now, why="queue_full")
+
+    def _close_drained(self, session: Session, now: float) -> None:
+        self._counters.ended_draining += 1
+        self.close(session, CloseCode.OVERLOADED, "drain", now, why="drain")
 
     def _close_for_memory(self, session: Session, now: float) -> None:
         self._counters.memory_closed += 1
