@@ -172,8 +172,9 @@ async def _serve(
         reloader = Reloader(gateway, lambda: configured(**addresses))
 
         def reload() -> None:
+            is_text = log.style == "text"
             report = reloader.reload()
-            if log.style == "text":
+            if is_text:
                 out.echo(report.as_text())
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
