@@ -133,9 +133,10 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     backend: Literal["auto", "aioquic", "qh3"] = "auto"
     """QUIC library; auto takes qh3 where it is installed."""
     cert: str = ""
-    """PEM file with the certificate chain; empty for the development certificate."""
+    """PEM file with the certificate chain, the server's own first; empty for the development
+    certificate."""
     key: str = ""
-    """PEM file with the certificate's private key."""
+    """PEM file with the certificate's private key. Both files are read again when they change."""
     max_connections: Places = 10_000
     """QUIC connections; above it a new one is closed 4503, 5 % above it Initials are dropped."""
     max_handshakes: Places = 1_000
@@ -256,7 +257,7 @@ class AuthConfig(Section, frozen=True, kw_only=True):
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
-    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
+    """Sessions, their queues and their deadlines."""
 
     restart = frozenset({"max_message_bytes"})
 
@@ -703,7 +704,7 @@ class Config(Section, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     """Who may come in."""
     session: SessionConfig = SessionConfig()
-    """Sessions, their queues and their deadlines."""
+    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
     dispatch: DispatchConfig = DispatchConfig()
     """The task queues and their workers."""
     overload: OverloadConfig = OverloadConfig()
