@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING
 
-from .config import Config, join_address
+from .config import Config, Range, check_numbers, join_address
 from .config.changes import within_reach
 from .control.local import LocalPushApi
 from .drain import STOP_REASON, Drain
@@ -346,7 +347,16 @@ class Gateway(LocalPushApi):
                 ``drain.timeout``.
             ready_wait: Seconds of false readiness before new clients are refused; None for
                 ``drain.ready_wait``.
+
+        Raises:
+            ConfigError: A number is none, or out of range; no drain has begun.
         """
+        given = {
+            "rate": (rate, Range(0.001, math.inf)),
+            "timeout": (timeout, Range(0, math.inf)),
+            "ready_wait": (ready_wait, Range(0, math.inf)),
+        }
+        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
         if self._stopping is not None:
             await self.stop()
             return
@@ -374,7 +384,7 @@ class Gateway(LocalPushApi):
 
     def _refuse_clients(self) -> None:
         self.listener.stop_accepting()
-        self.session_manager.stop_starting()
+        self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:
         """Stop in order, without a drain. Idempotent.

@@ -360,7 +360,7 @@ class DrainConfig(Section, frozen=True, kw_only=True):
     ready_wait: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 1.0
     """How long the gateway is not ready and still takes new clients, so that load balancers notice;
     at most half of the timeout. Ctrl-C does not wait."""
-    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE, "at once")] = 1.0
+    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE)] = 1.0
     """What clients are told to wait that know no other gateway; they spread themselves over as
     long again."""
 

@@ -199,9 +199,15 @@ class SessionManager:
         """Return the sessions that are logged in now, with a connection or without."""
         return self.index.logged_in()
 
-    def stop_starting(self) -> None:
-        """Refuse every START from now on, also those that resume: the gateway is about to stop."""
+    def stop_starting(self, now: float) -> None:
+        """Refuse every START from now on, also those that resume: the gateway is about to stop.
+
+        So a session ends with its connection, and those without one end now. Their pushers hear at
+        once that nobody is there.
+        """
         self._starter.is_draining = True
+        for session in list(self.index.detached):
+            self._close_drained(session, now)
 
     # START.
 
@@ -400,6 +406,9 @@ class SessionManager:
 
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
+        if self._starter.is_draining:
+            self._close_drained(session, now)
+            return
         session.move(Event.DETACH)
         self.index.detached[session] = None
         if session.state is State.SUSPENDED:  # else its login is under way
@@ -415,6 +424,10 @@ class SessionManager:
     def _close_full(self, session_id: str, now: float) -> None:
         session = self.index.by_id[session_id]
         self.close(session, CloseCode.SLOW_CONSUMER, "queue is full", now, why="queue_full")
+
+    def _close_drained(self, session: Session, now: float) -> None:
+        self._counters.ended_draining += 1
+        self.close(session, CloseCode.OVERLOADED, "drain", now, why="drain")
 
     def _close_for_memory(self, session: Session, now: float) -> None:
         self._counters.memory_closed += 1
