@@ -310,6 +310,8 @@ def test_little_needs_a_restart() -> None:
         "admin.key",
         "admin.client_ca",
         "admin.hosts",
+        "metrics.stages",
+        "metrics.fine",
     }
 
 

@@ -609,6 +609,8 @@ class LogConfig(Section, frozen=True, kw_only=True):
 class MetricsConfig(Section, frozen=True, kw_only=True):
     """Figures of performance: how long things take, and what /metrics makes of them."""
 
+    restart = frozenset({"stages", "fine"})
+
     stages: bool = True
     """Whether to time the stages of requests: the wait for a worker, the service, the sending."""
     fine: bool = False

@@ -361,7 +361,8 @@ class AsyncProcessor:
         self._idle.append(worker)
         bulkhead = self._bulkheads[task.service]
         if is_called and (times := bulkhead.times) is not None:
-            self._timer.ended(times, task.asked_at, worker.called_at, now)
+            is_sent = task.session.link is not None
+            self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         bulkhead.ended += 1
         if task.route.serial:
             bulkhead.release(task)
@@ -383,7 +384,8 @@ class AsyncProcessor:
         """Drop a worker whose task beside the pool has ended."""
         self._beside.pop(worker, None)
         if is_called and (times := self._bulkheads[task.service].times) is not None:
-            self._timer.ended(times, task.asked_at, worker.called_at, now)
+            is_sent = task.session.link is not None
+            self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         try:
             on_end(task)
         except Exception:

@@ -95,7 +95,7 @@ LOAD_S = 0.1
 BUSY_SHARE, IDLE_SHARE = 0.5, 0.25
 """CPU share of the thread at which the process starts, and stops, counting as busy."""
 MAX_BATCH_BITS = 20
-"""``upstream.max_batch`` is far below two to the power of this."""
+"""``upstream.max_batch`` is at most a million, which is below two to the power of this."""
 RETRY_MS = 100
 """Retry delay for the client whose call was refused or found no room."""
 
