@@ -736,7 +736,11 @@ def test_services_of_any_name_are_read_back(tmp_path: Path) -> None:
 
 def test_origins(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
-    file.write_text("[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n", "utf-8")
+    file.write_text(
+        "[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n"
+        "[[route]]\naction = 'hello'\nservice = 'hello'\n",
+        "utf-8",
+    )
     config, origins = load_with_origins(
         file,
         sets=["dispatch.workers=3"],
@@ -750,7 +754,12 @@ def test_origins(tmp_path: Path) -> None:
         "workers = 3  # --set",
         "max_workers = 1024  # default",
         "[[upstream.services.hello]]  # flag",
-        "[[route]]  # default",
+        'address = "h:1"  # flag',
+        "weight = 1  # default",
+        f'action = "hello"  # {file}:6',
+        f'service = "hello"  # {file}:7',
+        'order = ""  # default',
+        f"[[route]]  # {file}:5",
     ):
         assert line in lines
 

@@ -195,8 +195,9 @@ async def _serve(
         reloader = Reloader(gateway, read)
 
         def reload() -> ReloadReport:
+            is_text = log.style == "text"
             report = reloader.reload()
-            if log.style == "text":
+            if is_text:
                 out.echo(report.as_text())
             return report
 
