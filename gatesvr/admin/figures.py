@@ -25,6 +25,8 @@ from .answers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..figures import Figures
     from ..gateway import Gateway
     from ..session.session import Session
@@ -65,17 +67,21 @@ class Sampler:
     Args:
         gateway: The gateway.
         counters: Counts samples that failed.
+        look: Called with each sample.
 
     Attributes:
         overview: The newest, None before start().
         encoded: The same as JSON, for the streams.
     """
 
-    def __init__(self, gateway: Gateway, counters: AdminCounters) -> None:
+    def __init__(
+        self, gateway: Gateway, counters: AdminCounters, look: Callable[[], None] = lambda: None
+    ) -> None:
         self.overview: Overview | None = None
         self.encoded = b""
         self._gateway = gateway
         self._counters = counters
+        self._look = look
         self._recent: deque[Figures] = deque(maxlen=LATENCY_S + 1)
         self._times: deque[float] = deque(maxlen=HISTORY_S)
         self._points: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY_S)
@@ -121,6 +127,7 @@ class Sampler:
             await asyncio.sleep(due - loop.time())
             try:
                 self._take()
+                self._look()
             except Exception:
                 self._counters.internal_errors += 1
                 logger.exception("sample_failed")

@@ -660,7 +660,7 @@ class AdminConfig(Section, frozen=True, kw_only=True):
     cert: str = ""
     """PEM file with the certificate chain of the TCP address: TLS. Empty: plain text."""
     key: str = ""
-    """PEM file with the certificate's private key. Both are read at the start."""
+    """PEM file with the certificate's private key. Both are read again when they change."""
     client_ca: str = ""
     """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
     hosts: list[str] = msgspec.field(default_factory=list)
