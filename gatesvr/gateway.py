@@ -97,7 +97,7 @@ class Gateway(LocalPushApi):
             stages=engine.stages,
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
-        self._started_at = time.monotonic()
+        self._start_time, self._started_at = time.time(), time.monotonic()
         self._sweeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._is_started = False
@@ -159,6 +159,7 @@ class Gateway(LocalPushApi):
         is_ready = self._is_started and not is_stopping
         return Figures(
             time=time.time(),
+            start_time=self._start_time,
             uptime_s=time.monotonic() - self._started_at,
             version=package_version(),
             backend=self.backend,
@@ -237,7 +238,7 @@ class Gateway(LocalPushApi):
             raise
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
         self._tick()
-        self._started_at = time.monotonic()
+        self._start_time, self._started_at = time.time(), time.monotonic()
         self._pauses.start()
         logger.info(
             "gateway_started",
