@@ -17,7 +17,7 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long sanitize fuzz bench bench-compare soak attack lint format types docs \
+.PHONY: help install serve test test-long browser sanitize fuzz bench bench-compare soak attack lint format types docs \
   pb wheel clean
 
 help: ## List the targets
@@ -34,6 +34,12 @@ test: install ## Run the tests
 
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
+
+browser: install ## Run the console in Debian's Chromium: figures, keys, access, accessibility
+	@command -v chromium >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(PIP) 'gatesvr[admin,browser]'
+	$(BIN)/python -m pytest -m long tests/console $(ARGS)
 
 sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
 	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \
@@ -79,10 +85,13 @@ types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/mypy --strict gatesvr
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
-	  gatesvr._core.udp gatesvr._core.limits
+	  gatesvr._core.udp gatesvr._core.limits gatesvr._core.histogram
 
-docs: install ## Write what the docs take from the code: settings, example bytes, file names
+docs: install ## Write what the docs take from the code, and build their site into build/docs
+	$(PIP) 'gatesvr[docs]'
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/docs-cache docs build/docs
+	@echo "the site: $(abspath build/docs/index.html)"
 
 pb: install ## Generate gatesvr/_pb again from protos/
 	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --python_out=. --pyi_out=. protos/*.proto
@@ -119,7 +128,7 @@ $(RUNTIME): $(BUILD_INPUTS)
 	fi; \
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
 	@echo "installing GateSvr into $(VENV): its dependencies, then its core is compiled (under a minute)"
-	$(PIP) --editable '.[fast]'
+	$(PIP) --editable '.[admin,fast]'
 	@touch $@
 
 # And to work on it. The package is installed already: of its own name only the extras are left.

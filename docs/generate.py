@@ -1,6 +1,7 @@
 """Write what the documentation takes from the code: settings, example bytes, file names.
 
-``make docs`` runs it; a test fails when the result is not what is committed.
+``make docs`` runs it; a test fails when the result is not what is committed. reference.py and
+diagrams.py beside it write the other pages and drawings.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import msgspec
 from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.admin.metrics import GROUPS, Measure, measures
 from gatesvr.config.describe import descriptions
 from gatesvr.config.kinds import number_kind
+from gatesvr.figures import COUNTERS, REFUSALS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 DOCS = Path(__file__).parent
 BYTES_A_LINE = 16
@@ -180,6 +183,67 @@ def spell(value: Any, kind: Any) -> str:
         number, _ = number_kind(kind)
         value = value if number is int else number.spell(value)
     return f"`{value}`"
+
+
+# Metrics -----------------------------------------------------------------------------------------
+
+METRICS_HEAD = """\
+# Metrics
+
+<!-- Written by docs/generate.py from gatesvr/admin/metrics.py and the texts of the counters. -->
+
+The admin server has all of these at `/metrics`, for Prometheus and whatever reads its format.
+Everything is counted all the time and put together when it is asked for: a scrape costs some
+milliseconds, written in turns of one, and the path of requests nothing.
+
+Names begin with `gatesvr_`. Units are seconds and bytes. What only rises ends in `_total`. Labels
+have few values and none that comes from outside: states, codes, refusals, and the services that
+the configuration names.
+
+**Durations** are histograms with four buckets for each doubling from 32 µs to 67 s, so a percentile
+is at most 25 % off. The gateway itself keeps 32, which the console and `gatesvr stats` read. With
+`metrics.fine` they are here, too: 673 buckets each. Then let Prometheus keep them as one series, by
+`convert_classic_histograms_to_nhcb: true` in the scrape configuration (Prometheus 3). The stages of
+a request add up: `queue_wait`, `upstream_duration` and `send_duration` make `request_duration`.
+`metrics.stages = false` leaves these four out.
+
+[Prometheus' configuration, alert rules](../deploy/prometheus) and a
+[dashboard for Grafana](../deploy/grafana/gatesvr.json) come with the source.
+"""
+
+COUNTERS_HEAD = """
+## Counters of the layers
+
+Every counter of `gateway.stats()`, under the same name: `transport.bytes_sent` is
+`gatesvr_transport_bytes_sent_total`. They count from the start of the process.
+"""
+
+
+def metrics() -> str:
+    """Return docs/metrics.md."""
+    found = measures()
+    out = [METRICS_HEAD]
+    for group, title in GROUPS.items():
+        out.append(f"\n## {title}\n\n")
+        out.extend(metrics_table(m for m in found if m.group == group))
+    out.append("\nThe values of `reason`, by layer:\n\n")
+    for layer, names in REFUSALS.items():
+        listed = ", ".join(f"`{layer}.{name}`" for name in sorted(names))
+        out.append(f"- {listed}\n")
+    out.append(COUNTERS_HEAD)
+    for layer in COUNTERS:
+        out.append(f"\n### {layer}\n\n")
+        out.extend(metrics_table(m for m in found if m.group == layer))
+    return "".join(out)
+
+
+def metrics_table(found: Iterable[Measure]) -> Iterator[str]:
+    """Yield the rows of some metrics."""
+    yield "| metric | type | labels | |\n| --- | --- | --- | --- |\n"
+    for measure in found:
+        labels = ", ".join(f"`{label}`" for label in measure.labels)
+        text = measure.text.replace("|", "\\|")
+        yield f"| `{measure.name}` | {measure.kind} | {labels} | {text} |\n"
 
 
 # Example bytes -----------------------------------------------------------------------------------
@@ -399,9 +463,16 @@ def architecture(text: str) -> str:
 
 def main() -> None:
     (DOCS / "configuration.md").write_text(configuration(), "utf-8")
+    (DOCS / "metrics.md").write_text(metrics(), "utf-8")
     for name, write in (("protocol.md", protocol), ("architecture.md", architecture)):
         path = DOCS / name
         path.write_text(write(path.read_text("utf-8")), "utf-8")
+    # Beside this file, which is no package: on the path where this file is run.
+    import diagrams
+    import reference
+
+    diagrams.main()
+    reference.main()
 
 
 if __name__ == "__main__":

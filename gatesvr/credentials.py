@@ -41,6 +41,7 @@ __all__ = [
     "ServerCertificate",
     "TokenFile",
     "check_certificates",
+    "token_digest",
 ]
 
 logger = logging.getLogger("gatesvr.credentials")
@@ -127,7 +128,7 @@ class TokenFile:
         self._watch = FileWatch(path)
         self._look_at = clock() + LOOK_S
         self._tokens = self._read()
-        self._digests = [_digest(token) for token in self._tokens]
+        self._digests = [token_digest(token) for token in self._tokens]
 
     @property
     def first(self) -> str:
@@ -136,12 +137,17 @@ class TokenFile:
         return self._tokens[0]
 
     def holds(self, digest: bytes) -> bool:
-        """Return whether a token with this digest() is in the file, in the same time for each."""
+        """Return whether a token with this digest is in the file, in the same time for each."""
         self._follow()
         found = False
         for known in self._digests:
             found |= hmac.compare_digest(known, digest)
         return found
+
+    def digests(self) -> list[bytes]:
+        """Return the digests of all tokens in the file."""
+        self._follow()
+        return self._digests
 
     def _follow(self) -> None:
         """Read the file again if it has changed."""
@@ -156,7 +162,7 @@ class TokenFile:
         except ConfigError as error:
             logger.warning("tokens_kept", extra=keys(why=error))
         else:
-            self._digests = [_digest(token) for token in self._tokens]
+            self._digests = [token_digest(token) for token in self._tokens]
             logger.info("tokens_read", extra=keys(field=self._field, tokens=len(self._tokens)))
 
     def _read(self) -> list[str]:
@@ -177,8 +183,9 @@ class TokenFile:
         return tokens
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def token_digest(token: str) -> bytes:
+    """Return the digest of a token that TokenFile.holds() asks for."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class ServerCertificate:

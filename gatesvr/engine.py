@@ -16,6 +16,9 @@ from .auth.reasons import AuthCounters
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
+from .errors import ConfigError
+from .observe.stages import Stages
+from .observe.trace import request_tracer
 from .overload import Overload
 from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from .auth.gate import Authenticator
     from .config import AuthConfig, Config
     from .observe.metrics import Counters
+    from .observe.trace import RequestTracer
     from .upstream.manager import UpstreamManager
 
 __all__ = ["Engine"]
@@ -53,6 +57,7 @@ class Engine:
 
     Attributes:
         overload: Says what to shed.
+        stages: How long things take.
         session_manager: Makes, finds and ends sessions.
         gate: Lets clients in; None lets everybody in. After a reload it may be at rest.
         router: Names the service of an action.
@@ -75,6 +80,7 @@ class Engine:
     ) -> None:
         self.clock = clock
         self.upstream = upstream
+        self.stages = stages = Stages()
         self.overload = overload = Overload(config.overload, memory_limit())
         self.session_manager = manager(
             config.session,
@@ -85,6 +91,7 @@ class Engine:
             high_water=high_water,
             needs_auth=config.auth.mode != "none",
             is_shedding=overload.sheds_session,
+            stages=stages,
         )
         self.auth_counters = AuthCounters()
         self._auth = config.auth
@@ -94,7 +101,12 @@ class Engine:
         if authenticator is not None:
             self.gate = self._gate(authenticator, config.auth)
         self.router = UpstreamRouter(config.route, config.upstream.order)
-        self.processor = AsyncProcessor(config.dispatch, upstream, clock=clock)
+        self.processor = AsyncProcessor(
+            config.dispatch,
+            upstream,
+            clock=clock,
+            stages=stages if config.metrics.stages else None,
+        )
         self.dispatcher = Dispatcher(
             config,
             self.session_manager,
@@ -104,6 +116,7 @@ class Engine:
             clock,
             high_water,
             self.gate,
+            _tracer(config),
         )
         self.commands = Commands(
             self.session_manager,
@@ -114,6 +127,17 @@ class Engine:
             wall_clock,
             overload.sheds_push,
             overload.sheds_broadcast,
+        )
+
+    def sheds_handshake(self, ip: str) -> bool:
+        """Return whether to drop the Initial of a new client, who may come back to a session.
+
+        A first packet does not show who resumes. Whoever comes from the network of a session may.
+        """
+        return (
+            self.overload.level > 0
+            and not self.session_manager.is_known(ip)
+            and self.overload.sheds_handshake()
         )
 
     def _gate(self, authenticator: Authenticator, config: AuthConfig) -> Gate:
@@ -189,3 +213,20 @@ class Engine:
         except Exception:
             self.session_manager.counters.internal_errors += 1
             logger.exception("sweep_failed")
+
+
+def _tracer(config: Config) -> RequestTracer | None:
+    """Return the tracer of the requests, None where none is traced.
+
+    Raises:
+        ConfigError: OpenTelemetry is not installed.
+    """
+    trace = config.trace
+    if not trace.enabled:
+        return None
+    try:
+        return request_tracer(trace.one_in, trusts_clients=trace.trust_clients)
+    except ImportError:
+        raise ConfigError(
+            "needs OpenTelemetry: pip install gatesvr[trace]", field="trace.enabled"
+        ) from None

@@ -40,59 +40,97 @@ class CloseCode(IntEnum):
     """Why a QUIC connection was closed: its application error code (PROTOCOL 6)."""
 
     NORMAL = 0
+    """The client is done, or the gateway has nothing more to say to it."""
     PROTOCOL_ERROR = 4400
+    """The peer broke a rule of the wire protocol."""
     AUTH_FAILED = 4401
+    """The client did not prove who it is, its login was refused, or its credentials expired."""
     RESUME_DENIED = 4403
+    """The token does not belong to the session."""
     TIMEOUT = 4408
+    """No START, login or heartbeat came in time, or a frame was not finished in time."""
     SUPERSEDED = 4409
+    """A newer connection has the session, or this attempt is an old one."""
     KICKED = 4410
+    """A service ended the session, or another login of its openid did."""
     OPENID_BUSY = 4411
+    """The openid is logged in elsewhere, and ``on_duplicate`` is ``reject``."""
     SLOW_CONSUMER = 4413
+    """The client does not acknowledge, and its queue is full."""
     VERSION_NOT_SERVED = 4426
+    """The client speaks no version of the protocol that is served here."""
     RATE_LIMITED = 4429
+    """The client sent too much, too far ahead, or came too often."""
     INTERNAL_ERROR = 4500
+    """The gateway failed at something of its own."""
     OVERLOADED = 4503
+    """The gateway is full, sheds load or stops; the reason may say when to come back."""
 
 
 class ErrorCode(IntEnum):
     """The error_code of an ERROR push or of a refused START (PROTOCOL 6)."""
 
     BAD_REQUEST = 400
+    """The request, or a field of it, is not valid."""
     NOT_LOGGED_IN = 401
+    """The session has not logged in."""
     FORBIDDEN = 403
+    """The service does not allow it."""
     NO_ROUTE = 404
+    """No route matches the action, there is no such service, or the service found nothing."""
     STALE_ATTEMPT = 409
+    """A later START of the same session overtook this one."""
     ANSWER_TOO_LARGE = 413
+    """The answer is larger than the client takes, or the request than its service does."""
     TOO_LARGE = 413  # also for a request too large for its upstream
     RATE_LIMITED = 429
+    """More requests a second than the session may send."""
     INTERNAL = 500
+    """The gateway failed at something of its own."""
     UNKNOWN_TYPE = 501
+    """The gateway does not know the message type, or the service the action."""
     UPSTREAM_UNREACHABLE = 502
+    """The service is unreachable, broke off or failed."""
     BUSY = 503
+    """The gateway or the service is full, or stops; retry_after_ms says when to try again."""
     DEADLINE = 504
+    """No answer came in time."""
     ANSWER_NOT_KEPT = 507
+    """The request ran, but there was no room to keep its answer."""
 
 
 class Outcome(IntEnum):
     """What the gateway knows of a failed request's execution."""
 
     UNKNOWN = 0
+    """A service may have run it."""
     NOT_STARTED = 1
+    """No service ran it."""
     DONE = 2
+    """A service ended it."""
 
 
 class LostReason(IntEnum):
     """Why messages, or a whole session, are lost."""
 
     NONE = 0
+    """No reason was given."""
     EXPIRED = 1
+    """Their time to live, or the session's, had passed."""
     OVERFLOW = 2
+    """The queue was full."""
     UNKNOWN_SESSION = 3
+    """The gateway knows no such session."""
     FAILOVER = 4
+    """Another gateway took over without them."""
     DENIED = 5
+    """The resume was refused."""
     CONFLATED = 6
+    """A newer one took their place."""
     REPLACED = 7
+    """Another login of the openid ended the session."""
     KICKED = 8
+    """A service ended the session."""
 
 
 class GatesvrError(Exception):

@@ -68,6 +68,7 @@ OTHER = {
         '{hello=[{address="10.0.0.1:1", zone="002", weight=3}]}',
         {"hello": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)]},
     ),
+    "upstream.required": ('["hello"]', ["hello"]),
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
     "push.bind": ("127.0.0.1:9", "127.0.0.1:9"),
@@ -81,6 +82,13 @@ OTHER = {
     ),
     "push.register": ("add", "add"),
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
+    "admin.bind": ("127.0.0.1:9", "127.0.0.1:9"),
+    "admin.socket": ("a.sock", "a.sock"),
+    "admin.token": ("t", "t"),
+    "admin.cert": ("a.pem", "a.pem"),
+    "admin.key": ("b.pem", "b.pem"),
+    "admin.client_ca": ("c.pem", "c.pem"),
+    "admin.hosts": ('["gate.example"]', ["gate.example"]),
     "log.level": ("debug", "debug"),
     "log.format": ("json", "json"),
     "route": ('[{action="h*", service="zone"}]', [RouteRule(action="h*", service="zone")]),
@@ -88,6 +96,9 @@ OTHER = {
 """A text that each field may have besides its default, and the value that it stands for."""
 
 COMPANIONS = {
+    "admin.cert": ["admin.key=k"],
+    "admin.key": ["admin.cert=c"],
+    "admin.client_ca": ["admin.key=k", "admin.cert=c"],
     "push.cert": ["push.key=k"],
     "push.key": ["push.cert=c"],
     "push.client_ca": ["push.key=k", "push.cert=c"],
@@ -291,6 +302,17 @@ def test_little_needs_a_restart() -> None:
         "session.max_message_bytes",
         "push.bind",
         "push.insecure",
+        "trace.enabled",
+        "metrics.stages",
+        "metrics.fine",
+        "admin.enabled",
+        "admin.bind",
+        "admin.socket",
+        "admin.token",
+        "admin.cert",
+        "admin.key",
+        "admin.client_ca",
+        "admin.hosts",
     }
 
 

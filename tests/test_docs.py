@@ -13,6 +13,7 @@ import pytest
 from gatesvr import Config, Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upstream_pb
+from gatesvr.admin.metrics import measures
 from gatesvr.observe.events import EventKind
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ generate = _load_generator()
 def test_settings_are_those_of_the_code() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     assert page == generate.configuration(), "stale: make docs"
+
+
+def test_metrics_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    assert page == generate.metrics(), "stale: make docs"
+    named = re.findall(r"^\| `(gatesvr_\w+)` \|", page, re.MULTILINE)
+    assert named == [measure.name for measure in measures()]
 
 
 def test_example_bytes_are_those_of_the_codec() -> None:
@@ -75,7 +83,7 @@ def test_what_the_names_table_shows_is_there(
             for name in group
         },
         "GetSession": {field.name for field in upstream_pb.SessionInfo.DESCRIPTOR.fields},
-        "log": set(re.findall(r'"([a-z_]+)",\s*extra=', code)),
+        "log": {*re.findall(r'(?:\.log\([^"]+)?"([a-z_]+)",\s*(?:extra=|now,)', code)},
         "event": {str(kind) for kind in EventKind},
         "test": set(re.findall(r"def (test_\w+)", tests)),
     }

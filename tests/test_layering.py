@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 # _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← reload
-#                                                                       gateway, reload ← cli
+#                                                   dispatch ← drain ← gateway
+#                                                       gateway, reload ← admin ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
@@ -30,10 +31,13 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
-    "overload": frozenset({"config", "observe"}),
+    "overload": frozenset({"_core", "config", "observe"}),
+    "drain": LEAVES | {"dispatch"},
+    "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload", "drain"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
+    "observe.stages": frozenset({"_core"}),
     "observe.event_pb": frozenset({"_pb", "observe.events"}),
     "_core": frozenset({"errors"}),
     "protocol": frozenset({"_core"}) | LEAVES,
@@ -48,7 +52,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
     "reload": frozenset({"gateway"}) | LEAVES,
-    "gateway": WITHOUT_IO | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"},
+    "gateway": WITHOUT_IO
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
+    "admin": WITHOUT_IO
+    | {"dispatch", "control", "gateway", "drain", "figures", "reload", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
@@ -56,7 +63,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
     "cli": BOTTOM
-    | {"auth", "transport", "gateway", "reload", "client", "demo", "bench", "service", ""},
+    | {"admin", "auth", "transport", "gateway", "drain", "reload", "client", "demo", "bench"}
+    | {"service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }
@@ -222,6 +230,7 @@ def test_every_edge_that_is_not_drawn_is_found(tmp_path: Path, layer: str) -> No
         ("client/client.py", "from ..session import session"),
         ("gateway.py", "from .client.client import Client"),
         ("cli/serve.py", "from ..session.manager import SessionManager"),
+        ("gateway.py", "from .admin.metrics import GatewayCollector"),
         # I/O below the engine.
         ("engine.py", "from .transport.listener import ConnectionListener"),
         ("engine.py", "import asyncio"),
@@ -255,7 +264,8 @@ def test_every_edge_that_is_not_drawn_is_found(tmp_path: Path, layer: str) -> No
     ],
 )
 def test_planted_edge_is_found(tmp_path: Path, path: str, text: str) -> None:
-    for layer in ("transport", "session", "cli", "client", "upstream", "protocol", "control"):
+    layers = "transport session cli client upstream protocol control admin"
+    for layer in layers.split():
         (tmp_path / "gatesvr" / layer).mkdir(parents=True, exist_ok=True)
     planted = tmp_path / "gatesvr" / path
     planted.parent.mkdir(exist_ok=True)

@@ -8,9 +8,9 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("gatesvr", "protos", "tests", "bench", "docs", "examples")
+FOLDERS = ("gatesvr", "protos", "tests", "bench", "docs", "examples", "deploy")
 BUILT = {".c", ".so", ".html", ".pyc", ".pyd"}
-WRITTEN = {"tests/fuzz/coverage.c"}  # not by Cython
+WRITTEN = {"tests/fuzz/coverage.c", "gatesvr/admin/console/index.html"}  # not by Cython
 
 
 def sources() -> set[str]:
@@ -32,3 +32,15 @@ def test_sdist_holds_every_source_file(tmp_path: Path) -> None:
         held = {name.partition("/")[2] for name in tar.getnames()}
     assert sources() - held == set()
     assert {name for name in held if Path(name).suffix in BUILT} == WRITTEN
+
+
+def test_console_is_in_the_wheel_with_the_licence_of_what_it_holds() -> None:
+    console = ROOT / "gatesvr" / "admin" / "console"
+    (patterns,) = (
+        line
+        for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
+        if line.startswith("gatesvr = [") and "py.typed" in line
+    )
+    assert '"admin/console/**/*"' in patterns
+    for library in (console / "vendor").glob("*.js"):
+        assert (library.parent / f"{library.name.split('.')[0]}.LICENSE").is_file()

@@ -36,6 +36,10 @@ cdef class OrderedQueue:
     cdef size_t _send  # index of the first entry of the ring with seq >= _send_seq
     cdef uint64_t _sent_seq  # the highest seq that take() has given out
 
+    # --- age of the oldest message, as seen by oldest_age()
+    cdef uint64_t _oldest_seq  # the last one seen, 0 for none
+    cdef double _oldest_at  # when it was first seen, caller's seconds
+
     # --- end and statistics
     cdef bint _stopped
     cdef uint64_t _appended  # messages that came by append

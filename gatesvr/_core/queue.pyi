@@ -53,6 +53,7 @@ class OrderedQueue:
     def take(self, max_bytes: int) -> bytes: ...
     def ack_up_to(self, seq: int) -> int: ...  # seqs newly acked
     def rewind(self, seq: int) -> int: ...  # seqs that take() will give out again
+    def oldest_age(self, now: float) -> float: ...  # seconds that the oldest one is not acked
     def lost_range(self) -> tuple[int, int]: ...  # of the marks to give out; 0, 0 for none
     def expire(self, now: float) -> int: ...  # messages that expired
     def next_expiry(self) -> float: ...  # a lower bound, inf if nothing expires
@@ -60,4 +61,5 @@ class OrderedQueue:
     def conflate(self, seq: int) -> bool: ...  # whether it became a mark
     def stop(self) -> None: ...
     def counters(self) -> dict[str, int]: ...
+    def slots(self) -> tuple[int, int, list[int]]: ...  # lowest open, next, those filled early
     def _check(self) -> None: ...

@@ -159,6 +159,21 @@ cdef class OrderedQueue:
     def __len__(self):
         return live(&self._ring)
 
+    def oldest_age(self, double now):
+        """Return for how long the oldest message has not been acked, 0.0 where none waits.
+
+        The queue keeps no times of its own: the age is counted from the first call that found this
+        message the oldest. Call it once a second.
+        """
+        cdef uint64_t oldest = self._ring.acked_seq + 1
+        if not live(&self._ring):
+            self._oldest_seq = 0
+            return 0.0
+        if self._oldest_seq != oldest:
+            self._oldest_seq = oldest
+            self._oldest_at = now
+        return max(0.0, now - self._oldest_at)
+
     def __sizeof__(self):
         """Return the bytes of the object and its C memory; bodies count on their own."""
         cdef size_t size = sizeof(OrderedQueue) + self._ring.capacity * sizeof(Entry)
@@ -187,6 +202,18 @@ cdef class OrderedQueue:
             "refused": self._refused,
             "skips": self._skips,
         }
+
+    def slots(self):
+        """Return (the lowest open slot, the next slot to open, those filled before their turn).
+
+        The last is a sorted list.
+        """
+        cdef list early = []
+        cdef size_t n
+        for n in range(self._slots.waiting):
+            early.append(self._slots.heap[n].slot)
+        early.sort()
+        return self._slots.first, self._slots.next, early
 
     # --- messages in
 

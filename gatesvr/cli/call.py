@@ -28,6 +28,8 @@ _ACTIONS = {
     "broadcast": "the data, to every logged-in session",
     "zone_broadcast": "the same, from the zone service",
     "zone, zone_info": "the caller's details at the zone service",
+    "chat_join, chat_leave": "into the room of `gatesvr demo chat`, and out of it",
+    "chat_say, chat_who": "the data, as a line to everybody there; who is there",
     "slow ms=1000": "the data, after a delay",
     "status": "the hello service's state",
     "heartbeat": "the hello service's time",

@@ -28,7 +28,7 @@ from .terminal import echo, escape_control, style
 if TYPE_CHECKING:
     from ..client import Client, Lost
 
-__all__ = ["command"]
+__all__ = ["command", "prompt_lines", "read_lines"]
 
 HELP = """\
 ACTION [KEY=VALUE ...] [-- DATA]   send a request, for example: calculate op=add a=1 b=2
@@ -187,13 +187,14 @@ async def _talk(
         stack.push_async_callback(client.close)
         if is_terminal:
             how = "back in the session" if client.session_id == before else "logged in"
-            echo(f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help")
+            name = escape_control(client.openid) or "the token's user"
+            echo(f"{how} at {', '.join(target.server)} as {name}; `help` for help")
         lines: asyncio.Queue[str | None] = asyncio.Queue(_MAX_LINES)
         if is_terminal:
-            prompting = asyncio.create_task(_prompt(lines, stop))
+            prompting = asyncio.create_task(prompt_lines(lines, stop))
             stack.push_async_callback(_end, prompting)
         else:
-            _read_lines(lines)
+            read_lines(lines)
         pushes = asyncio.create_task(_show_pushes(client, screen))
         try:
             while True:
@@ -272,7 +273,7 @@ def _readable(data: bytes) -> str:
     return escape_control(data.decode("utf-8", "backslashreplace"))
 
 
-async def _prompt(lines: asyncio.Queue[str | None], stop: asyncio.Event) -> None:
+async def prompt_lines(lines: asyncio.Queue[str | None], stop: asyncio.Event) -> None:
     """Put the lines that a person types into a queue, then None; Ctrl-C sets stop."""
     try:
         async with contextlib.aclosing(typed_lines()) as typed:
@@ -291,7 +292,7 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _read_lines(lines: asyncio.Queue[str | None]) -> None:
+def read_lines(lines: asyncio.Queue[str | None]) -> None:
     """Put the lines of standard input into a queue, then None.
 
     A thread reads them, because an event loop cannot wait for a regular file, and would make the

@@ -16,14 +16,18 @@ import click
 
 from ..errors import ConfigError
 from ..observe.log import timestamp
+from .draining import show_drain
 from .loop import run, spare_collector, stop_event
-from .options import ADDRESS, DURATION, PAIR
+from .options import ADDRESS, DURATION, PAIR, TEXT
 from .terminal import ServerOutput
 
 if TYPE_CHECKING:
+    from ..admin.server import AdminServer
     from ..config import Config, PushConfig
+    from ..config.load import Origins
     from ..gateway import Gateway
     from ..observe.log import LogHandler
+    from ..reload import ReloadReport
     from ..service.gateway_client import GatewayClient
 
 __all__ = ["command"]
@@ -75,6 +79,13 @@ logger = logging.getLogger("gatesvr.cli")
     type=click.Choice(["text", "json"], case_sensitive=False),
     help="One line an event, as text or as a JSON object. [text]",
 )
+@click.option(
+    "--admin",
+    type=TEXT,
+    metavar="HOST:PORT|unix:PATH|off",
+    help="Where to serve console, metrics and commands over HTTP."
+    " [off; with --demo 127.0.0.1:8090]",
+)
 @click.option("--stats", type=DURATION, help="Print counters at this interval, for example 5s.")
 @click.option(
     "--loop",
@@ -94,14 +105,18 @@ def command(
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
-    and the flags; later ones win. Ctrl-C stops in order, a second one at once. SIGHUP reads the
-    settings again, and changes all that needs no restart.
+    and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
+    requests finish (see [drain]). A second signal ends it at once. SIGHUP reads the settings again,
+    and changes all that needs no restart.
     """
     overrides = _overrides(flags)
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
     if demo:
         sets = ("session.base_resume=true", *sets)
-    return run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
+    main = _serve(
+        file, sets, overrides, upstreams, demo=demo, stats=stats, admin_flag=flags["admin"]
+    )
+    return run(main, loop=loop)
 
 
 async def _serve(
@@ -112,8 +127,9 @@ async def _serve(
     *,
     demo: bool,
     stats: float | None,
+    admin_flag: str | None,
 ) -> int:
-    from ..config import load
+    from ..config.load import load_with_origins
     from ..demo import services
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
@@ -121,7 +137,7 @@ async def _serve(
     from ..reload import Reloader
     from .banner import banner
 
-    def configured(**demos: str) -> Config:
+    def configured(**demos: str) -> tuple[Config, Origins]:
         named: dict[str, list[dict[str, str]]] = {}
         for name, address in upstreams:
             named.setdefault(name, []).append({"address": address})
@@ -131,10 +147,10 @@ async def _serve(
             **overrides,
             **{f"upstream.services.{name}": ends for name, ends in named.items()},
         }
-        return load(file, sets=sets, environ=os.environ, overrides=values)
+        return load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
 
     # The demo services take part in the check; their ports come later.
-    config = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
+    config, origins = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
     # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None
@@ -147,6 +163,7 @@ async def _serve(
         nonlocal is_hurried
         is_hurried = True
         if gateway is not None:
+            gateway.end_drain()
             gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
@@ -157,6 +174,8 @@ async def _serve(
     addresses: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
+        if config.trace.enabled:
+            stack.callback(_start_tracing())
         pushes_to: list[str] = []
         if demo:
             # The services start first, so that the gateway knows their ports; they ask for its
@@ -167,26 +186,40 @@ async def _serve(
             addresses = await stack.enter_async_context(
                 serving(lambda: _demo_client(lambda: pushes_to[0], push))
             )
-            config = configured(**addresses)
-        gateway = await stack.enter_async_context(Gateway(config))
-        reloader = Reloader(gateway, lambda: configured(**addresses))
+            config, origins = configured(**addresses)
+        gateway = Gateway(config)
+        origin = [origins]
 
-        def reload() -> None:
+        def read() -> Config:
+            found, origin[0] = configured(**addresses)
+            return found
+
+        reloader = Reloader(gateway, read)
+
+        def reload() -> ReloadReport:
             is_text = log.style == "text"
             report = reloader.reload()
             if is_text:
                 out.echo(report.as_text())
+            return report
 
+        admin = _admin(gateway, lambda: origin[0], reload, is_wanted=admin_flag, is_demo=demo)
+        if admin is not None:
+            stack.push_async_callback(admin.stop)  # it shows how the gateway stops
+        await stack.enter_async_context(gateway)
+        if admin is not None:
+            await admin.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
+        gateway.on_drain = stop.set
         log.release_held()
         endpoints = {
             name: ", ".join(endpoint.address for endpoint in group)
             for name, group in config.upstream.services.items()
         }
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        out.echo(banner(gateway, loop, endpoints, is_demo=demo))
+        out.echo(banner(gateway, loop, endpoints, admin, is_demo=demo))
         if stats:
             await _print_stats(gateway, log, out, stop, stats)
         await stop.wait()
@@ -194,7 +227,38 @@ async def _serve(
             logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
         else:
             log.say("stopping (Ctrl-C again: at once)")
+        # Ctrl-C is somebody's who waits; SIGTERM may come from what moves the load elsewhere.
+        ready_wait = 0.0 if stop.is_interrupt else None
+        draining = asyncio.ensure_future(gateway.drain(ready_wait=ready_wait))
+        await show_drain(gateway, log, draining)
     return 1 if is_hurried else 0
+
+
+def _admin(
+    gateway: Gateway,
+    origins: Callable[[], Origins],
+    reload: Callable[[], ReloadReport],
+    *,
+    is_wanted: str | None,
+    is_demo: bool,
+) -> AdminServer | None:
+    """Return the admin server, None where there is none.
+
+    Raises:
+        ConfigError: It is wanted and cannot be.
+    """
+    from ..admin.server import AdminServer
+
+    config = gateway.config.admin
+    if is_wanted == "off" or not (is_demo or config.enabled):
+        return None
+    is_by_itself = is_wanted is None and not config.enabled
+    try:
+        return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
+    except ConfigError as error:
+        if is_by_itself and isinstance(error.__cause__, ImportError):
+            return None
+        raise
 
 
 def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
@@ -209,6 +273,23 @@ def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
         raise ConfigError("the demo services have no certificate", field="push.client_ca")
     tokens = [push.token, *(caller.token for caller in push.caller)]
     return GatewayClient(address, ca=push.cert, token_file=next(filter(None, tokens), ""))
+
+
+def _start_tracing() -> Callable[[], None]:
+    """Set up OpenTelemetry; return what ends it.
+
+    Raises:
+        ConfigError: It, or an exporter that is asked for, is not installed.
+    """
+    from ..observe.trace import start_sdk
+
+    try:
+        return start_sdk()
+    except ImportError:
+        why = "needs OpenTelemetry's SDK: pip install gatesvr[trace]"
+    except LookupError as error:
+        why = str(error)
+    raise ConfigError(why, field="trace.enabled")
 
 
 async def _print_stats(
@@ -249,4 +330,12 @@ def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
         "log_level": "log.level",
         "log_format": "log.format",
     }
-    return {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
+    values = {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
+    admin: str | None = flags["admin"]
+    if admin is not None:
+        values["admin.enabled"] = admin != "off"
+        if admin.startswith("unix:"):
+            values |= {"admin.bind": "", "admin.socket": admin.removeprefix("unix:")}
+        elif admin != "off":
+            values["admin.bind"] = admin
+    return values

@@ -19,26 +19,33 @@ from .load import load as load
 from .load import needs_restart as needs_restart
 from .sections import MAX_CLAIMS as MAX_CLAIMS
 from .sections import ZONED_NAME as ZONED_NAME
+from .sections import AdminConfig as AdminConfig
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
+from .sections import DrainConfig as DrainConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
+from .sections import MetricsConfig as MetricsConfig
 from .sections import OverloadConfig as OverloadConfig
 from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
+from .sections import TraceConfig as TraceConfig
 from .sections import TransportConfig as TransportConfig
 from .sections import UpstreamConfig as UpstreamConfig
 
 __all__ = [
+    "AdminConfig",
     "AuthConfig",
     "Config",
     "DispatchConfig",
+    "DrainConfig",
     "Duration",
     "Endpoint",
     "LogConfig",
+    "MetricsConfig",
     "OverloadConfig",
     "PushCaller",
     "PushConfig",
@@ -46,6 +53,7 @@ __all__ = [
     "RouteRule",
     "SessionConfig",
     "Size",
+    "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
     "check_numbers",

@@ -24,18 +24,23 @@ from .kinds import (
 
 __all__ = [
     "MAX_CLAIMS",
+    "OPEN_ADMIN_PORT",
     "OPEN_PUSH_PORT",
     "ZONED_NAME",
+    "AdminConfig",
     "AuthConfig",
     "Config",
     "DispatchConfig",
+    "DrainConfig",
     "Endpoint",
     "LogConfig",
+    "MetricsConfig",
     "OverloadConfig",
     "PushCaller",
     "PushConfig",
     "RouteRule",
     "SessionConfig",
+    "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
 ]
@@ -48,6 +53,10 @@ MAX_CLAIMS = 16
 OPEN_PUSH_PORT = (
     "not loopback: anyone who can reach it can push to every client; set push.token, push.caller "
     "or push.client_ca, or push.insecure = true if only upstreams can reach it"
+)
+OPEN_ADMIN_PORT = (
+    "not loopback: anyone who can reach it can see and end every session; set admin.token or"
+    " admin.client_ca"
 )
 _MAX_LABEL = 63
 _MAX_ACTION_BYTES = 64  # of a request's action
@@ -277,7 +286,8 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     max_login_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 64 << 10
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
-    """Sessions per client address that have not logged in; a whole school may share one address."""
+    """Sessions per IPv4 address or IPv6 /64 that have not logged in; a whole school may share one
+    address."""
     max_start_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 1_000
     """New sessions a second, as many at once; 4503. Resumes do not count, so they go first."""
     max_start_rate_per_openid: Annotated[int, Range(1, 1_000_000, "no limit")] = 10
@@ -321,7 +331,7 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
-    """How long running tasks may go on when the gateway stops."""
+    """How long running tasks may go on when a program stops the gateway without a drain."""
 
     def check(self) -> None:
         if self.workers > self.max_workers:
@@ -336,9 +346,27 @@ class OverloadConfig(Section, frozen=True, kw_only=True):
     max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
     """How late the event loop may be while it computes; shed while it stays later."""
     max_memory: Annotated[Bytes, Range(_MIB, 1024 * _GIB, "nine tenths of the memory there is")] = 0
-    """Resident memory of the process; shed while it is above (Linux)."""
+    """Resident memory of the process; shed while it is above (Linux). What the allocator keeps may
+    be used again: memory up to a tenth above that no longer grows is no reason to shed."""
     dry_run: bool = False
     """Measure, log and count, but shed nothing."""
+
+
+class DrainConfig(Section, frozen=True, kw_only=True):
+    """How ``gatesvr serve`` ends on SIGTERM or Ctrl-C; gatesvr/drain.py has the order."""
+
+    rate: Count = 200
+    """Clients a second that are asked to leave; more where half of the time that is left would not
+    do."""
+    timeout: Annotated[Seconds, Range(10 * _MS, 24 * _HOUR)] = 25.0
+    """Longest drain; then connections and requests are cut off. Keep it a few seconds below the
+    time after which the process is killed (Kubernetes: 30s, systemd: 90s)."""
+    ready_wait: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 1.0
+    """How long the gateway is not ready and still takes new clients, so that load balancers notice;
+    at most half of the timeout. Ctrl-C does not wait."""
+    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE)] = 1.0
+    """What clients are told to wait that know no other gateway; they spread themselves over as
+    long again."""
 
 
 class Endpoint(Section, frozen=True, kw_only=True):
@@ -399,6 +427,10 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     )
     """Service name to its endpoints. Naming any replaces the three defaults; a service whose
     endpoints all register themselves is named with none: ``upstream.services.chat = []``."""
+    required: list[str] = msgspec.field(default_factory=list)
+    """Services without which the gateway is not ready: none of their endpoints can be reached, or
+    all are ejected. With any named here, a service that fails takes all gateways out of their load
+    balancer, so name only what no client can do without."""
     balance: Literal["round_robin", "consistent_hash"] = "round_robin"
     """How a service's endpoints share the calls; consistent_hash is by openid."""
     order: Literal["completion", "request"] = "completion"
@@ -458,6 +490,12 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
                     raise self.refusal(
                         f"services.{name}[{i}].address", f"{shown(place[0])} is there twice"
                     )
+        for i, name in enumerate(self.required):
+            if name not in self.services:
+                raise self.refusal(
+                    f"required[{i}]",
+                    f"{shown(name)} is not in upstream.services{hint(name, self.services)}",
+                )
         if self.reconnect_min > self.reconnect_max:
             raise self.refusal(
                 "reconnect_min",
@@ -572,6 +610,82 @@ class LogConfig(Section, frozen=True, kw_only=True):
     """One line an event, as text or as a JSON object."""
 
 
+class MetricsConfig(Section, frozen=True, kw_only=True):
+    """Figures of performance: how long things take, and what /metrics makes of them."""
+
+    restart = frozenset({"stages", "fine"})
+
+    stages: bool = True
+    """Whether to time the stages of requests: the wait for a worker, the service, the sending."""
+    fine: bool = False
+    """Whether the histograms of /metrics have 32 buckets for each doubling, 3 % wide, in place of
+    4, 25 % wide. A Prometheus that sets ``convert_classic_histograms_to_nhcb`` keeps such a
+    histogram as one series."""
+
+
+class TraceConfig(Section, frozen=True, kw_only=True):
+    """Traces by OpenTelemetry; needs `gatesvr[trace]`."""
+
+    restart = frozenset({"enabled"})
+
+    enabled: bool = False
+    """Make spans of requests: queue and call inside the whole.
+
+    Exporter, sampler and resource come from OpenTelemetry's own variables, such as
+    OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER and OTEL_SERVICE_NAME. A gateway inside
+    another program uses that program's SDK, and without one makes no span."""
+    trust_clients: bool = False
+    """Go on with the trace that a client's traceparent names, and pass its tracestate and baggage
+    to upstreams. Whoever can connect can then have its requests traced."""
+    one_in: Annotated[int, Range(1, 1_000_000, "none")] = 100
+    """Of so many requests without a trace of their own one begins one, by chance. The SDK's sampler
+    (OTEL_TRACES_SAMPLER) is asked after that."""
+
+
+class AdminConfig(Section, frozen=True, kw_only=True):
+    """The admin server: console, metrics, health checks and commands over HTTP."""
+
+    restart = frozenset({"enabled", "bind", "socket", "token", "cert", "key", "client_ca", "hosts"})
+    hidden = frozenset({"key", "token"})
+
+    enabled: bool = False
+    """Whether to listen; ``serve --demo`` does so by itself. It needs ``gatesvr[admin]``."""
+    bind: str = "127.0.0.1:8090"
+    """TCP address to listen on, HOST:PORT, port 0 for any free one; empty for none."""
+    socket: str = ""
+    """Path of a Unix socket to listen on as well, for processes of this user; empty for none."""
+    token: str = ""
+    """File with bearer tokens, one a line, of which requests carry one; it is read again when it
+    changes. Empty: whoever reaches the address may do everything."""
+    cert: str = ""
+    """PEM file with the certificate chain of the TCP address: TLS. Empty: plain text."""
+    key: str = ""
+    """PEM file with the certificate's private key. Both are read again when they change."""
+    client_ca: str = ""
+    """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
+    hosts: list[str] = msgspec.field(default_factory=list)
+    """Names under which the server is reached, besides its address and localhost: a request for
+    any other is refused, because a page of another site may have made it."""
+
+    def check(self) -> None:
+        if self.bind:
+            _check_bind(self, "bind", self.bind)
+            if not self.is_guarded and _is_open(parse_address(self.bind)[0]):
+                raise self.refusal("bind", f"{self.bind}: {OPEN_ADMIN_PORT}")
+        elif self.enabled and not self.socket:
+            raise self.refusal("bind", "neither bind nor socket: there is nothing to listen on")
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.client_ca and not self.cert:
+            raise self.refusal("client_ca", "it needs cert and key")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return bool(self.client_ca or self.token)
+
+
 _DEFAULT_ROUTES = (
     RouteRule(action="hello", service="hello"),
     RouteRule(action="logout", service="hello"),
@@ -596,12 +710,20 @@ class Config(Section, frozen=True, kw_only=True):
     overload: OverloadConfig = OverloadConfig()
     """When to shed load, and then in this order, one step a second: new handshakes, new sessions,
     broadcasts, plain pushes, the slowest sessions. Requests of logged-in sessions go on."""
+    drain: DrainConfig = DrainConfig()
+    """How the gateway ends."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()
     """GatewayService."""
     log: LogConfig = LogConfig()
     """Logging."""
+    metrics: MetricsConfig = MetricsConfig()
+    """Figures of performance."""
+    trace: TraceConfig = TraceConfig()
+    """Traces of requests."""
+    admin: AdminConfig = AdminConfig()
+    """The admin server."""
     route: list[RouteRule] = msgspec.field(default_factory=list)
     """Which service answers an action, first match wins; any of your own replace the defaults, of
     which those whose service is not in upstream.services are left out."""

@@ -17,7 +17,7 @@ class PushCounters(Counters):
     """
 
     calls: Counter = 0
-    """rpcs that were let in; a stream counts once."""
+    """Calls that were let in; a stream counts once."""
     tls_handshakes: Counter = 0
     """TLS handshakes begun. gRPC keeps to itself which of them failed."""
     certificates_renewed: Counter = 0
@@ -25,19 +25,27 @@ class PushCounters(Counters):
     certificates_kept: Counter = 0
     """Times that one stayed because its files hold no other that can be used."""
     refused_no_credentials: Counter = 0
-    """rpcs refused because their caller proved nothing."""
+    """Calls refused because their caller proved nothing."""
     refused_token: Counter = 0
-    """rpcs refused because their token is nobody's."""
+    """Calls refused because their token is nobody's."""
     refused_certificate: Counter = 0
-    """rpcs refused because their certificate names nobody in push.caller."""
+    """Calls refused because their certificate names nobody in push.caller."""
     refused_role: Counter = 0
-    """rpcs refused because their caller may not make them."""
+    """Calls refused because their caller may not make them."""
     streams: Gauge = 0
     """PushStreams open."""
     event_streams: Gauge = 0
     """SubscribeEvents open."""
     events_sent: Counter = 0
-    """Events written to those, gaps included."""
+    """Events written to SubscribeEvents streams, gaps included."""
+    health_watches: Gauge = 0
+    """Health watches open."""
+    watches_refused: Counter = 0
+    """Health watches refused because too many were open."""
+    reflections: Gauge = 0
+    """Reflection streams open."""
+    reflections_refused: Counter = 0
+    """Reflection streams refused because too many were open."""
     refused_streams: Counter = 0
     """PushStreams refused because ``push.max_streams`` are open."""
     refused_broadcasts: Counter = 0
@@ -59,4 +67,4 @@ class PushCounters(Counters):
     invalid: Counter = 0
     """Commands with an invalid field."""
     internal_errors: Counter = 0
-    """rpcs that raised."""
+    """Calls that raised."""

@@ -1,4 +1,4 @@
-"""The business service: notifies around an answer, pushes, slow requests."""
+"""The business service: notifies around an answer, pushes, a chat room, slow requests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import GatesvrError
 from ..service.request import Reply, Request
 from ..service.service import UpstreamService
+from .chat import add_chat
 from .hello import add_status
 from .zone import add_tools
 
@@ -22,7 +23,7 @@ MAX_NOTIFIES = 16
 
 
 def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
-    """Return the service that answers notify_demo, push_demo, broadcast and slow.
+    """Return the service that answers notify_demo, push_demo, broadcast, slow and the chat.
 
     The gateway's default routes also send it the actions of hello and zone, so it answers echo,
     time, calculate, status, heartbeat and data_sync as they do.
@@ -30,6 +31,7 @@ def business_service(gateway: str | Callable[[], str] = "") -> UpstreamService:
     service = UpstreamService("business", gateway=gateway)
     add_status(service)
     add_tools(service)
+    add_chat(service)
 
     @service.action("notify_demo")
     def notify_demo(request: Request) -> Reply:

@@ -21,6 +21,7 @@ from .task import AsyncTask
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .._core.histogram import Histogram
     from ..session.session import Session
     from ..upstream.router import Route
 
@@ -56,8 +57,10 @@ class Bulkhead:
         max_running: Places.
         max_waiting: Tasks that wait, those behind another on a serial route included.
         now: Loop time.
+        times: Takes how long its calls take, None for nobody.
 
     Attributes:
+        times: As given.
         open_places: Places for any session's tasks; the rest are the last ones.
         begun: Tasks that ever had a place.
         ended: Those of them that have given it back.
@@ -76,11 +79,15 @@ class Bulkhead:
         "ended",
         "is_handing_out",
         "open_places",
+        "times",
         "turns",
         "waiting",
     )
 
-    def __init__(self, max_running: int, max_waiting: int, now: float) -> None:
+    def __init__(
+        self, max_running: int, max_waiting: int, now: float, times: Histogram | None = None
+    ) -> None:
+        self.times = times
         self.resize(max_running, max_waiting)
         self.begun = 0
         self.ended = 0
@@ -161,6 +168,15 @@ class Bulkhead:
         elif not share.chained:
             del self._shares[task.session]
         return task
+
+    def tasks_of(self, session: Session) -> Iterator[AsyncTask]:
+        """Yield the tasks of a session that wait."""
+        share = self._shares.get(session)
+        if share is not None:
+            yield from share
+            for (owner, _), chain in self._chains.items():
+                if owner is session:
+                    yield from chain
 
     def clear(self) -> Iterator[AsyncTask]:
         """Yield every task that waits, each session's in order, and forget it."""

@@ -109,6 +109,7 @@ class ClientHandler:
         self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
+        self._is_leaving = False  # GOAWAY was sent
         self._renewal: asyncio.Task[tuple[Identity, float]] | None = None  # an AUTH being checked
         self._auth_rate: TokenBucket | None = None
 
@@ -289,11 +290,27 @@ class ClientHandler:
         """Allow frames of the full size: the session has logged in."""
         self._protocol.logged_in()
 
-    def go_away(self, reason: str, reconnect_after_ms: int) -> None:
-        """Send GOAWAY, if the client has a session."""
-        if self.session is not None and not self._is_ended:
-            self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
-            self._link.request_flush()
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more is handled on this connection."""
+        return self._is_ended
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is under way: every request is answered, every message acknowledged."""
+        session = self.session
+        if session is None or session.link is not self._link:
+            return True
+        return not (session.pending or self._held or len(session.queue))
+
+    def go_away(self, reason: str, reconnect_after_ms: int) -> bool:
+        """Send GOAWAY, once, if the client has a session; return whether it was sent."""
+        if self.session is None or self._is_ended or self._is_leaving:
+            return False
+        self._is_leaving = True
+        self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
+        self._link.request_flush()
+        return True
 
     def close(self, code: CloseCode, reason: str, *, last: bytes = b"") -> None:
         """Close the connection, after a last push if there is one, and ignore the rest it sends."""
@@ -358,8 +375,10 @@ class ClientHandler:
         gate = self._dispatcher.gate
         outcome: StartOutcome | None = None
         identity, deadline = None, math.inf
+        if gate is not None and not start.session_id:
+            outcome = self._sessions.turn_away(self._link, self._dispatcher.clock())
         # A resume without a token of its own is the session's, as long as its credentials last.
-        if gate is not None and (start.auth_token or not start.session_id):
+        if gate is not None and outcome is None and (start.auth_token or not start.session_id):
             try:
                 identity, deadline = await gate.admit(
                     Applicant(
@@ -431,6 +450,14 @@ class ClientHandler:
         self._renewal = None
         if renewal.cancelled():
             return  # the gateway stops
+        try:
+            self._answer_auth(msg_id, renewal)
+        except Exception as error:
+            self._counters.internal_errors += 1
+            logger.error("auth_lost", extra=keys(peer=self._link.peer[0]), exc_info=error)
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _answer_auth(self, msg_id: int, renewal: asyncio.Task[tuple[Identity, float]]) -> None:
         error = renewal.exception()
         session = self.session
         assert session is not None
@@ -446,10 +473,7 @@ class ClientHandler:
         elif isinstance(error, AuthUnavailable):
             code = ErrorCode.BUSY
         else:
-            self._counters.internal_errors += 1
-            logger.error("auth_lost", extra=keys(session=session.session_id), exc_info=error)
-            self.close(CloseCode.INTERNAL_ERROR, "internal error")
-            return
+            raise error
         message = "not authenticated" if code else ""
         self._write(auth_response_frame(msg_id, expires_at, code, message))
 

@@ -13,22 +13,26 @@ import asyncio
 import logging
 import os
 import time
-from collections import defaultdict, deque
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._core.histogram import RequestTimer
 from ..errors import ErrorCode, Outcome, UpstreamError
+from ..observe.limiter import LogLimiter
 from ..observe.log import keys
 from .bulkhead import Bulkhead
-from .failures import FailureLog, fail
+from .failures import fail, log_failure
 from .task import AsyncTask, DispatchCounters
 from .worker import Worker, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .._core.codec import UpstreamAnswer
     from ..config import DispatchConfig
+    from ..observe.stages import Stages
+    from ..session.session import Session
     from ..upstream.manager import UpstreamManager
 
 __all__ = ["AsyncProcessor", "usable_cpus"]
@@ -48,6 +52,18 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+class _Bulkheads(dict[str, Bulkhead]):
+    """The bulkheads by service, made on first use."""
+
+    def __init__(self, make: Callable[[str], Bulkhead]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, service: str) -> Bulkhead:
+        bulkhead = self[service] = self._make(service)
+        return bulkhead
+
+
 def _start_workers(config: DispatchConfig) -> int:
     return min(config.workers or usable_cpus() * WORKERS_PER_CPU, config.max_workers)
 
@@ -63,6 +79,7 @@ class AsyncProcessor:
         config: Sizes and deadlines.
         upstream: Makes the calls.
         clock: Loop time.
+        stages: Takes how long tasks take, None for nobody.
     """
 
     def __init__(
@@ -70,18 +87,26 @@ class AsyncProcessor:
         config: DispatchConfig,
         upstream: UpstreamManager,
         clock: Callable[[], float] = time.monotonic,
+        stages: Stages | None = None,
     ) -> None:
         self._upstream = upstream
+        self._timer = stages.requests if stages is not None else RequestTimer()
         self._counters = DispatchCounters()
-        self._failures = FailureLog()
+        self.lines = LogLimiter(logger)
+        """Bounds the layer's lines about requests."""
         self._now = clock
         self._idle_timeout = IDLE_WORKER_TIMEOUT_S
         self._config = config
         self.start_workers = _start_workers(config)
 
         # By service; the configuration names all that routes lead to.
-        self._bulkheads: defaultdict[str, Bulkhead] = defaultdict(
-            lambda: Bulkhead(self._config.max_workers, self._config.max_queue_size, clock())
+        self._bulkheads = _Bulkheads(
+            lambda service: Bulkhead(
+                self._config.max_workers,
+                self._config.max_queue_size,
+                clock(),
+                stages.upstream(service) if stages is not None else None,
+            )
         )
         self._idle: deque[Worker] = deque()
         self._workers: dict[Worker, None] = {}
@@ -115,6 +140,11 @@ class AsyncProcessor:
         """Return the number of tasks that wait."""
         return sum(bulkhead.waiting for bulkhead in self._bulkheads.values())
 
+    @property
+    def unfinished(self) -> int:
+        """Tasks that wait or run, hellos included."""
+        return self._running() + len(self)
+
     def _running(self) -> int:
         """Return the number of tasks begun and not ended."""
         return len(self._workers) - len(self._idle) + len(self._beside)
@@ -123,8 +153,13 @@ class AsyncProcessor:
         """Return every worker and its task, for diagnosis."""
         return [worker.state() for worker in (*self._workers, *self._beside)]
 
-    def _is_drained(self) -> bool:
-        return not self._running() and not len(self)
+    def tasks_of(self, session: Session) -> Iterator[AsyncTask]:
+        """Yield the tasks of a session, those that run first, for diagnosis."""
+        for worker in (*self._workers, *self._beside):
+            if worker.task is not None and worker.task.session is session:
+                yield worker.task
+        for bulkhead in self._bulkheads.values():
+            yield from bulkhead.tasks_of(session)
 
     def start(self) -> None:
         """Start the workers.
@@ -170,7 +205,7 @@ class AsyncProcessor:
         self._is_accepting = False
         self._is_started = True  # makes a later start() raise
         self._drained = asyncio.Event()
-        if drain_timeout > 0 and not self._is_drained():
+        if drain_timeout > 0 and self.unfinished:
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._drained.wait()
@@ -185,13 +220,13 @@ class AsyncProcessor:
         stopped = UpstreamError("the gateway stopped", ErrorCode.BUSY, status="stopped")
         for bulkhead in self._bulkheads.values():
             for task in bulkhead.clear():
-                self._failures.add(task, stopped, now)
+                log_failure(self.lines, task, stopped, now)
                 fail(task, ErrorCode.BUSY, Outcome.NOT_STARTED, now, self._counters)
         for worker in [*self._workers, *self._beside]:
             worker.give_up()
         self._workers.clear()
         self._idle.clear()
-        self._failures.close()
+        self.lines.close()
 
     def submit(self, task: AsyncTask, now: float) -> bool:
         """Give a task to a worker if its service has a place free, else queue it.
@@ -222,7 +257,7 @@ class AsyncProcessor:
             bulkhead.begun += 1
             worker = self._idle.pop()
             if not worker.begin(task, now):
-                self._free(worker, task, now)
+                self._free(worker, task, now, is_called=False)
             return True
         bulkhead.add(task)
         if not bulkhead.is_handing_out:
@@ -249,7 +284,7 @@ class AsyncProcessor:
         worker = self._make_worker(f"login-{task.task_id}", on_answer, free)
         self._beside[worker] = None
         if not worker.begin(task, now):
-            free(worker, task, now)
+            free(worker, task, now, is_called=False)
 
     def reply(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
         """Give a task's session the answer, with the notifies that it carries."""
@@ -266,7 +301,7 @@ class AsyncProcessor:
 
     def tick(self, now: float) -> None:
         """Retire workers that were idle too long, and move the windows of retry_after_ms()."""
-        self._failures.tick(now)
+        self.lines.tick(now)
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             for bulkhead in self._bulkheads.values():
@@ -300,7 +335,7 @@ class AsyncProcessor:
                 worker = idle.pop() if idle else self._add_worker()
                 bulkhead.begun += 1
                 if not worker.begin(task, now):
-                    self._free(worker, task, now)
+                    self._free(worker, task, now, is_called=False)
         finally:
             bulkhead.is_handing_out = False
 
@@ -311,7 +346,7 @@ class AsyncProcessor:
         free: Callable[[Worker, AsyncTask, float], None],
     ) -> Worker:
         return Worker(
-            worker_id, self._upstream, self._counters, self._failures, self._now, answer, free
+            worker_id, self._upstream, self._counters, self.lines, self._now, answer, free
         )
 
     def _add_worker(self) -> Worker:
@@ -323,29 +358,41 @@ class AsyncProcessor:
         logger.debug("worker_added", extra=keys(worker=worker.worker_id))
         return worker
 
-    def _free(self, worker: Worker, task: AsyncTask, now: float) -> None:
+    def _free(self, worker: Worker, task: AsyncTask, now: float, *, is_called: bool = True) -> None:
         """Take back a worker whose task has ended, and give its place to a task that waits."""
         self._idle.append(worker)
         bulkhead = self._bulkheads[task.service]
+        if is_called and (times := bulkhead.times) is not None:
+            is_sent = task.session.link is not None
+            self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         bulkhead.ended += 1
         if task.route.serial:
             bulkhead.release(task)
         worker.idle_since = now
         if bulkhead.turns and not bulkhead.is_handing_out:
             self._hand_out(bulkhead, now)
-        if self._drained is not None and self._is_drained():
+        if self._drained is not None and not self.unfinished:
             self._drained.set()
 
     def _free_beside(
-        self, on_end: Callable[[AsyncTask], None], worker: Worker, task: AsyncTask, now: float
+        self,
+        on_end: Callable[[AsyncTask], None],
+        worker: Worker,
+        task: AsyncTask,
+        now: float,
+        *,
+        is_called: bool = True,
     ) -> None:
         """Drop a worker whose task beside the pool has ended."""
         self._beside.pop(worker, None)
+        if is_called and (times := self._bulkheads[task.service].times) is not None:
+            is_sent = task.session.link is not None
+            self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         try:
             on_end(task)
         except Exception:
             self._counters.internal_errors += 1
-            names = keys(worker=worker.worker_id, session=task.session_id)
+            names = keys(worker=worker.worker_id, **task.ids())
             logger.exception("login_failed", extra=names)
-        if self._drained is not None and self._is_drained():
+        if self._drained is not None and not self.unfinished:
             self._drained.set()

@@ -10,7 +10,6 @@ everything.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
-from ..credentials import TokenFile
-from ..observe.log import keys
+from ..credentials import TokenFile, token_digest
+from ..observe.limiter import LogLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -34,13 +33,16 @@ __all__ = ["Caller", "Guard"]
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
-INTERVAL_S = 1.0
-"""Shortest time between two lines about refusals of one kind."""
-
 _SERVICE = "/gatesvr.proto.GatewayService/"
 _OPEN = frozenset({"/grpc.health.v1.Health/Check"})
 """For everybody: it tells that the gateway serves, and probes have no credentials."""
-_WATCH = "/grpc.health.v1.Health/Watch"
+_READ = frozenset(
+    (
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    )
+)
+"""For every caller that has a role. Both take one of a few places, which strangers could hold."""
 _PUSH = frozenset(
     _SERVICE + name
     for name in ("PushToClient", "PushStream", "BroadcastToClients", "MulticastToClients")
@@ -70,7 +72,7 @@ class Caller:
 
     def may_call(self, method: str) -> bool:
         """Return whether it may call a method, given by its full name."""
-        if self.is_admin or method in _PUSH or method == _WATCH:
+        if self.is_admin or method in _PUSH or method in _READ:
             return True
         return bool(self.services) and method in _REGISTER
 
@@ -96,7 +98,7 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> None:
         self._counters = counters
         self._clock = clock
-        self._lines: dict[str, tuple[float, int]] = {}  # reason: (until, suppressed)
+        self._lines = LogLimiter(logger)
         self._callers: list[Caller] = []
         self._has_certificates = False
         self.prepare(config)()
@@ -161,13 +163,10 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def close(self) -> None:
         """Log what was suppressed."""
-        for reason, (_, suppressed) in self._lines.items():
-            if suppressed:
-                logger.warning("call_refused", extra=keys(why=reason, suppressed=suppressed - 1))
-        self._lines.clear()
+        self._lines.close()
 
     def _by_token(self, token: str) -> Caller | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        digest = token_digest(token)
         found = None
         for caller in self._callers:  # all of them: the time tells nothing
             if caller.tokens is not None and caller.tokens.holds(digest):
@@ -221,22 +220,16 @@ class Guard(grpc.aio.ServerInterceptor):
             counters.refused_certificate += 1
         else:
             counters.refused_no_credentials += 1
-        now = self._clock()
-        until, suppressed = self._lines.get(reason, (now, 0))
-        if now < until:
-            self._lines[reason] = (until, suppressed + 1)
-        else:
-            self._lines[reason] = (now + INTERVAL_S, 0)
-            logger.warning(
-                "call_refused",
-                extra=keys(
-                    why=reason,
-                    caller=caller.name if caller is not None else "",
-                    peer=context.peer(),
-                    rpc=method,
-                    suppressed=suppressed,
-                ),
-            )
+        self._lines.log(
+            logging.WARNING,
+            "call_refused",
+            self._clock(),
+            reason,
+            why=reason,
+            caller=caller.name if caller is not None else "",
+            peer=context.peer(),
+            rpc=method,
+        )
         if caller is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid credentials")
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not allowed to this caller")

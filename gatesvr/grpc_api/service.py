@@ -9,7 +9,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..config import parse_address
 from ..config.sections import OPEN_PUSH_PORT
@@ -18,6 +17,8 @@ from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import keys
 from .guard import Guard
+from .health import HEALTH, HealthServicer
+from .reflection import ReflectionServicer
 from .servicer import SERVICE, GatewayServicer
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = ["PushService"]
 
 MAX_STREAMS = 128
 """Concurrent rpcs on one caller's connection; more wait at the caller."""
+MAX_CONNECTIONS = 1_000
+"""Connections at once, those of strangers included; gRPC closes what comes above it."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
@@ -40,13 +43,14 @@ logger = logging.getLogger("gatesvr.grpc_api")
 
 
 class PushService:
-    """The gRPC server of GatewayService, with the standard health service beside it.
+    """The gRPC server of GatewayService, with the standard services of health and reflection.
 
     Args:
         config: The address, the callers and what they prove. Where they prove nothing the address
             must be loopback, unless ``insecure`` is set.
         commands: Carries out the rpcs.
         max_message_bytes: The largest frame that any client accepts; it sets gRPC's limits.
+        is_ready: Says whether the gateway is ready, for the health service.
     """
 
     def __init__(
@@ -55,12 +59,14 @@ class PushService:
         commands: Commands,
         *,
         max_message_bytes: int = 1 << 20,
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
         self._commands = commands
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
-        self._health: health.aio.HealthServicer | None = None
+        self._is_ready = is_ready
+        self._health: HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
         self._guard: Guard | None = None
         self._certificate: ServerCertificate | None = None
@@ -103,6 +109,7 @@ class PushService:
             max_grpc_bytes(self._max_message_bytes),
             (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
                 # Else a caller that does not read makes windows of megabytes grow, one a stream.
                 ("grpc.http2.bdp_probe", 0),
                 # A subscriber may get no event for a long time, so both sides ping.
@@ -113,8 +120,10 @@ class PushService:
         )
         servicer = GatewayServicer(self._commands, guard, config.max_streams)
         server.add_generic_rpc_handlers((servicer.handlers(),))
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        counters = self._commands.counters
+        health = HealthServicer(SERVICE.full_name, self._is_ready, counters)
+        reflection = ReflectionServicer((SERVICE.full_name, HEALTH), counters)
+        server.add_generic_rpc_handlers((health.handlers(), reflection.handlers()))
         name = f"[{host}]" if ":" in host else host or "[::]"
         try:
             if certificate is None:
@@ -124,12 +133,15 @@ class PushService:
         except RuntimeError:
             raise self._bad("cannot listen on it") from None
         await server.start()
-        for service in ("", SERVICE.full_name):
-            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._server, self._health, self._servicer = server, checks, servicer
+        self._server, self._health, self._servicer = server, health, servicer
         self._guard, self._certificate = guard, certificate
         self._address = f"{name}:{port}"
         logger.info("push_listening", extra=keys(address=self._address))
+
+    def tell_health(self) -> None:
+        """Tell health watchers if readiness has changed; call it a few times a second."""
+        if self._health is not None:
+            self._health.look()
 
     def prepare(self, config: PushConfig) -> Callable[[], None]:
         """Read certificates and tokens; return a function that puts other settings in force.
@@ -163,7 +175,7 @@ class PushService:
         if self._servicer is not None:
             self._servicer.end_events()
         if self._health is not None:
-            await self._health.enter_graceful_shutdown()
+            self._health.end()
         await server.stop(STOP_GRACE_S)
         if self._guard is not None:
             self._guard.close()

@@ -34,6 +34,7 @@ MAX_TEXT_BYTES = 128
 """Longest text from outside that is written, bytes of what is written (PROTOCOL 8)."""
 CUT = "…"
 """Stands where a text was cut."""
+CLEAR_LINE = "\r\x1b[K"
 MAX_HELD = 1_000
 FLUSH_S = 1.0
 """Longest wait for what is not written yet when the process ends."""
@@ -192,6 +193,7 @@ class LogHandler(logging.Handler):
         self.restyle(style)
         self._writer = LineWriter(descriptor, self._notice)
         self._held: list[logging.LogRecord] | None = [] if is_held else None
+        self._status = ""
 
     def restyle(self, style: Style) -> None:
         """Have lines look otherwise from now on."""
@@ -225,7 +227,19 @@ class LogHandler(logging.Handler):
 
     def say(self, line: str) -> None:
         """Write a line that is no event."""
-        self._writer.put(f"{line}\n".encode(self._encoding, "backslashreplace"))
+        if self._status:
+            line = f"{CLEAR_LINE}{line}\n{self._status}"
+        else:
+            line += "\n"
+        self._writer.put(line.encode(self._encoding, "backslashreplace"))
+
+    def show_status(self, text: str) -> None:
+        """Keep a line below all others, in the place of the last one; empty for none.
+
+        Only for terminals that obey escape sequences.
+        """
+        self._status = text
+        self._writer.put(f"{CLEAR_LINE}{text}".encode(self._encoding, "backslashreplace"))
 
     def release_held(self) -> None:
         """Write the events that were kept back, and keep none back any more."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
-__all__ = ["Counter", "Counters", "Gauge"]
+__all__ = ["CodeCounts", "Counter", "Counters", "Gauge"]
 
 Counter: TypeAlias = int
 """A field that only rises."""
@@ -29,3 +33,44 @@ class Counters:
     def gauges(cls) -> frozenset[str]:
         """Return the names of the gauges; the other fields are counters."""
         return frozenset(field.name for field in fields(cls) if field.type == "Gauge")
+
+    @classmethod
+    def texts(cls) -> dict[str, str]:
+        """Return the text under every field by its name, read from the source; "" where none is."""
+        found: dict[str, str] = {field.name: "" for field in fields(cls)}
+        for kind in cls.__mro__:
+            if kind is Counters or not issubclass(kind, Counters):
+                continue
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+            assert isinstance(body, ast.ClassDef)
+            for node, behind in zip(body.body, body.body[1:], strict=False):
+                if (
+                    isinstance(node, ast.AnnAssign)
+                    and isinstance(node.target, ast.Name)
+                    and isinstance(behind, ast.Expr)
+                    and isinstance(behind.value, ast.Constant)
+                ):
+                    found[node.target.id] = " ".join(str(behind.value.value).split())
+        return found
+
+
+class CodeCounts:
+    """Counts by code. Codes come from outside, too, so all that are not known count as one.
+
+    Args:
+        known: The codes that count by themselves.
+    """
+
+    OTHER = "other"
+
+    def __init__(self, known: Iterable[int]) -> None:
+        self._counts: dict[int | str, int] = {int(code): 0 for code in known}
+        self._counts[self.OTHER] = 0
+
+    def add(self, code: int) -> None:
+        """Count a code."""
+        self._counts[code if code in self._counts else self.OTHER] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counts by the code's text; ``other`` has the rest."""
+        return {str(code): count for code, count in self._counts.items()}

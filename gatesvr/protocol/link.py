@@ -7,7 +7,7 @@ A connection (transport) is a Link to the session that uses it; what handles a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 __all__ = [
     "HIGH_WATER_BYTES",
@@ -16,6 +16,8 @@ __all__ = [
     "Disconnect",
     "HandlerFactory",
     "Link",
+    "Move",
+    "PathState",
 ]
 
 
@@ -36,6 +38,27 @@ class Disconnect:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PathState:
+    """How a connection's path to its peer does.
+
+    Attributes:
+        rtt_s: The smoothed round trip, seconds; 0 before the first measurement.
+        congestion_window: Bytes that may be in flight.
+        in_flight: Bytes sent and not acknowledged.
+        lost: Packets ever declared lost; what was in them is sent again.
+    """
+
+    rtt_s: float
+    congestion_window: int
+    in_flight: int
+    lost: int
+
+
+Move: TypeAlias = tuple[float, tuple[str, int], tuple[str, int]]
+"""Loop time, the address before and the address from then on."""
+
+
 class Link(Protocol):
     """What a session and a handler know of one client's connection."""
 
@@ -43,6 +66,8 @@ class Link(Protocol):
     """The client's address: ip without a scope or v4-mapping, UDP port."""
     connection_id: int
     """A number of this process's own, for logs."""
+    moves: tuple[Move, ...]
+    """The client's last moves to another address, the oldest first."""
     keep_alive: bool
     """Whether the transport PINGs after half the idle time-out of silence; the handler switches it
     off at the first HEARTBEAT, from which on silence counts (PROTOCOL 3.8)."""
@@ -67,6 +92,9 @@ class Link(Protocol):
                 written before is flushed first). From this call on nothing of the peer's is
                 handled any more.
         """
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended."""
 
     def wake(self) -> None:
         """Ask the connection task to call handler.work()."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..errors import ErrorCode
+from ..observe.metrics import CodeCounts
 from .counters import SessionCounters
 
 if TYPE_CHECKING:
@@ -29,12 +31,14 @@ class SessionContext:
         watched: Outboxes that the next sweep looks at: those with a TTL or a queue at a cap.
         budget: Bounds the memory of all queues together.
         close_full: Closes the session of that id, by ``when_full = "close"``.
+        errors: Counts the ERRORs in place of answers by their code.
     """
 
     __slots__ = (
         "budget",
         "close_full",
         "counters",
+        "errors",
         "high_water",
         "max_bulk",
         "max_bulk_bytes",
@@ -54,6 +58,7 @@ class SessionContext:
         close_full: Callable[[str, float], None],
     ) -> None:
         self.counters = SessionCounters()
+        self.errors = CodeCounts(ErrorCode)
         self.max_in_flight = config.max_in_flight
         self.max_queue_size = config.max_queue_size
         self.max_requests_per_second = config.max_requests_per_second

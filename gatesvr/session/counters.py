@@ -32,7 +32,7 @@ class SessionCounters(Counters):
     refused_logins: Counter = 0
     """Hellos refused: not answered 200, or forbidden by ``on_duplicate``."""
     closed: Counter = 0
-    """Sessions ended, in any way; the next six are among them."""
+    """Sessions ended, in any way; also counted: stopped, expired, replaced, kicked and so on."""
     stopped: Counter = 0
     """Sessions that their client ended by STOP."""
     expired: Counter = 0
@@ -45,10 +45,14 @@ class SessionCounters(Counters):
     """Sessions that an upstream ended."""
     memory_closed: Counter = 0
     """Suspended sessions ended because all queues together were above their bound."""
+    ended_draining: Counter = 0
+    """Sessions without a connection that ended because the gateway was about to stop."""
     refused_starts: Counter = 0
     """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: Counter = 0
     """STARTs refused because there were too many sessions."""
+    refused_draining: Counter = 0
+    """STARTs, also of resumes, refused because the gateway was about to stop."""
     refused_address: Counter = 0
     """STARTs refused because too many sessions of their address had not logged in."""
     starts_limited: Counter = 0
@@ -75,6 +79,10 @@ class SessionCounters(Counters):
     """Sessions of protocol 0 resumed by their openid."""
     steals: Counter = 0
     """Resumes, of both kinds, that took the session from a connection it still had."""
+    replayed: Counter = 0
+    """Messages that had been sent before a resume and are sent again after it."""
+    bundles: Counter = 0
+    """Answers sent with notifies around them."""
     duplicates: Counter = 0
     """Requests whose number had been accepted before."""
     gaps: Counter = 0
@@ -86,7 +94,7 @@ class SessionCounters(Counters):
     pushes_taken: Counter = 0
     """Notifies taken, counted for each session, broadcasts included."""
     pushes_held: Counter = 0
-    """Those of them that wait for the session's login."""
+    """Notifies taken that wait for the session's login."""
     pushes_bound: Counter = 0
     """Notifies that wait for the answer to their request; not among pushes_taken."""
     pushes_busy: Counter = 0

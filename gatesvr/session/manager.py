@@ -22,6 +22,8 @@ from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
+from ..protocol.network import network_of
+from .census import Census
 from .context import RETRY_MS, SHED_RETRY_MS, SessionContext
 from .counters import SessionCounters
 from .credentials import CredentialExpiry
@@ -36,6 +38,7 @@ from .state import Event, State
 from .tombstones import Tombstones
 
 if TYPE_CHECKING:
+    from ..observe.stages import Stages
     from ..protocol.identity import Identity
     from ..protocol.link import Disconnect, Link
     from .outcome import StartOutcome
@@ -71,10 +74,12 @@ class SessionManager:
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
         needs_auth: Whether a new session needs an identity.
         is_shedding: Asked before a new session is made: whether to refuse it.
+        stages: Takes how long logins take, None for nobody.
 
     Attributes:
         events: Tells subscribers about changes of sessions.
         index: The sessions.
+        census: Sums up their queues.
         context: Shared by all sessions.
         judge: Judges resumes.
         tombstones: Why sessions ended.
@@ -91,7 +96,9 @@ class SessionManager:
         high_water: int = HIGH_WATER_BYTES,
         needs_auth: bool = False,
         is_shedding: Callable[[], bool] = lambda: False,
+        stages: Stages | None = None,
     ) -> None:
+        self._stages = stages
         self._config = config = config or SessionConfig()
         transport = transport or TransportConfig()
         push = push or PushConfig()
@@ -99,6 +106,7 @@ class SessionManager:
         self._budget = MemoryBudget(
             config.max_queues_bytes, index.by_id, index.detached, self._close_for_memory
         )
+        self.census = Census(index.by_id)
         self.context = context = SessionContext(config, high_water, self._budget, self._close_full)
         self._counters = context.counters
         self.events = EventHub(
@@ -192,7 +200,35 @@ class SessionManager:
         """Return the sessions that are logged in now, with a connection or without."""
         return self.index.logged_in()
 
+    def is_known(self, ip: str) -> bool:
+        """Whether a session was last seen in an address's network: who comes from it may resume."""
+        return network_of(ip) in self.index.by_network
+
+    def stop_starting(self, now: float) -> None:
+        """Refuse every START from now on, also those that resume: the gateway is about to stop.
+
+        So a session ends with its connection, and those without one end now. Their pushers hear at
+        once that nobody is there.
+        """
+        self._starter.is_draining = True
+        for session in list(self.index.detached):
+            self._close_drained(session, now)
+
     # START.
+
+    def turn_away(self, link: Link, now: float) -> StartOutcome | None:
+        """Return the refusal of a START for a new session, whoever it is; None where there is room.
+
+        Call it before the client is authenticated, which costs more (PROTOCOL 3.1).
+
+        Args:
+            link: The connection that it came on.
+            now: Loop time.
+        """
+        outcome = self._starter.turn_away(link, now)
+        if outcome is not None:
+            self._counters.refused_starts += 1
+        return outcome
 
     def start(
         self,
@@ -253,6 +289,8 @@ class SessionManager:
                 session.move(Event.DETACH)
                 self.events.emit(EventKind.SUSPENDED, session, "lost_before_login", now)
             self._counters.logins += 1
+            if self._stages is not None:
+                self._stages.login.record(now - session.create_time)
             logger.info(
                 "session_logged_in",
                 extra=keys(
@@ -387,6 +425,9 @@ class SessionManager:
 
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
+        if self._starter.is_draining:
+            self._close_drained(session, now)
+            return
         session.move(Event.DETACH)
         self.index.detached[session] = None
         if session.state is State.SUSPENDED:  # else its login is under way
@@ -402,6 +443,10 @@ class SessionManager:
     def _close_full(self, session_id: str, now: float) -> None:
         session = self.index.by_id[session_id]
         self.close(session, CloseCode.SLOW_CONSUMER, "queue is full", now, why="queue_full")
+
+    def _close_drained(self, session: Session, now: float) -> None:
+        self._counters.ended_draining += 1
+        self.close(session, CloseCode.OVERLOADED, "drain", now, why="drain")
 
     def _close_for_memory(self, session: Session, now: float) -> None:
         self._counters.memory_closed += 1
@@ -445,8 +490,8 @@ class SessionManager:
         self._sweep_detached(now)
         self._sweep_watched(now)
         self._budget.recount(now)
-        self.judge.sweep(now)
         self.tombstones.sweep(now)
+        self.census.count(now)
 
     def _sweep_credentials(self, now: float) -> None:
         for session in self._credentials.take(now):

@@ -183,6 +183,17 @@ class Outbox:
             self._remember(push_id)
         return OK
 
+    def add_header(self, client_seq: int, header: bytes) -> None:
+        """Give the answer to a request in flight, and all its notifies, one more header.
+
+        Args:
+            client_seq: The request's number.
+            header: Field 5 of a push, serialized.
+        """
+        if self.notifies is None:
+            self.notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
+        self.notifies.headers[client_seq] = header
+
     def release_held(self, now: float) -> None:
         """Send the notifies that waited for the login; call it behind the hello's answer."""
         held, self.held = self.held, None
@@ -324,6 +335,7 @@ class Outbox:
         max_body_bytes = self.max_message_bytes - MAX_HEAD_BYTES
         if len(body) > max_body_bytes:
             counters.answers_too_large += 1
+            context.errors.add(ErrorCode.ANSWER_TOO_LARGE)
             body = error_body(
                 ErrorCode.ANSWER_TOO_LARGE, "answer too large", "", 0, Outcome.DONE, client_seq
             )
@@ -331,11 +343,12 @@ class Outbox:
         if notifies is None:
             notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
         messages, dropped = notifies.bundle(client_seq, msg_id, body, before, after, max_body_bytes)
-        if self.notifies is not None and not len(notifies):
+        if self.notifies is not None and notifies.is_empty:
             self.notifies = None
         size = sum(len(message[1]) for message in messages)
         if self.queue.queued_bytes + size > self.queue.max_queue_bytes:
             counters.answers_not_kept += 1
+            context.errors.add(ErrorCode.ANSWER_NOT_KEPT)
             dropped += len(messages) - 1
             self.found_full()
             body = error_body(
@@ -343,6 +356,7 @@ class Outbox:
             )
             messages = [(msg_id, body, KEEP)]
         counters.notifies_dropped += dropped
+        counters.bundles += len(messages) > 1
         self.sender.bundle(slot, messages)
 
     # What a sweep looks at.

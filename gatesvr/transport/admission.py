@@ -5,7 +5,8 @@ sends the answer. The order is that of cost: what costs nothing to refuse comes 
 Initial is decrypted only where a handshake would be next.
 
 At max_connections a new client still completes its handshake, because only then can it be told when
-to come back: it is closed with 4503. 5 % above that its Initials are dropped.
+to come back: it is closed with 4503. 5 % above that its Initials are dropped. A gateway that stops
+answers them with CONNECTION_REFUSED, so that clients go elsewhere at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .counters import TransportCounters
 from .prefixes import Prefixes, PrefixLimits
 from .quic.initial import INITIAL_TYPE, V1, Initial, is_authentic, parse_ids, parse_initial
 from .quic.interface import MIN_INITIAL_BYTES, NO_CRYPTO, QUIC_V1
+from .quic.refusal import refusal
 from .quic.retry import Retries
 
 __all__ = ["Admission", "Admitted"]
@@ -32,6 +34,10 @@ MIN_ORIGINAL_ID = 8
 """Shortest destination id that a client may choose for its first Initial (RFC 9000 7.2)."""
 MAX_NEGOTIATIONS_PER_S = 1_000
 """Version Negotiation packets sent a second, and at once."""
+MAX_REFUSALS_PER_S = 10_000
+"""Initials refused a second, and at once; more are dropped."""
+STOPS = "the gateway stops"
+"""The reason that clients are refused for, while it does."""
 _NO_VERSION = bytes(4)
 
 
@@ -97,10 +103,11 @@ class Admission:
         counters: Where to count.
         retries: Makes and reads Retry packets.
         needs_retry: Whether the backend needs a Retry for some clients; see QuicBackend.
-        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
+            Initial.
 
     Attributes:
-        is_accepting: Whether new clients are answered at all.
+        is_accepting: Whether new clients come in; else they are refused.
         connections: The connections that have not ended.
         half_open: Those of them whose handshake is not complete.
     """
@@ -112,7 +119,7 @@ class Admission:
         retries: Retries,
         *,
         needs_retry: bool,
-        is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
     ) -> None:
         self.is_accepting = False
         self.connections: set[Connection] = set()
@@ -127,6 +134,7 @@ class Admission:
         self._switch = RetrySwitch(config.retry_handshakes, config.retry_initials)
         self._limits = PrefixLimits(config, counters)
         self._negotiations = TokenBucket(MAX_NEGOTIATIONS_PER_S, MAX_NEGOTIATIONS_PER_S)
+        self._refusals = TokenBucket(MAX_REFUSALS_PER_S, MAX_REFUSALS_PER_S)
         self._set_limits(config)
 
     def _set_limits(self, config: TransportConfig) -> None:
@@ -167,15 +175,26 @@ class Admission:
         if len(initial.destination_id) < MIN_ORIGINAL_ID:
             counters.datagrams_unknown += 1
             return None
-        if not self.is_accepting or len(self.connections) + self._waiting >= self._max_all:
+        if not self.is_accepting:
+            return self.refuse(initial, now)
+        if len(self.connections) + self._waiting >= self._max_all:
             counters.connections_dropped += 1
             return None
         if len(self.half_open) + self._waiting >= self._max_handshakes:
             counters.handshakes_dropped += 1
             return None
-        if self._is_shedding_handshakes():
+        ip = plain_address(address)[0]
+        if self._is_shedding_handshakes(ip):
             return None
-        return self._judge_address(data, initial, address, now)
+        return self._judge_address(data, initial, address, ip, now)
+
+    def refuse(self, initial: Initial, now: float) -> bytes | None:
+        """Return the refusal of a new client, None to drop its Initial."""
+        if self._refusals.take(now):
+            self._counters.refusals_limited += 1
+            return None
+        self._counters.initials_refused += 1
+        return refusal(initial, STOPS)
 
     def _negotiate(self, data: bytes, now: float) -> bytes | None:
         """Return the answer to a version that is not ours."""
@@ -184,9 +203,6 @@ class Admission:
         # Version 0 marks a Version Negotiation packet: two servers could go on for ever.
         if ids is None or data[1:5] == _NO_VERSION:
             counters.datagrams_malformed += 1
-            return None
-        if not self.is_accepting:
-            counters.connections_dropped += 1
             return None
         if self._negotiations.take(now):
             counters.negotiations_limited += 1
@@ -197,7 +213,7 @@ class Admission:
         )
 
     def _judge_address(
-        self, data: bytes, initial: Initial, address: Address, now: float
+        self, data: bytes, initial: Initial, address: Address, ip: str, now: float
     ) -> Admitted | bytes | None:
         """Return the client of an Initial, or a Retry where it has to prove its address first."""
         counters = self._counters
@@ -210,7 +226,7 @@ class Admission:
             else:
                 counters.retries_validated += 1
                 retry_id = initial.destination_id
-        prefixes = self._limits.prefixes(plain_address(address)[0])
+        prefixes = self._limits.prefixes(ip)
         if original_id is None:
             if self._wants_retry(data, initial, now) or (
                 prefixes is not None
@@ -231,10 +247,13 @@ class Admission:
         return Admitted(initial.destination_id, original_id, retry_id, prefixes)
 
     def _wants_retry(self, data: bytes, initial: Initial, now: float) -> bool:
-        if self._switch.add(len(self.half_open) + self._waiting, now):
-            self._counters.retry_switches += 1
-        if self._retry == "always" or (self._retry == "auto" and self._switch.is_on):
+        if self._retry == "always":
             return True
+        if self._retry == "auto":
+            if self._switch.add(len(self.half_open) + self._waiting, now):
+                self._counters.retry_switches += 1
+            if self._switch.is_on:
+                return True
         # Before the address is proved, qh3 may send three times the size of the packet, where the
         # RFC says of the datagram. With the padding outside of the packet, that is too little.
         return self._needs_retry and initial.end < len(data)
@@ -260,7 +279,7 @@ class Admission:
     def complete(self, connection: Connection) -> bool:
         """Count a completed handshake; return False if the connection has to be closed 4503."""
         self._leave_handshake(connection)
-        if connection in self._refused:
+        if connection in self._refused or not self.is_accepting:
             self._counters.connections_refused += 1
             return False
         self._counters.accepted += 1

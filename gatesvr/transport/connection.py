@@ -39,10 +39,10 @@ import logging
 import math
 from typing import Protocol, cast
 
+from .._core.limits import TokenBucket
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
-from ..observe.log import keys
-from ..protocol.link import Disconnect, HandlerFactory
+from ..protocol.link import Disconnect, HandlerFactory, PathState
 from .addresses import Address, Datagram, plain_address
 from .counters import TransportCounters
 from .quic.interface import (
@@ -64,8 +64,6 @@ from .udp.driver import Driver, Timer
 from .udp.endpoint import Endpoint, EndpointGroup
 
 __all__ = ["Connection", "ConnectionOwner"]
-
-logger = logging.getLogger("gatesvr.transport")
 
 MAX_REASON_BYTES = 64
 """Longest reason text of a close (PROTOCOL 6)."""
@@ -127,6 +125,7 @@ class Connection:
     Attributes:
         stream: The one stream; the Link of its handler.
         ids: Connection ids routed here; the owner's.
+        asked_at: Loop time of the client's first datagram; the owner's.
     """
 
     __slots__ = (
@@ -146,14 +145,15 @@ class Connection:
         "_is_put_off",
         "_is_unproved",
         "_last_received",
-        "_moved_at",
-        "_moves_left",
+        "_lost",
+        "_moves",
         "_owner",
         "_quic",
         "_quic_timer",
         "_refused",
         "_state",
         "_timer",
+        "asked_at",
         "ids",
         "stream",
     )
@@ -181,6 +181,7 @@ class Connection:
             keep_alive=not is_client,
         )
         self.ids: set[bytes] = set()
+        self.asked_at = 0.0
         self._quic = quic
         self._endpoint = endpoint
         self._driver = driver
@@ -190,14 +191,14 @@ class Connection:
         self._is_client = is_client
         self._has_moved = False
         self._is_unproved = False
-        self._moves_left: float = MAX_MOVES
-        self._moved_at = 0.0
+        self._moves = TokenBucket(1 / MOVE_S, MAX_MOVES)
         self._state = _HANDSHAKE
         self._handshake_bytes = 0  # received
         self._deadline: float = deadline  # of the handshake, later of the last push
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
         self._is_put_off = False
         self._ack_mark: object = None
+        self._lost = 0  # packets that _counters has
         self._last_received = 0.0
         self._timer = Timer(self._on_timer)
         self._due = math.inf
@@ -308,6 +309,16 @@ class Connection:
             self.fail(error)
         self._counters.pings_sent += 1
         self._driver.mark_dirty(self)
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended; count the lost packets."""
+        return None if self._state == _ENDED else self._look(self._quic)
+
+    def _look(self, quic: QuicTransport) -> PathState:
+        path = quic.path()
+        self._counters.packets_lost += path.lost - self._lost
+        self._lost = path.lost
+        return path
 
     def count_silence(self, seconds: float) -> None:
         """Add a stall that our clock left out to the silence that a PING breaks.
@@ -421,17 +432,15 @@ class Connection:
         stream = self.stream
         self._is_unproved = not self._quic.is_address_proved()
         if not self._is_unproved:
-            stream.peer = plain_address(address)
+            stream.move(plain_address(address), now)
         if address == self._address:
             return
         self._address = address
         self._counters.address_changes += 1
-        earned = (now - self._moved_at) / MOVE_S
-        self._moves_left = min(MAX_MOVES, self._moves_left + earned) - 1
-        self._moved_at = now
-        if self._moves_left < 0:
+        if wait := self._moves.take(now):
             self._counters.moves_limited += 1
-            self.close(CloseCode.RATE_LIMITED, "too many moves")
+            wait_ms = math.ceil(wait * 1000)
+            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={wait_ms}")
             return
         if stream.handler is not None and self._quic.is_path_limit_near():
             self._counters.path_limits += 1
@@ -559,14 +568,16 @@ class Connection:
             raise error
         self._counters.connection_errors += 1
         now = self._driver.clock()
-        if not self._driver.error_lines.take(now):
-            logger.error(
-                "connection_error",
-                extra=keys(
-                    connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)
-                ),
-                exc_info=error,
-            )
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            now,
+            type(error),
+            error,
+            connection=self.connection_id,
+            peer=self.stream.peer[0],
+            error=repr(error),
+        )
         if self._state == _ENDED:
             return
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)
@@ -588,9 +599,10 @@ class Connection:
         self._driver.forget(self)
         self._owner.connection_ended(self, how, farewell)
         # As in Stream.end(): every method looks at the state first.
-        self._quic = cast("QuicTransport", None)
+        quic, self._quic = self._quic, cast("QuicTransport", None)
         self._refused.clear()
         self.stream.end(how)
+        self._look(quic)  # last: it may have failed
 
     def _count_end(self, how: Disconnect, *, is_ours: bool) -> None:
         counters = self._counters

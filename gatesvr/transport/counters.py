@@ -77,9 +77,13 @@ class TransportCounters(EndpointCounters):
     handshakes_dropped: Counter = 0
     """Initials dropped because max_handshakes were in progress."""
     connections_refused: Counter = 0
-    """Connections closed 4503 because there were max_connections."""
+    """Connections closed 4503 because there were max_connections, or the gateway stops."""
     connections_dropped: Counter = 0
-    """First datagrams dropped because there were 5 % more than max_connections, or at shutdown."""
+    """First datagrams dropped because there were 5 % more than max_connections."""
+    initials_refused: Counter = 0
+    """Initials answered with CONNECTION_REFUSED because the gateway stops."""
+    refusals_limited: Counter = 0
+    """Initials dropped because too many were refused in that second."""
     handshakes_expired: Counter = 0
     """Clients dropped because their handshake could not begin in time."""
     prefix_connections_limited: Counter = 0
@@ -148,6 +152,8 @@ class TransportCounters(EndpointCounters):
     """PINGs sent to see whether the peer is there."""
     refusals: Counter = 0
     """Times that the system reported the server's port closed; counted by clients only."""
+    packets_lost: Counter = 0
+    """QUIC packets declared lost, whose content is sent again; counted each second, and at ends."""
     address_changes: Counter = 0
     """Times that a client moved to another address."""
     moves_limited: Counter = 0

@@ -19,12 +19,16 @@ from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
 from ..observe.clock import RunningClock
 from ..observe.log import keys
+from ..observe.metrics import CodeCounts
+from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram, resolve
 from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
+from .paths import Paths
 from .quic.choose import pick_backend
+from .quic.initial import parse_initial
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
@@ -39,8 +43,12 @@ __all__ = ["ConnectionListener"]
 
 logger = logging.getLogger("gatesvr.transport")
 
+END_KINDS = ("local", "peer", "peer_transport", "idle", "reset")
+"""Kinds of Disconnect that end a connection whose handshake was complete."""
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
+STOPS_RETRY_MS = 1_000
+"""The same where the gateway stops: another one may be in its place soon."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -56,12 +64,16 @@ class ConnectionListener:
         config: Address, backend, certificate, limits.
         handler_factory: Makes the handler of each connection, once its handshake is complete.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
-        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
+            Initial.
+        stages: Takes how long handshakes and the sending of answers take, None for nobody.
 
     Attributes:
         backend: Name of the QUIC library.
         tls: The certificate that it shows.
         connections: The connections that have not ended.
+        ends: How many connections ended, by Disconnect.kind and code.
+        paths: How their paths do; the owner calls its look() once a second.
     """
 
     def __init__(
@@ -70,13 +82,15 @@ class ConnectionListener:
         handler_factory: HandlerFactory,
         *,
         clock: RunningClock | None = None,
-        is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
+        stages: Stages | None = None,
     ) -> None:
         self._backend = backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
         self._clock = clock or RunningClock()
         self._clock.on_stall = self._stalled
+        self._stages = stages
         self.backend: str = backend.name
         self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
@@ -92,6 +106,8 @@ class ConnectionListener:
             is_shedding_handshakes=is_shedding_handshakes,
         )
         self.connections = self._admission.connections
+        self.ends: dict[str, CodeCounts] = {kind: CodeCounts(CloseCode) for kind in END_KINDS}
+        self.paths = Paths(self.connections, stages.rtt if stages is not None else None)
         self._routes = Routes(self._counters)
         self._waiting: deque[Waiting] = deque()
         self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
@@ -188,6 +204,8 @@ class ConnectionListener:
                 field="transport.bind",
             ) from None
         driver = Driver(asyncio.get_running_loop(), self._clock)
+        if self._stages is not None:
+            driver.requests = self._stages.requests
         try:
             self._endpoint = self._make_endpoint(driver, socks)
             if self._secret:
@@ -227,10 +245,18 @@ class ConnectionListener:
         return group
 
     def stop_accepting(self) -> None:
-        """Answer no new client from now on; connections live on."""
+        """Refuse new clients from now on; connections live on."""
         self._admission.is_accepting = False
         while self._waiting:
-            self._abandon(self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            self._abandon(waiting)
+            data, address = waiting.datagrams[0]
+            initial = parse_initial(data)
+            assert initial is not None  # it was admitted
+            assert self._driver is not None
+            refusal = self._admission.refuse(initial, self._driver.clock())
+            if refusal is not None:
+                self._send(refusal, address)
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -319,12 +345,15 @@ class ConnectionListener:
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
         self._counters.connection_errors += 1
-        if not self._driver.error_lines.take(now):
-            logger.error(
-                "connection_error",
-                extra=keys(peer=address[0], error=repr(error)),
-                exc_info=error,
-            )
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            now,
+            type(error),
+            error,
+            peer=address[0],
+            error=repr(error),
+        )
 
     # New connections.
 
@@ -354,7 +383,8 @@ class ConnectionListener:
 
     def _begin(self, waiting: Waiting, now: float) -> None:
         """Begin a client's handshake; a failure costs this client only."""
-        if now > waiting.deadline:
+        # With less than half of its time left, the client would hardly be done by then.
+        if now > waiting.deadline - self._config.handshake_timeout / 2:
             self._counters.handshakes_expired += 1
             self._abandon(waiting)
             return
@@ -365,7 +395,8 @@ class ConnectionListener:
             self._abandon(waiting)
             self._handle_error(error, waiting.datagrams[0][1], now)
             return
-        connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        connection = self._accept(quic, client, waiting)
+        connection.asked_at = waiting.deadline - self._config.handshake_timeout
         for data, address in waiting.datagrams:
             connection.receive(data, address, now)
         connection.process(now)
@@ -374,9 +405,7 @@ class ConnectionListener:
         self._admission.abandon(waiting.client)
         self._routes.by_id.pop(waiting.client.first_id, None)
 
-    def _accept(
-        self, quic: QuicTransport, client: Admitted, address: Address, now: float
-    ) -> Connection:
+    def _accept(self, quic: QuicTransport, client: Admitted, waiting: Waiting) -> Connection:
         assert self._driver is not None
         assert self._endpoint is not None
         connection = Connection(
@@ -386,9 +415,9 @@ class ConnectionListener:
             self,
             self._config,
             self._counters,
-            address,
+            waiting.datagrams[0][1],
             is_client=False,
-            deadline=now + self._config.handshake_timeout,
+            deadline=waiting.deadline,
         )
         self._admission.begin(connection, client)
         self._routes.add(connection, client.first_id)
@@ -426,13 +455,18 @@ class ConnectionListener:
     def connection_opened(self, connection: Connection) -> HandlerFactory | None:
         """Return the factory of the handler, or refuse the connection."""
         if self._admission.complete(connection):
+            if self._stages is not None and self._driver is not None:
+                self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
-        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
+        retry_ms = REFUSED_RETRY_MS if self._admission.is_accepting else STOPS_RETRY_MS
+        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:
         """Take connection out of everything; its ids stay known for the draining period."""
         self._admission.end(connection, how)
+        if how.kind != "handshake":
+            self.ends[how.kind].add(how.code)
         if self._is_stopped or self._driver is None or how.kind == "idle" or how is NO_CRYPTO:
             self._routes.forget(connection)
         else:

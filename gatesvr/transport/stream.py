@@ -31,14 +31,18 @@ from typing import Protocol, cast
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
-from ..observe.log import keys
-from ..protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, ConnectionHandler, Disconnect
+from ..protocol.link import (
+    HIGH_WATER_BYTES,
+    LOW_WATER_BYTES,
+    ConnectionHandler,
+    Disconnect,
+    Move,
+    PathState,
+)
 from .counters import TransportCounters
 from .udp.driver import Driver, Flushable
 
 __all__ = ["Carrier", "Stream", "StreamOwner"]
-
-logger = logging.getLogger("gatesvr.transport")
 
 MAX_FEEDS = 16
 """Times that one flush asks a handler for more before other connections get their turn."""
@@ -53,6 +57,10 @@ CLOSED = 5
 
 _NOT_FEEDING = -1
 _numbers = itertools.count(1)
+
+
+MAX_MOVES = 16
+"""Moves that a stream remembers."""
 
 
 class Carrier(Protocol):
@@ -83,6 +91,9 @@ class StreamOwner(Flushable, Protocol):
     def fail(self, error: BaseException) -> None:
         """End the connection because of an exception."""
 
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended."""
+
 
 class Stream:
     """The Link of a connection's handler.
@@ -103,6 +114,7 @@ class Stream:
         last_heard: Time of the last stream byte or acknowledgement.
         idle_timeout: The effective QUIC idle time-out in seconds.
         state: See the top of this file.
+        moves: See Link.
         handler: Takes the bytes that arrive; None until the handshake is complete, and again after
             connection_lost().
         carrier: Takes the bytes.
@@ -125,6 +137,7 @@ class Stream:
         "is_feeding",
         "keep_alive",
         "last_heard",
+        "moves",
         "peer",
         "state",
     )
@@ -141,6 +154,7 @@ class Stream:
         keep_alive: bool,
     ) -> None:
         self.peer = peer
+        self.moves: tuple[Move, ...] = ()
         self.connection_id = next(_numbers)
         self.keep_alive = keep_alive
         self.last_heard = 0.0
@@ -165,6 +179,12 @@ class Stream:
     def is_closing(self) -> bool:
         """Whether close() was called, here or by the peer."""
         return self.state >= CLOSING
+
+    def move(self, peer: tuple[str, int], now: float) -> None:
+        """Note that the peer has another address from now on."""
+        if peer != self.peer:
+            self.moves = (*self.moves[1 - MAX_MOVES :], (now, self.peer, peer))
+            self.peer = peer
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the stream; does nothing once the link is closing."""
@@ -191,6 +211,10 @@ class Stream:
         if not self.is_feeding and self.state < CUT:
             self.is_feeding = True
             self._driver.mark_dirty(self._connection)
+
+    def path(self) -> PathState | None:
+        """Return how the path does, None once the connection has ended."""
+        return self._connection.path()
 
     def wake(self) -> None:
         """Make the connection task call handler.work()."""
@@ -269,9 +293,13 @@ class Stream:
     def protocol_error(self, error: ProtocolError) -> None:
         """Close the connection with the error's code."""
         self._counters.protocol_errors += 1
-        logger.info(
+        self._driver.lines.log(
+            logging.INFO,
             "protocol_error",
-            extra=keys(connection=self.connection_id, peer=self.peer[0], reason=str(error)),
+            self._driver.clock(),
+            connection=self.connection_id,
+            peer=self.peer[0],
+            reason=str(error),
         )
         self._connection.close(error.close_code, str(error))
 
@@ -319,8 +347,12 @@ class Stream:
             handler.connection_lost(how, self._driver.clock())
         except Exception as error:
             self._counters.lost_errors += 1
-            logger.error(
+            self._driver.lines.log(
+                logging.ERROR,
                 "connection_lost_error",
-                extra=keys(connection=self.connection_id, error=repr(error)),
-                exc_info=error,
+                self._driver.clock(),
+                type(error),
+                error,
+                connection=self.connection_id,
+                error=repr(error),
             )

@@ -71,6 +71,10 @@ class ServerTls:
     def __repr__(self) -> str:
         return f"ServerTls({self.path!r})"
 
+    def expires(self) -> float:
+        """Return when the certificate ends, seconds since the epoch."""
+        return x509.load_pem_x509_certificate(self.cert_pem).not_valid_after_utc.timestamp()
+
 
 class CertificateFiles:
     """Tells when the files of the gateway's certificate have changed.

@@ -70,6 +70,7 @@ class Breaker:
             room for a probe.
         is_half_open: Whether the next call is a probe.
         answered: Calls answered so far.
+        faults: Calls that the endpoint failed so far.
         ejections: Ejections in a row; shrinks while the endpoint stays closed.
         until: When an open breaker becomes half-open.
         probes: request_ids of the probes under way.
@@ -88,6 +89,7 @@ class Breaker:
         "answered",
         "ejections",
         "endpoint",
+        "faults",
         "is_half_open",
         "probes",
         "state",
@@ -101,6 +103,7 @@ class Breaker:
         self.takes_calls = True
         self.is_half_open = False
         self.answered = 0
+        self.faults = 0
         self.ejections = 0
         self.until = inf
         self.probes: set[int] = set()
@@ -156,6 +159,7 @@ class Breaker:
 
     def failed(self, request_id: int, openid: str) -> None:
         """Count a call that the endpoint failed."""
+        self.faults += 1
         if self.state is not BreakerState.CLOSED:
             if request_id in self.probes:
                 self.probes.discard(request_id)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ..config import UpstreamConfig
     from .call import Call, UpstreamCounters
 
-__all__ = ["Lane", "LaneState"]
+__all__ = ["Lane", "LaneState", "new_batch_sizes"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
@@ -94,6 +94,8 @@ LOAD_S = 0.1
 """How often to measure the process's load."""
 BUSY_SHARE, IDLE_SHARE = 0.5, 0.25
 """CPU share of the thread at which the process starts, and stops, counting as busy."""
+MAX_BATCH_BITS = 20
+"""``upstream.max_batch`` is at most a million, which is below two to the power of this."""
 RETRY_MS = 100
 """Retry delay for the client whose call was refused or found no room."""
 
@@ -118,6 +120,11 @@ class LaneState(Enum):
     STOPPED = "stopped"
 
 
+def new_batch_sizes() -> list[int]:
+    """Return counts of 0 for a lane's batch_sizes."""
+    return [0] * (MAX_BATCH_BITS + 1)
+
+
 class Lane:
     """Sends the calls for one address, for every service and zone there.
 
@@ -130,6 +137,7 @@ class Lane:
         on_stranded: Takes calls not yet written; returns those that no other lane accepts.
         on_refused: Takes a call that the upstream refused.
         clock: Time base of the calls' deadlines; loop time by default.
+        batch_sizes: Counts the messages of 1, 2, up to 4, up to 8 requests and so on.
     """
 
     def __init__(
@@ -143,6 +151,7 @@ class Lane:
         on_stranded: Callable[[Lane, list[Call]], list[Call]],
         on_refused: Callable[[Lane, Call], None],
         clock: RunningClock | None = None,
+        batch_sizes: list[int] | None = None,
     ) -> None:
         self.address = address
         self.users = 0
@@ -153,6 +162,7 @@ class Lane:
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
         self._counters = counters
+        self._batch_sizes = new_batch_sizes() if batch_sizes is None else batch_sizes
         self._on_change = on_change
         self._on_stranded = on_stranded
         self._on_refused = on_refused
@@ -260,10 +270,14 @@ class Lane:
 
     def submit(self, call: Call) -> None:
         """Take a call and see that it ends."""
-        if len(self._waiting) >= self._max_waiting:
+        if call.method and self._state is LaneState.STREAM:
+            # It goes beside the stream, so it does not wait behind those that go on it.
+            self._call_alone(call)
+        elif len(self._waiting) >= self._max_waiting:
             self._overflow(call, f"{self._max_waiting} calls wait")
             return
-        self._waiting.append(call)
+        else:
+            self._waiting.append(call)
         if call.deadline < self._timer_due:
             self._arm_timer(call.deadline)
         waker = self._writer_waker
@@ -529,7 +543,7 @@ class Lane:
     async def _write(self, call: Any) -> None:
         """Write the calls in line, batch by batch, until the stream ends or the lane leaves it."""
         counters = self._counters
-        open_calls = self._open
+        open_calls, batch_sizes = self._open, self._batch_sizes
         waker: asyncio.Future[None] | None = None
         is_fresh = False  # every call in line came after the writer's last pause
         try:
@@ -541,6 +555,7 @@ class Lane:
                         is_fresh = False
                         counters.batches += 1
                         counters.batched_requests += len(batch)
+                        batch_sizes[(len(batch) - 1).bit_length()] += 1
                         await call.write(encode_batch(batch))
                 else:
                     is_fresh = not self._waiting
@@ -757,7 +772,7 @@ class Lane:
         data: bytes | None = None
         request = call.request_at(now)
         method = self._channel.unary_unary(call.method) if call.method else self._process_request
-        rpc = method(request, timeout=timeout)
+        rpc = method(request, timeout=timeout, metadata=call.metadata)
         self._rpcs.add(rpc)
         try:
             data = await rpc

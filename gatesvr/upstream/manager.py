@@ -13,7 +13,7 @@ from ..grpcio import upstream_options
 from ..observe.clock import RunningClock
 from .breaker import Breakers
 from .call import Call, MethodCall, UpstreamCounters
-from .lane import RETRY_MS, Lane
+from .lane import RETRY_MS, Lane, new_batch_sizes
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
 
@@ -47,6 +47,8 @@ class EndpointStatus:
         max_open: Most calls that may be open now, for all endpoints at this address.
         breaker: ``closed``, ``open`` (ejected: it gets no calls) or ``half_open`` (only probes).
         ejections: Ejections in a row.
+        answered: Calls that it has answered.
+        faults: Calls that it has failed.
     """
 
     service: str
@@ -61,6 +63,8 @@ class EndpointStatus:
     max_open: int
     breaker: str
     ejections: int
+    answered: int
+    faults: int
 
 
 class UpstreamManager:
@@ -102,6 +106,8 @@ class UpstreamManager:
         self._lease_timer: asyncio.TimerHandle | None = None
         self._breakers = Breakers(config, self._counters, self._clock.now, self._breakers_changed)
         self._breaker_timer: asyncio.TimerHandle | None = None
+        self.batch_sizes = new_batch_sizes()
+        """Messages of lanes by the requests in them: 1, 2, up to 4, up to 8 and so on."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
         self.registry = UpstreamRegistry(
@@ -139,6 +145,7 @@ class UpstreamManager:
         for timer in (self._lease_timer, self._breaker_timer):
             if timer is not None:
                 timer.cancel()
+        self.registry.close()
         stops = [asyncio.ensure_future(lane.stop(grace)) for lane in self._lanes.values()]
         self._lanes.clear()
         self._members.clear()
@@ -205,9 +212,16 @@ class UpstreamManager:
                 member.lane.max_open,
                 member.breaker.state.value,
                 member.breaker.ejections,
+                member.breaker.answered,
+                member.breaker.faults,
             )
             for endpoint, member in self._members.items()
         ]
+
+    def is_usable(self, service: str) -> bool:
+        """Return whether an endpoint of a service can be reached and is not ejected."""
+        pool = self._pools.get(service) or self._pool(service)
+        return pool is not None and pool.is_usable
 
     # Calls.
 
@@ -375,6 +389,7 @@ class UpstreamManager:
             on_stranded=self._stranded,
             on_refused=self._refused,
             clock=self._clock,
+            batch_sizes=self.batch_sizes,
         )
         lane.start()
         return lane

@@ -55,6 +55,21 @@ def queue() -> Iterator[OrderedQueue]:
     made._check()
 
 
+def test_the_oldest_message_ages_from_when_it_was_first_seen(queue: OrderedQueue) -> None:
+    assert queue.oldest_age(5.0) == 0.0
+    queue.append([(0, body("a")), (0, body("b"))])
+    assert [queue.oldest_age(now) for now in (6.0, 8.5, 8.0)] == [0.0, 2.5, 2.0]
+    queue.take(ALL)
+    assert queue.oldest_age(9.0) == 3.0, "taken is not acked"
+    queue.ack_up_to(1)
+    assert [queue.oldest_age(now) for now in (9.0, 10.0)] == [0.0, 1.0]
+    queue.ack_up_to(2)
+    assert queue.oldest_age(11.0) == 0.0
+    queue.append([(0, body("c"))])
+    assert queue.oldest_age(12.0) == 0.0
+    assert queue.oldest_age(13.0) == 1.0
+
+
 class TestOrder:
     def test_starts_empty(self, queue: OrderedQueue) -> None:
         assert (queue.session_id, queue.max_queue_size, queue.max_queue_bytes) == ("s-1", 8, 1000)
@@ -679,3 +694,16 @@ def test_marks_do_not_outnumber_what_an_ack_leaves() -> None:
     *_, skip = parse(queue.take(ALL))
     assert (skip.type, skip.seq_id) == (pb.PUSH_SKIP, 42)
     assert pb.Skip.FromString(skip.payload).from_seq == 18
+
+
+def test_slots_are_told() -> None:
+    queue = OrderedQueue()
+    assert queue.slots() == (1, 1, [])
+    slots = [queue.reserve() for _ in range(5)]
+    for slot in (slots[4], slots[1], slots[2]):
+        queue.fill(slot, [(0, b"x")])
+    assert queue.slots() == (1, 6, [2, 3, 5])
+    queue.fill(slots[0], [])
+    assert queue.slots() == (4, 6, [5])
+    queue.stop()
+    assert queue.slots()[2] == []

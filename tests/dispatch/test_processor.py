@@ -14,6 +14,7 @@ from gatesvr.config import DispatchConfig, UpstreamConfig
 from gatesvr.dispatch.processor import AsyncProcessor
 from gatesvr.dispatch.task import AsyncTask
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
+from gatesvr.observe.stages import Stages
 from gatesvr.upstream.breaker import Breakers
 from gatesvr.upstream.call import Call, UpstreamCounters
 from gatesvr.upstream.registry import Registration
@@ -410,6 +411,32 @@ async def test_answer_of_another_request_is_502_and_its_endpoint_s_fault(
         assert line.__dict__["keys"]["address"] == "h:1"
 
 
+async def test_answer_of_another_request_does_not_restore_an_endpoint() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    counters = UpstreamCounters()
+    now = [0.0]
+    config = UpstreamConfig(consecutive_failures=1, probes=1)
+    breakers = Breakers(config, counters, lambda: now[0], lambda: None)
+    breaker = breakers.add(Registration("zone", "h:1"))
+    breaker.failed(0, "")
+    now[0] = breaker.until
+    breakers.handle_timer(now[0])
+    async with running(upstream) as (processor, clock):
+        for seq, (answer, state) in enumerate(((9, "open"), (2, "closed")), 1):
+            if seq == 2:
+                now[0] = breaker.until
+                breakers.handle_timer(now[0])
+            made = task(session, seq)
+            made.breaker = breaker
+            breaker.begin_probe(made.request_id)
+            assert processor.submit(made, clock.now)
+            await settle()
+            upstream.answer(seq, FakeAnswer(client_seq_id=answer))
+            await settle()
+            assert breaker.state.value == state
+    assert (counters.ejections, counters.restorations) == (2, 1)
+
+
 def failed(status: str, address: str = "h:1", code: int = 502) -> UpstreamError:
     return UpstreamError(
         f"text of {status}", ErrorCode(code), outcome=Outcome.DONE, status=status, address=address
@@ -561,3 +588,32 @@ async def test_task_beside_the_pool_waits_for_no_worker() -> None:
         await settle()
         assert seen[2:] == [("ended", 3)]
         assert session.ended == {3: {"code": 502, "outcome": NOT_STARTED}}
+
+
+async def test_the_stages_of_tasks_are_timed() -> None:
+    upstream, session, clock, stages = FakeUpstream(), FakeSession(), Clock(), Stages()
+    config = DispatchConfig(workers=1, max_workers=1)
+    processor = AsyncProcessor(config, upstream, clock=clock, stages=stages)  # type: ignore[arg-type]
+    processor.start()
+    for seq in (1, 2):
+        assert processor.submit(task(session, seq, asked_at=clock.now), clock.now)
+    clock.now += 2
+    upstream.answer(1)
+    await settle()  # the second one is called now
+    assert stages.requests.pending == 1
+    clock.now += 3
+    late = task(session, 3, context=clock.now, asked_at=clock.now)
+    assert processor.submit(late, clock.now)
+    upstream.answer(2)
+    await settle()  # the third one is not called: its time is up
+    stages.requests.flushed(clock.now + 1)
+    await processor.stop()
+    found = {name: s for name, s in stages.snapshot().items() if s.count}
+    assert {name: s.count for name, s in found.items()} == {
+        "queue_wait": 2,
+        "upstream:zone": 2,
+        "send": 2,
+        "request": 2,
+    }
+    sums = {name: round(s.sum, 3) for name, s in found.items()}
+    assert sums == {"queue_wait": 2, "upstream:zone": 5, "send": 5, "request": 12}

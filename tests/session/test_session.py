@@ -134,6 +134,7 @@ def test_an_answer_above_the_clients_limit_becomes_413():
     assert (failed.error_code, failed.outcome, error.client_seq_id) == (413, Outcome.DONE, seq)
     assert sessions.counters["answers_too_large"] == 1
     assert sessions.counters["notifies_dropped"] == 1
+    assert sessions.counters["bundles"] == 1
     seq = sessions.ask(session)
     session.answer(seq, answer_body(seq, bytes(950)))
     assert sessions.feed(session) == [bytes(950)]

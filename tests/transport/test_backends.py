@@ -242,6 +242,7 @@ AIOQUIC_SENDER = (
     "highest_offset",
     "is_finished",
 )
+AIOQUIC_LOSS = ("_cc", "_rtt_initialized", "_rtt_smoothed")
 AIOQUIC_SPACE = ("ack_at", "ack_queue", "largest_acked_packet", "sent_packets")
 QH3_ATTRIBUTES = (
     "_applied_transport_parameters",
@@ -337,6 +338,7 @@ def test_private_parts_are_what_they_were() -> None:
     assert space is quic._spaces[Epoch.ONE_RTT]
     assert [a for a in AIOQUIC_SPACE if not hasattr(space, a)] == []
     assert quic._loss.get_probe_timeout() > 0
+    assert [a for a in AIOQUIC_LOSS if not hasattr(quic._loss, a)] == []
     pair = connected("qh3", "qh3")
     quic = pair.server._quic  # type: ignore[attr-defined]
     assert [a for a in QH3_ATTRIBUTES if not hasattr(quic, a)] == []
@@ -352,6 +354,26 @@ def test_private_parts_are_what_they_were() -> None:
 def _digest(method: object) -> str:
     source = inspect.getsource(method)  # type: ignore[arg-type]
     return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+def test_a_path_tells_its_round_trip_its_window_and_its_losses(backend: str) -> None:
+    pair = connected(backend, backend)
+    before = pair.server.path()
+    assert 0 < before.rtt_s < 1
+    assert before.congestion_window > 0
+    assert before.lost == 0
+    pair.server.send_stream_data(b"x" * 8000)
+    for data, _ in pair.server.datagrams_to_send(pair.now)[1:]:  # the first one is lost
+        pair.client.receive_datagram(data, pair.SERVER, pair.now)
+    assert pair.server.path().in_flight > 0
+    pair.run(1.0)
+    assert (pair.server.path().lost, pair.server.path().in_flight) == (1, 0)
+    assert stream_bytes(pair.client_events) == b"x" * 8000
+
+
+def test_a_path_before_the_first_datagram_has_no_round_trip(backend: str) -> None:
+    pair = Pair(backend, backend)
+    assert pair.client.path().rtt_s == 0
 
 
 def test_a_request_and_its_answer_are_a_datagram_each_way(backend: str) -> None:

@@ -39,6 +39,7 @@ async def test_burst_shares_messages_and_a_lone_call_waits_for_nothing() -> None
         assert [len(batch) for batch in upstream.batches[1:]] == [64, 64, 64, 8]
         counters = under_test.counters
         assert (counters.batches, counters.batched_requests, counters.unary_calls) == (5, 201, 0)
+        assert under_test.lane._batch_sizes[:7] == [1, 0, 0, 1, 0, 0, 3]
 
 
 async def test_calls_before_the_connection_are_answered() -> None:

@@ -16,10 +16,17 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
 from ...errors import ConfigError
-from ...protocol.link import Disconnect
+from ...protocol.link import Disconnect, PathState
 from ..addresses import Address, Datagram
 from ..tls import ClientTls, ServerTls
-from .aioquic_core import MAX_UNACKED, AioquicCore, PacketDropped, has_too_many_packets
+from .aioquic_core import (
+    CONGESTION_CONTROL,
+    MAX_UNACKED,
+    AioquicCore,
+    CountingReno,
+    PacketDropped,
+    has_too_many_packets,
+)
 from .interface import (
     ACK_PATIENCE,
     ALPN,
@@ -100,6 +107,7 @@ def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration
     return QuicConfiguration(
         is_client=is_client,
         alpn_protocols=[ALPN],
+        congestion_control_algorithm=CONGESTION_CONTROL,
         connection_id_length=CONNECTION_ID_LENGTH,
         idle_timeout=idle_timeout,
         max_data=RECEIVE_WINDOW,
@@ -345,3 +353,11 @@ class AioquicConnection:
     def probe_timeout(self) -> float:
         """Return the probe time-out."""
         return self._quic._loss.get_probe_timeout()
+
+    def path(self) -> PathState:
+        """Return how the path does."""
+        loss = self._quic._loss
+        window = loss._cc
+        rtt = loss._rtt_smoothed if loss._rtt_initialized else 0.0
+        lost = window.lost if isinstance(window, CountingReno) else 0
+        return PathState(rtt, window.congestion_window, window.bytes_in_flight, lost)

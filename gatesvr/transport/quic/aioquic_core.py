@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any, cast
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic import events
+from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -32,6 +35,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import FinalSizeError, QuicStream, QuicStreamReceiver
 from aioquic.tls import Epoch
 
+from ..._core.limits import TokenBucket
 from .interface import (
     CONNECTION_ID_LENGTH,
     MAX_CRYPTO_BYTES,
@@ -40,8 +44,16 @@ from .interface import (
     TokenOf,
 )
 
-__all__ = ["AioquicCore", "PacketDropped", "has_too_many_packets"]
+__all__ = [
+    "CONGESTION_CONTROL",
+    "AioquicCore",
+    "CountingReno",
+    "PacketDropped",
+    "has_too_many_packets",
+]
 
+CONGESTION_CONTROL = "reno, counting"
+"""The name by which a QuicConfiguration chooses CountingReno."""
 MAX_FRAMES = 100
 """Frames of a packet, runs of PADDING counted as one. Senders fill a packet with a few; one that
 sends each lost frame again by itself can put 80 of our shortest messages into one."""
@@ -198,6 +210,21 @@ def _violation(frame_type: int, reason: str) -> QuicConnectionError:
     return QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, reason)
 
 
+class CountingReno(RenoCongestionControl):
+    """aioquic's congestion control, which also counts the packets that were lost."""
+
+    lost = 0
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        """Count them, and do what aioquic does."""
+        packets = list(packets)
+        self.lost += len(packets)
+        super().on_packets_lost(now=now, packets=packets)
+
+
+register_congestion_control(CONGESTION_CONTROL, CountingReno)
+
+
 class AioquicCore(QuicConnection):
     """A connection of either role.
 
@@ -217,9 +244,9 @@ class AioquicCore(QuicConnection):
         setattr(self, _HANDLERS, self._frame_handlers)
         self._ack_ranges_left = MAX_ACK_RANGES
         self._key_updates = 0  # by the packet that is being handled
-        self._key_updates_left: float = MAX_KEY_UPDATES
-        self._key_updated_at = 0.0
+        self._key_update_rate = TokenBucket(1 / KEY_UPDATE_S, MAX_KEY_UPDATES)
         self._skip_at = _next_skip(0)
+        self._look_at = MAX_UNACKED  # packets known; see forget_acknowledgements()
         for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
             limit.value = limit.sent = MAX_OTHER_STREAMS
 
@@ -285,10 +312,7 @@ class AioquicCore(QuicConnection):
 
     def _count_key_update(self, now: float) -> None:
         self._key_updates = 0
-        earned = (now - self._key_updated_at) / KEY_UPDATE_S
-        self._key_updates_left = min(MAX_KEY_UPDATES, self._key_updates_left + earned) - 1
-        self._key_updated_at = now
-        if self._key_updates_left < 0:
+        if self._key_update_rate.take(now):
             raise QuicConnectionError(
                 QuicErrorCode.KEY_UPDATE_ERROR, QuicFrameType.PADDING, "Too many key updates"
             )
@@ -324,12 +348,16 @@ class AioquicCore(QuicConnection):
     def forget_acknowledgements(self) -> None:
         """Forget the oldest bare acknowledgements, where more than MAX_UNACKED packets are known.
 
-        If one is acknowledged all the same, the ranges in it are only told again.
+        If one is acknowledged all the same, the ranges in it are only told again. A full window in
+        flight makes no look necessary: the next one comes once KEPT_UNACKED more are known.
         """
         sent = self._spaces[Epoch.ONE_RTT].sent_packets
+        if len(sent) < self._look_at:
+            return
         bare = [number for number, packet in sent.items() if not packet.in_flight]
         for number in bare[:-KEPT_UNACKED]:
             del sent[number]
+        self._look_at = max(MAX_UNACKED, len(sent) + KEPT_UNACKED)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         """Raise MAX_DATA as bytes are delivered; aioquic's own doubles it. MAX_STREAMS stays."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from ...protocol.link import Disconnect
+from ...protocol.link import Disconnect, PathState
 from ..addresses import Address, Datagram
 from ..tls import ClientTls, ServerTls
 
@@ -227,6 +227,9 @@ class QuicTransport(Protocol):
 
     def probe_timeout(self) -> float:
         """Return the probe time-out (PTO) in seconds, roughly."""
+
+    def path(self) -> PathState:
+        """Return how the path does."""
 
 
 ServerFactory: TypeAlias = Callable[[bytes, bytes | None], QuicTransport]

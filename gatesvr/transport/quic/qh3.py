@@ -20,6 +20,7 @@ from qh3._hazmat import CryptoError
 from qh3.quic.configuration import QuicConfiguration
 
 from ...errors import ConfigError
+from ...protocol.link import PathState
 from ..addresses import Address, Datagram, without_local
 from ..tls import ClientTls, ServerTls
 from .interface import (
@@ -410,4 +411,13 @@ class Qh3Connection:
         rtt = self._quic._core.smoothed_rtt
         return (
             3 * (self._quic.configuration.initial_rtt if rtt is None else rtt) + ASSUMED_ACK_DELAY
+        )
+
+    def path(self) -> PathState:
+        """Return how the path does."""
+        core = self._quic._core
+        if core is None:
+            return PathState(0.0, 0, 0, 0)
+        return PathState(
+            core.smoothed_rtt or 0.0, core.congestion_window, core.bytes_in_flight, core.loss_total
         )

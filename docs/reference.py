@@ -1,0 +1,349 @@
+"""Write the reference pages that come from the code: the commands, and codes with refusals.
+
+docs/generate.py runs it; tests/test_docs_site.py fails when a page is not what the code says.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatesvr import errors
+from gatesvr.admin.counters import AdminCounters
+from gatesvr.auth.reasons import AuthCounters
+from gatesvr.cli.main import commands
+from gatesvr.control.counters import PushCounters
+from gatesvr.dispatch.task import DispatchCounters
+from gatesvr.drain import DrainCounters
+from gatesvr.observe.metrics import Counters
+from gatesvr.overload import OverloadCounters
+from gatesvr.session.counters import SessionCounters
+from gatesvr.transport.counters import TransportCounters
+from gatesvr.upstream.call import UpstreamCounters
+
+DOCS = Path(__file__).parent
+
+LAYERS: dict[str, type[Counters]] = {
+    "transport": TransportCounters,
+    "auth": AuthCounters,
+    "session": SessionCounters,
+    "dispatch": DispatchCounters,
+    "upstream": UpstreamCounters,
+    "push": PushCounters,
+    "overload": OverloadCounters,
+    "drain": DrainCounters,
+    "admin": AdminCounters,
+}
+"""The counters of each layer, in the order that a message meets them."""
+
+REFUSALS: dict[str, str] = {
+    "transport": """
+        datagrams_truncated datagrams_malformed datagrams_unknown datagrams_after_close
+        datagrams_over_limit datagrams_elsewhere initials_undecryptable initials_without_crypto
+        handshakes_dropped handshakes_expired handshakes_timed_out handshakes_failed
+        connections_refused connections_dropped prefix_connections_limited
+        prefix_handshakes_limited prefix_rate_limited retries_refused negotiations_limited
+        resets_limited streams_refused quic_violations protocol_errors connection_errors
+        moves_limited path_limits writes_dropped send_dropped send_errors initials_refused
+        refusals_limited refusals receive_errors lost_errors last_pushes_expired""",
+    "auth": """
+        refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
+        refused_signature refused_expired refused_not_yet refused_audience refused_issuer
+        refused_claim refused_openid refused_denied refused_limited unavailable
+        unusable_answers key_failures""",
+    "session": """
+        refused_starts refused_full refused_draining refused_address starts_limited
+        openid_starts_limited
+        refused_logins login_timeouts auth_expired expired replaced kicked memory_closed
+        resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
+        resumes_tombstoned token_reused duplicates gaps answers_too_large answers_not_kept
+        pushes_busy pushes_too_large pushes_too_late pushes_unasked push_repeats
+        notifies_expired notifies_dropped notifies_conflated slow_consumers slowest_cut
+        events_missed event_subscribers_refused internal_errors""",
+    "dispatch": """
+        unknown_types bad_msg_ids bad_heartbeats bad_payloads not_logged_in no_route
+        requests_limited refused_full refused_draining deadlines closed_499 start_timeouts
+        frame_timeouts heartbeat_timeouts held_overflows unread_overflows auths_refused fenced
+        foreign_answers internal_errors""",
+    "upstream": """
+        no_service not_started refused_calls overflows rejected_calls limited unsent_calls
+        broken_calls unanswered failed_calls bad_answers bad_batches too_large late_answers
+        unknown_answers ejections ejections_overflow register_refused leases_unknown
+        leases_expired""",
+    "push": """
+        refused_no_credentials refused_token refused_certificate refused_role refused_streams
+        refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
+        too_large internal_errors""",
+    "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
+    "drain": "goaways dismissed connections_cut requests_cut",
+    "admin": """
+        refused_hosts refused_origins refused_logins refused_bodies silent_closed streams_refused
+        streams_stuck internal_errors""",
+}
+"""The counters that count something refused, dropped, cut or failed. Each has a runbook."""
+
+
+def refusals() -> dict[str, list[str]]:
+    """Return the names of the refusals by layer."""
+    return {layer: names.split() for layer, names in REFUSALS.items()}
+
+
+# Texts in the code -------------------------------------------------------------------------------
+
+
+def texts(struct: type) -> dict[str, str]:
+    """Return the docstring under each field or member of a class, those of its bases included."""
+    found: dict[str, str] = {}
+    for kind in reversed(struct.__mro__):
+        if not kind.__module__.startswith("gatesvr."):
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(body, ast.ClassDef)
+        for node, behind in zip(body.body, body.body[1:], strict=False):
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", 0)
+            if (
+                isinstance(target, ast.Name)
+                and isinstance(behind, ast.Expr)
+                and isinstance(behind.value, ast.Constant)
+            ):
+                found[target.id] = " ".join(str(behind.value.value).replace("``", "`").split())
+    return found
+
+
+def cell(text: str) -> str:
+    """Return text for a table's cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+# Commands ----------------------------------------------------------------------------------------
+
+CLI_HEAD = """\
+# Commands
+
+<!-- Written by docs/reference.py from the commands themselves. -->
+
+Everything that the `gatesvr` command can do, as the command itself says it. Exit codes: 0 for
+success, 1 when the command failed, 2 for a wrong argument or setting; `bench` also has 99 for a
+missed threshold. Ctrl-C and SIGTERM stop in order; a second one ends at once.
+
+A *DURATION* is a number of seconds or text such as `500ms`, `1s`, `2m`, `1h`; an address is
+`HOST:PORT`. Every setting of [the configuration](configuration.md) is also one of `gatesvr serve`:
+`--set section.key=value`.
+
+"""
+
+
+def cli() -> str:
+    """Return docs/cli.md."""
+    parts = [CLI_HEAD]
+    pages = list(walk(commands, ("gatesvr",)))
+    parts.append("| command | does |\n| --- | --- |\n")
+    for path, command in pages:
+        if not isinstance(command, click.Group):
+            name = " ".join(path)
+            anchor = name.replace(" ", "-")
+            parts.append(f"| [`{name}`](#{anchor}) | {cell(first_sentence(command))} |\n")
+    for path, command in pages:
+        if len(path) == 1:
+            continue
+        parts.extend(section(path, command))
+    return "".join(parts)
+
+
+def walk(
+    command: click.Command, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command below command, itself first, with the words that run it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=path[-1])
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            if not below.hidden:
+                yield from walk(below, (*path, name))
+
+
+def section(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
+    """Yield the text of one command."""
+    context = click.Context(command, info_name=" ".join(path))
+    yield f"\n{'#' * min(len(path), 3)} {' '.join(path)}\n\n"
+    usage = " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
+    yield f"```text\n{usage}\n```\n\n"
+    yield help_text(command)
+    options = [
+        parameter
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.hidden
+    ]
+    if options:
+        yield "\n| option | | default |\n| --- | --- | --- |\n"
+        for option in options:
+            yield row(option, context)
+
+
+def row(option: click.Option, context: click.Context) -> str:
+    """Return the row of one option."""
+    names = ", ".join([*option.opts, *option.secondary_opts])
+    value = "" if option.is_flag or option.count else f" {option.make_metavar(context)}"
+    text, default = re.fullmatch(
+        r"(.*?)\s*(?:\[(?:default: )?([^\[\]]+)\])?", " ".join((option.help or "").split())
+    ).groups()  # type: ignore[union-attr]  # a help text may end with its default in brackets
+    if default is None and option.show_default and isinstance(option.default, str | int | float):
+        default = str(option.default)
+    repeats = " Repeatable." if option.multiple and "repeatable" not in text else ""
+    shown = f"`{cell(default)}`" if default and " " not in default else cell(default or "")
+    names = cell(f"{names}{value}").replace("&lt;", "<")
+    return f"| `{names}` | {cell(text + repeats)} | {shown} |\n"
+
+
+def first_sentence(command: click.Command) -> str:
+    """Return what a command does, in a sentence."""
+    return help_text(command).strip().split("\n\n")[0]
+
+
+def help_text(command: click.Command) -> str:
+    """Return a command's help as Markdown: click's unwrapped paragraphs become blocks."""
+    parts = []
+    for paragraph in inspect.cleandoc(command.help or "").split("\f")[0].split("\n\n"):
+        if paragraph.startswith("\b"):
+            parts.append(f"```text\n{paragraph[1:].strip(chr(10))}\n```\n")
+        else:
+            parts.append(f"{cell(paragraph)}\n".replace("\\|", "|"))
+    return "\n".join(parts)
+
+
+# Codes and refusals ------------------------------------------------------------------------------
+
+CODES_HEAD = """\
+# Codes and refusals
+
+<!-- Written by docs/reference.py from gatesvr/errors.py, docs/protocol.md and the counters. -->
+
+Whatever the gateway refuses has a code that the client or the caller sees, and a counter that you
+see. This page lists all of them; [Operations](operations.md) says what to do about each.
+
+## Close codes
+
+The application error code that a QUIC connection closes with. It alone tells a client what to do
+next. In Python it is a `gatesvr.CloseCode`.
+
+| code | name | meaning | reconnect | resume | session |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+ERRORS_HEAD = """
+Unknown 44xx: do not reconnect. Unknown 45xx: back off and resume. 46xx are the operator's own.
+
+## Error codes
+
+The `error_code` of an ERROR in the place of an answer, or of a refused START. A Python client
+raises it as a `gatesvr.RequestFailed`; `retry_after_ms` says when to try again. In Python it is a
+`gatesvr.ErrorCode`.
+
+| code | name | meaning |
+| --- | --- | --- |
+"""
+
+OUTCOMES_HEAD = """
+499 is a counter, not a code on the wire: the session was closed before the answer came.
+
+### Outcomes
+
+What the gateway knows of the execution of a request that failed: whether repeating it is safe.
+
+| outcome | name | meaning |
+| --- | --- | --- |
+"""
+
+LOST_HEAD = """
+## Reasons for lost messages
+
+The `reason` of a `gatesvr.Lost` (notifies that were let go) and of a `gatesvr.SessionLost`.
+
+| reason | name | meaning |
+| --- | --- | --- |
+"""
+
+REFUSALS_HEAD = """
+## Refusals
+
+Each counter of something refused, dropped, cut or failed: `gatesvr serve --stats 5s` prints them
+by these names, `gateway.stats()` returns them.
+"""
+
+RUNBOOKS = {
+    "transport": "Datagrams and connections",
+    "auth": "Who may come in",
+    "session": "Sessions, resumes and pushes",
+    "dispatch": "Requests",
+    "upstream": "Services",
+    "push": "The push port",
+    "overload": "Overload",
+    "drain": "Draining",
+    "admin": "The admin server",
+}
+"""The title of each layer's refusals, here and in docs/operations.md."""
+
+
+def codes() -> str:
+    """Return docs/codes.md."""
+    parts = [CODES_HEAD]
+    policies = close_policies()
+    meanings = texts(errors.CloseCode)
+    for code in errors.CloseCode:
+        link = f"[{code.value}](operations.md#close-{code.value})"
+        policy = " | ".join(policies[code.value])
+        parts.append(f"| {link} | `{code.name}` | {cell(meanings[code.name])} | {policy} |\n")
+    parts.append(f"| none | | Idle, reset, or the network. | {' | '.join(policies[None])} |\n")
+    for head, enum in (
+        (ERRORS_HEAD, errors.ErrorCode),
+        (OUTCOMES_HEAD, errors.Outcome),
+        (LOST_HEAD, errors.LostReason),
+    ):
+        parts.append(head)
+        parts.extend(members(enum))
+    parts.append(REFUSALS_HEAD)
+    for layer, names in refusals().items():
+        meanings = texts(LAYERS[layer])
+        parts.append(f"\n### {RUNBOOKS[layer]}\n\n")
+        slug = RUNBOOKS[layer].lower().replace(",", "").replace(" ", "-")
+        parts.append(f"What to do: [Operations](operations.md#{slug}).\n\n")
+        parts.append("| counter | counts |\n| --- | --- |\n")
+        parts.extend(f"| `{layer}.{name}` | {cell(meanings[name])} |\n" for name in names)
+    return "".join(parts)
+
+
+def members(enum: type[IntEnum]) -> Iterator[str]:
+    """Yield the rows of an enumeration."""
+    meanings = texts(enum)
+    for member in enum:
+        yield f"| {member.value} | `{member.name}` | {cell(meanings[member.name])} |\n"
+
+
+def close_policies() -> dict[int | None, list[str]]:
+    """Return, for each close code and none: reconnect, resume and session of PROTOCOL 6."""
+    chapter = (DOCS / "protocol.md").read_text("utf-8").partition("## 6. Codes")[2]
+    found: dict[int | None, list[str]] = {}
+    for line in re.findall(r"^\| (?:\d+|none) \|.*$", chapter, re.MULTILINE):
+        cells = [part.strip() for part in line.strip("|").split("|")]
+        if len(cells) == 5:
+            found.setdefault(None if cells[0] == "none" else int(cells[0]), cells[2:])
+    return found
+
+
+PAGES: dict[str, Any] = {"cli.md": cli, "codes.md": codes}
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, write in PAGES.items():
+        (DOCS / name).write_text(write(), "utf-8")

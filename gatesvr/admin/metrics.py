@@ -1,0 +1,568 @@
+"""Metrics: Gateway.figures() for Prometheus, named gatesvr_..., in base units.
+
+Every counter of every layer is a metric of its own, ``gatesvr_LAYER_NAME`` with ``_total`` where it
+only rises, and its HELP is the text under the counter's field. MEASURES has the rest: what is
+better read with labels, and the histograms. Labels have few values, and none from outside: states,
+codes, refusals, and the services that the configuration names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from ..figures import COUNTERS, Figures, refusals
+from ..observe.stages import UPSTREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from .._core.histogram import HistogramSnapshot
+    from ..gateway import Gateway
+    from ..observe.metrics import Counters
+    from ..upstream.manager import EndpointStatus
+
+__all__ = ["GROUPS", "GatewayCollector", "Measure", "Scrape", "counter_measures", "measures"]
+
+FIRST_BOUND, LAST_BOUND = 5, 26
+"""Bounds of histograms go from 2 ** FIRST_BOUND to 2 ** LAST_BOUND microseconds: 32 us, 67 s."""
+PARTS, FINE_PARTS = 4, 32
+"""Buckets of each doubling; the second with ``metrics.fine``."""
+PART_SAMPLES = 200
+"""Samples of a page that are written in one turn of the loop, some 1 ms."""
+OTHER = "other"
+"""The service of endpoints that serve what the configuration does not name."""
+
+Kind: TypeAlias = Literal["gauge", "counter", "histogram"]
+Values: TypeAlias = "Iterable[tuple[tuple[str, ...], float]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What one answer to a scraper is made of.
+
+    Attributes:
+        figures: The gateway's.
+        endpoints: Its upstream endpoints.
+        services: Those that the configuration names.
+        max_batch: ``upstream.max_batch``.
+    """
+
+    figures: Figures
+    endpoints: tuple[EndpointStatus, ...] = ()
+    services: frozenset[str] = frozenset()
+    max_batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric: its name and text, and where its values come from.
+
+    Attributes:
+        group: Its place in the documentation; one of GROUPS.
+        name: The whole name, ``_total`` included.
+        kind: What it is to Prometheus.
+        text: Its HELP.
+        read: Returns the values of a gauge or counter by the values of its labels.
+        labels: The names of its labels.
+        stage: Of a histogram of durations: its name in Figures, ``upstream:`` for one a service.
+    """
+
+    group: str
+    name: str
+    kind: Kind
+    text: str
+    read: Callable[[Scrape], Values] | None = None
+    labels: tuple[str, ...] = ()
+    stage: str = ""
+
+
+GROUPS = {
+    "process": "The process",
+    "clients": "Clients",
+    "requests": "Requests",
+    "durations": "Durations",
+    "services": "Services",
+    "refusals": "Refusals, closes and errors",
+}
+"""The groups of MEASURES and their titles; each layer's counters form one more."""
+
+
+def _one(read: Callable[[Figures], float]) -> Callable[[Scrape], Values]:
+    """Return the reader of a metric without labels."""
+    return lambda scrape: [((), read(scrape.figures))]
+
+
+def _sessions(scrape: Scrape) -> Values:
+    return [((state,), count) for state, count in scrape.figures.sessions.items()]
+
+
+def _workers(scrape: Scrape) -> Values:
+    busy = scrape.figures.workers_busy
+    return [(("busy",), busy), (("idle",), scrape.figures.workers - busy)]
+
+
+def _endpoints(scrape: Scrape) -> Values:
+    states = ("up", "down", "ejected")
+    counts = {(service, state): 0 for service in sorted(scrape.services) for state in states}
+    for endpoint in scrape.endpoints:
+        service = endpoint.service if endpoint.service in scrape.services else OTHER
+        is_closed = endpoint.breaker == "closed"
+        state = "ejected" if not is_closed else "up" if endpoint.is_up else "down"
+        counts[service, state] = counts.get((service, state), 0) + 1
+    return counts.items()
+
+
+def _refusals(scrape: Scrape) -> Values:
+    return [((reason,), count) for reason, count in refusals(scrape.figures.counters).items()]
+
+
+def _closes(scrape: Scrape) -> Values:
+    for side, codes in scrape.figures.closes.items():
+        for code, count in codes.items():
+            # A close by the idle time-out or a reset has no code; the rest have many.
+            if count or side == "local":
+                yield (side, code), count
+
+
+def _errors(scrape: Scrape) -> Values:
+    return [((code,), count) for code, count in scrape.figures.errors.items()]
+
+
+def _build(scrape: Scrape) -> Values:
+    figures = scrape.figures
+    return [((figures.version, figures.backend, figures.core, platform.python_version()), 1)]
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "process",
+        "gatesvr_build_info",
+        "gauge",
+        "What runs: always 1.",
+        _build,
+        ("version", "backend", "core", "python"),
+    ),
+    Measure(
+        "process",
+        "gatesvr_start_time_seconds",
+        "gauge",
+        "When the gateway started, seconds since the epoch.",
+        _one(lambda f: f.time - f.uptime_s),
+    ),
+    Measure(
+        "process",
+        "gatesvr_ready",
+        "gauge",
+        "Whether new clients should be sent here, 0 or 1.",
+        _one(lambda f: f.ready),
+    ),
+    Measure(
+        "process",
+        "gatesvr_draining",
+        "gauge",
+        "Whether the gateway is about to stop, 0 or 1.",
+        _one(lambda f: f.draining),
+    ),
+    Measure(
+        "process",
+        "gatesvr_cpu_seconds_total",
+        "counter",
+        "CPU time of the process.",
+        _one(lambda f: f.cpu_s),
+    ),
+    Measure(
+        "process",
+        "gatesvr_memory_bytes",
+        "gauge",
+        "Resident memory of the process, 0 where the system does not tell.",
+        _one(lambda f: f.memory_bytes),
+    ),
+    Measure(
+        "process",
+        "gatesvr_last_loop_lag_seconds",
+        "gauge",
+        "How late the loop came to its last tick, for whatever reason.",
+        _one(lambda f: f.lag_s),
+    ),
+    Measure(
+        "process",
+        "gatesvr_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the certificate that clients see ends, seconds since the epoch.",
+        _one(lambda f: f.certificate_expires),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_connections",
+        "gauge",
+        "Connections whose handshake is complete.",
+        _one(lambda f: f.connections),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_handshakes",
+        "gauge",
+        "Handshakes under way.",
+        _one(lambda f: f.handshakes),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_sessions",
+        "gauge",
+        "Sessions by state: inited (not logged in), normal, suspended (without a connection).",
+        _sessions,
+        ("state",),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_queue_messages",
+        "gauge",
+        "Messages to clients that are not acknowledged, sent or to be sent.",
+        _one(lambda f: f.queue_messages),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_queue_bytes",
+        "gauge",
+        "Bytes of the bodies of messages to clients that are not acknowledged.",
+        _one(lambda f: f.queue_bytes),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_oldest_unacked_seconds",
+        "gauge",
+        "How long the oldest message to a client has not been acknowledged, suspended sessions"
+        " included.",
+        _one(lambda f: f.oldest_unacked_s),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_quic_congestion_window_bytes",
+        "gauge",
+        "Mean congestion window of the connections.",
+        _one(lambda f: f.path.congestion_window_bytes),
+    ),
+    Measure(
+        "clients",
+        "gatesvr_quic_in_flight_bytes",
+        "gauge",
+        "Bytes sent to clients and not acknowledged by their QUIC.",
+        _one(lambda f: f.path.in_flight_bytes),
+    ),
+    Measure(
+        "requests",
+        "gatesvr_requests_in_flight",
+        "gauge",
+        "Requests accepted and not answered.",
+        _one(lambda f: f.in_flight),
+    ),
+    Measure(
+        "requests",
+        "gatesvr_tasks_queued",
+        "gauge",
+        "Requests that wait for a worker.",
+        _one(lambda f: f.tasks_queued),
+    ),
+    Measure("requests", "gatesvr_workers", "gauge", "Workers by state.", _workers, ("state",)),
+    Measure(
+        "durations",
+        "gatesvr_request_duration_seconds",
+        "histogram",
+        "From the reading of a request until its answer, or its ERROR, is handed to the system;"
+        " for a client that does not read or is not there, until it is put into its queue.",
+        stage="request",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_queue_wait_seconds",
+        "histogram",
+        "From the reading of a request until its service is called.",
+        stage="queue_wait",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_upstream_duration_seconds",
+        "histogram",
+        "From the call of a service until its answer or failure.",
+        labels=("service",),
+        stage=UPSTREAM,
+    ),
+    Measure(
+        "durations",
+        "gatesvr_send_duration_seconds",
+        "histogram",
+        "From an answer's being ready until it is handed to the system, QUIC included; not of"
+        " clients that are not there.",
+        stage="send",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_handshake_duration_seconds",
+        "histogram",
+        "From a client's first datagram, or its Retry, to the end of the handshake.",
+        stage="handshake",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_login_duration_seconds",
+        "histogram",
+        "From the START of a session until it has logged in; the client's own time is in it.",
+        stage="login",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_quic_rtt_seconds",
+        "histogram",
+        "Smoothed round trips of connections, each looked at once a second, less often above"
+        " 2,000.",
+        stage="rtt",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_loop_lag_seconds",
+        "histogram",
+        "How late the loop came to its ticks, four a second.",
+        stage="lag",
+    ),
+    Measure(
+        "durations",
+        "gatesvr_gc_pause_seconds",
+        "histogram",
+        "Pauses of the whole process for Python's garbage collector.",
+        stage="gc_pause",
+    ),
+    Measure(
+        "services",
+        "gatesvr_service_endpoints",
+        "gauge",
+        "Endpoints by service and state: up, down, ejected (its breaker is open or half open)."
+        f" Endpoints of services that the configuration does not name are of {OTHER!r}.",
+        _endpoints,
+        ("service", "state"),
+    ),
+    Measure(
+        "services",
+        "gatesvr_upstream_batch_requests",
+        "histogram",
+        "Requests in a message to an upstream.",
+    ),
+    Measure(
+        "refusals",
+        "gatesvr_refusals_total",
+        "counter",
+        "What was refused, dropped, cut or failed, by layer and counter: the same numbers as the"
+        " counters of these names. One event may count at several.",
+        _refusals,
+        ("reason",),
+    ),
+    Measure(
+        "refusals",
+        "gatesvr_closes_total",
+        "counter",
+        "Connections that ended, by side and close code: local (the gateway), peer (the client),"
+        " peer_transport (the client, by a QUIC error), idle, reset.",
+        _closes,
+        ("side", "code"),
+    ),
+    Measure(
+        "refusals",
+        "gatesvr_errors_total",
+        "counter",
+        "ERRORs in place of answers, by code.",
+        _errors,
+        ("code",),
+    ),
+)
+
+_OPENMETRICS_END = b"# EOF\n"
+_MS = "_ms"
+_HIGH_WATER = frozenset({"peak_workers"})
+"""Counters that only rise, and do not add up: the most of something at a time."""
+
+
+def counter_measures(layer: str, counters: type[Counters]) -> list[Measure]:
+    """Return the metrics of a layer's counters."""
+    gauges, found = counters.gauges(), []
+    for field, text in counters.texts().items():
+        is_gauge = field in gauges or field in _HIGH_WATER
+        name, scale = field, 1.0
+        if field.endswith(_MS):
+            name, scale = f"{field.removesuffix(_MS)}_seconds", 0.001
+        found.append(
+            Measure(
+                layer,
+                f"gatesvr_{layer}_{name}{'' if is_gauge else '_total'}",
+                "gauge" if is_gauge else "counter",
+                text.replace("``", "`"),
+                _counter(layer, field, scale),
+            )
+        )
+    return found
+
+
+def _counter(layer: str, field: str, scale: float) -> Callable[[Scrape], Values]:
+    def read(scrape: Scrape) -> Values:
+        value = scrape.figures.counters[layer][field]
+        return [((), value if scale == 1 else value * scale)]
+
+    return read
+
+
+def measures() -> list[Measure]:
+    """Return every metric of a gateway, those of its counters behind the others."""
+    return [
+        *MEASURES,
+        *(found for layer, kind in COUNTERS.items() for found in counter_measures(layer, kind)),
+    ]
+
+
+class _Part(Collector):
+    """Some of the metrics of a page."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._families: list[Metric] = []
+
+    def add(self, family: Metric) -> None:
+        """Add a metric."""
+        self._families.append(family)
+        self.samples += len(family.samples)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        return iter(self._families)
+
+
+class GatewayCollector(Collector):
+    """Makes a gateway's metrics; register it, or ask it for a page.
+
+    Everything is read when it is asked, from the gateway's own counters.
+
+    Args:
+        gateway: The gateway.
+        others: Counters beside the gateway's, by layer.
+    """
+
+    def __init__(self, gateway: Gateway, others: Mapping[str, Counters] | None = None) -> None:
+        self._gateway = gateway
+        self._others = tuple((others or {}).items())
+        self._measures = measures()
+        for layer, counters in self._others:
+            self._measures += counter_measures(layer, type(counters))
+        self._bounds = _bounds(FINE_PARTS if gateway.config.metrics.fine else PARTS)
+
+    def take(self) -> Scrape:
+        """Read the gateway; call it in the loop's thread."""
+        gateway = self._gateway
+        config = gateway.config
+        figures = gateway.figures()
+        for layer, counters in self._others:
+            figures.counters[layer] = counters.snapshot()
+        return Scrape(
+            figures,
+            tuple(gateway.upstreams()),
+            frozenset(config.upstream.services),
+            config.upstream.max_batch,
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric as it is now."""
+        return self.families(self.take())
+
+    async def page(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the page for a scraper, and its Content-Type.
+
+        It is all of one moment, but written in turns: the loop goes on between them.
+
+        Args:
+            accept: The request's Accept header: it may want OpenMetrics.
+        """
+        encode, content_type = choose_encoder(accept)
+        parts = []
+        for part in self._parts(self.take()):
+            parts.append(encode(part).removesuffix(_OPENMETRICS_END))
+            await asyncio.sleep(0)
+        if content_type.startswith("application/openmetrics-text"):
+            parts.append(_OPENMETRICS_END)
+        return b"".join(parts), content_type
+
+    def _parts(self, scrape: Scrape) -> Iterator[Collector]:
+        """Yield the metrics in parts of some PART_SAMPLES."""
+        part = _Part()
+        for family in self.families(scrape):
+            part.add(family)
+            if part.samples >= PART_SAMPLES:
+                yield part
+                part = _Part()
+        yield part
+
+    def families(self, scrape: Scrape) -> Iterator[Metric]:
+        """Yield every metric of what was taken before; in any thread."""
+        for measure in self._measures:
+            if measure.read is None:
+                yield self._histogram(measure, scrape)
+                continue
+            labels = measure.labels
+            if measure.kind == "counter":
+                family: Metric = CounterMetricFamily(measure.name, measure.text, labels=labels)
+            else:
+                family = GaugeMetricFamily(measure.name, measure.text, labels=labels)
+            suffix = "_total" if measure.kind == "counter" else ""
+            for values, value in measure.read(scrape):
+                family.add_sample(
+                    f"{family.name}{suffix}", dict(zip(labels, values, strict=True)), value
+                )
+            yield family
+
+    def _histogram(self, measure: Measure, scrape: Scrape) -> Metric:
+        family = HistogramMetricFamily(measure.name, measure.text, labels=measure.labels)
+        if not measure.stage:
+            self._add_batches(family, scrape)
+            return family
+        for name, snapshot in scrape.figures.histograms.items():
+            if name == measure.stage:
+                self._add_durations(family, (), snapshot)
+            elif measure.stage == UPSTREAM and name.startswith(UPSTREAM):
+                self._add_durations(family, (name.removeprefix(UPSTREAM),), snapshot)
+        return family
+
+    def _add_durations(
+        self, family: HistogramMetricFamily, labels: tuple[str, ...], snapshot: HistogramSnapshot
+    ) -> None:
+        bounds, texts = self._bounds
+        counts = snapshot.cumulative(bounds)
+        buckets = [*zip(texts, counts, strict=True), ("+Inf", snapshot.count)]
+        family.add_metric(labels, buckets, snapshot.sum)
+
+    @staticmethod
+    def _add_batches(family: HistogramMetricFamily, scrape: Scrape) -> None:
+        last = (scrape.max_batch - 1).bit_length()
+        counts = list(accumulate(scrape.figures.batches))
+        bounds = [repr(float(2**power)) for power in range(last + 1)]
+        buckets = [*zip(bounds, counts, strict=False), ("+Inf", counts[-1])]
+        total = scrape.figures.counters["upstream"]["batched_requests"]
+        family.add_metric((), buckets, total)
+
+
+def _bounds(parts: int) -> tuple[list[float], list[str]]:
+    """Return the bounds of histograms in seconds, and as text; each is an edge of a bucket."""
+    bounds = [
+        2**power * (1 + part / parts) / 1e6
+        for power in range(FIRST_BOUND, LAST_BOUND)
+        for part in range(parts)
+    ]
+    bounds.append(2**LAST_BOUND / 1e6)
+    return bounds, [repr(bound) for bound in bounds]
