@@ -20,6 +20,7 @@ from gatesvr.config import (
     TransportConfig,
     UpstreamConfig,
     load,
+    needs_restart,
 )
 from gatesvr.config.changes import HIDDEN, changes, shown_values, within_reach
 from gatesvr.errors import ConfigError
@@ -42,15 +43,7 @@ FREE_PORTS = ["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]
 SERVICES = 'upstream.services={hello=[{address="127.0.0.1:9"}], zone=[{address="127.0.0.1:9"}]}'
 
 NEEDS_RESTART = {
-    "transport.bind",
-    "transport.backend",
-    "transport.secret",
-    "transport.receive_buffer",
-    "transport.send_buffer",
-    "transport.batch_io",
-    "session.max_message_bytes",
-    "push.bind",
-    "push.insecure",
+    *(name for name in FIELDS if needs_restart(name)),
     # From a plain port to one that looks at callers, and the like.
     "push.cert",
     "push.key",

@@ -214,8 +214,8 @@ class PushService:
 
     def _count_look(self, is_usable: bool) -> None:
         counters = self._commands.counters
-        counters.push_certificates_renewed += is_usable
-        counters.push_certificates_kept += not is_usable
+        counters.certificates_renewed += is_usable
+        counters.certificates_kept += not is_usable
 
     def _bad(self, why: str) -> ConfigError:
         return ConfigError(f"{self._config.bind}: {why}", field="push.bind")
