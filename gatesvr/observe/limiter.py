@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +37,14 @@ class LogLimiter:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._kinds: dict[Hashable, _Kind] = {}
+        self._kinds: dict[tuple[str, object], _Kind] = {}
 
     def log(
         self,
         level: int,
         event: str,
         now: float,
-        kind: Hashable = "",
+        kind: object = "",
         error: BaseException | None = None,
         /,
         **values: Any,
@@ -56,7 +55,7 @@ class LogLimiter:
             level: Its level.
             event: Its name.
             now: Loop time.
-            kind: What it has in common with those that may suppress it, beside its name.
+            kind: Hashable: what it has in common with those that may suppress it, beside its name.
             error: Whose traceback to write; not kept for tick(), nor are the objects it holds.
             values: Its keys.
         """
