@@ -122,7 +122,7 @@ export class TimeChart {
         { ...axis, size: AXIS_HEIGHT, gap: 4, space: 72, grid: { show: false },
           values: (plot, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, tick % 60 ? 8 : 5)) },
         { ...axis, size: AXIS_WIDTH, gap: 6, space: 34, grid: line,
-          values: (plot, ticks) => ticks.map((tick) => (tick ? this.format(tick) : "0")) },
+          values: (plot, ticks) => ticks.map((tick) => (tick ? this.format(tick).replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "") : "0")) },
       ],
       series: [{}, ...this.series.map((one) => ({
         stroke: colour(one.colour),
