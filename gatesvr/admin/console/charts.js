@@ -175,10 +175,10 @@ export class Spark {
   }
 }
 
-const LADDER_FROM = -5; // 10 µs
+const LADDER_FROM = -6; // 1 µs
 const LADDER_TO = 1; // 10 s
 
-/** Percentiles on one logarithmic scale of 10 µs to 10 s: a bar to p99, a line on to the largest. */
+/** Percentiles on one logarithmic scale of 1 µs to 10 s: a bar to p99, a line on to the largest. */
 export class Ladder {
   constructor() {
     const decades = [];

@@ -145,7 +145,7 @@ function stageName(stage) {
 class Stages {
   constructor() {
     this.columns = [
-      { label: "Stage" }, { class: "ladder-cell", head: h("span", { class: "ladder-head" }, h("span", {}, "10 µs"), h("span", {}, "10 s")) }, { label: "p50", class: "num" },
+      { label: "Stage" }, { class: "ladder-cell", head: h("span", { class: "ladder-head" }, h("span", {}, "1 µs"), h("span", {}, "10 s")) }, { label: "p50", class: "num" },
       { label: "p90", class: "num wide" }, { label: "p99", class: "num" },
       { label: "p99.9", class: "num wide" }, { label: "max", class: "num wide" },
       { label: "Count", class: "num wide" },
@@ -169,6 +169,7 @@ class Stages {
     }, (element, stage) => {
       const one = latency[stage];
       element.ladder.update(one);
+      element.classList.toggle("is-idle", !one.count);
       const show = (index, key) => figure(element.cells[index],
         one.count ? format.seconds(one[key]) : "–", one.count ? one[key] : "");
       ["p50", "p90", "p99", "p999", "max"].forEach((key, index) => show(index + 2, key));
@@ -194,6 +195,7 @@ class States {
     const all = Math.max(1, Object.values(sessions).reduce((sum, number) => sum + number, 0));
     STATES.forEach(([name], index) => {
       this.parts[index].style.flexGrow = String((sessions[name] ?? 0) / all);
+      this.parts[index].hidden = !sessions[name];
       figure(this.values[index], format.count(sessions[name] ?? 0), sessions[name] ?? 0);
     });
   }
