@@ -249,11 +249,11 @@ def _admin(
     Raises:
         ConfigError: It is wanted and cannot be.
     """
-    from ..admin.server import AdminServer
-
     config = gateway.config.admin
     if is_wanted == "off" or not (is_demo or config.enabled):
         return None
+    from ..admin.server import AdminServer
+
     is_by_itself = is_wanted is None and not config.enabled
     try:
         return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
