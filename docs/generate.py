@@ -55,6 +55,16 @@ source (with the line of a file), field and value. `gatesvr config check` says s
 --origin` shows what is in force, `default` prints a file to begin with. A `gatesvr.Config` built in
 Python takes and refuses the same values.
 
+SIGHUP makes a running `gatesvr serve` read its sources again: what has changed is printed and
+logged, secrets hidden, and is in force at once, all of it or nothing. Where a value is wrong, or a
+file cannot be used, everything stays as it was, and the complaint is logged. Connections and
+sessions go on, with the limits that they began with; a lane to an endpoint that goes away still
+ends its open calls. Settings marked *Needs a restart* stay, and are named. So do these changes of
+the push port: with or without a certificate (`push.cert`), with or without `push.client_ca`, with
+or without any callers that prove something (`push.token`, `push.caller`). Certificates need no
+SIGHUP: within 2 s of a change of their files, or of a symbolic link to them, new handshakes get the
+new one, if its key fits, its chain is in order and it is valid now.
+
 ```toml
 [transport]
 bind = "0.0.0.0:8453"
@@ -141,6 +151,8 @@ def table(
             default = spell(field.default, hint)
         kind = spell_type(hint, field.name)
         comment = comments[struct.__name__, field.name]
+        if field.name in getattr(struct, "restart", ()):
+            comment += " *Needs a restart.*"
         yield f"| `{prefix}{field.name}` | {kind} | {default} | {comment} |\n"
 
 

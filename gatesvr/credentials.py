@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import hmac
 import logging
+import math
 import os
 import re
 import threading
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from .errors import ConfigError
@@ -50,6 +52,8 @@ SETTLE_S = 1.0
 """A file is read this long after its last change: it may be half-written before."""
 LOOK_S = 1.0
 """How often a token file is looked at."""
+GONE_S = 5.0
+"""A file that has been away this long is not just being replaced."""
 MAX_FILE_BYTES = 1 << 20
 MAX_TOKENS = 64
 """Tokens in one file."""
@@ -69,17 +73,31 @@ class FileWatch:
     def __init__(self, *paths: str, settle: float | None = None) -> None:
         self._paths = paths
         self._settle = SETTLE_S if settle is None else settle
+        self._gone_at: float | None = None
         self._seen = self._look()
 
     def has_changed(self) -> bool:
-        """Return True once after each change, when the files are at rest again."""
+        """Return True once after each change, when the files are at rest again or gone for good."""
         found = self._look()
-        if found is None or found == self._seen:
+        if found is None:
+            return self._has_gone()
+        self._gone_at = None
+        if found == self._seen:
             return False
         # The time of the inode's change cannot be set back, as that of the content can.
         if abs(time.time() - max(changed_ns for *_, changed_ns in found) / 1e9) < self._settle:
             return False
         self._seen = found
+        return True
+
+    def _has_gone(self) -> bool:
+        """Return True once a file has been away for GONE_S."""
+        now = time.monotonic()
+        if self._gone_at is None:
+            self._gone_at = now
+        if now - self._gone_at < GONE_S:
+            return False
+        self._gone_at = math.inf  # so much for this time
         return True
 
     def _look(self) -> list[tuple[int, int, int, int]] | None:
@@ -318,7 +336,11 @@ def check_certificates(certificates: Sequence[x509.Certificate], path: str, fiel
     elif leaf.not_valid_before_utc > now:
         problem = f"the certificate is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
     for number, (below, above) in enumerate(pairwise(certificates), 1):
-        if below.issuer != above.subject:
+        try:
+            below.verify_directly_issued_by(above)
+        except TypeError:
+            pass  # a kind of key that cryptography does not verify with
+        except (ValueError, InvalidSignature):
             problem = problem or (
                 f"the chain is out of order: certificate {number} was not issued by the one"
                 " behind it"

@@ -16,7 +16,9 @@ from .auth.reasons import AuthCounters
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
+from .errors import ConfigError
 from .observe.stages import Stages
+from .observe.trace import request_tracer
 from .overload import Overload
 from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .auth.gate import Authenticator
     from .config import AuthConfig, Config
     from .observe.metrics import Counters
+    from .observe.trace import RequestTracer
     from .upstream.manager import UpstreamManager
 
 __all__ = ["Engine"]
@@ -113,6 +116,7 @@ class Engine:
             clock,
             high_water,
             self.gate,
+            _tracer(config),
         )
         self.commands = Commands(
             self.session_manager,
@@ -123,6 +127,17 @@ class Engine:
             wall_clock,
             overload.sheds_push,
             overload.sheds_broadcast,
+        )
+
+    def sheds_handshake(self, ip: str) -> bool:
+        """Return whether to drop the Initial of a new client, who may come back to a session.
+
+        A first packet does not show who resumes. Whoever comes from the network of a session may.
+        """
+        return (
+            self.overload.level > 0
+            and not self.session_manager.is_known(ip)
+            and self.overload.sheds_handshake()
         )
 
     def _gate(self, authenticator: Authenticator, config: AuthConfig) -> Gate:
@@ -198,3 +213,20 @@ class Engine:
         except Exception:
             self.session_manager.counters.internal_errors += 1
             logger.exception("sweep_failed")
+
+
+def _tracer(config: Config) -> RequestTracer | None:
+    """Return the tracer of the requests, None where none is traced.
+
+    Raises:
+        ConfigError: OpenTelemetry is not installed.
+    """
+    trace = config.trace
+    if not trace.enabled:
+        return None
+    try:
+        return request_tracer(trace.one_in, trusts_clients=trace.trust_clients)
+    except ImportError:
+        raise ConfigError(
+            "needs OpenTelemetry: pip install gatesvr[trace]", field="trace.enabled"
+        ) from None

@@ -113,6 +113,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     time: float
     """When these were taken, seconds since the epoch."""
+    start_time: float
+    """When the gateway started, seconds since the epoch."""
     uptime_s: float
     """Since the gateway started."""
     version: str

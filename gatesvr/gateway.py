@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING
 
-from .config import Config, join_address
+from .config import Config, Range, check_numbers, join_address
 from .config.changes import within_reach
 from .control.local import LocalPushApi
 from .drain import STOP_REASON, Drain
@@ -102,11 +103,11 @@ class Gateway(LocalPushApi):
             config.transport,
             engine.dispatcher.handler,
             clock=clock,
-            is_shedding_handshakes=engine.overload.sheds_handshake,
+            is_shedding_handshakes=engine.sheds_handshake,
             stages=engine.stages,
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
-        self._started_at = time.monotonic()
+        self._start_time, self._started_at = time.time(), time.monotonic()
         self.more_counters: dict[str, Counters] = {}
         """Counters of what stands beside the gateway, by layer; stats() has them too."""
         self._drain = Drain(
@@ -180,6 +181,7 @@ class Gateway(LocalPushApi):
         not_ready = self.not_ready()
         return Figures(
             time=time.time(),
+            start_time=self._start_time,
             uptime_s=time.monotonic() - self._started_at,
             version=package_version(),
             backend=self.backend,
@@ -187,7 +189,7 @@ class Gateway(LocalPushApi):
             core=self.core,
             ready=not not_ready,
             not_ready=not_ready,
-            draining=self._drain.phase != "serving" or self._stopping is not None,
+            draining=self._stopping is not None or self._drain.phase != "serving",
             connections=counters["transport"]["connections"],
             handshakes=counters["transport"]["handshakes"],
             sessions={
@@ -320,7 +322,7 @@ class Gateway(LocalPushApi):
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
         self._is_serving = True
         self._tick()
-        self._started_at = time.monotonic()
+        self._start_time, self._started_at = time.time(), time.monotonic()
         self._pauses.start()
         logger.info(
             "gateway_started",
@@ -346,7 +348,16 @@ class Gateway(LocalPushApi):
                 ``drain.timeout``.
             ready_wait: Seconds of false readiness before new clients are refused; None for
                 ``drain.ready_wait``.
+
+        Raises:
+            ConfigError: A number is none, or out of range; no drain has begun.
         """
+        given = {
+            "rate": (rate, Range(0.001, math.inf)),
+            "timeout": (timeout, Range(0, math.inf)),
+            "ready_wait": (ready_wait, Range(0, math.inf)),
+        }
+        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
         if self._stopping is not None:
             await self.stop()
             return
@@ -374,7 +385,7 @@ class Gateway(LocalPushApi):
 
     def _refuse_clients(self) -> None:
         self.listener.stop_accepting()
-        self.session_manager.stop_starting()
+        self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:
         """Stop in order, without a drain. Idempotent.

@@ -23,6 +23,7 @@ __all__ = [
     "make_server",
     "max_grpc_bytes",
     "raise_if_cancelled",
+    "status_text",
     "upstream_options",
 ]
 
@@ -97,6 +98,20 @@ def make_channel(
 def max_grpc_bytes(max_message_bytes: int) -> int:
     """Return the gRPC message limit that goes with the largest frame of a client (PROTOCOL 7.3)."""
     return min(2 * max_message_bytes + (1 << 20), 2**31 - 1)
+
+
+def status_text(code: grpc.StatusCode, details: str | None, *, is_plain: bool) -> str:
+    """Return the status of a failed call as a text.
+
+    Args:
+        code: The status.
+        details: Its text.
+        is_plain: Whether the channel speaks plain text.
+    """
+    text = f"{code.name}: {details}"
+    if is_plain and code is grpc.StatusCode.UNAVAILABLE and "Socket closed" in text:
+        text += " (if the server speaks TLS, name the CA to trust it by)"
+    return text
 
 
 def upstream_options(config: UpstreamConfig, max_message_bytes: int) -> Options:

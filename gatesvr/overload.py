@@ -4,7 +4,9 @@ The level rises and falls by one at a time; each sheds the things of those below
 5.7)::
 
     0   nothing
-    1   new handshakes      Initials are dropped; the client's QUIC sends them again, ever slower
+    1   new handshakes      Initials are dropped; the client's QUIC sends them again, ever slower.
+                            Those who may come back to a session go on: clients from the network of
+                            one, and KEPT_HANDSHAKES a second from elsewhere
     2   new sessions        START gets 503, retry_after_ms and close 4503; resumes go on
     3   broadcasts          and multicasts: BUSY
     4   plain pushes        BUSY, retry_after_ms; notifies bound to an answer go on
@@ -17,10 +19,16 @@ long computing: where others have the machine's processors, nothing that is shed
 back. The level rises after STEP_S of late ticks, or of ticks that found too much memory in use; a
 single one is a stall and does not count. It falls after STEP_S of ticks that found neither, and
 less than half of the lag.
+
+Memory that was freed may stay with the process. So while there is too much, the allocator is asked
+to give back what it has. Where memory has not grown for SETTLE_S all the same, what there is may be
+reused: it counts as the limit, up to a tenth above max_memory, and half of the way to what the
+system has.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -30,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._core.limits import TokenBucket
 from .observe.log import keys
 from .observe.metrics import Counter, Counters, Gauge
 
@@ -50,6 +59,18 @@ CALM_LAG_SHARE = 2
 """The lag is over when it is below one part in this many of max_loop_lag."""
 CALM_MEMORY = 0.95
 """So is the want of memory below this part of max_memory."""
+KEPT_HANDSHAKES = 20
+"""Handshakes a second that go on while handshakes are shed, from networks without a session; a
+handshake takes about a millisecond."""
+TRIM_S = 10.0
+"""Shortest time between two requests to the allocator, which stop the loop for some milliseconds a
+gigabyte."""
+SETTLE_S = 30.0
+"""Memory that has not grown for so long does not grow while this much is shed."""
+SETTLED = 1.01
+"""Times that memory may be used again; a few pages more are no growth."""
+MAX_SETTLED = 1.1
+"""Times max_memory at most."""
 DEFAULT_MEMORY = 0.9
 """Part of the memory limit that a gateway without max_memory may take."""
 
@@ -88,6 +109,7 @@ class Overload:
         clock: Monotonic time.
         cpu_clock: CPU time of the loop's thread.
         memory: Returns the bytes that the process uses, 0 where it cannot be told.
+        trim: Makes the allocator give back what it can.
 
     Attributes:
         lag_s: How late the loop came to the last tick, for whatever reason.
@@ -105,6 +127,7 @@ class Overload:
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
         memory: Callable[[], int] | None = None,
+        trim: Callable[[], None] | None = None,
     ) -> None:
         self.level = 0
         self.lag_s = 0.0
@@ -115,6 +138,15 @@ class Overload:
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._memory = memory or resident_bytes
+        self._trim = trim or release_memory
+        # What counts as too much: max_memory, or the most that has settled above it.
+        self._memory_mark = self._max_memory
+        halfway = (self._max_memory + memory_limit) // 2
+        self._max_mark = max(self._max_memory, min(halfway, int(self._max_memory * MAX_SETTLED)))
+        self._peak = 0  # of the time that memory has been above the mark
+        self._grown_at = 0.0
+        self._trim_at = 0.0
+        self._kept = TokenBucket(KEPT_HANDSHAKES, KEPT_HANDSHAKES)
         self._ticked_at = 0.0
         self._cpu_at = 0.0
         # Where the level goes, and the ticks in a row that say so, with their seconds.
@@ -131,8 +163,8 @@ class Overload:
     # Each layer asks before it does one of these things.
 
     def sheds_handshake(self) -> bool:
-        """Return whether to drop the Initial of a new client."""
-        if self.level < _HANDSHAKES:
+        """Return whether to drop the Initial of a new client from a network without a session."""
+        if self.level < _HANDSHAKES or not self._kept.take(self._clock()):
             return False
         self.counters.handshakes_shed += 1
         return self._is_enforced
@@ -171,15 +203,18 @@ class Overload:
         lag = max(0.0, min(self.lag_s, cpu - self._cpu_at))
         self._ticked_at, self._cpu_at = now, cpu
         memory = self._memory()
+        self._judge_memory(memory, now)
         self.counters.loop_lag_ms = int(lag * 1000)
         self.counters.memory_bytes = memory
-        if memory > self._max_memory:
+        mark = self._memory_mark
+        calm = mark if mark > self._max_memory else mark * CALM_MEMORY
+        if memory > mark:
             self.is_short_of_memory = self._is_enforced
-        elif memory <= self._max_memory * CALM_MEMORY:
+        elif memory <= calm:
             self.is_short_of_memory = False
-        if lag > self._max_lag or memory > self._max_memory:
+        if lag > self._max_lag or memory > mark:
             direction = 1
-        elif lag * CALM_LAG_SHARE <= self._max_lag and memory <= self._max_memory * CALM_MEMORY:
+        elif lag * CALM_LAG_SHARE <= self._max_lag and memory <= calm:
             direction = -1
         else:
             direction = 0
@@ -191,6 +226,21 @@ class Overload:
         if level != self.level and self._ticks >= MIN_TICKS and self._seconds >= STEP_S:
             self._ticks, self._seconds = 0, 0.0
             self._move(level, lag, memory)
+
+    def _judge_memory(self, memory: int, now: float) -> None:
+        """Ask for memory back while there is too much, and find out whether it still grows."""
+        if memory <= self._max_memory * CALM_MEMORY:
+            self._memory_mark = self._max_memory
+        if memory <= self._memory_mark:
+            self._peak = 0
+            return
+        if now >= self._trim_at:
+            self._trim_at = now + TRIM_S
+            self._trim()
+        if memory > self._peak:
+            self._peak, self._grown_at = memory, now
+        elif now >= self._grown_at + SETTLE_S and self._peak <= self._max_mark:
+            self._memory_mark = min(int(self._peak * SETTLED), self._max_mark)
 
     def _move(self, level: int, lag: float, memory: int) -> None:
         self.counters.rises += level > self.level
@@ -205,6 +255,13 @@ class Overload:
                 dry_run=not self._is_enforced,
             ),
         )
+
+
+def release_memory() -> None:
+    """Make the C allocator give back what it can, where it can be asked to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes() -> int:

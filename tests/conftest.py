@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .spans import Spans
+
 BACKENDS = ("aioquic", "qh3")
 
 # A shell without job control starts a background job with SIGINT ignored, and its children inherit
@@ -62,6 +64,19 @@ def backend(request: pytest.FixtureRequest) -> str:
     """Run the test once on each QUIC backend."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    """The process has OpenTelemetry's SDK set up, for the time of the test."""
+    trace = pytest.importorskip("opentelemetry.trace", reason="OpenTelemetry is an extra")
+    pytest.importorskip("opentelemetry.sdk.trace", reason="OpenTelemetry is an extra")
+    from .spans import Spans
+
+    found = Spans()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: found.provider)
+    yield found
+    found.provider.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -291,7 +291,7 @@ ROOM = {
 """What else has to be set for a field's smallest or largest value to fit."""
 
 
-def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
+def test_little_needs_a_restart() -> None:
     assert {name for name in FIELDS if needs_restart(name)} == {
         "transport.bind",
         "transport.backend",
@@ -302,6 +302,9 @@ def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
         "session.max_message_bytes",
         "push.bind",
         "push.insecure",
+        "trace.enabled",
+        "metrics.stages",
+        "metrics.fine",
         "admin.enabled",
         "admin.bind",
         "admin.socket",
@@ -310,8 +313,6 @@ def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
         "admin.key",
         "admin.client_ca",
         "admin.hosts",
-        "metrics.stages",
-        "metrics.fine",
     }
 
 
@@ -736,7 +737,11 @@ def test_services_of_any_name_are_read_back(tmp_path: Path) -> None:
 
 def test_origins(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
-    file.write_text("[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n", "utf-8")
+    file.write_text(
+        "[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n"
+        "[[route]]\naction = 'hello'\nservice = 'hello'\n",
+        "utf-8",
+    )
     config, origins = load_with_origins(
         file,
         sets=["dispatch.workers=3"],
@@ -750,7 +755,12 @@ def test_origins(tmp_path: Path) -> None:
         "workers = 3  # --set",
         "max_workers = 1024  # default",
         "[[upstream.services.hello]]  # flag",
-        "[[route]]  # default",
+        'address = "h:1"  # flag',
+        "weight = 1  # default",
+        f'action = "hello"  # {file}:6',
+        f'service = "hello"  # {file}:7',
+        'order = ""  # default',
+        f"[[route]]  # {file}:5",
     ):
         assert line in lines
 

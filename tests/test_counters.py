@@ -78,6 +78,9 @@ GAUGES = {
 }  # fmt: skip
 
 SHARED_NAMES = {
+    # Those of the port for clients, and of the one for pushes.
+    "certificates_renewed": {"transport", "push"},
+    "certificates_kept": {"transport", "push"},
     # In transport the tasks are asyncio's, in dispatch requests.
     "tasks": {"transport", "dispatch"},
     # No room for a session; no room for a request.

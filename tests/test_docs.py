@@ -83,7 +83,7 @@ def test_what_the_names_table_shows_is_there(
             for name in group
         },
         "GetSession": {field.name for field in upstream_pb.SessionInfo.DESCRIPTOR.fields},
-        "log": set(re.findall(r'"([a-z_]+)",\s*extra=', code)),
+        "log": {*re.findall(r'(?:\.log\([^"]+)?"([a-z_]+)",\s*(?:extra=|now,)', code)},
         "event": {str(kind) for kind in EventKind},
         "test": set(re.findall(r"def (test_\w+)", tests)),
     }

@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gatesvr._core.limits import TokenBucket
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import OverloadConfig
-from gatesvr.overload import STEP_S, TICK_S, Overload, resident_bytes
+from gatesvr.overload import (
+    KEPT_HANDSHAKES,
+    SETTLE_S,
+    STEP_S,
+    TICK_S,
+    TRIM_S,
+    Overload,
+    release_memory,
+    resident_bytes,
+)
 
 from .e2e.harness import counter, running_gateway
 from .e2e.plain_client import answer, business, plain_client
@@ -32,12 +42,14 @@ class Rig:
         self.now = 100.0
         self.cpu = 3.0
         self.memory = MIB
+        self.trims: list[float] = []
         self.overload = Overload(
             OverloadConfig(**settings),
             LIMIT,
             clock=lambda: self.now,
             cpu_clock=lambda: self.cpu,
             memory=lambda: self.memory,
+            trim=lambda: self.trims.append(self.now),
         )
         self.overload.tick()
 
@@ -51,8 +63,10 @@ class Rig:
 
     def shed(self) -> list[bool]:
         overload = self.overload
+        handshakes = [overload.sheds_handshake() for _ in range(KEPT_HANDSHAKES + 1)]
+        assert not any(handshakes[:-1])
         return [
-            overload.sheds_handshake(),
+            handshakes[-1],
             overload.sheds_session(),
             overload.sheds_broadcast(),
             overload.sheds_push(),
@@ -105,6 +119,46 @@ def test_memory_above_the_limit_sheds() -> None:
     assert rig.tick(2 * CALM, late=9.0, cpu=0.1) == 0
 
 
+def test_handshakes_of_those_who_may_come_back_go_on_at_a_rate() -> None:
+    rig = Rig(max_loop_lag=0.1)
+    rig.tick(8, late=0.2)
+    rig.shed()
+    assert all(rig.overload.sheds_handshake() for _ in range(100))
+    rig.now += 0.5
+    asked = [rig.overload.sheds_handshake() for _ in range(100)]
+    assert asked.count(False) == KEPT_HANDSHAKES / 2
+
+
+def test_memory_that_the_allocator_keeps_does_not_shed_for_ever() -> None:
+    rig = Rig(max_memory=50 * MIB)
+    rig.memory = 51 * MIB
+    settle = int(SETTLE_S / TICK_S)
+    assert rig.tick(settle) == 5
+    assert len(rig.trims) == SETTLE_S / TRIM_S
+    assert rig.tick(5 * CALM + 1) == 0
+    assert rig.tick(10 * settle) == 0
+    # It grows again, so it was in use.
+    rig.memory = 53 * MIB
+    assert rig.tick(CALM) == 1
+    rig.memory = 40 * MIB
+    assert rig.tick(CALM) == 0
+    rig.memory = 51 * MIB
+    assert rig.tick(CALM) == 1
+
+
+def test_memory_far_above_the_limit_does_not_settle() -> None:
+    rig = Rig(max_memory=50 * MIB)
+    rig.memory = 56 * MIB
+    assert rig.tick(10 * int(SETTLE_S / TICK_S)) == 5
+    rig = Rig(max_memory=98 * MIB)
+    rig.memory = 100 * MIB  # all that there is
+    assert rig.tick(10 * int(SETTLE_S / TICK_S)) == 5
+
+
+def test_memory_can_be_asked_back() -> None:
+    release_memory()
+
+
 def test_memory_is_nine_tenths_of_the_limit_by_default() -> None:
     rig = Rig()
     rig.memory = 90 * MIB
@@ -151,6 +205,10 @@ async def test_each_level_sheds_its_thing_and_requests_go_on(backend: str) -> No
         started = await client.login("alice")
 
         hold_level(gateway, 1)
+        gateway.engine.overload._kept = TokenBucket(0.001, 1)
+        assert not gateway.engine.overload.sheds_handshake()
+        assert gateway.session_manager.is_known("127.0.0.1")  # alice's
+        gateway.session_manager.is_known = lambda ip: False  # type: ignore[method-assign]
 
         async def join() -> pb.StartResponse:
             async with plain_client(gateway.address) as newcomer:
@@ -160,8 +218,8 @@ async def test_each_level_sheds_its_thing_and_requests_go_on(backend: str) -> No
         await until(lambda: counter(gateway, "overload.handshakes_shed"))
         assert counter(gateway, "transport.connections") == 1
         hold_level(gateway, 2)
-        # As a client that connected before.
-        gateway.listener._admission._is_shedding_handshakes = lambda: False
+        # As a client from the network of another.
+        del gateway.session_manager.is_known
         refused = await joining  # its Initial came again
         assert (refused.success, refused.error.error_code) == (False, 503)
         assert refused.error.retry_after_ms > 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import pytest
 
+from gatesvr import Client, ConnectionFailed
 from gatesvr.config import (
     Config,
     Endpoint,
@@ -17,6 +20,7 @@ from gatesvr.config import (
     TransportConfig,
     UpstreamConfig,
     load,
+    needs_restart,
 )
 from gatesvr.config.changes import HIDDEN, changes, shown_values, within_reach
 from gatesvr.errors import ConfigError
@@ -24,25 +28,22 @@ from gatesvr.gateway import Gateway
 from gatesvr.reload import Reloader
 from gatesvr.transport.tls import generate_certificate
 
+from .e2e.plain_client import business, plain_client
+from .e2e.plain_upstream import PlainUpstream, plain_upstream
+from .fakes import until
 from .test_config import COMPANIONS, FIELDS, other_value, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from gatesvr.session.session import Session
+
 FREE_PORTS = ["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]
 SERVICES = 'upstream.services={hello=[{address="127.0.0.1:9"}], zone=[{address="127.0.0.1:9"}]}'
 
 NEEDS_RESTART = {
-    "transport.bind",
-    "transport.backend",
-    "transport.secret",
-    "transport.receive_buffer",
-    "transport.send_buffer",
-    "transport.batch_io",
-    "session.max_message_bytes",
-    "push.bind",
-    "push.insecure",
+    *(name for name in FIELDS if needs_restart(name)),
     # From a plain port to one that looks at callers, and the like.
     "push.cert",
     "push.key",
@@ -345,7 +346,7 @@ async def test_a_bad_configuration_changes_nothing(files: Path) -> None:
         "session = {resume_window = '3m'}\n"
     )
     file.write_text(good)
-    jwt = f"{{mode='jwt', key='{files}/no', algorithms=['HS256'], audience='a', issuer='i'}}"
+    keys = f"{{mode='jwt', key='{files}/no', algorithms=['HS256'], audience='a', issuer='i'}}"
     async with Gateway(load(file)) as gateway:
         reloader = Reloader(gateway, lambda: load(file))
         assert reloader.reload().changed == []
@@ -357,7 +358,7 @@ async def test_a_bad_configuration_changes_nothing(files: Path) -> None:
             (other.replace("resume_window", "resume_windw"), "did you mean resume_window?"),
             (other.replace("c.pem", "k.pem"), "transport.cert: no usable certificate"),
             (other.replace("k.pem", "no.pem"), "no.pem: transport.key: No such file"),
-            (f"{other}auth = {jwt}\n", "auth.key: "),
+            (f"{other}auth = {keys}\n", "auth.key: "),
         ):
             file.write_text(bad)
             report = reloader.reload()
@@ -383,3 +384,118 @@ async def test_only_a_gateway_that_runs_is_reloaded() -> None:
     async with gateway:
         assert Reloader(gateway, lambda: config).reload().error == ""
     assert "does not run" in Reloader(gateway, lambda: config).reload().error
+
+
+# What goes on -------------------------------------------------------------------------------------
+
+
+async def test_a_session_keeps_the_limits_that_it_began_with() -> None:
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream)) as gateway,
+        plain_client(gateway.address) as old,
+    ):
+        started = await old.login("old")
+        fewer = ["session.max_in_flight=2", "session.max_queue_size=33"]
+        gateway.apply(config_of(upstream, *fewer))
+        old.send(*(business(seq, "gate") for seq in range(2, 7)))
+        await upstream.until_asked("gate", 5)
+        async with plain_client(gateway.address) as new:
+            told = await new.login("new")
+            assert (told.max_in_flight, told.max_unacked_messages) == (2, 33)
+            new.send(*(business(seq, "gate") for seq in range(2, 7)))
+            await upstream.until_asked("gate", 7)
+            assert len(session_of(gateway, "new").pending) == 2
+        assert (started.max_in_flight, started.max_unacked_messages) == (128, 1024)
+        assert len(session_of(gateway, "old").pending) == 5
+        upstream.gate.set()
+
+
+async def test_serial_requests_stay_serial() -> None:
+    def routes(*more: str) -> str:
+        rules = [*more, '{action="turn", service="hello", serial=true}',
+                 '{action="*", service="hello"}']  # fmt: skip
+        return f"route=[{','.join(rules)}]"
+
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream, routes())) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("ann")
+        client.send(business(2, "turn", b"a"))
+        await upstream.until_asked("turn")
+        gateway.apply(config_of(upstream, routes('{action="x", service="zone"}')))
+        client.send(business(3, "turn", b"b"), business(4, "echo"))
+        await upstream.until_asked("echo")
+        assert upstream.calls["turn"] == 1
+        upstream.turns[b"a"].set()
+        await upstream.until_asked("turn", 2)
+        upstream.turns[b"b"].set()
+
+
+async def test_who_has_to_prove_who_it_is(files: Path) -> None:
+    proof = [*JWT, f"auth.key={files}/secret", "auth.min_refusal_time=0"]
+    async with plain_upstream() as upstream, Gateway(config_of(upstream)) as gateway:
+        async with plain_client(gateway.address) as known:
+            await known.login("known")
+            for _ in range(2):
+                gateway.apply(config_of(upstream, *proof))
+                with pytest.raises(ConnectionFailed, match="not authenticated"):
+                    await Client(gateway.address, openid="ann").connect()
+                async with Client(gateway.address, openid="ann", auth_token=made_token()):
+                    pass
+                gateway.apply(config_of(upstream))
+                async with Client(gateway.address, openid="ann"):
+                    pass
+            known.send(business(2, "echo", b"x"))
+            await known.receive()
+        assert gateway.stats()["auth"]["keys"] == 1
+
+
+async def test_waiting_requests_go_when_there_are_more_places() -> None:
+    few = ["dispatch.max_workers=2", "dispatch.workers=1"]
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream, *few)) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("ann")
+        client.send(*(business(seq, "gate") for seq in range(2, 8)))
+        await until(lambda: gateway.stats()["dispatch"]["queued"] == 4)
+        gateway.apply(config_of(upstream, "dispatch.max_workers=64"))
+        await upstream.until_asked("gate", 6)
+        upstream.gate.set()
+
+
+async def test_endpoints_that_registered_themselves_stay() -> None:
+    async with plain_upstream() as upstream, Gateway(config_of(upstream)) as gateway:
+        registry = gateway.upstream.registry
+        for service in ("chat", "gate"):
+            config = config_of(upstream, f"upstream.services.{service}=[]")
+            gateway.apply(config)
+            assert registry.register(upstream.address, "", service, 0, 1, "127.0.0.1").success
+        gateway.apply(config_of(upstream, "upstream.services.chat=[]"))
+        assert {e.service for e in registry.endpoints if e.lease_id} == {"chat", "gate"}
+        # Not for the service that says who a client is: it could let anybody in.
+        gate = f'upstream.services.gate=[{{address="{upstream.address}"}}]'
+        gateway.apply(config_of(upstream, gate, "auth.mode=upstream", "auth.service=gate"))
+        assert {e.service for e in registry.endpoints if e.lease_id} == {"chat"}
+
+
+def config_of(upstream: PlainUpstream, *sets: str) -> Config:
+    services = [
+        f'upstream.services.{name}=[{{address="{upstream.address}"}}]'
+        for name in ("hello", "business", "zone")
+    ]
+    return load(sets=[*FREE_PORTS, *services, *sets])
+
+
+def session_of(gateway: Gateway, openid: str) -> Session:
+    (session,) = gateway.session_manager.index.by_openid[openid]
+    return session
+
+
+def made_token() -> str:
+    claims = {"sub": "ann", "aud": "a", "iss": "i", "exp": int(time.time()) + 600}
+    return jwt.encode(claims, b"s" * 32, "HS256")

@@ -145,7 +145,7 @@ cdef inline bytes write_body(
         if answer.data.size:
             out = put_text(out, 0x1A, message + answer.data.at, answer.data.size)
     if answer.headers.count:
-        out = put_map(out, 0x2A, message, &answer.headers, 0x22, False, False)
+        out = put_map(out, 0x2A, message, &answer.headers, 0x22, False)
     put_number(out, 0x50, client_seq_id)
     return result
 
@@ -186,7 +186,7 @@ cdef inline bytes write_notify(Notify *notify, const unsigned char *message, obj
     if items is not None:
         out = put_items(out, 0x2A, items)
     elif notify.metadata.count:
-        out = put_map(out, 0x2A, message, &notify.metadata, 0x32, False, False)
+        out = put_map(out, 0x2A, message, &notify.metadata, 0x32, False)
     if notify.msg_type_size:
         out = put_entry(out, 0x2A, b"msg_type", 8, notify.msg_type, notify.msg_type_size)
     if notify.title_size:

@@ -45,7 +45,6 @@ class ClientRequest:
         request_id: int,
         timeout_ms: int,
         peer: bytes,
-        trust_trace: bool = False,
     ) -> bytes: ...  # PROTOCOL 7.1, 7.2; ValueError if refused or not BUSINESS
 
 @disjoint_base

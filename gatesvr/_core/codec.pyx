@@ -139,7 +139,7 @@ cdef class ClientRequest:
 
     def upstream_request(
         self, bytes identity not None, uint64_t client_seq_id, uint64_t request_id,
-        uint32_t timeout_ms, bytes peer not None, bint trust_trace=False
+        uint32_t timeout_ms, bytes peer not None
     ):
         """Return this BUSINESS request as a serialized UpstreamRequest (PROTOCOL 7.1, 7.2).
 
@@ -152,7 +152,6 @@ cdef class ClientRequest:
             request_id: Matches the answer to the request, 0 to leave it out.
             timeout_ms: Time until the deadline, 0 to leave it out.
             peer: A serialized PeerInfo, empty to leave it out.
-            trust_trace: Whether to pass traceparent, tracestate and baggage.
 
         Raises:
             ValueError: The request is refused (see error), or is not a BUSINESS request.
@@ -164,7 +163,7 @@ cdef class ClientRequest:
             raise ValueError(self.refusal)
         return write_upstream(
             self.message(), &self.envelope, &self.business, identity, client_seq_id, request_id,
-            timeout_ms, peer, trust_trace)
+            timeout_ms, peer)
 
 
 @cython.final

@@ -111,7 +111,7 @@ cdef inline int read_response(
 
 cdef inline bytes write_upstream(
     const unsigned char *message, Envelope *envelope, Business *business, bytes identity,
-    uint64_t client_seq_id, uint64_t request_id, uint32_t timeout_ms, bytes peer, bint trust_trace
+    uint64_t client_seq_id, uint64_t request_id, uint32_t timeout_ms, bytes peer
 ):
     """Return a good BUSINESS request as an UpstreamRequest.
 
@@ -125,18 +125,16 @@ cdef inline bytes write_upstream(
         + number_size(timeout_ms) + optional_size(PyBytes_GET_SIZE(peer)))
     cdef unsigned char *out
     cdef bytes result
-    if trust_trace:
-        size += envelope.headers.trace_bytes
     result = new_bytes(size)
     out = start_of(result)
     if business.action.size:
         out = put_text(out, 0x1A, payload + business.action.at, business.action.size)
     if business.params.count:
-        out = put_map(out, 0x22, payload, &business.params, 0x12, False, False)
+        out = put_map(out, 0x22, payload, &business.params, 0x12, False)
     if business.data.size:
         out = put_text(out, 0x2A, payload + business.data.at, business.data.size)
     if envelope.headers.count:
-        out = put_map(out, 0x32, message, &envelope.headers, 0x2A, True, trust_trace)
+        out = put_map(out, 0x32, message, &envelope.headers, 0x2A, True)
     memcpy(out, start_of(identity), PyBytes_GET_SIZE(identity))
     out += PyBytes_GET_SIZE(identity)
     out = put_number(out, 0x38, client_seq_id)

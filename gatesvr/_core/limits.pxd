@@ -24,3 +24,4 @@ cdef class TokenBuckets:
     cdef size_t _sets  # a power of two
     cdef Slot *_slots  # owned; _sets times WAYS of them
     cdef readonly uint64_t evictions
+    cdef uint64_t mark_of(self, object key) except? 0

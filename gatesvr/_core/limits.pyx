@@ -5,7 +5,7 @@ it is full again, so that time alone refills it. The module knows no clock: ``no
 """
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.math cimport INFINITY, fmax
+from libc.math cimport INFINITY, fmax, fmin
 from libc.stdint cimport uint64_t
 
 
@@ -15,16 +15,21 @@ cdef inline int check(double rate, double burst) except -1:
     return 0
 
 
+cdef inline double wait_for(double full_at, double interval, double depth, double now) noexcept:
+    """Return the seconds until there is a token, 0 where there is one."""
+    cdef double after = fmax(full_at, now) + interval
+    # Half an interval in a million, for sums of doubles that should be equal.
+    return after - now - depth if after - now > depth + interval * 5e-7 else 0
+
+
 cdef inline double take_from(
     double *full_at, double interval, double depth, double now
 ) noexcept:
     """Take a token; return 0, or the seconds until there is one."""
-    cdef double after = fmax(full_at[0], now) + interval
-    # Half an interval in a million, for sums of doubles that should be equal.
-    if after - now > depth + interval * 5e-7:
-        return after - now - depth
-    full_at[0] = after
-    return 0
+    cdef double wait = wait_for(full_at[0], interval, depth, now)
+    if wait == 0:
+        full_at[0] = fmax(full_at[0], now) + interval
+    return wait
 
 
 @cython.final
@@ -49,6 +54,10 @@ cdef class TokenBucket:
     def take(self, double now):
         """Take a token; return 0.0, or the seconds until there is one."""
         return take_from(&self._full_at, self._interval, self._depth, now)
+
+    def wait(self, double now):
+        """Return the seconds until there is a token, 0.0 where there is one; take none."""
+        return wait_for(self._full_at, self._interval, self._depth, now)
 
 
 @cython.final
@@ -99,13 +108,10 @@ cdef class TokenBuckets:
 
         Complexity: O(1); no memory is allocated.
         """
-        cdef uint64_t mark = (<uint64_t>hash(key) ^ self._seed) * <uint64_t>0x9E3779B97F4A7C15
-        cdef Slot *place
-        cdef Slot *fullest
+        cdef uint64_t mark = self.mark_of(key)
+        cdef Slot *place = self._slots + (mark & (self._sets - 1)) * WAYS
+        cdef Slot *fullest = place
         cdef size_t way
-        mark ^= mark >> 32
-        place = self._slots + (mark & (self._sets - 1)) * WAYS
-        fullest = place
         for way in range(WAYS):
             if place[way].mark == mark:
                 return take_from(&place[way].full_at, self._interval, self._depth, now)
@@ -114,3 +120,23 @@ cdef class TokenBuckets:
         self.evictions += fullest.full_at > now
         fullest.mark = mark
         return take_from(&fullest.full_at, self._interval, self._depth, now)
+
+    def wait(self, object key, double now):
+        """Return the seconds until the key's bucket has a token, 0.0 where it has; take none.
+
+        Complexity: O(1).
+        """
+        cdef uint64_t mark = self.mark_of(key)
+        cdef Slot *place = self._slots + (mark & (self._sets - 1)) * WAYS
+        cdef double full_at = place.full_at
+        cdef size_t way
+        for way in range(WAYS):
+            if place[way].mark == mark:
+                full_at = place[way].full_at
+                break
+            full_at = fmin(full_at, place[way].full_at)
+        return wait_for(full_at, self._interval, self._depth, now)
+
+    cdef uint64_t mark_of(self, object key) except? 0:
+        cdef uint64_t mark = (<uint64_t>hash(key) ^ self._seed) * <uint64_t>0x9E3779B97F4A7C15
+        return mark ^ mark >> 32

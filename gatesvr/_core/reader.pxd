@@ -20,11 +20,6 @@ cdef enum:  # results of a reading function
     CORRUPT = -1
     BAD_TEXT = -2  # a string that is not UTF-8
 
-cdef enum:  # treatment of a client's header (PROTOCOL 7.2)
-    PASSED = 0
-    DROPPED = 1
-    TRACE = 2  # dropped unless clients are trusted with traces
-
 cdef struct Cursor:
     const unsigned char *at  # the next byte to read
     const unsigned char *end  # of the message
@@ -44,7 +39,6 @@ cdef struct Map:  # a map<string, string> field of a message
     uint32_t count  # entries on the wire, repeated keys and dropped entries included
     uint64_t text_bytes  # of all keys and values
     uint64_t encoded_bytes  # of the passed entries, rewritten under a one-byte tag
-    uint64_t trace_bytes  # of its TRACE entries, rewritten; not in encoded_bytes
 
 cdef struct Entry:  # of a map; a missing key or value is empty
     const unsigned char *key
@@ -313,33 +307,34 @@ cdef inline bint is_same(
     return True
 
 
-cdef inline int header_fate(const unsigned char *key, uint32_t size) noexcept nogil:
-    """Return what becomes of a client's header: PASSED, DROPPED or TRACE (PROTOCOL 7.2)."""
+cdef inline bint is_dropped(const unsigned char *key, uint32_t size) noexcept nogil:
+    """Return whether a client's header is dropped (PROTOCOL 7.2).
+
+    Where clients are trusted with traces, the gateway writes those headers itself.
+    """
     if size >= 3 and is_same(key, 3, b"gs-"):
-        return DROPPED
+        return True
     if size < 4:
-        return PASSED
+        return False
     if size >= 5 and is_same(key, 5, b"grpc-"):
-        return DROPPED
+        return True
     if size >= 12 and is_same(key, 12, b"x-forwarded-"):
-        return DROPPED
+        return True
     if size == 4:
-        return DROPPED if is_same(key, 4, b"zone") else PASSED
+        return is_same(key, 4, b"zone")
     if size == 6:
-        return DROPPED if is_same(key, 6, b"cookie") else PASSED
+        return is_same(key, 6, b"cookie")
     if size == 7:
-        return TRACE if is_same(key, 7, b"baggage") else PASSED
-    if size == 9 and is_same(key, 9, b"forwarded"):
-        return DROPPED
+        return is_same(key, 7, b"baggage")
     if size == 9:
-        return DROPPED if is_same(key, 9, b"x-real-ip") else PASSED
+        return is_same(key, 9, b"forwarded") or is_same(key, 9, b"x-real-ip")
     if size == 10:
-        return TRACE if is_same(key, 10, b"tracestate") else PASSED
+        return is_same(key, 10, b"tracestate")
     if size == 11:
-        return TRACE if is_same(key, 11, b"traceparent") else PASSED
+        return is_same(key, 11, b"traceparent")
     if size == 13:
-        return DROPPED if is_same(key, 13, b"authorization") else PASSED
-    return PASSED
+        return is_same(key, 13, b"authorization")
+    return False
 
 
 cdef inline int note_entry(
@@ -348,7 +343,6 @@ cdef inline int note_entry(
     """Check and count the map entry in field; return END, CORRUPT or BAD_TEXT."""
     cdef Entry entry
     cdef int found = read_entry(field, &entry, False)
-    cdef int fate = PASSED
     if found < 0:
         return found
     if not entries.count:
@@ -356,11 +350,6 @@ cdef inline int note_entry(
     entries.end = <uint32_t>(field.at - message)
     entries.count += 1
     entries.text_bytes += <uint64_t>entry.key_size + entry.value_size
-    if found == FIELD:
-        if is_filtered:
-            fate = header_fate(entry.key, entry.key_size)
-        if fate == PASSED:
-            entries.encoded_bytes += entry_size(entry.key_size, entry.value_size)
-        elif fate == TRACE:
-            entries.trace_bytes += entry_size(entry.key_size, entry.value_size)
+    if found == FIELD and not (is_filtered and is_dropped(entry.key, entry.key_size)):
+        entries.encoded_bytes += entry_size(entry.key_size, entry.value_size)
     return END

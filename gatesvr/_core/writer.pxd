@@ -11,8 +11,8 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from gatesvr._core.reader cimport (
-    BAD_TEXT, FIELD, PASSED, TRACE, Cursor, Entry, Map, Span, entry_size, header_fate, next_field,
-    open_cursor, read_entry, text_size)
+    BAD_TEXT, FIELD, Cursor, Entry, Map, Span, entry_size, is_dropped, next_field, open_cursor,
+    read_entry, text_size)
 from gatesvr._core.wire cimport put_varint, varint_size
 
 cdef extern from "Python.h":
@@ -67,20 +67,17 @@ cdef inline unsigned char *put_entry(
 
 cdef inline unsigned char *put_map(
     unsigned char *out, unsigned char tag, const unsigned char *message, Map *entries,
-    uint32_t wire_tag, bint is_filtered, bint is_trace_passed
+    uint32_t wire_tag, bint is_filtered
 ) noexcept nogil:
     """Copy the entries of a message's map field (wire_tag) under another tag, in order."""
     cdef Cursor cursor
     cdef Entry entry
-    cdef int fate
     open_cursor(&cursor, message + entries.first, entries.end - entries.first)
     while next_field(&cursor) == FIELD:
         if cursor.tag != wire_tag or read_entry(&cursor, &entry, True) != FIELD:
             continue
-        if is_filtered:
-            fate = header_fate(entry.key, entry.key_size)
-            if fate != PASSED and not (fate == TRACE and is_trace_passed):
-                continue
+        if is_filtered and is_dropped(entry.key, entry.key_size):
+            continue
         out = put_entry(out, tag, entry.key, entry.key_size, entry.value, entry.value_size)
     return out
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
 from ..config.sections import OPEN_ADMIN_PORT
-from ..credentials import TokenFile
+from ..credentials import FileWatch, TokenFile
 from ..errors import ConfigError
 from ..observe.log import keys
 from .counters import AdminCounters
@@ -94,7 +94,7 @@ class AdminServer:
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
         access = Access(config, tokens, counters)
-        self._sampler = Sampler(gateway, counters)
+        self._sampler = Sampler(gateway, counters, self._follow_certificate)
         self._directory = Directory(gateway, counters, time.time)
         self._streams = Streams(self._sampler, self._directory, counters)
         self._profiler = Profiler()
@@ -127,6 +127,7 @@ class AdminServer:
         )
         http.load()
         self._tls = _tls_context(config)
+        self._certificate = FileWatch(config.cert, config.key) if config.cert else None
         self._connections = Connections(http, counters)
         self._servers: list[asyncio.Server] = []
         self._address = ""
@@ -146,6 +147,11 @@ class AdminServer:
         if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
         return f"{'https' if self._config.cert else 'http'}://{join_address(host, port)}/"
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return self._config.is_guarded
 
     @property
     def where(self) -> str:
@@ -200,6 +206,19 @@ class AdminServer:
                 os.unlink(self._socket)
             self._socket = ""
         self._gateway.more_counters.pop("admin", None)
+
+    def _follow_certificate(self) -> None:
+        """Show another certificate to new connections if its files have changed."""
+        if self._tls is None or self._certificate is None or not self._certificate.has_changed():
+            return
+        try:
+            # Into a context of its own first: one that fails may be left half changed.
+            _tls_context(self._config)
+            self._tls.load_cert_chain(self._config.cert, self._config.key)
+        except (ConfigError, OSError) as error:
+            logger.warning("certificate_kept", extra=keys(why=error))
+        else:
+            logger.info("certificate_read", extra=keys(field="admin.cert"))
 
     def _bind(self) -> socket.socket:
         """Return a bound TCP socket.

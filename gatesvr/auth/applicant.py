@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["MAX_TOKEN_BYTES", "Applicant"]
 
@@ -10,8 +10,7 @@ MAX_TOKEN_BYTES = 8_192
 """Largest auth_token that is looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applicant:
+class Applicant(NamedTuple):
     """A client at START or AUTH. All but its address is its own word.
 
     Attributes:

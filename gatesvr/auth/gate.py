@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ..observe.log import keys
+from ..observe.limiter import LogLimiter
 from .applicant import Applicant
 from .limit import FailureLimit
 from .reasons import AuthFailed, AuthUnavailable, Reason
@@ -27,10 +27,8 @@ __all__ = ["Authenticator", "Gate"]
 
 logger = logging.getLogger("gatesvr.auth")
 
-TIMEOUT_S = 15.0
-"""Longest authentication; then the answer is that it is unavailable."""
-LOG_INTERVAL_S = 1.0
-"""Shortest time between two lines of one reason."""
+LEAVE_S = 15.0
+"""How long an authenticator that was replaced may still answer; no authentication takes longer."""
 
 
 class Authenticator(Protocol):
@@ -41,7 +39,7 @@ class Authenticator(Protocol):
         """Whether it keeps what it knows fresh, so that a reload need not make another."""
 
     async def authenticate(self, applicant: Applicant) -> Identity:
-        """Return who it is.
+        """Return who it is; it bounds its own waits.
 
         Raises:
             AuthFailed: Not who it says it is.
@@ -82,7 +80,7 @@ class Gate:
         self._clock = clock
         self._wall_clock = wall_clock
         self._beside: set[asyncio.Task[tuple[Identity, float]]] = set()
-        self._lines: dict[str, tuple[float, int]] = {}  # reason: next line, left out since the last
+        self._lines = LogLimiter(logger)
         self._limit = FailureLimit(config.address_failures, config.openid_failures)
 
     def _set(self, config: AuthConfig) -> None:
@@ -108,7 +106,7 @@ class Gate:
         if authenticator is not None:
             authenticator.start()
         if old is not None:
-            task = asyncio.create_task(asyncio.sleep(TIMEOUT_S), name="gatesvr-auth-left")
+            task = asyncio.create_task(asyncio.sleep(LEAVE_S), name="gatesvr-auth-left")
             self._left[task] = old
             task.add_done_callback(self._leave)
 
@@ -137,6 +135,7 @@ class Gate:
         for authenticator in (self._authenticator, *left.values()):
             if authenticator is not None:
                 await authenticator.stop()
+        self._lines.close()
 
     async def admit(self, applicant: Applicant) -> tuple[Identity, float]:
         """Return who a client is, and the loop time at which its credentials expire.
@@ -153,7 +152,7 @@ class Gate:
             self._log(logging.INFO, "auth_refused", applicant, failure.reason, failure, began)
             await self._wait(began)
             raise
-        except (TimeoutError, AuthUnavailable) as error:
+        except AuthUnavailable as error:
             self.counters.unavailable += 1
             self._log(logging.WARNING, "auth_unavailable", applicant, "unavailable", error, began)
             await self._wait(began)
@@ -181,8 +180,7 @@ class Gate:
             raise AuthFailed(Reason.LIMITED)
         failure, openid = None, ""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                identity = await authenticator.authenticate(applicant)
+            identity = await authenticator.authenticate(applicant)
             openid = identity.openid
         except AuthFailed as error:
             failure = error.reason
@@ -200,22 +198,16 @@ class Gate:
         error: Exception,
         now: float,
     ) -> None:
-        """Write a line, at most one a second for each reason; it gives the number left out."""
-        due, suppressed = self._lines.get(reason, (-math.inf, 0))
-        if now < due:
-            self._lines[reason] = due, suppressed + 1
-            return
-        self._lines[reason] = now + LOG_INTERVAL_S, 0
-        logger.log(
+        """Write a line, at most one a second for each reason."""
+        self._lines.log(
             level,
             event,
-            extra=keys(
-                peer=applicant.ip,
-                openid=applicant.openid,
-                reason=reason,
-                detail=str(error) or type(error).__name__,
-                suppressed=suppressed,
-            ),
+            now,
+            reason,
+            peer=applicant.ip,
+            openid=applicant.openid,
+            reason=reason,
+            detail=str(error) or type(error).__name__,
         )
 
     async def _wait(self, began: float) -> None:

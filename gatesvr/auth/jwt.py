@@ -1,13 +1,20 @@
-"""JwtAuthenticator: a client is who its JSON Web Token says it is (RFC 7519)."""
+"""JwtAuthenticator: a client is who its JSON Web Token says it is (RFC 7519).
+
+PyJWT reads keys and headers and verifies signatures. A token is taken apart here, once, and its
+claims are checked here: PyJWT's decode() does both at six times the cost of an HMAC token's
+signature check and all else together.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import binascii
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jwt
-from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
 from ..protocol.identity import MAX_CLAIMS_BYTES, MAX_EXPIRES_AT, Identity
 from ..protocol.messages import MAX_OPENID_BYTES, is_valid_text
@@ -21,20 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["JwtAuthenticator"]
 
-# PyJWT's errors, the special ones before those that they derive from.
-_REASONS: tuple[tuple[type[jwt.PyJWTError], Reason], ...] = (
-    (jwt.ExpiredSignatureError, Reason.EXPIRED),
-    (jwt.ImmatureSignatureError, Reason.NOT_YET),
-    (jwt.InvalidAudienceError, Reason.AUDIENCE),
-    (jwt.InvalidIssuerError, Reason.ISSUER),
-    (jwt.MissingRequiredClaimError, Reason.CLAIM),
-    (jwt.InvalidIssuedAtError, Reason.CLAIM),
-    (InvalidSubjectError, Reason.CLAIM),
-    (InvalidJTIError, Reason.CLAIM),
-    (jwt.InvalidAlgorithmError, Reason.ALGORITHM),
-    (jwt.InvalidKeyError, Reason.ALGORITHM),
-    (jwt.InvalidSignatureError, Reason.SIGNATURE),
-)
+KEYS_TIMEOUT_S = 15.0
+"""Longest wait for keys; then nothing can be said."""
+MAX_HEADERS = 256
+"""Headers remembered, of tokens that were good. An issuer makes one for each of its keys."""
+_FROM_URL = bytes.maketrans(b"-_+/", b"+/!!")  # "!" is in neither alphabet
 
 
 class JwtAuthenticator:
@@ -43,16 +41,24 @@ class JwtAuthenticator:
     Args:
         config: Where the keys are, and what a token has to say.
         counters: Where to count.
+        keys: The keys, by default those that the configuration names.
+        wall_clock: Seconds since the epoch.
 
     Raises:
         ConfigError: The keys cannot be read.
     """
 
     def __init__(
-        self, config: AuthConfig, counters: AuthCounters, keys: KeySource | None = None
+        self,
+        config: AuthConfig,
+        counters: AuthCounters,
+        keys: KeySource | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
-        self._algorithms = tuple(config.algorithms)
+        self._wall_clock = wall_clock
+        self._algorithms = frozenset(config.algorithms)
+        self._headers: dict[bytes, tuple[str, str]] = {}  # segment: algorithm and kid
         if keys is not None:
             self._keys = keys
         elif config.jwks.startswith(("https://", "http://")):
@@ -83,12 +89,26 @@ class JwtAuthenticator:
             AuthFailed: The token is not good, or names another openid.
             AuthUnavailable: There are no keys to verify it with.
         """
-        token, openid = applicant.token, applicant.openid
-        algorithm, kid = _read_header(token)
+        openid = applicant.openid
+        token = _checked_text(applicant.token)
+        signed, _, signature = token.rpartition(b".")
+        header, _, payload = signed.partition(b".")
+        algorithm, kid = self._headers.get(header) or _read_header(token)
         if algorithm not in self._algorithms:
             raise AuthFailed(Reason.ALGORITHM, algorithm[:16])
         key = await self._find_key(kid)
-        claims = self._verify(token, algorithm, key)
+        if algorithm not in key.algorithms:
+            raise AuthFailed(Reason.ALGORITHM, algorithm)
+        try:
+            is_good = key.verify(algorithm, signed, _from_base64url(signature))
+        except jwt.InvalidKeyError as error:
+            raise AuthFailed(Reason.ALGORITHM, str(error)[:200]) from None
+        if not is_good:
+            raise AuthFailed(Reason.SIGNATURE)
+        if header not in self._headers and len(self._headers) < MAX_HEADERS:
+            self._headers[header] = algorithm, kid
+        claims = _read_claims(payload)
+        expires_at = self._check_claims(claims)
         name = claims.get(self._config.openid_claim)
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
@@ -101,49 +121,68 @@ class JwtAuthenticator:
             openid=name,
             subject=_encodable("sub", subject) if isinstance(subject, str) else "",
             claims=_chosen(claims, self._config.claims),
-            expires_at=float(min(int(claims["exp"]), MAX_EXPIRES_AT)),
+            expires_at=float(min(expires_at, MAX_EXPIRES_AT)),
         )
 
     async def _find_key(self, kid: str) -> Key:
+        key = self._keys.find(kid)
+        if key is not None:
+            return key
         try:
-            key = self._keys.find(kid) or await self._keys.look_again(kid)
+            async with asyncio.timeout(KEYS_TIMEOUT_S):
+                key = await self._keys.look_again(kid)
         except KeysMissing as error:
             raise AuthUnavailable(str(error)) from None
+        except TimeoutError:
+            raise AuthUnavailable("the keys do not come") from None
         if key is None:
             raise AuthFailed(Reason.UNKNOWN_KEY, kid[:64])
         return key
 
-    def _verify(self, token: str, algorithm: str, key: Key) -> dict[str, Any]:
-        if algorithm not in key.algorithms:
-            raise AuthFailed(Reason.ALGORITHM, algorithm)
+    def _check_claims(self, claims: Mapping[str, Any]) -> int:
+        """Check the claims that RFC 7519 4.1 defines; return ``exp``.
+
+        Raises:
+            AuthFailed: One of them says no, or is missing.
+        """
         config = self._config
-        try:
-            return jwt.decode(
-                token,
-                key.value,
-                algorithms=[algorithm],
-                audience=config.audience,
-                issuer=config.issuer,
-                leeway=config.leeway,
-                options={"require": ["exp", "aud", "iss"]},
-            )
-        except jwt.PyJWTError as error:
-            reason = next(
-                (reason for kind, reason in _REASONS if isinstance(error, kind)), Reason.MALFORMED
-            )
-            raise AuthFailed(reason, str(error)[:200]) from None
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            raise AuthFailed(Reason.MALFORMED) from None
+        now = self._wall_clock()
+        for name in ("exp", "aud", "iss"):
+            if claims.get(name) is None:
+                raise AuthFailed(Reason.CLAIM, name)
+        if "iat" in claims and _seconds(claims, "iat", Reason.CLAIM) > now + config.leeway:
+            raise AuthFailed(Reason.NOT_YET, "iat")
+        if "nbf" in claims and _seconds(claims, "nbf") > now + config.leeway:
+            raise AuthFailed(Reason.NOT_YET, "nbf")
+        expires_at = _seconds(claims, "exp")
+        if expires_at <= now - config.leeway:
+            raise AuthFailed(Reason.EXPIRED)
+        if claims["iss"] != config.issuer:
+            raise AuthFailed(Reason.ISSUER)
+        audience = claims["aud"]
+        if audience != config.audience and not (
+            isinstance(audience, list) and config.audience in audience
+        ):
+            raise AuthFailed(Reason.AUDIENCE)
+        for name in ("sub", "jti"):
+            if name in claims and not isinstance(claims[name], str):
+                raise AuthFailed(Reason.CLAIM, name)
+        return expires_at
 
 
-def _read_header(token: str) -> tuple[str, str]:
-    """Return the algorithm and the key's name, which nothing vouches for yet."""
+def _checked_text(token: str) -> bytes:
+    """Return a token's text, if it can be one."""
     if not token:
         raise AuthFailed(Reason.MISSING)
     if len(token) > MAX_TOKEN_BYTES:
         raise AuthFailed(Reason.TOO_LARGE, f"{len(token)} bytes")
     if not token.isascii():
         raise AuthFailed(Reason.MALFORMED)
+    return token.encode()
+
+
+def _read_header(token: bytes) -> tuple[str, str]:
+    """Return the algorithm and the key's name, which nothing vouches for yet."""
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -151,7 +190,44 @@ def _read_header(token: str) -> tuple[str, str]:
     algorithm, kid = header.get("alg"), header.get("kid", "")
     if not isinstance(algorithm, str) or not isinstance(kid, str):
         raise AuthFailed(Reason.MALFORMED)
+    if header.get("b64", True) is not True:  # the payload would stand elsewhere (RFC 7797)
+        raise AuthFailed(Reason.MALFORMED)
     return algorithm, kid
+
+
+def _read_claims(payload: bytes) -> dict[str, Any]:
+    """Return the claims of a token whose signature is good."""
+    try:
+        claims = json.loads(_from_base64url(payload).decode())
+    except (ValueError, RecursionError):
+        raise AuthFailed(Reason.MALFORMED) from None
+    if not isinstance(claims, dict):
+        raise AuthFailed(Reason.MALFORMED)
+    return claims
+
+
+def _from_base64url(segment: bytes) -> bytes:
+    """Return the bytes of a segment; it is their only form but for the padding (RFC 7515 2)."""
+    text = segment.translate(_FROM_URL)
+    text += b"=" * (-len(text) % 4)
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        raise AuthFailed(Reason.MALFORMED) from None
+    if binascii.b2a_base64(data, newline=False) != text:
+        raise AuthFailed(Reason.MALFORMED)
+    return data
+
+
+def _seconds(claims: Mapping[str, Any], name: str, reason: Reason = Reason.MALFORMED) -> int:
+    """Return a claim that is a time, as whole seconds since the epoch."""
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise AuthFailed(reason, name)
+    try:
+        return int(value)
+    except (ValueError, OverflowError):  # NaN, infinity
+        raise AuthFailed(reason, name) from None
 
 
 def _chosen(claims: Mapping[str, Any], names: list[str]) -> dict[str, str]:

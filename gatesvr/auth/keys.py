@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from cryptography.x509 import load_pem_x509_certificate
+from jwt.algorithms import Algorithm
 
 from ..errors import ConfigError
 from ..observe.log import keys as log_keys
@@ -73,6 +74,23 @@ class Key:
     kid: str
     value: Any
     algorithms: tuple[str, ...]
+    _verifiers: dict[str, tuple[Algorithm, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def verify(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
+        """Return whether a signature by one of its algorithms is good.
+
+        Raises:
+            jwt.InvalidKeyError: The algorithm does not take such a key.
+        """
+        found = self._verifiers.get(algorithm)
+        if found is None:
+            # PyJWT looks into the key each time: that costs more than an HMAC.
+            library = jwt.get_algorithm_by_name(algorithm)
+            found = self._verifiers[algorithm] = library, library.prepare_key(self.value)
+        library, value = found
+        return library.verify(signed, value, signature)
 
 
 class KeysMissing(Exception):
@@ -234,26 +252,25 @@ def fetch_url(url: str) -> bytes:
         ValueError: It is too large.
     """
     parts = urllib.parse.urlsplit(url)
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.netloc.rpartition("@")[2],
-            timeout=FETCH_TIMEOUT_S,
-            context=ssl.create_default_context(),
-        )
-    else:
-        connection = http.client.HTTPConnection(
-            parts.netloc.rpartition("@")[2], timeout=FETCH_TIMEOUT_S
-        )
+    is_tls = parts.scheme == "https"
+    name = parts.netloc.rpartition("@")[2]
+    kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+    connection = kind(name, timeout=FETCH_TIMEOUT_S)  # knows the host and the port
     deadline = time.monotonic() + FETCH_TIMEOUT_S
     document = b""
     problem: Exception | None = None
-    connection.connect()
-    # A time-out is each read's: a server that drips a byte at a time would go on for ever.
-    watch = threading.Timer(deadline - time.monotonic(), _cut, (connection.sock,))
+    sock = socket.create_connection((connection.host, connection.port), FETCH_TIMEOUT_S)
+    # A time-out is each read's: a server that drips a byte at a time, be it in the TLS handshake,
+    # would go on for ever. TLS takes the socket over, so the watch has one of its own.
+    watched = sock.dup()
+    watch = threading.Timer(deadline - time.monotonic(), _cut, (watched,))
     watch.daemon = True
     watch.start()
     try:
+        connection.sock = sock
+        if is_tls:
+            context = ssl.create_default_context()
+            connection.sock = context.wrap_socket(sock, server_hostname=connection.host)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         connection.request("GET", target, headers={"Accept": "application/json"})
         with connection.getresponse() as response:
@@ -265,6 +282,8 @@ def fetch_url(url: str) -> bytes:
     finally:
         watch.cancel()
         connection.close()
+        sock.close()
+        watched.close()
     if time.monotonic() >= deadline:
         raise TimeoutError(f"not complete in {FETCH_TIMEOUT_S:g} s")
     if problem is not None:
@@ -277,8 +296,7 @@ def fetch_url(url: str) -> bytes:
 def _cut(sock: socket.socket) -> None:
     """End a fetch that takes too long, from another thread."""
     with contextlib.suppress(OSError):
-        # Not SSLSocket's own, which would take TLS away from the reader.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def parse_jwks(document: bytes) -> list[Key]:

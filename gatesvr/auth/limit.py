@@ -2,8 +2,8 @@
 
 A bucket holds as many failures as are allowed at once. Each failure takes one, down to none, and
 one comes back every second: however many fail at the same time, the next second has room again. To
-keep a crowd from guessing in that one place, a bucket that is not full lets in no more attempts
-than it holds, those under way included. A full one counts nobody: many clients may share an
+keep a crowd from guessing in that one place, a bucket lets in no more attempts than it holds, those
+under way included. An address's bucket that is full counts nobody: many clients may share an
 address, and come back all at once.
 
 An openid's bucket counts guesses alone (GUESSES), and not from the prefix that the openid was last
@@ -12,33 +12,40 @@ let in from. Otherwise whoever knows a user's openid could keep that user out.
 
 from __future__ import annotations
 
-import ipaddress
+from itertools import islice
+from typing import Generic, TypeVar
 
 from ..protocol.messages import MAX_OPENID_BYTES, is_valid_text
+from ..protocol.network import network_of
 from .reasons import Reason
+
+_Key = TypeVar("_Key", str, bytes)
 
 __all__ = ["Attempt", "FailureLimit"]
 
 RATE = 1.0
 """Failures a second that a bucket gets back."""
 MAX_KEYS = 10_000
-"""Prefixes, and openids, remembered; above it the one that failed longest ago is forgotten."""
+"""Networks, and openids, remembered."""
+LOOKED_AT = 8
+"""Above it, of so many that failed longest ago the fullest makes room, and the newcomer goes on at
+its level. So a bucket that was emptied stays, and nobody gains by many keys."""
 GUESSES = frozenset((Reason.SIGNATURE, Reason.DENIED))
 """Refusals of what may be a guess at somebody's token."""
 
 
 class FailureLimit:
-    """The failures of each address prefix (an IPv4 address, an IPv6 /64) and of each openid.
+    """The failures of each network (an IPv4 address, an IPv6 /64) and of each openid.
 
     Args:
-        per_address: Failures of a prefix at once, 0 for no limit.
+        per_address: Failures of a network at once, 0 for no limit.
         per_openid: Guesses at an openid at once, 0 for no limit.
     """
 
     def __init__(self, per_address: int, per_openid: int) -> None:
-        self._addresses = _Buckets(per_address)
-        self._openids = _Buckets(per_openid)
-        self._homes: dict[str, str] = {}  # openid: the prefix that it was last let in from
+        self._addresses: _Buckets[bytes] = _Buckets(per_address, is_shared=True)
+        self._openids: _Buckets[str] = _Buckets(per_openid, is_shared=False)
+        self._homes: dict[str, bytes] = {}  # openid: the network that it was last let in from
 
     def apply(self, per_address: int, per_openid: int) -> None:
         """Take other limits; failures up to now count on."""
@@ -53,19 +60,18 @@ class FailureLimit:
             openid: What the client says it is, empty where it leaves that to its token.
             now: Loop time.
         """
-        prefix = prefix_of(ip)
-        is_known = is_valid_text(openid, MAX_OPENID_BYTES) and self._homes.get(openid) != prefix
+        network = network_of(ip)
+        is_known = self._homes.get(openid) != network and is_valid_text(openid, MAX_OPENID_BYTES)
         key = openid if is_known else ""
-        if not self._addresses.allows(prefix, now) or not self._openids.allows(key, now):
+        if not self._addresses.allows(network, now) or not self._openids.allows(key, now):
             return None
-        return Attempt(
-            self, self._addresses.begin(prefix, now), self._openids.begin(key, now), prefix
-        )
+        address = self._addresses.begin(network, now)
+        return Attempt(self, address, self._openids.begin(key, now), network)
 
-    def let_in(self, openid: str, prefix: str) -> None:
+    def let_in(self, openid: str, network: bytes) -> None:
         """Remember where an openid was let in from."""
         self._homes.pop(openid, None)
-        self._homes[openid] = prefix
+        self._homes[openid] = network
         if len(self._homes) > MAX_KEYS:
             del self._homes[next(iter(self._homes))]
 
@@ -73,15 +79,19 @@ class FailureLimit:
 class Attempt:
     """One authentication, from FailureLimit.begin() to end()."""
 
-    __slots__ = ("_address", "_limit", "_openid", "_prefix")
+    __slots__ = ("_address", "_limit", "_network", "_openid")
 
     def __init__(
-        self, limit: FailureLimit, address: _Bucket | None, openid: _Bucket | None, prefix: str
+        self,
+        limit: FailureLimit,
+        address: _Bucket[bytes] | None,
+        openid: _Bucket[str] | None,
+        network: bytes,
     ) -> None:
         self._limit = limit
         self._address = address
         self._openid = openid
-        self._prefix = prefix
+        self._network = network
 
     def end(self, now: float, *, failure: Reason | None = None, openid: str = "") -> None:
         """Enter its outcome.
@@ -96,25 +106,26 @@ class Attempt:
         if self._openid is not None:
             self._openid.end(now, is_failure=failure in GUESSES)
         if openid:
-            self._limit.let_in(openid, self._prefix)
+            self._limit.let_in(openid, self._network)
 
 
-class _Bucket:
+class _Bucket(Generic[_Key]):
     """What a key has left, and its attempts under way."""
 
     __slots__ = ("at", "buckets", "key", "left", "under_way")
 
-    def __init__(self, buckets: _Buckets, key: str, now: float) -> None:
-        self.buckets = buckets
-        self.key = key
+    def __init__(self, buckets: _Buckets[_Key], key: _Key, now: float) -> None:
+        self.buckets: _Buckets[_Key] = buckets
+        self.key: _Key = key
         self.left = buckets.burst
         self.at = now
         self.under_way = 0
 
-    def refill(self, now: float) -> None:
-        """Give back what the time since the last look is worth."""
+    def refill(self, now: float) -> float:
+        """Give back what the time since the last look is worth; return what is left."""
         self.left = min(self.buckets.burst, self.left + RATE * (now - self.at))
         self.at = now
+        return self.left
 
     def end(self, now: float, *, is_failure: bool) -> None:
         """Leave one attempt behind."""
@@ -127,51 +138,53 @@ class _Bucket:
             self.buckets.drop(self)
 
 
-class _Buckets:
-    """Buckets by their key, those that failed last at the end; an empty key has none."""
+class _Buckets(Generic[_Key]):
+    """Buckets by their key, those that failed last at the end; an empty key has none.
 
-    def __init__(self, burst: int) -> None:
+    Args:
+        burst: Failures at once, 0 for no limit.
+        is_shared: Whether many clients may share a key.
+    """
+
+    def __init__(self, burst: int, *, is_shared: bool) -> None:
         self.burst = float(burst)
-        self._buckets: dict[str, _Bucket] = {}
+        self._is_shared = is_shared
+        self._buckets: dict[_Key, _Bucket[_Key]] = {}
 
-    def allows(self, key: str, now: float) -> bool:
+    def allows(self, key: _Key, now: float) -> bool:
         """Return whether another attempt may begin."""
         bucket = self._buckets.get(key)
         if bucket is None:
             return True
-        bucket.refill(now)
-        return bucket.left >= self.burst or bucket.left - bucket.under_way >= 1.0
+        left = bucket.refill(now)
+        return (self._is_shared and left >= self.burst) or left - bucket.under_way >= 1.0
 
-    def begin(self, key: str, now: float) -> _Bucket | None:
+    def begin(self, key: _Key, now: float) -> _Bucket[_Key] | None:
         """Count an attempt, and return its bucket."""
         if not key or not self.burst:
             return None
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = _Bucket(self, key, now)
-            self._keep(bucket)
+            if len(self._buckets) >= MAX_KEYS:
+                self._make_room(bucket, now)
+            self._buckets[key] = bucket
         bucket.under_way += 1
         return bucket
 
-    def keep(self, bucket: _Bucket) -> None:
+    def keep(self, bucket: _Bucket[_Key]) -> None:
         """Move a bucket to the end."""
-        self._buckets.pop(bucket.key, None)
-        self._keep(bucket)
+        if self._buckets.pop(bucket.key, None) is None and len(self._buckets) >= MAX_KEYS:
+            self._make_room(bucket, bucket.at)  # it made room itself, meanwhile
+        self._buckets[bucket.key] = bucket
 
-    def drop(self, bucket: _Bucket) -> None:
+    def drop(self, bucket: _Bucket[_Key]) -> None:
         """Forget a bucket that is full."""
         if self._buckets.get(bucket.key) is bucket:
             del self._buckets[bucket.key]
 
-    def _keep(self, bucket: _Bucket) -> None:
-        self._buckets[bucket.key] = bucket
-        if len(self._buckets) > MAX_KEYS:
-            del self._buckets[next(iter(self._buckets))]
-
-
-def prefix_of(ip: str) -> str:
-    """Return the addresses that count as one client's: an IPv4 address, or an IPv6 /64."""
-    address = ipaddress.ip_address(ip)
-    if address.version == 4:
-        return ip
-    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    def _make_room(self, newcomer: _Bucket[_Key], now: float) -> None:
+        oldest = islice(self._buckets.values(), LOOKED_AT)
+        fullest = max(oldest, key=lambda bucket: bucket.refill(now))
+        newcomer.left = min(newcomer.left, fullest.left)
+        del self._buckets[fullest.key]

@@ -6,7 +6,7 @@ import click
 
 from ..errors import ConfigError
 from .files import refuse_existing, write_file
-from .terminal import echo
+from .terminal import echo, escape_control
 
 __all__ = ["command"]
 
@@ -41,7 +41,8 @@ def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool)
     """Write a self-signed certificate (ECDSA P-256) and its key.
 
     Serve it with `gatesvr serve --cert cert.pem --key key.pem`; clients trust it with
-    `--ca cert.pem`.
+    `--ca cert.pem`. Without --name it covers this machine alone: for clients elsewhere, give each
+    name and address that they connect to.
     """
     from ..transport.tls import DEVELOPMENT_NAMES, generate_certificate
 
@@ -55,4 +56,7 @@ def command(cert: str, key: str, names: tuple[str, ...], days: int, force: bool)
         raise ConfigError(str(error), field="--name") from None
     write_file(key, key_pem, 0o600)
     write_file(cert, cert_pem, 0o644)
-    echo(f"certificate  {cert}\nkey          {key}")
+    covered = ", ".join(names or DEVELOPMENT_NAMES)
+    echo(f"certificate  {cert}\nkey          {key}\ncovers       {escape_control(covered)}")
+    if not names:
+        echo("for clients on other machines: --name, once for each name or address", err=True)

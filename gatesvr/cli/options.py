@@ -8,12 +8,14 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from ..config import Duration, Range, parse_address
 from ..config.kinds import shown
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..client import Client, Lost
@@ -172,6 +174,9 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(**values: Any) -> Any:
         names = Target.__dataclass_fields__
+        source = click.get_current_context().get_parameter_source("openid")
+        if values["token"] and source is ParameterSource.DEFAULT:
+            values["openid"] = None  # the token says it
         target = Target(**{name: values.pop(name) for name in names})
         return function(target=target, **values)
 
@@ -189,7 +194,7 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--openid",
                 type=TEXT,
                 default=_default_openid,
-                help="User to log in as.  [default: a new name for each call]",
+                help="User to log in as.  [default: the token's, or a new name for each call]",
             ),
             click.option("--token", type=TEXT, default="", help="Sent as auth_token."),
             click.option("--zone", type=TEXT, default="", help="Zone to log in to."),
@@ -215,7 +220,10 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def push_options(function: F) -> F:
-    """Add the credentials for a gateway's push port: the arguments of Access, after ``push_``."""
+    """Add the credentials for a gateway's push port: the arguments of Access, after ``push_``.
+
+    What is wrong with one of them is told under the option's name.
+    """
     texts = {
         "ca": "PEM file with the certificates to trust the push port by, or `system` for the"
         " system's CAs. Without it: plain text.",
@@ -223,10 +231,23 @@ def push_options(function: F) -> F:
         "key": "PEM file with its private key.",
         "token-file": "File whose first line is the token to send to the push port.",
     }
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **values: Any) -> Any:
+        try:
+            return function(*arguments, **values)
+        except ConfigError as error:
+            name = error.field.replace("_", "-")
+            if name not in texts:
+                raise
+            why = str(error).removeprefix(f"{error.source}: ").removeprefix(f"{error.field}: ")
+            raise ConfigError(why, source=error.source, field=f"--push-{name}") from None
+
+    wrapped = cast("F", wrapper)
     for name, text in reversed(texts.items()):
         path = click.Path(dir_okay=False)
-        function = click.option(f"--push-{name}", type=path, default="", help=text)(function)
-    return function
+        wrapped = click.option(f"--push-{name}", type=path, default="", help=text)(wrapped)
+    return wrapped
 
 
 def _default_openid() -> str:

@@ -174,6 +174,8 @@ async def _serve(
     addresses: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
+        if config.trace.enabled:
+            stack.callback(_start_tracing())
         pushes_to: list[str] = []
         if demo:
             # The services start first, so that the gateway knows their ports; they ask for its
@@ -186,21 +188,26 @@ async def _serve(
             )
             config, origins = configured(**addresses)
         gateway = Gateway(config)
-        origin = [origins]
+        read_last = origins
 
         def read() -> Config:
-            found, origin[0] = configured(**addresses)
+            nonlocal read_last
+            found, read_last = configured(**addresses)
             return found
 
         reloader = Reloader(gateway, read)
 
         def reload() -> ReloadReport:
+            nonlocal origins
+            is_text = log.style == "text"
             report = reloader.reload()
-            if log.style == "text":
+            if not report.error:
+                origins = read_last
+            if is_text:
                 out.echo(report.as_text())
             return report
 
-        admin = _admin(gateway, lambda: origin[0], reload, is_wanted=admin_flag, is_demo=demo)
+        admin = _admin(gateway, lambda: origins, reload, is_wanted=admin_flag, is_demo=demo)
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the gateway stops
         await stack.enter_async_context(gateway)
@@ -244,11 +251,11 @@ def _admin(
     Raises:
         ConfigError: It is wanted and cannot be.
     """
-    from ..admin.server import AdminServer
-
     config = gateway.config.admin
     if is_wanted == "off" or not (is_demo or config.enabled):
         return None
+    from ..admin.server import AdminServer
+
     is_by_itself = is_wanted is None and not config.enabled
     try:
         return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
@@ -270,6 +277,23 @@ def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
         raise ConfigError("the demo services have no certificate", field="push.client_ca")
     tokens = [push.token, *(caller.token for caller in push.caller)]
     return GatewayClient(address, ca=push.cert, token_file=next(filter(None, tokens), ""))
+
+
+def _start_tracing() -> Callable[[], None]:
+    """Set up OpenTelemetry; return what ends it.
+
+    Raises:
+        ConfigError: It, or an exporter that is asked for, is not installed.
+    """
+    from ..observe.trace import start_sdk
+
+    try:
+        return start_sdk()
+    except ImportError:
+        why = "needs OpenTelemetry's SDK: pip install gatesvr[trace]"
+    except LookupError as error:
+        why = str(error)
+    raise ConfigError(why, field="trace.enabled")
 
 
 async def _print_stats(

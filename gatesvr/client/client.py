@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..config import Range, check_numbers, join_address, parse_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
+from ..observe.trace import begin_call, global_tracer
 from ..protocol import events
 from ..protocol.client_session import ClientSession
-from ..protocol.messages import StopReason
+from ..protocol.messages import MAX_HEADERS, StopReason
 from ..transport.addresses import host_name
 from ..transport.client import Server
 from ..transport.tls import client_tls
@@ -25,6 +26,9 @@ from .connector import Connector, LoginNotMade
 from .counters import ClientCounters
 from .messages import Answer, Lost, Notify
 from .notifies import NotifyBuffer
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 __all__ = ["Client"]
 
@@ -57,6 +61,10 @@ class Client:
     was killed and is back is noticed in about 2 s while a request is under way, else at the next
     heartbeat: within 15 s by default.
 
+    **Traces.** Where the process has set up OpenTelemetry's SDK before connect(), each request is a
+    span, and carries it to the gateway, which goes on with it if it trusts its clients to say so
+    (``trace.trust_clients``).
+
     **Across restarts.** A client whose process may be killed stores its state::
 
         async with Client(server, openid="ann", resume=load(), on_state=store) as client:
@@ -82,7 +90,8 @@ class Client:
             Or a list of several gateways, the preferred one first: where one goes away, or cannot
             be reached, the client goes to another. A session does not move with it: where the other
             does not know it, a new one begins.
-        openid: Who logs in; may be left out with resume, and must be the same otherwise.
+        openid: Who logs in. May be left out with resume, and must be the same otherwise; and with
+            auth_token, where the token says it.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, if the gateway asks for one; or an async callable that
             returns it. The callable is asked before each connection, and again before the token
@@ -171,7 +180,8 @@ class Client:
             if callback is not None:
                 check_type(name, callback, Callable, "callable")  # type: ignore[arg-type]
         self._servers = _servers(server)
-        self._session = _session(openid, client_id, auth_token, resume)
+        has_token = self._auth_token is not None or bool(auth_token)
+        self._session = _session(openid, client_id, auth_token, resume, has_token=has_token)
         self._session.carries_acks = on_state is None
         self.openid = self._session.openid
         self.zone = zone
@@ -188,6 +198,7 @@ class Client:
         # Of the last login() that was accepted.
         self._last_login: tuple[bytes, Mapping[str, str] | None] | None = None
         self._connector: Connector | None = None
+        self._tracer: Tracer | None = None
         self._on_state = on_state
         self._stored = b""
         self._handled = self._session.position  # the highest server seq that was taken in
@@ -264,6 +275,7 @@ class Client:
         """
         if self._connector is not None:
             raise RuntimeError("connect() was called before")
+        self._tracer = global_tracer()
         self._connector = Connector(
             [
                 Server(host, port, client_tls(host, ca=self._ca, insecure=self._insecure))
@@ -349,9 +361,8 @@ class Client:
         params = dict(params or {})
         if self.zone:
             params.setdefault("zone", self.zone)
-        answer = await self._send(
-            LOGIN_ACTION, data, params, None, self._now() + self.request_timeout
-        )
+        send = self._send if self._tracer is None else self._send_traced
+        answer = await send(LOGIN_ACTION, data, params, None, self._now() + self.request_timeout)
         if not answer.is_ok:
             raise RequestFailed(
                 f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
@@ -416,7 +427,8 @@ class Client:
         deadline = self._now() + (self.request_timeout if timeout is None else timeout)
         if self._waiters or not self._has_room():
             await self._wait_for_room(deadline)
-        return await self._send(action, data, params, headers, deadline)
+        send = self._send if self._tracer is None else self._send_traced
+        return await send(action, data, params, headers, deadline)
 
     def __aiter__(self) -> Self:
         return self
@@ -463,6 +475,28 @@ class Client:
             timer.cancel()
             if self._pending.get(seq) is future:
                 del self._pending[seq]
+
+    async def _send_traced(
+        self,
+        action: str,
+        data: bytes,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        deadline: float,
+    ) -> Answer:
+        """As _send(), in a span whose context the request carries."""
+        assert self._tracer is not None
+        server = self._servers[0] if self._connector is None else self._connector.server
+        trace = begin_call(self._tracer, action, headers, server)
+        if len(trace.headers) <= MAX_HEADERS:
+            headers = trace.headers
+        try:
+            answer = await self._send(action, data, params, headers, deadline)
+        except BaseException as error:
+            trace.end(error.code if isinstance(error, RequestFailed) else 0, error)
+            raise
+        trace.end(answer.code)
+        return answer
 
     def _has_room(self) -> bool:
         session = self._session
@@ -696,16 +730,23 @@ def _servers(servers: object) -> list[tuple[str, int]]:
     Raises:
         ConfigError: One is of none, there is none, or one is there twice.
     """
-    is_several = isinstance(servers, tuple | list) and not (
-        len(servers) == 2 and isinstance(servers[1], int)
-    )
-    every = servers if is_several and isinstance(servers, tuple | list) else [servers]
+    every: list[object] = [servers]
+    if isinstance(servers, tuple | list) and not _is_pair(servers):
+        every = list(servers)
     if not every:
         raise ConfigError("names no gateway", field="server")
     found = [_server(server) for server in every]
     if len(set(found)) != len(found):
         raise ConfigError("names a gateway twice", field="server")
     return found
+
+
+def _is_pair(servers: tuple[object, ...] | list[object]) -> bool:
+    """Return whether two things are a host and a port, and not two gateways."""
+    if len(servers) != 2:
+        return False
+    second = servers[1]
+    return not (isinstance(second, tuple | list) or (isinstance(second, str) and ":" in second))
 
 
 def _server(server: object) -> tuple[str, int]:
@@ -728,12 +769,14 @@ def _server(server: object) -> tuple[str, int]:
     return host or "localhost", port
 
 
-def _session(openid: str | None, client_id: str, auth_token: str, resume: bytes) -> ClientSession:
+def _session(
+    openid: str | None, client_id: str, auth_token: str, resume: bytes, *, has_token: bool
+) -> ClientSession:
     """Return a new session, or the one that a stored state describes."""
     if not resume:
-        if openid is None:
-            raise ConfigError("is missing", field="openid")
-        return ClientSession(openid, client_id=client_id, auth_token=auth_token)
+        if openid is None and not has_token:
+            raise ConfigError("is missing, and so is an auth_token that says it", field="openid")
+        return ClientSession(openid or "", client_id=client_id, auth_token=auth_token)
     try:
         session = ClientSession.from_state(resume, auth_token=auth_token)
     except ValueError as error:

@@ -32,7 +32,7 @@ _MEANINGS = {
     CloseCode.VERSION_NOT_SERVED: "the gateway does not serve this protocol version",
     CloseCode.RATE_LIMITED: "rate limited",
     CloseCode.INTERNAL_ERROR: "internal error of the gateway",
-    CloseCode.OVERLOADED: "the gateway is overloaded or stopping",
+    CloseCode.OVERLOADED: "the gateway cannot serve now",
 }
 
 

@@ -32,6 +32,7 @@ from .sections import PushCaller as PushCaller
 from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
+from .sections import TraceConfig as TraceConfig
 from .sections import TransportConfig as TransportConfig
 from .sections import UpstreamConfig as UpstreamConfig
 
@@ -52,6 +53,7 @@ __all__ = [
     "RouteRule",
     "SessionConfig",
     "Size",
+    "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
     "check_numbers",

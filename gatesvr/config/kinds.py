@@ -198,7 +198,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         self.check()
 
     restart: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only a restart can change: sockets, or limits of gRPC, depend on them."""
+    """Fields that only a restart can change: sockets, limits of gRPC or a
+    library's set-up depend on them."""
     hidden: ClassVar[frozenset[str]] = frozenset()
     """Fields whose values are shown to nobody, in case somebody puts a secret in a path's place."""
 

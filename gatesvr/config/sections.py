@@ -40,6 +40,7 @@ __all__ = [
     "PushConfig",
     "RouteRule",
     "SessionConfig",
+    "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
 ]
@@ -132,9 +133,10 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     backend: Literal["auto", "aioquic", "qh3"] = "auto"
     """QUIC library; auto takes qh3 where it is installed."""
     cert: str = ""
-    """PEM file with the certificate chain; empty for the development certificate."""
+    """PEM file with the certificate chain, the server's own first; empty for the development
+    certificate."""
     key: str = ""
-    """PEM file with the certificate's private key."""
+    """PEM file with the certificate's private key. Both files are read again when they change."""
     max_connections: Places = 10_000
     """QUIC connections; above it a new one is closed 4503, 5 % above it Initials are dropped."""
     max_handshakes: Places = 1_000
@@ -255,7 +257,7 @@ class AuthConfig(Section, frozen=True, kw_only=True):
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
-    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
+    """Sessions, their queues and their deadlines."""
 
     restart = frozenset({"max_message_bytes"})
 
@@ -284,7 +286,8 @@ class SessionConfig(Section, frozen=True, kw_only=True):
     max_login_bytes: Annotated[Bytes, Range(256, 512 * _MIB)] = 64 << 10
     """Largest frame before login."""
     max_inited_per_address: Count = 1_000
-    """Sessions per client address that have not logged in; a whole school may share one address."""
+    """Sessions per IPv4 address or IPv6 /64 that have not logged in; a whole school may share one
+    address."""
     max_start_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 1_000
     """New sessions a second, as many at once; 4503. Resumes do not count, so they go first."""
     max_start_rate_per_openid: Annotated[int, Range(1, 1_000_000, "no limit")] = 10
@@ -343,7 +346,8 @@ class OverloadConfig(Section, frozen=True, kw_only=True):
     max_loop_lag: Annotated[Seconds, Range(10 * _MS, _MINUTE, "not watched")] = 0.5
     """How late the event loop may be while it computes; shed while it stays later."""
     max_memory: Annotated[Bytes, Range(_MIB, 1024 * _GIB, "nine tenths of the memory there is")] = 0
-    """Resident memory of the process; shed while it is above (Linux)."""
+    """Resident memory of the process; shed while it is above (Linux). What the allocator keeps may
+    be used again: memory up to a tenth above that no longer grows is no reason to shed."""
     dry_run: bool = False
     """Measure, log and count, but shed nothing."""
 
@@ -360,7 +364,7 @@ class DrainConfig(Section, frozen=True, kw_only=True):
     ready_wait: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 1.0
     """How long the gateway is not ready and still takes new clients, so that load balancers notice;
     at most half of the timeout. Ctrl-C does not wait."""
-    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE, "at once")] = 1.0
+    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE)] = 1.0
     """What clients are told to wait that know no other gateway; they spread themselves over as
     long again."""
 
@@ -619,6 +623,25 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
     histogram as one series."""
 
 
+class TraceConfig(Section, frozen=True, kw_only=True):
+    """Traces by OpenTelemetry; needs `gatesvr[trace]`."""
+
+    restart = frozenset({"enabled"})
+
+    enabled: bool = False
+    """Make spans of requests: queue and call inside the whole.
+
+    Exporter, sampler and resource come from OpenTelemetry's own variables, such as
+    OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER and OTEL_SERVICE_NAME. A gateway inside
+    another program uses that program's SDK, and without one makes no span."""
+    trust_clients: bool = False
+    """Go on with the trace that a client's traceparent names, and pass its tracestate and baggage
+    to upstreams. Whoever can connect can then have its requests traced."""
+    one_in: Annotated[int, Range(1, 1_000_000, "none")] = 100
+    """Of so many requests without a trace of their own one begins one, by chance. The SDK's sampler
+    (OTEL_TRACES_SAMPLER) is asked after that."""
+
+
 class AdminConfig(Section, frozen=True, kw_only=True):
     """The admin server: console, metrics, health checks and commands over HTTP."""
 
@@ -637,12 +660,12 @@ class AdminConfig(Section, frozen=True, kw_only=True):
     cert: str = ""
     """PEM file with the certificate chain of the TCP address: TLS. Empty: plain text."""
     key: str = ""
-    """PEM file with the certificate's private key. Both are read at the start."""
+    """PEM file with the certificate's private key. Both are read again when they change."""
     client_ca: str = ""
     """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
     hosts: list[str] = msgspec.field(default_factory=list)
-    """Names under which the server is reached, besides its address and localhost: a request for
-    any other is refused, because a page of another site may have made it."""
+    """Names under which the server is reached, besides its address and localhost: a request without
+    a token for any other is refused, because a page of another site may have made it."""
 
     def check(self) -> None:
         if self.bind:
@@ -681,7 +704,7 @@ class Config(Section, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     """Who may come in."""
     session: SessionConfig = SessionConfig()
-    """Sessions, their queues and their deadlines."""
+    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
     dispatch: DispatchConfig = DispatchConfig()
     """The task queues and their workers."""
     overload: OverloadConfig = OverloadConfig()
@@ -697,6 +720,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Logging."""
     metrics: MetricsConfig = MetricsConfig()
     """Figures of performance."""
+    trace: TraceConfig = TraceConfig()
+    """Traces of requests."""
     admin: AdminConfig = AdminConfig()
     """The admin server."""
     route: list[RouteRule] = msgspec.field(default_factory=list)

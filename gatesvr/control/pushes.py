@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._core.codec import notify_body
+from .._core.limits import TokenBucket
 from .._pb import upstream_pb2 as pb
 from ..protocol.messages import MAX_HEAD_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, is_valid_text
 from ..session.context import SHED_RETRY_MS
@@ -78,8 +79,9 @@ class PushCommands:
         self._counters = counters
         self._max_message_bytes = max_message_bytes
         self._max_broadcasts = max_broadcasts
-        self._broadcasts_left = float(max_broadcasts)  # a second's worth at most
-        self._broadcast_at = 0.0
+        self._broadcast_rate = (
+            TokenBucket(max_broadcasts, max_broadcasts) if max_broadcasts else None
+        )
         self._clock = clock
         self._sheds_push = sheds_push
         self._sheds_broadcast = sheds_broadcast
@@ -124,7 +126,7 @@ class PushCommands:
         self._counters.broadcasts += 1
         try:
             body = self._bulk_body(request)
-            if not self._may_broadcast():
+            if self._broadcast_rate is not None and self._broadcast_rate.take(self._clock()):
                 self._counters.refused_broadcasts += 1
                 raise RefusedError("BUSY", f"more than {self._max_broadcasts} broadcasts a second")
         except RefusedError as refusal:
@@ -150,16 +152,6 @@ class PushCommands:
         except RefusedError as refusal:
             return refusal.as_bulk_response()
         return await self._push_bulk(list(sessions.values()), body, push)
-
-    def _may_broadcast(self) -> bool:
-        rate = self._max_broadcasts
-        if not rate:
-            return True
-        now = self._clock()
-        left = min(self._broadcasts_left + rate * (now - self._broadcast_at), rate)
-        self._broadcast_at = now
-        self._broadcasts_left = left - 1 if left >= 1 else left
-        return left >= 1
 
     async def _push_bulk(
         self, sessions: list[Session], body: bytes, push: pb.BroadcastRequest

@@ -14,8 +14,9 @@ from ..protocol.messages import LOGIN_ACTION
 from ..session.state import Verdict
 from .failures import refuse
 from .handler import ClientHandler
-from .login import Login
+from .login import Login, LoginTask
 from .task import AsyncTask
+from .traced import TaskTracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .._core.codec import ClientRequest
     from ..auth.gate import Gate
     from ..config import Config
+    from ..observe.trace import RequestTracer
     from ..protocol.link import Link
     from ..session.manager import SessionManager
     from ..session.session import Session
@@ -48,6 +50,7 @@ class Dispatcher:
         clock: Loop time.
         gate: Lets clients in; None lets everybody in.
         high_water: Bytes not yet transmitted at which a session stops feeding its link.
+        tracer: Chooses the requests to trace; None traces none.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Dispatcher:
         clock: Callable[[], float],
         high_water: int = HIGH_WATER_BYTES,
         gate: Gate | None = None,
+        tracer: RequestTracer | None = None,
     ) -> None:
         self.session_config = config.session
         self.high_water = high_water
@@ -81,6 +85,7 @@ class Dispatcher:
             upstream.next_request_id,
             task_timeout=self._task_timeout,
         )
+        self.trace(tracer)
 
     def apply(self, config: Config, gate: Gate | None) -> None:
         """Take other settings, and another gate, for the connections and the requests to come."""
@@ -93,6 +98,13 @@ class Dispatcher:
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self._handlers)
+
+    def trace(self, tracer: RequestTracer | None) -> None:
+        """Trace the requests to come, or those of them that tracer chooses; None traces none."""
+        # Where nothing is traced it is to cost nothing, so this is decided here and not a request.
+        tasks = None if tracer is None else TaskTracer(tracer, self.counters)
+        self._make_task: Callable[..., AsyncTask] = AsyncTask if tasks is None else tasks.task
+        self._login.make_task = LoginTask if tasks is None else tasks.login
 
     def handler(self, link: Link) -> ClientHandler:
         """Return the handler of a new connection."""
@@ -126,7 +138,7 @@ class Dispatcher:
             verdict = session.offer(request, "completion", now)
             if verdict is _NEXT:
                 self.counters.bad_payloads += 1
-                refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
+                self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
             return verdict
         if len(action) == _LOGIN_LENGTH and action.lower() == LOGIN_ACTION:
             verdict = session.offer(request, "completion", now)
@@ -139,28 +151,38 @@ class Dispatcher:
             return verdict
         if not session.is_logged_in:
             self.counters.not_logged_in += 1
-            refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
+            self._refuse(session, request, ErrorCode.NOT_LOGGED_IN, "not logged in", now)
             return verdict
         if route is None:
             self.counters.no_route += 1
-            refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
+            self._refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
             return verdict
         if session.request_rate is not None and (wait := session.request_rate.take(now)):
             self.counters.requests_limited += 1
             if not self._only_counts_rate:
-                retry_after_ms = int(wait * 1000) + 1
-                refuse(
-                    session,
-                    request,
-                    ErrorCode.RATE_LIMITED,
-                    "too many requests",
-                    now,
-                    retry_after_ms,
-                )
+                code, retry_after_ms = ErrorCode.RATE_LIMITED, int(wait * 1000) + 1
+                self._refuse(session, request, code, "too many requests", now, retry_after_ms)
                 return verdict
         deadline = now + self._task_timeout
-        task = AsyncTask(self._next_request_id(), session, request, route, deadline, now)
+        task = self._make_task(self._next_request_id(), session, request, route, deadline, now)
         if not self._processor.submit(task, now):
             retry_after_ms = self._processor.retry_after_ms(route.service)
-            refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
+            self._refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms, task)
         return verdict
+
+    def _refuse(
+        self,
+        session: Session,
+        request: ClientRequest,
+        code: ErrorCode,
+        message: str,
+        now: float,
+        retry_after_ms: int = 0,
+        task: AsyncTask | None = None,
+    ) -> None:
+        """Refuse a request, with the number of its task or one of its own."""
+        request_id = self._next_request_id() if task is None else task.task_id
+        lines = self._processor.lines
+        refuse(session, request, request_id, code, message, now, lines, retry_after_ms)
+        if task is not None and task.trace is not None:
+            task.trace.end(code)

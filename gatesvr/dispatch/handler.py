@@ -375,8 +375,10 @@ class ClientHandler:
         gate = self._dispatcher.gate
         outcome: StartOutcome | None = None
         identity, deadline = None, math.inf
+        if gate is not None and not start.session_id:
+            outcome = self._sessions.turn_away(self._link, self._dispatcher.clock())
         # A resume without a token of its own is the session's, as long as its credentials last.
-        if gate is not None and (start.auth_token or not start.session_id):
+        if gate is not None and outcome is None and (start.auth_token or not start.session_id):
             try:
                 identity, deadline = await gate.admit(
                     Applicant(
@@ -448,6 +450,14 @@ class ClientHandler:
         self._renewal = None
         if renewal.cancelled():
             return  # the gateway stops
+        try:
+            self._answer_auth(msg_id, renewal)
+        except Exception as error:
+            self._counters.internal_errors += 1
+            logger.error("auth_lost", extra=keys(peer=self._link.peer[0]), exc_info=error)
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _answer_auth(self, msg_id: int, renewal: asyncio.Task[tuple[Identity, float]]) -> None:
         error = renewal.exception()
         session = self.session
         assert session is not None
@@ -463,10 +473,7 @@ class ClientHandler:
         elif isinstance(error, AuthUnavailable):
             code = ErrorCode.BUSY
         else:
-            self._counters.internal_errors += 1
-            logger.error("auth_lost", extra=keys(session=session.session_id), exc_info=error)
-            self.close(CloseCode.INTERNAL_ERROR, "internal error")
-            return
+            raise error
         message = "not authenticated" if code else ""
         self._write(auth_response_frame(msg_id, expires_at, code, message))
 

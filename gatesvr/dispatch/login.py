@@ -60,6 +60,9 @@ class Login:
         handlers: The handlers of the open connections, by connection id.
         next_request_id: Numbers the calls.
         task_timeout: From acceptance to the answer, seconds.
+
+    Attributes:
+        make_task: LoginTask, or what takes its place.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Login:
         self._counters = processor.counters
         self._handlers = handlers
         self._next_request_id = next_request_id
+        self.make_task: Callable[..., AsyncTask] = LoginTask
         self._task_timeout = task_timeout
 
     def apply(self, task_timeout: float) -> None:
@@ -86,17 +90,18 @@ class Login:
 
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:
         """Ask the upstream of an accepted hello; BUSINESS of its session waits until it ends."""
+        request_id, lines = self._next_request_id(), self._processor.lines
         route = self._router.route(LOGIN_ACTION)
         if route is None:
             self._counters.no_route += 1
-            refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
+            refuse(session, request, request_id, ErrorCode.NO_ROUTE, "no route", now, lines)
         elif not self._processor.is_accepting:
             self._counters.refused_draining += 1
-            retry_after_ms = self._processor.retry_after_ms(route.service)
-            refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms)
+            wait = self._processor.retry_after_ms(route.service)
+            refuse(session, request, request_id, ErrorCode.BUSY, "busy", now, lines, wait)
         else:
             deadline = now + self._task_timeout
-            task = LoginTask(self._next_request_id(), session, request, route, deadline, now)
+            task = self.make_task(request_id, session, request, route, deadline, now)
             session.hello_pending = True
             self._processor.run_at_once(task, now, self._answered, self._ended)
 
@@ -129,6 +134,7 @@ class Login:
             verdict.reason,
             outcome=Outcome.DONE,
             retry_after_ms=retry_after_ms,
+            detail=str(task.task_id),
             now=now,
         )
         reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from .._core.histogram import RequestTimer
 from ..errors import ErrorCode, Outcome, UpstreamError
+from ..observe.limiter import LogLimiter
 from ..observe.log import keys
 from .bulkhead import Bulkhead
-from .failures import FailureLog, fail
+from .failures import fail, log_failure
 from .task import AsyncTask, DispatchCounters
 from .worker import Worker, WorkerState
 
@@ -91,7 +92,8 @@ class AsyncProcessor:
         self._upstream = upstream
         self._timer = stages.requests if stages is not None else RequestTimer()
         self._counters = DispatchCounters()
-        self._failures = FailureLog()
+        self.lines = LogLimiter(logger)
+        """Bounds the layer's lines about requests."""
         self._now = clock
         self._idle_timeout = IDLE_WORKER_TIMEOUT_S
         self._config = config
@@ -218,13 +220,13 @@ class AsyncProcessor:
         stopped = UpstreamError("the gateway stopped", ErrorCode.BUSY, status="stopped")
         for bulkhead in self._bulkheads.values():
             for task in bulkhead.clear():
-                self._failures.add(task, stopped, now)
+                log_failure(self.lines, task, stopped, now)
                 fail(task, ErrorCode.BUSY, Outcome.NOT_STARTED, now, self._counters)
         for worker in [*self._workers, *self._beside]:
             worker.give_up()
         self._workers.clear()
         self._idle.clear()
-        self._failures.close()
+        self.lines.close()
 
     def submit(self, task: AsyncTask, now: float) -> bool:
         """Give a task to a worker if its service has a place free, else queue it.
@@ -299,7 +301,7 @@ class AsyncProcessor:
 
     def tick(self, now: float) -> None:
         """Retire workers that were idle too long, and move the windows of retry_after_ms()."""
-        self._failures.tick(now)
+        self.lines.tick(now)
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             for bulkhead in self._bulkheads.values():
@@ -344,7 +346,7 @@ class AsyncProcessor:
         free: Callable[[Worker, AsyncTask, float], None],
     ) -> Worker:
         return Worker(
-            worker_id, self._upstream, self._counters, self._failures, self._now, answer, free
+            worker_id, self._upstream, self._counters, self.lines, self._now, answer, free
         )
 
     def _add_worker(self) -> Worker:
@@ -390,7 +392,7 @@ class AsyncProcessor:
             on_end(task)
         except Exception:
             self._counters.internal_errors += 1
-            names = keys(worker=worker.worker_id, session=task.session_id)
+            names = keys(worker=worker.worker_id, **task.ids())
             logger.exception("login_failed", extra=names)
         if self._drained is not None and not self.unfinished:
             self._drained.set()

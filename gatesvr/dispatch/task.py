@@ -10,7 +10,8 @@ from ..protocol.server import ProtocolCounters
 from ..upstream.call import Call
 
 if TYPE_CHECKING:
-    from .._core.codec import ClientRequest
+    from .._core.codec import ClientRequest, UpstreamAnswer
+    from ..observe.trace import RequestTrace
     from ..session.session import Session
     from ..upstream.router import Route
 
@@ -25,10 +26,11 @@ class AsyncTask(Call):
         request: The client's message.
         route: The service, and the order of its answers.
         asked_at: Loop time at which the request was accepted.
+        trace: Its spans, None where it is not traced; a TracedTask has them.
         is_login: Whether it is a hello, which runs beside the pool; see Login.
     """
 
-    __slots__ = ("asked_at", "request", "route", "session")
+    __slots__ = ("asked_at", "request", "route", "session", "trace")
 
     is_login: ClassVar[bool] = False
 
@@ -55,6 +57,11 @@ class AsyncTask(Call):
         self.request = request
         self.route = route
         self.asked_at = asked_at
+        self.trace: RequestTrace | None = None
+
+    def is_own(self, answer: UpstreamAnswer) -> bool:
+        """Return whether an answer is to this request (PROTOCOL 7.3)."""
+        return answer.client_seq_id in (0, self.request.seq_id)
 
     @property
     def task_id(self) -> int:
@@ -85,6 +92,13 @@ class AsyncTask(Call):
     def client_seq(self) -> int:
         """The request's number in its session."""
         return self.request.seq_id
+
+    def ids(self) -> dict[str, str | int]:
+        """Return the keys of the log that name the request; ERROR.detail has the same number."""
+        ids: dict[str, str | int] = {"request_id": self.request_id, "session": self.session_id}
+        if self.trace is not None and self.trace.trace_id:
+            ids["trace_id"] = self.trace.trace_id
+        return ids
 
 
 @dataclass(slots=True)
@@ -125,6 +139,8 @@ class DispatchCounters(ProtocolCounters):
     """Requests answered by ERROR 503 because the task queue was full."""
     refused_draining: Counter = 0
     """Requests answered by ERROR 503 because the gateway was about to stop."""
+    traced: Counter = 0
+    """Requests whose spans are recorded."""
     tasks: Counter = 0
     """Tasks made, hellos included; each ends as one of answers or one of closed_499."""
     answers: Counter = 0

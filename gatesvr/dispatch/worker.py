@@ -15,21 +15,25 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.log import keys
-from .failures import fail
+from .failures import fail, log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._core.codec import UpstreamAnswer
+    from ..observe.limiter import LogLimiter
     from ..upstream.manager import UpstreamManager
-    from .failures import FailureLog
     from .task import AsyncTask, DispatchCounters
 
 __all__ = ["Worker", "WorkerState"]
 
 logger = logging.getLogger("gatesvr.dispatch")
+
+CLOSED = 499
+"""The code of a request whose session was closed; no client sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Worker:
         worker_id: str,
         upstream: UpstreamManager,
         counters: DispatchCounters,
-        failures: FailureLog,
+        failures: LogLimiter,
         clock: Callable[[], float],
         answer: Callable[[AsyncTask, UpstreamAnswer, float], None],
         free: Callable[[Worker, AsyncTask, float], None],
@@ -132,6 +136,8 @@ class Worker:
         session = task.session
         if not session.is_valid:
             self._counters.closed_499 += 1
+            if task.trace is not None:
+                task.trace.end(CLOSED)
             return False
         left = task.deadline - now
         if left <= 0:
@@ -147,6 +153,10 @@ class Worker:
                 max(1, int(left * 1000)),
                 session.peer_info,
             )
+            if task.trace is not None:
+                headers = task.trace.call_began()
+                # protobuf merges a map's parts; a client's own headers of these names are dropped.
+                task.upstream_req += pb.UpstreamRequest(headers=headers).SerializeToString()
             task.on_end = self._ended
             self.task = task
             self.called_at = now
@@ -205,7 +215,7 @@ class Worker:
         self._fail(task, error, now)
 
     def _fail(self, task: AsyncTask, error: UpstreamError, now: float) -> None:
-        self._failures.add(task, error, now)
+        log_failure(self._failures, task, error, now)
         fail(task, error.code, error.outcome, now, self._counters, error.retry_after_ms)
 
     def _fail_internal(self, task: AsyncTask, outcome: Outcome, error: Exception) -> None:
@@ -213,8 +223,7 @@ class Worker:
         self._counters.internal_errors += 1
         names = keys(
             worker=self.worker_id,
-            request_id=task.task_id,
-            session=task.session_id,
+            **task.ids(),
             service=task.service_type,
             bytes=len(task.business_req),
         )

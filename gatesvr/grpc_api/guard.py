@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from ..credentials import TokenFile, token_digest
-from ..observe.log import keys
+from ..observe.limiter import LogLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Caller", "Guard"]
 
 logger = logging.getLogger("gatesvr.grpc_api")
-
-INTERVAL_S = 1.0
-"""Shortest time between two lines about refusals of one kind."""
 
 _SERVICE = "/gatesvr.proto.GatewayService/"
 _OPEN = frozenset({"/grpc.health.v1.Health/Check"})
@@ -101,7 +98,7 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> None:
         self._counters = counters
         self._clock = clock
-        self._lines: dict[str, tuple[float, int]] = {}  # reason: (until, suppressed)
+        self._lines = LogLimiter(logger)
         self._callers: list[Caller] = []
         self._has_certificates = False
         self.prepare(config)()
@@ -166,10 +163,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def close(self) -> None:
         """Log what was suppressed."""
-        for reason, (_, suppressed) in self._lines.items():
-            if suppressed:
-                logger.warning("call_refused", extra=keys(why=reason, suppressed=suppressed - 1))
-        self._lines.clear()
+        self._lines.close()
 
     def _by_token(self, token: str) -> Caller | None:
         digest = token_digest(token)
@@ -226,22 +220,16 @@ class Guard(grpc.aio.ServerInterceptor):
             counters.refused_certificate += 1
         else:
             counters.refused_no_credentials += 1
-        now = self._clock()
-        until, suppressed = self._lines.get(reason, (now, 0))
-        if now < until:
-            self._lines[reason] = (until, suppressed + 1)
-        else:
-            self._lines[reason] = (now + INTERVAL_S, 0)
-            logger.warning(
-                "call_refused",
-                extra=keys(
-                    why=reason,
-                    caller=caller.name if caller is not None else "",
-                    peer=context.peer(),
-                    rpc=method,
-                    suppressed=suppressed,
-                ),
-            )
+        self._lines.log(
+            logging.WARNING,
+            "call_refused",
+            self._clock(),
+            reason,
+            why=reason,
+            caller=caller.name if caller is not None else "",
+            peer=context.peer(),
+            rpc=method,
+        )
         if caller is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid credentials")
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not allowed to this caller")

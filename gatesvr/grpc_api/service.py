@@ -9,8 +9,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ..config import parse_address
 from ..config.sections import OPEN_PUSH_PORT
@@ -19,7 +17,7 @@ from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import keys
 from .guard import Guard
-from .health import HealthServicer
+from .health import HEALTH, HealthServicer
 from .reflection import ReflectionServicer
 from .servicer import SERVICE, GatewayServicer
 
@@ -33,17 +31,13 @@ __all__ = ["PushService"]
 
 MAX_STREAMS = 128
 """Concurrent rpcs on one caller's connection; more wait at the caller."""
+MAX_CONNECTIONS = 1_000
+"""Connections at once, those of strangers included; gRPC closes what comes above it."""
 STOP_GRACE_S = 1.0
 KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
 MIN_PING_INTERVAL_MS = 30_000
 """Shortest interval at which callers may ping."""
-
-_SERVICES = (
-    SERVICE.full_name,
-    "grpc.health.v1.Health",
-    *(service.full_name for service in reflection_pb2.DESCRIPTOR.services_by_name.values()),
-)
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
@@ -115,6 +109,7 @@ class PushService:
             max_grpc_bytes(self._max_message_bytes),
             (
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
                 # Else a caller that does not read makes windows of megabytes grow, one a stream.
                 ("grpc.http2.bdp_probe", 0),
                 # A subscriber may get no event for a long time, so both sides ping.
@@ -127,10 +122,8 @@ class PushService:
         server.add_generic_rpc_handlers((servicer.handlers(),))
         counters = self._commands.counters
         health = HealthServicer(SERVICE.full_name, self._is_ready, counters)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            ReflectionServicer(_SERVICES, counters), server
-        )
+        reflection = ReflectionServicer((SERVICE.full_name, HEALTH), counters)
+        server.add_generic_rpc_handlers((health.handlers(), reflection.handlers()))
         name = f"[{host}]" if ":" in host else host or "[::]"
         try:
             if certificate is None:
@@ -221,8 +214,8 @@ class PushService:
 
     def _count_look(self, is_usable: bool) -> None:
         counters = self._commands.counters
-        counters.push_certificates_renewed += is_usable
-        counters.push_certificates_kept += not is_usable
+        counters.certificates_renewed += is_usable
+        counters.certificates_kept += not is_usable
 
     def _bad(self, why: str) -> ConfigError:
         return ConfigError(f"{self._config.bind}: {why}", field="push.bind")

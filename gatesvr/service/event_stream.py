@@ -32,6 +32,7 @@ class GatewayEvents(AsyncClosing):
         subscribe: Begins the call.
         streams: The client's open streams; holds this one from entering to close().
         timeout: Longest wait for the gateway to confirm the subscription, seconds.
+        failed: Returns the error for a gRPC status and its details.
 
     Raises:
         UpstreamError: On entering or reading: the gateway is unreachable or lost, or it refuses
@@ -39,11 +40,16 @@ class GatewayEvents(AsyncClosing):
     """
 
     def __init__(
-        self, subscribe: Callable[[], Any], streams: set[GatewayEvents], timeout: float
+        self,
+        subscribe: Callable[[], Any],
+        streams: set[GatewayEvents],
+        timeout: float,
+        failed: Callable[[grpc.StatusCode, str | None], UpstreamError],
     ) -> None:
         self._subscribe = subscribe
         self._streams = streams
         self._timeout = timeout
+        self._failed = failed
         self._call: Any = None
         # A future, because cancelling the reader must not cancel the read: that ends the call.
         self._read: asyncio.Future[Any] | None = None
@@ -59,12 +65,12 @@ class GatewayEvents(AsyncClosing):
             await asyncio.wait({answered}, timeout=self._timeout)
             if not answered.done():
                 raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
-            if not is_let_in(_result(answered)):
+            if not is_let_in(self._result(answered)):
                 refused = asyncio.ensure_future(self._call.code())
                 await asyncio.wait({refused}, timeout=self._timeout)
                 if not refused.done():
                     raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
-                raise _lost(refused.result(), await self._call.details())
+                raise self._failed(refused.result(), await self._call.details())
         except BaseException:
             await self.close()
             await asyncio.wait({answered})
@@ -89,7 +95,7 @@ class GatewayEvents(AsyncClosing):
         read, self._read = self._read, None
         if read.cancelled():  # by close()
             raise StopAsyncIteration
-        message = _result(read)
+        message = self._result(read)
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         return from_pb(message)
@@ -102,13 +108,8 @@ class GatewayEvents(AsyncClosing):
         if self._read is not None:
             await asyncio.wait({self._read})
 
-
-def _result(done: asyncio.Future[Any]) -> Any:
-    try:
-        return done.result()
-    except grpc.aio.AioRpcError as error:
-        raise _lost(error.code(), error.details()) from None
-
-
-def _lost(code: grpc.StatusCode, details: str | None) -> UpstreamError:
-    return UpstreamError(f"gateway: {code.name}: {details}")
+    def _result(self, done: asyncio.Future[Any]) -> Any:
+        try:
+            return done.result()
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error.code(), error.details()) from None

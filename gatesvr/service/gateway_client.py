@@ -14,7 +14,7 @@ from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers
 from ..credentials import Access
 from ..errors import ConfigError, UpstreamError
-from ..grpcio import make_channel
+from ..grpcio import make_channel, status_text
 from .closing import AsyncClosing
 from .event_stream import GatewayEvents
 from .push_api import PushApi
@@ -122,7 +122,7 @@ class GatewayClient(PushApi, AsyncClosing):
             metadata = self._access.metadata()
             return self._connected().SubscribeEvents(request, metadata=metadata)
 
-        return GatewayEvents(subscribe, self._streams, self._timeout)
+        return GatewayEvents(subscribe, self._streams, self._timeout, self._failed)
 
     async def close(self) -> None:
         """End the streams, wait for the calls under way, and close the channel."""
@@ -164,4 +164,8 @@ class GatewayClient(PushApi, AsyncClosing):
             metadata = self._access.metadata()
             return await method(request, timeout=self._timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise UpstreamError(f"gateway: {error.code().name}: {error.details()}") from None
+            raise self._failed(error.code(), error.details()) from None
+
+    def _failed(self, code: grpc.StatusCode, details: str | None) -> UpstreamError:
+        is_plain = self._access.credentials is None
+        return UpstreamError(f"gateway: {status_text(code, details, is_plain=is_plain)}")

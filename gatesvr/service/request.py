@@ -139,6 +139,11 @@ class Request:
         return dict(self.message.headers)
 
     @property
+    def traceparent(self) -> str:
+        """The W3C trace context of the gateway's call, empty where the request is not traced."""
+        return self.message.headers.get("traceparent", "")
+
+    @property
     def client_seq_id(self) -> int:
         """The request's number in its session."""
         return self.message.client_seq_id

@@ -37,13 +37,17 @@ from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.descriptors import open_descriptors
+from ..observe.limiter import LogLimiter
 from ..observe.log import configure, keys
+from ..observe.trace import global_tracer, traced
 from .authentication import AuthHandler, AuthServicer
 from .gateway_client import GatewayClient
 from .request import Handler, Reply, Request, Result, ServiceCounters
 from .servicer import Health, Servicer, Stream
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from .request import Sink
 
 __all__ = ["UpstreamService"]
@@ -66,6 +70,9 @@ class UpstreamService:
 
     A handler takes a Request and returns a Reply, bytes or str (the data of a 200 reply) or None.
     It is a coroutine function, or a plain function if it never waits: that one costs no task.
+
+    Where the process has set up OpenTelemetry's SDK before serve(), a traced request's handler runs
+    in a span that is a child of the gateway's.
 
     Args:
         name: The service's name, for logs and GetStatus.
@@ -107,6 +114,8 @@ class UpstreamService:
         self._tasks: set[asyncio.Task[None]] = set()
         self.streams: set[Stream] = set()
         """The lanes open now."""
+        self._tracer: Tracer | None = None
+        self._lines = LogLimiter(logger)
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.began = 0.0
@@ -178,6 +187,7 @@ class UpstreamService:
             port = 0
         if not port:
             raise ConfigError(f"cannot listen on {bind}: not an address of this machine")
+        self._tracer = global_tracer()
         await server.start()
         self._server = server
         self.began = time.monotonic()
@@ -217,6 +227,7 @@ class UpstreamService:
         await self._server.stop(0)
         await closing
         await self.gateway.close()
+        self._lines.close()
         logger.info("service_stopped", extra=keys(service=self.name))
 
     def run(self, bind: str = "127.0.0.1:0") -> None:
@@ -277,6 +288,8 @@ class UpstreamService:
             sink.answer(message, Reply(404, "unknown action"), [])
             return
         handler, is_coroutine = entry
+        if self._tracer is not None and "traceparent" in message.headers:
+            handler = self._traced(self._tracer, handler, is_coroutine, message)
         if not is_coroutine:
             self._run_plain(handler, message, sink)
         elif self.counters.running < self._max_running:
@@ -295,6 +308,20 @@ class UpstreamService:
                 if name.startswith(prefix):
                     return entry
         return None
+
+    def _traced(
+        self, tracer: Tracer, handler: Handler, is_coroutine: bool, message: pb.UpstreamRequest
+    ) -> Handler:
+        """Return a handler in a span of its own: a child of the gateway's call."""
+        name = getattr(handler, "__name__", type(handler).__name__)
+        attributes: dict[str, str | int] = {
+            "gatesvr.action": message.action,
+            "gatesvr.request_id": str(message.request_id),
+            "gatesvr.session_id": message.session_id,
+            "gatesvr.client_seq_id": message.client_seq_id,
+        }
+        method = f"{self.name}/{name}"
+        return traced(tracer, handler, is_coroutine, method, message.headers, attributes)
 
     def _refuse(self, message: pb.UpstreamRequest, sink: Sink) -> None:
         self.counters.refused += 1
@@ -390,17 +417,19 @@ class UpstreamService:
         error: BaseException | None = None,
         **more: object,
     ) -> None:
-        logger.error(
+        self._lines.log(
+            logging.ERROR,
             event,
-            extra=keys(
-                service=self.name,
-                action=message.action,
-                openid=message.openid,
-                session=message.session_id,
-                reason=reason,
-                **more,
-            ),
-            exc_info=error,
+            time.monotonic(),
+            reason if error is None else type(error),
+            error,
+            service=self.name,
+            action=message.action,
+            openid=message.openid,
+            session=message.session_id,
+            request_id=message.request_id,
+            reason=reason,
+            **more,
         )
 
     def fill(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ..protocol.network import network_of
+
 if TYPE_CHECKING:
     from .session import Session
 
@@ -17,30 +19,36 @@ class SessionIndex:
     Attributes:
         by_id: All, in the order in which they were made.
         by_openid: The logged-in ones of each user, in the order of their logins.
-        inited: Those that have not logged in, in the order of their STARTs, with their address.
-        inited_by_ip: How many of them each address has.
+        inited: Those that have not logged in, in the order of their STARTs, with their network.
+        inited_by_network: How many of them each network has: an IPv4 address, an IPv6 /64.
         inited_by_openid: Those of each openid that was claimed.
         detached: Those without a connection, in the order in which they lost it.
+        networks: The network that each came from last.
+        by_network: How many came from each.
     """
 
     __slots__ = (
         "_last_number",
         "by_id",
+        "by_network",
         "by_openid",
         "detached",
         "inited",
-        "inited_by_ip",
+        "inited_by_network",
         "inited_by_openid",
+        "networks",
     )
 
     def __init__(self) -> None:
         self._last_number = 0
         self.by_id: dict[str, Session] = {}
         self.by_openid: dict[str, tuple[Session, ...]] = {}
-        self.inited: dict[Session, str] = {}
-        self.inited_by_ip: dict[str, int] = {}
+        self.inited: dict[Session, bytes] = {}
+        self.inited_by_network: dict[bytes, int] = {}
         self.inited_by_openid: dict[str, dict[Session, None]] = {}
         self.detached: dict[Session, None] = {}
+        self.networks: dict[Session, bytes] = {}
+        self.by_network: dict[bytes, int] = {}
 
     def __len__(self) -> int:
         """Return the number of sessions."""
@@ -52,11 +60,22 @@ class SessionIndex:
         """Enter a new session, and number it."""
         self._last_number += 1
         session.number = self._last_number
-        ip = session.user_ip
+        network = self.place(session)
         self.by_id[session.session_id] = session
-        self.inited[session] = ip
-        self.inited_by_ip[ip] = self.inited_by_ip.get(ip, 0) + 1
+        self.inited[session] = network
+        _count(self.inited_by_network, network)
         self.inited_by_openid.setdefault(session.openid, {})[session] = None
+
+    def place(self, session: Session) -> bytes:
+        """Enter the network that a session's connection comes from; return it."""
+        network = network_of(session.user_ip)
+        before = self.networks.get(session)
+        if before != network:
+            if before is not None:
+                _uncount(self.by_network, before)
+            self.networks[session] = network
+            _count(self.by_network, network)
+        return network
 
     def log_in(self, session: Session) -> None:
         """Move a session to those that are logged in."""
@@ -67,6 +86,7 @@ class SessionIndex:
     def remove(self, session: Session) -> None:
         """Forget a session."""
         del self.by_id[session.session_id]
+        _uncount(self.by_network, self.networks.pop(session))
         self.detached.pop(session, None)
         if session in self.inited:
             self._leave_inited(session)
@@ -79,18 +99,17 @@ class SessionIndex:
             del self.by_openid[openid]
 
     def _leave_inited(self, session: Session) -> None:
-        ip = self.inited.pop(session)
-        count = self.inited_by_ip[ip] - 1
-        if count:
-            self.inited_by_ip[ip] = count
-        else:
-            del self.inited_by_ip[ip]
+        _uncount(self.inited_by_network, self.inited.pop(session))
         same = self.inited_by_openid[session.openid]
         del same[session]
         if not same:
             del self.inited_by_openid[session.openid]
 
     # Finding.
+
+    def inited_of(self, ip: str) -> int:
+        """Return the number of sessions of an address's network that have not logged in."""
+        return self.inited_by_network.get(network_of(ip), 0)
 
     def find(self, target_type: str, target_id: str, with_inited: bool = False) -> list[Session]:
         """Return the sessions that a target names; see SessionManager.find()."""
@@ -115,3 +134,15 @@ class SessionIndex:
     def logged_in(self) -> list[Session]:
         """Return the sessions that are logged in, with a connection or without."""
         return [session for sessions in self.by_openid.values() for session in sessions]
+
+
+def _count(counts: dict[bytes, int], network: bytes) -> None:
+    counts[network] = counts.get(network, 0) + 1
+
+
+def _uncount(counts: dict[bytes, int], network: bytes) -> None:
+    count = counts[network] - 1
+    if count:
+        counts[network] = count
+    else:
+        del counts[network]

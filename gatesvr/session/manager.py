@@ -22,6 +22,7 @@ from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
 from ..protocol.messages import LostReason, StopReason, kick_frame
+from ..protocol.network import network_of
 from .census import Census
 from .context import RETRY_MS, SHED_RETRY_MS, SessionContext
 from .counters import SessionCounters
@@ -199,11 +200,35 @@ class SessionManager:
         """Return the sessions that are logged in now, with a connection or without."""
         return self.index.logged_in()
 
-    def stop_starting(self) -> None:
-        """Refuse every START from now on, also those that resume: the gateway is about to stop."""
+    def is_known(self, ip: str) -> bool:
+        """Whether a session was last seen in an address's network: who comes from it may resume."""
+        return network_of(ip) in self.index.by_network
+
+    def stop_starting(self, now: float) -> None:
+        """Refuse every START from now on, also those that resume: the gateway is about to stop.
+
+        So a session ends with its connection, and those without one end now. Their pushers hear at
+        once that nobody is there.
+        """
         self._starter.is_draining = True
+        for session in list(self.index.detached):
+            self._close_drained(session, now)
 
     # START.
+
+    def turn_away(self, link: Link, now: float) -> StartOutcome | None:
+        """Return the refusal of a START for a new session, whoever it is; None where there is room.
+
+        Call it before the client is authenticated, which costs more (PROTOCOL 3.1).
+
+        Args:
+            link: The connection that it came on.
+            now: Loop time.
+        """
+        outcome = self._starter.turn_away(link, now)
+        if outcome is not None:
+            self._counters.refused_starts += 1
+        return outcome
 
     def start(
         self,
@@ -400,6 +425,9 @@ class SessionManager:
 
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
+        if self._starter.is_draining:
+            self._close_drained(session, now)
+            return
         session.move(Event.DETACH)
         self.index.detached[session] = None
         if session.state is State.SUSPENDED:  # else its login is under way
@@ -415,6 +443,10 @@ class SessionManager:
     def _close_full(self, session_id: str, now: float) -> None:
         session = self.index.by_id[session_id]
         self.close(session, CloseCode.SLOW_CONSUMER, "queue is full", now, why="queue_full")
+
+    def _close_drained(self, session: Session, now: float) -> None:
+        self._counters.ended_draining += 1
+        self.close(session, CloseCode.OVERLOADED, "drain", now, why="drain")
 
     def _close_for_memory(self, session: Session, now: float) -> None:
         self._counters.memory_closed += 1
@@ -458,7 +490,6 @@ class SessionManager:
         self._sweep_detached(now)
         self._sweep_watched(now)
         self._budget.recount(now)
-        self.judge.sweep(now)
         self.tombstones.sweep(now)
         self.census.count(now)
 

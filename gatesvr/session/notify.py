@@ -65,9 +65,11 @@ class NotifyOrderingManager:
 
     Attributes:
         held_bytes: Bytes of the bodies held.
+        headers: Header of the answer and of all its notifies by client seq, where they get one more
+            from the gateway: field 5 of a push, serialized.
     """
 
-    __slots__ = ("_after", "_before", "_max_bytes", "_max_notifies", "held_bytes")
+    __slots__ = ("_after", "_before", "_max_bytes", "_max_notifies", "headers", "held_bytes")
 
     def __init__(self, max_notifies: int = 64, max_bytes: int = 256 << 10) -> None:
         self._before: dict[int, list[bytes]] = {}
@@ -75,10 +77,16 @@ class NotifyOrderingManager:
         self._max_notifies = max_notifies
         self._max_bytes = max_bytes
         self.held_bytes = 0
+        self.headers: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         """Return the number of notifies held."""
         return self.before + self.after
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is held, no header either."""
+        return not (self._before or self._after or self.headers)
 
     @property
     def before(self) -> int:
@@ -129,6 +137,7 @@ class NotifyOrderingManager:
         room = self._max_notifies - pushed
         room_bytes = self._max_bytes - self.held_bytes
         self.held_bytes -= size
+        header = self.headers.pop(client_seq, b"")
         messages: list[BundleMessage] = []
 
         def carry(notifies: Sequence[bytes]) -> None:
@@ -144,4 +153,11 @@ class NotifyOrderingManager:
         messages.append((msg_id, body, KEEP))
         messages.extend((0, notify, KEEP) for notify in pushed_after)
         carry(after)
+        if header:
+            # Where the client takes no more bytes, the message is worth more than its header.
+            room_bytes = max_body_bytes - len(header)
+            messages = [
+                (number, body + header if len(body) <= room_bytes else body, flags)
+                for number, body, flags in messages
+            ]
         return messages, pushed + len(before) + 1 + len(after) - len(messages)

@@ -183,6 +183,17 @@ class Outbox:
             self._remember(push_id)
         return OK
 
+    def add_header(self, client_seq: int, header: bytes) -> None:
+        """Give the answer to a request in flight, and all its notifies, one more header.
+
+        Args:
+            client_seq: The request's number.
+            header: Field 5 of a push, serialized.
+        """
+        if self.notifies is None:
+            self.notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
+        self.notifies.headers[client_seq] = header
+
     def release_held(self, now: float) -> None:
         """Send the notifies that waited for the login; call it behind the hello's answer."""
         held, self.held = self.held, None
@@ -332,7 +343,7 @@ class Outbox:
         if notifies is None:
             notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
         messages, dropped = notifies.bundle(client_seq, msg_id, body, before, after, max_body_bytes)
-        if self.notifies is not None and not len(notifies):
+        if self.notifies is not None and notifies.is_empty:
             self.notifies = None
         size = sum(len(message[1]) for message in messages)
         if self.queue.queued_bytes + size > self.queue.max_queue_bytes:

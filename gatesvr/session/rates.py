@@ -53,13 +53,28 @@ class SessionRates:
                     "too many new sessions of this openid",
                     retry_after_ms=max(RETRY_MS, int(wait * 1000)),
                 )
-        if self._all is not None and self._all.take(now):
+        if self._all is not None and (wait := self._all.take(now)):
             self._counters.starts_limited += 1
             if "max_start_rate" not in self._dry_run:
-                return refuse_start(
-                    ErrorCode.BUSY,
-                    CloseCode.OVERLOADED,
-                    "too many new sessions",
-                    retry_after_ms=RETRY_MS,
-                )
+                return _refuse_all(wait)
         return None
+
+    def refuse_unknown(self, now: float) -> StartOutcome | None:
+        """Return the refusal of a session of whomever, None where one may start; count no start."""
+        if (
+            self._all is None
+            or "max_start_rate" in self._dry_run
+            or not (wait := self._all.wait(now))
+        ):
+            return None
+        self._counters.starts_limited += 1
+        return _refuse_all(wait)
+
+
+def _refuse_all(wait: float) -> StartOutcome:
+    return refuse_start(
+        ErrorCode.BUSY,
+        CloseCode.OVERLOADED,
+        "too many new sessions",
+        retry_after_ms=max(RETRY_MS, int(wait * 1000)),
+    )

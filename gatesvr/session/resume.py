@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 from collections.abc import Callable
 from enum import IntEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from .._core.limits import TokenBucket, TokenBuckets
 from ..errors import CloseCode, ErrorCode
 from ..observe.log import keys
 from ..protocol.messages import LostReason
+from ..protocol.network import network_of
 from .outcome import StartOutcome, refuse_start
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from .counters import SessionCounters
     from .session import Session
 
-__all__ = ["TOKEN_BYTES", "RateBucket", "ResumeJudge", "ResumeToken", "TokenMatch"]
+__all__ = ["TOKEN_BYTES", "ResumeJudge", "ResumeToken", "TokenMatch"]
 
 logger = logging.getLogger("gatesvr.session")
 
@@ -27,8 +30,8 @@ TOKEN_BYTES = 16
 RESUME_RATE = 1.0
 RESUME_BURST = 5
 """Resumes of one session, and wrong tokens of one address, a second and at once (PROTOCOL 4.8)."""
-MAX_ADDRESSES = 10_000
-"""Addresses whose wrong tokens are remembered."""
+MAX_ADDRESSES = 1 << 13
+"""Networks whose wrong tokens are remembered, 16 bytes each."""
 
 
 class TokenMatch(IntEnum):
@@ -116,54 +119,17 @@ class ResumeToken:
             self.attempt = 0
 
 
-class RateBucket:
-    """A token bucket.
-
-    Args:
-        rate: Events a second.
-        burst: Events at once.
-        now: Loop time.
-    """
-
-    __slots__ = ("_at", "_burst", "_left", "_rate")
-
-    def __init__(self, rate: float, burst: int, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._left = float(burst)
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Take one event; return False if none is left."""
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
-
-    def is_full(self, now: float) -> bool:
-        """Return whether a burst is possible again."""
-        return self._left + (now - self._at) * self._rate >= self._burst
-
-    def retry_after_ms(self) -> int:
-        """Return the time until the next event."""
-        return max(1, int((1.0 - self._left) / self._rate * 1000))
-
-
 class ResumeJudge:
     """Judges resumes.
 
     Args:
         counters: Where refusals are counted.
-
-    Attributes:
-        wrong_tokens: Rates of wrong tokens by address, the latest at the end.
     """
 
     def __init__(self, counters: SessionCounters) -> None:
         self._counters = counters
-        self.wrong_tokens: dict[str, RateBucket] = {}
+        seed = int.from_bytes(os.urandom(8))
+        self._wrong_tokens = TokenBuckets(RESUME_RATE, RESUME_BURST, MAX_ADDRESSES, seed)
 
     def judge(
         self, session: Session, start: pb.StartRequest, ip: str, now: float
@@ -203,31 +169,19 @@ class ResumeJudge:
 
     def limit(self, session: Session, now: float) -> StartOutcome | None:
         """Count a resume that is otherwise good; return its refusal if there are too many."""
-        bucket = session.resume_rate
-        if bucket is None:
-            bucket = session.resume_rate = RateBucket(RESUME_RATE, RESUME_BURST, now)
-        return None if bucket.take(now) else self._refuse_limited(bucket)
-
-    def sweep(self, now: float) -> None:
-        """Forget addresses without a wrong token for long enough."""
-        for ip in [ip for ip, bucket in self.wrong_tokens.items() if bucket.is_full(now)]:
-            del self.wrong_tokens[ip]
+        if session.resume_rate is None:
+            session.resume_rate = TokenBucket(RESUME_RATE, RESUME_BURST)
+        wait = session.resume_rate.take(now)
+        return self._refuse_limited(wait) if wait else None
 
     def _deny_token(self, ip: str, now: float) -> tuple[StartOutcome, bool]:
         """Refuse a wrong token; return also whether its address has shown too many.
 
         Source: PROTOCOL 4.8: "limited by address, never by session".
         """
-        buckets = self.wrong_tokens
-        bucket = buckets.pop(ip, None)
-        if bucket is None:
-            if len(buckets) >= MAX_ADDRESSES:
-                del buckets[next(iter(buckets))]
-            bucket = RateBucket(RESUME_RATE, RESUME_BURST, now)
-        buckets[ip] = bucket
-        if bucket.take(now):
-            return self._deny("resume denied"), False
-        return self._refuse_limited(bucket), True
+        if wait := self._wrong_tokens.take(network_of(ip), now):
+            return self._refuse_limited(wait), True
+        return self._deny("resume denied"), False
 
     def _deny(self, message: str) -> StartOutcome:
         self._counters.resumes_denied += 1
@@ -238,11 +192,11 @@ class ResumeJudge:
             lost_reason=LostReason.DENIED,
         )
 
-    def _refuse_limited(self, bucket: RateBucket) -> StartOutcome:
+    def _refuse_limited(self, wait: float) -> StartOutcome:
         self._counters.resumes_limited += 1
         return refuse_start(
             ErrorCode.RATE_LIMITED,
             CloseCode.RATE_LIMITED,
             "too many resumes",
-            retry_after_ms=bucket.retry_after_ms(),
+            retry_after_ms=max(1, int(wait * 1000)),
         )

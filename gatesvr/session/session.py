@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..protocol.link import Link
     from .context import SessionContext
     from .notify import PushResult
-    from .resume import RateBucket, ResumeToken
+    from .resume import ResumeToken
 
 __all__ = ["Session"]
 
@@ -85,8 +85,10 @@ class Session:
     """
 
     __slots__ = (
+        "_auth_info",
         "_context",
         "_is_stalled",
+        "_place_info",
         "auth",
         "auth_deadline",
         "capabilities",
@@ -139,6 +141,8 @@ class Session:
         self.session_id = session_id
         self.openid = openid
         self.auth: Identity | None = None
+        self._auth_info = b""  # the part of peer_info that follows from auth, and the rest of it
+        self._place_info = b""
         self.auth_deadline = math.inf
         self.client_id = client_id
         self.zone = ""
@@ -166,7 +170,7 @@ class Session:
         self.token: ResumeToken | None = None
         rate = context.max_requests_per_second
         self.request_rate = TokenBucket(rate, rate) if rate else None
-        self.resume_rate: RateBucket | None = None
+        self.resume_rate: TokenBucket | None = None
         self.create_time = now
         self.last_activity = now
         self.detached_at = 0.0
@@ -423,7 +427,10 @@ class Session:
         """Set who its client has proved to be, and until when that holds."""
         self.auth = identity
         self.auth_deadline = deadline
-        self._update_peer_info()
+        self._auth_info = pb.PeerInfo(
+            auth_subject=identity.subject, auth_claims=identity.claims
+        ).SerializeToString()
+        self.peer_info = self._place_info + self._auth_info
 
     def set_zone(self, zone: str) -> None:
         """Set the zone that the hello's answer named."""
@@ -436,13 +443,12 @@ class Session:
         self.outbox.clear()
 
     def _update_peer_info(self) -> None:
-        auth = self.auth
-        self.peer_info = pb.PeerInfo(
-            auth_subject="" if auth is None else auth.subject,
-            auth_claims=None if auth is None else auth.claims,
+        self._place_info = pb.PeerInfo(
             ip=self.user_ip,
             port=self.user_port,
             client_id=self.client_id,
             zone=self.zone,
             generation=self.generation,
         ).SerializeToString()
+        # One message after the other is both of them merged.
+        self.peer_info = self._place_info + self._auth_info

@@ -59,7 +59,7 @@ class SessionStarter:
         close: Closes a session: (session, code, reason, now).
         authenticate: Sets who the client of a session is, and until when: (session, identity,
             deadline).
-        needs_auth: Whether a new session needs an identity.
+        needs_auth: Whether a new session needs an identity; turn_away() goes before its check.
         is_shedding: Asked before a new session is made: whether to refuse it.
 
     Attributes:
@@ -114,6 +114,10 @@ class SessionStarter:
         self._context = context
         self._needs_auth = needs_auth
 
+    def turn_away(self, link: Link, now: float) -> StartOutcome | None:
+        """Return the refusal of a new session of whomever; see SessionManager.turn_away()."""
+        return self._refuse_new(link.peer[0]) or self._rates.refuse_unknown(now)
+
     def start(
         self,
         start: pb.StartRequest,
@@ -158,6 +162,7 @@ class SessionStarter:
                     return refuse_unauthenticated()
                 return self._resume_nothing(start, link, now)
             if identity is not None and identity.openid != session.openid:
+                self._counters.resumes_denied += 1
                 return _refuse_lost(CloseCode.RESUME_DENIED, "denied", LostReason.DENIED)
             return self._resume(session, start, link, now)
         if not start.openid:
@@ -264,6 +269,7 @@ class SessionStarter:
         queue = session.queue
         self._counters.replayed += queue.rewind(last_acked + 1)
         session.attach(link, now)
+        self._index.place(session)
         outcome = accept_start(session, token, link, self._config)
         response = outcome.response
         response.resumed = True
@@ -284,26 +290,10 @@ class SessionStarter:
 
     def _create(self, start: pb.StartRequest, link: Link, reason: str, now: float) -> StartOutcome:
         config = self._config
-        index = self._index
-        ip = link.peer[0]
-        if self._is_shedding():
-            return refuse_start(
-                ErrorCode.BUSY, CloseCode.OVERLOADED, "overloaded", retry_after_ms=SHED_RETRY_MS
-            )
-        if len(index) >= self._max_sessions:
-            self._counters.refused_full += 1
-            return refuse_start(
-                ErrorCode.BUSY, CloseCode.OVERLOADED, "too many sessions", retry_after_ms=RETRY_MS
-            )
-        if index.inited_by_ip.get(ip, 0) >= config.max_inited_per_address:
-            self._counters.refused_address += 1
-            return refuse_start(
-                ErrorCode.RATE_LIMITED,
-                CloseCode.RATE_LIMITED,
-                "too many sessions of this address are not logged in",
-                retry_after_ms=RETRY_MS,
-            )
-        refusal = self._rates.refuse(start.openid, now)
+        is_asked = self._needs_auth and not start.session_id  # by turn_away()
+        refusal = self._refuse_new(link.peer[0], is_asked=is_asked) or self._rates.refuse(
+            start.openid, now
+        )
         if refusal is not None:
             return refusal
         protocol = min(start.protocol, LATEST_PROTOCOL)
@@ -322,11 +312,37 @@ class SessionStarter:
         session.token = ResumeToken()
         token = session.token.issue(self._random_bytes)
         session.attach(link, now)
-        index.add(session)
+        self._index.add(session)
         self._counters.created += 1
         self._events.emit(EventKind.CONNECTED, session, reason, now)
-        logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
+        logger.debug("session_made", extra=keys(session=session.session_id, peer=session.user_ip))
         return accept_start(session, token, link, config)
+
+    def _refuse_new(self, ip: str, *, is_asked: bool = False) -> StartOutcome | None:
+        """Return the refusal of any new session from an address, None where there is room.
+
+        Args:
+            ip: The address.
+            is_asked: Whether is_shedding() has let it pass before.
+        """
+        if not is_asked and self._is_shedding():
+            return refuse_start(
+                ErrorCode.BUSY, CloseCode.OVERLOADED, "overloaded", retry_after_ms=SHED_RETRY_MS
+            )
+        if len(self._index) >= self._max_sessions:
+            self._counters.refused_full += 1
+            return refuse_start(
+                ErrorCode.BUSY, CloseCode.OVERLOADED, "too many sessions", retry_after_ms=RETRY_MS
+            )
+        if self._index.inited_of(ip) >= self._config.max_inited_per_address:
+            self._counters.refused_address += 1
+            return refuse_start(
+                ErrorCode.RATE_LIMITED,
+                CloseCode.RATE_LIMITED,
+                "too many sessions of this address are not logged in",
+                retry_after_ms=RETRY_MS,
+            )
+        return None
 
 
 def _rates_of(config: SessionConfig) -> tuple[object, ...]:

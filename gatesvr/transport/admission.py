@@ -103,7 +103,8 @@ class Admission:
         counters: Where to count.
         retries: Makes and reads Retry packets.
         needs_retry: Whether the backend needs a Retry for some clients; see QuicBackend.
-        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
+            Initial.
 
     Attributes:
         is_accepting: Whether new clients come in; else they are refused.
@@ -118,7 +119,7 @@ class Admission:
         retries: Retries,
         *,
         needs_retry: bool,
-        is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
     ) -> None:
         self.is_accepting = False
         self.connections: set[Connection] = set()
@@ -182,9 +183,10 @@ class Admission:
         if len(self.half_open) + self._waiting >= self._max_handshakes:
             counters.handshakes_dropped += 1
             return None
-        if self._is_shedding_handshakes():
+        ip = plain_address(address)[0]
+        if self._is_shedding_handshakes(ip):
             return None
-        return self._judge_address(data, initial, address, now)
+        return self._judge_address(data, initial, address, ip, now)
 
     def refuse(self, initial: Initial, now: float) -> bytes | None:
         """Return the refusal of a new client, None to drop its Initial."""
@@ -211,7 +213,7 @@ class Admission:
         )
 
     def _judge_address(
-        self, data: bytes, initial: Initial, address: Address, now: float
+        self, data: bytes, initial: Initial, address: Address, ip: str, now: float
     ) -> Admitted | bytes | None:
         """Return the client of an Initial, or a Retry where it has to prove its address first."""
         counters = self._counters
@@ -224,7 +226,7 @@ class Admission:
             else:
                 counters.retries_validated += 1
                 retry_id = initial.destination_id
-        prefixes = self._limits.prefixes(plain_address(address)[0])
+        prefixes = self._limits.prefixes(ip)
         if original_id is None:
             if self._wants_retry(data, initial, now) or (
                 prefixes is not None
@@ -245,10 +247,13 @@ class Admission:
         return Admitted(initial.destination_id, original_id, retry_id, prefixes)
 
     def _wants_retry(self, data: bytes, initial: Initial, now: float) -> bool:
-        if self._switch.add(len(self.half_open) + self._waiting, now):
-            self._counters.retry_switches += 1
-        if self._retry == "always" or (self._retry == "auto" and self._switch.is_on):
+        if self._retry == "always":
             return True
+        if self._retry == "auto":
+            if self._switch.add(len(self.half_open) + self._waiting, now):
+                self._counters.retry_switches += 1
+            if self._switch.is_on:
+                return True
         # Before the address is proved, qh3 may send three times the size of the packet, where the
         # RFC says of the datagram. With the padding outside of the packet, that is too little.
         return self._needs_retry and initial.end < len(data)

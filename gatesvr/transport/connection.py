@@ -39,9 +39,9 @@ import logging
 import math
 from typing import Protocol, cast
 
+from .._core.limits import TokenBucket
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
-from ..observe.log import keys
 from ..protocol.link import Disconnect, HandlerFactory, PathState
 from .addresses import Address, Datagram, plain_address
 from .counters import TransportCounters
@@ -64,8 +64,6 @@ from .udp.driver import Driver, Timer
 from .udp.endpoint import Endpoint, EndpointGroup
 
 __all__ = ["Connection", "ConnectionOwner"]
-
-logger = logging.getLogger("gatesvr.transport")
 
 MAX_REASON_BYTES = 64
 """Longest reason text of a close (PROTOCOL 6)."""
@@ -148,8 +146,7 @@ class Connection:
         "_is_unproved",
         "_last_received",
         "_lost",
-        "_moved_at",
-        "_moves_left",
+        "_moves",
         "_owner",
         "_quic",
         "_quic_timer",
@@ -194,8 +191,7 @@ class Connection:
         self._is_client = is_client
         self._has_moved = False
         self._is_unproved = False
-        self._moves_left: float = MAX_MOVES
-        self._moved_at = 0.0
+        self._moves = TokenBucket(1 / MOVE_S, MAX_MOVES)
         self._state = _HANDSHAKE
         self._handshake_bytes = 0  # received
         self._deadline: float = deadline  # of the handshake, later of the last push
@@ -441,12 +437,10 @@ class Connection:
             return
         self._address = address
         self._counters.address_changes += 1
-        earned = (now - self._moved_at) / MOVE_S
-        self._moves_left = min(MAX_MOVES, self._moves_left + earned) - 1
-        self._moved_at = now
-        if self._moves_left < 0:
+        if wait := self._moves.take(now):
             self._counters.moves_limited += 1
-            self.close(CloseCode.RATE_LIMITED, "too many moves")
+            wait_ms = math.ceil(wait * 1000)
+            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={wait_ms}")
             return
         if stream.handler is not None and self._quic.is_path_limit_near():
             self._counters.path_limits += 1
@@ -574,14 +568,16 @@ class Connection:
             raise error
         self._counters.connection_errors += 1
         now = self._driver.clock()
-        if not self._driver.error_lines.take(now):
-            logger.error(
-                "connection_error",
-                extra=keys(
-                    connection=self.connection_id, peer=self.stream.peer[0], error=repr(error)
-                ),
-                exc_info=error,
-            )
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            now,
+            type(error),
+            error,
+            connection=self.connection_id,
+            peer=self.stream.peer[0],
+            error=repr(error),
+        )
         if self._state == _ENDED:
             return
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)

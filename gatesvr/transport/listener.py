@@ -64,7 +64,8 @@ class ConnectionListener:
         config: Address, backend, certificate, limits.
         handler_factory: Makes the handler of each connection, once its handshake is complete.
         clock: Keeps stalls of the process out of all timers; by default one of its own.
-        is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
+        is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
+            Initial.
         stages: Takes how long handshakes and the sending of answers take, None for nobody.
 
     Attributes:
@@ -81,7 +82,7 @@ class ConnectionListener:
         handler_factory: HandlerFactory,
         *,
         clock: RunningClock | None = None,
-        is_shedding_handshakes: Callable[[], bool] = lambda: False,
+        is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
         stages: Stages | None = None,
     ) -> None:
         self._backend = backend = pick_backend(config.backend)
@@ -344,12 +345,15 @@ class ConnectionListener:
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
         self._counters.connection_errors += 1
-        if not self._driver.error_lines.take(now):
-            logger.error(
-                "connection_error",
-                extra=keys(peer=address[0], error=repr(error)),
-                exc_info=error,
-            )
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            now,
+            type(error),
+            error,
+            peer=address[0],
+            error=repr(error),
+        )
 
     # New connections.
 
@@ -379,7 +383,8 @@ class ConnectionListener:
 
     def _begin(self, waiting: Waiting, now: float) -> None:
         """Begin a client's handshake; a failure costs this client only."""
-        if now > waiting.deadline:
+        # With less than half of its time left, the client would hardly be done by then.
+        if now > waiting.deadline - self._config.handshake_timeout / 2:
             self._counters.handshakes_expired += 1
             self._abandon(waiting)
             return
@@ -390,7 +395,7 @@ class ConnectionListener:
             self._abandon(waiting)
             self._handle_error(error, waiting.datagrams[0][1], now)
             return
-        connection = self._accept(quic, client, waiting.datagrams[0][1], now)
+        connection = self._accept(quic, client, waiting)
         connection.asked_at = waiting.deadline - self._config.handshake_timeout
         for data, address in waiting.datagrams:
             connection.receive(data, address, now)
@@ -400,9 +405,7 @@ class ConnectionListener:
         self._admission.abandon(waiting.client)
         self._routes.by_id.pop(waiting.client.first_id, None)
 
-    def _accept(
-        self, quic: QuicTransport, client: Admitted, address: Address, now: float
-    ) -> Connection:
+    def _accept(self, quic: QuicTransport, client: Admitted, waiting: Waiting) -> Connection:
         assert self._driver is not None
         assert self._endpoint is not None
         connection = Connection(
@@ -412,9 +415,9 @@ class ConnectionListener:
             self,
             self._config,
             self._counters,
-            address,
+            waiting.datagrams[0][1],
             is_client=False,
-            deadline=now + self._config.handshake_timeout,
+            deadline=waiting.deadline,
         )
         self._admission.begin(connection, client)
         self._routes.add(connection, client.first_id)

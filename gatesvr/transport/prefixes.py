@@ -12,11 +12,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections import Counter
 from typing import TypeAlias
 
 from .._core.limits import TokenBuckets
 from ..config import TransportConfig
+from ..protocol.network import network_of
 from .counters import TransportCounters
 
 __all__ = ["PrefixLimits", "Prefixes"]
@@ -40,8 +40,8 @@ class PrefixLimits:
 
     def __init__(self, config: TransportConfig, counters: TransportCounters) -> None:
         self._counters = counters
-        self._connections: Counter[bytes] = Counter()
-        self._handshakes: Counter[bytes] = Counter()
+        self._connections: dict[bytes, int] = {}
+        self._handshakes: dict[bytes, int] = {}
         self._rate: tuple[int, int, bool] | None = None
         self._rates: tuple[TokenBuckets, TokenBuckets] | None = None
         self._unproved: tuple[TokenBuckets, TokenBuckets] | None = None
@@ -52,9 +52,7 @@ class PrefixLimits:
         self._max_connections = config.max_connections_per_prefix
         self._max_handshakes = config.max_handshakes_per_prefix
         self._dry_run = frozenset(config.dry_run)
-        self._unlimited = [
-            ipaddress.ip_network(text, strict=False) for text in config.unlimited_prefixes
-        ]
+        self._unlimited = [_Unlimited(text) for text in config.unlimited_prefixes]
         rate, burst = config.max_connection_rate_per_prefix, config.connection_burst_per_prefix
         is_enforced = "max_connection_rate_per_prefix" not in self._dry_run
         if self._rate == (rate, burst, is_enforced):
@@ -71,15 +69,11 @@ class PrefixLimits:
 
     def prefixes(self, ip: str) -> Prefixes | None:
         """Return the networks of an address; None where it has no limits."""
-        if self._unlimited:
-            address = ipaddress.ip_address(ip)
-            if any(address in network for network in self._unlimited):
+        for network in self._unlimited:
+            if network.has(ip):
                 return None
-        if ":" in ip:
-            packed = socket.inet_pton(socket.AF_INET6, ip)
-            return packed[:8], packed[:7]
-        packed = socket.inet_aton(ip)
-        return packed, packed[:3]
+        narrow = network_of(ip)
+        return narrow, narrow[:-1]
 
     def needs_proof(self, prefixes: Prefixes, now: float) -> bool:
         """Return whether a client of these networks has to prove its address first."""
@@ -89,9 +83,7 @@ class PrefixLimits:
             and "max_handshakes_per_prefix" not in self._dry_run
         ):
             return True
-        return self._unproved is not None and any(
-            rate.take(prefix, now) for rate, prefix in zip(self._unproved, prefixes, strict=True)
-        )
+        return self._unproved is not None and _is_above_rate(self._unproved, prefixes, now)
 
     def admits(self, prefixes: Prefixes, now: float) -> bool:
         """Return whether another connection of these networks may begin; count why not."""
@@ -104,17 +96,16 @@ class PrefixLimits:
             counters.prefix_handshakes_limited += 1
             if "max_handshakes_per_prefix" not in dry_run:
                 return False
-        if self._rates is not None and any(
-            rate.take(prefix, now) for rate, prefix in zip(self._rates, prefixes, strict=True)
-        ):
+        if self._rates is not None and _is_above_rate(self._rates, prefixes, now):
             counters.prefix_rate_limited += 1
             return "max_connection_rate_per_prefix" in dry_run
         return True
 
     def begin(self, prefixes: Prefixes) -> None:
         """Count a connection whose handshake begins."""
-        self._connections.update(prefixes)
-        self._handshakes.update(prefixes)
+        for prefix in prefixes:
+            self._connections[prefix] = self._connections.get(prefix, 0) + 1
+            self._handshakes[prefix] = self._handshakes.get(prefix, 0) + 1
 
     def complete(self, prefixes: Prefixes) -> None:
         """Count the end of a handshake."""
@@ -125,9 +116,28 @@ class PrefixLimits:
         _remove(self._connections, prefixes)
 
     @staticmethod
-    def _is_above(counts: Counter[bytes], limit: int, prefixes: Prefixes) -> bool:
+    def _is_above(counts: dict[bytes, int], limit: int, prefixes: Prefixes) -> bool:
         narrow, wide = prefixes
-        return limit > 0 and (counts[narrow] >= limit or counts[wide] >= limit * WIDE_SHARE)
+        return limit > 0 and (
+            counts.get(narrow, 0) >= limit or counts.get(wide, 0) >= limit * WIDE_SHARE
+        )
+
+
+class _Unlimited:
+    """A network without limits; ipaddress's own would cost each client five microseconds."""
+
+    def __init__(self, text: str) -> None:
+        network = ipaddress.ip_network(text, strict=False)
+        self._family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+        self._shift = network.max_prefixlen - network.prefixlen
+        self._bits = int(network.network_address) >> self._shift
+
+    def has(self, ip: str) -> bool:
+        """Return whether an address is one of it."""
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        if family != self._family:
+            return False
+        return int.from_bytes(socket.inet_pton(family, ip)) >> self._shift == self._bits
 
 
 def _buckets(rate: float, burst: float) -> tuple[TokenBuckets, TokenBuckets]:
@@ -139,8 +149,21 @@ def _buckets(rate: float, burst: float) -> tuple[TokenBuckets, TokenBuckets]:
     )
 
 
-def _remove(counts: Counter[bytes], prefixes: Prefixes) -> None:
+def _is_above_rate(
+    rates: tuple[TokenBuckets, TokenBuckets], prefixes: Prefixes, now: float
+) -> bool:
+    """Take a token of both networks, unless one has none: then neither pays."""
+    (narrow_rate, wide_rate), (narrow, wide) = rates, prefixes
+    if wide_rate.wait(wide, now) or narrow_rate.take(narrow, now):
+        return True
+    wide_rate.take(wide, now)
+    return False
+
+
+def _remove(counts: dict[bytes, int], prefixes: Prefixes) -> None:
     for prefix in prefixes:
-        counts[prefix] -= 1
-        if not counts[prefix]:
+        count = counts[prefix] - 1
+        if count:
+            counts[prefix] = count
+        else:
             del counts[prefix]

@@ -31,7 +31,6 @@ from typing import Protocol, cast
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ProtocolError
-from ..observe.log import keys
 from ..protocol.link import (
     HIGH_WATER_BYTES,
     LOW_WATER_BYTES,
@@ -44,8 +43,6 @@ from .counters import TransportCounters
 from .udp.driver import Driver, Flushable
 
 __all__ = ["Carrier", "Stream", "StreamOwner"]
-
-logger = logging.getLogger("gatesvr.transport")
 
 MAX_FEEDS = 16
 """Times that one flush asks a handler for more before other connections get their turn."""
@@ -296,9 +293,13 @@ class Stream:
     def protocol_error(self, error: ProtocolError) -> None:
         """Close the connection with the error's code."""
         self._counters.protocol_errors += 1
-        logger.info(
+        self._driver.lines.log(
+            logging.INFO,
             "protocol_error",
-            extra=keys(connection=self.connection_id, peer=self.peer[0], reason=str(error)),
+            self._driver.clock(),
+            connection=self.connection_id,
+            peer=self.peer[0],
+            reason=str(error),
         )
         self._connection.close(error.close_code, str(error))
 
@@ -346,8 +347,12 @@ class Stream:
             handler.connection_lost(how, self._driver.clock())
         except Exception as error:
             self._counters.lost_errors += 1
-            logger.error(
+            self._driver.lines.log(
+                logging.ERROR,
                 "connection_lost_error",
-                extra=keys(connection=self.connection_id, error=repr(error)),
-                exc_info=error,
+                self._driver.clock(),
+                type(error),
+                error,
+                connection=self.connection_id,
+                error=repr(error),
             )

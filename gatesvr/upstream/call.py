@@ -84,6 +84,11 @@ class Call:
         """Whose call it is, for the breaker: the failures of one do not close an only endpoint."""
         return self.openid
 
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """The metadata of a unary gRPC call, None for none."""
+        return None
+
     def request_at(self, now: float) -> bytes:
         """Return the request with its remaining time (PROTOCOL 7.3)."""
         # protobuf takes the last value of a repeated field, so appending is enough.
@@ -98,9 +103,13 @@ class Call:
             breaker = self.breaker
             if breaker is not None:
                 breaker.answered += 1
-                if breaker.is_half_open:
+                if breaker.is_half_open and self.is_own(answer):
                     breaker.probe_answered(self.request_id)
             on_end(answer, None)
+
+    def is_own(self, answer: UpstreamAnswer) -> bool:
+        """Return whether an answer is to this call; if not, disown_answer() follows."""
+        return True
 
     def fail(
         self,

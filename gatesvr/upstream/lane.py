@@ -270,10 +270,14 @@ class Lane:
 
     def submit(self, call: Call) -> None:
         """Take a call and see that it ends."""
-        if len(self._waiting) >= self._max_waiting:
+        if call.method and self._state is LaneState.STREAM:
+            # It goes beside the stream, so it does not wait behind those that go on it.
+            self._call_alone(call)
+        elif len(self._waiting) >= self._max_waiting:
             self._overflow(call, f"{self._max_waiting} calls wait")
             return
-        self._waiting.append(call)
+        else:
+            self._waiting.append(call)
         if call.deadline < self._timer_due:
             self._arm_timer(call.deadline)
         waker = self._writer_waker
@@ -768,7 +772,7 @@ class Lane:
         data: bytes | None = None
         request = call.request_at(now)
         method = self._channel.unary_unary(call.method) if call.method else self._process_request
-        rpc = method(request, timeout=timeout)
+        rpc = method(request, timeout=timeout, metadata=call.metadata)
         self._rpcs.add(rpc)
         try:
             data = await rpc

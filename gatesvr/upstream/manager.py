@@ -145,6 +145,7 @@ class UpstreamManager:
         for timer in (self._lease_timer, self._breaker_timer):
             if timer is not None:
                 timer.cancel()
+        self.registry.close()
         stops = [asyncio.ensure_future(lane.stop(grace)) for lane in self._lanes.values()]
         self._lanes.clear()
         self._members.clear()

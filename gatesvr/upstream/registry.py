@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._core.limits import TokenBuckets
 from ..config import (
     ZONED_NAME,
     Endpoint,
@@ -21,6 +23,7 @@ from ..config import (
     normalize_zone,
     parse_address,
 )
+from ..observe.limiter import LogLimiter
 from ..observe.log import keys
 from ..service.results import RegistryResult
 
@@ -42,8 +45,6 @@ MAX_A_CALLER = 256
 """Registered endpoints: in all, of a service in one zone, and by a caller (a name, else an ip)."""
 NEW_RATE, NEW_BURST = 10.0, 512.0
 """New endpoints of one caller: a second, and at once."""
-LOG_INTERVAL_S = 1.0
-"""Shortest time between two lines about refusals."""
 MAX_WEIGHT = 1_000
 MAX_NAME = 128
 
@@ -119,9 +120,9 @@ class UpstreamRegistry:
         self._on_removed = on_removed
         self._is_down = is_down
         self._leases: dict[str, Registration] = {}
-        self._new: dict[str, tuple[float, float]] = {}  # caller: (left of its burst, loop time)
-        self._quiet_until = 0.0
-        self._quiet = 0  # refusals since the last line
+        seed = int.from_bytes(os.urandom(8))
+        self._new = TokenBuckets(NEW_RATE, NEW_BURST, MAX_REGISTERED, seed)  # by caller
+        self._lines = LogLimiter(logger)
 
     def _set_rules(
         self,
@@ -271,6 +272,10 @@ class UpstreamRegistry:
                 self._counters.leases_expired += 1
                 self._remove(endpoint, "expired")
 
+    def close(self) -> None:
+        """Log what was suppressed."""
+        self._lines.close()
+
     def has_service(self, service: str) -> bool:
         """Return whether a service is configured or has an endpoint now."""
         return service in self._configured or any(
@@ -300,13 +305,7 @@ class UpstreamRegistry:
         if same - leaving >= MAX_A_CALLER:
             return f"this caller has registered {MAX_A_CALLER} endpoints"
         # Each makes a lane, and a line of the log.
-        now, key = self._clock(), owner or caller_ip
-        left, at = self._new.pop(key, (NEW_BURST, now))
-        left = min(NEW_BURST, left + NEW_RATE * (now - at))
-        self._new[key] = (left - 1 if left >= 1 else left, now)
-        if len(self._new) > MAX_REGISTERED:
-            del self._new[next(iter(self._new))]
-        if left < 1:
+        if self._new.take(owner or caller_ip, self._clock()):
             return f"this caller registers more than {NEW_RATE:g} endpoints a second"
         return ""
 
@@ -314,15 +313,15 @@ class UpstreamRegistry:
         self, why: str, code: str, service: str, address: str, caller_ip: str
     ) -> RegistryResult:
         self._counters.register_refused += 1
-        now = self._clock()
-        if now < self._quiet_until:
-            self._quiet += 1
-        else:
-            extra = keys(
-                service=service, address=address, caller=caller_ip, why=why, suppressed=self._quiet
-            )
-            logger.warning("register_refused", extra=extra)
-            self._quiet_until, self._quiet = now + LOG_INTERVAL_S, 0
+        self._lines.log(
+            logging.WARNING,
+            "register_refused",
+            self._clock(),
+            service=service,
+            address=address,
+            caller=caller_ip,
+            why=why,
+        )
         return RegistryResult(False, why, code)
 
     def _no_lease(self) -> RegistryResult:

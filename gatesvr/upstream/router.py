@@ -24,11 +24,13 @@ class Route:
         service: Name of the upstream service.
         order: ``completion`` (answers go out when ready) or ``request`` (in the requests' order).
         serial: Whether a session runs only one of these requests at a time.
+        action: The rule's, as the configuration has it.
     """
 
     service: str
     order: str
     serial: bool = False
+    action: str = ""
 
 
 class UpstreamRouter:
@@ -50,8 +52,10 @@ class UpstreamRouter:
         self._exact: dict[str, tuple[int, Route]] = {}
         self._prefixes: list[tuple[int, str, Route]] = []
         for i, rule in enumerate(rules):
-            key = (rule.action, rule.service, rule.order or default_order, rule.serial)
-            route = self._routes[key] = before.get(key) or Route(*key[1:])
+            order = rule.order or default_order
+            key = (rule.action, rule.service, order, rule.serial)
+            route = before.get(key) or Route(rule.service, order, rule.serial, rule.action)
+            self._routes[key] = route
             if rule.action.endswith("*"):
                 self._prefixes.append((i, rule.action[:-1], route))
             else:

@@ -203,7 +203,7 @@ async def test_every_answer_has_the_policy() -> None:
 
 
 async def test_health() -> None:
-    async with running_admin() as rig:
+    async with running_admin("drain.ready_wait=50ms") as rig:
         # A probe knows neither names nor tokens.
         for path in ("livez", "readyz"):
             assert (await rig.http.get(path, headers={"Host": "probe"})).status_code == 200

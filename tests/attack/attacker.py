@@ -231,9 +231,12 @@ class Attacker:
 
     # The push port.
 
-    def stub(self) -> rpc.GatewayServiceStub:
-        """Return a stub of the gateway's push API, without credentials."""
-        channel = grpc.aio.insecure_channel(self.push_address)
+    def stub(self, credentials: grpc.ChannelCredentials | None = None) -> rpc.GatewayServiceStub:
+        """Return a stub of the gateway's push API, in plain text without credentials."""
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(self.push_address)
+        else:
+            channel = grpc.aio.secure_channel(self.push_address, credentials)
         self._stack.push_async_callback(channel.close)
         return rpc.GatewayServiceStub(channel)
 

@@ -104,6 +104,20 @@ async def test_each_turn_begins_few_handshakes(monkeypatch: pytest.MonkeyPatch) 
         assert found == [(3, 1), (2, 2), (1, 3), (0, 4)]
 
 
+async def test_the_time_in_line_counts_as_the_handshakes() -> None:
+    async with serving("aioquic") as gateway:
+        listener = gateway.listener
+        now = listener._driver.clock()
+        timeout = listener._config.handshake_timeout
+        for waited in (0.4 * timeout, 0.6 * timeout):
+            for data in hello("aioquic"):
+                listener._datagrams_received([(data, PEER)], now - waited)
+        await gateway.until(lambda: not listener._waiting)
+        (connection,) = listener.connections
+        assert connection._deadline == now - 0.4 * timeout + timeout
+        assert listener.counters.handshakes_expired == 1
+
+
 async def test_a_client_that_waited_too_long_is_dropped() -> None:
     async with serving("aioquic") as gateway:
         listener = gateway.listener

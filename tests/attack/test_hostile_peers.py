@@ -89,5 +89,6 @@ async def test_a_client_that_moves_all_the_time_is_closed(monkeypatch: pytest.Mo
         assert counters.moves_limited == 1
         bad = next(h for h in server.handlers if h.lost)
         assert bad.lost[0].code == CloseCode.RATE_LIMITED
+        assert bad.lost[0].reason.startswith("retry_after_ms=")
         assert not handler.lost or handler is bad
         await healthy.exchange(b"after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -273,6 +274,26 @@ def test_acknowledgements_that_are_never_acknowledged_are_forgotten() -> None:
     pair.server.send_stream_data(b"answer")
     pair.run(1.0)
     assert pair.server.is_acknowledged()
+
+
+def test_a_full_window_is_not_looked_through_for_each_datagram() -> None:
+    class Packets(dict[int, SimpleNamespace]):
+        looks = 0
+
+        def items(self) -> Any:
+            self.looks += 1
+            return super().items()
+
+    core = HostilePair("aioquic").server._quic  # type: ignore[attr-defined]
+    in_flight = SimpleNamespace(in_flight=True)
+    sent = Packets(dict.fromkeys(range(aioquic_core.MAX_UNACKED), in_flight))
+    core._spaces[ONE_RTT].sent_packets = sent
+    for number in range(len(sent), 2 * len(sent)):
+        sent[number] = SimpleNamespace(in_flight=number % 2 == 0)
+        core.forget_acknowledgements()
+    assert sent.looks <= 2 + aioquic_core.MAX_UNACKED // aioquic_core.KEPT_UNACKED
+    bare = [packet for packet in sent.values() if not packet.in_flight]
+    assert len(bare) <= 2 * aioquic_core.KEPT_UNACKED
 
 
 def test_gaps_in_packet_numbers(backend: str) -> None:

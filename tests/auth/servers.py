@@ -27,6 +27,7 @@ class JwksServer:
         is_slow: It answers nothing, and keeps the connection.
         raw: It answers this in the place of all else.
         drips: It goes on after that, a byte at a time.
+        is_prompt: It does so before it is asked.
         asked: Requests so far.
     """
 
@@ -35,13 +36,15 @@ class JwksServer:
         self.is_slow = False
         self.raw = b""
         self.drips = False
+        self.is_prompt = False
         self.url = ""
         self.asked = 0
         self.ended = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await reader.readuntil(b"\r\n\r\n")
+            if not self.is_prompt:
+                await reader.readuntil(b"\r\n\r\n")
             self.asked += 1
             if self.is_slow:
                 await self.ended.wait()

@@ -78,6 +78,16 @@ def unsigned() -> str:
     return jwt.encode(claims(), None, algorithm="none")
 
 
+def signed(payload: bytes) -> str:
+    return jwt.PyJWS().encode(payload, RSA, "RS256", {"kid": "r"})
+
+
+def other_form(text: str) -> str:
+    """Return a token whose last character has other bits where they do not count."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return text[:-1] + alphabet[alphabet.index(text[-1]) + 1]
+
+
 BAD: dict[str, tuple[Any, Reason]] = {
     "none at all": (lambda: "", Reason.MISSING),
     "expired": (lambda: token(kid="r", exp=NOW - 3_600), Reason.EXPIRED),
@@ -88,6 +98,23 @@ BAD: dict[str, tuple[Any, Reason]] = {
     "no issuer": (lambda: token(kid="r", iss=None), Reason.CLAIM),
     "no expiry": (lambda: token(kid="r", exp=None), Reason.CLAIM),
     "expiry is text": (lambda: token(kid="r", exp="soon"), Reason.MALFORMED),
+    "expiry is true": (lambda: token(kid="r", exp=True), Reason.MALFORMED),
+    "expiry is no number": (lambda: token(kid="r", exp=float("nan")), Reason.MALFORMED),
+    "issued later": (lambda: token(kid="r", iat=NOW + 3_600), Reason.NOT_YET),
+    "audiences without ours": (lambda: token(kid="r", aud=["a", "b"]), Reason.AUDIENCE),
+    "jti is a number": (lambda: token(kid="r", jti=7), Reason.CLAIM),
+    "payload elsewhere": (
+        lambda: forged({"alg": "RS256", "kid": "r", "b64": False, "crit": ["b64"]}),
+        Reason.MALFORMED,
+    ),
+    "critical header that is not known": (
+        lambda: forged({"alg": "RS256", "kid": "r", "crit": ["x"], "x": 1}),
+        Reason.MALFORMED,
+    ),
+    "claims that are a list": (lambda: signed(b"[]"), Reason.MALFORMED),
+    "claims that are no UTF-8": (lambda: signed(b'{"a":"\xff"}'), Reason.MALFORMED),
+    "signature in two forms": (lambda: other_form(token(kid="r")), Reason.MALFORMED),
+    "plain base64": (lambda: token(kid="r").replace("_", "/") + "+", Reason.MALFORMED),
     "alg none": (unsigned, Reason.ALGORITHM),
     "HS256 with the public key": (lambda: forged({"alg": "HS256", "kid": "r"}), Reason.ALGORITHM),
     "not in algorithms": (lambda: token(RSA, "PS256", "r"), Reason.ALGORITHM),
@@ -118,6 +145,29 @@ async def test_bad_token(name: str) -> None:
     with pytest.raises(AuthFailed) as caught:
         await authenticator(claims=["role"]).authenticate(Applicant(make()))
     assert caught.value.reason is reason
+
+
+async def test_one_audience_of_several() -> None:
+    shown = token(kid="r", aud=["other", "gatesvr"])
+    assert (await authenticator().authenticate(Applicant(shown))).openid == "alice"
+
+
+async def test_headers_of_good_tokens_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's tokens, whose headers may be anything, are not remembered."""
+    read: list[object] = []
+
+    def read_header(text: bytes) -> Any:
+        read.append(text)
+        return unverified(text)
+
+    unverified = jwt.get_unverified_header
+    monkeypatch.setattr(jwt, "get_unverified_header", read_header)
+    checks = authenticator()
+    for _ in range(3):
+        assert await checks.authenticate(Applicant(token(kid="r")))
+        with pytest.raises(AuthFailed):
+            await checks.authenticate(Applicant(forged({"alg": "RS256", "kid": "r", "x": 1})))
+    assert len(read) == 1 + 3
 
 
 async def test_leeway_forgives_clocks() -> None:
@@ -267,6 +317,16 @@ async def test_a_server_that_drips_is_cut_off(
         with pytest.raises(OSError, match="not complete"):
             await asyncio.to_thread(fetch_url, server.url)
         assert time.monotonic() - began < 2.0
+
+
+async def test_a_server_that_drips_its_tls_handshake_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.FETCH_TIMEOUT_S", 0.3)
+    async with jwks_server(b"") as server:
+        server.raw, server.drips, server.is_prompt = b"\x16\x03\x03\x40\x00", True, True
+        with pytest.raises(OSError, match="not complete"):
+            await asyncio.to_thread(fetch_url, server.url.replace("http:", "https:"))
 
 
 @pytest.mark.parametrize("failure", [OSError("down"), b"lies", TimeoutError("slow")])

@@ -88,6 +88,22 @@ def test_what_is_no_guess_does_not_count_against_an_openid(reason: Reason) -> No
     assert all(fail(failures, HOME, ANN, 100.0, reason) for _ in range(100))
 
 
+def test_guesses_at_an_openid_at_the_same_time_are_no_more_than_its_bucket_holds() -> None:
+    failures = FailureLimit(0, 20)
+    guesses = [failures.begin(f"198.51.100.{i}", ANN, 100.0) for i in range(100)]
+    assert sum(guess is not None for guess in guesses) == 20
+
+
+def test_many_keys_do_not_bring_back_what_one_has_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit, "MAX_KEYS", 50)
+    failures = FailureLimit(20, 0)
+    assert many(failures, HOME, 100.0) == 20
+    for i in range(500):
+        assert fail(failures, f"10.0.{i // 256}.{i % 256}", "", 100.0, Reason.DENIED)
+    assert many(failures, HOME, 100.0) == 0
+    assert many(failures, "10.9.9.9", 100.0) < 20
+
+
 def test_zero_is_no_limit() -> None:
     assert many(FailureLimit(0, 0), HOME, 100.0, ANN, 1_000) == 1_000
 
@@ -95,14 +111,14 @@ def test_zero_is_no_limit() -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limit, "MAX_KEYS", 50)
     failures = FailureLimit(20, 20)
-    for i in range(1_000):
+    for i in range(200):
         ip, openid = f"10.0.{i // 256}.{i % 256}", f"user-{i}"
-        assert fail(failures, ip, openid, 100.0, Reason.DENIED)
-        attempt = failures.begin(ip, openid, 100.0)
+        assert fail(failures, ip, openid, 100.0 + i, Reason.DENIED)
+        attempt = failures.begin(ip, openid, 100.0 + i)
         assert attempt is not None
-        attempt.end(100.0, openid=openid)
-    assert len(failures._addresses._buckets) == 50
-    assert len(failures._openids._buckets) == 50
+        attempt.end(100.0 + i, openid=openid)
+    assert len(failures._addresses._buckets) <= 50
+    assert len(failures._openids._buckets) <= 50
     assert len(failures._homes) == 50
 
 

@@ -101,6 +101,8 @@ def test_bench_refuses_reports_that_it_could_not_write(
         (["client", "--state", __file__], [__file__, "no client state"]),
         (["events", "--server", "here"], ["--server", "'here'"]),
         (["events", "--kind", "missed"], ["--kind", "'missed'"]),
+        (["events", "--push-token-file", "/none/t"], ["--push-token-file: No such file"]),
+        (["upstream", "zone", "--push-ca", "/none/ca"], ["/none/ca: --push-ca: No such file"]),
         (["upstream", "nope"], ["nope"]),
         (["gencert", "--cert", "/none/c.pem", "--key", "/none/k.pem"], ["/none/k.pem"]),
     ],
@@ -138,6 +140,10 @@ def test_gencert(
     leaf = x509.load_pem_x509_certificate((tmp_path / "cert.pem").read_bytes())
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["gate.example"]
+
+    _, out, err = run(capsys, "gencert", "--cert", "here.pem", "--key", "here-key.pem")
+    assert out.splitlines()[-1].split(maxsplit=1) == ["covers", "localhost, 127.0.0.1, ::1"]
+    assert "--name" in err
 
     before = (tmp_path / "key.pem").read_bytes()
     code, _, err = run(capsys, *args)

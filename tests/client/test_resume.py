@@ -263,6 +263,7 @@ async def test_what_was_received_and_not_read_is_not_in_the_state(backend: str) 
         ({"resume": b"nonsense"}, "resume: no client state"),
         ({"resume": b"nonsense", "openid": "ann"}, "resume: no client state"),
         ({}, "openid: is missing"),
+        ({"auth_token": ""}, "openid: is missing"),
     ],
 )
 def test_bad_state_is_a_wrong_setting(options: dict[str, Any], words: str) -> None:

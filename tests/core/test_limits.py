@@ -40,6 +40,8 @@ def test_a_bucket_is_the_model(rate: float, burst: float) -> None:
     for _ in range(3_000):
         now += choose.choice([0, 0, 0.1, 0.5, 1, 4]) / rate
         expected = pytest.approx(model.take(now), abs=1e-5 / rate)
+        assert bucket.wait(now) == expected
+        assert table.wait("ann", now) == expected
         assert bucket.take(now) == expected
         assert table.take("ann", now) == expected
 

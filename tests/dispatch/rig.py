@@ -30,6 +30,7 @@ class Route:
     service: str
     order: str = "completion"
     serial: bool = False
+    action: str = "*"
 
 
 class Router:

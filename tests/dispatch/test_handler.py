@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -560,3 +561,28 @@ async def test_stop_of_the_gateway_tells_every_client_and_takes_no_more() -> Non
         await task
         assert [push.client_seq_id for push in await client.run()] == [2]
         assert rig.counters.refused_draining == 2
+
+
+async def test_every_error_has_a_request_id_that_the_log_has_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "gatesvr.dispatch")
+    async with Rig(dispatch={"workers": 1, "max_workers": 1, "max_queue_size": 1}) as rig:
+        client = Client(rig)
+        await client.start()
+        (early,) = await client.send(business(1, "echo"))
+        await client.send(business(2, "hello"))
+        rig.upstream.answer(2)
+        await client.run()
+        (lost,) = await client.send(business(3, "nowhere"))
+        *_, busy = await client.send(*(business(seq, "echo") for seq in (4, 5, 6)))
+        errors = [error(push) for push in (early, lost, busy)]
+        assert [e.error_code for e in errors] == [401, 404, 503]
+        await client.send(business(7, "nowhere"))
+        rig.processor.tick(rig.now)
+    lines = [vars(record)["keys"] for record in caplog.records if record.msg == "request_refused"]
+    assert [line["code"] for line in lines[:3]] == [401, 404, 503]
+    assert [str(line["request_id"]) for line in lines[:3]] == [e.detail for e in errors]
+    assert len({e.detail for e in errors}) == 3
+    # The second 404 within the second is told at the end.
+    assert [line["code"] for line in lines[3:]] == [404]

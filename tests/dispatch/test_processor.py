@@ -411,6 +411,32 @@ async def test_answer_of_another_request_is_502_and_its_endpoint_s_fault(
         assert line.__dict__["keys"]["address"] == "h:1"
 
 
+async def test_answer_of_another_request_does_not_restore_an_endpoint() -> None:
+    upstream, session = FakeUpstream(), FakeSession()
+    counters = UpstreamCounters()
+    now = [0.0]
+    config = UpstreamConfig(consecutive_failures=1, probes=1)
+    breakers = Breakers(config, counters, lambda: now[0], lambda: None)
+    breaker = breakers.add(Registration("zone", "h:1"))
+    breaker.failed(0, "")
+    now[0] = breaker.until
+    breakers.handle_timer(now[0])
+    async with running(upstream) as (processor, clock):
+        for seq, (answer, state) in enumerate(((9, "open"), (2, "closed")), 1):
+            if seq == 2:
+                now[0] = breaker.until
+                breakers.handle_timer(now[0])
+            made = task(session, seq)
+            made.breaker = breaker
+            breaker.begin_probe(made.request_id)
+            assert processor.submit(made, clock.now)
+            await settle()
+            upstream.answer(seq, FakeAnswer(client_seq_id=answer))
+            await settle()
+            assert breaker.state.value == state
+    assert (counters.ejections, counters.restorations) == (2, 1)
+
+
 def failed(status: str, address: str = "h:1", code: int = 502) -> UpstreamError:
     return UpstreamError(
         f"text of {status}", ErrorCode(code), outcome=Outcome.DONE, status=status, address=address

@@ -134,6 +134,45 @@ async def test_a_resume_needs_no_token_and_a_token_of_its_own_openid_if_any(
         assert again.auth_expires_at_ms > started.auth_expires_at_ms
 
 
+async def test_strangers_are_turned_away_before_their_tokens_are_looked_at(
+    backend: str, tmp_path: Path
+) -> None:
+    """Checking a token costs more than saying that there is no room (PROTOCOL 3.1)."""
+    async with scene(backend, tmp_path) as (gateway, _), plain_client(gateway.address) as client:
+        started = await client.login("alice", auth_token=token())
+        overload = gateway.engine.overload
+        overload.tick = lambda: None  # type: ignore[method-assign]
+        overload.level = 2
+        gateway.listener._admission._is_shedding_handshakes = lambda ip: False
+        for number, shown in enumerate(("rubbish", token()), 1):
+            async with plain_client(gateway.address) as newcomer:
+                refused = await newcomer.start("alice", auth_token=shown)
+                assert (refused.error.error_code, await newcomer.closed()) == (503, 4503)
+            assert counter(gateway, "overload.sessions_shed") == number
+        assert counter(gateway, "auth.authenticated") == 1
+        assert counter(gateway, "auth.refused_malformed") == 0
+        async with plain_client(gateway.address) as device:
+            assert (await device.resume(started, 1, auth_token=token())).resumed
+
+
+async def test_a_client_may_leave_its_openid_to_the_token(backend: str, tmp_path: Path) -> None:
+    async def make() -> str:
+        return token()
+
+    async with scene(backend, tmp_path) as (gateway, upstream):
+        for auth_token in (token(), make):
+            made = Client(gateway.address, auth_token=auth_token, insecure=True, transport=backend)
+            async with made as client:
+                assert (await client.request("echo", b"x")).data == b"x"
+                state = await client.suspend()
+            assert upstream.requests[-1].openid == "alice"
+            async with Client(
+                gateway.address, auth_token=auth_token, insecure=True, resume=state
+            ) as client:
+                assert (await client.request("echo", b"y")).data == b"y"
+        assert counter(gateway, "session.resumes") == 2
+
+
 async def test_expired_credentials_end_the_session_and_auth_renews_them(
     backend: str, tmp_path: Path
 ) -> None:
@@ -235,7 +274,7 @@ async def test_a_failure_counts_for_the_address_that_was_proved(
         client.send(pb.ClientRequest(msg_id=1, type=pb.REQUEST_START, payload=start))
         await until(lambda: counter(gateway, "auth.refused_malformed") == 1)
         assert gateway.engine.gate is not None
-        assert list(gateway.engine.gate._limit._addresses._buckets) == ["127.0.0.1"]
+        assert list(gateway.engine.gate._limit._addresses._buckets) == [bytes([127, 0, 0, 1])]
         client._transport = own
         forged.sock.close()
 
@@ -374,8 +413,9 @@ async def test_a_client_without_a_good_token_is_told_so(backend: str, tmp_path: 
                 await client.connect()
 
 
+@pytest.mark.parametrize("where", ["check", "answer"])
 async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
-    backend: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    where: str, backend: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
         scene(backend, tmp_path) as (gateway, _),
@@ -389,7 +429,13 @@ async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
         async def broken(applicant: Applicant) -> Any:
             raise ZeroDivisionError("on purpose")
 
-        gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+        def broken_too(*arguments: object) -> None:
+            raise ZeroDivisionError("on purpose")
+
+        if where == "check":
+            gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+        else:
+            gateway.session_manager.authenticate = broken_too  # type: ignore[method-assign]
         client.send(auth(token()))
         assert await client.closed() == 4500
         assert counter(gateway, "dispatch.internal_errors") == 1

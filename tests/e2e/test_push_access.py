@@ -41,7 +41,7 @@ async def test_kick_and_push_of_a_stranger_do_nothing(backend: str, tmp_path: Pa
         client.send(business(1, "hello"))
         assert answer(await client.receive()).code == 200
         for access, heard in (
-            ({}, "UNAVAILABLE"),
+            ({}, r"UNAVAILABLE: .*name the CA to trust it by"),
             ({"ca": ca.cert}, "UNAVAILABLE"),
             ({"ca": ca.cert, "cert": foreign.cert, "key": foreign.key}, "UNAVAILABLE"),
             (by_name, "UNAUTHENTICATED: no valid credentials"),
@@ -51,6 +51,10 @@ async def test_kick_and_push_of_a_stranger_do_nothing(backend: str, tmp_path: Pa
                 for call in (pusher.kick("alice"), pusher.push("alice", data=b"x")):
                     with pytest.raises(UpstreamError, match=heard):
                         await call
+        async with GatewayClient(gateway.grpc_address, timeout=20.0) as listener:
+            with pytest.raises(UpstreamError, match="name the CA to trust it by"):
+                async with listener.events():
+                    pass
         assert counter(gateway, "push.calls") == counter(gateway, "session.kicked") == 0
         assert counter(gateway, "push.refused_no_credentials") == 2
         assert counter(gateway, "push.refused_token") == 2

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from gatesvr import GatewayClient, Push, credentials
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.config import PushCaller, PushConfig
-from gatesvr.credentials import Access, ServerCertificate, TokenFile
+from gatesvr.credentials import Access, FileWatch, ServerCertificate, TokenFile
 from gatesvr.errors import ConfigError, UpstreamError
 
 from .certificates import Signed, make
@@ -384,6 +384,20 @@ async def test_tokens_are_exchanged_without_a_restart(
             assert (await new.push("alice")).success
 
 
+def test_a_file_that_goes_for_good_is_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("a" * 16)
+    watch = FileWatch(str(file), settle=0.0)
+    file.unlink()
+    assert not watch.has_changed()  # it may be replaced right now
+    monkeypatch.setattr(credentials, "GONE_S", 0.0)
+    assert [watch.has_changed() for _ in range(3)] == [True, False, False]
+    file.write_text("b" * 16)
+    assert [watch.has_changed() for _ in range(2)] == [True, False]
+
+
 def test_a_file_is_not_read_while_it_may_be_half_written(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("a" * 16)
@@ -419,6 +433,44 @@ async def test_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
         assert await trusts(old_ca)
         (tmp_path / "server.key.pem").write_bytes(renewed.key_pem)
         assert (await trusts(old_ca), await trusts(new_ca)) == (False, True)
+        counters = rig.commands.counters
+        assert (counters.certificates_kept, counters.certificates_renewed) == (2, 1)
+
+
+async def test_callers_and_certificates_are_exchanged_by_other_settings(
+    tokens: dict[str, str], tmp_path: Path
+) -> None:
+    old_ca, new_ca = make(tmp_path, "old-ca"), make(tmp_path, "new-ca")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = make(tmp_path / "old", "server", old_ca), make(tmp_path / "new", "server", new_ca)
+    bind = "127.0.0.1:0"
+    config = PushConfig(bind=bind, cert=old.cert, key=old.key, token=tokens[ADMIN])
+    async with running(config) as rig:
+
+        async def kick(ca: Signed, token: str) -> str:
+            async with calling(rig, ca=ca.cert, token_file=tokens[token]) as client:
+                try:
+                    await client.kick("alice")
+                except UpstreamError as error:
+                    return str(error)
+                return ""
+
+        assert await kick(old_ca, ADMIN) == ""
+        assert UNKNOWN in await kick(old_ca, PUSH)
+        callers = [PushCaller(name="p", role="admin", token=tokens[PUSH])]
+        for bad in (
+            PushConfig(bind=bind, cert=new.cert, key=old.key, caller=callers),
+            PushConfig(bind=bind, cert=new.cert, key=new.key, token=str(tmp_path / "none")),
+        ):
+            with pytest.raises(ConfigError):
+                rig.service.prepare(bad)
+        assert await kick(old_ca, ADMIN) == ""
+        other = PushConfig(bind=bind, cert=new.cert, key=new.key, caller=callers)
+        rig.service.prepare(other)()
+        assert await kick(new_ca, PUSH) == ""
+        assert UNKNOWN in await kick(new_ca, ADMIN)
+        assert await kick(old_ca, PUSH) != ""
 
 
 # Files that cannot be used.

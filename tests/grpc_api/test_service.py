@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gatesvr._core.codec import RequestDecoder, encode_business, encode_request, push_body
 from gatesvr._pb import message_pb2 as client_pb
@@ -19,6 +18,7 @@ from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig, SessionConfig
 from gatesvr.control.commands import Commands
 from gatesvr.errors import ConfigError
+from gatesvr.grpc_api import service
 from gatesvr.grpc_api.service import PushService
 from gatesvr.grpc_api.servicer import caller_ip
 from gatesvr.session.manager import SessionManager
@@ -89,7 +89,9 @@ ECHO = encode_business("echo", {}, b"")
 
 @asynccontextmanager
 async def running(
-    push: PushConfig | None = None, config: SessionConfig | None = None
+    push: PushConfig | None = None,
+    config: SessionConfig | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[Rig]:
     push = push or PushConfig(bind="127.0.0.1:0")
     config = config or SessionConfig(on_duplicate="allow")
@@ -108,7 +110,7 @@ async def running(
     max_message_bytes = int(config.max_message_bytes)
     clock = asyncio.get_running_loop().time
     commands = Commands(manager, registry, max_message_bytes, push.max_broadcasts, clock)
-    service = PushService(push, commands, max_message_bytes=max_message_bytes)
+    service = PushService(push, commands, max_message_bytes=max_message_bytes, is_ready=is_ready)
     await service.start()
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:
@@ -117,6 +119,27 @@ async def running(
             )
     finally:
         await service.stop()
+
+
+async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 3)
+    async with running() as rig:
+        await rig.channel.channel_ready()
+        host, port = rig.service.address.rsplit(":", 1)
+        greeted: list[bool] = []
+        strangers = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+        for reader, writer in strangers:
+            try:
+                writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+                greeted.append(bool(await reader.read(1)))  # SETTINGS, or the end
+            except OSError:
+                greeted.append(False)
+        assert greeted.count(True) <= 2
+        rig.session("alice")
+        request = pb.UnicastPushRequest(target_type="openid", target_id="alice", data=b"x")
+        assert (await rig.stub.PushToClient(request)).success
+        for _, writer in strangers:
+            writer.close()
 
 
 def pushes(session: Session) -> list[client_pb.ServerPush]:
@@ -627,14 +650,6 @@ async def test_register_keep_alive_deregister() -> None:
 
 
 # The server.
-
-
-async def test_health() -> None:
-    async with running() as rig:
-        stub = health_pb2_grpc.HealthStub(rig.channel)
-        for name in ("", "gatesvr.proto.GatewayService"):
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_fault_of_ours_is_internal_and_says_nothing(

@@ -76,11 +76,12 @@ def index_sizes(manager: SessionManager) -> dict[str, int]:
         "by_id": len(index.by_id),
         "by_openid": len(index.by_openid),
         "inited": len(index.inited),
-        "inited_by_ip": len(index.inited_by_ip),
+        "inited_by_network": len(index.inited_by_network),
         "inited_by_openid": len(index.inited_by_openid),
         "detached": len(index.detached),
+        "networks": len(index.networks),
+        "by_network": len(index.by_network),
         "tombstones": len(manager.tombstones),
-        "wrong_tokens": len(manager.judge.wrong_tokens),
         "watched": len(manager.context.watched),
     }
 

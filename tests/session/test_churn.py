@@ -11,7 +11,7 @@ import pytest
 from gatesvr._core.queue import BULK
 from gatesvr.session.notify import NotifyOrderingManager
 from gatesvr.session.outbox import Outbox
-from gatesvr.session.resume import RateBucket, ResumeToken
+from gatesvr.session.resume import ResumeToken
 from gatesvr.session.sender import OrderedSender
 from gatesvr.session.session import Session
 
@@ -27,7 +27,6 @@ CLASSES = (
     Outbox,
     OrderedSender,
     ResumeToken,
-    RateBucket,
     NotifyOrderingManager,
     FakeLink,
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.protocol.identity import Identity
+from gatesvr.session.state import State
 
-from .rig import Sessions, start_request
+from .rig import CUT, Sessions, start_request
 
 
 def test_start_answers_with_the_sessions_terms():
@@ -55,6 +57,34 @@ def test_a_start_with_bad_text_is_refused(fields):
     assert outcome.response.error.error_code == 400
     assert outcome.close_code == 4400
     assert sessions.counters["refused_starts"] == 1
+
+
+def test_a_gateway_about_to_stop_starts_and_resumes_nothing():
+    sessions = Sessions()
+    _, _, response = sessions.start()
+    sessions.manager.stop_starting(0.0)
+    resume = start_request(
+        session_id=response.session_id, resume_token=response.resume_token, attempt=1
+    )
+    for request in (start_request(), resume):
+        outcome = sessions.manager.start(request, sessions.link(), 0.0)
+        assert (outcome.session, outcome.response.success) == (None, False)
+        assert (outcome.response.error.error_code, outcome.close_code) == (503, 4503)
+        assert outcome.reason == "retry_after_ms=1000"
+    assert (sessions.counters["refused_draining"], sessions.counters["refused_starts"]) == (2, 2)
+
+
+def test_sessions_end_with_their_connections_where_nobody_can_come_back():
+    sessions = Sessions()
+    gone, link = sessions.login("alice")[:2]
+    sessions.manager.detach(gone, link, CUT, 0.0)
+    here, link = sessions.login("bob")[:2]
+    assert gone.state is State.SUSPENDED
+    sessions.manager.stop_starting(0.0)
+    assert (gone.state, here.state) == (State.CLOSED, State.NORMAL)
+    sessions.manager.detach(here, link, CUT, 0.0)
+    assert here.state is State.CLOSED
+    assert (sessions.counters["ended_draining"], sessions.counters["closed"]) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +144,64 @@ def test_an_address_has_a_bound_on_sessions_without_login():
     outcome = sessions.manager.start(start_request("c"), sessions.link(), 0.0)
     assert (outcome.response.error.error_code, outcome.close_code) == (429, 4429)
     sessions.start("c", sessions.link("192.0.2.2"))
+    sessions.start("d", sessions.link("2001:db8::1"))
+    sessions.start("e", sessions.link("2001:db8::2"))
+    outcome = sessions.manager.start(start_request("f"), sessions.link("2001:db8::3"), 0.0)
+    assert (outcome.response.error.error_code, outcome.close_code) == (429, 4429)
     sessions.hello(first)
     sessions.start("c")
+    assert sessions.counters["refused_address"] == 2
+    assert sessions.counters["inited"] == 5
+
+
+def test_networks_that_sessions_came_from_are_known():
+    sessions = Sessions()
+    manager = sessions.manager
+    session, _, response = sessions.login("a", sessions.link("2001:db8::1"))
+    sessions.login("b", sessions.link("192.0.2.7"))
+    assert manager.is_known("2001:db8::99")
+    assert not manager.is_known("192.0.2.8")
+    request = start_request("", session_id=session.session_id, resume_token=response.resume_token)
+    request.last_acked_seq_id = 1
+    assert manager.start(request, sessions.link("192.0.2.8"), 100.0).session is session
+    assert (manager.is_known("2001:db8::99"), manager.is_known("192.0.2.8")) == (False, True)
+    manager.close(session, 0, "", 100.0)
+    assert (manager.is_known("192.0.2.8"), manager.is_known("192.0.2.7")) == (False, True)
+
+
+def test_strangers_are_turned_away_before_they_are_authenticated():
+    """What costs nothing to refuse comes first; it takes nothing away from those who are good."""
+    sessions = Sessions(max_start_rate=2, max_inited_per_address=2)
+    turn_away = sessions.manager.turn_away
+    assert [turn_away(sessions.link(), 100.0) for _ in range(10)] == [None] * 10
+    sessions.start("a")
+    sessions.start("b", sessions.link("192.0.2.2"))
+    refused = turn_away(sessions.link("192.0.2.3"), 100.0)
+    assert refused is not None
+    assert (refused.response.error.error_code, refused.close_code) == (503, 4503)
+    assert refused.response.error.retry_after_ms == 1_000
+    assert (sessions.counters["starts_limited"], sessions.counters["refused_starts"]) == (1, 1)
+    sessions.now += 1
+    sessions.start("c")
+    refused = turn_away(sessions.link(), 101.0)
+    assert refused is not None
+    assert (refused.response.error.error_code, refused.close_code) == (429, 4429)
     assert sessions.counters["refused_address"] == 1
-    assert sessions.counters["inited"] == 3
+
+
+def test_a_dry_run_turns_nobody_away():
+    sessions = Sessions(max_start_rate=1, dry_run=["max_start_rate"])
+    for _ in range(3):
+        assert sessions.manager.turn_away(sessions.link(), 100.0) is None
+        sessions.start()
+    assert sessions.counters["starts_limited"] == 2
+
+
+def test_a_resume_with_anothers_credentials_is_denied_and_counted():
+    sessions = Sessions()
+    session, _, response = sessions.login()
+    request = start_request("", session_id=session.session_id, resume_token=response.resume_token)
+    outcome = sessions.manager.start(request, sessions.link(), 100.0, Identity("mallory"))
+    assert (outcome.response.error.error_code, outcome.close_code) == (403, 4403)
+    assert sessions.counters["resumes_denied"] == 1
+    assert session.is_logged_in

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .world import World
 
 GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
-GOOD_REASONS = frozenset({"app_close", "kicked", "expired", "no login", "queue is full", "memory"})
+GOOD_REASONS = frozenset(
+    {"app_close", "kicked", "expired", "no login", "queue is full", "memory", "drain"}
+)
 
 
 SECOND_DEVICE = "192.0.2.2"
@@ -160,11 +162,13 @@ class Gateway:
         return {
             "sessions": len(sessions),
             "openids": len(index.by_openid),
-            "inited": len(index.inited) + len(index.inited_by_ip) + len(index.inited_by_openid),
+            "inited": len(index.inited)
+            + len(index.inited_by_network)
+            + len(index.inited_by_openid),
             "detached": len(index.detached),
+            "networks": len(index.networks) + len(index.by_network),
             "tombstones": len(sessions.tombstones),
             "watched": len(sessions.context.watched),
-            "wrong_tokens": len(sessions.judge.wrong_tokens),
             "handlers": len(self.dispatcher),
             "tasks": len(processor) + processor.counters.running,
             "bulkheads": sum(

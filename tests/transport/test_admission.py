@@ -235,6 +235,13 @@ def test_retry_never_is_for_backends_that_can_do_without() -> None:
     door = Door(retry="never", retry_handshakes=1)
     door.begin()
     assert isinstance(door.judge(), Admitted)
+    assert door.counters.retry_switches == 0
+
+
+def test_retry_that_is_always_on_is_not_switched() -> None:
+    door = Door(always=True, retry_initials=1)
+    assert all(isinstance(door.judge(), bytes) for _ in range(3))
+    assert door.counters.retry_switches == 0
 
 
 LIMITS = {
@@ -273,6 +280,14 @@ def test_a_network_has_limits(
     assert sum(getattr(door.counters, other) for other in LIMITS.values()) == getattr(
         door.counters, LIMITS[limit]
     )
+
+
+def test_a_network_does_not_pay_for_what_the_one_around_it_refuses() -> None:
+    door = Door(max_connection_rate_per_prefix=1, connection_burst_per_prefix=2, retry="never")
+    for host in range(4):
+        assert all(door.judge(f"192.0.2.{host}") is not None for _ in range(2))
+    assert not any(door.judge("192.0.2.9") is not None for _ in range(10))
+    assert all(door.judge("192.0.2.9", now=1.0) is not None for _ in range(2))
 
 
 def test_an_unlimited_network_has_no_limits_by_prefix() -> None:

@@ -135,7 +135,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(b"secret"),
     )
-    expired, expired_key = _expired()
+    expired, expired_key = _of_year(2020)
     files = {
         "cert": cert,
         "key": key,
@@ -161,23 +161,32 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert f"{tmp_path}/encrypted: transport.key: the key is encrypted" == refused(
         "cert", "encrypted"
     )
+    (tmp_path / "disordered").write_bytes(cert + generate_certificate()[0])
+    assert refused("disordered", "key") == (
+        f"{tmp_path}/disordered: transport.cert: the chain is out of order: certificate 1 was not"
+        " issued by the one behind it"
+    )
+    early, early_key = _of_year(2999)
+    (tmp_path / "early").write_bytes(early)
+    (tmp_path / "early_key").write_bytes(early_key)
+    assert "early: transport.cert: the certificate is valid from" in refused("early", "early_key")
     assert "expired: transport.cert: the certificate expired on" in refused(
         "expired", "expired_key"
     )
 
 
-def _expired() -> tuple[bytes, bytes]:
+def _of_year(year: int) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
-    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    begin = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(past)
-        .not_valid_after(past + datetime.timedelta(days=1))
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=1))
         .sign(key, tls.hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(

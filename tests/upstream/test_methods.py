@@ -24,9 +24,11 @@ NO = auth_pb2.AuthenticateResponse(reason="never heard of").SerializeToString()
 
 
 @asynccontextmanager
-async def managing(*addresses: str, auth_service: str = "auth") -> AsyncIterator[UpstreamManager]:
+async def managing(
+    *addresses: str, auth_service: str = "auth", **changes: int
+) -> AsyncIterator[UpstreamManager]:
     manager = UpstreamManager(
-        settings(services={"auth": endpoints(*addresses)}),
+        settings(services={"auth": endpoints(*addresses)}, **changes),
         1 << 20,
         push=PushConfig(register="add"),
         auth_service=auth_service,
@@ -49,6 +51,17 @@ async def test_method_is_called_beside_the_stream() -> None:
         assert parse(answer).message == "s"
         assert (manager.counters.unary_calls, manager.counters.batched_requests) == (1, 1)
         assert manager.counters.answers == manager.counters.calls == 2
+
+
+async def test_method_does_not_wait_behind_a_stream_that_is_full() -> None:
+    upstream = Streaming("s")
+    async with auth_server(also=upstream) as auth, managing(auth.address, max_open=1) as manager:
+        await until(lambda: [e.state for e in manager.endpoints()] == ["stream"])
+        calls = [ask(manager, "auth", action="gate") for _ in range(3)]
+        await until(lambda: upstream.requests)
+        assert await manager.ask("auth", METHOD, b"", DEADLINE_S) == NO
+        upstream.gate.set()
+        await asyncio.gather(*calls)
 
 
 async def test_method_is_called_while_the_lane_connects_and_without_a_stream() -> None:

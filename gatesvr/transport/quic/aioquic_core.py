@@ -35,6 +35,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import FinalSizeError, QuicStream, QuicStreamReceiver
 from aioquic.tls import Epoch
 
+from ..._core.limits import TokenBucket
 from .interface import (
     CONNECTION_ID_LENGTH,
     MAX_CRYPTO_BYTES,
@@ -243,9 +244,9 @@ class AioquicCore(QuicConnection):
         setattr(self, _HANDLERS, self._frame_handlers)
         self._ack_ranges_left = MAX_ACK_RANGES
         self._key_updates = 0  # by the packet that is being handled
-        self._key_updates_left: float = MAX_KEY_UPDATES
-        self._key_updated_at = 0.0
+        self._key_update_rate = TokenBucket(1 / KEY_UPDATE_S, MAX_KEY_UPDATES)
         self._skip_at = _next_skip(0)
+        self._look_at = MAX_UNACKED  # packets known; see forget_acknowledgements()
         for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
             limit.value = limit.sent = MAX_OTHER_STREAMS
 
@@ -311,10 +312,7 @@ class AioquicCore(QuicConnection):
 
     def _count_key_update(self, now: float) -> None:
         self._key_updates = 0
-        earned = (now - self._key_updated_at) / KEY_UPDATE_S
-        self._key_updates_left = min(MAX_KEY_UPDATES, self._key_updates_left + earned) - 1
-        self._key_updated_at = now
-        if self._key_updates_left < 0:
+        if self._key_update_rate.take(now):
             raise QuicConnectionError(
                 QuicErrorCode.KEY_UPDATE_ERROR, QuicFrameType.PADDING, "Too many key updates"
             )
@@ -350,12 +348,16 @@ class AioquicCore(QuicConnection):
     def forget_acknowledgements(self) -> None:
         """Forget the oldest bare acknowledgements, where more than MAX_UNACKED packets are known.
 
-        If one is acknowledged all the same, the ranges in it are only told again.
+        If one is acknowledged all the same, the ranges in it are only told again. A full window in
+        flight makes no look necessary: the next one comes once KEPT_UNACKED more are known.
         """
         sent = self._spaces[Epoch.ONE_RTT].sent_packets
+        if len(sent) < self._look_at:
+            return
         bare = [number for number, packet in sent.items() if not packet.in_flight]
         for number in bare[:-KEPT_UNACKED]:
             del sent[number]
+        self._look_at = max(MAX_UNACKED, len(sent) + KEPT_UNACKED)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         """Raise MAX_DATA as bytes are delivered; aioquic's own doubles it. MAX_STREAMS stays."""

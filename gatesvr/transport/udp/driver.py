@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import time
 from collections.abc import Callable, Iterable
 from itertools import count, islice
@@ -16,10 +17,12 @@ from math import inf
 from typing import Protocol
 
 from ..._core.histogram import RequestTimer
-from ..._core.limits import TokenBucket
 from ...observe.clock import TICK_S, RunningClock
+from ...observe.limiter import LogLimiter
 
 __all__ = ["Driver", "Flushable", "Reader", "Timer", "TimerHeap"]
+
+logger = logging.getLogger("gatesvr.transport")
 
 GRANULARITY = 0.001
 """Timers less than this apart are one; none fires sooner than this from now, seconds."""
@@ -29,8 +32,6 @@ MAX_LATE_READS = 256
 """Batches of one socket read before a late timer runs."""
 MAX_FLUSHES = 256
 """Connections flushed in one turn, so that reading gets its turn while a broadcast goes out."""
-MAX_ERROR_LINES = 10
-"""Lines of the log about errors of connections at once, and one a second: a peer may cause them."""
 MIN_COMPACT = 64
 """Cancelled entries that a timer heap holds before it is ever rebuilt."""
 
@@ -152,7 +153,7 @@ class Driver:
         timers: Of all connections.
         readers: The endpoints that read.
         requests: Told of each flush that leaves nothing behind, None for nobody.
-        error_lines: Bounds the lines of the log about errors of connections.
+        lines: Writes the lines of the log that a peer may cause.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class Driver:
         self.clock: Callable[[], float] = time.monotonic
         self.timers = TimerHeap()
         self.requests: RequestTimer | None = None
-        self.error_lines = TokenBucket(1, MAX_ERROR_LINES)
+        self.lines = LogLimiter(logger)
         self._running_clock = clock
         self._lost = 0.0  # the clock's, when the sockets were last read ahead of timers
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -235,6 +236,7 @@ class Driver:
 
     def close(self) -> None:
         """Stop: no timer fires any more."""
+        self.lines.close()
         for handle in (self._handle, self._put_off_handle, self._tick_handle):
             if handle is not None:
                 handle.cancel()
@@ -319,5 +321,5 @@ class Driver:
         return self.loop.call_at(when if clock is None else clock.loop_time(when), callback)
 
     def _tick(self) -> None:
-        self.clock()
+        self.lines.tick(self.clock())
         self._tick_handle = self.loop.call_later(TICK_S, self._tick)

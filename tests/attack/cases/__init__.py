@@ -18,6 +18,7 @@ THEMES = (
     "requests",
     "slow",
     "sharing",
+    "overload",
     "sessions",
     "upstreams",
     "callers",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from gatesvr._pb import upstream_pb2 as up
+from gatesvr.config import parse_address
+from gatesvr.transport.tls import DEVELOPMENT_NAMES, generate_certificate
 
 from ..case import Off, case, moved, saw
 
@@ -22,9 +26,14 @@ UNGUARDED = Off("anybody may call", sets=("push.caller=[]",))
 FILES = {"pusher": PUSHER.encode(), "admin": ADMIN.encode()}
 
 
-async def call_all(attacker: Attacker, session_id: str, authorization: str | None) -> None:
+async def call_all(
+    attacker: Attacker,
+    session_id: str,
+    authorization: str | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> None:
     """Call every method of the push port; count those that are done and those that are refused."""
-    stub = attacker.stub()
+    stub = attacker.stub(credentials)
     metadata = (("authorization", authorization),) if authorization is not None else ()
     target = {"target_type": "session", "target_id": session_id}
     for method, request in (
@@ -61,6 +70,41 @@ async def no_credentials(attacker: Attacker) -> None:
     started = await victim.login("victim")
     for authorization in (None, "Bearer wrong-but-long-enough", "Basic YTpi", f"Bearer {ADMIN}x"):
         await call_all(attacker, started.session_id, authorization)
+    attacker.seen["victim kicked"] = victim.terminated is not None
+
+
+_CERT, _KEY = generate_certificate(DEVELOPMENT_NAMES)
+_CA, _ = generate_certificate(["a CA that signs nobody here"])
+
+
+@case(
+    "push port without a certificate",
+    "a caller without a certificate, and one with a stranger's, tries to push, kick and register",
+    saw("done", most=0),
+    saw("refused UNAVAILABLE", least=15, most=15),
+    moved("push.tls_handshakes", least=2),
+    moved("push.calls", most=0),
+    saw("victim kicked", most=0),
+    off=Off("no certificate is asked for", sets=('push.client_ca=""',)),
+    sets=(
+        'push.cert="{folder}/cert"',
+        'push.key="{folder}/key"',
+        'push.client_ca="{folder}/ca"',
+    ),
+    files={"cert": _CERT, "key": _KEY, "ca": _CA},
+)
+async def no_certificate(attacker: Attacker) -> None:
+    victim = await attacker.connect()
+    started = await victim.login("victim")
+    where = parse_address(attacker.push_address)
+    server = (await asyncio.to_thread(ssl.get_server_certificate, where)).encode()
+    cert, key = generate_certificate(["a stranger"])
+    for credentials in (
+        None,
+        grpc.ssl_channel_credentials(server),
+        grpc.ssl_channel_credentials(server, key, cert),
+    ):
+        await call_all(attacker, started.session_id, credentials=credentials)
     attacker.seen["victim kicked"] = victim.terminated is not None
 
 

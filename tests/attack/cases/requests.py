@@ -195,7 +195,7 @@ async def not_logged_in(attacker: Attacker) -> None:
     moved("upstream.calls", least=2_000),
     moved("dispatch.bad_payloads", least=1_000, most=1_000),
     memory(12),
-    off=Off("a line for each failure", patches={"gatesvr.dispatch.failures:INTERVAL_S": 0.0}),
+    off=Off("a line for each failure", patches={"gatesvr.observe.limiter:INTERVAL_S": 0.0}),
     sets=(
         'upstream.services.dead=[{address="127.0.0.1:9"}]',
         f"route=[{route('hello', 'hello')}, {route('dead', 'dead')}, {route('*', 'business')}]",

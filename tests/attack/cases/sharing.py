@@ -47,6 +47,29 @@ async def hanging(attacker: Attacker) -> None:
     await asyncio.sleep(1.0)
 
 
+@case(
+    "a service that fails",
+    "12 sessions ask a service 10 times a second that lets every call time out, for 3 s",
+    moved("upstream.ejections", least=1),
+    moved("upstream.unanswered", most=150),
+    moved("upstream.rejected_calls", least=150),
+    memory(16),
+    off=Off(
+        "no breaker",
+        sets=("upstream.consecutive_failures=0", "upstream.failure_percent=0"),
+    ),
+    sets=("dispatch.task_timeout=200ms", "upstream.ejection_time=10s"),
+)
+async def failing(attacker: Attacker) -> None:
+    async def ask(client: PlainClient, number: int) -> None:
+        await client.login(f"user{number}")
+        for seq in range(2, 32):
+            client.send(business(seq, "zone_hang"))
+            await asyncio.sleep(0.1)
+
+    await attacker.each(12, ask)
+
+
 def _any_room(self: Bulkhead, session: object) -> bool:
     return self.waiting < self._max_waiting
 
