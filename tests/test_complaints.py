@@ -185,6 +185,14 @@ TOGETHER = {
     "[upstream.services]\n'*' = []": "1: upstream.services: '*' is no name of a service",
     f"{TWO}[[upstream.services.zone]]\naddress = 'h:1'\n[[upstream.services.zone]]\n"
     "address = 'h:1'": "7: upstream.services.zone[1].address: 'h:1' is there twice",
+    f"{TWO}[upstream]\nrequired = ['hello', 'chap']": "5: upstream.required[1]: 'chap' is not in"
+    " upstream.services (did you mean chat?)",
+    "admin.bind = '0.0.0.0:1'": f"1: admin.bind: 0.0.0.0:1: {sections.OPEN_ADMIN_PORT}",
+    "admin.enabled = true\nadmin.bind = ''": (
+        "2: admin.bind: neither bind nor socket: there is nothing to listen on"
+    ),
+    "admin.key = 'k'": "1: admin.key: cert and key go together, cert is missing",
+    "admin.client_ca = 'c'": "1: admin.client_ca: it needs cert and key",
     "upstream.reconnect_min = 9": ("1: upstream.reconnect_min: 9s is above reconnect_max (5s)"),
     "[[push.caller]]\nname = ''\ntoken = 't'": "2: push.caller[0].name: '' is no name",
     "[[push.caller]]\nname = 'a'": (
