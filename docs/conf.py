@@ -25,7 +25,7 @@ extensions = [
 ]
 exclude_patterns = ["_ext", "_static"]
 
-myst_enable_extensions = ["attrs_inline", "colon_fence"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence"]
 myst_heading_anchors = 4
 myst_url_schemes = ["http", "https", "mailto", "repo"]  # repo: by _ext/sources.py
 
@@ -48,7 +48,7 @@ html_favicon = "_static/mark.svg"
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "tango"
-pygments_dark_style = "monokai"
+pygments_dark_style = "github-dark"
 html_theme_options = {
     "light_logo": "mark.svg",
     "dark_logo": "mark.svg",
@@ -57,6 +57,9 @@ html_theme_options = {
         "color-brand-primary": "#0f766e",
         "color-brand-content": "#0f766e",
         "color-brand-visited": "#0f766e",
+        "color-highlight-on-target": "#ccfbf1",
+        "color-api-name": "#0f766e",
+        "color-api-pre-name": "#0f766e",
         "font-stack": "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
         "font-stack--monospace": "ui-monospace, 'SF Mono', Menlo, Consolas, monospace",
     },
@@ -64,6 +67,9 @@ html_theme_options = {
         "color-brand-primary": "#5eead4",
         "color-brand-content": "#5eead4",
         "color-brand-visited": "#5eead4",
+        "color-highlight-on-target": "#0d3733",
+        "color-api-name": "#5eead4",
+        "color-api-pre-name": "#5eead4",
     },
 }
 

@@ -10,6 +10,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -18,82 +19,22 @@ import click
 
 from gatesvr import errors
 from gatesvr.admin.counters import AdminCounters
-from gatesvr.auth.reasons import AuthCounters
 from gatesvr.cli.main import commands
-from gatesvr.control.counters import PushCounters
-from gatesvr.dispatch.task import DispatchCounters
-from gatesvr.drain import DrainCounters
+from gatesvr.figures import COUNTERS, REFUSALS
 from gatesvr.observe.metrics import Counters
-from gatesvr.overload import OverloadCounters
-from gatesvr.session.counters import SessionCounters
-from gatesvr.transport.counters import TransportCounters
-from gatesvr.upstream.call import UpstreamCounters
 
 DOCS = Path(__file__).parent
 
-LAYERS: dict[str, type[Counters]] = {
-    "transport": TransportCounters,
-    "auth": AuthCounters,
-    "session": SessionCounters,
-    "dispatch": DispatchCounters,
-    "upstream": UpstreamCounters,
-    "push": PushCounters,
-    "overload": OverloadCounters,
-    "drain": DrainCounters,
-    "admin": AdminCounters,
-}
+LAYERS: dict[str, type[Counters]] = {**COUNTERS, "admin": AdminCounters}
 """The counters of each layer, in the order that a message meets them."""
-
-REFUSALS: dict[str, str] = {
-    "transport": """
-        datagrams_truncated datagrams_malformed datagrams_unknown datagrams_after_close
-        datagrams_over_limit datagrams_elsewhere initials_undecryptable initials_without_crypto
-        handshakes_dropped handshakes_expired handshakes_timed_out handshakes_failed
-        connections_refused connections_dropped prefix_connections_limited
-        prefix_handshakes_limited prefix_rate_limited retries_refused negotiations_limited
-        resets_limited streams_refused quic_violations protocol_errors connection_errors
-        moves_limited path_limits writes_dropped send_dropped send_errors initials_refused
-        refusals_limited refusals receive_errors lost_errors last_pushes_expired""",
-    "auth": """
-        refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
-        refused_signature refused_expired refused_not_yet refused_audience refused_issuer
-        refused_claim refused_openid refused_denied refused_limited unavailable
-        unusable_answers key_failures""",
-    "session": """
-        refused_starts refused_full refused_draining refused_address starts_limited
-        openid_starts_limited
-        refused_logins login_timeouts auth_expired expired replaced kicked memory_closed
-        resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
-        resumes_tombstoned token_reused duplicates gaps answers_too_large answers_not_kept
-        pushes_busy pushes_too_large pushes_too_late pushes_unasked push_repeats
-        notifies_expired notifies_dropped notifies_conflated slow_consumers slowest_cut
-        events_missed event_subscribers_refused internal_errors""",
-    "dispatch": """
-        unknown_types bad_msg_ids bad_heartbeats bad_payloads not_logged_in no_route
-        requests_limited refused_full refused_draining deadlines closed_499 start_timeouts
-        frame_timeouts heartbeat_timeouts held_overflows unread_overflows auths_refused fenced
-        foreign_answers internal_errors""",
-    "upstream": """
-        no_service not_started refused_calls overflows rejected_calls limited unsent_calls
-        broken_calls unanswered failed_calls bad_answers bad_batches too_large late_answers
-        unknown_answers ejections ejections_overflow register_refused leases_unknown
-        leases_expired""",
-    "push": """
-        refused_no_credentials refused_token refused_certificate refused_role refused_streams
-        refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
-        too_large internal_errors""",
-    "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
-    "drain": "goaways dismissed connections_cut requests_cut",
-    "admin": """
-        refused_hosts refused_origins refused_logins refused_bodies silent_closed streams_refused
-        streams_stuck internal_errors""",
-}
-"""The counters that count something refused, dropped, cut or failed. Each has a runbook."""
 
 
 def refusals() -> dict[str, list[str]]:
-    """Return the names of the refusals by layer."""
-    return {layer: names.split() for layer, names in REFUSALS.items()}
+    """Return the names of the refusals by layer, as their struct has them."""
+    return {
+        layer: [field.name for field in fields(struct) if field.name in REFUSALS[layer]]
+        for layer, struct in LAYERS.items()
+    }
 
 
 # Texts in the code -------------------------------------------------------------------------------

@@ -43,20 +43,21 @@ _REFUSALS = {
         connections_refused connections_dropped prefix_connections_limited
         prefix_handshakes_limited prefix_rate_limited retries_refused negotiations_limited
         resets_limited streams_refused quic_violations protocol_errors connection_errors
-        moves_limited path_limits writes_dropped send_dropped send_errors""",
+        moves_limited path_limits writes_dropped send_dropped send_errors initials_refused
+        refusals_limited receive_errors lost_errors last_pushes_expired""",
     "auth": """
         refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
         refused_signature refused_expired refused_not_yet refused_audience refused_issuer
         refused_claim refused_openid refused_denied refused_limited unavailable
         unusable_answers key_failures""",
     "session": """
-        refused_starts refused_full refused_address starts_limited openid_starts_limited
-        refused_logins login_timeouts auth_expired expired replaced kicked memory_closed
-        resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
+        refused_starts refused_full refused_draining refused_address starts_limited
+        openid_starts_limited refused_logins login_timeouts auth_expired expired replaced kicked
+        memory_closed resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
         resumes_tombstoned token_reused duplicates gaps answers_too_large answers_not_kept
         pushes_busy pushes_too_large pushes_too_late pushes_unasked push_repeats
         notifies_expired notifies_dropped notifies_conflated slow_consumers slowest_cut
-        events_missed event_subscribers_refused""",
+        events_missed event_subscribers_refused internal_errors""",
     "dispatch": """
         unknown_types bad_msg_ids bad_heartbeats bad_payloads not_logged_in no_route
         requests_limited refused_full refused_draining deadlines closed_499 start_timeouts
@@ -65,10 +66,12 @@ _REFUSALS = {
     "upstream": """
         no_service not_started refused_calls overflows rejected_calls limited unsent_calls
         broken_calls unanswered failed_calls bad_answers bad_batches too_large late_answers
-        unknown_answers ejections register_refused leases_unknown leases_expired""",
+        unknown_answers ejections ejections_overflow register_refused leases_unknown
+        leases_expired""",
     "push": """
         refused_no_credentials refused_token refused_certificate refused_role refused_streams
-        refused_broadcasts not_found ambiguous invalid too_large internal_errors""",
+        refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
+        too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",
     "admin": """
@@ -110,6 +113,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     time: float
     """When these were taken, seconds since the epoch."""
+    start_time: float
+    """When the gateway started, seconds since the epoch."""
     uptime_s: float
     """Since the gateway started."""
     version: str

@@ -107,7 +107,7 @@ class Gateway(LocalPushApi):
             stages=engine.stages,
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
-        self._started_at = time.monotonic()
+        self._start_time, self._started_at = time.time(), time.monotonic()
         self.more_counters: dict[str, Counters] = {}
         """Counters of what stands beside the gateway, by layer; stats() has them too."""
         self._drain = Drain(
@@ -181,6 +181,7 @@ class Gateway(LocalPushApi):
         not_ready = self.not_ready()
         return Figures(
             time=time.time(),
+            start_time=self._start_time,
             uptime_s=time.monotonic() - self._started_at,
             version=package_version(),
             backend=self.backend,
@@ -322,7 +323,7 @@ class Gateway(LocalPushApi):
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
         self._is_serving = True
         self._tick()
-        self._started_at = time.monotonic()
+        self._start_time, self._started_at = time.time(), time.monotonic()
         self._pauses.start()
         logger.info(
             "gateway_started",

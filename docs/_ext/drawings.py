@@ -1,7 +1,7 @@
-"""Puts drawings into the page itself, so that they follow its light or dark theme.
+"""What the site does to a page: drawings that follow its theme, long names that break well.
 
-An SVG file of docs/diagrams brings its own colours, for readers of the Markdown. On the site the
-page's style sheet takes their place.
+An SVG file of docs/diagrams brings its own colours, for readers of the Markdown. On the site it
+stands in the page itself, and the page's style sheet has the colours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 _STYLE = re.compile(r"<style>.*?</style>\s*", re.DOTALL)
+
+_NAME = re.compile(r'(<span class="pre">)([\w.]{16,})')
+_JOINT = re.compile(r"([._])(?=\w)")
 
 
 class InlineDrawings(SphinxPostTransform):
@@ -35,7 +38,20 @@ class InlineDrawings(SphinxPostTransform):
             image.replace_self(nodes.raw("", figure, format="html"))
 
 
+def break_names(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Let a name in a narrow column break behind its dots and underscores."""
+    if "body" in context:
+        context["body"] = _NAME.sub(_with_joints, context["body"])
+
+
+def _with_joints(match: re.Match[str]) -> str:
+    return match[1] + _JOINT.sub(r"\1<wbr>", match[2])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the transform."""
+    """Register both."""
     app.add_post_transform(InlineDrawings)
+    app.connect("html-page-context", break_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

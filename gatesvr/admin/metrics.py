@@ -160,7 +160,7 @@ MEASURES: tuple[Measure, ...] = (
         "gatesvr_start_time_seconds",
         "gauge",
         "When the gateway started, seconds since the epoch.",
-        _one(lambda f: f.time - f.uptime_s),
+        _one(lambda f: f.start_time),
     ),
     Measure(
         "process",

@@ -188,22 +188,26 @@ async def _serve(
             )
             config, origins = configured(**addresses)
         gateway = Gateway(config)
-        origin = [origins]
+        read_last = origins
 
         def read() -> Config:
-            found, origin[0] = configured(**addresses)
+            nonlocal read_last
+            found, read_last = configured(**addresses)
             return found
 
         reloader = Reloader(gateway, read)
 
         def reload() -> ReloadReport:
+            nonlocal origins
             is_text = log.style == "text"
             report = reloader.reload()
+            if not report.error:
+                origins = read_last
             if is_text:
                 out.echo(report.as_text())
             return report
 
-        admin = _admin(gateway, lambda: origin[0], reload, is_wanted=admin_flag, is_demo=demo)
+        admin = _admin(gateway, lambda: origins, reload, is_wanted=admin_flag, is_demo=demo)
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the gateway stops
         await stack.enter_async_context(gateway)
@@ -247,11 +251,11 @@ def _admin(
     Raises:
         ConfigError: It is wanted and cannot be.
     """
-    from ..admin.server import AdminServer
-
     config = gateway.config.admin
     if is_wanted == "off" or not (is_demo or config.enabled):
         return None
+    from ..admin.server import AdminServer
+
     is_by_itself = is_wanted is None and not config.enabled
     try:
         return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)

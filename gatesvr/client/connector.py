@@ -33,7 +33,7 @@ from ..protocol.events import (
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
 from ..transport.addresses import host_name
-from ..transport.client import ClientConnection, Server, open_first
+from ..transport.client import CONNECTION_REFUSED, ClientConnection, Server, open_first
 from ..transport.tls import ClientTls
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
@@ -59,6 +59,8 @@ RENEWAL_SHARE = 0.8
 """Credentials are renewed when this much of their time has passed."""
 MIN_RENEWAL_S = 1.0
 """Shortest time between two renewals."""
+MAX_REFUSED_TRIES = 3
+"""Tries that lengthen the pauses while a gateway that stops refuses every one."""
 MAX_HOST_BYTES = 253
 """Longest name of a host."""
 MAX_FIRST_PAUSE_S = 1.0
@@ -267,6 +269,9 @@ class Connector:
                 elif not isinstance(error, ConnectionFailed):
                     raise
                 is_elsewhere = self._servers.failed(self._server)
+                if isinstance(error, ConnectionFailed) and error.code == CONNECTION_REFUSED:
+                    # It is there, and goes; what takes its place may be there soon.
+                    backoff.tries = min(backoff.tries, MAX_REFUSED_TRIES)
             now = self._loop.time()
             if self.connects != connects:
                 lost_at = now

@@ -664,8 +664,8 @@ class AdminConfig(Section, frozen=True, kw_only=True):
     client_ca: str = ""
     """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
     hosts: list[str] = msgspec.field(default_factory=list)
-    """Names under which the server is reached, besides its address and localhost: a request for
-    any other is refused, because a page of another site may have made it."""
+    """Names under which the server is reached, besides its address and localhost: a request without
+    a token for any other is refused, because a page of another site may have made it."""
 
     def check(self) -> None:
         if self.bind:

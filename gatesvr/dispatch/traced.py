@@ -78,33 +78,36 @@ class TaskTracer:
         self._counters = counters
 
     def task(
-        self, task_id: int, session: Session, request: ClientRequest, route: Route, *times: float
+        self, task_id: int, session: Session, request: ClientRequest, route: Route, context: float
     ) -> AsyncTask:
         """Return the task of a request; as AsyncTask()."""
-        return self._make(AsyncTask, TracedTask, task_id, session, request, route, *times)
+        trace = self._begin(task_id, session, request, route)
+        if trace is None:
+            return AsyncTask(task_id, session, request, route, context)
+        task = TracedTask(task_id, session, request, route, context)
+        task.trace = trace
+        return task
 
     def login(
-        self, task_id: int, session: Session, request: ClientRequest, route: Route, *times: float
+        self, task_id: int, session: Session, request: ClientRequest, route: Route, context: float
     ) -> AsyncTask:
         """Return the task of a hello; as LoginTask()."""
-        return self._make(LoginTask, TracedLogin, task_id, session, request, route, *times)
+        trace = self._begin(task_id, session, request, route)
+        if trace is None:
+            return LoginTask(task_id, session, request, route, context)
+        task = TracedLogin(task_id, session, request, route, context)
+        task.trace = trace
+        return task
 
-    def _make(
-        self,
-        plain: type[AsyncTask],
-        traced: type[TracedTask],
-        task_id: int,
-        session: Session,
-        request: ClientRequest,
-        route: Route,
-        *times: float,
-    ) -> AsyncTask:
+    def _begin(
+        self, task_id: int, session: Session, request: ClientRequest, route: Route
+    ) -> RequestTrace | None:
+        """Begin the spans of a request, if it is chosen."""
         tracer = self._tracer
         headers = request.headers if tracer.trusts_clients else None
         parent = tracer.choose(headers)
         if parent is None:
-            return plain(task_id, session, request, route, *times)
-        task = traced(task_id, session, request, route, *times)
+            return None
         attributes: dict[str, str | int] = {
             "gatesvr.action": request.action or "",
             "network.protocol.name": "quic",
@@ -116,9 +119,9 @@ class TaskTracer:
             attributes["client.address"] = session.user_ip
             attributes["client.port"] = session.user_port
         method = f"{route.service}/{route.action}"
-        trace = task.trace = RequestTrace(tracer, parent, method, attributes, headers)
+        trace = RequestTrace(tracer, parent, method, attributes, headers)
         if trace.is_recording:
             self._counters.traced += 1
             header = pb.ServerPush(headers=trace.answer_headers).SerializeToString()
             session.outbox.add_header(request.seq_id, header)
-        return task
+        return trace

@@ -55,7 +55,7 @@ class LogLimiter:
             level: Its level.
             event: Its name.
             now: Loop time.
-            kind: What it has in common with those that may suppress it, beside its name; hashable.
+            kind: Hashable: what it has in common with those that may suppress it, beside its name.
             error: Whose traceback to write; not kept for tick(), nor are the objects it holds.
             values: Its keys.
         """

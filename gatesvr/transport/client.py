@@ -22,12 +22,13 @@ from .addresses import Address, Datagram, host_name, resolve, without_scope
 from .connection import Connection
 from .counters import TransportCounters
 from .quic.choose import pick_backend
+from .quic.refusal import CONNECTION_REFUSED
 from .tls import ClientTls, client_tls
 from .udp.driver import Driver, Timer
 from .udp.endpoint import Endpoint
 from .udp.sockets import open_socket
 
-__all__ = ["ClientConnection", "Server", "open_connection", "open_first"]
+__all__ = ["CONNECTION_REFUSED", "ClientConnection", "Server", "open_connection", "open_first"]
 
 CONNECT_TIMEOUT = 5.0
 RACE_DELAY_S = 0.25

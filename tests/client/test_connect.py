@@ -167,7 +167,7 @@ async def test_no_try_begins_behind_the_deadline(monkeypatch: pytest.MonkeyPatch
         raise ConnectionFailed("refused")
 
     monkeypatch.setattr(loop, "time", lambda: clock() + stalled_s)
-    monkeypatch.setattr("gatesvr.client.connector.open_connection", refuse)
+    monkeypatch.setattr("gatesvr.client.connector.open_first", refuse)
     with pytest.raises(ConnectionFailed, match="refused"):
         await Client("localhost:9", openid="ann", connect_timeout=PATIENCE_S).connect()
     assert len(timeouts) == 1

@@ -38,8 +38,13 @@ class Tab:
         return found or ""
 
     async def until(self, script: str, arg: Any = None) -> None:
-        """Wait until a script returns something true."""
-        await self.page.wait_for_function(script, arg=arg, timeout=60_000)
+        """Wait until a script returns something true.
+
+        The page's own policy forbids the text that playwright's wait_for_function evaluates.
+        """
+        async with asyncio.timeout(60):
+            while not await self.page.evaluate(script, arg):
+                await asyncio.sleep(0.05)
 
     async def until_live(self) -> None:
         """Wait until the page hears its gateway."""

@@ -240,7 +240,6 @@ class MockGateway:
         sent = acked + min(24, 3 + session["queue_messages"])
         following = sent + 1 + max(0, session["queue_messages"] - 24)
         slots = following + 40
-        now = time.time()
         open_slots = [
             {
                 "slot": slots + place,
@@ -264,7 +263,11 @@ class MockGateway:
                 "in_flight_bytes": 2_310,
                 "unsent_bytes": 0,
                 "path_changes": [
-                    {"time": now - 640, "from": "198.51.100.7:40112", "to": f"{session['ip']}:2100"}
+                    {
+                        "time": session["created"] + 9.5,
+                        "from": "198.51.100.7:40112",
+                        "to": f"{session['ip']}:2100",
+                    }
                 ],
             },
             "number": number,
@@ -302,12 +305,12 @@ class MockGateway:
             "rates": {"requests": session["rate"], "pushes": 0.4},
             "traced": session["session"] in self._traced,
             "events": [
-                {"time": now - ago, "event": event, "detail": detail}
-                for ago, event, detail in (
-                    (session["age_s"], "session.created", f"ip={session['ip']}"),
-                    (session["age_s"] - 0.02, "session.logged_in", f"openid={session['openid']}"),
-                    (640, "session.moved", "from=198.51.100.7:40112"),
-                    (12, "session.resumed", f"acked={acked - 90}"),
+                {"time": session["created"] + later, "event": event, "detail": detail}
+                for later, event, detail in (
+                    (0.0, "created", f"ip={session['ip']}"),
+                    (0.02, "logged_in", f"openid={session['openid']}"),
+                    (9.0, "suspended", 'reason="idle timeout"'),
+                    (12.0, "resumed", "generation=2 acked=90"),
                 )
             ],
         }

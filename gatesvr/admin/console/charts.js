@@ -122,7 +122,7 @@ export class TimeChart {
         { ...axis, size: AXIS_HEIGHT, gap: 4, space: 72, grid: { show: false },
           values: (plot, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, tick % 60 ? 8 : 5)) },
         { ...axis, size: AXIS_WIDTH, gap: 6, space: 34, grid: line,
-          values: (plot, ticks) => ticks.map((tick) => (tick ? this.format(tick) : "0")) },
+          values: (plot, ticks) => ticks.map((tick) => (tick ? this.format(tick).replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "") : "0")) },
       ],
       series: [{}, ...this.series.map((one) => ({
         stroke: colour(one.colour),
@@ -175,10 +175,10 @@ export class Spark {
   }
 }
 
-const LADDER_FROM = -5; // 10 µs
+const LADDER_FROM = -6; // 1 µs
 const LADDER_TO = 1; // 10 s
 
-/** Percentiles on one logarithmic scale of 10 µs to 10 s: a bar to p99, a line on to the largest. */
+/** Percentiles on one logarithmic scale of 1 µs to 10 s: a bar to p99, a line on to the largest. */
 export class Ladder {
   constructor() {
     const decades = [];

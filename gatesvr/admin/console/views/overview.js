@@ -12,6 +12,7 @@ import { UpstreamTable } from "./upstreams.js";
 const SPARK_POINTS = 120;
 const RANGES = [[300, "5 min"], [900, "15 min"]];
 const MAX_REFUSALS = 8;
+const MAX_SLOWEST = 6;
 const STATES = [["normal", "Normal"], ["suspended", "Suspended"], ["inited", "Logging in"]];
 
 /** The tiles: name, field of the API, series behind the line, figure, and the line beneath. */
@@ -76,7 +77,7 @@ class Readiness {
     this.reason = h("span", { class: "status-reason" });
     this.meter = h("progress", { class: "meter", max: 1, value: 0, "aria-label": "Drain progress" });
     this.certificate = h("span", { class: "status-note" });
-    this.handshakes = h("span", { class: "status-note" });
+    this.handshakes = h("span", { class: "status-note wide" });
     this.drain = h("button", { class: "button small", type: "button", onclick: askDrain }, "Drain…");
     this.root = h("section", { class: "status", "aria-label": "Readiness" }, this.badge, this.reason,
       this.meter, this.handshakes, this.certificate, this.drain);
@@ -144,9 +145,9 @@ function stageName(stage) {
 class Stages {
   constructor() {
     this.columns = [
-      { label: "Stage" }, { label: "10 µs to 10 s", class: "ladder-cell" }, { label: "p50", class: "num" },
+      { label: "Stage" }, { class: "ladder-cell", head: h("span", { class: "ladder-head" }, h("span", {}, "1 µs"), h("span", {}, "10 s")) }, { label: "p50", class: "num" },
       { label: "p90", class: "num wide" }, { label: "p99", class: "num" },
-      { label: "p99.9", class: "num wide" }, { label: "max", class: "num" },
+      { label: "p99.9", class: "num wide" }, { label: "max", class: "num wide" },
       { label: "Count", class: "num wide" },
     ];
     const made = table(this.columns, { class: "grid stages" });
@@ -168,6 +169,7 @@ class Stages {
     }, (element, stage) => {
       const one = latency[stage];
       element.ladder.update(one);
+      element.classList.toggle("is-idle", !one.count);
       const show = (index, key) => figure(element.cells[index],
         one.count ? format.seconds(one[key]) : "–", one.count ? one[key] : "");
       ["p50", "p90", "p99", "p999", "max"].forEach((key, index) => show(index + 2, key));
@@ -193,6 +195,7 @@ class States {
     const all = Math.max(1, Object.values(sessions).reduce((sum, number) => sum + number, 0));
     STATES.forEach(([name], index) => {
       this.parts[index].style.flexGrow = String((sessions[name] ?? 0) / all);
+      this.parts[index].hidden = !sessions[name];
       figure(this.values[index], format.count(sessions[name] ?? 0), sessions[name] ?? 0);
     });
   }
@@ -249,7 +252,7 @@ class Slowest {
   update({ slowest }) {
     this.empty.hidden = slowest.length > 0;
     this.table.hidden = !slowest.length;
-    follow(this.body, slowest.slice(0, MAX_REFUSALS), (one) => one.session, (one) => {
+    follow(this.body, slowest.slice(0, MAX_SLOWEST), (one) => one.session, (one) => {
       const element = row(this.columns);
       element.cells[0].append(h("a", { class: "row-link", href: `#/sessions/${encodeURIComponent(one.session)}` }));
       element.cells[1].append(badge());
@@ -286,7 +289,7 @@ export class Overview {
     });
     this.upstreams = new UpstreamTable([
       { label: "Service" }, { label: "Address", class: "mono" }, { label: "Health" },
-      { label: "In flight", class: "num" }, { label: "p99", class: "num" },
+      { label: "In flight", class: "num wide" }, { label: "p99", class: "num" },
       { label: "Failures", class: "num wide" },
     ]);
     this.noUpstream = h("p", { class: "empty" }, "No upstream is registered: no request finds a service.");
@@ -294,7 +297,7 @@ export class Overview {
     const [stages, states, refusals, slowest] = this.parts.slice(-4);
     this.range = 300;
     this.ranges = RANGES.map(([range, label]) =>
-      h("button", { type: "button", "aria-pressed": range === this.range, onclick: () => this.#choose(range) }, label));
+      h("button", { type: "button", "aria-pressed": String(range === this.range), onclick: () => this.#choose(range) }, label));
     this.latency.root.querySelector(".panel-head").append(
       h("div", { class: "switch", role: "group", "aria-label": "Time shown" }, this.ranges));
     this.root = h("div", { class: "stack" }, this.readiness.root,

@@ -220,7 +220,8 @@ export class Session {
       fields: [
         { name: "reason", label: "Reason, for the client", value: "kicked by an operator", isFirst: true,
           hint: `${MAX_REASON} bytes at most.` },
-        { name: "code", label: "Close code", kind: "number", value: 4410, min: 1000, isRequired: true },
+        { name: "code", label: "Code, for the client", kind: "number", value: 4410, min: 1000, isRequired: true,
+          hint: "The connection itself closes with 4410." },
       ],
       action: "Kick session",
       isDanger: true,
