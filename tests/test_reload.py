@@ -386,6 +386,30 @@ async def test_a_bad_configuration_changes_nothing(files: Path) -> None:
         assert "session.resume_window: 3m -> 4m" in report.as_text()
 
 
+async def test_a_failure_of_our_own_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Config:
+        raise KeyError("surprise")
+
+    async with Gateway(load(sets=FREE_PORTS)) as gateway:
+        assert "surprise" in Reloader(gateway, fail).reload().error
+    assert "reload_failed" in caplog.text
+
+
+async def test_limits_that_lanes_have_learned_stay() -> None:
+    adaptive = "upstream.adaptive_limit=true"
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream, adaptive)) as gateway,
+    ):
+        learned = lane(gateway)._limit
+        more = ["upstream.services.chat=[]", "upstream.max_batch=9"]
+        gateway.apply(config_of(upstream, adaptive, *more))
+        assert lane(gateway)._limit is learned
+        assert lane(gateway)._max_batch == 9
+        gateway.apply(config_of(upstream, adaptive, "upstream.max_open=9"))
+        assert lane(gateway)._limit is not learned
+
+
 async def test_only_a_gateway_that_runs_is_reloaded() -> None:
     config = load(sets=FREE_PORTS)
     gateway = Gateway(config)
