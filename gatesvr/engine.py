@@ -94,7 +94,7 @@ class Engine:
             stages=stages,
         )
         self.auth_counters = AuthCounters()
-        self._auth = config.auth
+        self._auth, self._trace = config.auth, config.trace
         self._wall_clock = wall_clock
         authenticator = self._authenticator(config.auth)
         self.gate: Gate | None = None
@@ -174,9 +174,13 @@ class Engine:
         authenticator = None if gate is None else gate.authenticator
         if authenticator is None or not authenticator.is_fresh or auth != self._auth:
             authenticator = self._authenticator(auth)
+        is_traced_as_before = config.trace == self._trace
+        tracer = None if is_traced_as_before else _tracer(config)
 
         def commit() -> None:
-            self._auth = auth
+            self._auth, self._trace = auth, config.trace
+            if not is_traced_as_before:
+                self.dispatcher.trace(tracer)
             if self.gate is not None:
                 self.gate.apply(authenticator, auth)
             elif authenticator is not None:
