@@ -249,12 +249,13 @@ async def knock(address: str, backend: str, seen: dict[str, float]) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_elsewhere", [True, False], ids=["two gateways", "one that restarts"])
-async def test_a_thousand_sessions_are_drained_under_load(
+async def test_sessions_are_drained_under_load(
     backend: str, tmp_path: Path, is_elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(False)  # a traceback for each future takes longer than all the rest
-    size = 1_000 if is_elsewhere else 100
+    # With aioquic a thousand clients are too much for one process of Python.
+    size = {"qh3": 1_000, "aioquic": 300}[backend] if is_elsewhere else 100
     checker = DeliveryChecker(knows_ends=False)
     seen: dict[str, float] = {}
     async with AsyncExitStack() as stack:
@@ -288,7 +289,7 @@ async def test_a_thousand_sessions_are_drained_under_load(
         crowd.is_timed = True
         began = loop.time()
         first.process.send_signal(signal.SIGTERM)
-        result = await first.stop(0)
+        result = await first.stop(0, 300.0)
         took = loop.time() - began
         assert result.code == 0, result.err
         if not is_elsewhere:
