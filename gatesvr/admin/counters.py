@@ -31,7 +31,7 @@ class AdminCounters(Counters):
     """Event streams cut because nobody read them."""
     internal_errors: Counter = 0
     """Requests and samples that raised."""
-    traced: Counter = 0
+    traces: Counter = 0
     """Sessions whose trace was begun."""
     sse_streams: Gauge = 0
     """Event streams open now."""

@@ -394,7 +394,7 @@ class Directory:
                 raise Refused(503, "BUSY", f"{MAX_TRACED} sessions are traced, no more can be")
             trace = self._traces[session_id] = Trace(self._wall_clock)
             begin_trace(session, trace)
-            self._counters.traced += 1
+            self._counters.traces += 1
         return trace
 
     def trace_of(self, session_id: str) -> Trace | None:

@@ -165,7 +165,8 @@ async def _chat(target: Target, linger: float, *, serve: bool, alone: bool) -> i
         level, logger.propagate = logger.level, False
         logger.setLevel(logging.INFO)
         stack.callback(logger.setLevel, level)
-        room.note(f"you are {client.openid}, at {target.server}. {HELP}")
+        where = ", ".join(target.server)
+        room.note(f"you are {client.openid}, at {where}. {HELP}")
         listening = asyncio.create_task(_listen(client, room))
         stack.push_async_callback(_end, listening)
         answer = await client.request("chat_join")

@@ -21,7 +21,7 @@ class _RemoteSource:
         self._remote = remote
 
     async def get(self, path: str, query: dict[str, str]) -> Any:
-        return await asyncio.to_thread(lambda: self._remote.get(path, **query))
+        return await asyncio.to_thread(lambda: self._remote.get(path, **dict[str, Any](query)))
 
 
 @click.command()

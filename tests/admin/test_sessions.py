@@ -70,7 +70,7 @@ async def test_trace_shows_each_message_and_ends() -> None:
         assert "push" in kinds
         assert await rig.post(f"{path}/trace", {"on": False}) == {"traced": False}
         assert (type(session), type(session.outbox), type(session.sender)) == before
-        assert rig.admin.counters.traced == 1
+        assert rig.admin.counters.traces == 1
         assert (await client.request("echo", b"on")).data == b"on"
 
 

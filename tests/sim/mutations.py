@@ -266,8 +266,8 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
         def __init__(self, queue: Any) -> None:
             self._queue = queue
 
-        def rewind(self, seq: int) -> None:
-            pass
+        def rewind(self, seq: int) -> int:
+            return 0
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._queue, name)
