@@ -168,19 +168,16 @@ class Engine:
         keep.
 
         Raises:
-            ConfigError: Keys cannot be read.
+            ConfigError: Keys cannot be read, or OpenTelemetry is not installed.
         """
         auth, gate = config.auth, self.gate
         authenticator = None if gate is None else gate.authenticator
         if authenticator is None or not authenticator.is_fresh or auth != self._auth:
             authenticator = self._authenticator(auth)
-        is_traced_as_before = config.trace == self._trace
-        tracer = None if is_traced_as_before else _tracer(config)
+        tracer = _tracer(config)
 
         def commit() -> None:
-            self._auth, self._trace = auth, config.trace
-            if not is_traced_as_before:
-                self.dispatcher.trace(tracer)
+            self._auth = auth
             if self.gate is not None:
                 self.gate.apply(authenticator, auth)
             elif authenticator is not None:
@@ -193,6 +190,7 @@ class Engine:
             self.router.apply(config.route, config.upstream.order)
             self.processor.apply(config.dispatch)
             self.dispatcher.apply(config, self.gate if authenticator is not None else None)
+            self.dispatcher.trace(tracer)
             self.commands.pushes.apply(config.push.max_broadcasts)
 
         return commit

@@ -23,6 +23,8 @@ from gatesvr.config import (
     needs_restart,
 )
 from gatesvr.config.changes import HIDDEN, changes, shown_values, within_reach
+from gatesvr.dispatch.task import AsyncTask
+from gatesvr.dispatch.traced import TaskTracer
 from gatesvr.errors import ConfigError
 from gatesvr.gateway import Gateway
 from gatesvr.reload import Reloader
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gatesvr.session.session import Session
+
+    from .spans import Spans
 
 FREE_PORTS = ["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]
 SERVICES = 'upstream.services={hello=[{address="127.0.0.1:9"}], zone=[{address="127.0.0.1:9"}]}'
@@ -224,6 +228,9 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         for _, prefix, route in g.engine.router._prefixes
         if prefix == "h"
     ],
+    # Where nothing is traced, nothing else knows them: see the test of traces.
+    "trace.trust_clients": lambda g: g.config.trace.trust_clients,
+    "trace.one_in": lambda g: g.config.trace.one_in,
     "log.level": lambda g: logging.getLevelName(logging.getLogger("gatesvr").level).lower(),
     "log.format": lambda g: g.config.log.format,  # tests/observe/test_log.py
 }
@@ -296,6 +303,24 @@ async def test_every_setting_is_in_force_or_needs_a_restart(files: Path) -> None
                 problems.append(f"{name}: there is no way back: {back.error}")
     assert not problems, "\n".join(problems)
     assert {name for name in FIELDS if name not in NEEDS_RESTART} == set(IN_FORCE)
+
+
+async def test_traces_follow_their_settings(spans: Spans) -> None:
+    traced = [*FREE_PORTS, SERVICES, "trace.enabled=true"]
+    one, none, trusting = (
+        load(sets=[*traced, *more])
+        for more in ((), ("trace.one_in=0",), ("trace.one_in=0", "trace.trust_clients=true"))
+    )
+
+    def make_task() -> Any:
+        return gateway.dispatcher._make_task
+
+    async with Gateway(one) as gateway:
+        assert isinstance(make_task().__self__, TaskTracer)
+        assert not Reloader(gateway, lambda: none).reload().error
+        assert make_task() is AsyncTask
+        assert not Reloader(gateway, lambda: trusting).reload().error
+        assert make_task().__self__._tracer.trusts_clients
 
 
 # What changes, and what is shown of it ------------------------------------------------------------
