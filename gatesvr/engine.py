@@ -94,7 +94,7 @@ class Engine:
             stages=stages,
         )
         self.auth_counters = AuthCounters()
-        self._auth, self._trace = config.auth, config.trace
+        self._auth = config.auth
         self._wall_clock = wall_clock
         authenticator = self._authenticator(config.auth)
         self.gate: Gate | None = None

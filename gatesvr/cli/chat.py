@@ -79,15 +79,12 @@ class _Room:
         self.me = me
         self.heard_at = time.monotonic()
         """When somebody said something last."""
-        self.is_quiet = True
-        """Whether nobody said anything yet."""
         self._is_terminal = is_terminal
         self._away_since = 0.0
 
     def said(self, who: str, text: str) -> None:
         """Print a line that somebody said."""
         self.heard_at = time.monotonic()
-        self.is_quiet = False
         name = escape_control(who)
         shown = escape_control(text).replace("\n", " ")
         if not self._is_terminal:
@@ -165,8 +162,7 @@ async def _chat(target: Target, linger: float, *, serve: bool, alone: bool) -> i
         level, logger.propagate = logger.level, False
         logger.setLevel(logging.INFO)
         stack.callback(logger.setLevel, level)
-        where = ", ".join(target.server)
-        room.note(f"you are {client.openid}, at {where}. {HELP}")
+        room.note(f"you are {client.openid}, at {', '.join(target.server)}. {HELP}")
         listening = asyncio.create_task(_listen(client, room))
         stack.push_async_callback(_end, listening)
         answer = await client.request("chat_join")
@@ -290,8 +286,7 @@ async def _accompany(target: Target, room: _Room, names: list[str]) -> None:
         await client.request("chat_join")
         talking = asyncio.create_task(_talk(client, companion, room))
         try:
-            if room.is_quiet:
-                await _say_all(client, companion.greet(room.me))
+            await _say_all(client, companion.greet(room.me))
             await talking
         finally:
             await _end(talking)
