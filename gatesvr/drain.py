@@ -182,7 +182,7 @@ class Drain:
                 await asyncio.sleep(min(ready_wait, within / 2))
                 self.phase = "goaway"
                 self._refuse()
-                await self._tell((self._deadline - self._clock()) / 2)
+                await self._tell(max(POLL_S, (self._deadline - self._clock()) / 2))
                 self.phase = "finishing"
                 while len(self._dispatcher) or self._processor.unfinished:
                     self._dismiss(self._clock())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING
 
-from .config import Config, join_address
+from .config import Config, Range, check_numbers, join_address
+from .config.changes import within_reach
 from .control.local import LocalPushApi
 from .drain import STOP_REASON, Drain
 from .engine import Engine
@@ -83,7 +85,7 @@ class Gateway(LocalPushApi):
             max_message_bytes,
             push=config.push,
             rules=config.route,
-            auth_service=config.auth.service if config.auth.mode == "upstream" else "",
+            auth_service=_auth_service(config),
             clock=clock,
         )
         self.engine = engine = Engine(config, self.upstream, clock=clock.now)
@@ -261,6 +263,41 @@ class Gateway(LocalPushApi):
         """
         return self.engine.commands.events(kinds)
 
+    def apply(self, config: Config) -> list[str]:
+        """Put another configuration in force, all of it or none; sockets stay.
+
+        Connections and sessions go on with the limits that they began with. A certificate, a key
+        and a token are read anew, whether their settings differ or not.
+
+        Returns:
+            The names of the settings that only a restart can change, and that stay as they are.
+
+        Raises:
+            ConfigError: A file cannot be read or used, or the new values do not fit those that
+                stay.
+            RuntimeError: The gateway does not run.
+        """
+        if self._sweeper is None or self._stopping is not None:
+            raise RuntimeError("the gateway does not run")
+        config, left = within_reach(self.config, config)
+        # What can fail comes first.
+        commits = (
+            self.listener.prepare(config.transport),
+            self.push_service.prepare(config.push),
+            self.engine.prepare(config),
+        )
+        # Endpoints before the routes to them.
+        self.upstream.apply(
+            config.upstream,
+            push=config.push,
+            rules=config.route,
+            auth_service=_auth_service(config),
+        )
+        for commit in commits:
+            commit()
+        self.config = config
+        return left
+
     async def start(self) -> None:
         """Start the layers, from the upstreams to the clients.
 
@@ -310,7 +347,16 @@ class Gateway(LocalPushApi):
                 ``drain.timeout``.
             ready_wait: Seconds of false readiness before new clients are refused; None for
                 ``drain.ready_wait``.
+
+        Raises:
+            ConfigError: A number is none, or out of range; no drain has begun.
         """
+        given = {
+            "rate": (rate, Range(0.001, math.inf)),
+            "timeout": (timeout, Range(0, math.inf)),
+            "ready_wait": (ready_wait, Range(0, math.inf)),
+        }
+        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
         if self._stopping is not None:
             await self.stop()
             return
@@ -338,7 +384,7 @@ class Gateway(LocalPushApi):
 
     def _refuse_clients(self) -> None:
         self.listener.stop_accepting()
-        self.session_manager.stop_starting()
+        self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:
         """Stop in order, without a drain. Idempotent.
@@ -398,6 +444,7 @@ class Gateway(LocalPushApi):
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
             self.listener.paths.look()
+            self.listener.follow_certificate()
 
     def _tick(self) -> None:
         # No task: its wake-up would come a turn of the loop after the time.
@@ -406,3 +453,8 @@ class Gateway(LocalPushApi):
         overload.tick()
         self.engine.stages.lag.record(overload.lag_s)
         self.push_service.tell_health()
+
+
+def _auth_service(config: Config) -> str:
+    """Return the service that authenticates clients, empty for none."""
+    return config.auth.service if config.auth.mode == "upstream" else ""

@@ -110,9 +110,8 @@ class Overload:
         self.lag_s = 0.0
         self.is_short_of_memory = False
         self.counters = OverloadCounters()
-        self._max_lag = config.max_loop_lag or math.inf
-        self._max_memory = config.max_memory or int(memory_limit * DEFAULT_MEMORY)
-        self._is_enforced = not config.dry_run
+        self._memory_limit = memory_limit
+        self.apply(config)
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._memory = memory or resident_bytes
@@ -122,6 +121,12 @@ class Overload:
         self._direction = 0
         self._ticks = 0
         self._seconds = 0.0
+
+    def apply(self, config: OverloadConfig) -> None:
+        """Take other limits."""
+        self._max_lag = config.max_loop_lag or math.inf
+        self._max_memory = config.max_memory or int(self._memory_limit * DEFAULT_MEMORY)
+        self._is_enforced = not config.dry_run
 
     # Each layer asks before it does one of these things.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gatesvr import Client, Gateway, drain
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import load
-from gatesvr.errors import ConnectionFailed, SessionLost
+from gatesvr.errors import ConfigError, ConnectionFailed, SessionLost
 
 from .e2e.harness import counter, running_gateway
 from .e2e.plain_client import answer, business, error, plain_client
@@ -301,6 +301,14 @@ async def test_drain_twice_is_one_and_stop_cuts_it_short() -> None:
         await gateway.drain()
         assert heard == ["serving"]
         assert counter(gateway, "drain.requests_cut") == 1
+
+
+@pytest.mark.parametrize("how", [{"rate": 0}, {"timeout": -1}, {"ready_wait": "1s"}])
+async def test_numbers_that_are_none_begin_no_drain(how: Any) -> None:
+    gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
+    with pytest.raises(ConfigError, match=next(iter(how))):
+        await gateway.drain(**how)
+    assert gateway.drain_status().phase == "serving"
 
 
 # Readiness.

@@ -175,7 +175,12 @@ cdef class RequestTimer:
         self.request = Histogram()
 
     def ended(
-        self, Histogram upstream not None, double asked_at, double called_at, double now
+        self,
+        Histogram upstream not None,
+        double asked_at,
+        double called_at,
+        double now,
+        bint is_sent,
     ):
         """Take in a request whose answer, or ERROR, has just become ready.
 
@@ -184,9 +189,13 @@ cdef class RequestTimer:
             asked_at: When it was read, seconds.
             called_at: When its upstream was called.
             now: The time.
+            is_sent: Whether a flush will send it; else its client is not there.
         """
         self.queue_wait.add(called_at - asked_at, 1)
         upstream.add(now - called_at, 1)
+        if not is_sent:
+            self.request.add(now - asked_at, 1)
+            return
         if self.pending == MAX_PENDING:
             self._flush(now)
         self._pending[self.pending].asked_at = asked_at

@@ -3,7 +3,7 @@
 A request goes through these gates in order; /livez and /readyz through none of them:
 
 1. Its Host is an address, or a name of this server. Else a page of a site whose name was made to
-   lead here (DNS rebinding) could read everything.
+   lead here (DNS rebinding) could read everything. One with a token comes from no such page.
 2. If it changes something, it carries ``Content-Type: application/json`` and ``X-GateSvr: 1``, and
    a page can send that only to its own server; and its Origin, if it has one, is this server.
 3. Where ``admin.token`` is set, the API and /metrics want a token of the file, as a bearer or by
@@ -85,13 +85,20 @@ class Access:
             Refused: It may not.
         """
         host = headers.get("host", "")
-        if not self._is_own(host):
+        has_token = self._has_token(headers)
+        if not (has_token or self._is_own(host)):
             self._counters.refused_hosts += 1
             raise Refused(421, "HOST", "no host of this server; name it in admin.hosts")
         if method not in _SAFE:
             self._check_change(headers, host)
         is_guarded = path.startswith("/api/") or path == "/metrics"
-        if is_guarded and path not in _OPEN_PATHS and not self._is_known(headers):
+        if (
+            self._tokens is not None
+            and is_guarded
+            and path not in _OPEN_PATHS
+            and not has_token
+            and not self._is_cookie_good(self._tokens, headers.get("cookie", ""))
+        ):
             self._counters.refused_unproved += 1
             raise Refused(401, "UNAUTHENTICATED", "it needs a token of admin.token")
 
@@ -138,14 +145,12 @@ class Access:
             self._counters.refused_origins += 1
             raise Refused(403, "FORBIDDEN", why)
 
-    def _is_known(self, headers: Mapping[str, str]) -> bool:
-        tokens = self._tokens
-        if tokens is None:
-            return True
+    def _has_token(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a request carries a token of the file."""
+        if self._tokens is None:
+            return False
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and tokens.holds(token_digest(token.strip())):
-            return True
-        return self._is_cookie_good(tokens, headers.get("cookie", ""))
+        return scheme.lower() == "bearer" and self._tokens.holds(token_digest(token.strip()))
 
     def _is_cookie_good(self, tokens: TokenFile, header: str) -> bool:
         try:

@@ -10,26 +10,24 @@ from ..drain import DrainStatus
 
 __all__ = [
     "ApiError",
-    "Change",
     "ConnectionView",
     "Done",
     "ErrorAnswer",
     "History",
     "LatencyView",
     "LogLevel",
-    "Login",
+    "LoginView",
+    "MessageRates",
     "OpenSlot",
     "Overview",
     "PathChange",
     "Pending",
     "Rates",
     "Refusal",
-    "ReloadView",
     "RouteView",
     "SequenceView",
     "SessionEventView",
     "SessionPage",
-    "SessionRates",
     "SessionRow",
     "SessionView",
     "Setting",
@@ -368,7 +366,7 @@ class SequenceView(_Answer, frozen=True, kw_only=True):
     """The highest client seq accepted."""
 
 
-class SessionRates(_Answer, frozen=True, kw_only=True):
+class MessageRates(_Answer, frozen=True, kw_only=True):
     """What a session does, a second."""
 
     requests: float
@@ -436,7 +434,7 @@ class SessionView(SessionRow, frozen=True, kw_only=True):
     """How long its oldest message has not been acknowledged."""
     queue: dict[str, int]
     """Sums of its queue since it was made."""
-    rates: SessionRates
+    rates: MessageRates
     """What it does now."""
     traced: bool
     """Whether its messages are traced."""
@@ -491,28 +489,6 @@ class Settings(_Answer, frozen=True, kw_only=True):
     """In the order of the reference."""
 
 
-class Change(_Answer, frozen=True, kw_only=True):
-    """A setting that a reload changed."""
-
-    name: str
-    """Dotted."""
-    old: str
-    """Before."""
-    new: str
-    """Now."""
-
-
-class ReloadView(_Answer, frozen=True, kw_only=True):
-    """What a reload did."""
-
-    changed: list[Change]
-    """Settings that are in force now."""
-    needs_restart: list[str]
-    """Settings that wait for a restart."""
-    error: str
-    """Why the old configuration stays; empty where all is well."""
-
-
 class LogLevel(_Answer, frozen=True, kw_only=True):
     """The lowest level that is logged."""
 
@@ -542,7 +518,7 @@ class Stacks(_Answer, frozen=True, kw_only=True):
     """The threads."""
 
 
-class Login(_Answer, frozen=True, kw_only=True):
+class LoginView(_Answer, frozen=True, kw_only=True):
     """A login of the console."""
 
     expires: float

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.responses import Response
 
 from ..drain import DrainStatus
+from ..observe.log import set_level
+from ..reload import ReloadReport
 from .access import COOKIE, LOGIN_S
 from .answers import (
     Done,
     History,
-    Login,
+    LoginView,
     LogLevel,
     Overview,
-    ReloadView,
     RouteView,
     SessionPage,
     SessionView,
@@ -45,6 +44,8 @@ from .refusal import Refused
 from .settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config.load import Origins
     from ..gateway import Gateway
     from ..service.results import PushResult
@@ -54,10 +55,7 @@ if TYPE_CHECKING:
     from .sessions import Directory
     from .streams import EventResponse, Streams
 
-__all__ = ["ROUTES", "Api", "Reload"]
-
-Reload = Callable[[], Awaitable[ReloadView]]
-"""Reads the configuration again."""
+__all__ = ["ROUTES", "Api"]
 
 EVENTS = "text/event-stream"
 ROUTES = [
@@ -85,7 +83,7 @@ ROUTES = [
     ApiRoute("GET", "upstreams", "upstreams", "Every endpoint.", list[UpstreamView]),
     ApiRoute("GET", "routes", "routes", "The routes; the first that matches.", list[RouteView]),
     ApiRoute("GET", "config", "config", "The configuration in force.", Settings),
-    ApiRoute("POST", "reload", "reload", "Read the configuration again.", ReloadView),
+    ApiRoute("POST", "reload", "reload", "Read the configuration again.", ReloadReport),
     ApiRoute("GET", "drain", "drain_status", "How far a drain is.", DrainStatus),
     ApiRoute("POST", "drain", "drain", "Begin to drain.", DrainStatus, body=DrainBody),
     ApiRoute("POST", "log", "log", "Set what is logged.", LogLevel, body=LogBody),
@@ -100,7 +98,7 @@ ROUTES = [
     ),
     ApiRoute("GET", "stacks", "stacks", "Where all tasks and threads are.", Stacks),
     ApiRoute("GET", "openapi.json", "openapi", "This document.", dict[str, Any]),
-    ApiRoute("POST", "login", "login", "Trade a token for a cookie.", Login, body=LoginBody),
+    ApiRoute("POST", "login", "login", "Trade a token for a cookie.", LoginView, body=LoginBody),
 ]
 
 _STATUSES = {
@@ -124,7 +122,7 @@ class Api:
         streams: Makes the event streams.
         profiler: Profiles.
         access: Trades tokens for cookies.
-        origins: What set the settings, None where nobody knows.
+        origins: Returns what set the settings; None where nobody knows.
         reload: Reads the configuration again; None where it cannot be.
     """
 
@@ -136,8 +134,8 @@ class Api:
         streams: Streams,
         profiler: Profiler,
         access: Access,
-        origins: Origins | None,
-        reload: Reload | None,
+        origins: Callable[[], Origins] | None,
+        reload: Callable[[], ReloadReport] | None,
     ) -> None:
         self._gateway = gateway
         self._sampler = sampler
@@ -196,7 +194,7 @@ class Api:
 
     async def config(self, _id: str, _query: Any, _body: Any) -> Settings:
         """Return the configuration in force."""
-        return settings(self._gateway.config, self._origins)
+        return settings(self._gateway.config, self._origins() if self._origins else None)
 
     async def profile(self, _id: str, query: ProfileQuery, _body: Any) -> Response:
         """Return the folded stacks of the next seconds."""
@@ -246,11 +244,11 @@ class Api:
             self._directory.untrace(session_id)
         return Traced(traced=body.on)
 
-    async def reload(self, _id: str, _query: Any, _body: Any) -> ReloadView:
+    async def reload(self, _id: str, _query: Any, _body: Any) -> ReloadReport:
         """Read the configuration again."""
         if self._reload is None:
             raise Refused.missing("this gateway's configuration cannot be read again")
-        return await self._reload()
+        return self._reload()
 
     async def drain_status(self, _id: str, _query: Any, _body: Any) -> DrainStatus:
         """Return how far a drain is."""
@@ -267,15 +265,18 @@ class Api:
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:
         """Set what is logged."""
-        if body.session:
-            raise Refused.missing("this gateway cannot log one session alone")
-        logging.getLogger("gatesvr").setLevel(body.level.upper())
-        return LogLevel(level=body.level, session="")
+        try:
+            set_level(body.level, session=body.session)
+        except ValueError as error:
+            raise Refused.invalid(str(error)) from None
+        return LogLevel(level=body.level, session=body.session)
 
     async def login(self, _id: str, _query: Any, body: LoginBody) -> Response:
         """Trade a token for a cookie."""
         cookie, ends = self._access.login(body.token)
-        answer = Response(msgspec.json.encode(Login(expires=ends)), media_type="application/json")
+        answer = Response(
+            msgspec.json.encode(LoginView(expires=ends)), media_type="application/json"
+        )
         if cookie:
             answer.set_cookie(
                 COOKIE,

@@ -25,6 +25,8 @@ from .answers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..figures import Figures
     from ..gateway import Gateway
     from ..session.session import Session
@@ -41,6 +43,8 @@ LATENCY_S = 10
 """Seconds that the latencies of an overview look back."""
 SLOWEST = 10
 """Sessions in an overview's list of the slowest."""
+SLICE = 2_000
+"""Sessions looked at in a turn of the loop."""
 UPSTREAM = "upstream:"
 """Before a service's name in the name of its histogram."""
 
@@ -65,22 +69,27 @@ class Sampler:
     Args:
         gateway: The gateway.
         counters: Counts samples that failed.
+        look: Called with each sample.
 
     Attributes:
         overview: The newest, None before start().
         encoded: The same as JSON, for the streams.
     """
 
-    def __init__(self, gateway: Gateway, counters: AdminCounters) -> None:
+    def __init__(
+        self, gateway: Gateway, counters: AdminCounters, look: Callable[[], None] = lambda: None
+    ) -> None:
         self.overview: Overview | None = None
         self.encoded = b""
         self._gateway = gateway
         self._counters = counters
+        self._look = look
         self._recent: deque[Figures] = deque(maxlen=LATENCY_S + 1)
         self._times: deque[float] = deque(maxlen=HISTORY_S)
         self._points: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY_S)
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._slowest: list[Session] = []
 
     def start(self) -> None:
         """Take the first sample, and then one a second."""
@@ -120,7 +129,9 @@ class Sampler:
             due = max(due + INTERVAL_S, loop.time() + INTERVAL_S / 2)
             await asyncio.sleep(due - loop.time())
             try:
+                await self._find_slowest()
                 self._take()
+                self._look()
             except Exception:
                 self._counters.internal_errors += 1
                 logger.exception("sample_failed")
@@ -156,6 +167,7 @@ class Sampler:
     def _overview(self, figures: Figures, before: Figures, oldest: Figures) -> Overview:
         passed = figures.time - before.time
         drain = self._gateway.drain_status()
+        now = self._gateway.engine.clock()
         return Overview(
             time=figures.time,
             uptime_s=figures.uptime_s,
@@ -183,7 +195,7 @@ class Sampler:
             latency=_latency(figures, oldest),
             refusals=_refusals(figures, before, passed),
             upstreams=self.upstreams(),
-            slowest=self._slowest(),
+            slowest=[_slow(session, now) for session in self._slowest if session.is_valid],
             drain=drain if drain.phase != "serving" else None,
         )
 
@@ -221,11 +233,16 @@ class Sampler:
             )
         return views
 
-    def _slowest(self) -> list[SlowSession]:
-        sessions = self._gateway.session_manager.index.by_id.values()
-        waiting = [session for session in sessions if len(session.queue)]
-        slowest = nlargest(SLOWEST, waiting, key=lambda session: len(session.queue))
-        return [_slow(session, self._gateway.engine.clock()) for session in slowest]
+    async def _find_slowest(self) -> None:
+        """Find the sessions with the most messages in their queues, a slice a turn of the loop."""
+        found: list[Session] = []
+        sessions = list(self._gateway.session_manager.index.by_id.values())
+        for start in range(0, len(sessions), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            part = [session for session in sessions[start : start + SLICE] if len(session.queue)]
+            found = nlargest(SLOWEST, [*found, *part], key=lambda session: len(session.queue))
+        self._slowest = found
 
 
 def _slow(session: Session, now: float) -> SlowSession:

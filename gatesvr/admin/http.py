@@ -1,4 +1,4 @@
-"""Connection: uvicorn's HTTP connection, with a deadline for its first request and a way to cut it.
+"""HttpConnection: uvicorn's, with a deadline for its first request and a way to cut it.
 
 Importing this module needs ``gatesvr[admin]``.
 """
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from .counters import AdminCounters
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["Connections", "HttpConnection"]
 
 REQUEST_S = 10.0
 """From a connection's begin to the head of its first request."""
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """One connection. The scope's state has ``abort``, which cuts it."""
 
     counters: AdminCounters
@@ -59,9 +59,9 @@ class Connections:
         self._counters = counters
         self._state = ServerState()
 
-    def make(self) -> Connection:
+    def make(self) -> HttpConnection:
         """Return a new connection."""
-        connection = Connection(self._config, self._state, {})
+        connection = HttpConnection(self._config, self._state, {})
         connection.counters = self._counters
         return connection
 

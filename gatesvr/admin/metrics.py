@@ -282,7 +282,7 @@ MEASURES: tuple[Measure, ...] = (
         "gatesvr_request_duration_seconds",
         "histogram",
         "From the reading of a request until its answer, or its ERROR, is handed to the system;"
-        " for a client that does not read, until it was put into its queue.",
+        " for a client that does not read or is not there, until it is put into its queue.",
         stage="request",
     ),
     Measure(
@@ -304,7 +304,8 @@ MEASURES: tuple[Measure, ...] = (
         "durations",
         "gatesvr_send_duration_seconds",
         "histogram",
-        "From an answer's being ready until it is handed to the system, QUIC included.",
+        "From an answer's being ready until it is handed to the system, QUIC included; not of"
+        " clients that are not there.",
         stage="send",
     ),
     Measure(

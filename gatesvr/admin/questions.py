@@ -125,8 +125,8 @@ class DrainBody(_Question, frozen=True, kw_only=True):
 class LogBody(_Question, frozen=True, kw_only=True):
     """What to log."""
 
-    level: Literal["debug", "info", "warning", "error"]
-    """Lowest level written."""
+    level: Literal["", "debug", "info", "warning", "error"]
+    """Lowest level written; empty to undo that of a session."""
     session: str = ""
     """The session that it is for; empty for everything."""
 

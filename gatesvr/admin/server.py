@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
 from ..config.sections import OPEN_ADMIN_PORT
-from ..credentials import TokenFile
+from ..credentials import FileWatch, TokenFile
 from ..errors import ConfigError
 from ..observe.log import keys
 from .counters import AdminCounters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import AdminConfig
     from ..config.load import Origins
     from ..gateway import Gateway
-    from .api import Reload
+    from ..reload import ReloadReport
 
 __all__ = ["AdminServer"]
 
@@ -51,7 +53,7 @@ class AdminServer:
     Args:
         gateway: The gateway, started.
         config: Where to listen, and what clients prove.
-        origins: What set the settings; None where nobody knows.
+        origins: Returns what set the settings; None where nobody knows.
         reload: Reads the configuration again; None where it cannot be.
         any_port: Whether to take the next free port where that of ``bind`` is taken.
 
@@ -67,14 +69,14 @@ class AdminServer:
         gateway: Gateway,
         config: AdminConfig,
         *,
-        origins: Origins | None = None,
-        reload: Reload | None = None,
+        origins: Callable[[], Origins] | None = None,
+        reload: Callable[[], ReloadReport] | None = None,
         any_port: bool = False,
     ) -> None:
         try:
             import uvicorn
 
-            from .http import Connection, Connections
+            from .http import Connections, HttpConnection
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
         from .access import Access
@@ -92,7 +94,7 @@ class AdminServer:
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
         access = Access(config, tokens, counters)
-        self._sampler = Sampler(gateway, counters)
+        self._sampler = Sampler(gateway, counters, self._follow_certificate)
         self._directory = Directory(gateway, counters, time.time)
         self._streams = Streams(self._sampler, self._directory, counters)
         self._profiler = Profiler()
@@ -110,7 +112,7 @@ class AdminServer:
             make_app(
                 gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
             ),
-            http=Connection,
+            http=HttpConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -125,6 +127,7 @@ class AdminServer:
         )
         http.load()
         self._tls = _tls_context(config)
+        self._certificate = FileWatch(config.cert, config.key) if config.cert else None
         self._connections = Connections(http, counters)
         self._servers: list[asyncio.Server] = []
         self._address = ""
@@ -144,6 +147,11 @@ class AdminServer:
         if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
         return f"{'https' if self._config.cert else 'http'}://{join_address(host, port)}/"
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return self._config.is_guarded
 
     @property
     def where(self) -> str:
@@ -198,6 +206,19 @@ class AdminServer:
                 os.unlink(self._socket)
             self._socket = ""
         self._gateway.more_counters.pop("admin", None)
+
+    def _follow_certificate(self) -> None:
+        """Show another certificate to new connections if its files have changed."""
+        if self._tls is None or self._certificate is None or not self._certificate.has_changed():
+            return
+        try:
+            # Into a context of its own first: one that fails may be left half changed.
+            _tls_context(self._config)
+            self._tls.load_cert_chain(self._config.cert, self._config.key)
+        except (ConfigError, OSError) as error:
+            logger.warning("certificate_kept", extra=keys(why=error))
+        else:
+            logger.info("certificate_read", extra=keys(field="admin.cert"))
 
     def _bind(self) -> socket.socket:
         """Return a bound TCP socket.

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections import deque
+from dataclasses import dataclass
 from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,13 +16,13 @@ from ..observe.log import format_keys
 from ..session.traced import Trace, begin_trace, end_trace
 from .answers import (
     ConnectionView,
+    MessageRates,
     OpenSlot,
     PathChange,
     Pending,
     SequenceView,
     SessionEventView,
     SessionPage,
-    SessionRates,
     SessionRow,
     SessionView,
 )
@@ -52,11 +53,27 @@ MAX_SHOWN = 256
 """Slots and requests of a session's view."""
 MAX_TRACED = 64
 """Sessions traced at a time."""
+LOOK_S = 0.5
+"""Shortest time that the rates of one session are taken over."""
+MAX_LOOKS = 256
+"""Sessions whose positions are remembered for their rates."""
+MARK_S = 60.0
+"""Longest time that a rate is taken over, unless it is the session's whole life."""
 RATE_S = 5.0
 """How far back the rates of a list look, about."""
 
 _Place: TypeAlias = tuple[Any, int]
 """What a list is sorted by: a number or a text, and Session.number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The positions of a session when somebody looked at it, and the rates told then."""
+
+    time: float
+    client_seq: int
+    server_seq: int
+    rates: MessageRates | None = None
 
 
 class _Filter:
@@ -133,6 +150,7 @@ class Directory:
         # Positions of sessions, by number, at two times: rates are taken from the older one.
         self._marks: tuple[float, dict[int, int]] = (0.0, {})
         self._newer: tuple[float, dict[int, int]] = (0.0, {})
+        self._looks: dict[int, _Look] = {}  # by Session.number, the newest last
 
     def close(self) -> None:
         """Trace nothing and remember no events any more."""
@@ -214,9 +232,29 @@ class Directory:
         """Return a session's messages a second since the last mark, or else since it was made."""
         marked_at, marks = self._marks
         before = marks.get(session.number)
-        if before is None or now - marked_at > 60.0:
+        if before is None or now - marked_at > MARK_S:
             before, marked_at = 0, session.create_time
         return round((_position(session) - before) / max(now - marked_at, 1.0), 3)
+
+    def _rates(self, session: Session, now: float) -> MessageRates:
+        """Return what a session does a second, since a look at it before or since it was made."""
+        client_seq, server_seq = session.max_client_seq, session.queue.next_expected_seq - 1
+        mark = self._looks.pop(session.number, None)
+        if mark is None or now - mark.time > MARK_S:
+            mark = _Look(session.create_time, 0, 0)
+        if now - mark.time < LOOK_S and mark.rates is not None:
+            rates = mark.rates  # somebody else has just looked
+        else:
+            passed = max(now - mark.time, LOOK_S)
+            rates = MessageRates(
+                requests=round((client_seq - mark.client_seq) / passed, 3),
+                pushes=round((server_seq - mark.server_seq) / passed, 3),
+            )
+            mark = _Look(now, client_seq, server_seq, rates)
+        self._looks[session.number] = mark
+        if len(self._looks) > MAX_LOOKS:
+            del self._looks[next(iter(self._looks))]
+        return rates
 
     def _row(self, session: Session) -> SessionRow:
         return SessionRow(**self._basics(session))
@@ -257,7 +295,6 @@ class Directory:
         outbox, queue, bound = session.outbox, session.queue, session.outbox.notifies
         pending = self._pending(session, now)
         window = self._gateway.config.session.resume_window
-        lived = max(now - session.create_time, 1.0)
         is_away = session.link is None
         trace = self._traces.get(session_id)
         return SessionView(
@@ -284,10 +321,7 @@ class Directory:
             held_notifies=len(outbox.held or ()),
             oldest_unacked_s=queue.oldest_age(now),
             queue=queue.counters(),
-            rates=SessionRates(
-                requests=round(session.max_client_seq / lived, 3),
-                pushes=round((queue.next_expected_seq - 1) / lived, 3),
-            ),
+            rates=self._rates(session, now),
             traced=trace is not None,
             events=self._events(session_id, trace),
         )

@@ -6,9 +6,8 @@ import json
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from ..config import fields, needs_restart
+from ..config.changes import HIDDEN, shown_values
 from ..config.describe import spell
 from .answers import Setting, Settings
 
@@ -16,11 +15,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..config.load import Origins
 
-__all__ = ["HIDDEN", "settings"]
-
-HIDDEN = "(hidden)"
-_SECRETS = frozenset({"admin.token", "auth.key", "push.token", "transport.secret"})
-"""Settings that name a file of secrets; somebody may have put the secret itself there."""
+__all__ = ["settings"]
 
 
 def settings(config: Config, origins: Origins | None) -> Settings:
@@ -32,42 +27,24 @@ def settings(config: Config, origins: Origins | None) -> Settings:
     """
     found = []
     for name, kind in fields():
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
+        *path, last = name.split(".")
+        section: Any = config
+        for part in path:
+            section = getattr(section, part)
+        value = getattr(section, last)
+        if last in section.hidden and value:
+            text = HIDDEN
+        elif isinstance(value, list | dict):
+            text = json.dumps(shown_values(value), ensure_ascii=False)
+        else:
+            text = spell(_without_login(value) if name == "auth.jwks" else value, kind)
         origin = "default" if origins is None else origins.of(name) or "default"
-        found.append(
-            Setting(
-                name=name,
-                value=_shown(name, value, kind),
-                origin=origin,
-                restart=needs_restart(name),
-            )
-        )
+        found.append(Setting(name=name, value=text, origin=origin, restart=needs_restart(name)))
     return Settings(settings=found)
 
 
-def _shown(name: str, value: Any, kind: Any) -> str:
-    if name in _SECRETS and value:
-        return HIDDEN
-    if name == "auth.jwks" and value:
-        parts = urllib.parse.urlsplit(value)
-        if parts.query or "@" in parts.netloc:
-            host = parts.netloc.rpartition("@")[2]
-            value = parts._replace(netloc=host, query=HIDDEN if parts.query else "").geturl()
-    plain = msgspec.to_builtins(value)
-    if isinstance(plain, list | dict):
-        return json.dumps(_without_tokens(plain), ensure_ascii=False)
-    return spell(value, kind)
-
-
-def _without_tokens(value: Any) -> Any:
-    """Return a list or a table with the tokens in it hidden."""
-    if isinstance(value, list):
-        return [_without_tokens(item) for item in value]
-    if isinstance(value, dict):
-        return {
-            key: HIDDEN if key == "token" and item else _without_tokens(item)
-            for key, item in value.items()
-        }
-    return value
+def _without_login(url: str) -> str:
+    """Return a URL without what may be a secret in it: user, password and query."""
+    parts = urllib.parse.urlsplit(url)
+    query = HIDDEN if parts.query else ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()

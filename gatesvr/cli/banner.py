@@ -52,7 +52,10 @@ def banner(
         "certificate": certificate,
     }
     if admin is not None:
-        lines["console"] = admin.where
+        open_to = (
+            "" if admin.is_guarded else ", open to every process of this machine (admin.token)"
+        )
+        lines["console"] = f"{admin.where}{open_to}"
     elif is_demo:
         lines["console"] = "none: it needs gatesvr[admin], or is off"
     lines["callers prove"] = _proof(gateway.config.push)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import TEXT
-from .remote import Remote, remote_options, show
+from .remote import Remote, remote_options, session_path, show
 
 __all__ = ["command"]
 
@@ -28,5 +28,5 @@ def command(remote: Remote, target: str, is_openid: bool, code: int | None, reas
     if is_openid:
         done = remote.post("kick", openid=target, code=code or 0, reason=reason)
     else:
-        done = remote.post(f"sessions/{target}/kick", code=code or 0, reason=reason)
+        done = remote.post(f"{session_path(target)}/kick", code=code or 0, reason=reason)
     show(remote, done, lambda done: f"closed {done['sessions']}")

@@ -10,6 +10,7 @@ from .remote import Remote, remote_options, show
 
 __all__ = ["command"]
 
+_DEFAULT = "default"
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -27,8 +28,10 @@ def level(remote: Remote, words: tuple[str, ...]) -> None:
     \b
     gatesvr log level debug
     gatesvr log level session=ID debug
+    gatesvr log level session=ID default
 
-    LEVEL is debug, info, warning or error. A reload or a restart sets it back.
+    LEVEL is debug, info, warning or error; a session's own level ends with default. All of it ends
+    with the process.
     """
     *scope, level = words
     session = ""
@@ -36,7 +39,14 @@ def level(remote: Remote, words: tuple[str, ...]) -> None:
         key, _, session = scope[0].partition("=")
         if len(scope) > 1 or key != "session" or not session:
             raise ConfigError(f"{' '.join(scope)!r} is not session=ID")
-    if level not in _LEVELS:
+    if session and level == _DEFAULT:
+        level = ""
+    elif level not in _LEVELS:
         raise ConfigError(f"{level!r} is no level: {', '.join(_LEVELS)}")
     done = remote.post("log", level=level, session=session)
-    show(remote, done, lambda done: f"logs {done['level']} and above")
+    show(remote, done, _text)
+
+
+def _text(done: dict[str, str]) -> str:
+    what = f"{done['level']} and above" if done["level"] else "what is logged of all"
+    return f"logs {what}" + (f" of session {done['session']}" if done["session"] else "")

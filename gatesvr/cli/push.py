@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import TEXT
-from .remote import Remote, remote_options, show
+from .remote import Remote, remote_options, session_path, show
 
 __all__ = ["command"]
 
@@ -18,5 +18,7 @@ __all__ = ["command"]
 @remote_options
 def command(remote: Remote, session: str, content: str, msg_type: str, title: str) -> None:
     """Push a notify to a session."""
-    done = remote.post(f"sessions/{session}/push", content=content, msg_type=msg_type, title=title)
+    done = remote.post(
+        f"{session_path(session)}/push", content=content, msg_type=msg_type, title=title
+    )
     show(remote, done, lambda done: "pushed")

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import socket
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,7 @@ __all__ = [
     "duration_text",
     "facts",
     "remote_options",
+    "session_path",
     "show",
     "table",
 ]
@@ -233,6 +235,11 @@ def remote_options(function: F) -> F:
     ):
         wrapper = option(wrapper)
     return wrapper  # type: ignore[return-value]
+
+
+def session_path(session_id: str) -> str:
+    """Return the path of a session, whatever its id has in it."""
+    return f"sessions/{urllib.parse.quote(session_id, safe='')}"
 
 
 def show(remote: Remote, answer: Any, text: Callable[[Any], str]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..config.load import Origins
     from ..gateway import Gateway
     from ..observe.log import LogHandler
+    from ..reload import ReloadReport
     from ..service.gateway_client import GatewayClient
 
 __all__ = ["command"]
@@ -105,7 +106,8 @@ def command(
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
     and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
-    requests finish (see [drain]). A second signal ends it at once.
+    requests finish (see [drain]). A second signal ends it at once. SIGHUP reads the settings again,
+    and changes all that needs no restart.
     """
     overrides = _overrides(flags)
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
@@ -132,6 +134,7 @@ async def _serve(
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
     from ..observe.log import configure, keys
+    from ..reload import Reloader
     from .banner import banner
 
     def configured(**demos: str) -> tuple[Config, Origins]:
@@ -164,9 +167,11 @@ async def _serve(
             gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
+    # Until it serves there is nothing to reload.
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, lambda: logger.warning("hangup_ignored")
     )
+    addresses: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
         pushes_to: list[str] = []
@@ -181,12 +186,32 @@ async def _serve(
             )
             config, origins = configured(**addresses)
         gateway = Gateway(config)
-        admin = _admin(gateway, origins, is_wanted=admin_flag, is_demo=demo)
+        read_last = origins
+
+        def read() -> Config:
+            nonlocal read_last
+            found, read_last = configured(**addresses)
+            return found
+
+        reloader = Reloader(gateway, read)
+
+        def reload() -> ReloadReport:
+            nonlocal origins
+            is_text = log.style == "text"
+            report = reloader.reload()
+            if not report.error:
+                origins = read_last
+            if is_text:
+                out.echo(report.as_text())
+            return report
+
+        admin = _admin(gateway, lambda: origins, reload, is_wanted=admin_flag, is_demo=demo)
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the gateway stops
         await stack.enter_async_context(gateway)
         if admin is not None:
             await admin.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
         gateway.on_drain = stop.set
@@ -212,21 +237,26 @@ async def _serve(
 
 
 def _admin(
-    gateway: Gateway, origins: Origins, *, is_wanted: str | None, is_demo: bool
+    gateway: Gateway,
+    origins: Callable[[], Origins],
+    reload: Callable[[], ReloadReport],
+    *,
+    is_wanted: str | None,
+    is_demo: bool,
 ) -> AdminServer | None:
     """Return the admin server, None where there is none.
 
     Raises:
         ConfigError: It is wanted and cannot be.
     """
-    from ..admin.server import AdminServer
-
     config = gateway.config.admin
     if is_wanted == "off" or not (is_demo or config.enabled):
         return None
+    from ..admin.server import AdminServer
+
     is_by_itself = is_wanted is None and not config.enabled
     try:
-        return AdminServer(gateway, config, origins=origins, any_port=is_by_itself)
+        return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
     except ConfigError as error:
         if is_by_itself and isinstance(error.__cause__, ImportError):
             return None

@@ -8,7 +8,16 @@ import click
 
 from ..observe.log import timestamp
 from .options import TEXT
-from .remote import Remote, bytes_text, duration_text, facts, remote_options, show, table
+from .remote import (
+    Remote,
+    bytes_text,
+    duration_text,
+    facts,
+    remote_options,
+    session_path,
+    show,
+    table,
+)
 from .terminal import echo, escape_control, style, to_json
 
 __all__ = ["command"]
@@ -22,7 +31,7 @@ SILENCE_S = 30.0
 @remote_options
 def command(remote: Remote, session: str, trace: bool) -> None:
     """Show everything about a session: its positions, its connection, its last events."""
-    path = f"sessions/{session}"
+    path = session_path(session)
     if not trace:
         show(remote, remote.get(path), _text)
         return

@@ -696,16 +696,23 @@ def _servers(servers: object) -> list[tuple[str, int]]:
     Raises:
         ConfigError: One is of none, there is none, or one is there twice.
     """
-    is_several = isinstance(servers, tuple | list) and not (
-        len(servers) == 2 and isinstance(servers[1], int)
-    )
-    every = servers if is_several and isinstance(servers, tuple | list) else [servers]
+    every: list[object] = [servers]
+    if isinstance(servers, tuple | list) and not _is_pair(servers):
+        every = list(servers)
     if not every:
         raise ConfigError("names no gateway", field="server")
     found = [_server(server) for server in every]
     if len(set(found)) != len(found):
         raise ConfigError("names a gateway twice", field="server")
     return found
+
+
+def _is_pair(servers: tuple[object, ...] | list[object]) -> bool:
+    """Return whether two things are a host and a port, and not two gateways."""
+    if len(servers) != 2:
+        return False
+    second = servers[1]
+    return not (isinstance(second, tuple | list) or (isinstance(second, str) and ":" in second))
 
 
 def _server(server: object) -> tuple[str, int]:

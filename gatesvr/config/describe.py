@@ -108,7 +108,7 @@ class _Writer:
         begun = [None] if self._is_commented and part not in self._explained else []
         for i, table in enumerate(tables or begun):
             self._add(f"[[{header}]]", f"{field}[{i}]")
-            self._add_settings(part, table)
+            self._add_settings(part, table, f"{field}[{i}].")
 
     def _add_settings(self, part: type[Section], section: Section | None, prefix: str = "") -> None:
         """Add the plain settings of a part, or its defaults; explain each once."""
@@ -130,8 +130,7 @@ class _Writer:
     def _add(self, line: str, field: str = "") -> None:
         """Add a line, and behind it what set a field; in a file of the defaults as a comment."""
         mark = "# " if self._is_commented else ""
-        origin = "" if self._origins is None or not field else self._origins.of(field) or "default"
-        note = f"  # {origin}" if origin else ""
+        note = "" if self._origins is None or not field else f"  # {self._origins.told(field)}"
         self.lines.append(f"{mark}{line}{note}")
 
     def _explain(self, part: type[Section], field: str, kind: Any = None) -> None:

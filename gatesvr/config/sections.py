@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.parse
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 
@@ -120,7 +120,8 @@ def _check_address(section: Section, field: str, address: str) -> tuple[str, int
 class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC, UDP and TLS."""
 
-    restart = frozenset({"bind", "backend", "receive_buffer", "send_buffer", "batch_io"})
+    restart = frozenset({"bind", "backend", "secret", "receive_buffer", "send_buffer", "batch_io"})
+    hidden = frozenset({"key", "secret"})
 
     bind: str = "0.0.0.0:8453"
     """UDP address to listen on, HOST:PORT, port 0 for any free one.
@@ -197,6 +198,8 @@ Algorithm = Literal[
 class AuthConfig(Section, frozen=True, kw_only=True):
     """Who may come in: what a client's auth_token must prove at START."""
 
+    hidden = frozenset({"key"})
+
     mode: Literal["none", "jwt", "upstream"] = "none"
     """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is.
     upstream: a service of yours says it (AuthService.Authenticate, protos/auth.proto)."""
@@ -252,7 +255,9 @@ class AuthConfig(Section, frozen=True, kw_only=True):
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
-    """Sessions, their queues and their deadlines."""
+    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
+
+    restart = frozenset({"max_message_bytes"})
 
     start_timeout: Wait = 8.0
     """From the end of the handshake to START; 4408."""
@@ -355,7 +360,7 @@ class DrainConfig(Section, frozen=True, kw_only=True):
     ready_wait: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 1.0
     """How long the gateway is not ready and still takes new clients, so that load balancers notice;
     at most half of the timeout. Ctrl-C does not wait."""
-    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE, "at once")] = 1.0
+    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE)] = 1.0
     """What clients are told to wait that know no other gateway; they spread themselves over as
     long again."""
 
@@ -498,6 +503,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
 class PushCaller(Section, frozen=True, kw_only=True):
     """Somebody who may call the push port, what proves it, and what it may do there."""
 
+    hidden = frozenset({"token"})
+
     name: str
     """What the log calls it."""
     role: Literal["push", "admin"] = "push"
@@ -525,6 +532,7 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """GatewayService, the gRPC API that upstreams push through."""
 
     restart = frozenset({"bind", "insecure"})
+    hidden = frozenset({"key", "token"})
 
     bind: str = "127.0.0.1:8092"
     """TCP address to listen on, HOST:PORT, port 0 for any free one."""
@@ -568,6 +576,21 @@ class PushConfig(Section, frozen=True, kw_only=True):
             if caller.name in [other.name for other in self.caller[:i]]:
                 raise self.refusal(f"caller[{i}].name", f"{shown(caller.name)} is there twice")
 
+    def needs_restart(self, new: Self) -> frozenset[str]:
+        """Return the fields that only a restart can change to another section's values.
+
+        The port is with or without TLS, with or without callers' certificates, and with or without
+        a look at each call, from its start on.
+        """
+        names = set(super().needs_restart(new))
+        if bool(self.cert) != bool(new.cert):
+            names |= {"cert", "key", "client_ca"}
+        elif bool(self.client_ca) != bool(new.client_ca):
+            names |= {"client_ca", "token", "caller"}
+        if bool(self.token or self.caller) != bool(new.token or new.caller):
+            names |= {"token", "caller"}
+        return frozenset(name for name in names if getattr(self, name) != getattr(new, name))
+
     @property
     def is_guarded(self) -> bool:
         """Whether callers have to prove who they are."""
@@ -586,6 +609,8 @@ class LogConfig(Section, frozen=True, kw_only=True):
 class MetricsConfig(Section, frozen=True, kw_only=True):
     """Figures of performance: how long things take, and what /metrics makes of them."""
 
+    restart = frozenset({"stages", "fine"})
+
     stages: bool = True
     """Whether to time the stages of requests: the wait for a worker, the service, the sending."""
     fine: bool = False
@@ -597,7 +622,8 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
 class AdminConfig(Section, frozen=True, kw_only=True):
     """The admin server: console, metrics, health checks and commands over HTTP."""
 
-    restart = frozenset({"enabled", "bind", "socket"})
+    restart = frozenset({"enabled", "bind", "socket", "token", "cert", "key", "client_ca", "hosts"})
+    hidden = frozenset({"key", "token"})
 
     enabled: bool = False
     """Whether to listen; ``serve --demo`` does so by itself. It needs ``gatesvr[admin]``."""
@@ -611,12 +637,12 @@ class AdminConfig(Section, frozen=True, kw_only=True):
     cert: str = ""
     """PEM file with the certificate chain of the TCP address: TLS. Empty: plain text."""
     key: str = ""
-    """PEM file with the certificate's private key. Both are read at the start."""
+    """PEM file with the certificate's private key. Both are read again when they change."""
     client_ca: str = ""
     """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
     hosts: list[str] = msgspec.field(default_factory=list)
-    """Names under which the server is reached, besides its address and localhost: a request for
-    any other is refused, because a page of another site may have made it."""
+    """Names under which the server is reached, besides its address and localhost: a request without
+    a token for any other is refused, because a page of another site may have made it."""
 
     def check(self) -> None:
         if self.bind:

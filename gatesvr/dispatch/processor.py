@@ -63,6 +63,10 @@ class _Bulkheads(dict[str, Bulkhead]):
         return bulkhead
 
 
+def _start_workers(config: DispatchConfig) -> int:
+    return min(config.workers or usable_cpus() * WORKERS_PER_CPU, config.max_workers)
+
+
 class AsyncProcessor:
     """The task queues and their workers.
 
@@ -90,15 +94,14 @@ class AsyncProcessor:
         self._failures = FailureLog()
         self._now = clock
         self._idle_timeout = IDLE_WORKER_TIMEOUT_S
-        self.start_workers = min(
-            config.workers or usable_cpus() * WORKERS_PER_CPU, config.max_workers
-        )
+        self._config = config
+        self.start_workers = _start_workers(config)
 
         # By service; the configuration names all that routes lead to.
         self._bulkheads = _Bulkheads(
             lambda service: Bulkhead(
-                config.max_workers,
-                config.max_queue_size,
+                self._config.max_workers,
+                self._config.max_queue_size,
                 clock(),
                 stages.upstream(service) if stages is not None else None,
             )
@@ -169,6 +172,20 @@ class AsyncProcessor:
         for _ in range(self.start_workers):
             self._idle.append(self._add_worker())
         self._schedule_tick()
+
+    def apply(self, config: DispatchConfig) -> None:
+        """Take other sizes; tasks that run or wait go on."""
+        self._config = config
+        self.start_workers = _start_workers(config)
+        if not self._is_accepting:
+            return
+        while len(self._workers) < self.start_workers:
+            self._idle.append(self._add_worker())
+        now = self._now()
+        for bulkhead in self._bulkheads.values():
+            bulkhead.resize(config.max_workers, config.max_queue_size)
+            if bulkhead.turns and not bulkhead.is_handing_out:
+                self._hand_out(bulkhead, now)
 
     async def stop(self, drain_timeout: float = 0.0) -> None:
         """Refuse new tasks, let the present ones finish, then end the rest by 503.
@@ -344,7 +361,8 @@ class AsyncProcessor:
         self._idle.append(worker)
         bulkhead = self._bulkheads[task.service]
         if is_called and (times := bulkhead.times) is not None:
-            self._timer.ended(times, task.asked_at, worker.called_at, now)
+            is_sent = task.session.link is not None
+            self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         bulkhead.ended += 1
         if task.route.serial:
             bulkhead.release(task)
@@ -366,7 +384,8 @@ class AsyncProcessor:
         """Drop a worker whose task beside the pool has ended."""
         self._beside.pop(worker, None)
         if is_called and (times := self._bulkheads[task.service].times) is not None:
-            self._timer.ended(times, task.asked_at, worker.called_at, now)
+            is_sent = task.session.link is not None
+            self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         try:
             on_end(task)
         except Exception:

@@ -99,7 +99,21 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(
         self, config: PushConfig, counters: PushCounters, clock: Callable[[], float]
     ) -> None:
-        self._callers = [
+        self._counters = counters
+        self._clock = clock
+        self._lines: dict[str, tuple[float, int]] = {}  # reason: (until, suppressed)
+        self._callers: list[Caller] = []
+        self._has_certificates = False
+        self.prepare(config)()
+
+    def prepare(self, config: PushConfig) -> Callable[[], None]:
+        """Read the callers' tokens; return a function that lets in these callers and no others.
+
+        Raises:
+            ConfigError: A token file cannot be used.
+        """
+        clock = self._clock
+        callers = [
             Caller(
                 caller.name,
                 caller.role == "admin",
@@ -111,11 +125,13 @@ class Guard(grpc.aio.ServerInterceptor):
         ]
         if config.token:
             tokens = TokenFile(config.token, "push.token", clock)
-            self._callers.append(Caller("token", True, tokens, frozenset(), frozenset()))
-        self._has_certificates = any(caller.certificates for caller in self._callers)
-        self._counters = counters
-        self._clock = clock
-        self._lines: dict[str, tuple[float, int]] = {}  # reason: (until, suppressed)
+            callers.append(Caller("token", True, tokens, frozenset(), frozenset()))
+
+        def commit() -> None:
+            self._callers = callers
+            self._has_certificates = any(caller.certificates for caller in callers)
+
+        return commit
 
     async def intercept_service(
         self,

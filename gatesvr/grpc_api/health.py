@@ -11,10 +11,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from ..grpcio import CALL_ENDED
 from ..observe.log import keys
+from .servicer import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,17 +24,20 @@ if TYPE_CHECKING:
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
-__all__ = ["HealthServicer"]
+__all__ = ["HEALTH", "HealthServicer"]
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
 MAX_WATCHES = 64
 """Watches open at a time, of all callers together."""
 
+HEALTH = "grpc.health.v1.Health"
+
+_Request = health_pb2.HealthCheckRequest
 _Response = health_pb2.HealthCheckResponse
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+class HealthServicer:
     """Answers Check and Watch.
 
     Args:
@@ -50,19 +54,29 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._is_ended = False
         self._changed = asyncio.Event()
 
-    async def Check(  # noqa: N802 - the name is the schema's
-        self, request: health_pb2.HealthCheckRequest, context: _Context
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return what a server takes."""
+        how = (decoder(_Request), _Response.SerializeToString)
+        return grpc.method_handlers_generic_handler(
+            HEALTH,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self.check, *how),
+                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, *how),
+            },
+        )
+
+    async def check(
+        self, request: health_pb2.HealthCheckRequest | None, context: _Context
     ) -> health_pb2.HealthCheckResponse:
         """Return the status of a service."""
-        status = self._status(request.service)
+        status = self._status(await self._service_of(request, context))
         if status == _Response.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return _Response(status=status)
 
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: _Context
-    ) -> None:
+    async def watch(self, request: health_pb2.HealthCheckRequest | None, context: _Context) -> None:
         """Send the status of a service, and again whenever it changes."""
+        service = await self._service_of(request, context)
         counters = self._counters
         if counters.health_watches >= MAX_WATCHES:
             counters.watches_refused += 1
@@ -72,7 +86,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             last = None
             while True:
                 changed = self._changed
-                status = self._status(request.service)
+                status = self._status(service)
                 if status != last:
                     await context.write(_Response(status=status))
                     last = status
@@ -95,6 +109,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Tell everybody from now on that nothing serves, and end the watches."""
         self._is_ended = True
         self._tell()
+
+    async def _service_of(
+        self, request: health_pb2.HealthCheckRequest | None, context: _Context
+    ) -> str:
+        if request is None:
+            self._counters.invalid += 1
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message does not decode")
+        return str(request.service)
 
     def _tell(self) -> None:
         self._changed.set()

@@ -9,8 +9,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ..config import parse_address
 from ..config.sections import OPEN_PUSH_PORT
@@ -19,7 +17,7 @@ from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import keys
 from .guard import Guard
-from .health import HealthServicer
+from .health import HEALTH, HealthServicer
 from .reflection import ReflectionServicer
 from .servicer import SERVICE, GatewayServicer
 
@@ -38,12 +36,6 @@ KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
 MIN_PING_INTERVAL_MS = 30_000
 """Shortest interval at which callers may ping."""
-
-_SERVICES = (
-    SERVICE.full_name,
-    "grpc.health.v1.Health",
-    *(service.full_name for service in reflection_pb2.DESCRIPTOR.services_by_name.values()),
-)
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
@@ -75,6 +67,7 @@ class PushService:
         self._health: HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
         self._guard: Guard | None = None
+        self._certificate: ServerCertificate | None = None
         self._address = ""
 
     @property
@@ -99,7 +92,12 @@ class PushService:
         certificate = None
         if config.cert:
             certificate = ServerCertificate(
-                config.cert, config.key, config.client_ca, "push", self._count_handshake
+                config.cert,
+                config.key,
+                config.client_ca,
+                "push",
+                self._count_handshake,
+                self._count_look,
             )
         guard = None
         if config.token or config.caller:
@@ -121,10 +119,8 @@ class PushService:
         server.add_generic_rpc_handlers((servicer.handlers(),))
         counters = self._commands.counters
         health = HealthServicer(SERVICE.full_name, self._is_ready, counters)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            ReflectionServicer(_SERVICES, counters), server
-        )
+        reflection = ReflectionServicer((SERVICE.full_name, HEALTH), counters)
+        server.add_generic_rpc_handlers((health.handlers(), reflection.handlers()))
         name = f"[{host}]" if ":" in host else host or "[::]"
         try:
             if certificate is None:
@@ -135,7 +131,7 @@ class PushService:
             raise self._bad("cannot listen on it") from None
         await server.start()
         self._server, self._health, self._servicer = server, health, servicer
-        self._guard = guard
+        self._guard, self._certificate = guard, certificate
         self._address = f"{name}:{port}"
         logger.info("push_listening", extra=keys(address=self._address))
 
@@ -143,6 +139,30 @@ class PushService:
         """Tell health watchers if readiness has changed; call it a few times a second."""
         if self._health is not None:
             self._health.look()
+
+    def prepare(self, config: PushConfig) -> Callable[[], None]:
+        """Read certificates and tokens; return a function that puts other settings in force.
+
+        Args:
+            config: The settings; those that PushConfig.needs_restart() names stay.
+
+        Raises:
+            ConfigError: A file cannot be read or used.
+        """
+        commits = []
+        if self._certificate is not None:
+            commits.append(self._certificate.prepare(config.cert, config.key, config.client_ca))
+        if self._guard is not None:
+            commits.append(self._guard.prepare(config))
+
+        def commit() -> None:
+            self._config = config
+            for each in commits:
+                each()
+            if self._servicer is not None:
+                self._servicer.apply(config.max_streams)
+
+        return commit
 
     async def stop(self) -> None:
         """Refuse new calls and give running ones a second. Idempotent."""
@@ -188,6 +208,11 @@ class PushService:
 
     def _count_handshake(self) -> None:
         self._commands.counters.tls_handshakes += 1
+
+    def _count_look(self, is_usable: bool) -> None:
+        counters = self._commands.counters
+        counters.push_certificates_renewed += is_usable
+        counters.push_certificates_kept += not is_usable
 
     def _bad(self, why: str) -> ConfigError:
         return ConfigError(f"{self._config.bind}: {why}", field="push.bind")

@@ -45,6 +45,8 @@ class SessionCounters(Counters):
     """Sessions that an upstream ended."""
     memory_closed: Counter = 0
     """Suspended sessions ended because all queues together were above their bound."""
+    ended_draining: Counter = 0
+    """Sessions without a connection that ended because the gateway was about to stop."""
     refused_starts: Counter = 0
     """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: Counter = 0

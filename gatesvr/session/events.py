@@ -134,6 +134,10 @@ class EventHub:
         self._is_ended = False
         self.recent: deque[SessionEvent] | None = None
 
+    def apply(self, max_subscribers: int) -> None:
+        """Take another bound on subscribers; those that there are stay."""
+        self._max_subscribers = max_subscribers
+
     def __len__(self) -> int:
         """Return the number of subscribers."""
         return len(self._subscriptions)

@@ -98,6 +98,22 @@ class SessionStarter:
         self.is_draining = False
         self._rates = SessionRates(config, context.counters)
 
+    def apply(
+        self,
+        config: SessionConfig,
+        max_connections: int,
+        context: SessionContext,
+        *,
+        needs_auth: bool,
+    ) -> None:
+        """Take other settings for the sessions to come; rates go on where theirs are the same."""
+        if _rates_of(config) != _rates_of(self._config):
+            self._rates = SessionRates(config, context.counters)
+        self._config = config
+        self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
+        self._context = context
+        self._needs_auth = needs_auth
+
     def start(
         self,
         start: pb.StartRequest,
@@ -311,6 +327,10 @@ class SessionStarter:
         self._events.emit(EventKind.CONNECTED, session, reason, now)
         logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
         return accept_start(session, token, link, config)
+
+
+def _rates_of(config: SessionConfig) -> tuple[object, ...]:
+    return config.max_start_rate, config.max_start_rate_per_openid, config.dry_run
 
 
 def _refuse_bad(message: str) -> StartOutcome:

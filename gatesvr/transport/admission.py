@@ -69,11 +69,15 @@ class RetrySwitch:
     """
 
     def __init__(self, max_handshakes: int, max_initials: int) -> None:
-        self._max_handshakes = max_handshakes
-        self._max_initials = max_initials
+        self.apply(max_handshakes, max_initials)
         self._since = 0.0
         self._initials = 0
         self.is_on = False
+
+    def apply(self, max_handshakes: int, max_initials: int) -> None:
+        """Take other limits."""
+        self._max_handshakes = max_handshakes
+        self._max_initials = max_initials
 
     def add(self, half_open: int, now: float) -> bool:
         """Count an Initial without a token of ours; return whether this switched Retry on."""
@@ -126,14 +130,23 @@ class Admission:
         self._retries = retries
         self._needs_retry = needs_retry
         self._is_shedding_handshakes = is_shedding_handshakes
-        self._retry = config.retry
         self._switch = RetrySwitch(config.retry_handshakes, config.retry_initials)
         self._limits = PrefixLimits(config, counters)
         self._negotiations = TokenBucket(MAX_NEGOTIATIONS_PER_S, MAX_NEGOTIATIONS_PER_S)
         self._refusals = TokenBucket(MAX_REFUSALS_PER_S, MAX_REFUSALS_PER_S)
+        self._set_limits(config)
+
+    def _set_limits(self, config: TransportConfig) -> None:
+        self._retry = config.retry
         self._max_connections = config.max_connections
         self._max_all = config.max_connections + max(1, config.max_connections // 20)
         self._max_handshakes = config.max_handshakes
+
+    def apply(self, config: TransportConfig) -> None:
+        """Take other limits; connections that there are stay."""
+        self._switch.apply(config.retry_handshakes, config.retry_initials)
+        self._limits.apply(config)
+        self._set_limits(config)
 
     def judge(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
         """Return the admitted client, the datagram to answer with, or None to drop this one.

@@ -316,9 +316,10 @@ class Connection:
 
     def path(self) -> PathState | None:
         """Return how the path does, None once the connection has ended; count the lost packets."""
-        if self._state == _ENDED:
-            return None
-        path = self._quic.path()
+        return None if self._state == _ENDED else self._look(self._quic)
+
+    def _look(self, quic: QuicTransport) -> PathState:
+        path = quic.path()
         self._counters.packets_lost += path.lost - self._lost
         self._lost = path.lost
         return path
@@ -594,7 +595,6 @@ class Connection:
 
     def _end(self, how: Disconnect, farewell: bytes = b"") -> None:
         if self._state != _HANDSHAKE:
-            self.path()
             self._count_end(how, is_ours=how is self._how)
         self._state = _ENDED
         self.stream.state = CLOSED
@@ -603,9 +603,10 @@ class Connection:
         self._driver.forget(self)
         self._owner.connection_ended(self, how, farewell)
         # As in Stream.end(): every method looks at the state first.
-        self._quic = cast("QuicTransport", None)
+        quic, self._quic = self._quic, cast("QuicTransport", None)
         self._refused.clear()
         self.stream.end(how)
+        self._look(quic)  # last: it may have failed
 
     def _count_end(self, how: Disconnect, *, is_ours: bool) -> None:
         counters = self._counters

@@ -51,6 +51,11 @@ class EndpointCounters(Counters):
 class TransportCounters(EndpointCounters):
     """Counters of the socket and of its connections."""
 
+    certificates_renewed: Counter = 0
+    """Certificates that took another one's place."""
+    certificates_kept: Counter = 0
+    """Times that a certificate stayed because its files hold no other that can be used."""
+
     connections: Gauge = 0
     """Connections whose handshake is complete."""
     handshakes: Gauge = 0

@@ -34,7 +34,7 @@ from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
 from .routes import Draining, Routes, Waiting
-from .tls import ServerTls, load_server_tls
+from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import Endpoint, EndpointGroup
 from .udp.sockets import is_wildcard, open_sockets
@@ -84,13 +84,14 @@ class ConnectionListener:
         is_shedding_handshakes: Callable[[], bool] = lambda: False,
         stages: Stages | None = None,
     ) -> None:
-        backend = pick_backend(config.backend)
+        self._backend = backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
         self._clock = clock or RunningClock()
         self._clock.on_stall = self._stalled
         self._stages = stages
         self.backend: str = backend.name
+        self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
         self._server: ServerFactory = backend.server(self.tls, config.idle_timeout, self._token_of)
@@ -129,6 +130,54 @@ class ConnectionListener:
             raise RuntimeError("the listener was not started")
         host, port = self._endpoint.address[:2]
         return host, port
+
+    def prepare(self, config: TransportConfig) -> Callable[[], None]:
+        """Read the certificate anew; return a function that puts other settings in force.
+
+        They hold for new connections. The addresses, the socket and the keys that are derived from
+        ``secret`` stay.
+
+        Raises:
+            ConfigError: The certificate cannot be read or used.
+        """
+        files = CertificateFiles(config)
+        tls = self.tls
+        if config.cert or self._config.cert:
+            tls = load_server_tls(config.cert, config.key)
+        server = self._backend.server(tls, config.idle_timeout, self._token_of)
+
+        def commit() -> None:
+            self._config = config
+            self._admission.apply(config)
+            self._files = files
+            self._show(tls, server)
+
+        return commit
+
+    def follow_certificate(self) -> None:
+        """Read the certificate's files again if they have changed; call it once a second.
+
+        New handshakes get the new certificate. One that cannot be used is left alone until the
+        files change again, and the one before stays.
+        """
+        if not self._files.have_changed():
+            return
+        config = self._config
+        try:
+            tls = load_server_tls(config.cert, config.key)
+            server = self._backend.server(tls, config.idle_timeout, self._token_of)
+        except ConfigError as error:
+            self._counters.certificates_kept += 1
+            logger.warning("certificate_kept", extra=keys(why=error))
+        else:
+            self._show(tls, server)
+
+    def _show(self, tls: ServerTls, server: ServerFactory) -> None:
+        """Use a certificate, and a factory with it, for new connections."""
+        if tls != self.tls:
+            self._counters.certificates_renewed += 1
+            logger.info("certificate_renewed", extra=keys(cert=tls.path))
+        self.tls, self._server = tls, server
 
     async def start(self) -> None:
         """Begin to listen.

@@ -258,6 +258,16 @@ class Breakers:
         self._groups: dict[tuple[str, str], list[Breaker]] = {}
         self._turn_due = inf
 
+    def apply(self, config: UpstreamConfig) -> None:
+        """Take other limits and times; an ejection under way ends when it was to end."""
+        self.config = config
+        self._begin_windows()
+
+    def _begin_windows(self) -> None:
+        config = self.config
+        if self._turn_due == inf and (config.consecutive_failures or config.failure_percent):
+            self._turn_due = self.clock() + config.failure_window / 2
+
     def __iter__(self) -> Iterator[Breaker]:
         for group in self._groups.values():
             yield from group
@@ -266,9 +276,7 @@ class Breakers:
         """Return the breaker of a new endpoint."""
         breaker = Breaker(endpoint, self)
         self._groups.setdefault((endpoint.service, endpoint.zone), []).append(breaker)
-        config = self.config
-        if self._turn_due == inf and (config.consecutive_failures or config.failure_percent):
-            self._turn_due = self.clock() + config.failure_window / 2
+        self._begin_windows()
         return breaker
 
     def remove(self, breaker: Breaker) -> None:

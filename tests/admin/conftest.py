@@ -8,3 +8,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def _sample_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatesvr.admin.figures.INTERVAL_S", 0.05)
+    monkeypatch.setattr("gatesvr.admin.streams.SESSION_S", 0.05)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from gatesvr.admin.server import AdminServer
-from tests.e2e.harness import running_gateway
+from tests.e2e.harness import gateway_sets, running_gateway
 from tests.e2e.plain_upstream import PlainUpstream, plain_upstream
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ CHANGE = {"X-GateSvr": "1"}
 
 @dataclass
 class Rig:
-    """A gateway, its only upstream, its admin server and an HTTP client of that."""
+    """A gateway, its only upstream, its admin server, an HTTP client of that, and its settings."""
 
     gateway: Gateway
     upstream: PlainUpstream
     admin: AdminServer
     http: httpx.AsyncClient
+    sets: tuple[str, ...]
 
     async def get(self, path: str, status: int = 200) -> Any:
         """Return an answer of the API."""
@@ -67,6 +68,8 @@ async def running_admin(*sets: str, backend: str = "qh3") -> AsyncIterator[Rig]:
         await admin.start()
         try:
             async with httpx.AsyncClient(base_url=admin.url, timeout=30, trust_env=False) as http:
-                yield Rig(gateway, upstream, admin, http)
+                yield Rig(
+                    gateway, upstream, admin, http, gateway_sets(backend, upstream.address, *sets)
+                )
         finally:
             await admin.stop()

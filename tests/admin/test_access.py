@@ -117,6 +117,10 @@ def test_token_guards_the_api_and_the_metrics(tokens: Path) -> None:
     assert door.counters.refused_unproved == 5
     assert door.status(authorization=f"Bearer {TOKEN}") == 200
     assert door.status(path="/metrics", authorization=f"bearer {TOKEN}") == 200
+    # No page of another site has the token, so a scraper may use any name.
+    scraper = {"path": "/metrics", "host": "gate-1:8090"}
+    assert door.status(**scraper, authorization=f"Bearer {TOKEN}") == 200
+    assert door.status(**scraper) == 421
 
 
 def test_cookie_holds_until_it_ends_or_its_token_goes(tokens: Path) -> None:

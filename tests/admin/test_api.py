@@ -18,7 +18,10 @@ from gatesvr import Client
 from gatesvr.admin.api import ROUTES
 from gatesvr.admin.openapi import document
 from gatesvr.admin.server import AdminServer
+from gatesvr.config import Config
+from gatesvr.config.load import Origins, load_with_origins
 from gatesvr.errors import ConfigError, SessionLost
+from gatesvr.reload import Reloader
 from tests.admin.rig import CHANGE, Rig, running_admin
 from tests.fakes import until
 
@@ -200,7 +203,7 @@ async def test_every_answer_has_the_policy() -> None:
 
 
 async def test_health() -> None:
-    async with running_admin() as rig:
+    async with running_admin("drain.ready_wait=50ms") as rig:
         # A probe knows neither names nor tokens.
         for path in ("livez", "readyz"):
             assert (await rig.http.get(path, headers={"Host": "probe"})).status_code == 200
@@ -271,3 +274,40 @@ async def test_half_a_head_and_nonsense_harm_nothing() -> None:
             with socket.create_connection((host, int(port))) as rude:
                 rude.sendall(junk)
         assert (await rig.http.get("livez")).status_code == 200
+
+
+async def test_reload_and_log_level(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text("")
+    async with running_admin() as rig:
+        sets = [*rig.sets, "admin.bind=127.0.0.1:0"]
+        origins: list[Origins] = []
+
+        def read() -> Config:
+            config, found = load_with_origins(file, sets=sets)
+            origins[:] = [found]
+            return config
+
+        read()
+        reloader = Reloader(rig.gateway, read)
+        config = rig.gateway.config.admin
+        admin = AdminServer(rig.gateway, config, origins=lambda: origins[0], reload=reloader.reload)
+        await admin.start()
+        try:
+            async with httpx.AsyncClient(base_url=admin.url, headers=CHANGE) as client:
+                file.write_text("[session]\nmax_in_flight = 7\n")
+                report = (await client.post("api/v1/reload", json={})).json()
+                assert [change["name"] for change in report["changed"]] == ["session.max_in_flight"]
+                rows = (await client.get("api/v1/config")).json()["settings"]
+                row = next(row for row in rows if row["name"] == "session.max_in_flight")
+                assert (row["value"], row["origin"]) == ("7", f"{file}:2")
+                file.write_text("[session]\nmax_in_flight = 0\n")
+                report = (await client.post("api/v1/reload", json={})).json()
+                assert "max_in_flight" in report["error"]
+                assert rig.gateway.config.session.max_in_flight == 7
+        finally:
+            await admin.stop()
+        body = {"level": "debug", "session": "some-session"}
+        assert await rig.post("log", body) == body
+        assert await rig.post("log", {**body, "level": ""}) == {**body, "level": ""}
+        assert (await rig.post("log", {"level": ""}, 400))["error"]["code"] == "INVALID"

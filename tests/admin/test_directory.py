@@ -10,6 +10,7 @@ from gatesvr import Gateway
 from gatesvr.admin import sessions as directories
 from gatesvr.admin.answers import SessionPage
 from gatesvr.admin.counters import AdminCounters
+from gatesvr.admin.figures import Sampler
 from gatesvr.admin.questions import SessionQuery
 from gatesvr.admin.refusal import Refused
 from gatesvr.admin.sessions import Directory
@@ -136,3 +137,12 @@ async def test_only_so_many_sessions_are_traced(
         town.directory.untrace(session_id)
         assert not town.directory.view(session_id).traced
         assert type(town.directory.find(session_id)) is Session
+
+
+async def test_overview_names_the_slowest(town: Town) -> None:
+    sampler = Sampler(town.gateway, AdminCounters())
+    await sampler._find_slowest()
+    sampler._take()
+    assert sampler.overview is not None
+    queues = [session.queue_messages for session in sampler.overview.slowest]
+    assert queues == [10] * 10

@@ -70,4 +70,48 @@ async def test_trace_shows_each_message_and_ends() -> None:
         assert "push" in kinds
         assert await rig.post(f"{path}/trace", {"on": False}) == {"traced": False}
         assert (type(session), type(session.outbox), type(session.sender)) == before
+        assert rig.admin.counters.traced == 1
         assert (await client.request("echo", b"on")).data == b"on"
+
+
+async def test_requests_that_wait_for_a_place_are_shown() -> None:
+    async with (
+        running_admin("dispatch.max_workers=1", "dispatch.workers=1") as rig,
+        Client(rig.gateway.address, openid="ann") as client,
+    ):
+        asked = [asyncio.create_task(client.request("gate", b"%d" % i)) for i in range(3)]
+        session = rig.gateway.session_manager.by_id(client.session_id)
+        assert session is not None
+        await until(lambda: len(session.pending) == 3)
+        view = await rig.get(f"sessions/{client.session_id}")
+        assert [request["action"] for request in view["pending"]] == ["gate"] * 3
+        assert all(request["service"] == "business" for request in view["pending"])
+        rig.upstream.gate.set()
+        await asyncio.gather(*asked)
+        assert (await rig.get(f"sessions/{client.session_id}"))["pending"] == []
+
+
+async def test_suspended_session_shows_how_long_it_stays() -> None:
+    async with running_admin("session.resume_window=1h") as rig:
+        client = Client(rig.gateway.address, openid="ann")
+        await client.connect()
+        session_id = client.session_id
+        await client.suspend()
+        session = rig.gateway.session_manager.by_id(session_id)
+        assert session is not None
+        await until(lambda: session.link is None)
+        view = await rig.get(f"sessions/{session_id}")
+        assert (view["state"], view["connection"]) == ("suspended", None)
+        assert 0 < view["tombstone_s"] <= 3_600
+        assert [event["event"] for event in view["events"]][-1] == "suspended"
+        assert (await rig.get("sessions?state=suspended"))["total"] == 1
+
+
+async def test_stream_of_a_session_ends_with_it() -> None:
+    async with running_admin() as rig, Client(rig.gateway.address, openid="ann") as client:
+        events = rig.events(f"sessions/{client.session_id}/stream")
+        assert (await anext(events))[0] == "session"
+        await rig.post(f"sessions/{client.session_id}/kick")
+        assert [name async for name, _ in events][-1] == "goodbye"
+        assert rig.gateway.session_manager.events.recent is not None
+    assert rig.gateway.session_manager.events.recent is None

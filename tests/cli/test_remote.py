@@ -43,7 +43,10 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., object]:
 
 
 async def test_commands_show_and_change(command: Callable[..., object]) -> None:
-    async with running_admin() as rig, Client(rig.gateway.address, openid="ann") as client:
+    async with (
+        running_admin("drain.ready_wait=0") as rig,
+        Client(rig.gateway.address, openid="ann") as client,
+    ):
 
         async def ran(*args: str) -> str:
             code, out, err = await command(rig, *args)  # type: ignore[misc]

@@ -117,7 +117,7 @@ def test_a_later_snapshot_is_no_earlier_one() -> None:
 
 def test_the_stages_of_a_request_add_up() -> None:
     timer, upstream = RequestTimer(), Histogram()
-    timer.ended(upstream, 10.0, 10.25, 11.25)
+    timer.ended(upstream, 10.0, 10.25, 11.25, True)
     assert (timer.pending, timer.send.count, timer.request.count) == (1, 0, 0)
     timer.flushed(11.75)
     timer.flushed(99.0)
@@ -130,7 +130,14 @@ def test_the_stages_of_a_request_add_up() -> None:
 def test_answers_that_wait_for_a_flush_are_bounded() -> None:
     timer, upstream = RequestTimer(), Histogram()
     for _ in range(1_025):
-        timer.ended(upstream, 1.0, 1.0, 2.0)
+        timer.ended(upstream, 1.0, 1.0, 2.0, True)
     assert (timer.pending, timer.request.count, upstream.count) == (1, 1_024, 1_025)
     timer.flushed(3.0)
     assert timer.request.count == 1_025
+
+
+def test_an_answer_whose_client_is_not_there_is_not_sent() -> None:
+    timer, upstream = RequestTimer(), Histogram()
+    timer.ended(upstream, 1.0, 1.5, 3.0, False)
+    assert (timer.pending, timer.send.count, timer.request.count, upstream.count) == (0, 0, 1, 1)
+    assert timer.request.snapshot().sum == pytest.approx(2.0)

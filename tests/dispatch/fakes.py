@@ -55,6 +55,7 @@ class FakeSession:
     identity: bytes = b""
     peer_info: bytes = b""
     is_valid: bool = True
+    link: object = "there"
     pending: dict[int, int] = field(default_factory=dict)
     ended: dict[int, Any] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
