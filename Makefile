@@ -35,7 +35,7 @@ test: install ## Run the tests
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
-browser: install ## Run the console in Chromium, installing it if need be: figures, keys, access, accessibility
+browser: install ## Test the console in Chromium, which it installs where there is none
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(PIP) 'gatesvr[admin,browser]'
