@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gatesvr import Gateway
 from gatesvr.admin.server import AdminServer
 from gatesvr.cli import main
-from gatesvr.config import AdminConfig
+from gatesvr.config import AdminConfig, load
 from gatesvr.errors import ConfigError
 from tests.admin.rig import running_admin
 from tests.fakes import until
@@ -97,10 +98,10 @@ async def test_file_that_cannot_be_used_is_named(tmp_path: Path, field: str) -> 
     files = {"cert": server.cert, "key": server.key, "client_ca": server.cert}
     empty = tmp_path / "empty"
     empty.write_text("")
-    async with running_admin() as rig:
-        config = AdminConfig(**{**files, field: str(empty)})
-        with pytest.raises(ConfigError, match=rf"admin\.{field}"):
-            AdminServer(rig.gateway, config)
+    gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
+    config = AdminConfig(**{**files, field: str(empty)})
+    with pytest.raises(ConfigError, match=rf"admin\.{field}"):
+        AdminServer(gateway, config)
 
 
 async def test_tls_hides_the_cookie_from_plain_connections(tmp_path: Path) -> None:
