@@ -76,14 +76,14 @@ class AdminServer:
         try:
             import uvicorn
 
+            from .api import Api
+            from .app import make_app
             from .http import Connections, HttpConnection
+            from .metrics import GatewayCollector
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
         from .access import Access
-        from .api import Api
-        from .app import make_app
         from .figures import Sampler
-        from .metrics import GatewayCollector
         from .profile import Profiler
         from .sessions import Directory
         from .streams import Streams

@@ -165,3 +165,13 @@ def test_sizes() -> None:
     assert [bytes_text(size) for size in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
         "0B", "1023B", "1.5KiB", "5.0MiB", "3.0GiB",
     ]  # fmt: skip
+
+
+async def test_config_check_reads_the_files_of_the_admin_server(
+    command: Callable[..., object], tmp_path: Path
+) -> None:
+    sets = ("--set", "admin.enabled=true", "--set", f"admin.token={tmp_path}/none")
+    code, _, err = await command(None, "config", "check", *sets)  # type: ignore[misc]
+    assert code == 2
+    assert "admin.token" in err
+    assert (await command(None, "config", "check", *sets[:2]))[0] == 0  # type: ignore[misc]

@@ -1,10 +1,11 @@
-"""The admin server over TLS: who is let in, and a certificate that changes."""
+"""The admin server: TLS, and the files and packages that it needs."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import ssl
+import sys
 from pathlib import Path
 
 import httpx
@@ -126,3 +127,15 @@ async def test_tls_hides_the_cookie_from_plain_connections(tmp_path: Path) -> No
             await until(lambda: admin.counters.requests)
         finally:
             await admin.stop()
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "starlette.responses", "prometheus_client.core"])
+def test_without_the_extra_it_says_what_to_install(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
+    for name in ("api", "app", "http", "metrics"):
+        monkeypatch.delitem(sys.modules, f"gatesvr.admin.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=r"gatesvr\[admin\]"):
+        AdminServer(gateway, gateway.config.admin)
