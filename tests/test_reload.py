@@ -216,8 +216,6 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "drain.timeout": lambda g: g._drain._config.timeout,
     "drain.ready_wait": lambda g: g._drain._config.ready_wait,
     "drain.reconnect_after": lambda g: g._drain._config.reconnect_after,
-    "trace.trust_clients": lambda g: g.engine._trace.trust_clients,
-    "trace.one_in": lambda g: g.engine._trace.one_in,
     "push.register": lambda g: registry(g)._mode,
     "push.register_cidrs": lambda g: [str(net) for net in registry(g)._networks],
     "push.max_streams": lambda g: g.push_service._servicer._max_streams,
