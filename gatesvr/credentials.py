@@ -255,7 +255,7 @@ class ServerCertificate:
                 return renewal
             try:
                 renewal = self._load(self._paths)
-            except ConfigError as error:
+            except Exception as error:  # gRPC would fail the handshake
                 self._on_look(False)
                 logger.warning("certificate_kept", extra=keys(why=error))
                 return renewal

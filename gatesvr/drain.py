@@ -129,6 +129,12 @@ class Drain:
         # A heap of the clients that were told to leave: (when to look whether they have, number).
         self._told: list[tuple[float, int, ClientHandler]] = []
 
+    def apply(self, config: DrainConfig) -> None:
+        """Take other settings; a drain under way goes on as it began."""
+        self._config = config
+        if not self._began_at:
+            self._rate = float(config.rate)
+
     def status(self) -> DrainStatus:
         """Return how far the drain has come."""
         if not self._began_at:

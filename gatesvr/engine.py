@@ -168,12 +168,13 @@ class Engine:
         keep.
 
         Raises:
-            ConfigError: Keys cannot be read.
+            ConfigError: Keys cannot be read, or OpenTelemetry is not installed.
         """
         auth, gate = config.auth, self.gate
         authenticator = None if gate is None else gate.authenticator
         if authenticator is None or not authenticator.is_fresh or auth != self._auth:
             authenticator = self._authenticator(auth)
+        tracer = _tracer(config)
 
         def commit() -> None:
             self._auth = auth
@@ -189,6 +190,7 @@ class Engine:
             self.router.apply(config.route, config.upstream.order)
             self.processor.apply(config.dispatch)
             self.dispatcher.apply(config, self.gate if authenticator is not None else None)
+            self.dispatcher.trace(tracer)
             self.commands.pushes.apply(config.push.max_broadcasts)
 
         return commit

@@ -296,6 +296,7 @@ class Gateway(LocalPushApi):
         )
         for commit in commits:
             commit()
+        self._drain.apply(config.drain)
         self.config = config
         return left
 

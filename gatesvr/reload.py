@@ -77,6 +77,9 @@ class Reloader:
         except (ConfigError, RuntimeError) as error:
             logger.error("configuration_kept", extra=keys(why=error))
             return ReloadReport(error=str(error))
+        except Exception as error:
+            logger.exception("reload_failed")
+            return ReloadReport(error=f"internal error: {error!r}")
         for change in changed:
             logger.info(
                 "setting_changed",

@@ -23,6 +23,8 @@ from gatesvr.config import (
     needs_restart,
 )
 from gatesvr.config.changes import HIDDEN, changes, shown_values, within_reach
+from gatesvr.dispatch.task import AsyncTask
+from gatesvr.dispatch.traced import TaskTracer
 from gatesvr.errors import ConfigError
 from gatesvr.gateway import Gateway
 from gatesvr.reload import Reloader
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gatesvr.session.session import Session
+
+    from .spans import Spans
 
 FREE_PORTS = ["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]
 SERVICES = 'upstream.services={hello=[{address="127.0.0.1:9"}], zone=[{address="127.0.0.1:9"}]}'
@@ -101,7 +105,9 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "transport.max_handshakes_per_prefix": lambda g: prefixes(g)._max_handshakes,
     "transport.max_connection_rate_per_prefix": lambda g: prefixes(g)._rate[0],
     "transport.connection_burst_per_prefix": lambda g: prefixes(g)._rate[1],
-    "transport.unlimited_prefixes": lambda g: [str(net) for net in prefixes(g)._unlimited],
+    "transport.unlimited_prefixes": lambda g: [
+        text for text in ("10.0.0.0/8",) if prefixes(g).prefixes(text.partition("/")[0]) is None
+    ],
     "transport.dry_run": lambda g: list(prefixes(g)._dry_run),
     "transport.retry": lambda g: g.listener._admission._retry,
     "transport.retry_handshakes": lambda g: g.listener._admission._switch._max_handshakes,
@@ -205,6 +211,11 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
             "probes",
         )
     },
+    "upstream.required": lambda g: g.config.upstream.required,  # not_ready() asks it
+    "drain.rate": lambda g: g._drain.status().rate,
+    "drain.timeout": lambda g: g._drain._config.timeout,
+    "drain.ready_wait": lambda g: g._drain._config.ready_wait,
+    "drain.reconnect_after": lambda g: g._drain._config.reconnect_after,
     "push.register": lambda g: registry(g)._mode,
     "push.register_cidrs": lambda g: [str(net) for net in registry(g)._networks],
     "push.max_streams": lambda g: g.push_service._servicer._max_streams,
@@ -215,6 +226,9 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         for _, prefix, route in g.engine.router._prefixes
         if prefix == "h"
     ],
+    # Where nothing is traced, nothing else knows them: see the test of traces.
+    "trace.trust_clients": lambda g: g.config.trace.trust_clients,
+    "trace.one_in": lambda g: g.config.trace.one_in,
     "log.level": lambda g: logging.getLevelName(logging.getLogger("gatesvr").level).lower(),
     "log.format": lambda g: g.config.log.format,  # tests/observe/test_log.py
 }
@@ -285,8 +299,26 @@ async def test_every_setting_is_in_force_or_needs_a_restart(files: Path) -> None
             back = Reloader(gateway, lambda: base).reload()
             if back.error or gateway.config != base:
                 problems.append(f"{name}: there is no way back: {back.error}")
-    assert problems == []
+    assert not problems, "\n".join(problems)
     assert {name for name in FIELDS if name not in NEEDS_RESTART} == set(IN_FORCE)
+
+
+async def test_traces_follow_their_settings(spans: Spans) -> None:
+    traced = [*FREE_PORTS, SERVICES, "trace.enabled=true"]
+    one, none, trusting = (
+        load(sets=[*traced, *more])
+        for more in ((), ("trace.one_in=0",), ("trace.one_in=0", "trace.trust_clients=true"))
+    )
+
+    def make_task() -> Any:
+        return gateway.dispatcher._make_task
+
+    async with Gateway(one) as gateway:
+        assert isinstance(make_task().__self__, TaskTracer)
+        assert not Reloader(gateway, lambda: none).reload().error
+        assert make_task() is AsyncTask
+        assert not Reloader(gateway, lambda: trusting).reload().error
+        assert make_task().__self__._tracer.trusts_clients
 
 
 # What changes, and what is shown of it ------------------------------------------------------------
@@ -375,6 +407,30 @@ async def test_a_bad_configuration_changes_nothing(files: Path) -> None:
         report = reloader.reload()
         assert not report.error
         assert "session.resume_window: 3m -> 4m" in report.as_text()
+
+
+async def test_a_failure_of_our_own_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Config:
+        raise KeyError("surprise")
+
+    async with Gateway(load(sets=FREE_PORTS)) as gateway:
+        assert "surprise" in Reloader(gateway, fail).reload().error
+    assert "reload_failed" in caplog.text
+
+
+async def test_limits_that_lanes_have_learned_stay() -> None:
+    adaptive = "upstream.adaptive_limit=true"
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream, adaptive)) as gateway,
+    ):
+        learned = lane(gateway)._limit
+        more = ["upstream.services.chat=[]", "upstream.max_batch=9"]
+        gateway.apply(config_of(upstream, adaptive, *more))
+        assert lane(gateway)._limit is learned
+        assert lane(gateway)._max_batch == 9
+        gateway.apply(config_of(upstream, adaptive, "upstream.max_open=9"))
+        assert lane(gateway)._limit is not learned
 
 
 async def test_only_a_gateway_that_runs_is_reloaded() -> None:

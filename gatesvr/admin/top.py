@@ -42,7 +42,7 @@ _STAGES = {
 _COLUMNS: dict[str, tuple[tuple[str, int], ...]] = {
     "latency": (("Stage", 17), ("p50", -7), ("p99", -7), ("max", -7)),
     "upstreams": (("Upstream", 24), ("Health", 14), ("p99", -7)),
-    "refusals": (("Refusal", 29), ("Rate", -7), ("Total", -7)),
+    "refusals": (("Refusal", 27), ("Rate", -7), ("Total", -7)),
     "sessions": (
         ("Openid", 24),
         ("State", 11),
@@ -94,7 +94,7 @@ _LIGHT = Theme(
 class Source(Protocol):
     """Where the figures come from: the admin API."""
 
-    async def get(self, path: str, query: dict[str, str]) -> Any:
+    async def get(self, path: str, query: dict[str, Any]) -> Any:
         """Return a resource below ``/api/v1/``.
 
         Raises:
@@ -357,7 +357,8 @@ class Top(App[None]):
         order = list(dict.fromkeys(name for name in order if name in stages))
         self._fill("latency", [_stage_row(name, stages[name]) for name in order])
         self._fill("upstreams", [_upstream_row(one) for one in overview["upstreams"]])
-        self._fill("refusals", [_refusal_row(one) for one in overview["refusals"]])
+        refusals = [_refusal_row(one) for one in overview["refusals"]]
+        self._fill("refusals", refusals or [("nothing was refused", NONE, NONE)])
 
     def _say(self, state: str, colour: str) -> None:
         line = Text.assemble(("GateSvr", "bold"), " ", self._server, "  ", ("● ", colour))

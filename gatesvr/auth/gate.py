@@ -46,6 +46,13 @@ class Authenticator(Protocol):
             AuthUnavailable: Nothing can be said now.
         """
 
+    def authenticate_now(self, applicant: Applicant) -> Identity | None:
+        """Return who it is, None where that takes a wait: authenticate() follows then.
+
+        Raises:
+            AuthFailed: Not who it says it is.
+        """
+
     def start(self) -> None:
         """Begin what runs in the background."""
 
@@ -172,9 +179,25 @@ class Gate:
 
     async def _authenticate(self, applicant: Applicant, began: float) -> Identity:
         """Ask the authenticator, unless too many have failed before."""
-        authenticator = self._authenticator
+        limit, authenticator = self._limit, self._authenticator
         if authenticator is None:
             raise AuthUnavailable("nobody has to prove anything any more")
+        if not limit.allows(applicant.ip, applicant.openid, began):
+            raise AuthFailed(Reason.LIMITED)
+        try:
+            identity = authenticator.authenticate_now(applicant)
+        except AuthFailed as error:
+            limit.failed(applicant.ip, applicant.openid, error.reason, began)
+            raise
+        if identity is None:
+            return await self._authenticate_later(authenticator, applicant, began)
+        limit.let_in(identity.openid, applicant.ip)
+        return identity
+
+    async def _authenticate_later(
+        self, authenticator: Authenticator, applicant: Applicant, began: float
+    ) -> Identity:
+        """Wait for the authenticator; the attempt counts meanwhile."""
         attempt = self._limit.begin(applicant.ip, applicant.openid, began)
         if attempt is None:
             raise AuthFailed(Reason.LIMITED)

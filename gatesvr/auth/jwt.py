@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jwt
+import msgspec
 
 from ..protocol.identity import MAX_CLAIMS_BYTES, MAX_EXPIRES_AT, Identity
 from ..protocol.messages import MAX_OPENID_BYTES, is_valid_text
@@ -83,11 +84,28 @@ class JwtAuthenticator:
         await self._keys.stop()
 
     async def authenticate(self, applicant: Applicant) -> Identity:
-        """Return who the token's bearer is.
+        """Return who the token's bearer is, after a look for new keys.
 
         Raises:
             AuthFailed: The token is not good, or names another openid.
             AuthUnavailable: There are no keys to verify it with.
+        """
+        identity = self.authenticate_now(applicant)
+        if identity is None:
+            _, kid = _read_header(applicant.token.encode())
+            identity = self.authenticate_now(applicant, await self._look_again(kid))
+            assert identity is not None
+        return identity
+
+    def authenticate_now(self, applicant: Applicant, key: Key | None = None) -> Identity | None:
+        """Return who the token's bearer is, None where its key is not known.
+
+        Args:
+            applicant: The bearer.
+            key: The token's key, None for the one that is known.
+
+        Raises:
+            AuthFailed: The token is not good, or names another openid.
         """
         openid = applicant.openid
         token = _checked_text(applicant.token)
@@ -96,7 +114,9 @@ class JwtAuthenticator:
         algorithm, kid = self._headers.get(header) or _read_header(token)
         if algorithm not in self._algorithms:
             raise AuthFailed(Reason.ALGORITHM, algorithm[:16])
-        key = await self._find_key(kid)
+        key = key or self._keys.find(kid)
+        if key is None:
+            return None
         if algorithm not in key.algorithms:
             raise AuthFailed(Reason.ALGORITHM, algorithm)
         try:
@@ -119,15 +139,12 @@ class JwtAuthenticator:
         subject = claims.get("sub", "")
         return Identity(
             openid=name,
-            subject=_encodable("sub", subject) if isinstance(subject, str) else "",
+            subject=subject if isinstance(subject, str) else "",
             claims=_chosen(claims, self._config.claims),
             expires_at=float(min(expires_at, MAX_EXPIRES_AT)),
         )
 
-    async def _find_key(self, kid: str) -> Key:
-        key = self._keys.find(kid)
-        if key is not None:
-            return key
+    async def _look_again(self, kid: str) -> Key:
         try:
             async with asyncio.timeout(KEYS_TIMEOUT_S):
                 key = await self._keys.look_again(kid)
@@ -198,8 +215,8 @@ def _read_header(token: bytes) -> tuple[str, str]:
 def _read_claims(payload: bytes) -> dict[str, Any]:
     """Return the claims of a token whose signature is good."""
     try:
-        claims = json.loads(_from_base64url(payload).decode())
-    except (ValueError, RecursionError):
+        claims = msgspec.json.decode(_from_base64url(payload))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise AuthFailed(Reason.MALFORMED) from None
     if not isinstance(claims, dict):
         raise AuthFailed(Reason.MALFORMED)
@@ -238,17 +255,8 @@ def _chosen(claims: Mapping[str, Any], names: list[str]) -> dict[str, str]:
             continue
         value = claims[name]
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        size += len(name.encode()) + len(_encodable(name, text).encode())
+        size += len(name.encode()) + len(text.encode())
         if size > MAX_CLAIMS_BYTES:
             raise AuthFailed(Reason.TOO_LARGE, "claims")
         chosen[name] = text
     return chosen
-
-
-def _encodable(name: str, text: str) -> str:
-    """Return a claim's text unless it has a lone surrogate, as JSON may and protobuf may not."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise AuthFailed(Reason.CLAIM, name) from None
-    return text

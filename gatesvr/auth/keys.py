@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import http
 import http.client
 import json
@@ -54,7 +55,7 @@ RETRY_S = 10.0
 MIN_SECRET_BYTES = 32
 """Shortest HMAC secret (RFC 7518 3.2, HS256)."""
 
-_HMAC = ("HS256", "HS384", "HS512")
+_HMAC = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
 
@@ -90,6 +91,9 @@ class Key:
             library = jwt.get_algorithm_by_name(algorithm)
             found = self._verifiers[algorithm] = library, library.prepare_key(self.value)
         library, value = found
+        name = _HMAC.get(algorithm)
+        if name is not None:
+            return hmac.compare_digest(hmac.digest(value, signed, name), signature)
         return library.verify(signed, value, signature)
 
 
@@ -399,7 +403,7 @@ def _read_secret(data: bytes) -> Key:
     secret = data.rstrip(b"\r\n")
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(f"an HMAC secret has at least {MIN_SECRET_BYTES} bytes")
-    return Key("", secret, _HMAC)
+    return Key("", secret, tuple(_HMAC))
 
 
 def _algorithm_of(entry: dict[str, Any]) -> str | None:
@@ -410,7 +414,7 @@ def _algorithm_of(entry: dict[str, Any]) -> str | None:
 def _algorithms(value: Any) -> tuple[str, ...]:
     """Return the algorithms that a key of this kind can verify."""
     if isinstance(value, bytes):
-        return _HMAC if len(value) >= MIN_SECRET_BYTES else ()
+        return tuple(_HMAC) if len(value) >= MIN_SECRET_BYTES else ()
     if isinstance(value, rsa.RSAPublicKey):
         return _RSA if value.key_size >= 2048 else ()
     if isinstance(value, ec.EllipticCurvePublicKey):

@@ -52,26 +52,38 @@ class FailureLimit:
         self._addresses.burst = float(per_address)
         self._openids.burst = float(per_openid)
 
-    def begin(self, ip: str, openid: str, now: float) -> Attempt | None:
-        """Return an attempt to authenticate, None where too many have failed.
+    def allows(self, ip: str, openid: str, now: float) -> bool:
+        """Return whether a client may try to authenticate.
 
         Args:
-            ip: The client's address.
-            openid: What the client says it is, empty where it leaves that to its token.
+            ip: Its address.
+            openid: What it says it is, empty where it leaves that to its token.
             now: Loop time.
         """
         network = network_of(ip)
-        is_known = self._homes.get(openid) != network and is_valid_text(openid, MAX_OPENID_BYTES)
-        key = openid if is_known else ""
-        if not self._addresses.allows(network, now) or not self._openids.allows(key, now):
-            return None
-        address = self._addresses.begin(network, now)
-        return Attempt(self, address, self._openids.begin(key, now), network)
+        return self._addresses.allows(network, now) and (
+            self._openids.allows(openid, now) or self._homes.get(openid) == network
+        )
 
-    def let_in(self, openid: str, network: bytes) -> None:
+    def begin(self, ip: str, openid: str, now: float) -> Attempt | None:
+        """Return an attempt that takes its time, None where too many have failed; see allows()."""
+        if not self.allows(ip, openid, now):
+            return None
+        network = network_of(ip)
+        is_counted = self._homes.get(openid) != network and is_valid_text(openid, MAX_OPENID_BYTES)
+        address = self._addresses.begin(network, now)
+        return Attempt(self, address, self._openids.begin(openid if is_counted else "", now), ip)
+
+    def failed(self, ip: str, openid: str, failure: Reason, now: float) -> None:
+        """Enter an attempt that took no time and failed."""
+        attempt = self.begin(ip, openid, now)
+        if attempt is not None:
+            attempt.end(now, failure=failure)
+
+    def let_in(self, openid: str, ip: str) -> None:
         """Remember where an openid was let in from."""
         self._homes.pop(openid, None)
-        self._homes[openid] = network
+        self._homes[openid] = network_of(ip)
         if len(self._homes) > MAX_KEYS:
             del self._homes[next(iter(self._homes))]
 
@@ -79,19 +91,19 @@ class FailureLimit:
 class Attempt:
     """One authentication, from FailureLimit.begin() to end()."""
 
-    __slots__ = ("_address", "_limit", "_network", "_openid")
+    __slots__ = ("_address", "_ip", "_limit", "_openid")
 
     def __init__(
         self,
         limit: FailureLimit,
         address: _Bucket[bytes] | None,
         openid: _Bucket[str] | None,
-        network: bytes,
+        ip: str,
     ) -> None:
         self._limit = limit
         self._address = address
         self._openid = openid
-        self._network = network
+        self._ip = ip
 
     def end(self, now: float, *, failure: Reason | None = None, openid: str = "") -> None:
         """Enter its outcome.
@@ -106,7 +118,7 @@ class Attempt:
         if self._openid is not None:
             self._openid.end(now, is_failure=failure in GUESSES)
         if openid:
-            self._limit.let_in(openid, self._network)
+            self._limit.let_in(openid, self._ip)
 
 
 class _Bucket(Generic[_Key]):

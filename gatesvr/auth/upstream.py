@@ -76,6 +76,9 @@ class UpstreamAuthenticator:
     async def stop(self) -> None:
         """Do nothing."""
 
+    def authenticate_now(self, applicant: Applicant) -> None:
+        """Return None: the service has to be asked."""
+
     async def authenticate(self, applicant: Applicant) -> Identity:
         """Return who the service says the client is.
 

@@ -20,8 +20,8 @@ class _RemoteSource:
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
 
-    async def get(self, path: str, query: dict[str, str]) -> Any:
-        return await asyncio.to_thread(lambda: self._remote.get(path, **dict[str, Any](query)))
+    async def get(self, path: str, query: dict[str, Any]) -> Any:
+        return await asyncio.to_thread(lambda: self._remote.get(path, **query))
 
 
 @click.command()

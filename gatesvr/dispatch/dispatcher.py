@@ -15,7 +15,7 @@ from ..session.state import Verdict
 from .failures import refuse
 from .handler import ClientHandler
 from .login import Login, LoginTask
-from .task import AsyncTask
+from .task import AsyncTask, MakeTask
 from .traced import TaskTracer
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Dispatcher:
         """Trace the requests to come, or those of them that tracer chooses; None traces none."""
         # Where nothing is traced it is to cost nothing, so this is decided here and not a request.
         tasks = None if tracer is None else TaskTracer(tracer, self.counters)
-        self._make_task: Callable[..., AsyncTask] = AsyncTask if tasks is None else tasks.task
+        self._make_task: MakeTask = AsyncTask if tasks is None else tasks.task
         self._login.make_task = LoginTask if tasks is None else tasks.login
 
     def handler(self, link: Link) -> ClientHandler:

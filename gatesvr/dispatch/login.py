@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ..errors import CloseCode, ErrorCode
 from ..protocol.messages import LOGIN_ACTION, OK, Outcome
 from .failures import refuse
-from .task import AsyncTask
+from .task import AsyncTask, MakeTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,7 +81,7 @@ class Login:
         self._counters = processor.counters
         self._handlers = handlers
         self._next_request_id = next_request_id
-        self.make_task: Callable[..., AsyncTask] = LoginTask
+        self.make_task: MakeTask = LoginTask
         self._task_timeout = task_timeout
 
     def apply(self, task_timeout: float) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from ..observe.metrics import Counter, Gauge
 from ..protocol.server import ProtocolCounters
 from ..upstream.call import Call
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._core.codec import ClientRequest, UpstreamAnswer
     from ..observe.trace import RequestTrace
     from ..session.session import Session
     from ..upstream.router import Route
 
-__all__ = ["AsyncTask", "DispatchCounters"]
+__all__ = ["AsyncTask", "DispatchCounters", "MakeTask"]
+
+
+MakeTask: TypeAlias = "Callable[[int, Session, ClientRequest, Route, float, float], AsyncTask]"
+"""Makes a task from what AsyncTask() takes."""
 
 
 class AsyncTask(Call):

@@ -78,24 +78,36 @@ class TaskTracer:
         self._counters = counters
 
     def task(
-        self, task_id: int, session: Session, request: ClientRequest, route: Route, context: float
+        self,
+        task_id: int,
+        session: Session,
+        request: ClientRequest,
+        route: Route,
+        context: float,
+        asked_at: float,
     ) -> AsyncTask:
         """Return the task of a request; as AsyncTask()."""
         trace = self._begin(task_id, session, request, route)
         if trace is None:
-            return AsyncTask(task_id, session, request, route, context)
-        task = TracedTask(task_id, session, request, route, context)
+            return AsyncTask(task_id, session, request, route, context, asked_at)
+        task = TracedTask(task_id, session, request, route, context, asked_at)
         task.trace = trace
         return task
 
     def login(
-        self, task_id: int, session: Session, request: ClientRequest, route: Route, context: float
+        self,
+        task_id: int,
+        session: Session,
+        request: ClientRequest,
+        route: Route,
+        context: float,
+        asked_at: float,
     ) -> AsyncTask:
         """Return the task of a hello; as LoginTask()."""
         trace = self._begin(task_id, session, request, route)
         if trace is None:
-            return LoginTask(task_id, session, request, route, context)
-        task = TracedLogin(task_id, session, request, route, context)
+            return LoginTask(task_id, session, request, route, context, asked_at)
+        task = TracedLogin(task_id, session, request, route, context, asked_at)
         task.trace = trace
         return task
 

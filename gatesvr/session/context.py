@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,13 @@ class SessionContext:
     ) -> None:
         self.counters = SessionCounters()
         self.errors = CodeCounts(ErrorCode)
+        self.high_water = high_water
+        self.watched: set[Outbox] = set()
+        self.budget = budget
+        self.close_full = close_full
+        self._set(config)
+
+    def _set(self, config: SessionConfig) -> None:
         self.max_in_flight = config.max_in_flight
         self.max_queue_size = config.max_queue_size
         self.max_requests_per_second = config.max_requests_per_second
@@ -66,16 +74,12 @@ class SessionContext:
         self.max_bulk = max(1, self.max_queue_size // BULK_SHARE)
         self.max_bulk_bytes = self.max_queue_bytes // BULK_SHARE
         self.when_full = config.when_full
-        self.high_water = high_water
-        self.watched: set[Outbox] = set()
-        self.budget = budget
-        self.close_full = close_full
 
     def renewed(self, config: SessionConfig) -> SessionContext:
         """Return a context for the sessions to come, with other settings.
 
         Those that there are keep theirs: their clients were told them at START.
         """
-        context = SessionContext(config, self.high_water, self.budget, self.close_full)
-        context.counters, context.watched = self.counters, self.watched
+        context = copy.copy(self)
+        context._set(config)
         return context

@@ -428,7 +428,7 @@ class Session:
         self.auth = identity
         self.auth_deadline = deadline
         self._auth_info = pb.PeerInfo(
-            auth_subject=identity.subject, auth_claims=identity.claims
+            auth_subject=identity.subject, auth_claims=identity.claims or None
         ).SerializeToString()
         self.peer_info = self._place_info + self._auth_info
 

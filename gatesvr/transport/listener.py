@@ -167,7 +167,8 @@ class ConnectionListener:
         try:
             tls = load_server_tls(config.cert, config.key)
             server = self._backend.server(tls, config.idle_timeout, self._token_of)
-        except ConfigError as error:
+        except Exception as error:
+            # Whatever the files hold, the sweep that calls this goes on.
             self._counters.certificates_kept += 1
             logger.warning("certificate_kept", extra=keys(why=error))
         else:

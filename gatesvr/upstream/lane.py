@@ -100,6 +100,10 @@ RETRY_MS = 100
 """Retry delay for the client whose call was refused or found no room."""
 
 
+def _limit_of(config: UpstreamConfig) -> tuple[bool, int, int]:
+    return config.adaptive_limit, config.min_open, config.max_open
+
+
 @dataclass(slots=True, eq=False)
 class _Stream:
     """The ProcessStream that the lane writes to, and its tasks."""
@@ -159,6 +163,7 @@ class Lane:
         self.is_full = False
         """Whether calls wait because as many as may be are open."""
         self._set(config)
+        self._set_limit(config)
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
         self._counters = counters
@@ -210,6 +215,8 @@ class Lane:
         self._config = config
         self._max_batch = config.max_batch
         self._max_waiting = config.max_waiting
+
+    def _set_limit(self, config: UpstreamConfig) -> None:
         self._max_open = config.max_open
         self._limit = (
             GradientLimit(config.min_open, config.max_open) if config.adaptive_limit else None
@@ -222,9 +229,11 @@ class Lane:
 
         The channel keeps its options: where those differ, the manager makes another lane.
         """
-        if config != self._config:
-            self._set(config)
-            self._on_change()
+        before = self._config
+        self._set(config)
+        if _limit_of(config) != _limit_of(before):
+            # Otherwise what the limit has learned of the upstream stays.
+            self._set_limit(config)
             self._wake_writer()
             if self._state is not LaneState.STREAM:
                 self._pump()

@@ -102,12 +102,12 @@ class Server:
         assert match is not None
         return match[1]
 
-    async def stop(self, number: int = signal.SIGINT) -> Result:
+    async def stop(self, number: int = signal.SIGINT, deadline_s: float = DEADLINE_S) -> Result:
         """Send a signal and wait for the end."""
         if self.result is None:
             if self.process.returncode is None:
                 self.process.send_signal(number)
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(deadline_s):
                 out, err = await self.process.communicate()
             assert self.process.returncode is not None
             self.result = Result(self.process.returncode, out.decode(), err.decode())

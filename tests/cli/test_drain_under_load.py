@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gatesvr import Client, GatewayClient, Reply, UpstreamService
 from gatesvr.bench.checker import DeliveryChecker
-from gatesvr.errors import ConnectionFailed, GatesvrError, SessionLost
+from gatesvr.errors import GatesvrError, SessionLost
 from gatesvr.protocol import events
 from gatesvr.transport import client as transport
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOAD_S = 2.0
 """Seconds of load before the drain, and behind it."""
-PAUSE_S = 2.0
+PAUSE_S = 4.0
 """Mean time between two requests of one client."""
 CONNECTING = 32
 
@@ -189,6 +189,7 @@ def flags_of(service: UpstreamService, backend: str) -> list[str]:
         *named,
         *("--transport", backend, "--log-format", "json"),
         *("--set", "session.max_inited_per_address=100000"),
+        *("--set", "drain.timeout=2m"),  # whatever else the machine has to do
     ]
 
 
@@ -237,7 +238,7 @@ async def knock(address: str, backend: str, seen: dict[str, float]) -> None:
             await stranger.connect()
             if "unready" in seen:
                 seen["came in late"] = loop.time()
-        except ConnectionFailed as error:
+        except GatesvrError as error:
             if "the gateway stops" in str(error):
                 seen["refused"] = loop.time()
         finally:
@@ -246,17 +247,19 @@ async def knock(address: str, backend: str, seen: dict[str, float]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_elsewhere", [True, False], ids=["two gateways", "one that restarts"])
-async def test_a_thousand_sessions_are_drained_under_load(
+async def test_sessions_are_drained_under_load(
     backend: str, tmp_path: Path, is_elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(False)  # a traceback for each future takes longer than all the rest
-    size = 1_000 if is_elsewhere else 100
+    # With aioquic a thousand clients are too much for one process of Python.
+    size = {"qh3": 1_000, "aioquic": 300}[backend] if is_elsewhere else 100
     checker = DeliveryChecker(knows_ends=False)
     seen: dict[str, float] = {}
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(asyncio.timeout(180))
+        await stack.enter_async_context(asyncio.timeout(500))
         service = await stack.enter_async_context(working(checker))
         flags = flags_of(service, backend)
         first, *others = [
@@ -276,16 +279,17 @@ async def test_a_thousand_sessions_are_drained_under_load(
             asyncio.create_task(knock(address, backend, seen)),
             asyncio.create_task(push_on(crowd, push)),
         ]
+        await until(lambda: crowd.answers >= size // 10)
+        answers = -crowd.answers
         await asyncio.sleep(LOAD_S)
-        answers = crowd.answers
-        assert answers
+        answers += crowd.answers
         assert not crowd.failures
         assert {c._connector._server.port for c in crowd.clients} == {int(address.split(":")[1])}  # type: ignore[union-attr]
 
         crowd.is_timed = True
         began = loop.time()
         first.process.send_signal(signal.SIGTERM)
-        result = await first.stop(0)
+        result = await first.stop(0, 300.0)
         took = loop.time() - began
         assert result.code == 0, result.err
         if not is_elsewhere:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from gatesvr.gateway import Gateway
 
 
+def later(applicant: Applicant) -> None:
+    """As an authenticator that has to wait."""
+
+
 @asynccontextmanager
 async def scene(
     backend: str, folder: Path, *sets: str
@@ -309,6 +313,7 @@ async def test_nobody_is_let_in_while_nothing_can_be_said(backend: str, tmp_path
             await answered.wait()
             raise AuthUnavailable("no keys")
 
+        gate._authenticator.authenticate_now = later  # type: ignore[method-assign]
         gate._authenticator.authenticate = unavailable  # type: ignore[method-assign]
         inside.send(auth(token(), 2))
         await asyncio.wait_for(asked.wait(), 30)
@@ -354,6 +359,7 @@ async def test_a_client_that_leaves_while_it_is_authenticated_leaves_nothing(
             await answered.wait()
             return await authenticate(applicant)
 
+        gate._authenticator.authenticate_now = later  # type: ignore[method-assign]
         gate._authenticator.authenticate = slow  # type: ignore[method-assign]
         async with plain_client(gateway.address) as client:
             start = pb.StartRequest(openid="alice", auth_token=token(), protocol=1)
@@ -426,14 +432,14 @@ async def test_an_exception_while_an_auth_is_checked_ends_its_connection_alone(
         gate = gateway.engine.gate
         assert gate is not None
 
-        async def broken(applicant: Applicant) -> Any:
+        def broken(applicant: Applicant) -> Any:
             raise ZeroDivisionError("on purpose")
 
         def broken_too(*arguments: object) -> None:
             raise ZeroDivisionError("on purpose")
 
         if where == "check":
-            gate._authenticator.authenticate = broken  # type: ignore[method-assign]
+            gate._authenticator.authenticate_now = broken  # type: ignore[method-assign]
         else:
             gateway.session_manager.authenticate = broken_too  # type: ignore[method-assign]
         client.send(auth(token()))

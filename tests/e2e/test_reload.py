@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-CLIENTS = 4
+CLIENTS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ class Load:
     async def go_on(self) -> None:
         """Wait until every part of it has got on."""
         answers, notifies = self.answers, min(self.notifies)
-        await until(lambda: self.answers > answers + 50 and min(self.notifies) > notifies + 5)
+        await until(lambda: self.answers > answers + 30 and min(self.notifies) > notifies + 3)
 
     async def _ask(self, number: int) -> None:
         asked = 0

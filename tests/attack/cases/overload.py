@@ -11,10 +11,12 @@ from ..case import Off, case, memory, moved, saw
 if TYPE_CHECKING:
     from ..attacker import Attacker
 
-NEWCOMERS = 100
-LEVEL_2_S = 3.0
-"""From the attack's begin until new sessions are shed, with STEP_S of 2 s; healthy clients have
-connected by then."""
+NEWCOMERS = 50
+STEP_S = 1.5
+"""So that the healthy clients and the one that resumes have connected before new sessions are shed.
+"""
+LEVEL_2_S = 2.8
+"""From the attack's begin until they are."""
 
 
 @case(
@@ -27,7 +29,7 @@ connected by then."""
     memory(24),
     off=Off("it only counts", sets=("overload.dry_run=true",)),
     sets=("overload.max_memory=1MiB",),
-    patches={"gatesvr.overload:STEP_S": 2.0},
+    patches={"gatesvr.overload:STEP_S": STEP_S},
 )
 async def newcomers(attacker: Attacker) -> None:
     victim = await attacker.connect()
@@ -37,7 +39,7 @@ async def newcomers(attacker: Attacker) -> None:
 
     async def come(number: int) -> None:
         with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(1.5):
+            async with asyncio.timeout(1.2):
                 client = await attacker.connect(host=f"127.0.1.{number}")
                 response = await client.start(f"user{number}")
                 attacker.seen["let in"] += response.success

@@ -214,7 +214,8 @@ async def forged_tokens(attacker: Attacker) -> None:
 @case(
     "a flood of bad tokens",
     "25 STARTs with badly signed tokens, then 40 more: 20 are looked at, and 1 more each second",
-    closes(4401, 65),
+    saw("closed 4401", least=20, most=30),
+    saw("closed 4429", least=35, most=45),
     moved("auth.refused_limited", least=30),
     moved("session.created", most=0),
     memory(24),
@@ -263,7 +264,8 @@ async def hanging_authentication(attacker: Attacker) -> None:
 @case(
     "guesses at one user's token",
     "60 STARTs with a user's openid and wrong tokens, from 30 addresses in two waves",
-    closes(4401, 60),
+    saw("closed 4401", least=20, most=30),
+    saw("closed 4429", least=30, most=40),
     moved("auth.refused_limited", least=20),
     moved("session.created", most=0),
     memory(12),

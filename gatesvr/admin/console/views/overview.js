@@ -45,7 +45,7 @@ const TILES = [
     note: (o) => `${format.span(o.cpu_s)} in all` },
   { name: "Memory", field: "memory_bytes", series: "memory_bytes", split: format.splitBytes,
     value: (o) => o.memory_bytes,
-    note: (o) => `${format.bytes(o.memory_bytes / Math.max(1, sessionsOf(o)))} a session` },
+    note: (o) => `up ${format.span(o.uptime_s)}` },
 ];
 
 class Tile {
