@@ -382,7 +382,7 @@ class SessionEventView(_Answer, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     event: str
     """What: a kind of session event; while it is traced also ``request``, ``answer``, ``push``,
-    ``bound``, ``ack``, ``sent``, ``attached``, ``detached``."""
+    ``bound``, ``ack``, ``sent``, ``attached``, ``detached``, in a stream ``missed``."""
     detail: str
     """``KEY=VALUE`` pairs."""
 

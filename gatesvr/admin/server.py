@@ -76,14 +76,14 @@ class AdminServer:
         try:
             import uvicorn
 
+            from .api import Api
+            from .app import make_app
             from .http import Connections, HttpConnection
+            from .metrics import GatewayCollector
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
         from .access import Access
-        from .api import Api
-        from .app import make_app
         from .figures import Sampler
-        from .metrics import GatewayCollector
         from .profile import Profiler
         from .sessions import Directory
         from .streams import Streams
@@ -94,7 +94,7 @@ class AdminServer:
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
         access = Access(config, tokens, counters)
-        self._sampler = Sampler(gateway, counters, self._follow_certificate)
+        self._sampler = Sampler(gateway, counters, self._look)
         self._directory = Directory(gateway, counters, time.time)
         self._streams = Streams(self._sampler, self._directory, counters)
         self._profiler = Profiler()
@@ -206,6 +206,11 @@ class AdminServer:
                 os.unlink(self._socket)
             self._socket = ""
         self._gateway.more_counters.pop("admin", None)
+
+    def _look(self) -> None:
+        """Do what is due once a second."""
+        self._directory.end_traces()
+        self._follow_certificate()
 
     def _follow_certificate(self) -> None:
         """Show another certificate to new connections if its files have changed."""

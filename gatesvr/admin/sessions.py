@@ -53,6 +53,8 @@ MAX_SHOWN = 256
 """Slots and requests of a session's view."""
 MAX_TRACED = 64
 """Sessions traced at a time."""
+TRACE_S = 600.0
+"""How long a trace goes on that nobody follows."""
 LOOK_S = 0.5
 """Shortest time that the rates of one session are taken over."""
 MAX_LOOKS = 256
@@ -145,6 +147,7 @@ class Directory:
         self._clock = gateway.engine.clock
         self._wall_clock = wall_clock
         self._traces: dict[str, Trace] = {}
+        self._traced_at: dict[str, float] = {}  # when somebody last followed it
         self._recent: deque[SessionEvent] = deque(maxlen=MAX_RECENT)
         self._manager.events.recent = self._recent
         # Positions of sessions, by number, at two times: rates are taken from the older one.
@@ -388,11 +391,10 @@ class Directory:
         session = self.find(session_id)
         trace = self._traces.get(session_id)
         if trace is None:
-            for old in [old for old in self._traces if self._manager.by_id(old) is None]:
-                del self._traces[old]
             if len(self._traces) >= MAX_TRACED:
                 raise Refused(503, "BUSY", f"{MAX_TRACED} sessions are traced, no more can be")
             trace = self._traces[session_id] = Trace(self._wall_clock)
+            self._traced_at[session_id] = self._clock()
             begin_trace(session, trace)
             self._counters.traced += 1
         return trace
@@ -401,9 +403,20 @@ class Directory:
         """Return the trace of a session, None where it is not traced."""
         return self._traces.get(session_id)
 
+    def end_traces(self) -> None:
+        """End the traces of sessions that are over, and those that nobody has followed for long."""
+        now = self._clock()
+        for session_id, trace in list(self._traces.items()):
+            if trace.wakes:
+                self._traced_at[session_id] = now
+            is_over = self._manager.by_id(session_id) is None
+            if is_over or now - self._traced_at[session_id] >= TRACE_S:
+                self.untrace(session_id)
+
     def untrace(self, session_id: str) -> None:
         """Trace a session no more."""
         if self._traces.pop(session_id, None) is not None:
+            del self._traced_at[session_id]
             session = self._manager.by_id(session_id)
             if session is not None:
                 end_trace(session)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..session.traced import TraceEvent
 from .refusal import Refused
 from .sessions import event_view
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from ..session.traced import Trace
     from .counters import AdminCounters
     from .figures import Sampler
     from .sessions import Directory
@@ -93,24 +95,13 @@ class Streams:
     async def _session(self, session_id: str) -> AsyncGenerator[bytes, None]:
         directory, loop = self._directory, asyncio.get_running_loop()
         awake = asyncio.Event()
-        trace, seen = directory.trace_of(session_id), 0
-        if trace is not None:
-            seen = trace.total
-            trace.wakes.add(awake.set)
         due = loop.time()
-        try:
+        with closing(_Watch(awake)) as watch:
             while not self._stopped.is_set():
-                if trace is not directory.trace_of(session_id):
-                    if trace is not None:
-                        trace.wakes.discard(awake.set)
-                    trace, seen = directory.trace_of(session_id), 0
-                    if trace is not None:
-                        trace.wakes.add(awake.set)
                 awake.clear()
-                if trace is not None and (new := trace.since(seen)):
-                    seen = trace.total
-                    encode = msgspec.json.encode
-                    yield b"".join(event("trace", encode(event_view(item))) for item in new)
+                watch.follow(directory.trace_of(session_id))
+                if traced := watch.take():
+                    yield traced
                 if loop.time() >= due:
                     try:
                         view = directory.view(session_id)
@@ -119,9 +110,6 @@ class Streams:
                     yield event("session", msgspec.json.encode(view))
                     due = loop.time() + SESSION_S
                 await self._pause(awake, due - loop.time())
-        finally:
-            if trace is not None:
-                trace.wakes.discard(awake.set)
         yield GOODBYE
 
     async def _pause(self, awake: asyncio.Event, seconds: float) -> None:
@@ -136,6 +124,47 @@ class Streams:
                 wait.cancel()
         if awake.is_set() and seconds > BURST_S:
             await asyncio.sleep(BURST_S)
+
+
+class _Watch:
+    """Reads the trace of a session as it goes on, and a newer one in its place.
+
+    Args:
+        awake: Set when there is something to take.
+    """
+
+    def __init__(self, awake: asyncio.Event) -> None:
+        self._awake = awake
+        self._trace: Trace | None = None
+        self._seen = 0
+
+    def follow(self, trace: Trace | None) -> None:
+        """Read this trace from now on; its events from before are in the session's view."""
+        if trace is self._trace:
+            return
+        self.close()
+        self._trace = trace
+        if trace is not None:
+            self._seen = trace.total
+            trace.wakes.add(self._awake.set)
+
+    def take(self) -> bytes:
+        """Return the events since the last call, ready to be sent."""
+        trace, seen = self._trace, self._seen
+        if trace is None:
+            return b""
+        self._seen = trace.total
+        new = trace.since(seen)
+        missed = trace.total - seen - len(new)
+        if missed:
+            new.insert(0, TraceEvent(new[0].time, "missed", f"events={missed}"))
+        encode = msgspec.json.encode
+        return b"".join(event("trace", encode(event_view(item))) for item in new)
+
+    def close(self) -> None:
+        """Read it no more."""
+        if self._trace is not None:
+            self._trace.wakes.discard(self._awake.set)
 
 
 class EventResponse:

@@ -60,12 +60,16 @@ def check(file: str | None, sets: tuple[str, ...]) -> None:
     The files that settings name are read as well: certificates and keys. Exit code 0 if all is
     well, 2 if not.
     """
+    from ..admin.server import AdminServer
     from ..gateway import Gateway
 
     config, _ = _load(file, sets)
 
     async def build() -> None:
-        Gateway(config)  # reads certificates and keys; only start() would open sockets
+        # They read certificates, keys and tokens; only start() would open sockets.
+        gateway = Gateway(config)
+        if config.admin.enabled:
+            AdminServer(gateway, config.admin)
 
     asyncio.run(build())
     echo("the settings are right")

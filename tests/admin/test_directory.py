@@ -14,9 +14,11 @@ from gatesvr.admin.figures import Sampler
 from gatesvr.admin.questions import SessionQuery
 from gatesvr.admin.refusal import Refused
 from gatesvr.admin.sessions import Directory
+from gatesvr.admin.streams import _Watch
 from gatesvr.config import load
 from gatesvr.session.session import Session
 from gatesvr.session.state import Event
+from gatesvr.session.traced import MAX_EVENTS, Trace
 from tests.fakes import FakeLink
 
 COUNT = 1_000
@@ -146,3 +148,35 @@ async def test_overview_names_the_slowest(town: Town) -> None:
     assert sampler.overview is not None
     queues = [session.queue_messages for session in sampler.overview.slowest]
     assert queues == [10] * 10
+
+
+async def test_trace_that_nobody_follows_ends(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    session_id, directory = f"{0:032x}", town.directory
+    trace = directory.trace(session_id)
+    wake = lambda: None  # noqa: E731
+    trace.wakes.add(wake)
+    monkeypatch.setattr(directories, "TRACE_S", 1.0)
+    monkeypatch.setattr(directory, "_clock", lambda: 0.0)
+    directory._traced_at[session_id] = -1.0
+    directory.end_traces()
+    assert directory.trace_of(session_id) is trace
+    trace.wakes.discard(wake)
+    directory._traced_at[session_id] = -1.0
+    directory.end_traces()
+    assert directory.trace_of(session_id) is None
+
+
+async def test_stream_tells_of_events_that_it_missed() -> None:
+    trace, awake = Trace(lambda: 1.0), asyncio.Event()
+    watch = _Watch(awake)
+    watch.follow(trace)
+    for i in range(MAX_EVENTS + 5):
+        trace.add("push", f"number={i}")
+    assert awake.is_set()
+    lines = watch.take().split(b"\n\n")
+    assert b"events=5" in lines[0]
+    assert b"number=5" in lines[1]
+    assert len(lines) == MAX_EVENTS + 2
+    assert watch.take() == b""
+    watch.close()
+    assert not trace.wakes

@@ -77,29 +77,28 @@ async def test_commands_show_and_change(command: Callable[..., object]) -> None:
         assert rig.gateway.drain_status().phase == "stopped"
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["session", "none"], "no such session"),
-        (["kick", "none"], "no such session"),
-        (["kick", "--openid", "none"], "no such session"),
-        (["push", "none", "x"], "no such session"),
-        (["reload"], "cannot be read again"),
-        (["sessions", "--page", "x"], "page: not one of ours"),
-        (["log", "level", "loud"], "'loud' is no level"),
-        (["log", "level", "sesion=1", "debug"], "'sesion=1' is not session=ID"),
-        (["drain", "--rate", "fast"], "--rate: 'fast' is no rate"),
-    ],
-)
-async def test_refusals_are_one_line(
-    command: Callable[..., object], args: list[str], words: str
-) -> None:
+REFUSED = [
+    (["session", "none"], "no such session"),
+    (["session", "../drain"], "Not Found"),
+    (["kick", "none"], "no such session"),
+    (["kick", "--openid", "none"], "no such session"),
+    (["push", "none", "x"], "no such session"),
+    (["reload"], "cannot be read again"),
+    (["sessions", "--page", "x"], "page: not one of ours"),
+    (["log", "level", "loud"], "'loud' is no level"),
+    (["log", "level", "sesion=1", "debug"], "'sesion=1' is not session=ID"),
+    (["drain", "--rate", "fast"], "--rate: 'fast' is no rate"),
+]
+
+
+async def test_refusals_are_one_line(command: Callable[..., object]) -> None:
     async with running_admin() as rig:
-        code, out, err = await command(rig, *args)  # type: ignore[misc]
-        assert code in (1, 2)
-        assert out == ""
-        assert words in err
-        assert err.count("\n") == 1
+        for args, words in REFUSED:
+            code, out, err = await command(rig, *args)  # type: ignore[misc]
+            assert code in (1, 2), args
+            assert out == ""
+            assert words in err
+            assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -166,3 +165,13 @@ def test_sizes() -> None:
     assert [bytes_text(size) for size in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
         "0B", "1023B", "1.5KiB", "5.0MiB", "3.0GiB",
     ]  # fmt: skip
+
+
+async def test_config_check_reads_the_files_of_the_admin_server(
+    command: Callable[..., object], tmp_path: Path
+) -> None:
+    sets = ("--set", "admin.enabled=true", "--set", f"admin.token={tmp_path}/none")
+    code, _, err = await command(None, "config", "check", *sets)  # type: ignore[misc]
+    assert code == 2
+    assert "admin.token" in err
+    assert (await command(None, "config", "check", *sets[:2]))[0] == 0  # type: ignore[misc]

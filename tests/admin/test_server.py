@@ -1,18 +1,20 @@
-"""The admin server over TLS: who is let in, and a certificate that changes."""
+"""The admin server: TLS, and the files and packages that it needs."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import ssl
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
+from gatesvr import Gateway
 from gatesvr.admin.server import AdminServer
 from gatesvr.cli import main
-from gatesvr.config import AdminConfig
+from gatesvr.config import AdminConfig, load
 from gatesvr.errors import ConfigError
 from tests.admin.rig import running_admin
 from tests.fakes import until
@@ -97,10 +99,10 @@ async def test_file_that_cannot_be_used_is_named(tmp_path: Path, field: str) -> 
     files = {"cert": server.cert, "key": server.key, "client_ca": server.cert}
     empty = tmp_path / "empty"
     empty.write_text("")
-    async with running_admin() as rig:
-        config = AdminConfig(**{**files, field: str(empty)})
-        with pytest.raises(ConfigError, match=rf"admin\.{field}"):
-            AdminServer(rig.gateway, config)
+    gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
+    config = AdminConfig(**{**files, field: str(empty)})
+    with pytest.raises(ConfigError, match=rf"admin\.{field}"):
+        AdminServer(gateway, config)
 
 
 async def test_tls_hides_the_cookie_from_plain_connections(tmp_path: Path) -> None:
@@ -125,3 +127,15 @@ async def test_tls_hides_the_cookie_from_plain_connections(tmp_path: Path) -> No
             await until(lambda: admin.counters.requests)
         finally:
             await admin.stop()
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "starlette.responses", "prometheus_client.core"])
+def test_without_the_extra_it_says_what_to_install(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
+    for name in ("api", "app", "http", "metrics"):
+        monkeypatch.delitem(sys.modules, f"gatesvr.admin.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=r"gatesvr\[admin\]"):
+        AdminServer(gateway, gateway.config.admin)
