@@ -37,7 +37,8 @@ def test_sdist_holds_every_source_file(tmp_path: Path) -> None:
 def test_console_is_in_the_wheel_with_the_licence_of_what_it_holds() -> None:
     console = ROOT / "gatesvr" / "admin" / "console"
     (patterns,) = (
-        line for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
+        line
+        for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
         if line.startswith("gatesvr = [") and "py.typed" in line
     )
     assert '"admin/console/**/*"' in patterns
