@@ -52,10 +52,10 @@ def banner(
         "certificate": certificate,
     }
     if admin is not None:
-        open_to = (
-            "" if admin.is_guarded else ", open to every process of this machine (admin.token)"
-        )
-        lines["console"] = f"{admin.where}{open_to}"
+        lines["console"] = admin.where
+        if not admin.is_guarded:
+            who = "every process of this machine" if admin.url else "every process of this user"
+            lines["console"] += f", open to {who} (admin.token)"
     elif is_demo:
         lines["console"] = "none: it needs gatesvr[admin], or is off"
     lines["callers prove"] = _proof(gateway.config.push)

@@ -70,6 +70,11 @@ class Tile {
   }
 }
 
+const PHASES = {
+  unready: "not ready, still taking clients", goaway: "asking clients to leave",
+  finishing: "waiting for answers", stopped: "stopped",
+};
+
 /** Ready or why not, and how far a drain is. */
 class Readiness {
   constructor() {
@@ -92,7 +97,7 @@ class Readiness {
     if (drain) {
       const gone = drain.connections_at_start - drain.connections_left;
       this.meter.value = drain.connections_at_start ? gone / drain.connections_at_start : 1;
-      text(this.reason, `${drain.phase}: ${format.count(drain.connections_left)} of ` +
+      text(this.reason, `${PHASES[drain.phase] ?? drain.phase}: ${format.count(drain.connections_left)} of ` +
         `${format.count(drain.connections_at_start)} connections left, ` +
         `${format.count(drain.requests_left)} requests; cut off in ${format.span(drain.remaining_s)}`);
     } else text(this.reason, reasons.join(", "));
