@@ -119,7 +119,7 @@ $(RUNTIME): $(BUILD_INPUTS)
 	fi; \
 	echo "$$found -m venv $(VENV)"; "$$found" -m venv $(VENV)
 	@echo "installing GateSvr into $(VENV): its dependencies, then its core is compiled (under a minute)"
-	$(PIP) --editable '.[fast]'
+	$(PIP) --editable '.[admin,fast]'
 	@touch $@
 
 # And to work on it. The package is installed already: of its own name only the extras are left.

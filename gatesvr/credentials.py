@@ -16,6 +16,7 @@ import os
 import re
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,11 +28,19 @@ from .errors import ConfigError
 from .observe.log import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Metadata = tuple[tuple[str, str], ...]
 
-__all__ = ["SYSTEM_CAS", "Access", "FileWatch", "ServerCertificate", "TokenFile"]
+__all__ = [
+    "SYSTEM_CAS",
+    "Access",
+    "FileWatch",
+    "ServerCertificate",
+    "TokenFile",
+    "check_certificates",
+    "token_digest",
+]
 
 logger = logging.getLogger("gatesvr.credentials")
 
@@ -54,19 +63,21 @@ class FileWatch:
 
     Args:
         paths: The files.
+        settle: Seconds that they have to be at rest; SETTLE_S by default.
     """
 
-    def __init__(self, *paths: str) -> None:
+    def __init__(self, *paths: str, settle: float | None = None) -> None:
         self._paths = paths
+        self._settle = SETTLE_S if settle is None else settle
         self._seen = self._look()
 
     def has_changed(self) -> bool:
-        """Return True once after each change, SETTLE_S behind it."""
+        """Return True once after each change, when the files are at rest again."""
         found = self._look()
         if found is None or found == self._seen:
             return False
         # The time of the inode's change cannot be set back, as that of the content can.
-        if abs(time.time() - max(changed_ns for *_, changed_ns in found) / 1e9) < SETTLE_S:
+        if abs(time.time() - max(changed_ns for *_, changed_ns in found) / 1e9) < self._settle:
             return False
         self._seen = found
         return True
@@ -99,7 +110,7 @@ class TokenFile:
         self._watch = FileWatch(path)
         self._look_at = clock() + LOOK_S
         self._tokens = self._read()
-        self._digests = [_digest(token) for token in self._tokens]
+        self._digests = [token_digest(token) for token in self._tokens]
 
     @property
     def first(self) -> str:
@@ -108,12 +119,17 @@ class TokenFile:
         return self._tokens[0]
 
     def holds(self, digest: bytes) -> bool:
-        """Return whether a token with this digest() is in the file, in the same time for each."""
+        """Return whether a token with this digest is in the file, in the same time for each."""
         self._follow()
         found = False
         for known in self._digests:
             found |= hmac.compare_digest(known, digest)
         return found
+
+    def digests(self) -> list[bytes]:
+        """Return the digests of all tokens in the file."""
+        self._follow()
+        return self._digests
 
     def _follow(self) -> None:
         """Read the file again if it has changed."""
@@ -128,7 +144,7 @@ class TokenFile:
         except ConfigError as error:
             logger.warning("tokens_kept", extra=keys(why=error))
         else:
-            self._digests = [_digest(token) for token in self._tokens]
+            self._digests = [token_digest(token) for token in self._tokens]
             logger.info("tokens_read", extra=keys(field=self._field, tokens=len(self._tokens)))
 
     def _read(self) -> list[str]:
@@ -149,8 +165,9 @@ class TokenFile:
         return tokens
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def token_digest(token: str) -> bytes:
+    """Return the digest of a token that TokenFile.holds() asks for."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class ServerCertificate:
@@ -163,6 +180,7 @@ class ServerCertificate:
         section: The section of the settings that name them, for messages.
         on_handshake: Called at the beginning of each TLS handshake, in threads of gRPC's, one at a
             time.
+        on_look: Called in the same way after a look at changed files: whether they could be used.
 
     Raises:
         ConfigError: A file cannot be read or used.
@@ -175,52 +193,70 @@ class ServerCertificate:
         client_ca: str,
         section: str,
         on_handshake: Callable[[], None] = lambda: None,
+        on_look: Callable[[bool], None] = lambda is_usable: None,
     ) -> None:
-        self._cert, self._key, self._client_ca = cert, key, client_ca
         self._section = section
         self._on_handshake = on_handshake
+        self._on_look = on_look
         self._lock = threading.Lock()
-        self._watch = FileWatch(*filter(None, (cert, key, client_ca)))
-        self._first = self._load()
+        self._renewal: grpc.ServerCertificateConfiguration | None = None
+        self._paths = (cert, key, client_ca)
+        self._watch = FileWatch(*filter(None, self._paths))
+        self._first = self._load(self._paths)
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials to listen with."""
         # None, for no change, is not in grpc-stubs.
         renewed = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._renewed)
         return grpc.dynamic_ssl_server_credentials(
-            self._first, renewed, require_client_authentication=bool(self._client_ca)
+            self._first, renewed, require_client_authentication=bool(self._paths[2])
         )
+
+    def prepare(self, cert: str, key: str, client_ca: str) -> Callable[[], None]:
+        """Read other files; return a function that has the next handshakes use them.
+
+        Raises:
+            ConfigError: A file cannot be read or used.
+        """
+        paths = (cert, key, client_ca)
+        watch = FileWatch(*filter(None, paths))
+        renewal = self._load(paths)
+
+        def commit() -> None:
+            with self._lock:
+                self._paths, self._watch, self._renewal = paths, watch, renewal
+
+        return commit
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the configuration for the next handshakes if the files have changed."""
         with self._lock:
             self._on_handshake()
+            renewal, self._renewal = self._renewal, None
             if not self._watch.has_changed():
-                return None
+                return renewal
             try:
-                renewed = self._load()
+                renewal = self._load(self._paths)
             except ConfigError as error:
+                self._on_look(False)
                 logger.warning("certificate_kept", extra=keys(why=error))
-                return None
-            logger.info("certificate_renewed", extra=keys(cert=self._cert))
-            return renewed
+                return renewal
+            self._on_look(True)
+            logger.info("certificate_renewed", extra=keys(cert=self._paths[0]))
+            return renewal
 
-    def _load(self) -> grpc.ServerCertificateConfiguration:
-        chain = _read(self._cert, f"{self._section}.cert")
-        key = _read(self._key, f"{self._section}.key")
+    def _load(self, paths: tuple[str, str, str]) -> grpc.ServerCertificateConfiguration:
+        cert_path, key_path, ca_path = paths
+        chain = _read(cert_path, f"{self._section}.cert")
+        key = _read(key_path, f"{self._section}.key")
         field = f"{self._section}.cert"
-        leaf = _certificates(chain, self._cert, field)[0]
-        if leaf.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
-            raise ConfigError(
-                f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}",
-                source=self._cert,
-                field=field,
-            )
-        _check_key(key, leaf, self._key, f"{self._section}.key")
+        certificates = _certificates(chain, cert_path, field)
+        _check_key(key, certificates[0], key_path, f"{self._section}.key")
+        check_certificates(certificates, cert_path, field)
         roots = None
-        if self._client_ca:
-            roots = _read(self._client_ca, f"{self._section}.client_ca")
-            _certificates(roots, self._client_ca, f"{self._section}.client_ca")
+        if ca_path:
+            roots = _read(ca_path, f"{self._section}.client_ca")
+            _certificates(roots, ca_path, f"{self._section}.client_ca")
         return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
 
@@ -262,6 +298,33 @@ class Access:
         if self._tokens is None:
             return ()
         return (("authorization", f"Bearer {self._tokens.first}"),)
+
+
+def check_certificates(certificates: Sequence[x509.Certificate], path: str, field: str) -> None:
+    """Refuse a chain that is out of order, or whose leaf is not valid now.
+
+    Args:
+        certificates: The chain: the leaf, then each one's issuer.
+        path: Its file.
+        field: The setting that names it.
+
+    Raises:
+        ConfigError: It says what is wrong.
+    """
+    leaf, now = certificates[0], datetime.datetime.now(datetime.UTC)
+    problem = ""
+    if leaf.not_valid_after_utc < now:
+        problem = f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}"
+    elif leaf.not_valid_before_utc > now:
+        problem = f"the certificate is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
+    for number, (below, above) in enumerate(pairwise(certificates), 1):
+        if below.issuer != above.subject:
+            problem = problem or (
+                f"the chain is out of order: certificate {number} was not issued by the one"
+                " behind it"
+            )
+    if problem:
+        raise ConfigError(problem, source=path, field=field)
 
 
 def _read(path: str, field: str, *, name_it: bool = True) -> bytes:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .auth.gate import Authenticator
-    from .config import Config
+    from .config import AuthConfig, Config
     from .observe.metrics import Counters
     from .upstream.manager import UpstreamManager
 
@@ -56,7 +56,7 @@ class Engine:
         overload: Says what to shed.
         stages: How long things take.
         session_manager: Makes, finds and ends sessions.
-        gate: Lets clients in; None lets everybody in.
+        gate: Lets clients in; None lets everybody in. After a reload it may be at rest.
         router: Names the service of an action.
         upstream: As given.
         processor: Runs the tasks.
@@ -91,20 +91,12 @@ class Engine:
             stages=stages,
         )
         self.auth_counters = AuthCounters()
+        self._auth = config.auth
+        self._wall_clock = wall_clock
+        authenticator = self._authenticator(config.auth)
         self.gate: Gate | None = None
-        authenticator: Authenticator | None = None
-        if config.auth.mode == "jwt":
-            from .auth.jwt import JwtAuthenticator
-
-            authenticator = JwtAuthenticator(config.auth, self.auth_counters)
-        elif config.auth.mode == "upstream":
-            from .auth.upstream import UpstreamAuthenticator
-
-            authenticator = UpstreamAuthenticator(
-                config.auth, self.auth_counters, upstream.ask, wall_clock
-            )
         if authenticator is not None:
-            self.gate = Gate(authenticator, config.auth, self.auth_counters, clock, wall_clock)
+            self.gate = self._gate(authenticator, config.auth)
         self.router = UpstreamRouter(config.route, config.upstream.order)
         self.processor = AsyncProcessor(
             config.dispatch,
@@ -132,6 +124,59 @@ class Engine:
             overload.sheds_push,
             overload.sheds_broadcast,
         )
+
+    def _gate(self, authenticator: Authenticator, config: AuthConfig) -> Gate:
+        return Gate(authenticator, config, self.auth_counters, self.clock, self._wall_clock)
+
+    def _authenticator(self, config: AuthConfig) -> Authenticator | None:
+        """Return what says who a client is; None where nobody has to prove anything.
+
+        Raises:
+            ConfigError: Keys cannot be read.
+        """
+        if config.mode == "jwt":
+            from .auth.jwt import JwtAuthenticator
+
+            return JwtAuthenticator(config, self.auth_counters)
+        if config.mode == "upstream":
+            from .auth.upstream import UpstreamAuthenticator
+
+            return UpstreamAuthenticator(
+                config, self.auth_counters, self.upstream.ask, self._wall_clock
+            )
+        return None
+
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """Read the keys anew; return a function that puts another configuration in force.
+
+        Requests, connections and sessions that there are go on; each part's apply() says what they
+        keep.
+
+        Raises:
+            ConfigError: Keys cannot be read.
+        """
+        auth, gate = config.auth, self.gate
+        authenticator = None if gate is None else gate.authenticator
+        if authenticator is None or not authenticator.is_fresh or auth != self._auth:
+            authenticator = self._authenticator(auth)
+
+        def commit() -> None:
+            self._auth = auth
+            if self.gate is not None:
+                self.gate.apply(authenticator, auth)
+            elif authenticator is not None:
+                self.gate = self._gate(authenticator, auth)
+                self.gate.start()
+            self.overload.apply(config.overload)
+            self.session_manager.apply(
+                config.session, config.transport, config.push, needs_auth=auth.mode != "none"
+            )
+            self.router.apply(config.route, config.upstream.order)
+            self.processor.apply(config.dispatch)
+            self.dispatcher.apply(config, self.gate if authenticator is not None else None)
+            self.commands.pushes.apply(config.push.max_broadcasts)
+
+        return commit
 
     def counters(self) -> dict[str, Counters]:
         """Return the counters of each layer, gauges brought up to date."""

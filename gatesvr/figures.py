@@ -14,6 +14,7 @@ from ._core.histogram import HistogramSnapshot
 from .auth.reasons import AuthCounters
 from .control.counters import PushCounters
 from .dispatch.task import DispatchCounters
+from .drain import DrainCounters
 from .observe.metrics import Counters
 from .overload import OverloadCounters
 from .session.counters import SessionCounters
@@ -30,6 +31,7 @@ COUNTERS: dict[str, type[Counters]] = {
     "upstream": UpstreamCounters,
     "push": PushCounters,
     "overload": OverloadCounters,
+    "drain": DrainCounters,
 }
 """The counters of each layer, in the order that a message meets them."""
 
@@ -68,6 +70,10 @@ _REFUSALS = {
         refused_no_credentials refused_token refused_certificate refused_role refused_streams
         refused_broadcasts not_found ambiguous invalid too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
+    "drain": "dismissed connections_cut requests_cut",
+    "admin": """
+        refused_hosts refused_origins refused_unproved refused_bodies silent_closed sse_refused
+        sse_stuck internal_errors""",
 }
 
 REFUSALS: dict[str, frozenset[str]] = {

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING
 
-from .config import Config, join_address
+from .config import Config, Range, check_numbers, join_address
+from .config.changes import within_reach
 from .control.local import LocalPushApi
+from .drain import STOP_REASON, Drain
 from .engine import Engine
 from .errors import CloseCode
 from .figures import Figures, PathFigures, package_version
@@ -22,12 +25,13 @@ from .transport.listener import ConnectionListener
 from .upstream.manager import UpstreamManager
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
     from .control.events import EventStream
     from .dispatch.worker import WorkerState
+    from .drain import DrainStatus
     from .observe.metrics import Counters
     from .upstream.manager import EndpointStatus
 
@@ -40,7 +44,6 @@ SWEEP_INTERVAL_S = 1.0
 RECONNECT_AFTER_MS = 1_000
 UPSTREAM_GRACE_S = 0.5
 """Seconds allowed for lanes to close; by then no client waits for an answer."""
-STOP_REASON = "gateway stops"
 
 
 class Gateway(LocalPushApi):
@@ -62,6 +65,10 @@ class Gateway(LocalPushApi):
         TypeError: config is not a Config.
     """
 
+    on_drain: Callable[[], None] | None = None
+    """Called when a drain begins, whoever asked for it: the owner of the process may have to end
+    with it."""
+
     core = "compiled"
     """Kind of the core."""
 
@@ -78,7 +85,7 @@ class Gateway(LocalPushApi):
             max_message_bytes,
             push=config.push,
             rules=config.route,
-            auth_service=config.auth.service if config.auth.mode == "upstream" else "",
+            auth_service=_auth_service(config),
             clock=clock,
         )
         self.engine = engine = Engine(config, self.upstream, clock=clock.now)
@@ -87,7 +94,10 @@ class Gateway(LocalPushApi):
         self.processor = engine.processor
         self.dispatcher = engine.dispatcher
         self.push_service = PushService(
-            config.push, engine.commands, max_message_bytes=max_message_bytes
+            config.push,
+            engine.commands,
+            max_message_bytes=max_message_bytes,
+            is_ready=lambda: self.is_ready,
         )
         self.listener = ConnectionListener(
             config.transport,
@@ -98,6 +108,17 @@ class Gateway(LocalPushApi):
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
         self._start_time, self._started_at = time.time(), time.monotonic()
+        self.more_counters: dict[str, Counters] = {}
+        """Counters of what stands beside the gateway, by layer; stats() has them too."""
+        self._drain = Drain(
+            config.drain,
+            engine.dispatcher,
+            engine.processor,
+            self._refuse_clients,
+            clock.now,
+        )
+        self._draining: asyncio.Task[None] | None = None
+        self._is_serving = False
         self._sweeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._is_started = False
@@ -140,6 +161,8 @@ class Gateway(LocalPushApi):
         layers: dict[str, Counters] = {
             "transport": self.listener.counters,
             **self.engine.counters(),
+            "drain": self._drain.counters,
+            **self.more_counters,
         }
         return {name: counters.snapshot() for name, counters in layers.items()}
 
@@ -155,8 +178,7 @@ class Gateway(LocalPushApi):
         session, dispatch = counters["session"], counters["dispatch"]
         stages = self.engine.stages.snapshot()
         census, paths = self.session_manager.census, self.listener.paths
-        is_stopping = self._stopping is not None
-        is_ready = self._is_started and not is_stopping
+        not_ready = self.not_ready()
         return Figures(
             time=time.time(),
             start_time=self._start_time,
@@ -165,9 +187,9 @@ class Gateway(LocalPushApi):
             backend=self.backend,
             pid=os.getpid(),
             core=self.core,
-            ready=is_ready,
-            not_ready=[] if is_ready else ["stopping" if is_stopping else "not started"],
-            draining=is_stopping,
+            ready=not not_ready,
+            not_ready=not_ready,
+            draining=self._drain.phase != "serving" or self._stopping is not None,
             connections=counters["transport"]["connections"],
             handshakes=counters["transport"]["handshakes"],
             sessions={
@@ -208,6 +230,32 @@ class Gateway(LocalPushApi):
         """Return every worker and its task."""
         return self.processor.workers()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether new clients should be sent here; not_ready() says why not."""
+        return not self.not_ready()
+
+    def not_ready(self) -> list[str]:
+        """Return the reasons for which no new clients should be sent here; empty for none.
+
+        One that is not ready goes on to serve. The reasons: it has not started, it drains or stops,
+        it is short of memory (``overload.max_memory``), or no endpoint of a service in
+        ``upstream.required`` can be used.
+        """
+        if self._stopping is not None:
+            return ["stopping"]
+        if not self._is_serving:
+            return ["not started"]
+        reasons = ["draining"] if self._drain.phase != "serving" else []
+        if self.engine.overload.is_short_of_memory:
+            reasons.append("short of memory")
+        reasons += [
+            f"no usable endpoint of {service}"
+            for service in self.config.upstream.required
+            if not self.upstream.is_usable(service)
+        ]
+        return reasons
+
     def events(self, kinds: Iterable[str] = ()) -> EventStream:
         """Return a stream of session events; enter it by ``async with`` to subscribe.
 
@@ -215,6 +263,41 @@ class Gateway(LocalPushApi):
             kinds: Kinds to deliver, EventKind or their names; none for all.
         """
         return self.engine.commands.events(kinds)
+
+    def apply(self, config: Config) -> list[str]:
+        """Put another configuration in force, all of it or none; sockets stay.
+
+        Connections and sessions go on with the limits that they began with. A certificate, a key
+        and a token are read anew, whether their settings differ or not.
+
+        Returns:
+            The names of the settings that only a restart can change, and that stay as they are.
+
+        Raises:
+            ConfigError: A file cannot be read or used, or the new values do not fit those that
+                stay.
+            RuntimeError: The gateway does not run.
+        """
+        if self._sweeper is None or self._stopping is not None:
+            raise RuntimeError("the gateway does not run")
+        config, left = within_reach(self.config, config)
+        # What can fail comes first.
+        commits = (
+            self.listener.prepare(config.transport),
+            self.push_service.prepare(config.push),
+            self.engine.prepare(config),
+        )
+        # Endpoints before the routes to them.
+        self.upstream.apply(
+            config.upstream,
+            push=config.push,
+            rules=config.route,
+            auth_service=_auth_service(config),
+        )
+        for commit in commits:
+            commit()
+        self.config = config
+        return left
 
     async def start(self) -> None:
         """Start the layers, from the upstreams to the clients.
@@ -237,6 +320,7 @@ class Gateway(LocalPushApi):
             await self.stop()
             raise
         self._sweeper = asyncio.create_task(self._sweep(), name="gatesvr-sweep")
+        self._is_serving = True
         self._tick()
         self._start_time, self._started_at = time.time(), time.monotonic()
         self._pauses.start()
@@ -245,11 +329,70 @@ class Gateway(LocalPushApi):
             extra=keys(udp=self.address, grpc=self.grpc_address, backend=self.backend),
         )
 
-    async def stop(self) -> None:
-        """Stop in order. Idempotent.
+    async def drain(
+        self,
+        rate: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
+        *,
+        ready_wait: float | None = None,
+    ) -> None:
+        """Take the gateway out of service so that its users do not notice, then stop it.
 
-        Clients get GOAWAY, new requests ERROR 503; running ones have ``dispatch.drain_timeout`` to
-        finish, then connections close 4503.
+        Readiness is false first; then new clients are refused, clients are asked to leave at a
+        pace, and running requests finish; gatesvr/drain.py has the order. A second call waits for
+        the first; stop() cuts a drain short. Cancelling the caller does not end it.
+
+        Args:
+            rate: Clients asked to leave a second; None for ``drain.rate``.
+            timeout: Longest time, seconds, after which what is left is cut off; None for
+                ``drain.timeout``.
+            ready_wait: Seconds of false readiness before new clients are refused; None for
+                ``drain.ready_wait``.
+
+        Raises:
+            ConfigError: A number is none, or out of range; no drain has begun.
+        """
+        given = {
+            "rate": (rate, Range(0.001, math.inf)),
+            "timeout": (timeout, Range(0, math.inf)),
+            "ready_wait": (ready_wait, Range(0, math.inf)),
+        }
+        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
+        if self._stopping is not None:
+            await self.stop()
+            return
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain_and_stop(rate, timeout, ready_wait))
+            if self.on_drain is not None:
+                self.on_drain()
+        await asyncio.shield(self._draining)
+
+    def drain_status(self) -> DrainStatus:
+        """Return how far a drain has come; phase ``serving`` where there is none."""
+        return self._drain.status()
+
+    def end_drain(self) -> None:
+        """Cut short a drain that runs: what is left of it ends now."""
+        self._drain.end_now()
+
+    async def _drain_and_stop(
+        self, rate: float | None, within: float | None, ready_wait: float | None
+    ) -> None:
+        try:
+            await self._drain.run(rate, within, ready_wait)
+        finally:
+            await self.stop()
+
+    def _refuse_clients(self) -> None:
+        self.listener.stop_accepting()
+        self.session_manager.stop_starting(self.engine.clock())
+
+    async def stop(self) -> None:
+        """Stop in order, without a drain. Idempotent.
+
+        New clients are refused, clients get GOAWAY, new requests ERROR 503; running ones have
+        ``dispatch.drain_timeout`` to finish, then connections close 4503. A drain that runs is cut
+        short: nothing of it has any more time.
         """
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
@@ -257,10 +400,12 @@ class Gateway(LocalPushApi):
 
     async def _stop(self) -> None:
         failure: BaseException | None = None
+        grace = 0.0 if self._drain.phase != "serving" else self.config.dispatch.drain_timeout
         for step in (
-            self.listener.stop_accepting,
+            self._drain.cut_short,
+            self._refuse_clients,
             lambda: self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS),
-            lambda: self.processor.stop(self.config.dispatch.drain_timeout),
+            lambda: self.processor.stop(grace),
             lambda: asyncio.sleep(0),  # the last answers leave at the end of this turn
             lambda: self.listener.close_all(
                 CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}"
@@ -271,6 +416,7 @@ class Gateway(LocalPushApi):
             self.listener.stop,
             self._stop_gate,
             self.session_manager.events.end,
+            self._drain.stopped,
         ):
             # Each step happens whatever became of those before it; the first failure is raised.
             try:
@@ -299,6 +445,7 @@ class Gateway(LocalPushApi):
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
             self.listener.paths.look()
+            self.listener.follow_certificate()
 
     def _tick(self) -> None:
         # No task: its wake-up would come a turn of the loop after the time.
@@ -306,3 +453,9 @@ class Gateway(LocalPushApi):
         overload = self.engine.overload
         overload.tick()
         self.engine.stages.lag.record(overload.lag_s)
+        self.push_service.tell_health()
+
+
+def _auth_service(config: Config) -> str:
+    """Return the service that authenticates clients, empty for none."""
+    return config.auth.service if config.auth.mode == "upstream" else ""

@@ -92,6 +92,8 @@ class Overload:
     Attributes:
         lag_s: How late the loop came to the last tick, for whatever reason.
         level: How much is over the limits; see the top of this file.
+        is_short_of_memory: Whether a tick found more than max_memory in use, and none since less
+            than CALM_MEMORY of it; never with dry_run.
         counters: What was shed.
     """
 
@@ -106,10 +108,10 @@ class Overload:
     ) -> None:
         self.level = 0
         self.lag_s = 0.0
+        self.is_short_of_memory = False
         self.counters = OverloadCounters()
-        self._max_lag = config.max_loop_lag or math.inf
-        self._max_memory = config.max_memory or int(memory_limit * DEFAULT_MEMORY)
-        self._is_enforced = not config.dry_run
+        self._memory_limit = memory_limit
+        self.apply(config)
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._memory = memory or resident_bytes
@@ -119,6 +121,12 @@ class Overload:
         self._direction = 0
         self._ticks = 0
         self._seconds = 0.0
+
+    def apply(self, config: OverloadConfig) -> None:
+        """Take other limits."""
+        self._max_lag = config.max_loop_lag or math.inf
+        self._max_memory = config.max_memory or int(self._memory_limit * DEFAULT_MEMORY)
+        self._is_enforced = not config.dry_run
 
     # Each layer asks before it does one of these things.
 
@@ -165,6 +173,10 @@ class Overload:
         memory = self._memory()
         self.counters.loop_lag_ms = int(lag * 1000)
         self.counters.memory_bytes = memory
+        if memory > self._max_memory:
+            self.is_short_of_memory = self._is_enforced
+        elif memory <= self._max_memory * CALM_MEMORY:
+            self.is_short_of_memory = False
         if lag > self._max_lag or memory > self._max_memory:
             direction = 1
         elif lag * CALM_LAG_SHARE <= self._max_lag and memory <= self._max_memory * CALM_MEMORY:

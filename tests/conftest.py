@@ -22,7 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# In debug mode asyncio warns of callbacks that take 0.1 s. On a busy machine any may, and tests
+# In its debug mode asyncio warns of callbacks that take 0.1 s. On a busy machine any may, and tests
 # look at what was logged.
 logging.getLogger("asyncio").addFilter(
     lambda record: not record.getMessage().startswith("Executing ")

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gatesvr.protocol.link import Move, PathState
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +25,7 @@ class FakeLink:
     keep_alive: bool = True
     idle_timeout: float = 60.0
     last_heard: float = 0.0
+    moves: tuple[Move, ...] = ()
     unsent: int = 0
     written: bytearray = field(default_factory=bytearray)
     closed: tuple[int, str, bytes] | None = None
@@ -46,6 +49,9 @@ class FakeLink:
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         if self.closed is None:
             self.closed = (int(code), reason, last)
+
+    def path(self) -> PathState | None:
+        return PathState(0.0, 0, 0, 0)
 
     def wake(self) -> None:
         self.wakes += 1

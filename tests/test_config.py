@@ -68,6 +68,7 @@ OTHER = {
         '{hello=[{address="10.0.0.1:1", zone="002", weight=3}]}',
         {"hello": [Endpoint(address="10.0.0.1:1", zone="002", weight=3)]},
     ),
+    "upstream.required": ('["hello"]', ["hello"]),
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
     "push.bind": ("127.0.0.1:9", "127.0.0.1:9"),
@@ -81,6 +82,13 @@ OTHER = {
     ),
     "push.register": ("add", "add"),
     "push.register_cidrs": ('["10.0.0.0/8"]', ["10.0.0.0/8"]),
+    "admin.bind": ("127.0.0.1:9", "127.0.0.1:9"),
+    "admin.socket": ("a.sock", "a.sock"),
+    "admin.token": ("t", "t"),
+    "admin.cert": ("a.pem", "a.pem"),
+    "admin.key": ("b.pem", "b.pem"),
+    "admin.client_ca": ("c.pem", "c.pem"),
+    "admin.hosts": ('["gate.example"]', ["gate.example"]),
     "log.level": ("debug", "debug"),
     "log.format": ("json", "json"),
     "route": ('[{action="h*", service="zone"}]', [RouteRule(action="h*", service="zone")]),
@@ -88,6 +96,9 @@ OTHER = {
 """A text that each field may have besides its default, and the value that it stands for."""
 
 COMPANIONS = {
+    "admin.cert": ["admin.key=k"],
+    "admin.key": ["admin.cert=c"],
+    "admin.client_ca": ["admin.key=k", "admin.cert=c"],
     "push.cert": ["push.key=k"],
     "push.key": ["push.cert=c"],
     "push.client_ca": ["push.key=k", "push.cert=c"],
@@ -280,15 +291,25 @@ ROOM = {
 """What else has to be set for a field's smallest or largest value to fit."""
 
 
-def test_only_what_is_bound_to_a_socket_or_measured_needs_a_restart() -> None:
+def test_little_needs_a_restart() -> None:
     assert {name for name in FIELDS if needs_restart(name)} == {
         "transport.bind",
         "transport.backend",
         "transport.receive_buffer",
         "transport.send_buffer",
         "transport.batch_io",
+        "transport.secret",
+        "session.max_message_bytes",
         "push.bind",
         "push.insecure",
+        "admin.enabled",
+        "admin.bind",
+        "admin.socket",
+        "admin.token",
+        "admin.cert",
+        "admin.key",
+        "admin.client_ca",
+        "admin.hosts",
         "metrics.stages",
         "metrics.fine",
     }
@@ -715,7 +736,11 @@ def test_services_of_any_name_are_read_back(tmp_path: Path) -> None:
 
 def test_origins(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
-    file.write_text("[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n", "utf-8")
+    file.write_text(
+        "[log]\nlevel = 'debug'\n[session]\nmax_in_flight = 3\n"
+        "[[route]]\naction = 'hello'\nservice = 'hello'\n",
+        "utf-8",
+    )
     config, origins = load_with_origins(
         file,
         sets=["dispatch.workers=3"],
@@ -729,7 +754,12 @@ def test_origins(tmp_path: Path) -> None:
         "workers = 3  # --set",
         "max_workers = 1024  # default",
         "[[upstream.services.hello]]  # flag",
-        "[[route]]  # default",
+        'address = "h:1"  # flag',
+        "weight = 1  # default",
+        f'action = "hello"  # {file}:6',
+        f'service = "hello"  # {file}:7',
+        'order = ""  # default',
+        f"[[route]]  # {file}:5",
     ):
         assert line in lines
 

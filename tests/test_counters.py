@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import gatesvr
+from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
+from gatesvr.drain import DrainCounters
 from gatesvr.overload import OverloadCounters
 from gatesvr.service.request import ServiceCounters
 from gatesvr.session.counters import SessionCounters
@@ -38,8 +40,10 @@ GATEWAY: dict[str, type[Counters]] = {
     "upstream": UpstreamCounters,
     "push": PushCounters,
     "overload": OverloadCounters,
+    "drain": DrainCounters,
+    "admin": AdminCounters,
 }
-"""What Gateway.stats() tells of."""
+"""What Gateway.stats() tells of; of admin where an admin server runs."""
 
 OWNERS: dict[type[Counters], tuple[str, ...]] = {
     TransportCounters: ("transport",),
@@ -49,6 +53,8 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     UpstreamCounters: ("upstream",),
     PushCounters: ("control", "grpc_api"),
     OverloadCounters: ("overload.py",),
+    DrainCounters: ("drain.py",),
+    AdminCounters: ("admin",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
@@ -65,8 +71,10 @@ GAUGES = {
     },
     "dispatch": {"workers", "idle_workers", "queued", "running"},
     "upstream": {"endpoints", "lanes", "lanes_up", "ejected", "open", "waiting"},
-    "push": {"streams", "event_streams"},
+    "push": {"streams", "event_streams", "health_watches", "reflections"},
     "overload": {"level", "loop_lag_ms", "memory_bytes"},
+    "drain": set(),
+    "admin": {"sse_streams"},
 }  # fmt: skip
 
 SHARED_NAMES = {
@@ -74,6 +82,8 @@ SHARED_NAMES = {
     "tasks": {"transport", "dispatch"},
     # No room for a session; no room for a request.
     "refused_full": {"session", "dispatch"},
+    # STARTs; requests.
+    "refused_draining": {"session", "dispatch"},
     # What upstreams said; what clients were told, an ERROR included.
     "answers": {"dispatch", "upstream"},
     # Pushes; requests and answers.
@@ -81,7 +91,7 @@ SHARED_NAMES = {
     # To upstreams; from them.
     "calls": {"upstream", "push"},
     # Each layer's own.
-    "internal_errors": {"session", "dispatch", "push"},
+    "internal_errors": {"session", "dispatch", "push", "admin"},
 }
 """Names that several layers have, each for something of its own."""
 

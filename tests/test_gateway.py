@@ -46,6 +46,7 @@ async def test_request_goes_through(backend: str) -> None:
             "upstream",
             "push",
             "overload",
+            "drain",
         }
         assert counter(gateway, "dispatch.answers") == 101
         assert counter(gateway, "dispatch.running") == 0

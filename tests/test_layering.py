@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
-# _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← cli
+# _core ← protocol ← transport, session, upstream ← dispatch, control ← engine ← gateway ← reload
+#                                                   dispatch ← drain ← gateway
+#                                                       gateway, reload ← admin ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
@@ -30,7 +32,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset({"errors"}),
     "_pb": frozenset(),
     "overload": frozenset({"config", "observe"}),
-    "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload"},
+    "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload", "drain"},
+    "drain": LEAVES | {"dispatch"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "observe": frozenset(),
@@ -48,17 +51,20 @@ ALLOWED: dict[str, frozenset[str]] = {
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
     "grpc_api": LEAVES | {"_core", "control"},
+    "reload": frozenset({"gateway"}) | LEAVES,
     "gateway": WITHOUT_IO
-    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload"}
-    | {"figures"},
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
+    "admin": WITHOUT_IO
+    | {"dispatch", "control", "gateway", "drain", "figures", "reload", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
-    "cli": BOTTOM | {"auth", "transport", "gateway", "client", "demo", "bench", "service", ""},
-    "admin": WITHOUT_IO | {"gateway", "figures", "control"},
+    "cli": BOTTOM
+    | {"admin", "auth", "transport", "gateway", "drain", "reload", "client", "demo", "bench"}
+    | {"service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),
 }

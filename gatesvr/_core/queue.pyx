@@ -203,6 +203,18 @@ cdef class OrderedQueue:
             "skips": self._skips,
         }
 
+    def slots(self):
+        """Return (the lowest open slot, the next slot to open, those filled before their turn).
+
+        The last is a sorted list.
+        """
+        cdef list early = []
+        cdef size_t n
+        for n in range(self._slots.waiting):
+            early.append(self._slots.heap[n].slot)
+        early.sort()
+        return self._slots.first, self._slots.next, early
+
     # --- messages in
 
     def reserve(self):

@@ -36,6 +36,10 @@ LOG_INTERVAL_S = 1.0
 class Authenticator(Protocol):
     """Says who a client is."""
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it keeps what it knows fresh, so that a reload need not make another."""
+
     async def authenticate(self, applicant: Applicant) -> Identity:
         """Return who it is.
 
@@ -71,26 +75,68 @@ class Gate:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.counters = counters
-        self._authenticator = authenticator
-        self._min_refusal_time = config.min_refusal_time
-        self._leeway = config.leeway
-        self._enforces_expiry = config.enforce_expiry
+        self._authenticator: Authenticator | None = authenticator
+        self._stops: set[asyncio.Task[None]] = set()
+        self._left: dict[asyncio.Task[None], Authenticator] = {}  # each waits for its last ones
+        self._set(config)
         self._clock = clock
         self._wall_clock = wall_clock
         self._beside: set[asyncio.Task[tuple[Identity, float]]] = set()
         self._lines: dict[str, tuple[float, int]] = {}  # reason: next line, left out since the last
         self._limit = FailureLimit(config.address_failures, config.openid_failures)
 
+    def _set(self, config: AuthConfig) -> None:
+        self._min_refusal_time = config.min_refusal_time
+        self._leeway = config.leeway
+        self._enforces_expiry = config.enforce_expiry
+
+    @property
+    def authenticator(self) -> Authenticator | None:
+        """What it asks; None while nobody has to prove anything."""
+        return self._authenticator
+
+    def apply(self, authenticator: Authenticator | None, config: AuthConfig) -> None:
+        """Ask another authenticator from now on, None for nobody; the gate has been started.
+
+        The one before still answers what it was asked.
+        """
+        self._set(config)
+        self._limit.apply(config.address_failures, config.openid_failures)
+        old, self._authenticator = self._authenticator, authenticator
+        if old is authenticator:
+            return
+        if authenticator is not None:
+            authenticator.start()
+        if old is not None:
+            task = asyncio.create_task(asyncio.sleep(TIMEOUT_S), name="gatesvr-auth-left")
+            self._left[task] = old
+            task.add_done_callback(self._leave)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """Stop an authenticator that has nothing under way any more."""
+        old = self._left.pop(task, None)
+        if old is not None:
+            stop = asyncio.create_task(old.stop(), name="gatesvr-auth-stop")
+            self._stops.add(stop)
+            stop.add_done_callback(self._stops.discard)
+
     def start(self) -> None:
         """Begin what runs in the background."""
-        self._authenticator.start()
+        if self._authenticator is not None:
+            self._authenticator.start()
 
     async def stop(self) -> None:
         """End it, and the authentications of admit_beside()."""
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
-        await self._authenticator.stop()
+        left, self._left = self._left, {}
+        for timer in left:
+            timer.cancel()
+        await asyncio.gather(*left, *self._stops, return_exceptions=True)
+        for authenticator in (self._authenticator, *left.values()):
+            if authenticator is not None:
+                await authenticator.stop()
 
     async def admit(self, applicant: Applicant) -> tuple[Identity, float]:
         """Return who a client is, and the loop time at which its credentials expire.
@@ -127,13 +173,16 @@ class Gate:
 
     async def _authenticate(self, applicant: Applicant, began: float) -> Identity:
         """Ask the authenticator, unless too many have failed before."""
+        authenticator = self._authenticator
+        if authenticator is None:
+            raise AuthUnavailable("nobody has to prove anything any more")
         attempt = self._limit.begin(applicant.ip, applicant.openid, began)
         if attempt is None:
             raise AuthFailed(Reason.LIMITED)
         failure, openid = None, ""
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                identity = await self._authenticator.authenticate(applicant)
+                identity = await authenticator.authenticate(applicant)
             openid = identity.openid
         except AuthFailed as error:
             failure = error.reason

@@ -58,12 +58,18 @@ class JwtAuthenticator:
         elif config.jwks.startswith(("https://", "http://")):
             self._keys = UrlKeys(config.jwks, config.jwks_refresh, config.jwks_max_stale, counters)
         else:
-            found = load_keys(config.key, config.jwks, config.algorithms)
-            counters.keys = len(found)
-            self._keys = StaticKeys(found)
+            self._keys = StaticKeys(load_keys(config.key, config.jwks, config.algorithms))
+        self._counters = counters
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the keys are kept fresh; files are read once."""
+        return isinstance(self._keys, UrlKeys)
 
     def start(self) -> None:
         """Keep the keys fresh."""
+        if isinstance(self._keys, StaticKeys):
+            self._counters.keys = len(self._keys)
         self._keys.start()
 
     async def stop(self) -> None:

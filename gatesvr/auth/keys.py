@@ -110,6 +110,10 @@ class StaticKeys:
         self._keys = {key.kid: key for key in keys}
         self._only = keys[0] if len(keys) == 1 else None
 
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._keys)
+
     def find(self, kid: str) -> Key | None:
         """Return the key with that name; a single key without a name fits every token."""
         if self._only is not None and (not kid or not self._only.kid):

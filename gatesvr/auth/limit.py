@@ -40,6 +40,11 @@ class FailureLimit:
         self._openids = _Buckets(per_openid)
         self._homes: dict[str, str] = {}  # openid: the prefix that it was last let in from
 
+    def apply(self, per_address: int, per_openid: int) -> None:
+        """Take other limits; failures up to now count on."""
+        self._addresses.burst = float(per_address)
+        self._openids.burst = float(per_openid)
+
     def begin(self, ip: str, openid: str, now: float) -> Attempt | None:
         """Return an attempt to authenticate, None where too many have failed.
 

@@ -65,6 +65,11 @@ class UpstreamAuthenticator:
         self._wall_clock = wall_clock
         self._places = asyncio.Semaphore(MAX_UNDER_WAY)
 
+    @property
+    def is_fresh(self) -> bool:
+        """Return True: it knows nothing itself."""
+        return True
+
     def start(self) -> None:
         """Do nothing: the upstream layer keeps the lanes."""
 

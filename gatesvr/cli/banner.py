@@ -14,6 +14,7 @@ from .terminal import style
 from .version import core, version_of
 
 if TYPE_CHECKING:
+    from ..admin.server import AdminServer
     from ..config import PushConfig
     from ..gateway import Gateway
     from ..transport.tls import ServerTls
@@ -22,7 +23,12 @@ __all__ = ["banner", "call_line", "invocation"]
 
 
 def banner(
-    gateway: Gateway, loop: str, services: Mapping[str, str], *, is_demo: bool = False
+    gateway: Gateway,
+    loop: str,
+    services: Mapping[str, str],
+    admin: AdminServer | None = None,
+    *,
+    is_demo: bool = False,
 ) -> str:
     """Return the banner of a running gateway.
 
@@ -30,6 +36,7 @@ def banner(
         gateway: The gateway, started.
         loop: Name of the event loop.
         services: For each service name: its address, as the gateway reaches it.
+        admin: The admin server, None for none.
         is_demo: Whether the demo services are running, which answer `echo`.
     """
     tls = gateway.listener.tls
@@ -44,6 +51,13 @@ def banner(
         "core": f"{core()}, {loop} loop",
         "certificate": certificate,
     }
+    if admin is not None:
+        open_to = (
+            "" if admin.is_guarded else ", open to every process of this machine (admin.token)"
+        )
+        lines["console"] = f"{admin.where}{open_to}"
+    elif is_demo:
+        lines["console"] = "none: it needs gatesvr[admin], or is off"
     lines["callers prove"] = _proof(gateway.config.push)
     auth = gateway.config.auth
     if auth.mode == "jwt":

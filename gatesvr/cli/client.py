@@ -187,7 +187,8 @@ async def _talk(
         stack.push_async_callback(client.close)
         if is_terminal:
             how = "back in the session" if client.session_id == before else "logged in"
-            echo(f"{how} at {target.server} as {escape_control(client.openid)}; `help` for help")
+            where = ", ".join(target.server)
+            echo(f"{how} at {where} as {escape_control(client.openid)}; `help` for help")
         lines: asyncio.Queue[str | None] = asyncio.Queue(_MAX_LINES)
         if is_terminal:
             prompting = asyncio.create_task(_prompt(lines, stop))

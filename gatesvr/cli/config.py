@@ -47,10 +47,12 @@ def _sources(function: F) -> F:
 def _load(file: str | None, sets: tuple[str, ...]) -> tuple[Config, Origins]:
     from ..config.load import load_with_origins
 
+    if stray := click.get_current_context().args:
+        raise click.UsageError(f"a file is named by --config: --config {stray[0]}")
     return load_with_origins(file, sets=sets, environ=os.environ)
 
 
-@command.command("check")
+@command.command("check", context_settings={"allow_extra_args": True})
 @_sources
 def check(file: str | None, sets: tuple[str, ...]) -> None:
     """Load the settings as serve does, and say what is wrong.
@@ -58,18 +60,22 @@ def check(file: str | None, sets: tuple[str, ...]) -> None:
     The files that settings name are read as well: certificates and keys. Exit code 0 if all is
     well, 2 if not.
     """
+    from ..admin.server import AdminServer
     from ..gateway import Gateway
 
     config, _ = _load(file, sets)
 
     async def build() -> None:
-        Gateway(config)  # reads certificates and keys; only start() would open sockets
+        # They read certificates, keys and tokens; only start() would open sockets.
+        gateway = Gateway(config)
+        if config.admin.enabled:
+            AdminServer(gateway, config.admin)
 
     asyncio.run(build())
     echo("the settings are right")
 
 
-@command.command("print")
+@command.command("print", context_settings={"allow_extra_args": True})
 @_sources
 @click.option("--origin", is_flag=True, help="Say behind each setting what set it.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON, durations in seconds.")

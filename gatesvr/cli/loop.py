@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["run", "spare_collector", "stop_event"]
+__all__ = ["StopEvent", "run", "spare_collector", "stop_event"]
 
 T = TypeVar("T")
 
@@ -46,7 +46,17 @@ def spare_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
+class StopEvent(asyncio.Event):
+    """Set when the command has to end.
+
+    Attributes:
+        is_interrupt: Whether a Ctrl-C came first, so that somebody waits for the end.
+    """
+
+    is_interrupt = False
+
+
+def stop_event(hurry: Callable[[], None] | None = None) -> StopEvent:
     """Return an event that the first Ctrl-C, SIGTERM or SIGHUP sets.
 
     A second signal closes what is open and ends the process within HURRY_S, with code 1. A third
@@ -56,23 +66,24 @@ def stop_event(hurry: Callable[[], None] | None = None) -> asyncio.Event:
         hurry: Closes everything without waiting; by default all tasks are cancelled.
     """
     loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    is_hurried = False
+    event = StopEvent()
+    signals = 0
 
-    def stop() -> None:
-        nonlocal is_hurried
-        if not event.is_set():
+    def stop(number: int) -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            event.is_interrupt = number == signal.SIGINT
             event.set()
-            return
-        if is_hurried:
+        elif signals == 2:
+            # os._exit() skips every finally, but code that still runs by then is stuck.
+            loop.call_later(HURRY_S, os._exit, 1)
+            (hurry or _cancel_all)()
+        else:
             os._exit(1)
-        is_hurried = True
-        # os._exit() skips every finally, but code that still runs by then is stuck.
-        loop.call_later(HURRY_S, os._exit, 1)
-        (hurry or _cancel_all)()
 
     for number in _ending():
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     return event
 
 

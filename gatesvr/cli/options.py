@@ -115,9 +115,9 @@ TEXT = _Text()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The gateway that a client command talks to, and the user it logs in as."""
+    """The gateways that a client command may talk to, and the user it logs in as."""
 
-    server: str
+    server: tuple[str, ...]
     openid: str | None
     token: str
     zone: str
@@ -180,9 +180,10 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--server",
                 type=ADDRESS,
-                default="localhost:8453",
+                multiple=True,
+                default=["localhost:8453"],
                 show_default=True,
-                help="The gateway.",
+                help="The gateway; repeatable, for others to go to when it goes away.",
             ),
             click.option(
                 "--openid",

@@ -16,14 +16,18 @@ import click
 
 from ..errors import ConfigError
 from ..observe.log import timestamp
+from .draining import show_drain
 from .loop import run, spare_collector, stop_event
-from .options import ADDRESS, DURATION, PAIR
+from .options import ADDRESS, DURATION, PAIR, TEXT
 from .terminal import ServerOutput
 
 if TYPE_CHECKING:
+    from ..admin.server import AdminServer
     from ..config import Config, PushConfig
+    from ..config.load import Origins
     from ..gateway import Gateway
     from ..observe.log import LogHandler
+    from ..reload import ReloadReport
     from ..service.gateway_client import GatewayClient
 
 __all__ = ["command"]
@@ -75,6 +79,13 @@ logger = logging.getLogger("gatesvr.cli")
     type=click.Choice(["text", "json"], case_sensitive=False),
     help="One line an event, as text or as a JSON object. [text]",
 )
+@click.option(
+    "--admin",
+    type=TEXT,
+    metavar="HOST:PORT|unix:PATH|off",
+    help="Where to serve console, metrics and commands over HTTP."
+    " [off; with --demo 127.0.0.1:8090]",
+)
 @click.option("--stats", type=DURATION, help="Print counters at this interval, for example 5s.")
 @click.option(
     "--loop",
@@ -94,13 +105,18 @@ def command(
     """Run the gateway.
 
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
-    and the flags; later ones win. Ctrl-C stops in order, a second one at once.
+    and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
+    requests finish (see [drain]). A second signal ends it at once. SIGHUP reads the settings again,
+    and changes all that needs no restart.
     """
     overrides = _overrides(flags)
     upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
     if demo:
         sets = ("session.base_resume=true", *sets)
-    return run(_serve(file, sets, overrides, upstreams, demo=demo, stats=stats), loop=loop)
+    main = _serve(
+        file, sets, overrides, upstreams, demo=demo, stats=stats, admin_flag=flags["admin"]
+    )
+    return run(main, loop=loop)
 
 
 async def _serve(
@@ -111,15 +127,17 @@ async def _serve(
     *,
     demo: bool,
     stats: float | None,
+    admin_flag: str | None,
 ) -> int:
-    from ..config import load
+    from ..config.load import load_with_origins
     from ..demo import services
     from ..errors import CloseCode
     from ..gateway import RECONNECT_AFTER_MS, Gateway
     from ..observe.log import configure, keys
+    from ..reload import Reloader
     from .banner import banner
 
-    def configured(**demos: str) -> Config:
+    def configured(**demos: str) -> tuple[Config, Origins]:
         named: dict[str, list[dict[str, str]]] = {}
         for name, address in upstreams:
             named.setdefault(name, []).append({"address": address})
@@ -129,10 +147,10 @@ async def _serve(
             **overrides,
             **{f"upstream.services.{name}": ends for name, ends in named.items()},
         }
-        return load(file, sets=sets, environ=os.environ, overrides=values)
+        return load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
 
     # The demo services take part in the check; their ports come later.
-    config = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
+    config, origins = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
     # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None
@@ -145,12 +163,15 @@ async def _serve(
         nonlocal is_hurried
         is_hurried = True
         if gateway is not None:
+            gateway.end_drain()
             gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
+    # Until it serves there is nothing to reload.
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, lambda: logger.warning("hangup_ignored")
     )
+    addresses: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
         pushes_to: list[str] = []
@@ -163,17 +184,44 @@ async def _serve(
             addresses = await stack.enter_async_context(
                 serving(lambda: _demo_client(lambda: pushes_to[0], push))
             )
-            config = configured(**addresses)
-        gateway = await stack.enter_async_context(Gateway(config))
+            config, origins = configured(**addresses)
+        gateway = Gateway(config)
+        read_last = origins
+
+        def read() -> Config:
+            nonlocal read_last
+            found, read_last = configured(**addresses)
+            return found
+
+        reloader = Reloader(gateway, read)
+
+        def reload() -> ReloadReport:
+            nonlocal origins
+            is_text = log.style == "text"
+            report = reloader.reload()
+            if not report.error:
+                origins = read_last
+            if is_text:
+                out.echo(report.as_text())
+            return report
+
+        admin = _admin(gateway, lambda: origins, reload, is_wanted=admin_flag, is_demo=demo)
+        if admin is not None:
+            stack.push_async_callback(admin.stop)  # it shows how the gateway stops
+        await stack.enter_async_context(gateway)
+        if admin is not None:
+            await admin.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
+        gateway.on_drain = stop.set
         log.release_held()
         endpoints = {
             name: ", ".join(endpoint.address for endpoint in group)
             for name, group in config.upstream.services.items()
         }
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        out.echo(banner(gateway, loop, endpoints, is_demo=demo))
+        out.echo(banner(gateway, loop, endpoints, admin, is_demo=demo))
         if stats:
             await _print_stats(gateway, log, out, stop, stats)
         await stop.wait()
@@ -181,7 +229,38 @@ async def _serve(
             logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
         else:
             log.say("stopping (Ctrl-C again: at once)")
+        # Ctrl-C is somebody's who waits; SIGTERM may come from what moves the load elsewhere.
+        ready_wait = 0.0 if stop.is_interrupt else None
+        draining = asyncio.ensure_future(gateway.drain(ready_wait=ready_wait))
+        await show_drain(gateway, log, draining)
     return 1 if is_hurried else 0
+
+
+def _admin(
+    gateway: Gateway,
+    origins: Callable[[], Origins],
+    reload: Callable[[], ReloadReport],
+    *,
+    is_wanted: str | None,
+    is_demo: bool,
+) -> AdminServer | None:
+    """Return the admin server, None where there is none.
+
+    Raises:
+        ConfigError: It is wanted and cannot be.
+    """
+    config = gateway.config.admin
+    if is_wanted == "off" or not (is_demo or config.enabled):
+        return None
+    from ..admin.server import AdminServer
+
+    is_by_itself = is_wanted is None and not config.enabled
+    try:
+        return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
+    except ConfigError as error:
+        if is_by_itself and isinstance(error.__cause__, ImportError):
+            return None
+        raise
 
 
 def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
@@ -236,4 +315,12 @@ def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
         "log_level": "log.level",
         "log_format": "log.format",
     }
-    return {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
+    values = {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
+    admin: str | None = flags["admin"]
+    if admin is not None:
+        values["admin.enabled"] = admin != "off"
+        if admin.startswith("unix:"):
+            values |= {"admin.bind": "", "admin.socket": admin.removeprefix("unix:")}
+        elif admin != "off":
+            values["admin.bind"] = admin
+    return values

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,7 @@ from ..protocol import events
 from ..protocol.client_session import ClientSession
 from ..protocol.messages import StopReason
 from ..transport.addresses import host_name
+from ..transport.client import Server
 from ..transport.tls import client_tls
 from .checks import check_text, check_texts, check_type
 from .connector import Connector, LoginNotMade
@@ -78,6 +79,9 @@ class Client:
     Args:
         server: The gateway, ``"HOST:PORT"`` or (host, port); a link-local address with its
             interface: ``"[fe80::1%eth0]:8453"``. Of a name's addresses, whichever answers first.
+            Or a list of several gateways, the preferred one first: where one goes away, or cannot
+            be reached, the client goes to another. A session does not move with it: where the other
+            does not know it, a new one begins.
         openid: Who logs in; may be left out with resume, and must be the same otherwise.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, if the gateway asks for one; or an async callable that
@@ -116,7 +120,7 @@ class Client:
 
     def __init__(
         self,
-        server: str | tuple[str, int] = "localhost:8453",
+        server: str | tuple[str, int] | Sequence[str | tuple[str, int]] = "localhost:8453",
         *,
         openid: str | None = None,
         client_id: str = "",
@@ -166,7 +170,7 @@ class Client:
         for name, callback in (("on_lost", on_lost), ("on_state", on_state)):
             if callback is not None:
                 check_type(name, callback, Callable, "callable")  # type: ignore[arg-type]
-        self._server = _server(server)
+        self._servers = _servers(server)
         self._session = _session(openid, client_id, auth_token, resume)
         self._session.carries_acks = on_state is None
         self.openid = self._session.openid
@@ -200,8 +204,8 @@ class Client:
         self._end: SessionLost | None = None
 
     def __repr__(self) -> str:
-        server = join_address(*self._server)
-        return f"<Client {self.openid!r} session={self.session_id!r} {server}>"
+        servers = ", ".join(join_address(*server) for server in self._servers)
+        return f"<Client {self.openid!r} session={self.session_id!r} {servers}>"
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -261,10 +265,12 @@ class Client:
         if self._connector is not None:
             raise RuntimeError("connect() was called before")
         self._connector = Connector(
-            self._server,
+            [
+                Server(host, port, client_tls(host, ca=self._ca, insecure=self._insecure))
+                for host, port in self._servers
+            ],
             self._session,
             self,
-            tls=client_tls(self._server[0], ca=self._ca, insecure=self._insecure),
             backend=self._transport,
             connect_timeout=self.connect_timeout,
             reconnect_timeout=self.reconnect_timeout,
@@ -684,7 +690,32 @@ def _expire(future: asyncio.Future[Any], deadline: float) -> None:
         future.set_exception(TimeoutError())
 
 
-def _server(server: str | tuple[str, int]) -> tuple[str, int]:
+def _servers(servers: object) -> list[tuple[str, int]]:
+    """Return host and port of each gateway, of whichever form.
+
+    Raises:
+        ConfigError: One is of none, there is none, or one is there twice.
+    """
+    every: list[object] = [servers]
+    if isinstance(servers, tuple | list) and not _is_pair(servers):
+        every = list(servers)
+    if not every:
+        raise ConfigError("names no gateway", field="server")
+    found = [_server(server) for server in every]
+    if len(set(found)) != len(found):
+        raise ConfigError("names a gateway twice", field="server")
+    return found
+
+
+def _is_pair(servers: tuple[object, ...] | list[object]) -> bool:
+    """Return whether two things are a host and a port, and not two gateways."""
+    if len(servers) != 2:
+        return False
+    second = servers[1]
+    return not (isinstance(second, tuple | list) or (isinstance(second, str) and ":" in second))
+
+
+def _server(server: object) -> tuple[str, int]:
     """Return host and port, of whichever form.
 
     Raises:

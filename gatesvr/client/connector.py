@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from ..config import parse_address
@@ -33,7 +33,7 @@ from ..protocol.events import (
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
 from ..transport.addresses import host_name
-from ..transport.client import ClientConnection, open_connection
+from ..transport.client import ClientConnection, Server, open_first
 from ..transport.tls import ClientTls
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
@@ -44,6 +44,7 @@ from .reconnect import (
     describe,
     verdict_of,
 )
+from .servers import HOME_S, Servers
 from .stream import STOP_TIMEOUT_S, StreamHandler
 
 __all__ = ["Connector", "ConnectorOwner", "LoginNotMade"]
@@ -98,10 +99,9 @@ class Connector:
     and not accepted goes again on that, so nothing is gained by having both.
 
     Args:
-        server: Host and UDP port of the gateway.
+        servers: The gateways.
         session: The session; it outlives its connections.
         owner: Whom to tell.
-        tls: Certificates to accept.
         backend: The QUIC library: auto, aioquic or qh3.
         connect_timeout: How long to try to connect for the first time, and the longest time for a
             connection and its handshake later, seconds.
@@ -113,11 +113,10 @@ class Connector:
 
     def __init__(
         self,
-        server: tuple[str, int],
+        servers: Sequence[Server],
         session: ClientSession,
         owner: ConnectorOwner,
         *,
-        tls: ClientTls,
         backend: str,
         connect_timeout: float,
         reconnect_timeout: float,
@@ -128,13 +127,12 @@ class Connector:
         """Connections that reached their START_RESP."""
         self.resumes = 0
         """Of these, the ones that took the session up again."""
-        self._home = server
-        self._server = server  # where to connect to next: GOAWAY may name another gateway
+        self._servers = Servers(servers)
+        self._server: Server | None = None  # of the connection that is up
         self.protocol = ClientProtocol(session)
         """The newest connection's; between connections it keeps requests for the next."""
         self._session = session
         self._owner = owner
-        self._tls = tls
         self._backend = backend
         self._connect_timeout = connect_timeout
         self._reconnect_timeout = reconnect_timeout
@@ -248,6 +246,7 @@ class Connector:
             failure: ConnectionFailed | RequestFailed | SessionLost | None = None
             left = lost_at + patience - self._loop.time()
             is_new = not connects and not is_saved
+            is_elsewhere = False
             if is_new and earlier is not None and left <= 0:
                 raise earlier  # the process stalled in the pause until time was up
             try:
@@ -261,7 +260,7 @@ class Connector:
                     verdict = _first_verdict(error) or verdict
                 elif not isinstance(error, ConnectionFailed):
                     raise
-                self._server = self._home
+                is_elsewhere = self._servers.failed(self._server)
             now = self._loop.time()
             if self.connects != connects:
                 lost_at = now
@@ -273,8 +272,12 @@ class Connector:
                     backoff = Backoff()
             if self._is_stopping:
                 return SessionLost("closed")
-            # S311: jitter wants spread, not secrecy.
-            pause = backoff.next(random.random(), max(verdict.delay, self._goaway_delay))  # noqa: S311
+            if is_elsewhere and verdict.action is not Action.STOP:
+                pause = 0.0
+            else:
+                delay = 0.0 if self._servers.goes_elsewhere else verdict.delay
+                # S311: jitter wants spread, not secrecy.
+                pause = backoff.next(random.random(), max(delay, self._goaway_delay))  # noqa: S311
             self._goaway_delay = 0.0
             if verdict.action is Action.STOP or now + pause >= lost_at + patience:
                 if failure is not None and (
@@ -308,13 +311,15 @@ class Connector:
         if self._token is not None:
             self._session.auth_token = await self._token()
         self._outcome = outcome = self._loop.create_future()
-        connection = await open_connection(
-            *self._server,
+        self._server = None
+        timeout_s = self._connect_timeout if timeout_s is None else timeout_s
+        connection = await open_first(
+            self._servers.next(),
             self._make_handler,
-            tls=self._tls,
             backend=self._backend,
-            connect_timeout=self._connect_timeout if timeout_s is None else timeout_s,
+            connect_timeout=min(timeout_s, HOME_S) if self._servers.is_home_next else timeout_s,
         )
+        self._server = connection.asked
         renewal: asyncio.Task[None] | None = None
         try:
             started = await outcome
@@ -323,6 +328,7 @@ class Connector:
             if not started.is_logged_in:
                 await self._log_in(connection)
             self.connects += 1
+            self._servers.started(connection.asked)
             self._up_at = self._loop.time()
             self.resumes += started.is_resumed
             self._was_resumed = started.is_resumed
@@ -422,12 +428,12 @@ class Connector:
             return
         delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
         self._goaway_delay = delay
-        if event.address:
-            server = _parse_server(event.address)
-            if server is not None:
-                self._server = server
-            else:
-                logger.warning("goaway_address_ignored", extra=keys(address=event.address))
+        named = _parse_server(event.address, self._servers.first.tls) if event.address else None
+        if event.address and named is None:
+            logger.warning("goaway_address_ignored", extra=keys(address=event.address))
+        # Who wants its clients back at once keeps their sessions.
+        if (delay or named is not None) and self._servers.leave(named) and named is None:
+            self._goaway_delay = 0.0
         logger.info("leaving", extra=keys(why=event.reason, address=event.address))
         # Who wants its clients back at once stays, and keeps their answers. Who does not is about
         # to go, and its answers with it: they are waited for.
@@ -479,11 +485,12 @@ def _first_verdict(error: ConnectionFailed | RequestFailed | SessionLost) -> Ver
     return Verdict(Action.STOP) if error.code in _TLS_ERRORS else None
 
 
-def _parse_server(address: str) -> tuple[str, int] | None:
-    """Return host and port of what a gateway says is another, None where it is no HOST:PORT."""
+def _parse_server(address: str, tls: ClientTls) -> Server | None:
+    """Return what a gateway says is another, None where it is no HOST:PORT."""
     try:
         host, port = parse_address(address)
         host_name(host)
     except ValueError:
         return None
-    return (host, port) if host and port and is_valid_text(host, MAX_HOST_BYTES) else None
+    is_good = host and port and is_valid_text(host, MAX_HOST_BYTES)
+    return Server(host, port, tls) if is_good else None

@@ -19,9 +19,11 @@ from .load import load as load
 from .load import needs_restart as needs_restart
 from .sections import MAX_CLAIMS as MAX_CLAIMS
 from .sections import ZONED_NAME as ZONED_NAME
+from .sections import AdminConfig as AdminConfig
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
+from .sections import DrainConfig as DrainConfig
 from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
 from .sections import MetricsConfig as MetricsConfig
@@ -34,9 +36,11 @@ from .sections import TransportConfig as TransportConfig
 from .sections import UpstreamConfig as UpstreamConfig
 
 __all__ = [
+    "AdminConfig",
     "AuthConfig",
     "Config",
     "DispatchConfig",
+    "DrainConfig",
     "Duration",
     "Endpoint",
     "LogConfig",

@@ -18,7 +18,7 @@ from .kinds import Duration, Section, kinds_of, number_kind
 from .load import Origins
 from .sections import Config
 
-__all__ = ["as_toml", "descriptions", "schema"]
+__all__ = ["as_toml", "descriptions", "schema", "spell"]
 
 _WIDTH = 98
 _DURATION_PATTERN = r"^\s*\d+(\.\d+)?(ms|s|m|h)?\s*$"
@@ -108,7 +108,7 @@ class _Writer:
         begun = [None] if self._is_commented and part not in self._explained else []
         for i, table in enumerate(tables or begun):
             self._add(f"[[{header}]]", f"{field}[{i}]")
-            self._add_settings(part, table)
+            self._add_settings(part, table, f"{field}[{i}].")
 
     def _add_settings(self, part: type[Section], section: Section | None, prefix: str = "") -> None:
         """Add the plain settings of a part, or its defaults; explain each once."""
@@ -122,7 +122,7 @@ class _Writer:
             if is_explained:
                 self._explain(part, field.name, kind)
             value = _default(field) if section is None else getattr(section, field.name)
-            self._add(f"{field.name} = {_spell(value, kind)}", prefix and prefix + field.name)
+            self._add(f"{field.name} = {spell(value, kind)}", prefix and prefix + field.name)
             if is_explained and self._is_commented:
                 self.lines.append("")
         self.lines.append("")
@@ -130,8 +130,7 @@ class _Writer:
     def _add(self, line: str, field: str = "") -> None:
         """Add a line, and behind it what set a field; in a file of the defaults as a comment."""
         mark = "# " if self._is_commented else ""
-        origin = "" if self._origins is None or not field else self._origins.of(field) or "default"
-        note = f"  # {origin}" if origin else ""
+        note = "" if self._origins is None or not field else f"  # {self._origins.told(field)}"
         self.lines.append(f"{mark}{line}{note}")
 
     def _explain(self, part: type[Section], field: str, kind: Any = None) -> None:
@@ -164,7 +163,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
     return "" if field.required else field.default
 
 
-def _spell(value: Any, kind: Any) -> str:
+def spell(value: Any, kind: Any) -> str:
     """Return a value as TOML has it."""
     if typing.get_origin(kind) is Annotated:
         number, _ = number_kind(kind)
@@ -175,7 +174,7 @@ def _spell(value: Any, kind: Any) -> str:
 
 def _key(name: str) -> str:
     is_bare = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
-    return name if is_bare else _spell(name, str)
+    return name if is_bare else spell(name, str)
 
 
 def schema() -> dict[str, Any]:

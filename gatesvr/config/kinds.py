@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -198,7 +198,13 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         self.check()
 
     restart: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only a restart can change, because sockets depend on them."""
+    """Fields that only a restart can change: sockets, or limits of gRPC, depend on them."""
+    hidden: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose values are shown to nobody, in case somebody puts a secret in a path's place."""
+
+    def needs_restart(self, new: Self) -> frozenset[str]:
+        """Return the fields that only a restart can change to another section's values."""
+        return frozenset(name for name in self.restart if getattr(self, name) != getattr(new, name))
 
     def check(self) -> None:
         """Refuse values that are each well-formed and do not fit together."""

@@ -148,6 +148,10 @@ class Origins:
             return self._sources[max(wholes, key=len)]
         return self._line(field) if toml.is_in(self._file, field) else ""
 
+    def told(self, field: str) -> str:
+        """Return what set a field: ``default`` where a table that was set leaves it out."""
+        return (self.of(field) if toml.is_in(self.tree, field) else "") or "default"
+
     def blame(self, field: str) -> str:
         """Return what to name in a complaint about a field: its origin, or the nearest to it."""
         parts = (source for name, source in self._sources.items() if name.startswith(f"{field}."))

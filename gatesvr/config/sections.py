@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.parse
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 
@@ -24,11 +24,14 @@ from .kinds import (
 
 __all__ = [
     "MAX_CLAIMS",
+    "OPEN_ADMIN_PORT",
     "OPEN_PUSH_PORT",
     "ZONED_NAME",
+    "AdminConfig",
     "AuthConfig",
     "Config",
     "DispatchConfig",
+    "DrainConfig",
     "Endpoint",
     "LogConfig",
     "MetricsConfig",
@@ -49,6 +52,10 @@ MAX_CLAIMS = 16
 OPEN_PUSH_PORT = (
     "not loopback: anyone who can reach it can push to every client; set push.token, push.caller "
     "or push.client_ca, or push.insecure = true if only upstreams can reach it"
+)
+OPEN_ADMIN_PORT = (
+    "not loopback: anyone who can reach it can see and end every session; set admin.token or"
+    " admin.client_ca"
 )
 _MAX_LABEL = 63
 _MAX_ACTION_BYTES = 64  # of a request's action
@@ -113,7 +120,8 @@ def _check_address(section: Section, field: str, address: str) -> tuple[str, int
 class TransportConfig(Section, frozen=True, kw_only=True):
     """QUIC, UDP and TLS."""
 
-    restart = frozenset({"bind", "backend", "receive_buffer", "send_buffer", "batch_io"})
+    restart = frozenset({"bind", "backend", "secret", "receive_buffer", "send_buffer", "batch_io"})
+    hidden = frozenset({"key", "secret"})
 
     bind: str = "0.0.0.0:8453"
     """UDP address to listen on, HOST:PORT, port 0 for any free one.
@@ -190,6 +198,8 @@ Algorithm = Literal[
 class AuthConfig(Section, frozen=True, kw_only=True):
     """Who may come in: what a client's auth_token must prove at START."""
 
+    hidden = frozenset({"key"})
+
     mode: Literal["none", "jwt", "upstream"] = "none"
     """none: whoever reaches the port is who it says it is. jwt: a JSON Web Token says who it is.
     upstream: a service of yours says it (AuthService.Authenticate, protos/auth.proto)."""
@@ -245,7 +255,9 @@ class AuthConfig(Section, frozen=True, kw_only=True):
 
 
 class SessionConfig(Section, frozen=True, kw_only=True):
-    """Sessions, their queues and their deadlines."""
+    """Sessions, their queues and their deadlines. A session keeps the limits that it began with."""
+
+    restart = frozenset({"max_message_bytes"})
 
     start_timeout: Wait = 8.0
     """From the end of the handshake to START; 4408."""
@@ -316,7 +328,7 @@ class DispatchConfig(Section, frozen=True, kw_only=True):
     task_timeout: Wait = 30.0
     """From acceptance to the answer, waiting included; 504."""
     drain_timeout: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 10.0
-    """How long running tasks may go on when the gateway stops."""
+    """How long running tasks may go on when a program stops the gateway without a drain."""
 
     def check(self) -> None:
         if self.workers > self.max_workers:
@@ -334,6 +346,23 @@ class OverloadConfig(Section, frozen=True, kw_only=True):
     """Resident memory of the process; shed while it is above (Linux)."""
     dry_run: bool = False
     """Measure, log and count, but shed nothing."""
+
+
+class DrainConfig(Section, frozen=True, kw_only=True):
+    """How ``gatesvr serve`` ends on SIGTERM or Ctrl-C; gatesvr/drain.py has the order."""
+
+    rate: Count = 200
+    """Clients a second that are asked to leave; more where half of the time that is left would not
+    do."""
+    timeout: Annotated[Seconds, Range(10 * _MS, 24 * _HOUR)] = 25.0
+    """Longest drain; then connections and requests are cut off. Keep it a few seconds below the
+    time after which the process is killed (Kubernetes: 30s, systemd: 90s)."""
+    ready_wait: Annotated[Seconds, Range(_MS, _HOUR, "do not wait")] = 1.0
+    """How long the gateway is not ready and still takes new clients, so that load balancers notice;
+    at most half of the timeout. Ctrl-C does not wait."""
+    reconnect_after: Annotated[Seconds, Range(_MS, 5 * _MINUTE)] = 1.0
+    """What clients are told to wait that know no other gateway; they spread themselves over as
+    long again."""
 
 
 class Endpoint(Section, frozen=True, kw_only=True):
@@ -394,6 +423,10 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     )
     """Service name to its endpoints. Naming any replaces the three defaults; a service whose
     endpoints all register themselves is named with none: ``upstream.services.chat = []``."""
+    required: list[str] = msgspec.field(default_factory=list)
+    """Services without which the gateway is not ready: none of their endpoints can be reached, or
+    all are ejected. With any named here, a service that fails takes all gateways out of their load
+    balancer, so name only what no client can do without."""
     balance: Literal["round_robin", "consistent_hash"] = "round_robin"
     """How a service's endpoints share the calls; consistent_hash is by openid."""
     order: Literal["completion", "request"] = "completion"
@@ -453,6 +486,12 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
                     raise self.refusal(
                         f"services.{name}[{i}].address", f"{shown(place[0])} is there twice"
                     )
+        for i, name in enumerate(self.required):
+            if name not in self.services:
+                raise self.refusal(
+                    f"required[{i}]",
+                    f"{shown(name)} is not in upstream.services{hint(name, self.services)}",
+                )
         if self.reconnect_min > self.reconnect_max:
             raise self.refusal(
                 "reconnect_min",
@@ -463,6 +502,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
 
 class PushCaller(Section, frozen=True, kw_only=True):
     """Somebody who may call the push port, what proves it, and what it may do there."""
+
+    hidden = frozenset({"token"})
 
     name: str
     """What the log calls it."""
@@ -491,6 +532,7 @@ class PushConfig(Section, frozen=True, kw_only=True):
     """GatewayService, the gRPC API that upstreams push through."""
 
     restart = frozenset({"bind", "insecure"})
+    hidden = frozenset({"key", "token"})
 
     bind: str = "127.0.0.1:8092"
     """TCP address to listen on, HOST:PORT, port 0 for any free one."""
@@ -534,6 +576,21 @@ class PushConfig(Section, frozen=True, kw_only=True):
             if caller.name in [other.name for other in self.caller[:i]]:
                 raise self.refusal(f"caller[{i}].name", f"{shown(caller.name)} is there twice")
 
+    def needs_restart(self, new: Self) -> frozenset[str]:
+        """Return the fields that only a restart can change to another section's values.
+
+        The port is with or without TLS, with or without callers' certificates, and with or without
+        a look at each call, from its start on.
+        """
+        names = set(super().needs_restart(new))
+        if bool(self.cert) != bool(new.cert):
+            names |= {"cert", "key", "client_ca"}
+        elif bool(self.client_ca) != bool(new.client_ca):
+            names |= {"client_ca", "token", "caller"}
+        if bool(self.token or self.caller) != bool(new.token or new.caller):
+            names |= {"token", "caller"}
+        return frozenset(name for name in names if getattr(self, name) != getattr(new, name))
+
     @property
     def is_guarded(self) -> bool:
         """Whether callers have to prove who they are."""
@@ -562,6 +619,50 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
     histogram as one series."""
 
 
+class AdminConfig(Section, frozen=True, kw_only=True):
+    """The admin server: console, metrics, health checks and commands over HTTP."""
+
+    restart = frozenset({"enabled", "bind", "socket", "token", "cert", "key", "client_ca", "hosts"})
+    hidden = frozenset({"key", "token"})
+
+    enabled: bool = False
+    """Whether to listen; ``serve --demo`` does so by itself. It needs ``gatesvr[admin]``."""
+    bind: str = "127.0.0.1:8090"
+    """TCP address to listen on, HOST:PORT, port 0 for any free one; empty for none."""
+    socket: str = ""
+    """Path of a Unix socket to listen on as well, for processes of this user; empty for none."""
+    token: str = ""
+    """File with bearer tokens, one a line, of which requests carry one; it is read again when it
+    changes. Empty: whoever reaches the address may do everything."""
+    cert: str = ""
+    """PEM file with the certificate chain of the TCP address: TLS. Empty: plain text."""
+    key: str = ""
+    """PEM file with the certificate's private key. Both are read again when they change."""
+    client_ca: str = ""
+    """PEM file with the CAs of clients' certificates: nobody connects without one (mTLS)."""
+    hosts: list[str] = msgspec.field(default_factory=list)
+    """Names under which the server is reached, besides its address and localhost: a request without
+    a token for any other is refused, because a page of another site may have made it."""
+
+    def check(self) -> None:
+        if self.bind:
+            _check_bind(self, "bind", self.bind)
+            if not self.is_guarded and _is_open(parse_address(self.bind)[0]):
+                raise self.refusal("bind", f"{self.bind}: {OPEN_ADMIN_PORT}")
+        elif self.enabled and not self.socket:
+            raise self.refusal("bind", "neither bind nor socket: there is nothing to listen on")
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.client_ca and not self.cert:
+            raise self.refusal("client_ca", "it needs cert and key")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return bool(self.client_ca or self.token)
+
+
 _DEFAULT_ROUTES = (
     RouteRule(action="hello", service="hello"),
     RouteRule(action="logout", service="hello"),
@@ -586,6 +687,8 @@ class Config(Section, frozen=True, kw_only=True):
     overload: OverloadConfig = OverloadConfig()
     """When to shed load, and then in this order, one step a second: new handshakes, new sessions,
     broadcasts, plain pushes, the slowest sessions. Requests of logged-in sessions go on."""
+    drain: DrainConfig = DrainConfig()
+    """How the gateway ends."""
     upstream: UpstreamConfig = UpstreamConfig()
     """Upstream services and the lanes to them."""
     push: PushConfig = PushConfig()
@@ -594,6 +697,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Logging."""
     metrics: MetricsConfig = MetricsConfig()
     """Figures of performance."""
+    admin: AdminConfig = AdminConfig()
+    """The admin server."""
     route: list[RouteRule] = msgspec.field(default_factory=list)
     """Which service answers an action, first match wins; any of your own replace the defaults, of
     which those whose service is not in upstream.services are left out."""

@@ -20,6 +20,10 @@ class PushCounters(Counters):
     """Calls that were let in; a stream counts once."""
     tls_handshakes: Counter = 0
     """TLS handshakes begun. gRPC keeps to itself which of them failed."""
+    push_certificates_renewed: Counter = 0
+    """Certificates of the push port that took another one's place."""
+    push_certificates_kept: Counter = 0
+    """Times that one stayed because its files hold no other that can be used."""
     refused_no_credentials: Counter = 0
     """Calls refused because their caller proved nothing."""
     refused_token: Counter = 0
@@ -34,6 +38,14 @@ class PushCounters(Counters):
     """SubscribeEvents open."""
     events_sent: Counter = 0
     """Events written to SubscribeEvents streams, gaps included."""
+    health_watches: Gauge = 0
+    """Health watches open."""
+    watches_refused: Counter = 0
+    """Health watches refused because too many were open."""
+    reflections: Gauge = 0
+    """Reflection streams open."""
+    reflections_refused: Counter = 0
+    """Reflection streams refused because too many were open."""
     refused_streams: Counter = 0
     """PushStreams refused because ``push.max_streams`` are open."""
     refused_broadcasts: Counter = 0

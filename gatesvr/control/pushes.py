@@ -84,6 +84,10 @@ class PushCommands:
         self._sheds_push = sheds_push
         self._sheds_broadcast = sheds_broadcast
 
+    def apply(self, max_broadcasts: int) -> None:
+        """Take another bound on broadcasts a second."""
+        self._max_broadcasts = max_broadcasts
+
     def push(self, request: pb.UnicastPushRequest) -> pb.UnicastPushResponse:
         """Queue a notify for a session, or for every session of an openid."""
         self._counters.pushes += 1

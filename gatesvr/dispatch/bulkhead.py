@@ -88,9 +88,7 @@ class Bulkhead:
         self, max_running: int, max_waiting: int, now: float, times: Histogram | None = None
     ) -> None:
         self.times = times
-        self._max_running = max_running
-        self.open_places = max_running - max_running // RESERVE_SHARE
-        self._max_waiting = max_waiting
+        self.resize(max_running, max_waiting)
         self.begun = 0
         self.ended = 0
         self.waiting = 0
@@ -101,6 +99,12 @@ class Bulkhead:
         self._chains: dict[tuple[Session, Route], deque[AsyncTask]] = {}
         # (time, ended) one to two ticks ago, and at the last tick.
         self._marks = ((now, 0), (now, 0))
+
+    def resize(self, max_running: int, max_waiting: int) -> None:
+        """Have other bounds; tasks that have a place, or wait, stay."""
+        self._max_running = max_running
+        self.open_places = max_running - max_running // RESERVE_SHARE
+        self._max_waiting = max_waiting
 
     def has_room(self, session: Session) -> bool:
         """Return whether one more task of a session may wait."""
@@ -164,6 +168,15 @@ class Bulkhead:
         elif not share.chained:
             del self._shares[task.session]
         return task
+
+    def tasks_of(self, session: Session) -> Iterator[AsyncTask]:
+        """Yield the tasks of a session that wait."""
+        share = self._shares.get(session)
+        if share is not None:
+            yield from share
+            for (owner, _), chain in self._chains.items():
+                if owner is session:
+                    yield from chain
 
     def clear(self) -> Iterator[AsyncTask]:
         """Yield every task that waits, each session's in order, and forget it."""

@@ -82,6 +82,14 @@ class Dispatcher:
             task_timeout=self._task_timeout,
         )
 
+    def apply(self, config: Config, gate: Gate | None) -> None:
+        """Take other settings, and another gate, for the connections and the requests to come."""
+        self.session_config = config.session
+        self.gate = gate
+        self._task_timeout = config.dispatch.task_timeout
+        self._only_counts_rate = "max_requests_per_second" in config.session.dry_run
+        self._login.apply(self._task_timeout)
+
     def __len__(self) -> int:
         """Return the number of open connections."""
         return len(self._handlers)
@@ -91,6 +99,10 @@ class Dispatcher:
         handler = ClientHandler(link, self)
         self._handlers[link.connection_id] = handler
         return handler
+
+    def handlers(self) -> list[ClientHandler]:
+        """Return the handlers of the open connections, the oldest first."""
+        return list(self._handlers.values())
 
     def forget(self, link: Link) -> None:
         """Drop the handler of a connection that has ended."""

@@ -109,6 +109,7 @@ class ClientHandler:
         self._is_proved = False
         self._start: ClientRequest | None = None
         self._is_ended = False
+        self._is_leaving = False  # GOAWAY was sent
         self._renewal: asyncio.Task[tuple[Identity, float]] | None = None  # an AUTH being checked
         self._auth_rate: TokenBucket | None = None
 
@@ -289,11 +290,27 @@ class ClientHandler:
         """Allow frames of the full size: the session has logged in."""
         self._protocol.logged_in()
 
-    def go_away(self, reason: str, reconnect_after_ms: int) -> None:
-        """Send GOAWAY, if the client has a session."""
-        if self.session is not None and not self._is_ended:
-            self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
-            self._link.request_flush()
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more is handled on this connection."""
+        return self._is_ended
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is under way: every request is answered, every message acknowledged."""
+        session = self.session
+        if session is None or session.link is not self._link:
+            return True
+        return not (session.pending or self._held or len(session.queue))
+
+    def go_away(self, reason: str, reconnect_after_ms: int) -> bool:
+        """Send GOAWAY, once, if the client has a session; return whether it was sent."""
+        if self.session is None or self._is_ended or self._is_leaving:
+            return False
+        self._is_leaving = True
+        self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
+        self._link.request_flush()
+        return True
 
     def close(self, code: CloseCode, reason: str, *, last: bytes = b"") -> None:
         """Close the connection, after a last push if there is one, and ignore the rest it sends."""

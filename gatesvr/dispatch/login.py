@@ -80,6 +80,10 @@ class Login:
         self._next_request_id = next_request_id
         self._task_timeout = task_timeout
 
+    def apply(self, task_timeout: float) -> None:
+        """Take another deadline for the hellos to come."""
+        self._task_timeout = task_timeout
+
     def accept(self, session: Session, request: ClientRequest, now: float) -> None:
         """Ask the upstream of an accepted hello; BUSINESS of its session waits until it ends."""
         route = self._router.route(LOGIN_ACTION)

@@ -26,11 +26,12 @@ from .task import AsyncTask, DispatchCounters
 from .worker import Worker, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .._core.codec import UpstreamAnswer
     from ..config import DispatchConfig
     from ..observe.stages import Stages
+    from ..session.session import Session
     from ..upstream.manager import UpstreamManager
 
 __all__ = ["AsyncProcessor", "usable_cpus"]
@@ -62,6 +63,10 @@ class _Bulkheads(dict[str, Bulkhead]):
         return bulkhead
 
 
+def _start_workers(config: DispatchConfig) -> int:
+    return min(config.workers or usable_cpus() * WORKERS_PER_CPU, config.max_workers)
+
+
 class AsyncProcessor:
     """The task queues and their workers.
 
@@ -89,15 +94,14 @@ class AsyncProcessor:
         self._failures = FailureLog()
         self._now = clock
         self._idle_timeout = IDLE_WORKER_TIMEOUT_S
-        self.start_workers = min(
-            config.workers or usable_cpus() * WORKERS_PER_CPU, config.max_workers
-        )
+        self._config = config
+        self.start_workers = _start_workers(config)
 
         # By service; the configuration names all that routes lead to.
         self._bulkheads = _Bulkheads(
             lambda service: Bulkhead(
-                config.max_workers,
-                config.max_queue_size,
+                self._config.max_workers,
+                self._config.max_queue_size,
                 clock(),
                 stages.upstream(service) if stages is not None else None,
             )
@@ -134,6 +138,11 @@ class AsyncProcessor:
         """Return the number of tasks that wait."""
         return sum(bulkhead.waiting for bulkhead in self._bulkheads.values())
 
+    @property
+    def unfinished(self) -> int:
+        """Tasks that wait or run, hellos included."""
+        return self._running() + len(self)
+
     def _running(self) -> int:
         """Return the number of tasks begun and not ended."""
         return len(self._workers) - len(self._idle) + len(self._beside)
@@ -142,8 +151,13 @@ class AsyncProcessor:
         """Return every worker and its task, for diagnosis."""
         return [worker.state() for worker in (*self._workers, *self._beside)]
 
-    def _is_drained(self) -> bool:
-        return not self._running() and not len(self)
+    def tasks_of(self, session: Session) -> Iterator[AsyncTask]:
+        """Yield the tasks of a session, those that run first, for diagnosis."""
+        for worker in (*self._workers, *self._beside):
+            if worker.task is not None and worker.task.session is session:
+                yield worker.task
+        for bulkhead in self._bulkheads.values():
+            yield from bulkhead.tasks_of(session)
 
     def start(self) -> None:
         """Start the workers.
@@ -158,6 +172,20 @@ class AsyncProcessor:
         for _ in range(self.start_workers):
             self._idle.append(self._add_worker())
         self._schedule_tick()
+
+    def apply(self, config: DispatchConfig) -> None:
+        """Take other sizes; tasks that run or wait go on."""
+        self._config = config
+        self.start_workers = _start_workers(config)
+        if not self._is_accepting:
+            return
+        while len(self._workers) < self.start_workers:
+            self._idle.append(self._add_worker())
+        now = self._now()
+        for bulkhead in self._bulkheads.values():
+            bulkhead.resize(config.max_workers, config.max_queue_size)
+            if bulkhead.turns and not bulkhead.is_handing_out:
+                self._hand_out(bulkhead, now)
 
     async def stop(self, drain_timeout: float = 0.0) -> None:
         """Refuse new tasks, let the present ones finish, then end the rest by 503.
@@ -175,7 +203,7 @@ class AsyncProcessor:
         self._is_accepting = False
         self._is_started = True  # makes a later start() raise
         self._drained = asyncio.Event()
-        if drain_timeout > 0 and not self._is_drained():
+        if drain_timeout > 0 and self.unfinished:
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._drained.wait()
@@ -341,7 +369,7 @@ class AsyncProcessor:
         worker.idle_since = now
         if bulkhead.turns and not bulkhead.is_handing_out:
             self._hand_out(bulkhead, now)
-        if self._drained is not None and self._is_drained():
+        if self._drained is not None and not self.unfinished:
             self._drained.set()
 
     def _free_beside(
@@ -364,5 +392,5 @@ class AsyncProcessor:
             self._counters.internal_errors += 1
             names = keys(worker=worker.worker_id, session=task.session_id)
             logger.exception("login_failed", extra=names)
-        if self._drained is not None and self._is_drained():
+        if self._drained is not None and not self.unfinished:
             self._drained.set()

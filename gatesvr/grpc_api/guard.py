@@ -10,7 +10,6 @@ everything.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
-from ..credentials import TokenFile
+from ..credentials import TokenFile, token_digest
 from ..observe.log import keys
 
 if TYPE_CHECKING:
@@ -40,7 +39,13 @@ INTERVAL_S = 1.0
 _SERVICE = "/gatesvr.proto.GatewayService/"
 _OPEN = frozenset({"/grpc.health.v1.Health/Check"})
 """For everybody: it tells that the gateway serves, and probes have no credentials."""
-_WATCH = "/grpc.health.v1.Health/Watch"
+_READ = frozenset(
+    (
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    )
+)
+"""For every caller that has a role. Both take one of a few places, which strangers could hold."""
 _PUSH = frozenset(
     _SERVICE + name
     for name in ("PushToClient", "PushStream", "BroadcastToClients", "MulticastToClients")
@@ -70,7 +75,7 @@ class Caller:
 
     def may_call(self, method: str) -> bool:
         """Return whether it may call a method, given by its full name."""
-        if self.is_admin or method in _PUSH or method == _WATCH:
+        if self.is_admin or method in _PUSH or method in _READ:
             return True
         return bool(self.services) and method in _REGISTER
 
@@ -94,7 +99,21 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(
         self, config: PushConfig, counters: PushCounters, clock: Callable[[], float]
     ) -> None:
-        self._callers = [
+        self._counters = counters
+        self._clock = clock
+        self._lines: dict[str, tuple[float, int]] = {}  # reason: (until, suppressed)
+        self._callers: list[Caller] = []
+        self._has_certificates = False
+        self.prepare(config)()
+
+    def prepare(self, config: PushConfig) -> Callable[[], None]:
+        """Read the callers' tokens; return a function that lets in these callers and no others.
+
+        Raises:
+            ConfigError: A token file cannot be used.
+        """
+        clock = self._clock
+        callers = [
             Caller(
                 caller.name,
                 caller.role == "admin",
@@ -106,11 +125,13 @@ class Guard(grpc.aio.ServerInterceptor):
         ]
         if config.token:
             tokens = TokenFile(config.token, "push.token", clock)
-            self._callers.append(Caller("token", True, tokens, frozenset(), frozenset()))
-        self._has_certificates = any(caller.certificates for caller in self._callers)
-        self._counters = counters
-        self._clock = clock
-        self._lines: dict[str, tuple[float, int]] = {}  # reason: (until, suppressed)
+            callers.append(Caller("token", True, tokens, frozenset(), frozenset()))
+
+        def commit() -> None:
+            self._callers = callers
+            self._has_certificates = any(caller.certificates for caller in callers)
+
+        return commit
 
     async def intercept_service(
         self,
@@ -151,7 +172,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._lines.clear()
 
     def _by_token(self, token: str) -> Caller | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        digest = token_digest(token)
         found = None
         for caller in self._callers:  # all of them: the time tells nothing
             if caller.tokens is not None and caller.tokens.holds(digest):

@@ -9,7 +9,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..config import parse_address
 from ..config.sections import OPEN_PUSH_PORT
@@ -18,9 +17,13 @@ from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.log import keys
 from .guard import Guard
+from .health import HEALTH, HealthServicer
+from .reflection import ReflectionServicer
 from .servicer import SERVICE, GatewayServicer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import PushConfig
     from ..control.commands import Commands
 
@@ -38,13 +41,14 @@ logger = logging.getLogger("gatesvr.grpc_api")
 
 
 class PushService:
-    """The gRPC server of GatewayService, with the standard health service beside it.
+    """The gRPC server of GatewayService, with the standard services of health and reflection.
 
     Args:
         config: The address, the callers and what they prove. Where they prove nothing the address
             must be loopback, unless ``insecure`` is set.
         commands: Carries out the rpcs.
         max_message_bytes: The largest frame that any client accepts; it sets gRPC's limits.
+        is_ready: Says whether the gateway is ready, for the health service.
     """
 
     def __init__(
@@ -53,14 +57,17 @@ class PushService:
         commands: Commands,
         *,
         max_message_bytes: int = 1 << 20,
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
         self._commands = commands
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
-        self._health: health.aio.HealthServicer | None = None
+        self._is_ready = is_ready
+        self._health: HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
         self._guard: Guard | None = None
+        self._certificate: ServerCertificate | None = None
         self._address = ""
 
     @property
@@ -85,7 +92,12 @@ class PushService:
         certificate = None
         if config.cert:
             certificate = ServerCertificate(
-                config.cert, config.key, config.client_ca, "push", self._count_handshake
+                config.cert,
+                config.key,
+                config.client_ca,
+                "push",
+                self._count_handshake,
+                self._count_look,
             )
         guard = None
         if config.token or config.caller:
@@ -105,8 +117,10 @@ class PushService:
         )
         servicer = GatewayServicer(self._commands, guard, config.max_streams)
         server.add_generic_rpc_handlers((servicer.handlers(),))
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        counters = self._commands.counters
+        health = HealthServicer(SERVICE.full_name, self._is_ready, counters)
+        reflection = ReflectionServicer((SERVICE.full_name, HEALTH), counters)
+        server.add_generic_rpc_handlers((health.handlers(), reflection.handlers()))
         name = f"[{host}]" if ":" in host else host or "[::]"
         try:
             if certificate is None:
@@ -116,12 +130,39 @@ class PushService:
         except RuntimeError:
             raise self._bad("cannot listen on it") from None
         await server.start()
-        for service in ("", SERVICE.full_name):
-            await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._server, self._health, self._servicer = server, checks, servicer
-        self._guard = guard
+        self._server, self._health, self._servicer = server, health, servicer
+        self._guard, self._certificate = guard, certificate
         self._address = f"{name}:{port}"
         logger.info("push_listening", extra=keys(address=self._address))
+
+    def tell_health(self) -> None:
+        """Tell health watchers if readiness has changed; call it a few times a second."""
+        if self._health is not None:
+            self._health.look()
+
+    def prepare(self, config: PushConfig) -> Callable[[], None]:
+        """Read certificates and tokens; return a function that puts other settings in force.
+
+        Args:
+            config: The settings; those that PushConfig.needs_restart() names stay.
+
+        Raises:
+            ConfigError: A file cannot be read or used.
+        """
+        commits = []
+        if self._certificate is not None:
+            commits.append(self._certificate.prepare(config.cert, config.key, config.client_ca))
+        if self._guard is not None:
+            commits.append(self._guard.prepare(config))
+
+        def commit() -> None:
+            self._config = config
+            for each in commits:
+                each()
+            if self._servicer is not None:
+                self._servicer.apply(config.max_streams)
+
+        return commit
 
     async def stop(self) -> None:
         """Refuse new calls and give running ones a second. Idempotent."""
@@ -131,7 +172,7 @@ class PushService:
         if self._servicer is not None:
             self._servicer.end_events()
         if self._health is not None:
-            await self._health.enter_graceful_shutdown()
+            self._health.end()
         await server.stop(STOP_GRACE_S)
         if self._guard is not None:
             self._guard.close()
@@ -167,6 +208,11 @@ class PushService:
 
     def _count_handshake(self) -> None:
         self._commands.counters.tls_handshakes += 1
+
+    def _count_look(self, is_usable: bool) -> None:
+        counters = self._commands.counters
+        counters.push_certificates_renewed += is_usable
+        counters.push_certificates_kept += not is_usable
 
     def _bad(self, why: str) -> ConfigError:
         return ConfigError(f"{self._config.bind}: {why}", field="push.bind")

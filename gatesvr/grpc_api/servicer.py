@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
-__all__ = ["GatewayServicer", "caller_ip"]
+__all__ = ["SERVICE", "GatewayServicer", "caller_ip", "decoder"]
 
 logger = logging.getLogger("gatesvr.grpc_api")
 
@@ -86,6 +86,10 @@ class GatewayServicer:
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
 
+    def apply(self, max_streams: int) -> None:
+        """Take another bound on streams; open ones stay."""
+        self._max_streams = max_streams
+
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return what a server takes.
 
@@ -102,7 +106,7 @@ class GatewayServicer:
                 for message in (method.input_type, method.output_type)
             )
             behaviour = getattr(self, method.name)
-            table[method.name] = make(behaviour, _decoder(takes), gives.SerializeToString)
+            table[method.name] = make(behaviour, decoder(takes), gives.SerializeToString)
         return grpc.method_handlers_generic_handler(SERVICE.full_name, table)
 
     def undecodable(self) -> RefusedError:
@@ -271,7 +275,9 @@ class GatewayServicer:
             stream.end()
 
 
-def _decoder(kind: type[Message]) -> Callable[[bytes], Message | None]:
+def decoder(kind: type[Message]) -> Callable[[bytes], Message | None]:
+    """Return what decodes messages of a kind, those that do not decode as None."""
+
     def decode(data: bytes) -> Message | None:
         if kind in _LISTS and has_more_entries(data, MAX_ENTRIES):
             return None

@@ -19,15 +19,30 @@ from typing import Any, Literal, TextIO
 
 from .lines import LineWriter
 
-__all__ = ["LogHandler", "configure", "escape", "format_keys", "keys", "timestamp"]
+__all__ = [
+    "LogHandler",
+    "configure",
+    "escape",
+    "format_keys",
+    "keys",
+    "restyle",
+    "set_level",
+    "timestamp",
+]
 
 MAX_TEXT_BYTES = 128
 """Longest text from outside that is written, bytes of what is written (PROTOCOL 8)."""
 CUT = "…"
 """Stands where a text was cut."""
+CLEAR_LINE = "\r\x1b[K"
 MAX_HELD = 1_000
 FLUSH_S = 1.0
 """Longest wait for what is not written yet when the process ends."""
+
+LEVELS = ("debug", "info", "warning", "error")
+MAX_SESSIONS = 64
+"""Sessions with a level of their own."""
+_ROOT = "gatesvr"
 
 Style = Literal["text", "json"]
 
@@ -74,6 +89,94 @@ def configure(
     return handler
 
 
+def restyle(style: Style) -> None:
+    """Have the lines of configure()'s handler look otherwise from now on."""
+    for handler in logging.getLogger(_ROOT).handlers:
+        if isinstance(handler, LogHandler):
+            handler.restyle(style)
+
+
+def set_level(level: str, *, layer: str = "", session: str = "") -> None:
+    """Set the lowest level written from now on: of everything, of one layer, or of one session.
+
+    A session's events are those with the key ``session``. While no session has a level of its own,
+    an event below the others' costs what it always costs.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``; empty to undo one of a layer or of a
+            session.
+        layer: A layer's name, for example ``transport``; empty for all that have no level of their
+            own.
+        session: A session id; empty for none.
+
+    Raises:
+        ValueError: There is no such level or layer, or MAX_SESSIONS have one of their own.
+    """
+    if level not in LEVELS and (level or not (layer or session)):
+        raise ValueError(f"{level!r} is not one of {', '.join(LEVELS)}")
+    number = logging.getLevelNamesMapping()[level.upper()] if level else None
+    loggers = _loggers()
+    if layer and f"{_ROOT}.{layer}" not in loggers:
+        known = ", ".join(name.removeprefix(f"{_ROOT}.") for name in sorted(loggers)[1:])
+        raise ValueError(f"{layer!r} is not one of {known}")
+    handlers = loggers[_ROOT].handlers or logging.getLogger().handlers
+    found = (f for handler in handlers for f in handler.filters if isinstance(f, _Levels))
+    levels = next(found, None) or _Levels({name: each.level for name, each in loggers.items()})
+    if session:
+        levels.set_session(session, number)
+    else:
+        levels.loggers[f"{_ROOT}.{layer}" if layer else _ROOT] = number or logging.NOTSET
+    for name, each in loggers.items():
+        own = levels.loggers.get(name, logging.NOTSET)
+        each.setLevel(min([own, *levels.sessions.values()]) if own else own)
+    for handler in handlers:
+        if levels.sessions:
+            handler.addFilter(levels)
+        else:
+            handler.removeFilter(levels)
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    """Return the package's loggers: that of everything, and those of the layers."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(f"{_ROOT}.")]
+    return {name: logging.getLogger(name) for name in (_ROOT, *names)}
+
+
+class _Levels(logging.Filter):
+    """Lets through what a level of its logger, or of its session, lets through.
+
+    It is there only while a session has a level of its own; then the loggers let more through.
+
+    Attributes:
+        loggers: The loggers' own levels, by name; 0 for none.
+        sessions: The sessions' levels, by id.
+    """
+
+    def __init__(self, loggers: dict[str, int]) -> None:
+        super().__init__()
+        self.loggers = loggers
+        self.sessions: dict[str, int] = {}
+
+    def set_session(self, session: str, level: int | None) -> None:
+        """Give a session a level, or take it away."""
+        if level is None:
+            self.sessions.pop(session, None)
+        elif session not in self.sessions and len(self.sessions) >= MAX_SESSIONS:
+            raise ValueError(f"{MAX_SESSIONS} sessions have a level of their own already")
+        else:
+            self.sessions[session] = level
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is to be written."""
+        name = record.name
+        if name != _ROOT and not name.startswith(f"{_ROOT}."):
+            return True
+        if record.levelno >= (self.loggers.get(name) or self.loggers[_ROOT]):
+            return True
+        level = self.sessions.get(getattr(record, "keys", {}).get("session", ""))
+        return level is not None and record.levelno >= level
+
+
 class LogHandler(logging.Handler):
     """Writes events to standard error without ever waiting for it.
 
@@ -87,12 +190,17 @@ class LogHandler(logging.Handler):
         self, style: Style = "text", *, is_held: bool = False, descriptor: int = 2
     ) -> None:
         super().__init__()
+        self.restyle(style)
+        self._writer = LineWriter(descriptor, self._notice)
+        self._held: list[logging.LogRecord] | None = [] if is_held else None
+        self._status = ""
+
+    def restyle(self, style: Style) -> None:
+        """Have lines look otherwise from now on."""
         self.style = style
         # JSON is UTF-8 wherever it goes; a console is shown what it can show.
         encoding = None if style == "json" else getattr(sys.stderr, "encoding", None)
         self._encoding = encoding or "utf-8"
-        self._writer = LineWriter(descriptor, self._notice)
-        self._held: list[logging.LogRecord] | None = [] if is_held else None
         self.setFormatter(_formatter(style))
 
     @property
@@ -119,7 +227,19 @@ class LogHandler(logging.Handler):
 
     def say(self, line: str) -> None:
         """Write a line that is no event."""
-        self._writer.put(f"{line}\n".encode(self._encoding, "backslashreplace"))
+        if self._status:
+            line = f"{CLEAR_LINE}{line}\n{self._status}"
+        else:
+            line += "\n"
+        self._writer.put(line.encode(self._encoding, "backslashreplace"))
+
+    def show_status(self, text: str) -> None:
+        """Keep a line below all others, in the place of the last one; empty for none.
+
+        Only for terminals that obey escape sequences.
+        """
+        self._status = text
+        self._writer.put(f"{CLEAR_LINE}{text}".encode(self._encoding, "backslashreplace"))
 
     def release_held(self) -> None:
         """Write the events that were kept back, and keep none back any more."""

@@ -7,7 +7,7 @@ A connection (transport) is a Link to the session that uses it; what handles a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 __all__ = [
     "HIGH_WATER_BYTES",
@@ -16,6 +16,7 @@ __all__ = [
     "Disconnect",
     "HandlerFactory",
     "Link",
+    "Move",
     "PathState",
 ]
 
@@ -54,6 +55,10 @@ class PathState:
     lost: int
 
 
+Move: TypeAlias = tuple[float, tuple[str, int], tuple[str, int]]
+"""Loop time, the address before and the address from then on."""
+
+
 class Link(Protocol):
     """What a session and a handler know of one client's connection."""
 
@@ -61,6 +66,8 @@ class Link(Protocol):
     """The client's address: ip without a scope or v4-mapping, UDP port."""
     connection_id: int
     """A number of this process's own, for logs."""
+    moves: tuple[Move, ...]
+    """The client's last moves to another address, the oldest first."""
     keep_alive: bool
     """Whether the transport PINGs after half the idle time-out of silence; the handler switches it
     off at the first HEARTBEAT, from which on silence counts (PROTOCOL 3.8)."""

@@ -25,7 +25,7 @@ SHED_RETRY_MS = 5_000
 
 
 class SessionContext:
-    """Shared by all sessions of a manager: settings as plain numbers, counters, the watch list.
+    """Shared by the sessions of a manager: settings as plain numbers, counters, the watch list.
 
     Attributes:
         watched: Outboxes that the next sweep looks at: those with a TTL or a queue at a cap.
@@ -70,3 +70,12 @@ class SessionContext:
         self.watched: set[Outbox] = set()
         self.budget = budget
         self.close_full = close_full
+
+    def renewed(self, config: SessionConfig) -> SessionContext:
+        """Return a context for the sessions to come, with other settings.
+
+        Those that there are keep theirs: their clients were told them at START.
+        """
+        context = SessionContext(config, self.high_water, self.budget, self.close_full)
+        context.counters, context.watched = self.counters, self.watched
+        return context

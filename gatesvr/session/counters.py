@@ -45,10 +45,14 @@ class SessionCounters(Counters):
     """Sessions that an upstream ended."""
     memory_closed: Counter = 0
     """Suspended sessions ended because all queues together were above their bound."""
+    ended_draining: Counter = 0
+    """Sessions without a connection that ended because the gateway was about to stop."""
     refused_starts: Counter = 0
     """STARTs refused, for any reason; some reasons have counters of their own."""
     refused_full: Counter = 0
     """STARTs refused because there were too many sessions."""
+    refused_draining: Counter = 0
+    """STARTs, also of resumes, refused because the gateway was about to stop."""
     refused_address: Counter = 0
     """STARTs refused because too many sessions of their address had not logged in."""
     starts_limited: Counter = 0

@@ -113,6 +113,9 @@ class EventHub:
         max_subscribers: The bound on subscribers; another one is refused.
         max_queue: The bound on events that wait for one subscriber; newer ones are left out.
         wall_ms: Returns the ms since the epoch at a loop time.
+
+    Attributes:
+        recent: Keeps the last events whoever subscribes; None keeps none.
     """
 
     def __init__(
@@ -129,6 +132,11 @@ class EventHub:
         # Replaced, never changed in place: an emit() may be going through it.
         self._subscriptions: tuple[Subscription, ...] = ()
         self._is_ended = False
+        self.recent: deque[SessionEvent] | None = None
+
+    def apply(self, max_subscribers: int) -> None:
+        """Take another bound on subscribers; those that there are stay."""
+        self._max_subscribers = max_subscribers
 
     def __len__(self) -> int:
         """Return the number of subscribers."""
@@ -159,7 +167,7 @@ class EventHub:
 
     def emit(self, kind: EventKind, session: Session, reason: str, now: float) -> None:
         """Tell subscribers of a session's change; call it before its queue is cleared."""
-        if not self._subscriptions:
+        if not self._subscriptions and self.recent is None:
             return
         counters = self._counters
         queue = session.queue
@@ -175,7 +183,9 @@ class EventHub:
             max_client_seq=session.max_client_seq,
             undelivered=len(queue),
         )
-        counters.events += 1
+        if self.recent is not None:
+            self.recent.append(event)
+        counters.events += bool(self._subscriptions)
         for subscription in self._subscriptions:
             if not subscription.offer(event):
                 counters.events_missed += 1

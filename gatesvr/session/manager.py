@@ -130,6 +130,23 @@ class SessionManager:
             is_shedding=is_shedding,
         )
 
+    def apply(
+        self,
+        config: SessionConfig,
+        transport: TransportConfig,
+        push: PushConfig,
+        *,
+        needs_auth: bool,
+    ) -> None:
+        """Take other settings; sessions that there are keep the limits that they began with."""
+        self._config = config
+        self._budget.apply(config.max_queues_bytes)
+        self.context = context = self.context.renewed(config)
+        self.events.apply(push.max_event_subscribers)
+        self.tombstones.apply(config.resume_window)
+        self._policy = LoginPolicy(config)
+        self._starter.apply(config, transport.max_connections, context, needs_auth=needs_auth)
+
     def __len__(self) -> int:
         """Return the number of sessions that are not Closed."""
         return len(self.index)
@@ -181,6 +198,16 @@ class SessionManager:
     def logged_in_sessions(self) -> list[Session]:
         """Return the sessions that are logged in now, with a connection or without."""
         return self.index.logged_in()
+
+    def stop_starting(self, now: float) -> None:
+        """Refuse every START from now on, also those that resume: the gateway is about to stop.
+
+        So a session ends with its connection, and those without one end now. Their pushers hear at
+        once that nobody is there.
+        """
+        self._starter.is_draining = True
+        for session in list(self.index.detached):
+            self._close_drained(session, now)
 
     # START.
 
@@ -379,6 +406,9 @@ class SessionManager:
 
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
+        if self._starter.is_draining:
+            self._close_drained(session, now)
+            return
         session.move(Event.DETACH)
         self.index.detached[session] = None
         if session.state is State.SUSPENDED:  # else its login is under way
@@ -394,6 +424,10 @@ class SessionManager:
     def _close_full(self, session_id: str, now: float) -> None:
         session = self.index.by_id[session_id]
         self.close(session, CloseCode.SLOW_CONSUMER, "queue is full", now, why="queue_full")
+
+    def _close_drained(self, session: Session, now: float) -> None:
+        self._counters.ended_draining += 1
+        self.close(session, CloseCode.OVERLOADED, "drain", now, why="drain")
 
     def _close_for_memory(self, session: Session, now: float) -> None:
         self._counters.memory_closed += 1

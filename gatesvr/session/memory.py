@@ -73,6 +73,14 @@ class MemoryBudget:
         self.left = self._limit
         self.is_full = False
 
+    def apply(self, limit: int) -> None:
+        """Take another bound, 0 for a part of the process's memory limit."""
+        queued_bytes = self.queued_bytes
+        self._limit = limit or memory_limit() // MEMORY_SHARE
+        self._slack = self._limit // SLACK_SHARE
+        self.left = self._limit - queued_bytes
+        self.is_full = self.is_full and self.left < 0
+
     @property
     def queued_bytes(self) -> int:
         """Memory of all outboxes, as counted."""

@@ -47,6 +47,7 @@ class StartOutcome:
 
 def accept_start(session: Session, token: bytes, link: Link, config: SessionConfig) -> StartOutcome:
     """Return the START_RESP of a session that has just been attached to link."""
+    context = session.context
     heartbeat_s = min(config.heartbeat_interval, link.idle_timeout / HEARTBEATS_PER_IDLE)
     response = pb.StartResponse(
         success=True,
@@ -57,13 +58,13 @@ def accept_start(session: Session, token: bytes, link: Link, config: SessionConf
         max_client_seq=session.max_client_seq,
         generation=session.generation,
         max_message_bytes=config.max_message_bytes,
-        max_in_flight=config.max_in_flight,
+        max_in_flight=context.max_in_flight,
         protocol=session.protocol,
         capabilities=session.capabilities,
         state=pb.SESSION_STATE_NORMAL if session.is_logged_in else pb.SESSION_STATE_INITED,
         resume_window_ms=min(int(config.resume_window * 1000), 0xFFFF_FFFF),
-        max_unacked_messages=config.max_queue_size,
-        max_unacked_bytes=min(config.max_queue_bytes, 0xFFFF_FFFF),
+        max_unacked_messages=context.max_queue_size,
+        max_unacked_bytes=min(context.max_queue_bytes, 0xFFFF_FFFF),
     )
     return StartOutcome(session, response)
 

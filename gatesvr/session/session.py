@@ -172,6 +172,11 @@ class Session:
         self.detached_at = 0.0
         self._is_stalled = False  # a request was refused for want of room
 
+    @property
+    def context(self) -> SessionContext:
+        """The settings that it began with."""
+        return self._context
+
     def __repr__(self) -> str:
         return f"<Session {self.session_id} {State(self.state).name} generation={self.generation}>"
 

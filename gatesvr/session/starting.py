@@ -61,6 +61,9 @@ class SessionStarter:
             deadline).
         needs_auth: Whether a new session needs an identity.
         is_shedding: Asked before a new session is made: whether to refuse it.
+
+    Attributes:
+        is_draining: Whether every START is refused, because the gateway is about to stop.
     """
 
     def __init__(
@@ -92,7 +95,24 @@ class SessionStarter:
         self._authenticate = authenticate
         self._needs_auth = needs_auth
         self._is_shedding = is_shedding
+        self.is_draining = False
         self._rates = SessionRates(config, context.counters)
+
+    def apply(
+        self,
+        config: SessionConfig,
+        max_connections: int,
+        context: SessionContext,
+        *,
+        needs_auth: bool,
+    ) -> None:
+        """Take other settings for the sessions to come; rates go on where theirs are the same."""
+        if _rates_of(config) != _rates_of(self._config):
+            self._rates = SessionRates(config, context.counters)
+        self._config = config
+        self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
+        self._context = context
+        self._needs_auth = needs_auth
 
     def start(
         self,
@@ -103,6 +123,14 @@ class SessionStarter:
         auth_deadline: float,
     ) -> StartOutcome:
         """Make or resume the session that a START asks for; see SessionManager.start()."""
+        if self.is_draining:
+            self._counters.refused_draining += 1
+            return refuse_start(
+                ErrorCode.BUSY,
+                CloseCode.OVERLOADED,
+                "the gateway is about to stop",
+                retry_after_ms=RETRY_MS,
+            )
         if identity is not None and not start.openid:
             start.openid = identity.openid
         outcome = self._start(start, link, now, identity)
@@ -299,6 +327,10 @@ class SessionStarter:
         self._events.emit(EventKind.CONNECTED, session, reason, now)
         logger.debug("session_made", extra=keys(session=session.session_id, peer=ip))
         return accept_start(session, token, link, config)
+
+
+def _rates_of(config: SessionConfig) -> tuple[object, ...]:
+    return config.max_start_rate, config.max_start_rate_per_openid, config.dry_run
 
 
 def _refuse_bad(message: str) -> StartOutcome:

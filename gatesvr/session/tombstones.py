@@ -20,6 +20,10 @@ class Tombstones:
         self._window = window
         self._by_id: dict[str, tuple[LostReason, float]] = {}
 
+    def apply(self, window: float) -> None:
+        """Keep those to come for another time."""
+        self._window = window
+
     def __len__(self) -> int:
         """Return the number of tombstones."""
         return len(self._by_id)

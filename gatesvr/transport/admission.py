@@ -5,7 +5,8 @@ sends the answer. The order is that of cost: what costs nothing to refuse comes 
 Initial is decrypted only where a handshake would be next.
 
 At max_connections a new client still completes its handshake, because only then can it be told when
-to come back: it is closed with 4503. 5 % above that its Initials are dropped.
+to come back: it is closed with 4503. 5 % above that its Initials are dropped. A gateway that stops
+answers them with CONNECTION_REFUSED, so that clients go elsewhere at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .counters import TransportCounters
 from .prefixes import Prefixes, PrefixLimits
 from .quic.initial import INITIAL_TYPE, V1, Initial, is_authentic, parse_ids, parse_initial
 from .quic.interface import MIN_INITIAL_BYTES, NO_CRYPTO, QUIC_V1
+from .quic.refusal import refusal
 from .quic.retry import Retries
 
 __all__ = ["Admission", "Admitted"]
@@ -32,6 +34,10 @@ MIN_ORIGINAL_ID = 8
 """Shortest destination id that a client may choose for its first Initial (RFC 9000 7.2)."""
 MAX_NEGOTIATIONS_PER_S = 1_000
 """Version Negotiation packets sent a second, and at once."""
+MAX_REFUSALS_PER_S = 10_000
+"""Initials refused a second, and at once; more are dropped."""
+STOPS = "the gateway stops"
+"""The reason that clients are refused for, while it does."""
 _NO_VERSION = bytes(4)
 
 
@@ -63,11 +69,15 @@ class RetrySwitch:
     """
 
     def __init__(self, max_handshakes: int, max_initials: int) -> None:
-        self._max_handshakes = max_handshakes
-        self._max_initials = max_initials
+        self.apply(max_handshakes, max_initials)
         self._since = 0.0
         self._initials = 0
         self.is_on = False
+
+    def apply(self, max_handshakes: int, max_initials: int) -> None:
+        """Take other limits."""
+        self._max_handshakes = max_handshakes
+        self._max_initials = max_initials
 
     def add(self, half_open: int, now: float) -> bool:
         """Count an Initial without a token of ours; return whether this switched Retry on."""
@@ -96,7 +106,7 @@ class Admission:
         is_shedding_handshakes: Asked for each new client: whether to drop its Initial.
 
     Attributes:
-        is_accepting: Whether new clients are answered at all.
+        is_accepting: Whether new clients come in; else they are refused.
         connections: The connections that have not ended.
         half_open: Those of them whose handshake is not complete.
     """
@@ -120,13 +130,23 @@ class Admission:
         self._retries = retries
         self._needs_retry = needs_retry
         self._is_shedding_handshakes = is_shedding_handshakes
-        self._retry = config.retry
         self._switch = RetrySwitch(config.retry_handshakes, config.retry_initials)
         self._limits = PrefixLimits(config, counters)
         self._negotiations = TokenBucket(MAX_NEGOTIATIONS_PER_S, MAX_NEGOTIATIONS_PER_S)
+        self._refusals = TokenBucket(MAX_REFUSALS_PER_S, MAX_REFUSALS_PER_S)
+        self._set_limits(config)
+
+    def _set_limits(self, config: TransportConfig) -> None:
+        self._retry = config.retry
         self._max_connections = config.max_connections
         self._max_all = config.max_connections + max(1, config.max_connections // 20)
         self._max_handshakes = config.max_handshakes
+
+    def apply(self, config: TransportConfig) -> None:
+        """Take other limits; connections that there are stay."""
+        self._switch.apply(config.retry_handshakes, config.retry_initials)
+        self._limits.apply(config)
+        self._set_limits(config)
 
     def judge(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
         """Return the admitted client, the datagram to answer with, or None to drop this one.
@@ -154,7 +174,9 @@ class Admission:
         if len(initial.destination_id) < MIN_ORIGINAL_ID:
             counters.datagrams_unknown += 1
             return None
-        if not self.is_accepting or len(self.connections) + self._waiting >= self._max_all:
+        if not self.is_accepting:
+            return self.refuse(initial, now)
+        if len(self.connections) + self._waiting >= self._max_all:
             counters.connections_dropped += 1
             return None
         if len(self.half_open) + self._waiting >= self._max_handshakes:
@@ -164,6 +186,14 @@ class Admission:
             return None
         return self._judge_address(data, initial, address, now)
 
+    def refuse(self, initial: Initial, now: float) -> bytes | None:
+        """Return the refusal of a new client, None to drop its Initial."""
+        if self._refusals.take(now):
+            self._counters.refusals_limited += 1
+            return None
+        self._counters.initials_refused += 1
+        return refusal(initial, STOPS)
+
     def _negotiate(self, data: bytes, now: float) -> bytes | None:
         """Return the answer to a version that is not ours."""
         counters = self._counters
@@ -171,9 +201,6 @@ class Admission:
         # Version 0 marks a Version Negotiation packet: two servers could go on for ever.
         if ids is None or data[1:5] == _NO_VERSION:
             counters.datagrams_malformed += 1
-            return None
-        if not self.is_accepting:
-            counters.connections_dropped += 1
             return None
         if self._negotiations.take(now):
             counters.negotiations_limited += 1
@@ -247,7 +274,7 @@ class Admission:
     def complete(self, connection: Connection) -> bool:
         """Count a completed handshake; return False if the connection has to be closed 4503."""
         self._leave_handshake(connection)
-        if connection in self._refused:
+        if connection in self._refused or not self.is_accepting:
             self._counters.connections_refused += 1
             return False
         self._counters.accepted += 1

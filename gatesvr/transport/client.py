@@ -1,7 +1,8 @@
 """The client's side: one connection on a UDP socket of its own.
 
-A name may have several addresses. Each is tried a little after the one before it, or as soon as
-that one has failed, and the first whose handshake is complete is taken (RFC 8305).
+A client may know several servers, and a name several addresses. Each is tried a little after the
+one before it, or as soon as that one has failed, and the first whose handshake is complete is taken
+(RFC 8305).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ConnectionFailed
@@ -26,7 +27,7 @@ from .udp.driver import Driver, Timer
 from .udp.endpoint import Endpoint
 from .udp.sockets import open_socket
 
-__all__ = ["ClientConnection", "open_connection"]
+__all__ = ["ClientConnection", "Server", "open_connection", "open_first"]
 
 CONNECT_TIMEOUT = 5.0
 RACE_DELAY_S = 0.25
@@ -38,6 +39,20 @@ _CERTIFICATE_ALERTS = frozenset(range(42, 50))  # bad_certificate … access_den
 _NO_ALPN = 120
 
 
+class Server(NamedTuple):
+    """A gateway as a client knows it.
+
+    Attributes:
+        host: Its name or address, a link-local one with its interface: ``fe80::1%eth0``.
+        port: Its UDP port.
+        tls: Certificates to accept.
+    """
+
+    host: str
+    port: int
+    tls: ClientTls
+
+
 class ClientConnection:
     """A client's connection and its socket.
 
@@ -46,6 +61,7 @@ class ClientConnection:
         counters: The counters of the socket and the connection.
         address: The socket's own address.
         server: The server's address.
+        asked: The server as it was asked for.
     """
 
     def __init__(
@@ -54,9 +70,9 @@ class ClientConnection:
         server: Address,
         handler_factory: HandlerFactory,
         *,
+        asked: Server,
         driver: Driver | None,
         backend: str,
-        tls: ClientTls,
         server_name: str,
         config: TransportConfig,
         connect_timeout: float,
@@ -64,16 +80,16 @@ class ClientConnection:
     ) -> None:
         self.counters = TransportCounters()
         self.server = server
+        self.asked = asked
         self._is_wanted = is_wanted
         self._handler_factory = handler_factory
-        self._tls = tls
         self._is_own_driver = driver is None
         self._driver = driver or Driver()
         self._ready: asyncio.Future[None] = self._driver.loop.create_future()
         self._ended: asyncio.Future[Disconnect] = self._driver.loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._probe_timer = Timer(self._probe)
-        quic = pick_backend(backend).client(tls, server_name, config.idle_timeout)
+        quic = pick_backend(backend).client(asked.tls, server_name, config.idle_timeout)
         self._endpoint = Endpoint(
             self._driver,
             sock,
@@ -196,7 +212,7 @@ class ClientConnection:
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:
         """Close the socket."""
         if not self._ready.done():
-            self._ready.set_exception(_failure(how, self.server, self._tls))
+            self._ready.set_exception(_failure(how, self.server, self.asked.tls))
         if not self._ended.done():
             self._ended.set_result(how)
         self._driver.timers.cancel(self._probe_timer)
@@ -241,17 +257,48 @@ async def open_connection(
             certificate that is not accepted. The message says which, for each.
         ConfigError: The backend is not installed.
     """
+    server = Server(host, port, tls or client_tls(host))
+    return await open_first(
+        [server],
+        handler_factory,
+        backend=backend,
+        connect_timeout=connect_timeout,
+        config=config,
+        driver=driver,
+    )
+
+
+async def open_first(
+    servers: Sequence[Server],
+    handler_factory: HandlerFactory,
+    *,
+    backend: str = "auto",
+    connect_timeout: float = CONNECT_TIMEOUT,
+    config: TransportConfig | None = None,
+    driver: Driver | None = None,
+) -> ClientConnection:
+    """Connect to the first of several gateways to answer.
+
+    Args:
+        servers: One or more, the preferred ones first.
+        handler_factory: As for open_connection(), as all that follows.
+        backend: The QUIC library.
+        connect_timeout: Longest time for all, seconds.
+        config: Time-outs and socket buffers.
+        driver: Shared timers.
+
+    Raises:
+        ConnectionFailed: Each failed; the message says how.
+        ConfigError: The backend is not installed.
+    """
     config = config or TransportConfig()
-    tls = tls or client_tls(host)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + connect_timeout
-    try:
-        name = host_name(host)
-    except ValueError as error:
-        raise ConnectionFailed(str(error)) from None
     winner = _Winner()
 
-    async def attempt(family: socket.AddressFamily, address: Address) -> ClientConnection:
+    async def attempt(
+        server: Server, name: str, family: socket.AddressFamily, address: Address
+    ) -> ClientConnection:
         try:
             sock = open_socket(
                 address,
@@ -261,15 +308,15 @@ async def open_connection(
                 send_buffer=config.send_buffer,
             )
         except OSError as error:
-            raise _unreachable(host, address, error) from None
+            raise _unreachable(server.host, address, error) from None
         try:
             connection = ClientConnection(
                 sock,
                 address,
                 handler_factory,
+                asked=server,
                 driver=driver,
                 backend=backend,
-                tls=tls,
                 server_name=without_scope(name),
                 config=config,
                 connect_timeout=deadline - loop.time(),
@@ -281,21 +328,27 @@ async def open_connection(
         await connection.wait_ready()
         return connection
 
-    try:
-        async with asyncio.timeout_at(deadline):
-            found = await resolve(name, port)
-    except TimeoutError:
-        raise ConnectionFailed(
-            f"cannot reach {host} port {port}: the name look-up took too long"
-        ) from None
-    except OSError as error:
-        raise ConnectionFailed(
-            f"cannot reach {host} port {port}: {error.strerror or error}"
-        ) from None
-    if not found:
-        raise ConnectionFailed(f"cannot reach {host} port {port}: the name has no address")
-    # Each attempt has its own time-out, which fires only after all that has arrived is handled.
-    return await _race([partial(attempt, *entry) for entry in found])
+    async def look_up(server: Server) -> ClientConnection:
+        place = f"{server.host} port {server.port}"
+        try:
+            name = host_name(server.host)
+        except ValueError as error:
+            raise ConnectionFailed(str(error)) from None
+        try:
+            async with asyncio.timeout_at(deadline):
+                found = await resolve(name, server.port)
+        except TimeoutError:
+            raise ConnectionFailed(
+                f"cannot reach {place}: the name look-up took too long"
+            ) from None
+        except OSError as error:
+            raise ConnectionFailed(f"cannot reach {place}: {error.strerror or error}") from None
+        if not found:
+            raise ConnectionFailed(f"cannot reach {place}: the name has no address")
+        # Each attempt has its own time-out, which fires only after all that has arrived is handled.
+        return await _race([partial(attempt, server, name, *entry) for entry in found])
+
+    return await _race([partial(look_up, server) for server in servers])
 
 
 class _Winner:

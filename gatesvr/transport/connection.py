@@ -436,7 +436,7 @@ class Connection:
         stream = self.stream
         self._is_unproved = not self._quic.is_address_proved()
         if not self._is_unproved:
-            stream.peer = plain_address(address)
+            stream.move(plain_address(address), now)
         if address == self._address:
             return
         self._address = address

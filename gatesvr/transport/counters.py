@@ -51,6 +51,11 @@ class EndpointCounters(Counters):
 class TransportCounters(EndpointCounters):
     """Counters of the socket and of its connections."""
 
+    certificates_renewed: Counter = 0
+    """Certificates that took another one's place."""
+    certificates_kept: Counter = 0
+    """Times that a certificate stayed because its files hold no other that can be used."""
+
     connections: Gauge = 0
     """Connections whose handshake is complete."""
     handshakes: Gauge = 0
@@ -72,9 +77,13 @@ class TransportCounters(EndpointCounters):
     handshakes_dropped: Counter = 0
     """Initials dropped because max_handshakes were in progress."""
     connections_refused: Counter = 0
-    """Connections closed 4503 because there were max_connections."""
+    """Connections closed 4503 because there were max_connections, or the gateway stops."""
     connections_dropped: Counter = 0
-    """First datagrams dropped because there were 5 % more than max_connections, or at shutdown."""
+    """First datagrams dropped because there were 5 % more than max_connections."""
+    initials_refused: Counter = 0
+    """Initials answered with CONNECTION_REFUSED because the gateway stops."""
+    refusals_limited: Counter = 0
+    """Initials dropped because too many were refused in that second."""
     handshakes_expired: Counter = 0
     """Clients dropped because their handshake could not begin in time."""
     prefix_connections_limited: Counter = 0

@@ -28,12 +28,13 @@ from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .paths import Paths
 from .quic.choose import pick_backend
+from .quic.initial import parse_initial
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
 from .routes import Draining, Routes, Waiting
-from .tls import ServerTls, load_server_tls
+from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import Endpoint, EndpointGroup
 from .udp.sockets import is_wildcard, open_sockets
@@ -46,6 +47,8 @@ END_KINDS = ("local", "peer", "peer_transport", "idle", "reset")
 """Kinds of Disconnect that end a connection whose handshake was complete."""
 REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
+STOPS_RETRY_MS = 1_000
+"""The same where the gateway stops: another one may be in its place soon."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -81,13 +84,14 @@ class ConnectionListener:
         is_shedding_handshakes: Callable[[], bool] = lambda: False,
         stages: Stages | None = None,
     ) -> None:
-        backend = pick_backend(config.backend)
+        self._backend = backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
         self._clock = clock or RunningClock()
         self._clock.on_stall = self._stalled
         self._stages = stages
         self.backend: str = backend.name
+        self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
         self._server: ServerFactory = backend.server(self.tls, config.idle_timeout, self._token_of)
@@ -126,6 +130,54 @@ class ConnectionListener:
             raise RuntimeError("the listener was not started")
         host, port = self._endpoint.address[:2]
         return host, port
+
+    def prepare(self, config: TransportConfig) -> Callable[[], None]:
+        """Read the certificate anew; return a function that puts other settings in force.
+
+        They hold for new connections. The addresses, the socket and the keys that are derived from
+        ``secret`` stay.
+
+        Raises:
+            ConfigError: The certificate cannot be read or used.
+        """
+        files = CertificateFiles(config)
+        tls = self.tls
+        if config.cert or self._config.cert:
+            tls = load_server_tls(config.cert, config.key)
+        server = self._backend.server(tls, config.idle_timeout, self._token_of)
+
+        def commit() -> None:
+            self._config = config
+            self._admission.apply(config)
+            self._files = files
+            self._show(tls, server)
+
+        return commit
+
+    def follow_certificate(self) -> None:
+        """Read the certificate's files again if they have changed; call it once a second.
+
+        New handshakes get the new certificate. One that cannot be used is left alone until the
+        files change again, and the one before stays.
+        """
+        if not self._files.have_changed():
+            return
+        config = self._config
+        try:
+            tls = load_server_tls(config.cert, config.key)
+            server = self._backend.server(tls, config.idle_timeout, self._token_of)
+        except ConfigError as error:
+            self._counters.certificates_kept += 1
+            logger.warning("certificate_kept", extra=keys(why=error))
+        else:
+            self._show(tls, server)
+
+    def _show(self, tls: ServerTls, server: ServerFactory) -> None:
+        """Use a certificate, and a factory with it, for new connections."""
+        if tls != self.tls:
+            self._counters.certificates_renewed += 1
+            logger.info("certificate_renewed", extra=keys(cert=tls.path))
+        self.tls, self._server = tls, server
 
     async def start(self) -> None:
         """Begin to listen.
@@ -192,10 +244,18 @@ class ConnectionListener:
         return group
 
     def stop_accepting(self) -> None:
-        """Answer no new client from now on; connections live on."""
+        """Refuse new clients from now on; connections live on."""
         self._admission.is_accepting = False
         while self._waiting:
-            self._abandon(self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            self._abandon(waiting)
+            data, address = waiting.datagrams[0]
+            initial = parse_initial(data)
+            assert initial is not None  # it was admitted
+            assert self._driver is not None
+            refusal = self._admission.refuse(initial, self._driver.clock())
+            if refusal is not None:
+                self._send(refusal, address)
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -395,7 +455,8 @@ class ConnectionListener:
             if self._stages is not None and self._driver is not None:
                 self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
-        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={REFUSED_RETRY_MS}")
+        retry_ms = REFUSED_RETRY_MS if self._admission.is_accepting else STOPS_RETRY_MS
+        connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 
     def connection_ended(self, connection: Connection, how: Disconnect, farewell: bytes) -> None:

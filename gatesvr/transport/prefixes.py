@@ -40,21 +40,30 @@ class PrefixLimits:
 
     def __init__(self, config: TransportConfig, counters: TransportCounters) -> None:
         self._counters = counters
+        self._connections: Counter[bytes] = Counter()
+        self._handshakes: Counter[bytes] = Counter()
+        self._rate: tuple[int, int, bool] | None = None
+        self._rates: tuple[TokenBuckets, TokenBuckets] | None = None
+        self._unproved: tuple[TokenBuckets, TokenBuckets] | None = None
+        self.apply(config)
+
+    def apply(self, config: TransportConfig) -> None:
+        """Take other limits; what is counted stays, and so do rates where theirs is the same."""
         self._max_connections = config.max_connections_per_prefix
         self._max_handshakes = config.max_handshakes_per_prefix
         self._dry_run = frozenset(config.dry_run)
         self._unlimited = [
             ipaddress.ip_network(text, strict=False) for text in config.unlimited_prefixes
         ]
-        self._connections: Counter[bytes] = Counter()
-        self._handshakes: Counter[bytes] = Counter()
         rate, burst = config.max_connection_rate_per_prefix, config.connection_burst_per_prefix
-        self._rates: tuple[TokenBuckets, TokenBuckets] | None = None
-        self._unproved: tuple[TokenBuckets, TokenBuckets] | None = None
-        if rate:
-            self._rates = _buckets(rate, burst)
-            if "max_connection_rate_per_prefix" not in self._dry_run:
-                self._unproved = _buckets(rate / 2, max(1.0, burst / 2))
+        is_enforced = "max_connection_rate_per_prefix" not in self._dry_run
+        if self._rate == (rate, burst, is_enforced):
+            return
+        self._rate = (rate, burst, is_enforced)
+        self._rates = _buckets(rate, burst) if rate else None
+        self._unproved = None
+        if rate and is_enforced:
+            self._unproved = _buckets(rate / 2, max(1.0, burst / 2))
 
     def __len__(self) -> int:
         """Return the number of networks that have connections."""

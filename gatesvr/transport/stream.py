@@ -37,6 +37,7 @@ from ..protocol.link import (
     LOW_WATER_BYTES,
     ConnectionHandler,
     Disconnect,
+    Move,
     PathState,
 )
 from .counters import TransportCounters
@@ -59,6 +60,10 @@ CLOSED = 5
 
 _NOT_FEEDING = -1
 _numbers = itertools.count(1)
+
+
+MAX_MOVES = 16
+"""Moves that a stream remembers."""
 
 
 class Carrier(Protocol):
@@ -112,6 +117,7 @@ class Stream:
         last_heard: Time of the last stream byte or acknowledgement.
         idle_timeout: The effective QUIC idle time-out in seconds.
         state: See the top of this file.
+        moves: See Link.
         handler: Takes the bytes that arrive; None until the handshake is complete, and again after
             connection_lost().
         carrier: Takes the bytes.
@@ -134,6 +140,7 @@ class Stream:
         "is_feeding",
         "keep_alive",
         "last_heard",
+        "moves",
         "peer",
         "state",
     )
@@ -150,6 +157,7 @@ class Stream:
         keep_alive: bool,
     ) -> None:
         self.peer = peer
+        self.moves: tuple[Move, ...] = ()
         self.connection_id = next(_numbers)
         self.keep_alive = keep_alive
         self.last_heard = 0.0
@@ -174,6 +182,12 @@ class Stream:
     def is_closing(self) -> bool:
         """Whether close() was called, here or by the peer."""
         return self.state >= CLOSING
+
+    def move(self, peer: tuple[str, int], now: float) -> None:
+        """Note that the peer has another address from now on."""
+        if peer != self.peer:
+            self.moves = (*self.moves[1 - MAX_MOVES :], (now, self.peer, peer))
+            self.peer = peer
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the stream; does nothing once the link is closing."""

@@ -24,11 +24,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ..config import TransportConfig
+from ..credentials import FileWatch, check_certificates
 from ..errors import ConfigError
 from ..observe.log import keys
 from .addresses import without_scope
 
 __all__ = [
+    "CertificateFiles",
     "ClientTls",
     "ServerTls",
     "check_purpose",
@@ -43,6 +46,8 @@ logger = logging.getLogger("gatesvr.transport")
 
 DEVELOPMENT_NAMES = ("localhost", "127.0.0.1", "::1")
 VALID_DAYS = 365
+SETTLE_S = 0.5
+"""A certificate is read this long after the last change of its files: chain and key are two."""
 RENEW_DAYS = 30
 """A development certificate with fewer days left is replaced at the next start."""
 
@@ -69,6 +74,22 @@ class ServerTls:
     def expires(self) -> float:
         """Return when the certificate ends, seconds since the epoch."""
         return x509.load_pem_x509_certificate(self.cert_pem).not_valid_after_utc.timestamp()
+
+
+class CertificateFiles:
+    """Tells when the files of the gateway's certificate have changed.
+
+    Args:
+        config: It names them; the development certificate is not watched.
+    """
+
+    def __init__(self, config: TransportConfig) -> None:
+        paths = tuple(filter(None, (config.cert, config.key)))
+        self._watch = FileWatch(*paths, settle=SETTLE_S) if paths else None
+
+    def have_changed(self) -> bool:
+        """Return True once after each change, when the files are at rest again."""
+        return self._watch is not None and self._watch.has_changed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +325,8 @@ def _key_of(pem: bytes) -> bytes:
 
 def _check_pair(cert_pem: bytes, key_pem: bytes, cert: str, key: str) -> ServerTls:
     chain = _certificates_of(cert_pem, cert, "transport.cert")
-    leaf = x509.load_pem_x509_certificate(chain)
+    certificates = x509.load_pem_x509_certificates(chain)
+    leaf = certificates[0]
     try:
         private = serialization.load_pem_private_key(key_pem, None)
     except TypeError:
@@ -317,12 +339,7 @@ def _check_pair(cert_pem: bytes, key_pem: bytes, cert: str, key: str) -> ServerT
         raise ConfigError(
             f"this is not the key of the certificate in {cert}", source=key, field="transport.key"
         )
-    if leaf.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
-        raise ConfigError(
-            f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}",
-            source=cert,
-            field="transport.cert",
-        )
+    check_certificates(certificates, cert, "transport.cert")
     # PKCS#8 is the one form that both backends read for each kind of key.
     plain = private.private_bytes(
         serialization.Encoding.PEM,

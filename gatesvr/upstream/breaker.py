@@ -70,6 +70,7 @@ class Breaker:
             room for a probe.
         is_half_open: Whether the next call is a probe.
         answered: Calls answered so far.
+        faults: Calls that the endpoint failed so far.
         ejections: Ejections in a row; shrinks while the endpoint stays closed.
         until: When an open breaker becomes half-open.
         probes: request_ids of the probes under way.
@@ -88,6 +89,7 @@ class Breaker:
         "answered",
         "ejections",
         "endpoint",
+        "faults",
         "is_half_open",
         "probes",
         "state",
@@ -101,6 +103,7 @@ class Breaker:
         self.takes_calls = True
         self.is_half_open = False
         self.answered = 0
+        self.faults = 0
         self.ejections = 0
         self.until = inf
         self.probes: set[int] = set()
@@ -156,6 +159,7 @@ class Breaker:
 
     def failed(self, request_id: int, openid: str) -> None:
         """Count a call that the endpoint failed."""
+        self.faults += 1
         if self.state is not BreakerState.CLOSED:
             if request_id in self.probes:
                 self.probes.discard(request_id)
@@ -254,6 +258,16 @@ class Breakers:
         self._groups: dict[tuple[str, str], list[Breaker]] = {}
         self._turn_due = inf
 
+    def apply(self, config: UpstreamConfig) -> None:
+        """Take other limits and times; an ejection under way ends when it was to end."""
+        self.config = config
+        self._begin_windows()
+
+    def _begin_windows(self) -> None:
+        config = self.config
+        if self._turn_due == inf and (config.consecutive_failures or config.failure_percent):
+            self._turn_due = self.clock() + config.failure_window / 2
+
     def __iter__(self) -> Iterator[Breaker]:
         for group in self._groups.values():
             yield from group
@@ -262,9 +276,7 @@ class Breakers:
         """Return the breaker of a new endpoint."""
         breaker = Breaker(endpoint, self)
         self._groups.setdefault((endpoint.service, endpoint.zone), []).append(breaker)
-        config = self.config
-        if self._turn_due == inf and (config.consecutive_failures or config.failure_percent):
-            self._turn_due = self.clock() + config.failure_window / 2
+        self._begin_windows()
         return breaker
 
     def remove(self, breaker: Breaker) -> None:

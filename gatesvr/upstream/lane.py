@@ -158,15 +158,9 @@ class Lane:
         """Endpoints that use this lane; the manager counts them."""
         self.is_full = False
         """Whether calls wait because as many as may be are open."""
-        self._config = config
-        self._max_batch = config.max_batch
+        self._set(config)
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
-        self._max_open = config.max_open
-        self._limit = (
-            GradientLimit(config.min_open, config.max_open) if config.adaptive_limit else None
-        )
-        self._max_waiting = config.max_waiting
         self._counters = counters
         self._batch_sizes = new_batch_sizes() if batch_sizes is None else batch_sizes
         self._on_change = on_change
@@ -212,7 +206,28 @@ class Lane:
         self._unary_tasks: set[asyncio.Task[None]] = set()
         self._rpcs: set[Any] = set()  # gRPC calls under way
 
+    def _set(self, config: UpstreamConfig) -> None:
+        self._config = config
+        self._max_batch = config.max_batch
+        self._max_waiting = config.max_waiting
+        self._max_open = config.max_open
+        self._limit = (
+            GradientLimit(config.min_open, config.max_open) if config.adaptive_limit else None
+        )
+
     # The manager's side.
+
+    def apply(self, config: UpstreamConfig) -> None:
+        """Take other limits and pauses; calls that are open or wait go on.
+
+        The channel keeps its options: where those differ, the manager makes another lane.
+        """
+        if config != self._config:
+            self._set(config)
+            self._on_change()
+            self._wake_writer()
+            if self._state is not LaneState.STREAM:
+                self._pump()
 
     @property
     def state(self) -> LaneState:
@@ -321,9 +336,9 @@ class Lane:
 
     async def _run(self) -> None:
         """Keep a ProcessStream open; pace the attempts."""
-        config = self._config
         pause = 0.0
         while not self._is_stopping:
+            config = self._config
             began = self._loop.time()
             self._counters.connects += 1
             code, details = await self._serve_stream()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PushConfig
 from ..errors import ErrorCode, UpstreamError
+from ..grpcio import upstream_options
 from ..observe.clock import RunningClock
 from .breaker import Breakers
 from .call import Call, MethodCall, UpstreamCounters
@@ -46,6 +47,8 @@ class EndpointStatus:
         max_open: Most calls that may be open now, for all endpoints at this address.
         breaker: ``closed``, ``open`` (ejected: it gets no calls) or ``half_open`` (only probes).
         ejections: Ejections in a row.
+        answered: Calls that it has answered.
+        faults: Calls that it has failed.
     """
 
     service: str
@@ -60,6 +63,8 @@ class EndpointStatus:
     max_open: int
     breaker: str
     ejections: int
+    answered: int
+    faults: int
 
 
 class UpstreamManager:
@@ -149,6 +154,34 @@ class UpstreamManager:
             for stop in stops:
                 stop.result()
 
+    def apply(
+        self,
+        config: UpstreamConfig,
+        *,
+        push: PushConfig,
+        rules: Iterable[RouteRule],
+        auth_service: str,
+    ) -> None:
+        """Take other endpoints, rules, limits and times; the manager runs.
+
+        A lane to an address that stays goes on. One to an address that goes, or whose channel needs
+        other options, takes no more calls and has REMOVED_LANE_S to end those that are open.
+        """
+        before, self._config = self._config, config
+        self._auth_service = auth_service
+        self._breakers.apply(config)
+        limit = self._max_message_bytes
+        if upstream_options(before, limit) != upstream_options(config, limit):
+            for lane in list(self._lanes.values()):
+                self._replace(lane)
+        else:
+            for lane in self._lanes.values():
+                lane.apply(config)
+        known = [rule.service for rule in rules]
+        self.registry.apply(config.services, push, known, auth_service)
+        self._pools.clear()
+        self._set_breaker_timer()
+
     @property
     def counters(self) -> UpstreamCounters:
         """The layer's counters, with the gauges brought up to date."""
@@ -178,9 +211,16 @@ class UpstreamManager:
                 member.lane.max_open,
                 member.breaker.state.value,
                 member.breaker.ejections,
+                member.breaker.answered,
+                member.breaker.faults,
             )
             for endpoint, member in self._members.items()
         ]
+
+    def is_usable(self, service: str) -> bool:
+        """Return whether an endpoint of a service can be reached and is not ejected."""
+        pool = self._pools.get(service) or self._pool(service)
+        return pool is not None and pool.is_usable
 
     # Calls.
 
@@ -319,18 +359,7 @@ class UpstreamManager:
             return
         lane = self._lanes.get(endpoint.address)
         if lane is None:
-            lane = self._lanes[endpoint.address] = Lane(
-                endpoint.address,
-                self._config,
-                self._max_message_bytes,
-                self._counters,
-                on_change=self._lanes_changed,
-                on_stranded=self._stranded,
-                on_refused=self._refused,
-                clock=self._clock,
-                batch_sizes=self.batch_sizes,
-            )
-            lane.start()
+            lane = self._open_lane(endpoint.address)
         else:
             lane.retry_now()
         lane.users += 1
@@ -347,9 +376,36 @@ class UpstreamManager:
         lane.users -= 1
         if not lane.users:
             del self._lanes[lane.address]
-            stop = asyncio.ensure_future(lane.stop(REMOVED_LANE_S))
-            self._stopping.add(stop)
-            stop.add_done_callback(self._stopping.discard)
+            self._end_lane(lane)
+
+    def _open_lane(self, address: str) -> Lane:
+        lane = self._lanes[address] = Lane(
+            address,
+            self._config,
+            self._max_message_bytes,
+            self._counters,
+            on_change=self._lanes_changed,
+            on_stranded=self._stranded,
+            on_refused=self._refused,
+            clock=self._clock,
+            batch_sizes=self.batch_sizes,
+        )
+        lane.start()
+        return lane
+
+    def _end_lane(self, lane: Lane) -> None:
+        stop = asyncio.ensure_future(lane.stop(REMOVED_LANE_S))
+        self._stopping.add(stop)
+        stop.add_done_callback(self._stopping.discard)
+
+    def _replace(self, lane: Lane) -> None:
+        """Open another lane to an address, with a channel of its own, and end this one."""
+        other = self._open_lane(lane.address)
+        other.users, lane.users = lane.users, 0
+        for member in self._members.values():
+            if member.lane is lane:
+                member.lane = other
+        self._end_lane(lane)
 
     def _lanes_changed(self) -> None:
         for pool in self._pools.values():

@@ -70,6 +70,11 @@ class Pool:
         self._has_base_zones = not zones.isdisjoint(BASE_ZONES)
         self._usable: dict[str, list[Member]] = {}  # by zone
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether an endpoint, of any zone, is up and not ejected."""
+        return any(member.lane.is_up and member.breaker.takes_calls for member in self.members)
+
     def lanes_changed(self) -> None:
         """Read the lanes' states again at the next pick."""
         self._usable.clear()

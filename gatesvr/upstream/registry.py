@@ -112,13 +112,7 @@ class UpstreamRegistry:
             for service, endpoints in services.items()
             for endpoint in endpoints
         ]
-        self._configured = frozenset(services)
-        self._known = self._configured.union(known)
-        # A service configured without endpoints waits for some to register.
-        self._closed = frozenset(name for name, endpoints in services.items() if endpoints)
-        self._reserved = reserved
-        self._mode = push.register
-        self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
+        self._set_rules(services, push, known, reserved)
         self._counters = counters
         self._clock = clock
         self._on_added = on_added
@@ -128,6 +122,53 @@ class UpstreamRegistry:
         self._new: dict[str, tuple[float, float]] = {}  # caller: (left of its burst, loop time)
         self._quiet_until = 0.0
         self._quiet = 0  # refusals since the last line
+
+    def _set_rules(
+        self,
+        services: Mapping[str, Sequence[Endpoint]],
+        push: PushConfig,
+        known: Iterable[str],
+        reserved: str,
+    ) -> None:
+        self._configured = frozenset(services)
+        self._known = self._configured.union(known)
+        # A service configured without endpoints waits for some to register.
+        self._closed = frozenset(name for name, endpoints in services.items() if endpoints)
+        self._reserved = reserved
+        self._mode = push.register
+        self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in push.register_cidrs]
+
+    def apply(
+        self,
+        services: Mapping[str, Sequence[Endpoint]],
+        push: PushConfig,
+        known: Iterable[str],
+        reserved: str,
+    ) -> None:
+        """Take other endpoints and rules.
+
+        Endpoints that stay keep their lanes. Those that registered themselves stay by the old
+        rules until their leases end, except for a reserved service, which would trust them.
+        """
+        self._set_rules(services, push, known, reserved)
+        before = {
+            (endpoint.service, endpoint.address, endpoint.zone): endpoint
+            for endpoint in self.endpoints
+            if not endpoint.lease_id
+        }
+        for service, endpoints in services.items():
+            for endpoint in endpoints:
+                there = before.pop((service, endpoint.address, endpoint.zone), None)
+                if there is not None:
+                    there.weight = endpoint.weight
+                    continue
+                there = Registration(service, endpoint.address, endpoint.zone, endpoint.weight)
+                self.endpoints.append(there)
+                self._on_added(there)
+        for gone in before.values():
+            self._forget(gone, "configured no more")
+        for lease in [lease for lease in self._leases.values() if lease.service == reserved]:
+            self._remove(lease, "authenticates clients")
 
     def register(
         self,
@@ -290,6 +331,9 @@ class UpstreamRegistry:
 
     def _remove(self, endpoint: Registration, why: str) -> None:
         del self._leases[endpoint.lease_id]
+        self._forget(endpoint, why)
+
+    def _forget(self, endpoint: Registration, why: str) -> None:
         self.endpoints.remove(endpoint)
         logger.info(
             "upstream_removed",

@@ -40,11 +40,18 @@ class UpstreamRouter:
     """
 
     def __init__(self, rules: Sequence[RouteRule], default_order: str = "completion") -> None:
+        self._routes: dict[tuple[str, str, str, bool], Route] = {}
+        self.apply(rules, default_order)
+
+    def apply(self, rules: Sequence[RouteRule], default_order: str = "completion") -> None:
+        """Take other rules; a rule that stays keeps its Route, by which requests are serial."""
+        before, self._routes = self._routes, {}
         self._count = len(rules)
         self._exact: dict[str, tuple[int, Route]] = {}
         self._prefixes: list[tuple[int, str, Route]] = []
         for i, rule in enumerate(rules):
-            route = Route(rule.service, rule.order or default_order, rule.serial)
+            key = (rule.action, rule.service, rule.order or default_order, rule.serial)
+            route = self._routes[key] = before.get(key) or Route(*key[1:])
             if rule.action.endswith("*"):
                 self._prefixes.append((i, rule.action[:-1], route))
             else:

@@ -28,6 +28,13 @@ def test_prints_checks_and_describes(capsys: pytest.CaptureFixture[str], tmp_pat
     assert set(json.loads(out)["properties"]) == set(Config.__struct_fields__)
 
 
+@pytest.mark.parametrize("name", ["check", "print"])
+def test_file_in_the_wrong_place_gets_a_hint(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "config", name, "gate.toml")
+    assert (code, out) == (2, "")
+    assert "a file is named by --config: --config gate.toml" in err
+
+
 def test_check_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     file.write_text("[dispatch]\nwrkers = 3\n", "utf-8")

@@ -694,3 +694,16 @@ def test_marks_do_not_outnumber_what_an_ack_leaves() -> None:
     *_, skip = parse(queue.take(ALL))
     assert (skip.type, skip.seq_id) == (pb.PUSH_SKIP, 42)
     assert pb.Skip.FromString(skip.payload).from_seq == 18
+
+
+def test_slots_are_told() -> None:
+    queue = OrderedQueue()
+    assert queue.slots() == (1, 1, [])
+    slots = [queue.reserve() for _ in range(5)]
+    for slot in (slots[4], slots[1], slots[2]):
+        queue.fill(slot, [(0, b"x")])
+    assert queue.slots() == (1, 6, [2, 3, 5])
+    queue.fill(slots[0], [])
+    assert queue.slots() == (4, 6, [5])
+    queue.stop()
+    assert queue.slots()[2] == []

@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def running_gateway(backend: str, upstream: str, *sets: str) -> AsyncIterator[Gateway]:
     """Run a gateway whose services are all one upstream at HOST:PORT; sets are ``--set`` texts."""
-    services = [f'upstream.services.{name}=[{{address="{upstream}"}}]' for name in SERVICES]
-    config = load(
-        sets=[
-            f"transport.backend={backend}",
-            "transport.bind=127.0.0.1:0",
-            "push.bind=127.0.0.1:0",
-            *services,
-            *sets,
-        ]
-    )
-    async with Gateway(config) as gateway:
+    async with Gateway(load(sets=gateway_sets(backend, upstream, *sets))) as gateway:
         yield gateway
+
+
+def gateway_sets(backend: str, upstream: str, *sets: str) -> tuple[str, ...]:
+    """Return the settings of running_gateway(), as ``--set`` texts."""
+    return (
+        f"transport.backend={backend}",
+        "transport.bind=127.0.0.1:0",
+        "push.bind=127.0.0.1:0",
+        *(f'upstream.services.{name}=[{{address="{upstream}"}}]' for name in SERVICES),
+        *sets,
+    )
 
 
 class Pusher:

@@ -419,6 +419,44 @@ async def test_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
         assert await trusts(old_ca)
         (tmp_path / "server.key.pem").write_bytes(renewed.key_pem)
         assert (await trusts(old_ca), await trusts(new_ca)) == (False, True)
+        counters = rig.commands.counters
+        assert (counters.push_certificates_kept, counters.push_certificates_renewed) == (2, 1)
+
+
+async def test_callers_and_certificates_are_exchanged_by_other_settings(
+    tokens: dict[str, str], tmp_path: Path
+) -> None:
+    old_ca, new_ca = make(tmp_path, "old-ca"), make(tmp_path, "new-ca")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = make(tmp_path / "old", "server", old_ca), make(tmp_path / "new", "server", new_ca)
+    bind = "127.0.0.1:0"
+    config = PushConfig(bind=bind, cert=old.cert, key=old.key, token=tokens[ADMIN])
+    async with running(config) as rig:
+
+        async def kick(ca: Signed, token: str) -> str:
+            async with calling(rig, ca=ca.cert, token_file=tokens[token]) as client:
+                try:
+                    await client.kick("alice")
+                except UpstreamError as error:
+                    return str(error)
+                return ""
+
+        assert await kick(old_ca, ADMIN) == ""
+        assert UNKNOWN in await kick(old_ca, PUSH)
+        callers = [PushCaller(name="p", role="admin", token=tokens[PUSH])]
+        for bad in (
+            PushConfig(bind=bind, cert=new.cert, key=old.key, caller=callers),
+            PushConfig(bind=bind, cert=new.cert, key=new.key, token=str(tmp_path / "none")),
+        ):
+            with pytest.raises(ConfigError):
+                rig.service.prepare(bad)
+        assert await kick(old_ca, ADMIN) == ""
+        other = PushConfig(bind=bind, cert=new.cert, key=new.key, caller=callers)
+        rig.service.prepare(other)()
+        assert await kick(new_ca, PUSH) == ""
+        assert UNKNOWN in await kick(new_ca, ADMIN)
+        assert await kick(old_ca, PUSH) != ""
 
 
 # Files that cannot be used.

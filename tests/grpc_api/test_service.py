@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gatesvr._core.codec import RequestDecoder, encode_business, encode_request, push_body
 from gatesvr._pb import message_pb2 as client_pb
@@ -89,7 +88,9 @@ ECHO = encode_business("echo", {}, b"")
 
 @asynccontextmanager
 async def running(
-    push: PushConfig | None = None, config: SessionConfig | None = None
+    push: PushConfig | None = None,
+    config: SessionConfig | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[Rig]:
     push = push or PushConfig(bind="127.0.0.1:0")
     config = config or SessionConfig(on_duplicate="allow")
@@ -108,7 +109,7 @@ async def running(
     max_message_bytes = int(config.max_message_bytes)
     clock = asyncio.get_running_loop().time
     commands = Commands(manager, registry, max_message_bytes, push.max_broadcasts, clock)
-    service = PushService(push, commands, max_message_bytes=max_message_bytes)
+    service = PushService(push, commands, max_message_bytes=max_message_bytes, is_ready=is_ready)
     await service.start()
     try:
         async with grpc.aio.insecure_channel(service.address) as channel:
@@ -627,14 +628,6 @@ async def test_register_keep_alive_deregister() -> None:
 
 
 # The server.
-
-
-async def test_health() -> None:
-    async with running() as rig:
-        stub = health_pb2_grpc.HealthStub(rig.channel)
-        for name in ("", "gatesvr.proto.GatewayService"):
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_fault_of_ours_is_internal_and_says_nothing(

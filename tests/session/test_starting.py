@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.session.state import State
 
-from .rig import Sessions, start_request
+from .rig import CUT, Sessions, start_request
 
 
 def test_start_answers_with_the_sessions_terms():
@@ -55,6 +56,34 @@ def test_a_start_with_bad_text_is_refused(fields):
     assert outcome.response.error.error_code == 400
     assert outcome.close_code == 4400
     assert sessions.counters["refused_starts"] == 1
+
+
+def test_a_gateway_about_to_stop_starts_and_resumes_nothing():
+    sessions = Sessions()
+    _, _, response = sessions.start()
+    sessions.manager.stop_starting(0.0)
+    resume = start_request(
+        session_id=response.session_id, resume_token=response.resume_token, attempt=1
+    )
+    for request in (start_request(), resume):
+        outcome = sessions.manager.start(request, sessions.link(), 0.0)
+        assert (outcome.session, outcome.response.success) == (None, False)
+        assert (outcome.response.error.error_code, outcome.close_code) == (503, 4503)
+        assert outcome.reason == "retry_after_ms=1000"
+    assert (sessions.counters["refused_draining"], sessions.counters["refused_starts"]) == (2, 2)
+
+
+def test_sessions_end_with_their_connections_where_nobody_can_come_back():
+    sessions = Sessions()
+    gone, link = sessions.login("alice")[:2]
+    sessions.manager.detach(gone, link, CUT, 0.0)
+    here, link = sessions.login("bob")[:2]
+    assert gone.state is State.SUSPENDED
+    sessions.manager.stop_starting(0.0)
+    assert (gone.state, here.state) == (State.CLOSED, State.NORMAL)
+    sessions.manager.detach(here, link, CUT, 0.0)
+    assert here.state is State.CLOSED
+    assert (sessions.counters["ended_draining"], sessions.counters["closed"]) == (2, 2)
 
 
 @pytest.mark.parametrize(

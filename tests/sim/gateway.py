@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .world import World
 
 GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
-GOOD_REASONS = frozenset({"app_close", "kicked", "expired", "no login", "queue is full", "memory"})
+GOOD_REASONS = frozenset(
+    {"app_close", "kicked", "expired", "no login", "queue is full", "memory", "drain"}
+)
 
 
 SECOND_DEVICE = "192.0.2.2"

@@ -432,6 +432,7 @@ class World:
         self.note("the gateway restarts")
         self.counts["gateway_restarts"] += 1
         if self.random.random() < 0.5:
+            self.gateway.sessions.stop_starting(self.loop.time())
             self.gateway.dispatcher.go_away("stopping", 100)
             for connection in self.connections:
                 if connection.gateway_open:

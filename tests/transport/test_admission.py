@@ -10,10 +10,18 @@ from aioquic.quic.connection import QuicConnection
 
 from gatesvr.config import TransportConfig
 from gatesvr.protocol.link import Disconnect
-from gatesvr.transport.admission import MAX_NEGOTIATIONS_PER_S, Admission, Admitted
+from gatesvr.transport.admission import (
+    MAX_NEGOTIATIONS_PER_S,
+    MAX_REFUSALS_PER_S,
+    Admission,
+    Admitted,
+)
 from gatesvr.transport.counters import TransportCounters
-from gatesvr.transport.quic.interface import NO_CRYPTO
+from gatesvr.transport.quic.choose import pick_backend
+from gatesvr.transport.quic.interface import NO_CRYPTO, Closed
+from gatesvr.transport.quic.refusal import CONNECTION_REFUSED
 from gatesvr.transport.quic.retry import Retries
+from gatesvr.transport.tls import client_tls
 
 from .test_listener import initial
 
@@ -105,14 +113,39 @@ def test_a_backend_that_needs_retry_gets_it_for_padding_outside_of_the_packet() 
     assert isinstance(Door(needs_retry=True).admission.judge(data + bytes(20), PEER, 0.0), bytes)
 
 
-def test_nobody_is_admitted_after_the_listener_stops() -> None:
+@pytest.mark.parametrize("backend", ["aioquic", "qh3"])
+def test_a_gateway_that_stops_refuses_clients_at_once(backend: str) -> None:
+    door = Door()
+    door.admission.is_accepting = False
+    client = pick_backend(backend).client(client_tls("h", insecure=True), "h", 60.0)
+    client.connect(PEER, 0.0)
+    data, _ = client.datagrams_to_send(0.0)[0]
+    refusal = door.admission.judge(data, PEER, 0.0)
+    assert isinstance(refusal, bytes)
+    assert len(refusal) < 100
+    client.receive_datagram(refusal, PEER, 0.0)
+    (closed,) = [event for event in client.events if isinstance(event, Closed)]
+    assert (closed.how.kind, closed.how.code) == ("peer_transport", CONNECTION_REFUSED)
+    assert closed.how.reason == "the gateway stops"
+    assert door.counters.initials_refused == 1
+
+
+def test_refusals_are_bounded() -> None:
     door = Door()
     door.admission.is_accepting = False
     data = initial()
-    assert door.admission.judge(data, PEER, 0.0) is None
-    assert door.admission.judge(data[:1] + b"\x1a\x2a\x3a\x4a" + data[5:], PEER, 0.0) is None
-    assert door.counters.connections_dropped == 2
-    assert door.counters.versions_negotiated == 0
+    for _ in range(MAX_REFUSALS_PER_S + 1):
+        door.admission.judge(data, PEER, 0.0)
+    counters = door.counters
+    assert (counters.initials_refused, counters.refusals_limited) == (MAX_REFUSALS_PER_S, 1)
+
+
+def test_a_handshake_that_completes_while_the_gateway_stops_is_refused() -> None:
+    door = Door()
+    connection = door.begin()
+    door.admission.is_accepting = False
+    assert not door.admission.complete(connection)
+    assert (door.counters.accepted, door.counters.connections_refused) == (0, 1)
 
 
 @pytest.mark.parametrize("spoil", [6, 15, 200], ids=["id", "header", "payload"])

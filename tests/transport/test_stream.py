@@ -11,7 +11,7 @@ from gatesvr.config import TransportConfig
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.counters import TransportCounters
-from gatesvr.transport.stream import CLOSING, CUT, STOPPED, WAITING, WRITABLE, Stream
+from gatesvr.transport.stream import CLOSING, CUT, MAX_MOVES, STOPPED, WAITING, WRITABLE, Stream
 from gatesvr.transport.udp.driver import Driver
 
 from .harness import Recorder
@@ -216,4 +216,17 @@ async def test_protocol_errors_close_and_others_fail(caplog: pytest.LogCaptureFi
     rig.stream.wake()
     await rig.stream.run(rig.handler)
     assert isinstance(rig.owner.errors[0], ZeroDivisionError)
+    rig.driver.close()
+
+
+async def test_the_last_moves_are_remembered() -> None:
+    rig = Rig()
+    begun = rig.stream.peer
+    rig.stream.move(begun, 1.0)
+    assert rig.stream.moves == ()
+    for port in range(MAX_MOVES + 1):
+        rig.stream.move(("192.0.2.2", port), float(port))
+    assert len(rig.stream.moves) == MAX_MOVES
+    assert rig.stream.moves[0] == (1.0, ("192.0.2.2", 0), ("192.0.2.2", 1))
+    assert rig.stream.peer == ("192.0.2.2", MAX_MOVES)
     rig.driver.close()

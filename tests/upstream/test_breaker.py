@@ -350,3 +350,12 @@ TestBreakerMachine = BreakerMachine.TestCase
 TestBreakerMachine.settings = hypothesis_settings(
     max_examples=40, stateful_step_count=40, deadline=None, derandomize=True
 )
+
+
+def test_faults_are_counted_for_good() -> None:
+    bench = Bench(2, consecutive_failures=3)
+    first, second = bench.all
+    bench.fail(first, 3)
+    assert first.state is OPEN
+    bench.fail(first)
+    assert (first.faults, second.faults) == (4, 0)

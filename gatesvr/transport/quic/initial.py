@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from aioquic._crypto import AEAD, CryptoError, HeaderProtection
 
-__all__ = ["INITIAL_TYPE", "V1", "Initial", "is_authentic", "parse_ids", "parse_initial"]
+__all__ = [
+    "INITIAL_TYPE",
+    "V1",
+    "Initial",
+    "is_authentic",
+    "parse_ids",
+    "parse_initial",
+    "server_keys",
+]
 
 V1 = b"\0\0\0\1"
 """QUIC's version 1 as a long header has it."""
@@ -31,6 +39,7 @@ def _label(name: bytes, size: int) -> bytes:
 
 
 _CLIENT_IN = _label(b"client in", 32)
+_SERVER_IN = _label(b"server in", 32)
 _KEY = _label(b"quic key", 16)
 _IV = _label(b"quic iv", 12)
 _HP = _label(b"quic hp", 16)
@@ -96,13 +105,26 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(data[at:end]) & ((1 << (8 * size - 2)) - 1), end
 
 
+def _keys(destination_id: bytes, side: bytes) -> tuple[bytes, bytes, bytes]:
+    secret = hmac.digest(hmac.digest(_SALT, destination_id, "sha256"), side, "sha256")
+    key = hmac.digest(secret, _KEY, "sha256")[:16]
+    iv = hmac.digest(secret, _IV, "sha256")[:12]
+    return key, iv, hmac.digest(secret, _HP, "sha256")[:16]
+
+
+def server_keys(destination_id: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return key, IV and header protection key of a server's Initial packets (RFC 9001 5.2).
+
+    Args:
+        destination_id: That of the client's Initial.
+    """
+    return _keys(destination_id, _SERVER_IN)
+
+
 def is_authentic(data: bytes, initial: Initial) -> bool:
     """Return whether a client made the Initial packet for its destination id."""
-    secret = hmac.digest(_SALT, initial.destination_id, "sha256")
-    client = hmac.digest(secret, _CLIENT_IN, "sha256")
-    key = hmac.digest(client, _KEY, "sha256")[:16]
-    iv = hmac.digest(client, _IV, "sha256")[:12]
-    protection = HeaderProtection(b"aes-128-ecb", hmac.digest(client, _HP, "sha256")[:16])
+    key, iv, hp = _keys(initial.destination_id, _CLIENT_IN)
+    protection = HeaderProtection(b"aes-128-ecb", hp)
     packet = data[: initial.end]
     try:
         header, number = protection.remove(packet, initial.number_at)

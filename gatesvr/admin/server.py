@@ -1,0 +1,327 @@
+"""AdminServer: the admin application on uvicorn, in the gateway's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from ..config import join_address, parse_address
+from ..config.sections import OPEN_ADMIN_PORT
+from ..credentials import FileWatch, TokenFile
+from ..errors import ConfigError
+from ..observe.log import keys
+from .counters import AdminCounters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import AdminConfig
+    from ..config.load import Origins
+    from ..gateway import Gateway
+    from ..reload import ReloadReport
+
+__all__ = ["AdminServer"]
+
+logger = logging.getLogger("gatesvr.admin")
+
+MAX_CONNECTIONS = 256
+"""Connections at a time; a request on another is answered 503."""
+KEEP_ALIVE_S = 30
+"""Silence between two requests of a connection."""
+MAX_HEAD_BYTES = 32 << 10
+"""Of a request."""
+STOP_S = 2.0
+"""Time that requests under way get when the server stops."""
+BACKLOG = 128
+NEXT_PORTS = 100
+"""Ports tried behind one that is taken."""
+NEEDS_EXTRA = "the admin server needs more packages: pip install 'gatesvr[admin]'"
+
+
+class AdminServer:
+    """Serves console, API, metrics and health checks of a gateway.
+
+    Args:
+        gateway: The gateway, started.
+        config: Where to listen, and what clients prove.
+        origins: Returns what set the settings; None where nobody knows.
+        reload: Reads the configuration again; None where it cannot be.
+        any_port: Whether to take the next free port where that of ``bind`` is taken.
+
+    Attributes:
+        counters: What it counts; the gateway's stats() have them as ``admin``.
+
+    Raises:
+        ConfigError: ``gatesvr[admin]`` is not installed, or a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        config: AdminConfig,
+        *,
+        origins: Callable[[], Origins] | None = None,
+        reload: Callable[[], ReloadReport] | None = None,
+        any_port: bool = False,
+    ) -> None:
+        try:
+            import uvicorn
+
+            from .api import Api
+            from .app import make_app
+            from .http import Connections, HttpConnection
+            from .metrics import GatewayCollector
+        except ImportError as error:
+            raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
+        from .access import Access
+        from .figures import Sampler
+        from .profile import Profiler
+        from .sessions import Directory
+        from .streams import Streams
+
+        self.counters = counters = AdminCounters()
+        self._config = config
+        self._gateway = gateway
+        self._any_port = any_port
+        tokens = TokenFile(config.token, "admin.token") if config.token else None
+        access = Access(config, tokens, counters)
+        self._sampler = Sampler(gateway, counters, self._look)
+        self._directory = Directory(gateway, counters, time.time)
+        self._streams = Streams(self._sampler, self._directory, counters)
+        self._profiler = Profiler()
+        api = Api(
+            gateway,
+            self._sampler,
+            self._directory,
+            self._streams,
+            self._profiler,
+            access,
+            origins,
+            reload,
+        )
+        http = uvicorn.Config(
+            make_app(
+                gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
+            ),
+            http=HttpConnection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",  # what matters is logged here
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        )
+        http.load()
+        self._tls = _tls_context(config)
+        self._certificate = FileWatch(config.cert, config.key) if config.cert else None
+        self._connections = Connections(http, counters)
+        self._servers: list[asyncio.Server] = []
+        self._address = ""
+        self._socket = ""
+
+    @property
+    def address(self) -> str:
+        """The bound ``HOST:PORT``, empty for none."""
+        return self._address
+
+    @property
+    def url(self) -> str:
+        """Where the console is; empty where it is only on a Unix socket."""
+        if not self._address:
+            return ""
+        host, port = parse_address(self._address)
+        if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
+            host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+        return f"{'https' if self._config.cert else 'http'}://{join_address(host, port)}/"
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return self._config.is_guarded
+
+    @property
+    def where(self) -> str:
+        """Where it is reached, for people; says so where the port is not the one asked for."""
+        places = [self.url] if self.url else []
+        if self._socket:
+            places.append(f"unix:{self._socket}")
+        if self._address:
+            _, wanted = parse_address(self._config.bind)
+            if wanted and wanted != parse_address(self._address)[1]:
+                places.append(f"(port {wanted} is taken)")
+        return " ".join(places)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: An address cannot be used, or it is not loopback and nothing guards it.
+        """
+        config, loop = self._config, asyncio.get_running_loop()
+        make = self._connections.make
+        if config.bind:
+            listener = await loop.run_in_executor(None, self._bind)
+            self._servers.append(
+                await loop.create_server(make, sock=listener, ssl=self._tls, backlog=BACKLOG)
+            )
+            self._address = join_address(*listener.getsockname()[:2])
+        if config.socket:
+            try:
+                self._servers.append(
+                    await loop.create_unix_server(make, sock=_bind_path(config.socket))
+                )
+            except OSError as error:
+                raise _refusal("socket", config.socket, error) from None
+            self._socket = config.socket
+        self._gateway.more_counters["admin"] = self.counters
+        self._sampler.start()
+        logger.info("admin_listening", extra=keys(address=self._address, socket=self._socket))
+
+    async def stop(self) -> None:
+        """Say goodbye on the streams, let requests under way end, and close. Idempotent."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        self._profiler.close()
+        self._streams.stop()
+        await self._sampler.stop()
+        await self._connections.close(STOP_S)
+        self._directory.close()
+        if self._socket:
+            with contextlib.suppress(OSError):
+                os.unlink(self._socket)
+            self._socket = ""
+        self._gateway.more_counters.pop("admin", None)
+
+    def _look(self) -> None:
+        """Do what is due once a second."""
+        self._directory.end_traces()
+        self._follow_certificate()
+
+    def _follow_certificate(self) -> None:
+        """Show another certificate to new connections if its files have changed."""
+        if self._tls is None or self._certificate is None or not self._certificate.has_changed():
+            return
+        try:
+            # Into a context of its own first: one that fails may be left half changed.
+            _tls_context(self._config)
+            self._tls.load_cert_chain(self._config.cert, self._config.key)
+        except (ConfigError, OSError) as error:
+            logger.warning("certificate_kept", extra=keys(why=error))
+        else:
+            logger.info("certificate_read", extra=keys(field="admin.cert"))
+
+    def _bind(self) -> socket.socket:
+        """Return a bound TCP socket.
+
+        Raises:
+            ConfigError: The address cannot be bound, or is open.
+        """
+        bind = self._config.bind
+        host, port = parse_address(bind)
+        try:
+            found = socket.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except (OSError, UnicodeError) as error:
+            raise _refusal("bind", bind, error) from None
+        if not self._config.is_guarded and not all(
+            ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
+        ):
+            raise ConfigError(f"{bind}: {OPEN_ADMIN_PORT}", field="admin.bind")
+        family, kind, protocol, _, address = found[0]
+        last = port + NEXT_PORTS if self._any_port and port else port
+        while True:
+            listener = socket.socket(family, kind, protocol)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
+                listener.bind((address[0], port, *address[2:]))
+                listener.listen(BACKLOG)
+            except OSError as error:
+                listener.close()
+                if error.errno == errno.EADDRINUSE and port < min(last, 65535):
+                    port += 1
+                    continue
+                raise _refusal("bind", bind, error) from None
+            listener.setblocking(False)
+            return listener
+
+
+def _bind_path(path: str) -> socket.socket:
+    """Return a bound Unix socket that only this user reaches.
+
+    A socket that a process before has left is replaced.
+
+    Raises:
+        OSError: The path cannot be used.
+    """
+    if _is_left_over(path):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)  # before listen(), so that nobody is in already
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _is_left_over(path: str) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _refusal(field: str, value: str, error: OSError | UnicodeError) -> ConfigError:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return ConfigError(f"{value}: {why or error}", field=f"admin.{field}")
+
+
+def _tls_context(config: AdminConfig) -> ssl.SSLContext | None:
+    """Return the context of the TCP address, None for plain text.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+    if not config.cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.cert, config.key)
+    except OSError as error:  # an SSLError, too
+        raise ConfigError(_why(error), field="admin.cert") from None
+    if config.client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(config.client_ca)
+        except OSError as error:
+            raise ConfigError(_why(error), field="admin.client_ca") from None
+    return context
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "not PEM that can be used"
+    return error.strerror or str(error)

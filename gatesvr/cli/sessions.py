@@ -1,0 +1,73 @@
+"""``gatesvr sessions``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import TEXT
+from .remote import Remote, bytes_text, duration_text, remote_options, show, table
+
+__all__ = ["command"]
+
+_HEAD = (
+    "SESSION", "OPENID", "STATE", "IP", "ZONE", "AGE", "IDLE", "RTT", "QUEUE", "BYTES", "OPEN",
+    "MSG/S",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("text", type=TEXT, default="")
+@click.option(
+    "--state", type=click.Choice(["inited", "normal", "suspended"]), help="In this state."
+)
+@click.option("--zone", type=TEXT, help="In this zone.")
+@click.option("--ip", type=TEXT, help="From this address, or its beginning.")
+@click.option(
+    "--sort",
+    type=click.Choice(["queue", "age", "rate", "openid"]),
+    default="queue",
+    show_default=True,
+    help="By messages in the queue, age, messages a second, or user.",
+)
+@click.option("--asc", "is_ascending", is_flag=True, help="The least first.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Rows.")
+@click.option("--page", type=TEXT, help="The page that the one before named.")
+@remote_options
+def command(remote: Remote, text: str, is_ascending: bool, **wanted: Any) -> None:
+    """List the sessions of a gateway, those whose openid or id has TEXT in it.
+
+    OPEN counts requests that are not answered.
+    """
+    order = "asc" if is_ascending else "desc"
+    show(remote, remote.get("sessions", q=text, order=order, **wanted), _text)
+
+
+def _text(page: dict[str, Any]) -> str:
+    rows = page["sessions"]
+    if not rows:
+        return "no session matches"
+    lines = [table(_HEAD, [_row(row) for row in rows])]
+    if page["total"] > len(rows):
+        lines.append(f"{len(rows)} of {page['total']}")
+    if page["next"]:
+        lines.append(f"more: --page {page['next']}")
+    return "\n".join(lines)
+
+
+def _row(row: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        row["session"],
+        row["openid"],
+        row["state"],
+        row["ip"],
+        row["zone"] or "-",
+        duration_text(row["age_s"]),
+        duration_text(row["idle_s"]),
+        duration_text(row["rtt_s"]),
+        row["queue_messages"],
+        bytes_text(row["queue_bytes"]),
+        row["in_flight"],
+        round(row["rate"], 1),
+    )

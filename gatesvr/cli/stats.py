@@ -1,0 +1,65 @@
+"""``gatesvr stats``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .remote import Remote, bytes_text, duration_text, facts, remote_options, show, table
+from .terminal import style
+
+__all__ = ["command"]
+
+_REFUSALS = 10
+
+
+@click.command()
+@remote_options
+def command(remote: Remote) -> None:
+    """Show what a gateway does now: sessions, rates, times, refusals."""
+    show(remote, remote.get("overview"), _text)
+
+
+def _text(now: dict[str, Any]) -> str:
+    rates, sessions = now["rates"], now["sessions"]
+    ready = "ready" if now["ready"] else f"not ready: {', '.join(now['not_ready'])}"
+    head = f"{now['backend']}, pid {now['pid']}, up {duration_text(now['uptime_s'])}, {ready}"
+    parts = [
+        f"{style('GateSvr ' + now['version'], bold=True)}, {head}",
+        facts(
+            {
+                "sessions": ", ".join(f"{count} {state}" for state, count in sessions.items()),
+                "connections": f"{now['connections']}, {now['handshakes']} in the handshake,"
+                f" {rates['connections']:.0f} new a second",
+                "requests": f"{rates['requests']:.0f} a second, {now['in_flight']} in flight,"
+                f" {now['tasks_queued']} queued",
+                "pushes": f"{rates['pushes']:.0f} a second",
+                "queues": f"{now['queue_messages']} messages, {bytes_text(now['queue_bytes'])},"
+                f" oldest {duration_text(now['oldest_unacked_s'])}",
+                "network": f"{bytes_text(rates['bytes_in'])}/s in,"
+                f" {bytes_text(rates['bytes_out'])}/s out",
+                "process": f"{rates['cpu'] * 100:.0f} % of a CPU,"
+                f" {bytes_text(now['memory_bytes'])}, {duration_text(now['lag_s'])} late",
+            },
+            "  ",
+        ),
+    ]
+    timed = [(stage, times) for stage, times in now["latency"].items() if times["count"]]
+    if timed:
+        rows = [
+            (stage, times["count"], *map(duration_text, (times[q] for q in _QUANTILES)))
+            for stage, times in timed
+        ]
+        columns = ("LAST 10 S", "COUNT", "P50", "P90", "P99", "P99.9", "MAX")
+        parts += ["", table(columns, rows)]
+    if now["refusals"]:
+        rows = [
+            (refusal["reason"], refusal["total"], round(refusal["rate"], 1))
+            for refusal in now["refusals"][:_REFUSALS]
+        ]
+        parts += ["", table(("REFUSED", "TOTAL", "PER S"), rows)]
+    return "\n".join(parts)
+
+
+_QUANTILES = ("p50", "p90", "p99", "p999", "max")

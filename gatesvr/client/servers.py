@@ -1,0 +1,102 @@
+"""Servers: which of the gateways that a client knows it tries next.
+
+A session lives at one gateway, its *home*. So a client whose connection is lost tries that one by
+itself first, and the others only where it does not answer, or has said that it goes (GOAWAY, or a
+refusal). All that are tried at once race for the first handshake.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..transport.client import Server
+
+__all__ = ["HOME_S", "Servers"]
+
+HOME_S = 3.0
+"""How long a session's home is tried by itself where others are known, seconds."""
+
+
+class Servers:
+    """The gateways that a client knows.
+
+    Args:
+        servers: At least one, in the order of preference.
+    """
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self._servers = list(servers)
+        self._home: Server | None = None
+        self._named: Server | None = None  # by a GOAWAY
+        self._last: set[Server] = set()  # those that go, or have failed, in this round of tries
+
+    @property
+    def first(self) -> Server:
+        """The preferred one."""
+        return self._servers[0]
+
+    @property
+    def is_home_next(self) -> bool:
+        """Whether a session's home is tried next, by itself although others are known."""
+        home = self._home
+        return self._named is None and home not in self._last and self._has_others(home)
+
+    @property
+    def goes_elsewhere(self) -> bool:
+        """Whether the home goes away, and another gateway is tried next."""
+        return self._named is not None or self._home in self._last
+
+    def next(self) -> list[Server]:
+        """Return those to try now, the preferred ones first."""
+        if self._named is not None:
+            return [self._named]
+        if self._home is not None and self.is_home_next:
+            return [self._home]
+        good = [server for server in self._servers if server not in self._last]
+        if self._last:
+            # Else all clients of a gateway that goes would crowd the next one in the order.
+            random.shuffle(good)
+        return good + [server for server in self._servers if server in self._last]
+
+    def started(self, server: Server) -> None:
+        """A session began, or was resumed, at server: its home from now on."""
+        self._home = server
+        self._named = None
+        self._last.clear()
+
+    def leave(self, named: Server | None = None) -> bool:
+        """The home asks its clients to go; return whether there is another one to go to.
+
+        Args:
+            named: Where it sends them, None for anywhere.
+        """
+        self._named = named
+        if self._home is None or not self._has_others(self._home):
+            return named is not None
+        self._last.add(self._home)
+        return True
+
+    def failed(self, server: Server | None = None) -> bool:
+        """A try failed; return whether others can be tried at once.
+
+        Args:
+            server: The one that was connected to and refused START; None where there was none.
+        """
+        if self._named is not None:
+            self._named = None
+            return False
+        if self._home is not None and self.is_home_next:
+            server = self._home
+        if server is not None:
+            self._last.add(server)
+            if any(other not in self._last for other in self._servers):
+                return True
+        self._last.clear()
+        return False
+
+    def _has_others(self, home: Server | None) -> bool:
+        return home is not None and any(server != home for server in self._servers)

@@ -1,0 +1,120 @@
+"""What differs between two configurations, what of it can be had without a restart, and secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigError
+from .describe import spell
+from .kinds import Section, kinds_of
+from .sections import Config
+
+__all__ = ["HIDDEN", "Change", "changes", "shown_values", "within_reach"]
+
+HIDDEN = "(hidden)"
+"""Stands for a value that is shown to nobody."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A setting that differs, its values as a file has them, secrets hidden.
+
+    Attributes:
+        name: Its dotted name, of a service ``upstream.services.chat``.
+        old: The value before; empty where there was none.
+        new: The value now; empty where there is none.
+    """
+
+    name: str
+    old: str
+    new: str
+
+
+def changes(old: Config, new: Config) -> list[Change]:
+    """Return the settings that differ, in the order of the sections."""
+    return list(_changes(old, new, ""))
+
+
+def _changes(old: Section, new: Section, prefix: str) -> list[Change]:
+    found = []
+    for name, kind in kinds_of(type(old)).items():
+        before, after = getattr(old, name), getattr(new, name)
+        if before == after:
+            continue
+        field = f"{prefix}{name}"
+        if isinstance(before, Section):
+            found += _changes(before, after, f"{field}.")
+        elif name in old.hidden:
+            found.append(Change(field, before and HIDDEN, after and HIDDEN))
+        elif isinstance(before, dict):
+            for key in dict.fromkeys((*before, *after)):
+                if before.get(key) != after.get(key):
+                    found.append(
+                        Change(f"{field}.{key}", *(_text(v, key) for v in (before, after)))
+                    )
+        elif isinstance(before, list):
+            found.append(Change(field, _json(before), _json(after)))
+        else:
+            found.append(Change(field, _plain(before, kind), _plain(after, kind)))
+    return found
+
+
+def _text(table: dict[str, Any], key: str) -> str:
+    return _json(table[key]) if key in table else ""
+
+
+def _plain(value: Any, kind: Any) -> str:
+    return value if isinstance(value, str) else spell(value, kind).strip('"')
+
+
+def _json(values: list[Any]) -> str:
+    return json.dumps(shown_values(values), ensure_ascii=False)
+
+
+def shown_values(value: Any) -> Any:
+    """Return a configuration, or a part of one, as plain values, secrets hidden."""
+    if isinstance(value, Section):
+        return {
+            name: HIDDEN
+            if name in value.hidden and getattr(value, name)
+            else shown_values(getattr(value, name))
+            for name in value.__struct_fields__
+        }
+    if isinstance(value, list):
+        return [shown_values(item) for item in value]
+    if isinstance(value, dict):
+        return {key: shown_values(item) for key, item in value.items()}
+    return value
+
+
+def within_reach(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """Return what of a new configuration can be had without a restart, the rest as it was.
+
+    Returns:
+        The configuration, and the names of the settings that need a restart.
+
+    Raises:
+        ConfigError: The new values do not fit those that need a restart and stay.
+    """
+    sections: dict[str, Any] = {}
+    kept: list[str] = []
+    for name in old.__struct_fields__:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, Section) and (fields := before.needs_restart(after)):
+            kept += [f"{name}.{field}" for field in after.__struct_fields__ if field in fields]
+            stay = {field: getattr(before, field) for field in fields}
+            try:
+                after = msgspec.structs.replace(after, **stay)
+            except ConfigError as error:
+                raise _needs_restart(error, kept) from None
+        sections[name] = after
+    try:
+        return Config(**sections), kept
+    except ConfigError as error:
+        raise _needs_restart(error, kept) from None
+
+
+def _needs_restart(error: ConfigError, kept: list[str]) -> ConfigError:
+    return ConfigError(f"{error} ({', '.join(kept)} can change by a restart only)")

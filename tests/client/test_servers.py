@@ -1,0 +1,98 @@
+"""Which of several gateways a client tries next."""
+
+from __future__ import annotations
+
+import pytest
+
+from gatesvr import Client
+from gatesvr.client.servers import Servers
+from gatesvr.errors import ConfigError
+from gatesvr.transport.client import Server
+from gatesvr.transport.tls import ClientTls
+
+A, B, C = (Server(name, 1, ClientTls()) for name in "abc")
+
+
+def test_one_gateway_is_tried_again_and_again() -> None:
+    servers = Servers([A])
+    assert servers.next() == [A]
+    assert not servers.failed()
+    servers.started(A)
+    assert servers.next() == [A]
+    assert not servers.leave()  # there is nowhere else to go
+    assert servers.next() == [A]
+    assert not servers.failed(A)
+
+
+def test_a_first_connect_tries_all_in_their_order() -> None:
+    servers = Servers([A, B, C])
+    assert servers.next() == [A, B, C]
+    assert not servers.failed()
+    assert servers.next() == [A, B, C]
+    assert servers.failed(B)  # it refused START
+    assert servers.next()[-1] == B
+    assert set(servers.next()[:2]) == {A, C}
+
+
+def test_a_session_goes_home_first() -> None:
+    servers = Servers([A, B, C])
+    servers.started(B)
+    assert (servers.next(), servers.is_home_next) == ([B], True)
+    assert servers.failed()
+    assert (servers.next()[-1], servers.is_home_next) == (B, False)
+    assert not servers.failed()  # now for a pause
+    assert servers.next() == [B]
+
+
+def test_a_gateway_that_goes_is_tried_last() -> None:
+    servers = Servers([A, B, C])
+    servers.started(A)
+    assert servers.leave()
+    assert servers.goes_elsewhere
+    orders = {tuple(servers.next()) for _ in range(100)}
+    assert orders == {(B, C, A), (C, B, A)}  # spread over the others
+    servers.started(C)
+    assert not servers.goes_elsewhere
+    assert servers.next() == [C]
+
+
+def test_a_gateway_that_is_named_is_tried_alone() -> None:
+    servers = Servers([A])
+    servers.started(A)
+    assert servers.leave(B)
+    assert servers.next() == [B]
+    assert not servers.failed()
+    assert servers.next() == [A]
+    servers.leave(B)
+    servers.started(B)
+    assert servers.next() == [B]
+    assert servers.failed()
+    assert servers.next() == [A]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("a:1", [("a", 1)]),
+        (("a", 1), [("a", 1)]),
+        (["a", 1], [("a", 1)]),
+        (["a:1", "b:2"], [("a", 1), ("b", 2)]),
+        (("a:1", ("b", 2)), [("a", 1), ("b", 2)]),
+    ],
+)
+def test_servers_are_taken_in_every_form(given: object, found: list[tuple[str, int]]) -> None:
+    client = Client(given, openid="ann")  # type: ignore[arg-type]
+    assert client._servers == found
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "names no gateway"),
+        (["a:1", "a:1"], "twice"),
+        (["a:1", "b:1", 7], "must be 'HOST:PORT'"),
+    ],
+)
+def test_servers_that_are_none_are_refused(given: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Client(given, openid="ann")  # type: ignore[arg-type]

@@ -1,0 +1,508 @@
+"""Reloads: every setting is in force afterwards, or named as one that needs a restart."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import pytest
+
+from gatesvr import Client, ConnectionFailed
+from gatesvr.config import (
+    Config,
+    Endpoint,
+    PushCaller,
+    PushConfig,
+    RouteRule,
+    SessionConfig,
+    TransportConfig,
+    UpstreamConfig,
+    load,
+)
+from gatesvr.config.changes import HIDDEN, changes, shown_values, within_reach
+from gatesvr.errors import ConfigError
+from gatesvr.gateway import Gateway
+from gatesvr.reload import Reloader
+from gatesvr.transport.tls import generate_certificate
+
+from .e2e.plain_client import business, plain_client
+from .e2e.plain_upstream import PlainUpstream, plain_upstream
+from .fakes import until
+from .test_config import COMPANIONS, FIELDS, other_value, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gatesvr.session.session import Session
+
+FREE_PORTS = ["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]
+SERVICES = 'upstream.services={hello=[{address="127.0.0.1:9"}], zone=[{address="127.0.0.1:9"}]}'
+
+NEEDS_RESTART = {
+    "transport.bind",
+    "transport.backend",
+    "transport.secret",
+    "transport.receive_buffer",
+    "transport.send_buffer",
+    "transport.batch_io",
+    "session.max_message_bytes",
+    "push.bind",
+    "push.insecure",
+    # From a plain port to one that looks at callers, and the like.
+    "push.cert",
+    "push.key",
+    "push.client_ca",
+    "push.token",
+    "push.caller",
+}
+
+
+def starter(gateway: Gateway) -> Any:
+    return gateway.session_manager._starter
+
+
+def rates(gateway: Gateway) -> Any:
+    return starter(gateway)._rates
+
+
+def prefixes(gateway: Gateway) -> Any:
+    return gateway.listener._admission._limits
+
+
+def lane(gateway: Gateway) -> Any:
+    (found,) = gateway.upstream._lanes.values()
+    return found
+
+
+def registry(gateway: Gateway) -> Any:
+    return gateway.upstream.registry
+
+
+def checks(gateway: Gateway) -> Any:
+    gate = gateway.dispatcher.gate
+    return None if gate is None else gate.authenticator
+
+
+def gate(gateway: Gateway) -> Any:
+    return gateway.dispatcher.gate
+
+
+def burst(take: Callable[[float], float]) -> int:
+    """Return how often something can be taken at once; at most 10,000 times."""
+    return next(count for count in range(10_000) if take(1e6))
+
+
+IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
+    "transport.cert": lambda g: g.listener.tls.path,
+    "transport.key": lambda g: g.listener._config.key,
+    "transport.max_connections": lambda g: (
+        g.listener._admission._max_connections
+        if starter(g)._max_sessions == 2 * g.listener._admission._max_connections
+        else None
+    ),
+    "transport.max_handshakes": lambda g: g.listener._admission._max_handshakes,
+    "transport.max_connections_per_prefix": lambda g: prefixes(g)._max_connections,
+    "transport.max_handshakes_per_prefix": lambda g: prefixes(g)._max_handshakes,
+    "transport.max_connection_rate_per_prefix": lambda g: prefixes(g)._rate[0],
+    "transport.connection_burst_per_prefix": lambda g: prefixes(g)._rate[1],
+    "transport.unlimited_prefixes": lambda g: [str(net) for net in prefixes(g)._unlimited],
+    "transport.dry_run": lambda g: list(prefixes(g)._dry_run),
+    "transport.retry": lambda g: g.listener._admission._retry,
+    "transport.retry_handshakes": lambda g: g.listener._admission._switch._max_handshakes,
+    "transport.retry_initials": lambda g: g.listener._admission._switch._max_initials,
+    "transport.handshake_timeout": lambda g: g.listener._config.handshake_timeout,
+    "transport.idle_timeout": lambda g: (
+        g.listener._server.args[0].idle_timeout
+        if g.listener._server.args[0].idle_timeout == g.listener._config.idle_timeout
+        else None
+    ),
+    "auth.mode": lambda g: (
+        "jwt" if starter(g)._needs_auth and type(checks(g)).__name__ == "JwtAuthenticator" else ""
+    ),
+    "auth.service": lambda g: (
+        checks(g)._service
+        if g.upstream._auth_service == registry(g)._reserved == checks(g)._service
+        else None
+    ),
+    "auth.timeout": lambda g: checks(g)._timeout,
+    "auth.algorithms": lambda g: list(checks(g)._algorithms),
+    "auth.key": lambda g: checks(g)._config.key,
+    "auth.jwks": lambda g: checks(g)._keys._url,
+    "auth.jwks_refresh": lambda g: checks(g)._keys._refresh,
+    "auth.jwks_max_stale": lambda g: checks(g)._keys._max_stale,
+    "auth.audience": lambda g: checks(g)._config.audience,
+    "auth.issuer": lambda g: checks(g)._config.issuer,
+    "auth.leeway": lambda g: (
+        gate(g)._leeway if gate(g)._leeway == checks(g)._config.leeway else None
+    ),
+    "auth.openid_claim": lambda g: checks(g)._config.openid_claim,
+    "auth.claims": lambda g: checks(g)._config.claims,
+    "auth.enforce_expiry": lambda g: gate(g)._enforces_expiry,
+    "auth.min_refusal_time": lambda g: gate(g)._min_refusal_time,
+    "auth.address_failures": lambda g: gate(g)._limit._addresses.burst,
+    "auth.openid_failures": lambda g: gate(g)._limit._openids.burst,
+    "session.start_timeout": lambda g: g.dispatcher.session_config.start_timeout,
+    "session.login_timeout": lambda g: g.session_manager._config.login_timeout,
+    "session.heartbeat_interval": lambda g: starter(g)._config.heartbeat_interval,
+    "session.resume_window": lambda g: (
+        g.session_manager._config.resume_window
+        if g.session_manager.tombstones._window == starter(g)._config.resume_window
+        else None
+    ),
+    "session.slow_consumer_timeout": lambda g: g.session_manager._config.slow_consumer_timeout,
+    "session.max_queue_size": lambda g: starter(g)._context.max_queue_size,
+    "session.max_queue_bytes": lambda g: starter(g)._context.max_queue_bytes,
+    "session.max_queues_bytes": lambda g: g.session_manager._budget._limit,
+    "session.max_in_flight": lambda g: starter(g)._context.max_in_flight,
+    "session.max_login_bytes": lambda g: g.dispatcher.session_config.max_login_bytes,
+    "session.max_inited_per_address": lambda g: starter(g)._config.max_inited_per_address,
+    "session.max_start_rate": lambda g: burst(rates(g)._all.take),
+    "session.max_start_rate_per_openid": lambda g: (
+        burst(lambda now: rates(g)._openids.take("u", now)) / 10
+    ),
+    "session.max_requests_per_second": lambda g: starter(g)._context.max_requests_per_second,
+    "session.dry_run": lambda g: list(rates(g)._dry_run),
+    "session.max_logged_in": lambda g: g.session_manager._policy._max_logged_in,
+    "session.on_duplicate": lambda g: g.session_manager._policy._policy,
+    "session.when_full": lambda g: starter(g)._context.when_full,
+    "session.base_resume": lambda g: starter(g)._config.base_resume,
+    "dispatch.workers": lambda g: g.processor.start_workers,
+    "dispatch.max_workers": lambda g: g.processor._bulkheads["hello"]._max_running,
+    "dispatch.max_queue_size": lambda g: g.processor._bulkheads["hello"]._max_waiting,
+    "dispatch.task_timeout": lambda g: (
+        g.dispatcher._task_timeout
+        if g.dispatcher._task_timeout == g.dispatcher._login._task_timeout
+        else None
+    ),
+    "dispatch.drain_timeout": lambda g: g.config.dispatch.drain_timeout,
+    "overload.max_loop_lag": lambda g: g.engine.overload._max_lag,
+    "overload.max_memory": lambda g: g.engine.overload._max_memory,
+    "overload.dry_run": lambda g: not g.engine.overload._is_enforced,
+    "upstream.services": lambda g: {
+        e.service: [Endpoint(address=e.address, zone=e.zone, weight=e.weight)]
+        for e in registry(g).endpoints
+    },
+    "upstream.balance": lambda g: (
+        "consistent_hash" if g.upstream._pool("hello")._is_hashed else "round_robin"
+    ),
+    "upstream.order": lambda g: g.engine.router.route("hello").order,
+    "upstream.max_batch": lambda g: lane(g)._max_batch,
+    "upstream.max_open": lambda g: lane(g).max_open,
+    "upstream.adaptive_limit": lambda g: lane(g)._limit is not None,
+    "upstream.min_open": lambda g: lane(g)._config.min_open,
+    "upstream.max_waiting": lambda g: lane(g)._max_waiting,
+    # These are options of the lane's channel, made anew.
+    "upstream.connect_timeout": lambda g: lane(g)._config.connect_timeout,
+    "upstream.reconnect_min": lambda g: lane(g)._config.reconnect_min,
+    "upstream.keepalive": lambda g: lane(g)._config.keepalive,
+    "upstream.reconnect_max": lambda g: lane(g)._config.reconnect_max,
+    **{
+        f"upstream.{name}": lambda g, name=name: getattr(g.upstream._breakers.config, name)
+        for name in (
+            "consecutive_failures",
+            "failure_percent",
+            "failure_calls",
+            "failure_window",
+            "ejection_time",
+            "max_ejection_time",
+            "max_ejection_percent",
+            "probes",
+        )
+    },
+    "push.register": lambda g: registry(g)._mode,
+    "push.register_cidrs": lambda g: [str(net) for net in registry(g)._networks],
+    "push.max_streams": lambda g: g.push_service._servicer._max_streams,
+    "push.max_broadcasts": lambda g: g.engine.commands.pushes._max_broadcasts,
+    "push.max_event_subscribers": lambda g: g.session_manager.events._max_subscribers,
+    "route": lambda g: [
+        RouteRule(action="h*", service=route.service)
+        for _, prefix, route in g.engine.router._prefixes
+        if prefix == "h"
+    ],
+    "log.level": lambda g: logging.getLevelName(logging.getLogger("gatesvr").level).lower(),
+    "log.format": lambda g: g.config.log.format,  # tests/observe/test_log.py
+}
+"""What is in force of each setting that a reload changes, from what acts by it."""
+
+JWT = ["auth.mode=jwt", "auth.algorithms=['HS256']", "auth.audience=a", "auth.issuer=i"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with a certificate, its key and a secret."""
+    cert, key = generate_certificate()
+    (tmp_path / "c.pem").write_bytes(cert)
+    (tmp_path / "k.pem").write_bytes(key)
+    (tmp_path / "secret").write_bytes(b"s" * 32)
+    return tmp_path
+
+
+def sets_of(name: str, files: Path) -> list[str]:
+    """Return settings that give one another value, with what it needs."""
+    text, _ = other_value(name)
+    if name in ("transport.cert", "transport.key"):
+        return [f"transport.cert={files}/c.pem", f"transport.key={files}/k.pem"]
+    if name == "auth.mode":
+        return [*JWT, f"auth.key={files}/secret"]
+    if name in ("auth.service", "auth.timeout"):
+        return ["auth.mode=upstream", "auth.service=zone" if name == "auth.timeout" else
+                'upstream.services.gate=[{address="127.0.0.1:9"}]', f"{name}={text}"]  # fmt: skip
+    if name == "auth.key":
+        return [*JWT, f"auth.key={files}/secret"]
+    if name.startswith("auth."):
+        keys = "https://127.0.0.1:9/keys" if name.startswith("auth.jwks") else f"{files}/secret"
+        source = f"auth.jwks={keys}" if name.startswith("auth.jwks") else f"auth.key={keys}"
+        if name == "auth.algorithms":
+            text = '["HS384"]'
+        return [*JWT, source, f"{name}={text}"]
+    return [*COMPANIONS.get(name, []), f"{name}={text}"]
+
+
+def expected(name: str, config: Config) -> Any:
+    value = value_of(config, name)
+    return "jwt" if name == "auth.mode" else value
+
+
+async def test_every_setting_is_in_force_or_needs_a_restart(files: Path) -> None:
+    base = load(sets=[*FREE_PORTS, SERVICES])
+    problems = []
+    async with Gateway(base) as gateway:
+        for name in FIELDS:
+            sets = [*FREE_PORTS, SERVICES, *sets_of(name, files)]
+            config = load(sets=sets)
+            assert changes(base, config), name
+            gateway.processor._bulkheads["hello"]
+            report = Reloader(gateway, lambda config=config: config).reload()  # type: ignore[misc]
+            if report.error:
+                problems.append(f"{name}: {report.error}")
+            elif name in NEEDS_RESTART:
+                if name not in report.needs_restart:
+                    problems.append(f"{name}: no restart is asked for")
+                elif value_of(gateway.config, name) != value_of(base, name):
+                    problems.append(f"{name}: it has changed")
+            elif name not in IN_FORCE:
+                problems.append(f"{name}: say in IN_FORCE what acts by it, or in NEEDS_RESTART")
+            elif report.needs_restart:
+                problems.append(f"{name}: {report.needs_restart} need a restart")
+            elif (found := IN_FORCE[name](gateway)) != (wanted := expected(name, config)):
+                problems.append(f"{name}: {found!r} is in force, not {wanted!r}")
+            back = Reloader(gateway, lambda: base).reload()
+            if back.error or gateway.config != base:
+                problems.append(f"{name}: there is no way back: {back.error}")
+    assert problems == []
+    assert {name for name in FIELDS if name not in NEEDS_RESTART} == set(IN_FORCE)
+
+
+# What changes, and what is shown of it ------------------------------------------------------------
+
+
+def test_changes_hide_secrets_and_name_services() -> None:
+    old = Config(
+        transport=TransportConfig(secret="/run/a"),
+        push=PushConfig(caller=[PushCaller(name="ops", token="/run/t")]),
+    )
+    services = {**UpstreamConfig().services, "chat": [Endpoint(address="h:1")]}
+    del services["zone"]
+    new = Config(
+        transport=TransportConfig(secret="/run/b"),
+        session=SessionConfig(resume_window="2m"),  # type: ignore[arg-type]
+        upstream=UpstreamConfig(services=services),
+        push=PushConfig(token="a-token-in-a-paths-place"),
+    )
+    found = {change.name: (change.old, change.new) for change in changes(old, new)}
+    assert found["transport.secret"] == (HIDDEN, HIDDEN)
+    assert found["push.token"] == ("", HIDDEN)
+    assert found["session.resume_window"] == ("1m", "2m")
+    assert found["upstream.services.chat"][0] == ""
+    assert "h:1" in found["upstream.services.chat"][1]
+    assert found["upstream.services.zone"][1] == ""
+    assert "route" in found  # the default ones are those of the services
+    texts = f"{found} {shown_values(old)} {shown_values(new)}"
+    assert "/run/" not in texts
+    assert "a-token" not in texts
+    assert '"name": "ops"' in found["push.caller"][0]
+    assert changes(new, new) == []
+
+
+def test_what_needs_a_restart_stays_and_must_fit() -> None:
+    old = Config()
+    new = Config(session=SessionConfig(max_message_bytes=256, max_queue_bytes=1024))
+    with pytest.raises(ConfigError, match=r"session.max_message_bytes can change by a restart"):
+        within_reach(old, new)
+    config, left = within_reach(old, Config(session=SessionConfig(max_message_bytes=512)))
+    assert left == ["session.max_message_bytes"]
+    assert config == old
+    old = Config(push=PushConfig(token="t"))
+    for other, left_ in (
+        (PushConfig(token="u"), []),
+        (PushConfig(token="t", caller=[PushCaller(name="a", token="b")]), []),
+        (PushConfig(), ["push.token"]),
+        (PushConfig(token="t", cert="c", key="k"), ["push.cert", "push.key"]),
+    ):
+        assert within_reach(old, Config(push=other))[1] == left_
+
+
+async def test_a_bad_configuration_changes_nothing(files: Path) -> None:
+    file = files / "gate.toml"
+    good = (
+        f"transport = {{bind = '127.0.0.1:0', cert = '{files}/c.pem', key = '{files}/k.pem'}}\n"
+        "push = {bind = '127.0.0.1:0'}\n"
+        "session = {resume_window = '3m'}\n"
+    )
+    file.write_text(good)
+    keys = f"{{mode='jwt', key='{files}/no', algorithms=['HS256'], audience='a', issuer='i'}}"
+    async with Gateway(load(file)) as gateway:
+        reloader = Reloader(gateway, lambda: load(file))
+        assert reloader.reload().changed == []
+        before, counted = gateway.config, gateway.stats()["transport"]["certificates_renewed"]
+        other = good.replace("3m", "4m")
+        for bad, complaint in (
+            ("[session", f"{file}:1: Expected"),
+            (other[:-9], f"{file}:3: "),
+            (other.replace("resume_window", "resume_windw"), "did you mean resume_window?"),
+            (other.replace("c.pem", "k.pem"), "transport.cert: no usable certificate"),
+            (other.replace("k.pem", "no.pem"), "no.pem: transport.key: No such file"),
+            (f"{other}auth = {keys}\n", "auth.key: "),
+        ):
+            file.write_text(bad)
+            report = reloader.reload()
+            assert complaint in report.error
+            assert report.error in report.as_text()
+            assert gateway.config is before
+            assert gateway.session_manager._config.resume_window == 180
+        assert gateway.stats()["transport"]["certificates_renewed"] == counted
+        file.unlink()
+        assert "gate.toml: No such file" in reloader.reload().error
+        file.write_text(other.replace("resume", "nothing = 1, resume"))
+        assert "unknown setting" in reloader.reload().error
+        file.write_text(other)
+        report = reloader.reload()
+        assert not report.error
+        assert "session.resume_window: 3m -> 4m" in report.as_text()
+
+
+async def test_only_a_gateway_that_runs_is_reloaded() -> None:
+    config = load(sets=FREE_PORTS)
+    gateway = Gateway(config)
+    assert "does not run" in Reloader(gateway, lambda: config).reload().error
+    async with gateway:
+        assert Reloader(gateway, lambda: config).reload().error == ""
+    assert "does not run" in Reloader(gateway, lambda: config).reload().error
+
+
+# What goes on -------------------------------------------------------------------------------------
+
+
+async def test_a_session_keeps_the_limits_that_it_began_with() -> None:
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream)) as gateway,
+        plain_client(gateway.address) as old,
+    ):
+        started = await old.login("old")
+        fewer = ["session.max_in_flight=2", "session.max_queue_size=33"]
+        gateway.apply(config_of(upstream, *fewer))
+        old.send(*(business(seq, "gate") for seq in range(2, 7)))
+        await upstream.until_asked("gate", 5)
+        async with plain_client(gateway.address) as new:
+            told = await new.login("new")
+            assert (told.max_in_flight, told.max_unacked_messages) == (2, 33)
+            new.send(*(business(seq, "gate") for seq in range(2, 7)))
+            await upstream.until_asked("gate", 7)
+            assert len(session_of(gateway, "new").pending) == 2
+        assert (started.max_in_flight, started.max_unacked_messages) == (128, 1024)
+        assert len(session_of(gateway, "old").pending) == 5
+        upstream.gate.set()
+
+
+async def test_serial_requests_stay_serial() -> None:
+    def routes(*more: str) -> str:
+        rules = [*more, '{action="turn", service="hello", serial=true}',
+                 '{action="*", service="hello"}']  # fmt: skip
+        return f"route=[{','.join(rules)}]"
+
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream, routes())) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("ann")
+        client.send(business(2, "turn", b"a"))
+        await upstream.until_asked("turn")
+        gateway.apply(config_of(upstream, routes('{action="x", service="zone"}')))
+        client.send(business(3, "turn", b"b"), business(4, "echo"))
+        await upstream.until_asked("echo")
+        assert upstream.calls["turn"] == 1
+        upstream.turns[b"a"].set()
+        await upstream.until_asked("turn", 2)
+        upstream.turns[b"b"].set()
+
+
+async def test_who_has_to_prove_who_it_is(files: Path) -> None:
+    proof = [*JWT, f"auth.key={files}/secret", "auth.min_refusal_time=0"]
+    async with plain_upstream() as upstream, Gateway(config_of(upstream)) as gateway:
+        async with plain_client(gateway.address) as known:
+            await known.login("known")
+            for _ in range(2):
+                gateway.apply(config_of(upstream, *proof))
+                with pytest.raises(ConnectionFailed, match="not authenticated"):
+                    await Client(gateway.address, openid="ann").connect()
+                async with Client(gateway.address, openid="ann", auth_token=made_token()):
+                    pass
+                gateway.apply(config_of(upstream))
+                async with Client(gateway.address, openid="ann"):
+                    pass
+            known.send(business(2, "echo", b"x"))
+            await known.receive()
+        assert gateway.stats()["auth"]["keys"] == 1
+
+
+async def test_waiting_requests_go_when_there_are_more_places() -> None:
+    few = ["dispatch.max_workers=2", "dispatch.workers=1"]
+    async with (
+        plain_upstream() as upstream,
+        Gateway(config_of(upstream, *few)) as gateway,
+        plain_client(gateway.address) as client,
+    ):
+        await client.login("ann")
+        client.send(*(business(seq, "gate") for seq in range(2, 8)))
+        await until(lambda: gateway.stats()["dispatch"]["queued"] == 4)
+        gateway.apply(config_of(upstream, "dispatch.max_workers=64"))
+        await upstream.until_asked("gate", 6)
+        upstream.gate.set()
+
+
+async def test_endpoints_that_registered_themselves_stay() -> None:
+    async with plain_upstream() as upstream, Gateway(config_of(upstream)) as gateway:
+        registry = gateway.upstream.registry
+        for service in ("chat", "gate"):
+            config = config_of(upstream, f"upstream.services.{service}=[]")
+            gateway.apply(config)
+            assert registry.register(upstream.address, "", service, 0, 1, "127.0.0.1").success
+        gateway.apply(config_of(upstream, "upstream.services.chat=[]"))
+        assert {e.service for e in registry.endpoints if e.lease_id} == {"chat", "gate"}
+        # Not for the service that says who a client is: it could let anybody in.
+        gate = f'upstream.services.gate=[{{address="{upstream.address}"}}]'
+        gateway.apply(config_of(upstream, gate, "auth.mode=upstream", "auth.service=gate"))
+        assert {e.service for e in registry.endpoints if e.lease_id} == {"chat"}
+
+
+def config_of(upstream: PlainUpstream, *sets: str) -> Config:
+    services = [
+        f'upstream.services.{name}=[{{address="{upstream.address}"}}]'
+        for name in ("hello", "business", "zone")
+    ]
+    return load(sets=[*FREE_PORTS, *services, *sets])
+
+
+def session_of(gateway: Gateway, openid: str) -> Session:
+    (session,) = gateway.session_manager.index.by_openid[openid]
+    return session
+
+
+def made_token() -> str:
+    claims = {"sub": "ann", "aud": "a", "iss": "i", "exp": int(time.time()) + 600}
+    return jwt.encode(claims, b"s" * 32, "HS256")
