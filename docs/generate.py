@@ -18,10 +18,10 @@ import msgspec
 from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.admin.metrics import GROUPS, Measure, measures
+from gatesvr.admin.metrics import GROUPS, LAYERS, Measure, measures
 from gatesvr.config.describe import descriptions
 from gatesvr.config.kinds import number_kind
-from gatesvr.figures import COUNTERS, REFUSALS
+from gatesvr.figures import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -231,7 +231,7 @@ def metrics() -> str:
         listed = ", ".join(f"`{layer}.{name}`" for name in sorted(names))
         out.append(f"- {listed}\n")
     out.append(COUNTERS_HEAD)
-    for layer in COUNTERS:
+    for layer in LAYERS:
         out.append(f"\n### {layer}\n\n")
         out.extend(metrics_table(m for m in found if m.group == layer))
     return "".join(out)

@@ -24,17 +24,26 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ..figures import COUNTERS, Figures, refusals
+from ..observe.metrics import Counters
 from ..observe.stages import UPSTREAM
+from .counters import AdminCounters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .._core.histogram import HistogramSnapshot
     from ..gateway import Gateway
-    from ..observe.metrics import Counters
     from ..upstream.manager import EndpointStatus
 
-__all__ = ["GROUPS", "GatewayCollector", "Measure", "Scrape", "counter_measures", "measures"]
+__all__ = [
+    "GROUPS",
+    "LAYERS",
+    "GatewayCollector",
+    "Measure",
+    "Scrape",
+    "counter_measures",
+    "measures",
+]
 
 FIRST_BOUND, LAST_BOUND = 5, 26
 """Bounds of histograms go from 2 ** FIRST_BOUND to 2 ** LAST_BOUND microseconds: 32 us, 67 s."""
@@ -44,6 +53,9 @@ PART_SAMPLES = 200
 """Samples of a page that are written in one turn of the loop, some 1 ms."""
 OTHER = "other"
 """The service of endpoints that serve what the configuration does not name."""
+
+LAYERS: dict[str, type[Counters]] = {**COUNTERS, "admin": AdminCounters}
+"""The counters of each layer of a gateway with an admin server."""
 
 Kind: TypeAlias = Literal["gauge", "counter", "histogram"]
 Values: TypeAlias = "Iterable[tuple[tuple[str, ...], float]]"
@@ -421,11 +433,11 @@ def _counter(layer: str, field: str, scale: float) -> Callable[[Scrape], Values]
     return read
 
 
-def measures() -> list[Measure]:
-    """Return every metric of a gateway, those of its counters behind the others."""
+def measures(layers: Mapping[str, type[Counters]] = LAYERS) -> list[Measure]:
+    """Return every metric, those of the layers' counters behind the others."""
     return [
         *MEASURES,
-        *(found for layer, kind in COUNTERS.items() for found in counter_measures(layer, kind)),
+        *(found for layer, kind in layers.items() for found in counter_measures(layer, kind)),
     ]
 
 
@@ -459,9 +471,8 @@ class GatewayCollector(Collector):
     def __init__(self, gateway: Gateway, others: Mapping[str, Counters] | None = None) -> None:
         self._gateway = gateway
         self._others = tuple((others or {}).items())
-        self._measures = measures()
-        for layer, counters in self._others:
-            self._measures += counter_measures(layer, type(counters))
+        others_kinds = {layer: type(counters) for layer, counters in self._others}
+        self._measures = measures({**COUNTERS, **others_kinds})
         self._bounds = _bounds(FINE_PARTS if gateway.config.metrics.fine else PARTS)
 
     def take(self) -> Scrape:
