@@ -129,8 +129,8 @@ async def _live(gateway: Gateway, upstream: GatewayClient, told: Told) -> None:
         await gateway.stop()
         await told.rest()
         event = told.events[-1]
-        assert (event.kind, event.reason) == (EventKind.SUSPENDED, "overloaded")
+        assert (event.kind, event.reason) == (EventKind.CLOSED, "drain")
         assert event.session_id == last.session_id
     ends = [event for event in told.events if event.is_end]
-    assert [event.kind for event in ends] == ["replaced", "kicked", "expired", "closed"]
+    assert [event.kind for event in ends] == ["replaced", "kicked", "expired", "closed", "closed"]
     assert len({event.session_id for event in ends}) == len(ends)
