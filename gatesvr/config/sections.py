@@ -637,7 +637,7 @@ class TraceConfig(Section, frozen=True, kw_only=True):
     trust_clients: bool = False
     """Go on with the trace that a client's traceparent names, and pass its tracestate and baggage
     to upstreams. Whoever can connect can then have its requests traced."""
-    one_in: Annotated[int, Range(1, 1_000_000, "none")] = 100
+    one_in: Annotated[int, Range(1, 1_000_000, "none")] = 1_000
     """Of so many requests without a trace of their own one begins one, by chance. The SDK's sampler
     (OTEL_TRACES_SAMPLER) is asked after that."""
 
