@@ -78,8 +78,6 @@ GAUGES = {
 }  # fmt: skip
 
 SHARED_NAMES = {
-    # Sessions whose events somebody watched; requests with spans.
-    "traced": {"admin", "dispatch"},
     # Those of the port for clients, and of the one for pushes.
     "certificates_renewed": {"transport", "push"},
     "certificates_kept": {"transport", "push"},
