@@ -182,7 +182,7 @@ async def test_client_and_events_escape_what_cannot_be_shown(tmp_path: Path) -> 
             assert watching.returncode == 0
 
 
-async def test_json_log_is_json_and_hangup_is_ignored(tmp_path: Path) -> None:
+async def test_json_log_is_json_and_hangup_reloads(tmp_path: Path) -> None:
     flags = ("--set", "log.format=json", "--stats", "20ms")
     async with serving(tmp_path, *SERVE, *flags) as server:
         stats = json.loads(await server.read_until('"stats"'))
@@ -192,7 +192,9 @@ async def test_json_log_is_json_and_hangup_is_ignored(tmp_path: Path) -> None:
         result = await server.stop()
         assert result.code == 0
     events = [json.loads(line)["event"] for line in result.err.splitlines()]
-    assert {"push_listening", "gateway_started", "hangup_ignored", "stopping"} <= set(events)
+    assert {"push_listening", "gateway_started", "configuration_reloaded", "stopping"} <= set(
+        events
+    )
     assert all(json.loads(line) for line in result.out.splitlines())
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gatesvr.dispatch.bulkhead import Bulkhead
+from gatesvr.dispatch.processor import _Bulkheads
 
 from ...e2e.plain_client import business
 from ..case import Off, case, gauge, memory, moved
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ..attacker import Attacker
 
 
-class _OneForAll(defaultdict[str, Any]):
+class _OneForAll(_Bulkheads):
     """Bulkheads by service that are all the same one."""
 
-    def __missing__(self, service: str) -> Any:
+    def __missing__(self, service: str) -> Bulkhead:
         made = next(iter(self.values()), None) or super().__missing__(service)
         self[service] = made
         return made
@@ -33,7 +33,7 @@ class _OneForAll(defaultdict[str, Any]):
     memory(24),
     off=Off(
         "one pool of workers for all services",
-        patches={"gatesvr.dispatch.processor:defaultdict": _OneForAll},
+        patches={"gatesvr.dispatch.processor:_Bulkheads": _OneForAll},
     ),
     sets=("dispatch.workers=64", "dispatch.max_workers=64"),
 )
