@@ -158,6 +158,7 @@ async def test_nothing_is_lost_while_tokens_expire(backend: str, tmp_path: Path)
         "auth.issuer=https://id.test",
         f"auth.leeway={LEEWAY_S}s",
         f"session.max_inited_per_address={CLIENTS}",
+        "dispatch.task_timeout=60s",
     )
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(plain_upstream())

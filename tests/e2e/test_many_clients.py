@@ -16,7 +16,7 @@ from .plain_client import ack, answer, business, plain_client, stop
 from .plain_upstream import plain_upstream
 
 CLIENTS = 200
-REQUESTS = 50
+REQUESTS = 20
 
 
 @pytest.mark.long
