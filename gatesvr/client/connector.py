@@ -169,7 +169,9 @@ class Connector:
     @property
     def _is_started(self) -> bool:
         outcome = self._outcome
-        return outcome is not None and outcome.done() and outcome.exception() is None
+        if outcome is None or not outcome.done() or outcome.cancelled():
+            return False
+        return outcome.exception() is None
 
     async def start(self) -> None:
         """Connect, START and log in for the first time.
@@ -322,6 +324,8 @@ class Connector:
         if self._token is not None:
             self._session.auth_token = await self._token()
         self._outcome = outcome = self._loop.create_future()
+        # Who gives up while the connection opens never asks for it.
+        outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._server = None
         timeout_s = self._connect_timeout if timeout_s is None else timeout_s
         connection = await open_first(

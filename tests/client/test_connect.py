@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import gatesvr.client.connector as connector_module
 from gatesvr import Client
 from gatesvr.errors import ConnectionFailed, GatesvrError, Outcome, RequestFailed
 
@@ -16,6 +18,7 @@ from .fake_gateway import fake_gateway
 
 if TYPE_CHECKING:
     from gatesvr.client.connector import Connector
+    from gatesvr.transport.client import ClientConnection
 
 PATIENCE_S = 60.0
 
@@ -150,6 +153,41 @@ async def test_a_connect_that_is_given_up_stops(
         assert connector is not None
         assert connector._task is not None
         assert connector._task.done()
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_connect_given_up_before_start_is_answered_leaves_nothing(
+    backend: str,
+    is_open: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given up while the connection opens, or after that, while START is not answered."""
+    asked = asyncio.Event()
+    monkeypatch.setattr("tests.client.fake_gateway._Handler.start", lambda *_: asked.set())
+    opened = connector_module.open_first
+
+    async def open_slowly(*args: Any, **options: Any) -> ClientConnection:
+        connection = await opened(*args, **options)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await connection.close()
+        return connection
+
+    if not is_open:
+        monkeypatch.setattr(connector_module, "open_first", open_slowly)
+    async with fake_gateway(backend) as gateway:
+        client = Client(gateway.server, openid="ann", transport=backend, connect_timeout=PATIENCE_S)
+        connecting = asyncio.create_task(client.connect())
+        await asyncio.wait_for(asked.wait(), PATIENCE_S)
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        assert not client.is_connected
+        await client.close()
+        del client, connecting
+        gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_no_try_begins_behind_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
