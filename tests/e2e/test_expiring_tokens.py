@@ -1,4 +1,4 @@
-"""Hundreds of clients whose tokens expire one after another, under load: nothing is lost."""
+"""A hundred clients whose tokens expire one after another, under load: nothing is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .bad_network import BadNetwork
 
-CLIENTS, NETWORKS = 300, 10
+CLIENTS, NETWORKS = 120, 10
 APART_S, LIFE_S = 0.01, 30
 """The time from one client's new token to the next client's, and the life of each."""
 LEEWAY_S = 30
@@ -39,7 +39,7 @@ PATIENCE_S = 200.0
 HARMLESS = ("cannot connect", "connection lost", "no answer to START")
 """Failures of connections that were moved or cut while they came up: the client tries again."""
 TURN_S = 0.05
-ASKING, PUSHED = 8, 2
+ASKING, PUSHED = 4, 2
 """Clients that ask, and that are pushed to, each turn."""
 MOVE_S = 2.0
 """How often the clients of one network move to other ports."""

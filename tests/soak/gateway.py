@@ -81,7 +81,8 @@ class GatewayProcess:
     async def _read_log(self) -> None:
         assert self._process.stderr is not None
         while line := (await self._process.stderr.readline()).decode():
-            if len(self.log) < MAX_LOG_LINES:
+            # How far its drain is, which it says when it takes a while.
+            if len(self.log) < MAX_LOG_LINES and not line.startswith("draining: "):
                 self.log.append(line.rstrip())
 
 

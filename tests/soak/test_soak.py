@@ -29,8 +29,8 @@ async def test_soak(backend: str, tmp_path: Path) -> None:
 async def test_tokens_that_expire_one_after_another_lose_nothing(
     backend: str, tmp_path: Path
 ) -> None:
-    size = ("--clients", "100", "--workers", "1", "--pause-s", "1", "--token-s", "8")
-    minima = {"requests": 1_000, "pushes": 1_000, "resumes": 50, "renewals": 100}
+    size = ("--clients", "60", "--workers", "1", "--pause-s", "1", "--token-s", "8")
+    minima = {"requests": 1_000, "pushes": 1_000, "resumes": 30, "renewals": 60}
     await soak(backend, tmp_path, *size, "--seconds", "20", **minima)
 
 
