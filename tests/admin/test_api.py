@@ -215,6 +215,14 @@ async def test_health() -> None:
         assert (await rig.get("drain"))["phase"] == "stopped"
 
 
+async def test_a_drain_that_cannot_be_is_refused_and_leaves_the_next_one() -> None:
+    async with running_admin() as rig:
+        await rig.post("drain", {"rate": 0.0005}, 400)
+        assert (await rig.get("drain"))["phase"] == "serving"
+        await rig.post("drain", {"rate": 1000, "timeout": 5})
+        await until(lambda: rig.gateway.drain_status().phase == "stopped")
+
+
 async def test_login_sets_a_cookie(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("a-token-of-the-file-1234\n")
