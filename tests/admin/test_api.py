@@ -186,6 +186,20 @@ async def test_connection_without_a_request_is_closed(monkeypatch: pytest.Monkey
         assert rig.admin.counters.silent_closed == 1
 
 
+async def test_a_request_that_never_gets_whole_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.admin.http.REQUEST_S", 0.2)
+    async with running_admin() as rig:
+        host, _, port = rig.admin.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"ok\n" in await reader.readuntil(b"ok\n")
+        writer.write(b"GET /livez HTTP/1.1\r\n")  # and no more of it
+        async with asyncio.timeout(30):
+            assert await reader.read() == b""
+        writer.close()
+        assert rig.admin.counters.silent_closed == 1
+
+
 async def test_failure_in_our_own_code_is_500(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_admin() as rig:
         monkeypatch.setattr(rig.admin._sampler, "history", lambda seconds: 1 / 0)
