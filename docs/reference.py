@@ -5,10 +5,8 @@ docs/generate.py runs it; tests/test_docs_site.py fails when a page is not what 
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
-import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
 from enum import IntEnum
@@ -21,7 +19,7 @@ from gatesvr import errors
 from gatesvr.admin.counters import AdminCounters
 from gatesvr.cli.main import commands
 from gatesvr.figures import COUNTERS, REFUSALS
-from gatesvr.observe.metrics import Counters
+from gatesvr.observe.metrics import Counters, member_texts
 
 DOCS = Path(__file__).parent
 
@@ -42,21 +40,7 @@ def refusals() -> dict[str, list[str]]:
 
 def texts(struct: type) -> dict[str, str]:
     """Return the docstring under each field or member of a class, those of its bases included."""
-    found: dict[str, str] = {}
-    for kind in reversed(struct.__mro__):
-        if not kind.__module__.startswith("gatesvr."):
-            continue
-        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-        assert isinstance(body, ast.ClassDef)
-        for node, behind in zip(body.body, body.body[1:], strict=False):
-            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", 0)
-            if (
-                isinstance(target, ast.Name)
-                and isinstance(behind, ast.Expr)
-                and isinstance(behind.value, ast.Constant)
-            ):
-                found[target.id] = " ".join(str(behind.value.value).replace("``", "`").split())
-    return found
+    return {name: text.replace("``", "`") for name, text in member_texts(struct).items()}
 
 
 def cell(text: str) -> str:

@@ -204,8 +204,9 @@ class Drain:
         self._log_end()
 
     def end_now(self) -> None:
-        """Cut off what is left of a drain that runs."""
-        if self._limit is not None and not self._ended_at:
+        """Cut off what is left of a drain that runs. Idempotent."""
+        # A limit that has expired already cannot be moved; the drain ends in the next turns.
+        if self._limit is not None and not self._ended_at and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def cut_short(self) -> None:

@@ -212,6 +212,8 @@ class Engine:
             self.session_manager.sweep(self.clock())
             if self.overload.sheds_slowest:
                 self.session_manager.cut_slowest(self.clock())
+            if self.gate is not None:
+                self.gate.sweep(self.clock())
         except Exception:
             self.session_manager.counters.internal_errors += 1
             logger.exception("sweep_failed")

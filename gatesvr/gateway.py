@@ -445,6 +445,8 @@ class Gateway(LocalPushApi):
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
+            self.upstream.registry.sweep(self.engine.clock())
+            self.push_service.sweep()
             self.listener.paths.look()
             self.listener.follow_certificate()
 

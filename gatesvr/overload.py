@@ -134,16 +134,12 @@ class Overload:
         self.is_short_of_memory = False
         self.counters = OverloadCounters()
         self._memory_limit = memory_limit
+        self._max_memory = -1  # none yet
         self.apply(config)
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._memory = memory or resident_bytes
         self._trim = trim or release_memory
-        # What counts as too much: max_memory, or the most that has settled above it.
-        self._memory_mark = self._max_memory
-        halfway = (self._max_memory + memory_limit) // 2
-        self._max_mark = max(self._max_memory, min(halfway, int(self._max_memory * MAX_SETTLED)))
-        self._peak = 0  # of the time that memory has been above the mark
         self._grown_at = 0.0
         self._trim_at = 0.0
         self._kept = TokenBucket(KEPT_HANDSHAKES, KEPT_HANDSHAKES)
@@ -157,8 +153,16 @@ class Overload:
     def apply(self, config: OverloadConfig) -> None:
         """Take other limits."""
         self._max_lag = config.max_loop_lag or math.inf
-        self._max_memory = config.max_memory or int(self._memory_limit * DEFAULT_MEMORY)
         self._is_enforced = not config.dry_run
+        max_memory = config.max_memory or int(self._memory_limit * DEFAULT_MEMORY)
+        if max_memory == self._max_memory:
+            return  # what has settled above it stays
+        self._max_memory = max_memory
+        # What counts as too much: max_memory, or the most that has settled above it.
+        self._memory_mark = max_memory
+        halfway = (max_memory + self._memory_limit) // 2
+        self._max_mark = max(max_memory, min(halfway, int(max_memory * MAX_SETTLED)))
+        self._peak = 0  # of the time that memory has been above the mark
 
     # Each layer asks before it does one of these things.
 

@@ -303,6 +303,16 @@ async def test_drain_twice_is_one_and_stop_cuts_it_short() -> None:
         assert counter(gateway, "drain.requests_cut") == 1
 
 
+async def test_a_drain_that_is_ended_may_be_stopped_in_the_same_turn() -> None:
+    async with plain_upstream() as upstream, running_gateway("auto", upstream.address) as gateway:
+        draining = asyncio.create_task(gateway.drain(ready_wait=600, timeout=3600))
+        await until(lambda: not gateway.is_ready)
+        gateway.end_drain()
+        await gateway.stop()
+        await draining
+        assert gateway.drain_status().phase == "stopped"
+
+
 @pytest.mark.parametrize("how", [{"rate": 0}, {"timeout": -1}, {"ready_wait": "1s"}])
 async def test_numbers_that_are_none_begin_no_drain(how: Any) -> None:
     gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))

@@ -146,6 +146,22 @@ def test_memory_that_the_allocator_keeps_does_not_shed_for_ever() -> None:
     assert rig.tick(CALM) == 1
 
 
+def test_another_memory_limit_holds_at_once() -> None:
+    rig = Rig(max_memory=80 * MIB)
+    rig.memory = 60 * MIB
+    assert rig.tick(2 * CALM) == 0
+    rig.overload.apply(OverloadConfig(max_memory=50 * MIB))
+    assert rig.tick(CALM) == 1
+    assert rig.overload.is_short_of_memory
+    rig.overload.apply(OverloadConfig(max_memory=62 * MIB))
+    assert rig.tick(3 * CALM) <= 1
+    rig.memory = 67 * MIB  # settles, and the same limit again changes nothing
+    rig.tick(int(3 * SETTLE_S / TICK_S))
+    assert not rig.overload.is_short_of_memory
+    rig.overload.apply(OverloadConfig(max_memory=62 * MIB))
+    assert rig.tick(2 * CALM) == 0
+
+
 def test_memory_far_above_the_limit_does_not_settle() -> None:
     rig = Rig(max_memory=50 * MIB)
     rig.memory = 56 * MIB

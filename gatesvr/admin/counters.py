@@ -24,7 +24,7 @@ class AdminCounters(Counters):
     refused_bodies: Counter = 0
     """Requests whose body is too large, too slow, or not what the route takes."""
     silent_closed: Counter = 0
-    """Connections closed because no request came."""
+    """Connections closed because no request came, or not all of its head."""
     sse_refused: Counter = 0
     """Event streams refused because there were too many."""
     sse_stuck: Counter = 0

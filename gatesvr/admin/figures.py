@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..figures import refusals
+from ..observe.stages import UPSTREAM
 from .answers import (
     History,
     LatencyView,
@@ -45,8 +46,6 @@ SLOWEST = 10
 """Sessions in an overview's list of the slowest."""
 SLICE = 2_000
 """Sessions looked at in a turn of the loop."""
-UPSTREAM = "upstream:"
-"""Before a service's name in the name of its histogram."""
 
 _SERIES = (
     "requests", "answers", "pushes", "p50", "p99", "queue_messages", "in_flight", "sessions",

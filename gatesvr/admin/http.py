@@ -1,4 +1,4 @@
-"""HttpConnection: uvicorn's, with a deadline for its first request and a way to cut it.
+"""HttpConnection: uvicorn's, with a deadline for the head of each request and a way to cut it.
 
 Importing this module needs ``gatesvr[admin]``.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Connections", "HttpConnection"]
 
 REQUEST_S = 10.0
-"""From a connection's begin to the head of its first request."""
+"""From the beginning of a connection, or of a request, to the end of the request's head."""
 
 
 class HttpConnection(H11Protocol):
@@ -32,18 +32,32 @@ class HttpConnection(H11Protocol):
         """Expect a request within REQUEST_S."""
         super().connection_made(transport)
         self.app_state = {"abort": transport.abort}
-        self._silence = self.loop.call_later(REQUEST_S, self._look, transport)
+        self._expect_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Read data; where no request is under way, it is the beginning of one."""
+        super().data_received(data)  # ends uvicorn's own time-out
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._expect_nothing()
+        elif self._silence is None:
+            self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
-        if self._silence is not None:
-            self._silence.cancel()
+        self._expect_nothing()
         super().connection_lost(exc)
 
-    def _look(self, transport: asyncio.Transport) -> None:
-        if self.cycle is None:
-            self.counters.silent_closed += 1
-            transport.abort()
+    def _expect_request(self) -> None:
+        self._silence = self.loop.call_later(REQUEST_S, self._cut)
+
+    def _expect_nothing(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+
+    def _cut(self) -> None:
+        self.counters.silent_closed += 1
+        self.transport.abort()
 
 
 class Connections:

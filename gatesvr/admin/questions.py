@@ -116,7 +116,7 @@ class TraceBody(_Question, frozen=True, kw_only=True):
 class DrainBody(_Question, frozen=True, kw_only=True):
     """How to drain."""
 
-    rate: Annotated[float, Meta(gt=0)] | None = None
+    rate: Annotated[float, Meta(ge=0.001)] | None = None
     """Clients a second that are asked to leave; null as configured."""
     timeout: Annotated[float, Meta(gt=0)] | None = None
     """Longest drain, seconds; null as configured."""

@@ -130,6 +130,10 @@ class Gate:
         if self._authenticator is not None:
             self._authenticator.start()
 
+    def sweep(self, now: float) -> None:
+        """Log what was suppressed and no later refusal brings out. Call it once a second."""
+        self._lines.tick(now)
+
     async def stop(self) -> None:
         """End it, and the authentications of admit_beside()."""
         for task in self._beside:

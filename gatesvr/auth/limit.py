@@ -166,7 +166,7 @@ class _Buckets(Generic[_Key]):
     def allows(self, key: _Key, now: float) -> bool:
         """Return whether another attempt may begin."""
         bucket = self._buckets.get(key)
-        if bucket is None:
+        if bucket is None or not self.burst:
             return True
         left = bucket.refill(now)
         return (self._is_shared and left >= self.burst) or left - bucket.under_way >= 1.0

@@ -78,17 +78,21 @@ class PushCommands:
         self._turns = turns
         self._counters = counters
         self._max_message_bytes = max_message_bytes
-        self._max_broadcasts = max_broadcasts
-        self._broadcast_rate = (
-            TokenBucket(max_broadcasts, max_broadcasts) if max_broadcasts else None
-        )
+        self._max_broadcasts = 0
+        self._broadcast_rate: TokenBucket | None = None
+        self.apply(max_broadcasts)
         self._clock = clock
         self._sheds_push = sheds_push
         self._sheds_broadcast = sheds_broadcast
 
     def apply(self, max_broadcasts: int) -> None:
         """Take another bound on broadcasts a second."""
+        if max_broadcasts == self._max_broadcasts:
+            return
         self._max_broadcasts = max_broadcasts
+        self._broadcast_rate = (
+            TokenBucket(max_broadcasts, max_broadcasts) if max_broadcasts else None
+        )
 
     def push(self, request: pb.UnicastPushRequest) -> pb.UnicastPushResponse:
         """Queue a notify for a session, or for every session of an openid."""

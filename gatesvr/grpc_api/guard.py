@@ -161,6 +161,10 @@ class Guard(grpc.aio.ServerInterceptor):
             await self._refuse(f"{_SERVICE}RegisterUpstream", caller, context, proof)
         return caller.name
 
+    def sweep(self) -> None:
+        """Log what was suppressed and no later refusal brings out. Call it once a second."""
+        self._lines.tick(self._clock())
+
     def close(self) -> None:
         """Log what was suppressed."""
         self._lines.close()

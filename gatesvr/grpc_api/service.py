@@ -143,6 +143,11 @@ class PushService:
         if self._health is not None:
             self._health.look()
 
+    def sweep(self) -> None:
+        """Log refusals that were suppressed. Call it once a second."""
+        if self._guard is not None:
+            self._guard.sweep()
+
     def prepare(self, config: PushConfig) -> Callable[[], None]:
         """Read certificates and tokens; return a function that puts other settings in force.
 

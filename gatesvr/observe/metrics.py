@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
-__all__ = ["CodeCounts", "Counter", "Counters", "Gauge"]
+__all__ = ["CodeCounts", "Counter", "Counters", "Gauge", "member_texts"]
 
 Counter: TypeAlias = int
 """A field that only rises."""
@@ -37,21 +37,26 @@ class Counters:
     @classmethod
     def texts(cls) -> dict[str, str]:
         """Return the text under every field by its name, read from the source; "" where none is."""
-        found: dict[str, str] = {field.name: "" for field in fields(cls)}
-        for kind in cls.__mro__:
-            if kind is Counters or not issubclass(kind, Counters):
-                continue
-            (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-            assert isinstance(body, ast.ClassDef)
-            for node, behind in zip(body.body, body.body[1:], strict=False):
-                if (
-                    isinstance(node, ast.AnnAssign)
-                    and isinstance(node.target, ast.Name)
-                    and isinstance(behind, ast.Expr)
-                    and isinstance(behind.value, ast.Constant)
-                ):
-                    found[node.target.id] = " ".join(str(behind.value.value).split())
-        return found
+        return {field.name: "" for field in fields(cls)} | member_texts(cls)
+
+
+def member_texts(kind: type) -> dict[str, str]:
+    """Return the text under each field or member of a class of ours, by name, from the source."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not base.__module__.startswith("gatesvr."):
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(body, ast.ClassDef)
+        for node, behind in zip(body.body, body.body[1:], strict=False):
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", 0)
+            if (
+                isinstance(target, ast.Name)
+                and isinstance(behind, ast.Expr)
+                and isinstance(behind.value, ast.Constant)
+            ):
+                found[target.id] = " ".join(str(behind.value.value).split())
+    return found
 
 
 class CodeCounts:

@@ -272,6 +272,10 @@ class UpstreamRegistry:
                 self._counters.leases_expired += 1
                 self._remove(endpoint, "expired")
 
+    def sweep(self, now: float) -> None:
+        """Log what was suppressed and no later refusal brings out. Call it once a second."""
+        self._lines.tick(now)
+
     def close(self) -> None:
         """Log what was suppressed."""
         self._lines.close()

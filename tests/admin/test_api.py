@@ -186,6 +186,20 @@ async def test_connection_without_a_request_is_closed(monkeypatch: pytest.Monkey
         assert rig.admin.counters.silent_closed == 1
 
 
+async def test_a_request_that_never_gets_whole_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.admin.http.REQUEST_S", 0.2)
+    async with running_admin() as rig:
+        host, _, port = rig.admin.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"ok\n" in await reader.readuntil(b"ok\n")
+        writer.write(b"GET /livez HTTP/1.1\r\n")  # and no more of it
+        async with asyncio.timeout(30):
+            assert await reader.read() == b""
+        writer.close()
+        assert rig.admin.counters.silent_closed == 1
+
+
 async def test_failure_in_our_own_code_is_500(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_admin() as rig:
         monkeypatch.setattr(rig.admin._sampler, "history", lambda seconds: 1 / 0)
@@ -213,6 +227,14 @@ async def test_health() -> None:
         assert (await rig.http.get("livez")).status_code == 200
         await until(lambda: rig.gateway.drain_status().phase == "stopped")
         assert (await rig.get("drain"))["phase"] == "stopped"
+
+
+async def test_a_drain_that_cannot_be_is_refused_and_leaves_the_next_one() -> None:
+    async with running_admin() as rig:
+        await rig.post("drain", {"rate": 0.0005}, 400)
+        assert (await rig.get("drain"))["phase"] == "serving"
+        await rig.post("drain", {"rate": 1000, "timeout": 5})
+        await until(lambda: rig.gateway.drain_status().phase == "stopped")
 
 
 async def test_login_sets_a_cookie(tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ async def test_broadcasts_are_so_many_a_second(monkeypatch: pytest.MonkeyPatch) 
         assert texts(session) == ["x", "x", "y"]
 
 
+async def test_another_bound_on_broadcasts_holds_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    push = PushConfig(bind="127.0.0.1:0", max_broadcasts=2)
+    async with running(push) as rig:
+        pushes = rig.commands.pushes
+        monkeypatch.setattr(pushes, "_clock", lambda: 1e9)
+        for bound, taken in ((2, 2), (2, 0), (3, 3), (0, 5)):  # the same again changes nothing
+            pushes.apply(bound)
+            answers = [
+                await rig.stub.BroadcastToClients(pb.BroadcastRequest(data=b"x")) for _ in range(5)
+            ]
+            assert [answer.error_code for answer in answers].count("") == taken
+
+
 @pytest.mark.parametrize(
     "method",
     [

@@ -94,6 +94,23 @@ async def test_the_log_has_a_line_a_second_for_each_reason(
     assert (counters.refused_signature, counters.unavailable) == (51, 49)
 
 
+async def test_refusals_left_out_of_the_log_are_told_when_no_other_follows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = [100.0]
+    scripted = Scripted(clock, 0.0, AuthFailed(Reason.SIGNATURE))
+    config = AuthConfig(min_refusal_time=0, address_failures=0, openid_failures=0)
+    gate = Gate(scripted, config, AuthCounters(), clock=lambda: clock[0])
+    with caplog.at_level(logging.INFO, "gatesvr.auth"):
+        for _ in range(3):
+            with pytest.raises(AuthFailed):
+                await gate.admit(ALICE)
+        clock[0] += 1.0
+        gate.sweep(clock[0])
+    lines = [(r.message, r.keys["suppressed"]) for r in caplog.records]  # type: ignore[attr-defined]
+    assert lines == [("auth_refused", 0), ("auth_refused", 1)]
+
+
 async def test_a_gate_that_stops_ends_what_it_checks_beside() -> None:
     class Hanging(Scripted):
         async def authenticate(self, applicant: Applicant) -> Identity:

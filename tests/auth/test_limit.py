@@ -130,3 +130,13 @@ def test_an_address_without_failures_is_not_remembered() -> None:
         attempt.end(100.0, openid=ANN)
     assert not failures._addresses._buckets
     assert not failures._openids._buckets
+
+
+def test_a_limit_that_is_taken_away_keeps_nobody_out() -> None:
+    limit = FailureLimit(1, 1)
+    for _ in range(3):
+        limit.failed("192.0.2.1", "alice", Reason.SIGNATURE, 100.0)
+    assert not limit.allows("192.0.2.9", "alice", 100.0)
+    limit.apply(0, 0)
+    assert limit.allows("192.0.2.9", "alice", 100.0)
+    assert limit.allows("192.0.2.1", "alice", 100.0)
