@@ -22,7 +22,7 @@ from .answers import ApiError, ErrorAnswer
 from .api import ROUTES
 from .openapi import PREFIX
 from .refusal import Refused
-from .streams import EventResponse
+from .streams import SEND_S, EventResponse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -224,7 +224,8 @@ class _Gates:
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
-            await send(message)
+            async with asyncio.timeout(SEND_S):
+                await send(message)
 
         try:
             path = scope["path"]
@@ -232,9 +233,18 @@ class _Gates:
                 self._access.check(scope["method"], path, Headers(scope=scope))
             await self._app(scope, receive, send_with_headers)
         except Refused as refusal:
-            await _refusal(refusal)(scope, receive, send_with_headers)
+            await self._refuse(refusal, scope, receive, send_with_headers)
+        except TimeoutError:
+            scope["state"]["abort"]()  # the answers before are not read
         except Exception:
             # A stream has begun: there is no other way to tell its reader.
             self._counters.internal_errors += 1
             logger.exception("stream_failed")
+            scope["state"]["abort"]()
+
+    @staticmethod
+    async def _refuse(refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _refusal(refusal)(scope, receive, send)
+        except TimeoutError:
             scope["state"]["abort"]()
