@@ -19,6 +19,9 @@ from .sections import Config
 
 __all__ = ["Origins", "fields", "load", "load_with_origins", "needs_restart"]
 
+MAX_FILE_BYTES = 4 << 20
+"""Of a configuration file: a larger one is something else."""
+
 _PREFIX = "GATESVR_"
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -118,7 +121,11 @@ class Origins:
 
     def _read(self, path: str | os.PathLike[str]) -> str:
         try:
-            return Path(path).read_text("utf-8-sig")
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+            if len(data) > MAX_FILE_BYTES:
+                raise ConfigError(f"more than {MAX_FILE_BYTES} bytes", source=self._path)
+            return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         except OSError as error:
             raise ConfigError(error.strerror or str(error), source=self._path) from None
         except UnicodeDecodeError as error:
