@@ -321,9 +321,7 @@ class Access:
                 private = read_file(key, "key", may_wait=True)
                 _check_key(private, _certificates(chain, cert, "cert")[0], key, "key")
             self.credentials = grpc.ssl_channel_credentials(roots, private, chain)
-        self._tokens = (
-            TokenFile(token_file, "token_file", may_wait=True) if token_file else None
-        )
+        self._tokens = TokenFile(token_file, "token_file", may_wait=True) if token_file else None
 
     def metadata(self) -> Metadata:
         """Return the metadata of a call."""

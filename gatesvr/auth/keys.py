@@ -240,7 +240,8 @@ class UrlKeys:
         except Exception as error:
             # Whatever a server says: the next fetch may be better, so the keys' task goes on.
             counters.key_failures += 1
-            logger.warning("jwks_failed", extra=log_keys(url=shown_url(self._url), error=repr(error)[:200]))
+            why = repr(error)[:200]
+            logger.warning("jwks_failed", extra=log_keys(url=shown_url(self._url), error=why))
             return
         self._keys = StaticKeys(found)
         self._fetched_at = self._clock()
