@@ -13,7 +13,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -144,6 +144,9 @@ async def _read(request: Request, route: ApiRoute, counters: AdminCounters) -> m
                 if len(body) > MAX_BODY_BYTES:
                     raise Refused(413, "TOO_LARGE", f"more than {MAX_BODY_BYTES} bytes")
         return msgspec.json.decode(bytes(body) or b"{}", type=route.body)
+    except ClientDisconnect:
+        counters.refused_bodies += 1
+        raise Refused(400, "INVALID", "the body did not come") from None  # nobody hears it
     except TimeoutError:
         counters.refused_bodies += 1
         raise Refused(408, "TIMEOUT", "the body did not come in time") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import tomllib
@@ -19,8 +20,8 @@ from .sections import Config
 
 __all__ = ["Origins", "fields", "load", "load_with_origins", "needs_restart"]
 
-MAX_FILE_BYTES = 4 << 20
-"""Of a configuration file: a larger one is something else."""
+MAX_FILE_BYTES = 256 << 10
+"""Of a configuration file: a larger one is something else, and would hold up a gateway's loop."""
 
 _PREFIX = "GATESVR_"
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -112,7 +113,7 @@ class Origins:
         self._text = "" if path is None else self._read(path)
         try:
             self._file = toml.parse(self._text)
-            self.tree = toml.parse(self._text)
+            self.tree = copy.deepcopy(self._file)
         except tomllib.TOMLDecodeError as error:
             raise self._broken(str(error)) from None
         except RecursionError:

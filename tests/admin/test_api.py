@@ -229,6 +229,26 @@ async def test_unread_answers_hold_no_connection(monkeypatch: pytest.MonkeyPatch
             await until(lambda: not connections)
 
 
+async def test_who_leaves_before_the_end_of_a_body_is_no_failure() -> None:
+    async with running_admin() as rig:
+        host, _, port = rig.admin.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        head = "\r\n".join(
+            f"{name}: {value}"
+            for name, value in {
+                "Host": "localhost",
+                "Content-Type": "application/json",
+                "Content-Length": "99",
+                **CHANGE,
+            }.items()
+        )
+        writer.write(f"POST /api/v1/login HTTP/1.1\r\n{head}\r\n\r\n{{".encode())
+        await until(lambda: rig.admin.counters.requests)
+        writer.close()
+        await until(lambda: rig.admin.counters.refused_bodies)
+        assert rig.admin.counters.internal_errors == 0
+
+
 async def test_crowd_leaves_room_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatesvr.admin.http.MAX_CONNECTIONS", 8)
     async with running_admin() as rig:
