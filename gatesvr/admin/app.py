@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import mimetypes
@@ -42,6 +43,9 @@ __all__ = ["make_app"]
 logger = logging.getLogger("gatesvr.admin")
 
 MAX_BODY_BYTES = 1 << 20
+MAX_READERS = 2
+"""Requests that read the gateway at a time. Each does a slice a turn of the loop: all of a crowd's
+together would hold it up."""
 BODY_S = 10.0
 """Longest wait for a request's body."""
 POLICY = (
@@ -80,8 +84,11 @@ def make_app(
             return PlainTextResponse("ready\n")
         return PlainTextResponse("".join(f"{why}\n" for why in reasons), 503)
 
+    readers = asyncio.Semaphore(MAX_READERS)
+
     async def show_metrics(request: Request) -> Response:
-        text, media = await metrics.page(request.headers.get("accept", ""))
+        async with readers:
+            text, media = await metrics.page(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media})
 
     routes = [
@@ -89,7 +96,11 @@ def make_app(
         Route("/readyz", readyz),
         Route("/metrics", show_metrics),
         *(
-            Route(PREFIX + route.path, _endpoint(api, route, counters), methods=[route.method])
+            Route(
+                PREFIX + route.path,
+                _endpoint(api, route, counters, readers),
+                methods=[route.method],
+            )
             for route in ROUTES
         ),
         *_files(),
@@ -99,9 +110,12 @@ def make_app(
 
 
 def _endpoint(
-    api: Api, route: ApiRoute, counters: AdminCounters
+    api: Api, route: ApiRoute, counters: AdminCounters, readers: asyncio.Semaphore
 ) -> Callable[[Request], Awaitable[Response]]:
     handler = getattr(api, route.name)
+    # A profile takes seconds, but of another thread.
+    is_reader = route.method == "GET" and route.name != "profile"
+    in_line = readers if is_reader else contextlib.nullcontext()
 
     async def answer(request: Request) -> Any:
         try:
@@ -109,7 +123,8 @@ def _endpoint(
             body = None
             if route.method == "POST":
                 body = await _read(request, route, counters)
-            found = await handler(request.path_params.get("id", ""), query, body)
+            async with in_line:
+                found = await handler(request.path_params.get("id", ""), query, body)
         except Refused as refusal:
             return _refusal(refusal)
         except Exception:

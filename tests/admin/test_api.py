@@ -249,6 +249,24 @@ async def test_who_leaves_before_the_end_of_a_body_is_no_failure() -> None:
         assert rig.admin.counters.internal_errors == 0
 
 
+async def test_crowd_reads_the_gateway_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_admin() as rig:
+        now = most = 0
+        page = rig.admin._directory.page
+
+        async def counted(query: Any) -> Any:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.005)
+            now -= 1
+            return await page(query)
+
+        monkeypatch.setattr(rig.admin._directory, "page", counted)
+        await asyncio.gather(*(rig.get("sessions") for _ in range(20)))
+        assert most == 2
+
+
 async def test_crowd_leaves_room_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatesvr.admin.http.MAX_CONNECTIONS", 8)
     async with running_admin() as rig:
