@@ -9,16 +9,17 @@ excepted. One that cannot be used then is left alone, and what was read before s
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import hmac
 import logging
 import math
 import os
 import re
+import stat
 import threading
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import grpc
@@ -41,6 +42,7 @@ __all__ = [
     "ServerCertificate",
     "TokenFile",
     "check_certificates",
+    "read_file",
     "token_digest",
 ]
 
@@ -115,19 +117,27 @@ class TokenFile:
         path: The file.
         field: The setting that names it.
         clock: Seconds.
+        may_wait: Whether it may be a pipe, the first time.
 
     Raises:
         ConfigError: It cannot be read, or holds no token or something else. The message names
             neither the path, which may be a token put in its place, nor what is in the file.
     """
 
-    def __init__(self, path: str, field: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: str,
+        field: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        may_wait: bool = False,
+    ) -> None:
         self._path = path
         self._field = field
         self._clock = clock
         self._watch = FileWatch(path)
         self._look_at = clock() + LOOK_S
-        self._tokens = self._read()
+        self._tokens = self._read(may_wait=may_wait)
         self._digests = [token_digest(token) for token in self._tokens]
 
     @property
@@ -165,8 +175,9 @@ class TokenFile:
             self._digests = [token_digest(token) for token in self._tokens]
             logger.info("tokens_read", extra=keys(field=self._field, tokens=len(self._tokens)))
 
-    def _read(self) -> list[str]:
-        lines = _read(self._path, self._field, name_it=False).decode("utf-8", "replace").split("\n")
+    def _read(self, *, may_wait: bool = False) -> list[str]:
+        data = read_file(self._path, self._field, name_it=False, may_wait=may_wait)
+        lines = data.decode("utf-8", "replace").split("\n")
         tokens = [line.strip() for line in lines]
         tokens = [token for token in tokens if token and not token.startswith("#")]
         if not tokens:
@@ -265,15 +276,15 @@ class ServerCertificate:
 
     def _load(self, paths: tuple[str, str, str]) -> grpc.ServerCertificateConfiguration:
         cert_path, key_path, ca_path = paths
-        chain = _read(cert_path, f"{self._section}.cert")
-        key = _read(key_path, f"{self._section}.key")
+        chain = read_file(cert_path, f"{self._section}.cert")
+        key = read_file(key_path, f"{self._section}.key")
         field = f"{self._section}.cert"
         certificates = _certificates(chain, cert_path, field)
         _check_key(key, certificates[0], key_path, f"{self._section}.key")
         check_certificates(certificates, cert_path, field)
         roots = None
         if ca_path:
-            roots = _read(ca_path, f"{self._section}.client_ca")
+            roots = read_file(ca_path, f"{self._section}.client_ca")
             _certificates(roots, ca_path, f"{self._section}.client_ca")
         return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
@@ -301,15 +312,16 @@ class Access:
         self.credentials: grpc.ChannelCredentials | None = None
         """For grpcio.make_channel(); None for plain text."""
         if ca:
-            roots = None if ca == SYSTEM_CAS else _read(ca, "ca")
+            roots = None if ca == SYSTEM_CAS else read_file(ca, "ca", may_wait=True)
             if roots is not None:
                 _certificates(roots, ca, "ca")
             chain = private = None
             if cert:
-                chain, private = _read(cert, "cert"), _read(key, "key")
+                chain = read_file(cert, "cert", may_wait=True)
+                private = read_file(key, "key", may_wait=True)
                 _check_key(private, _certificates(chain, cert, "cert")[0], key, "key")
             self.credentials = grpc.ssl_channel_credentials(roots, private, chain)
-        self._tokens = TokenFile(token_file, "token_file") if token_file else None
+        self._tokens = TokenFile(token_file, "token_file", may_wait=True) if token_file else None
 
     def metadata(self) -> Metadata:
         """Return the metadata of a call."""
@@ -349,17 +361,37 @@ def check_certificates(certificates: Sequence[x509.Certificate], path: str, fiel
         raise ConfigError(problem, source=path, field=field)
 
 
-def _read(path: str, field: str, *, name_it: bool = True) -> bytes:
+def read_file(path: str, field: str, *, name_it: bool = True, may_wait: bool = False) -> bytes:
+    """Return what is in a small file.
+
+    Args:
+        path: The file.
+        field: The setting that names it.
+        name_it: Whether a message may name the path.
+        may_wait: Whether it may be a pipe, which has to be waited for and may never end.
+
+    Raises:
+        ConfigError: It cannot be read, is no file, or has more than MAX_FILE_BYTES.
+    """
+    source = path if name_it else ""
+    how = os.O_RDONLY | os.O_CLOEXEC | (0 if may_wait else os.O_NONBLOCK)
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        descriptor = os.open(path, how)
+        try:
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(kind):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not (stat.S_ISREG(kind) or may_wait):
+                raise ConfigError("a pipe or a device, no file", source=source, field=field)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "cannot be read"
-        raise ConfigError(why, source=path if name_it else "", field=field) from None
+        raise ConfigError(why, source=source, field=field) from None
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(
-            f"more than {MAX_FILE_BYTES} bytes", source=path if name_it else "", field=field
-        )
+        raise ConfigError(f"more than {MAX_FILE_BYTES} bytes", source=source, field=field)
     return data
 
 

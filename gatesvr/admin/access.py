@@ -136,7 +136,7 @@ class Access:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         why = ""
         origin = headers.get("origin")
-        is_own = origin is None or urllib.parse.urlsplit(origin).netloc.lower() == host.lower()
+        is_own = origin is None or _netloc(origin) == host.lower()
         if not is_own or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             why = "it comes from another site"
         elif kind != "application/json" or headers.get(CHANGING.lower()) != "1":
@@ -162,8 +162,17 @@ class Access:
             return False
         is_good = False
         for digest in tokens.digests():
-            is_good |= hmac.compare_digest(_mac(digest, int(ends)), mac)
+            # As bytes: compare_digest() takes no text that is not ASCII.
+            is_good |= hmac.compare_digest(_mac(digest, int(ends)).encode(), mac.encode())
         return is_good and int(ends) > self._clock()
+
+
+def _netloc(origin: str) -> str:
+    """Return host and port of an Origin, empty where it has none."""
+    try:
+        return urllib.parse.urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _mac(digest: bytes, ends: int) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from ..drain import DrainStatus
+from ..errors import ConfigError
 from ..observe.log import set_level
 from ..reload import ReloadReport
 from .access import COOKIE, LOGIN_S
@@ -257,10 +258,13 @@ class Api:
     async def drain(self, _id: str, _query: Any, body: DrainBody) -> DrainStatus:
         """Begin to drain, or return how far the drain is that has begun."""
         if self._draining is None:
-            draining = self._gateway.drain(body.rate, body.timeout)
-            self._draining = asyncio.create_task(draining, name="gatesvr-admin-drain")
+            asked = self._gateway.drain(body.rate, body.timeout)
+            draining = asyncio.create_task(asked, name="gatesvr-admin-drain")
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # it has begun, so that the answer shows it
+            if draining.done() and isinstance(error := draining.exception(), ConfigError):
+                raise Refused.invalid(str(error))
+            self._draining = draining
         return self._gateway.drain_status()
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import mimetypes
@@ -13,7 +14,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -22,7 +23,7 @@ from .answers import ApiError, ErrorAnswer
 from .api import ROUTES
 from .openapi import PREFIX
 from .refusal import Refused
-from .streams import EventResponse
+from .streams import SEND_S, EventResponse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,6 +43,9 @@ __all__ = ["make_app"]
 logger = logging.getLogger("gatesvr.admin")
 
 MAX_BODY_BYTES = 1 << 20
+MAX_READERS = 2
+"""Requests that read the gateway at a time. Each does a slice a turn of the loop: all of a crowd's
+together would hold it up."""
 BODY_S = 10.0
 """Longest wait for a request's body."""
 POLICY = (
@@ -80,8 +84,11 @@ def make_app(
             return PlainTextResponse("ready\n")
         return PlainTextResponse("".join(f"{why}\n" for why in reasons), 503)
 
+    readers = asyncio.Semaphore(MAX_READERS)
+
     async def show_metrics(request: Request) -> Response:
-        text, media = await metrics.page(request.headers.get("accept", ""))
+        async with readers:
+            text, media = await metrics.page(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media})
 
     routes = [
@@ -89,7 +96,11 @@ def make_app(
         Route("/readyz", readyz),
         Route("/metrics", show_metrics),
         *(
-            Route(PREFIX + route.path, _endpoint(api, route, counters), methods=[route.method])
+            Route(
+                PREFIX + route.path,
+                _endpoint(api, route, counters, readers),
+                methods=[route.method],
+            )
             for route in ROUTES
         ),
         *_files(),
@@ -99,9 +110,12 @@ def make_app(
 
 
 def _endpoint(
-    api: Api, route: ApiRoute, counters: AdminCounters
+    api: Api, route: ApiRoute, counters: AdminCounters, readers: asyncio.Semaphore
 ) -> Callable[[Request], Awaitable[Response]]:
     handler = getattr(api, route.name)
+    # A profile takes seconds, but of another thread.
+    is_reader = route.method == "GET" and route.name != "profile"
+    in_line = readers if is_reader else contextlib.nullcontext()
 
     async def answer(request: Request) -> Any:
         try:
@@ -109,7 +123,8 @@ def _endpoint(
             body = None
             if route.method == "POST":
                 body = await _read(request, route, counters)
-            found = await handler(request.path_params.get("id", ""), query, body)
+            async with in_line:
+                found = await handler(request.path_params.get("id", ""), query, body)
         except Refused as refusal:
             return _refusal(refusal)
         except Exception:
@@ -144,6 +159,9 @@ async def _read(request: Request, route: ApiRoute, counters: AdminCounters) -> m
                 if len(body) > MAX_BODY_BYTES:
                     raise Refused(413, "TOO_LARGE", f"more than {MAX_BODY_BYTES} bytes")
         return msgspec.json.decode(bytes(body) or b"{}", type=route.body)
+    except ClientDisconnect:
+        counters.refused_bodies += 1
+        raise Refused(400, "INVALID", "the body did not come") from None  # nobody hears it
     except TimeoutError:
         counters.refused_bodies += 1
         raise Refused(408, "TIMEOUT", "the body did not come in time") from None
@@ -224,7 +242,8 @@ class _Gates:
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
-            await send(message)
+            async with asyncio.timeout(SEND_S):
+                await send(message)
 
         try:
             path = scope["path"]
@@ -232,9 +251,18 @@ class _Gates:
                 self._access.check(scope["method"], path, Headers(scope=scope))
             await self._app(scope, receive, send_with_headers)
         except Refused as refusal:
-            await _refusal(refusal)(scope, receive, send_with_headers)
+            await self._refuse(refusal, scope, receive, send_with_headers)
+        except TimeoutError:
+            scope["state"]["abort"]()  # the answers before are not read
         except Exception:
             # A stream has begun: there is no other way to tell its reader.
             self._counters.internal_errors += 1
             logger.exception("stream_failed")
+            scope["state"]["abort"]()
+
+    @staticmethod
+    async def _refuse(refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _refusal(refusal)(scope, receive, send)
+        except TimeoutError:
             scope["state"]["abort"]()

@@ -24,7 +24,9 @@ class AdminCounters(Counters):
     refused_bodies: Counter = 0
     """Requests whose body is too large, too slow, or not what the route takes."""
     silent_closed: Counter = 0
-    """Connections closed because no request came, or not all of its head."""
+    """Connections closed because no whole request came, or its answer was not read."""
+    crowded_out: Counter = 0
+    """Connections closed to make room for others."""
     sse_refused: Counter = 0
     """Event streams refused because there were too many."""
     sse_stuck: Counter = 0

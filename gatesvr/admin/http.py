@@ -1,4 +1,9 @@
-"""HttpConnection: uvicorn's, with a deadline for the head of each request and a way to cut it.
+"""HttpConnection: uvicorn's, with deadlines for its requests and a way to cut it.
+
+uvicorn's own time-out between two requests ends with the first byte of the next one, and waits for
+a reader who takes nothing; so whoever has asked once could hold a connection for ever, and with
+MAX_CONNECTIONS of them keep even /livez from its probe. Here what is silent, half said or unread is
+cut, and where there is no room the connection that has been idle longest makes it.
 
 Importing this module needs ``gatesvr[admin]``.
 """
@@ -19,7 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Connections", "HttpConnection"]
 
 REQUEST_S = 10.0
-"""From the beginning of a connection, or of a request, to the end of the request's head."""
+"""From a connection's begin to the head of its first request."""
+KEEP_ALIVE_S = 30.0
+"""From an answer to the head of the next request; by then the answer has been read, too."""
+MAX_CONNECTIONS = 256
+"""Connections at a time; one more takes the place of another."""
 
 
 class HttpConnection(H11Protocol):
@@ -27,37 +36,51 @@ class HttpConnection(H11Protocol):
 
     counters: AdminCounters
     _silence: asyncio.TimerHandle | None = None
+    _idle_at = 0.0
+    _seen: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request within REQUEST_S."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._make_room()
         super().connection_made(transport)
         self.app_state = {"abort": transport.abort}
-        self._expect_request()
-
-    def data_received(self, data: bytes) -> None:
-        """Read data; where no request is under way, it is the beginning of one."""
-        super().data_received(data)  # ends uvicorn's own time-out
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._expect_nothing()
-        elif self._silence is None:
-            self._expect_request()
+        self._expect(REQUEST_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
-        self._expect_nothing()
-        super().connection_lost(exc)
-
-    def _expect_request(self) -> None:
-        self._silence = self.loop.call_later(REQUEST_S, self._cut)
-
-    def _expect_nothing(self) -> None:
         if self._silence is not None:
             self._silence.cancel()
-            self._silence = None
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
 
-    def _cut(self) -> None:
-        self.counters.silent_closed += 1
-        self.transport.abort()
+    def on_response_complete(self) -> None:
+        """Expect the next request within KEEP_ALIVE_S."""
+        self._expect(KEEP_ALIVE_S)
+        super().on_response_complete()
+
+    def _expect(self, within: float) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        self._seen, self._idle_at = self.cycle, self.loop.time()
+        self._silence = self.loop.call_later(within, self._look)
+
+    def _look(self) -> None:
+        if self.cycle is self._seen:
+            self.counters.silent_closed += 1
+            self.transport.abort()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _make_room(self) -> None:
+        """Cut another connection: one that nothing is asked on, the longest idle of them."""
+        others: set[HttpConnection] = self.connections  # type: ignore[assignment]
+        other = min(others, key=lambda each: (each._is_busy, each._idle_at))
+        self.counters.crowded_out += 1
+        self.connections.discard(other)
+        other.transport.abort()
 
 
 class Connections:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
 from ..config.sections import OPEN_ADMIN_PORT
-from ..credentials import FileWatch, TokenFile
+from ..credentials import FileWatch, TokenFile, read_file
 from ..errors import ConfigError
 from ..observe.log import keys
 from .counters import AdminCounters
@@ -33,10 +33,8 @@ __all__ = ["AdminServer"]
 
 logger = logging.getLogger("gatesvr.admin")
 
-MAX_CONNECTIONS = 256
-"""Connections at a time; a request on another is answered 503."""
-KEEP_ALIVE_S = 30
-"""Silence between two requests of a connection."""
+LATER_S = 60
+"""uvicorn's time-out between two requests; HttpConnection's own is shorter."""
 MAX_HEAD_BYTES = 32 << 10
 """Of a request."""
 STOP_S = 2.0
@@ -121,8 +119,7 @@ class AdminServer:
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=LATER_S,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         http.load()
@@ -307,6 +304,9 @@ def _tls_context(config: AdminConfig) -> ssl.SSLContext | None:
     """
     if not config.cert:
         return None
+    for name in ("cert", "key", "client_ca"):
+        if path := getattr(config, name):
+            read_file(path, f"admin.{name}")  # OpenSSL would wait for a pipe
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(config.cert, config.key)

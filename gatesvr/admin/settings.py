@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from ..config import fields, needs_restart
-from ..config.changes import HIDDEN, shown_values
+from ..config.changes import HIDDEN, shown_url, shown_values
 from ..config.describe import spell
 from .answers import Setting, Settings
 
@@ -37,14 +36,7 @@ def settings(config: Config, origins: Origins | None) -> Settings:
         elif isinstance(value, list | dict):
             text = json.dumps(shown_values(value), ensure_ascii=False)
         else:
-            text = spell(_without_login(value) if name == "auth.jwks" else value, kind)
+            text = spell(shown_url(value) if name == "auth.jwks" else value, kind)
         origin = "default" if origins is None else origins.of(name) or "default"
         found.append(Setting(name=name, value=text, origin=origin, restart=needs_restart(name)))
     return Settings(settings=found)
-
-
-def _without_login(url: str) -> str:
-    """Return a URL without what may be a secret in it: user, password and query."""
-    parts = urllib.parse.urlsplit(url)
-    query = HIDDEN if parts.query else ""
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()

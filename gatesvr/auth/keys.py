@@ -16,7 +16,6 @@ import time
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import jwt
@@ -28,6 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import load_pem_x509_certificate
 from jwt.algorithms import Algorithm
 
+from ..config.changes import shown_url
+from ..credentials import read_file
 from ..errors import ConfigError
 from ..observe.log import keys as log_keys
 from .reasons import AuthCounters
@@ -239,7 +240,8 @@ class UrlKeys:
         except Exception as error:
             # Whatever a server says: the next fetch may be better, so the keys' task goes on.
             counters.key_failures += 1
-            logger.warning("jwks_failed", extra=log_keys(url=self._url, error=repr(error)[:200]))
+            why = repr(error)[:200]
+            logger.warning("jwks_failed", extra=log_keys(url=shown_url(self._url), error=why))
             return
         self._keys = StaticKeys(found)
         self._fetched_at = self._clock()
@@ -353,10 +355,8 @@ def load_keys(key: str, jwks: str, algorithms: Sequence[str]) -> list[Key]:
     """
     field, path = ("auth.key", key) if key else ("auth.jwks", jwks)
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, field)
         found = [_read_key(data)] if key else parse_jwks(data)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}", field=field) from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}", field=field) from None
     if not any(set(each.algorithms) & set(algorithms) for each in found):

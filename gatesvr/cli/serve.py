@@ -192,6 +192,9 @@ async def _serve(
 
         def read() -> Config:
             nonlocal read_last
+            if file is not None and os.path.exists(file) and not os.path.isfile(file):
+                # A pipe has been read, or has to be waited for.
+                raise ConfigError("no file that can be read again", source=file)
             found, read_last = configured(**addresses)
             return found
 

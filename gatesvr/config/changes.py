@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from .describe import spell
 from .kinds import Section, kinds_of
 from .sections import Config
 
-__all__ = ["HIDDEN", "Change", "changes", "shown_values", "within_reach"]
+__all__ = ["HIDDEN", "Change", "changes", "shown_url", "shown_values", "within_reach"]
 
 HIDDEN = "(hidden)"
 """Stands for a value that is shown to nobody."""
@@ -57,7 +58,10 @@ def _changes(old: Section, new: Section, prefix: str) -> list[Change]:
         elif isinstance(before, list):
             found.append(Change(field, _json(before), _json(after)))
         else:
-            found.append(Change(field, _plain(before, kind), _plain(after, kind)))
+            old_text, new_text = (_plain(value, kind) for value in (before, after))
+            if field == "auth.jwks":
+                old_text, new_text = shown_url(old_text), shown_url(new_text)
+            found.append(Change(field, old_text, new_text))
     return found
 
 
@@ -71,6 +75,16 @@ def _plain(value: Any, kind: Any) -> str:
 
 def _json(values: list[Any]) -> str:
     return json.dumps(shown_values(values), ensure_ascii=False)
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without what may be a secret in it: user, password and query."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return HIDDEN
+    query = HIDDEN if parts.query else ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
 
 
 def shown_values(value: Any) -> Any:

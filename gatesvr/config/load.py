@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import tomllib
@@ -18,6 +19,9 @@ from .kinds import FieldError, Section, hint, kinds_of, shown
 from .sections import Config
 
 __all__ = ["Origins", "fields", "load", "load_with_origins", "needs_restart"]
+
+MAX_FILE_BYTES = 256 << 10
+"""Of a configuration file: a larger one is something else, and would hold up a gateway's loop."""
 
 _PREFIX = "GATESVR_"
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -109,7 +113,7 @@ class Origins:
         self._text = "" if path is None else self._read(path)
         try:
             self._file = toml.parse(self._text)
-            self.tree = toml.parse(self._text)
+            self.tree = copy.deepcopy(self._file)
         except tomllib.TOMLDecodeError as error:
             raise self._broken(str(error)) from None
         except RecursionError:
@@ -118,7 +122,11 @@ class Origins:
 
     def _read(self, path: str | os.PathLike[str]) -> str:
         try:
-            return Path(path).read_text("utf-8-sig")
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+            if len(data) > MAX_FILE_BYTES:
+                raise ConfigError(f"more than {MAX_FILE_BYTES} bytes", source=self._path)
+            return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         except OSError as error:
             raise ConfigError(error.strerror or str(error), source=self._path) from None
         except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import os
 import random
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -45,6 +46,13 @@ FLUSH_S = 2.0
 """Longest wait for spans not yet exported when the process ends."""
 MAX_HEADER = 512
 """Longest traceparent and tracestate of a client that are looked at, characters."""
+
+MAX_STATES = 32
+_STATE = re.compile(
+    r"([a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[ -+\x2d-<>-~]{0,255}[!-+\x2d-<>-~]"
+)
+"""A member of a tracestate, as W3C's Trace Context 3.3.1 has it."""
 
 _HEADERS = ("traceparent", "tracestate", "baggage")
 _SCOPE = "gatesvr"
@@ -169,9 +177,11 @@ class RequestTracer:
             headers: Those of a trusted client's request, None for a client that is not trusted.
         """
         if headers:
-            # OpenTelemetry would log a line for each that is longer.
+            # OpenTelemetry would log a line for each that it does not take.
             carrier = {k.lower(): v for k, v in headers.items() if len(v) <= MAX_HEADER}
             if "traceparent" in carrier:
+                if not _is_state(carrier.get("tracestate", "")):
+                    del carrier["tracestate"]
                 parent = self._propagator.extract(carrier, self._no_parent)
                 if self._current(parent).get_span_context().is_valid:
                     return parent
@@ -182,6 +192,16 @@ class RequestTracer:
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, context)
         return carrier
+
+
+def _is_state(header: str) -> bool:
+    """Return whether OpenTelemetry reads a tracestate, "" for none, without a word in the log."""
+    keys = []
+    for member in filter(None, (part.strip(" \t") for part in header.split(","))):
+        if (match := _STATE.fullmatch(member)) is None:
+            return False
+        keys.append(match[1])
+    return len(keys) == len(set(keys)) <= MAX_STATES
 
 
 class RequestTrace:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..config import TransportConfig
-from ..credentials import FileWatch, check_certificates
+from ..credentials import FileWatch, check_certificates, read_file
 from ..errors import ConfigError
 from ..observe.log import keys
 from .addresses import without_scope
@@ -119,8 +119,8 @@ def load_server_tls(cert: str = "", key: str = "") -> ServerTls:
     """
     if not cert:
         return _development_tls()
-    cert_pem = _read(cert, "transport.cert")
-    key_pem = _read(key, "transport.key") if key else cert_pem
+    cert_pem = read_file(cert, "transport.cert")
+    key_pem = read_file(key, "transport.key") if key else cert_pem
     return _check_pair(cert_pem, key_pem, cert, key or cert)
 
 
@@ -139,10 +139,10 @@ def client_tls(host: str, *, ca: str = "", insecure: bool = False) -> ClientTls:
     if insecure:
         return ClientTls(is_insecure=True)
     if ca:
-        return ClientTls(_certificates_of(_read(ca, "ca"), ca), source=ca)
+        return ClientTls(_certificates_of(read_file(ca, "ca"), ca), source=ca)
     path = development_path()
     if is_loopback(host) and path is not None and os.path.exists(path):
-        return ClientTls(_certificates_of(_read(str(path), "ca"), str(path)), source=str(path))
+        return ClientTls(_certificates_of(read_file(str(path), "ca"), str(path)), source=str(path))
     return ClientTls(source="the system's CAs")
 
 
@@ -300,13 +300,6 @@ def _write_private(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
-
-
-def _read(path: str, field: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(error.strerror or str(error), source=path, field=field) from None
 
 
 def _certificates_of(pem: bytes, path: str, field: str = "ca") -> bytes:

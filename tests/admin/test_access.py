@@ -154,3 +154,14 @@ def test_cookie_holds_until_it_ends_or_its_token_goes(tokens: Path) -> None:
 def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load(sets=sets)
+
+
+@pytest.mark.parametrize("mac", ["é", "\\303\\251", "0" * 64, ""])
+def test_cookie_of_any_text_is_refused(tokens: Path, mac: str) -> None:
+    door = Door(tokens)
+    assert door.status(cookie=f'gatesvr_admin="{2**40}.{mac}"') == 401
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null", "", "//", "http://\ufffd"])
+def test_origin_of_any_text_is_refused(origin: str) -> None:
+    assert Door().change(origin=origin) == 403

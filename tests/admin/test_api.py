@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -186,18 +187,108 @@ async def test_connection_without_a_request_is_closed(monkeypatch: pytest.Monkey
         assert rig.admin.counters.silent_closed == 1
 
 
-async def test_a_request_that_never_gets_whole_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatesvr.admin.http.REQUEST_S", 0.2)
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(b"G", id="half-a-head"),
+        pytest.param(b"", id="silence"),
+        pytest.param(b"GET /livez HTTP/1.1\r\n\x00\r\n\r\n", id="garbage"),
+    ],
+)
+async def test_who_has_asked_once_holds_no_connection(
+    monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    monkeypatch.setattr("gatesvr.admin.http.KEEP_ALIVE_S", 0.1)
     async with running_admin() as rig:
         host, _, port = rig.admin.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b"ok\n" in await reader.readuntil(b"ok\n")
-        writer.write(b"GET /livez HTTP/1.1\r\n")  # and no more of it
-        async with asyncio.timeout(30):
-            assert await reader.read() == b""
+        async with asyncio.timeout(5):
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
+            writer.write(more)
+            await reader.read()
         writer.close()
-        assert rig.admin.counters.silent_closed == 1
+
+
+async def test_unread_answers_hold_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.admin.http.KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr("gatesvr.admin.app.SEND_S", 0.1)
+    async with running_admin() as rig:
+        host, _, port = rig.admin.address.rpartition(":")
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with deaf:
+            deaf.connect((host, int(port)))
+            connections = rig.admin._connections._state.connections
+            await until(lambda: connections)
+            ask = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            deaf.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(400):
+                    deaf.send(ask)
+            await until(lambda: not connections)
+
+
+async def test_who_leaves_before_the_end_of_a_body_is_no_failure() -> None:
+    async with running_admin() as rig:
+        host, _, port = rig.admin.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        head = "\r\n".join(
+            f"{name}: {value}"
+            for name, value in {
+                "Host": "localhost",
+                "Content-Type": "application/json",
+                "Content-Length": "99",
+                **CHANGE,
+            }.items()
+        )
+        writer.write(f"POST /api/v1/login HTTP/1.1\r\n{head}\r\n\r\n{{".encode())
+        await until(lambda: rig.admin.counters.requests)
+        writer.close()
+        await until(lambda: rig.admin.counters.refused_bodies)
+        assert rig.admin.counters.internal_errors == 0
+
+
+async def test_crowd_reads_the_gateway_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_admin() as rig:
+        now = most = 0
+        page = rig.admin._directory.page
+
+        async def counted(query: Any) -> Any:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.005)
+            now -= 1
+            return await page(query)
+
+        monkeypatch.setattr(rig.admin._directory, "page", counted)
+        await asyncio.gather(*(rig.get("sessions") for _ in range(20)))
+        assert most == 2
+
+
+async def test_crowd_leaves_room_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.admin.http.MAX_CONNECTIONS", 8)
+    async with running_admin() as rig:
+        stream = rig.events("stream")
+        await anext(stream)
+        host, _, port = rig.admin.address.rpartition(":")
+        crowd = [await asyncio.open_connection(host, int(port)) for _ in range(40)]
+        for _, writer in crowd:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nG")
+        assert (await rig.http.get("livez")).status_code == 200
+        assert (await anext(stream))[0] == "overview"  # one that is busy stays
+        assert rig.admin.counters.crowded_out >= 30
+        for _, writer in crowd:
+            writer.close()
+        await stream.aclose()
+
+
+async def test_drain_that_cannot_be_is_refused_and_the_next_one_begins() -> None:
+    async with running_admin() as rig:
+        refusal = await rig.post("drain", {"rate": 0.0001}, 400)
+        assert "rate" in refusal["error"]["message"]
+        assert (await rig.post("drain", {"rate": 1000}))["phase"] != "serving"
 
 
 async def test_failure_in_our_own_code_is_500(monkeypatch: pytest.MonkeyPatch) -> None:

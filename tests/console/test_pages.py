@@ -187,3 +187,23 @@ async def test_axe_finds_nothing_serious(open_tab: Open, size: str, scheme: str)
                 if found["impact"] in ("serious", "critical")
             ]
             assert serious == [], json.dumps(serious, indent=1)
+
+
+async def test_a_clients_name_rewrites_nothing(open_tab: Open) -> None:
+    mock = _mock()
+    session = next(s for s in mock.sessions if s["state"] == "normal" and s["queue_messages"] > 5)
+    session["openid"] = "\u202egnp<img src=x onerror=alert(1)>"
+    address = f"#/sessions/{session['session']}"
+    async with served(mock.app()) as url, open_tab(url + address) as tab:
+        page = tab.page
+        await page.wait_for_selector(".strip-cells .cell.open")
+        await page.keyboard.press("x")
+        shown = await page.inner_text("dialog")
+        assert "\\u202egnp<img src=x" in shown
+        assert "\u202e" not in shown
+        assert await page.locator("dialog img").count() == 0
+
+
+async def test_an_address_of_any_text_is_a_page(open_tab: Open) -> None:
+    async with served(_mock().app()) as url, open_tab(f"{url}#/sessions/%", may_fail=True) as tab:
+        await tab.page.wait_for_selector(".session-id")

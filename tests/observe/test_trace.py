@@ -112,6 +112,35 @@ def test_without_an_sdk_a_trusted_trace_is_passed_on_as_it_is() -> None:
     passed.end(200)
 
 
+@pytest.mark.parametrize(
+    ("state", "is_taken"),
+    [
+        ("a=b,c@d=e f", True),
+        ("1c@d=e,", True),
+        ("\u00e9=b", False),
+        ("a=b\n2026-01-01 error forged", False),
+        ("a=b,a=c", False),
+        ("1a=b", False),
+        ("a", False),
+        ("a=", False),
+        ("A=b", False),
+        (",".join(f"k{i}=v" for i in range(32)), True),
+        (",".join(f"k{i}=v" for i in range(33)), False),
+    ],
+)
+def test_a_clients_tracestate_writes_nothing_into_the_log(
+    caplog: pytest.LogCaptureFixture, state: str, is_taken: bool
+) -> None:
+    tracer = request_tracer(0, trusts_clients=True)
+    assert tracer is not None
+    context = tracer.choose({"traceparent": TRACE, "tracestate": state})
+    assert context is not None
+    found = trace.get_current_span(context).get_span_context()
+    assert found.trace_id == 7
+    assert bool(found.trace_state) == is_taken
+    assert not caplog.records
+
+
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(ConfigError, match=r"trace\.enabled: .*pip install gatesvr\[trace\]"):

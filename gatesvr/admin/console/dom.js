@@ -2,13 +2,22 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+// What turns the direction of text or is not seen at all: a client's name may not rewrite what
+// stands beside it, such as the question whether to kick it.
+const UNSEEN = /[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]/g;
+
+function plain(value) {
+  return String(value).replace(UNSEEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 function fill(element, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined)
+    .map((child) => (typeof child === "string" ? plain(child) : child)));
   return element;
 }
 
@@ -24,7 +33,7 @@ export function svg(tag, props, ...children) {
 
 /** Set an element's text if it differs. */
 export function text(element, value) {
-  const wanted = String(value);
+  const wanted = plain(value);
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 

@@ -39,10 +39,19 @@ const element = (id) => document.getElementById(id);
 const links = new Map();
 let current = null;
 
+/** Undo the encoding of a part of the address; somebody may have written it by hand. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 /** Read the address: the view's path, what follows it, and the query. */
 function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, ...rest] = path.split("/").map(decodeURIComponent);
+  const [name, ...rest] = path.split("/").map(decoded);
   return { name, rest, query: new URLSearchParams(query) };
 }
 
