@@ -164,7 +164,7 @@ class Sampler:
         self._changed = asyncio.Event()
 
     def _overview(self, figures: Figures, before: Figures, oldest: Figures) -> Overview:
-        passed = figures.time - before.time
+        passed = figures.uptime_s - before.uptime_s  # the wall clock may be set
         drain = self._gateway.drain_status()
         now = self._gateway.engine.clock()
         return Overview(

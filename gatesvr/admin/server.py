@@ -37,6 +37,8 @@ LATER_S = 60
 """uvicorn's time-out between two requests; HttpConnection's own is shorter."""
 MAX_HEAD_BYTES = 32 << 10
 """Of a request."""
+HANDSHAKE_S = 5.0
+"""Longest TLS handshake: connections count only from its end on."""
 STOP_S = 2.0
 """Time that requests under way get when the server stops."""
 BACKLOG = 128
@@ -172,8 +174,15 @@ class AdminServer:
         make = self._connections.make
         if config.bind:
             listener = await loop.run_in_executor(None, self._bind)
+            within = HANDSHAKE_S if self._tls is not None else None
             self._servers.append(
-                await loop.create_server(make, sock=listener, ssl=self._tls, backlog=BACKLOG)
+                await loop.create_server(
+                    make,
+                    sock=listener,
+                    ssl=self._tls,
+                    backlog=BACKLOG,
+                    ssl_handshake_timeout=within,
+                )
             )
             self._address = join_address(*listener.getsockname()[:2])
         if config.socket:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import jsonschema
+import msgspec
 import pytest
 
 from gatesvr import Client
@@ -326,6 +327,17 @@ async def test_a_drain_that_cannot_be_is_refused_and_leaves_the_next_one() -> No
         assert (await rig.get("drain"))["phase"] == "serving"
         await rig.post("drain", {"rate": 1000, "timeout": 5})
         await until(lambda: rig.gateway.drain_status().phase == "stopped")
+
+
+async def test_rates_do_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_admin() as rig:
+        sampler, figures = rig.admin._sampler, rig.gateway.figures
+        now = figures()
+        set_back = msgspec.structs.replace(now, time=now.time - 3_600, cpu_s=now.cpu_s + 100)
+        monkeypatch.setattr(rig.gateway, "figures", lambda: set_back)
+        sampler._take()
+        assert sampler.overview is not None
+        assert sampler.overview.rates.cpu > 0
 
 
 async def test_login_sets_a_cookie(tmp_path: Path) -> None:

@@ -66,6 +66,25 @@ async def test_clients_of_the_ca_are_let_in(
             await admin.stop()
 
 
+async def test_a_handshake_that_nobody_finishes_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.admin.server.HANDSHAKE_S", 0.1)
+    own = make(tmp_path, "server", make(tmp_path, "ca"))
+    async with running_admin() as rig:
+        config = AdminConfig(bind="127.0.0.1:0", cert=own.cert, key=own.key)
+        admin = AdminServer(rig.gateway, config)
+        await admin.start()
+        try:
+            host, _, port = admin.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+            writer.close()
+        finally:
+            await admin.stop()
+
+
 async def test_certificate_follows_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
