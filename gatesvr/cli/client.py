@@ -253,7 +253,7 @@ async def _show_pushes(client: Client, screen: _Screen) -> None:
     while True:
         try:
             async for notify in client:
-                head = style(f"[{escape_control(notify.msg_type)}]", fg="cyan")
+                head = style(f"[{escape_control(notify.msg_type or 'push')}]", fg="cyan")
                 text = f"{head} {escape_control(notify.title)} {_readable(notify.data)}"
                 screen.show(notify.server_seq, text.rstrip())
             return
