@@ -96,7 +96,7 @@ class Sampler:
         self._task = asyncio.create_task(self._run(), name="gatesvr-admin-sampler")
 
     async def stop(self) -> None:
-        """Take no more samples, and wake who waits for one."""
+        """Take no more samples, and wake those who wait for one."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

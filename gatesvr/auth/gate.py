@@ -43,7 +43,7 @@ class Authenticator(Protocol):
 
         Raises:
             AuthFailed: Not who it says it is.
-            AuthUnavailable: Nothing can be said now.
+            AuthUnavailable: It cannot be told now.
         """
 
     def authenticate_now(self, applicant: Applicant) -> Identity | None:
@@ -153,7 +153,7 @@ class Gate:
 
         Raises:
             AuthFailed: It is not let in.
-            AuthUnavailable: Nothing can be said now.
+            AuthUnavailable: It cannot be told now.
         """
         began = self._clock()
         try:

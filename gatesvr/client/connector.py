@@ -324,7 +324,7 @@ class Connector:
         if self._token is not None:
             self._session.auth_token = await self._token()
         self._outcome = outcome = self._loop.create_future()
-        # Who gives up while the connection opens never asks for it.
+        # A connect that is cancelled while the connection opens never awaits it.
         outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._server = None
         timeout_s = self._connect_timeout if timeout_s is None else timeout_s

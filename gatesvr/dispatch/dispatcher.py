@@ -101,7 +101,7 @@ class Dispatcher:
 
     def trace(self, tracer: RequestTracer | None) -> None:
         """Trace the requests to come, or those of them that tracer chooses; None traces none."""
-        # Where nothing is traced it is to cost nothing, so this is decided here and not a request.
+        # Decided here and not for each request, so that it costs nothing while nothing is traced.
         tasks = None if tracer is None else TaskTracer(tracer, self.counters)
         self._make_task: MakeTask = AsyncTask if tasks is None else tasks.task
         self._login.make_task = LoginTask if tasks is None else tasks.login

@@ -115,7 +115,8 @@ class SessionStarter:
         self._needs_auth = needs_auth
 
     def turn_away(self, link: Link, now: float) -> StartOutcome | None:
-        """Return the refusal of a new session of whomever; see SessionManager.turn_away()."""
+        """Return the refusal of any new session, before its client is known; see
+        SessionManager.turn_away()."""
         return self._refuse_new(link.peer[0]) or self._rates.refuse_unknown(now)
 
     def start(
