@@ -41,10 +41,13 @@ async def test_a_client_goes_elsewhere_when_its_gateway_drains(tmp_path: Path) -
         serving(tmp_path, "serve", "--demo", *FREE_PORTS) as other,
         serving(tmp_path, "serve", "--demo", *flags, *FREE_PORTS) as server,
     ):
+        # However late the first one answers on a busy machine, it is taken.
+        other.process.send_signal(signal.SIGSTOP)
         client = await begin_slow_request(
             tmp_path, server.address("clients"), other.address("clients")
         )
         await server.read_until("upstream.calls=3")  # hello, echo and the slow one
+        other.process.send_signal(signal.SIGCONT)
         server.process.send_signal(signal.SIGTERM)
         assert client.stdin is not None
         client.stdin.write(b"echo -- after\n")
