@@ -16,7 +16,7 @@ from .failures import refuse
 from .handler import ClientHandler
 from .login import Login, LoginTask
 from .task import AsyncTask, MakeTask
-from .traced import TaskTracer
+from .traced import TaskTracer, TracedLogin, TracedTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,9 +102,13 @@ class Dispatcher:
     def trace(self, tracer: RequestTracer | None) -> None:
         """Trace the requests to come, or those of them that tracer chooses; None traces none."""
         # Decided here and not for each request, so that it costs nothing while nothing is traced.
-        tasks = None if tracer is None else TaskTracer(tracer, self.counters)
-        self._make_task: MakeTask = AsyncTask if tasks is None else tasks.task
-        self._login.make_task = LoginTask if tasks is None else tasks.login
+        make_task: MakeTask = AsyncTask
+        make_login: MakeTask = LoginTask
+        if tracer is not None:
+            make_task = TaskTracer(tracer, self.counters, AsyncTask, TracedTask).make
+            make_login = TaskTracer(tracer, self.counters, LoginTask, TracedLogin).make
+        self._make_task = make_task
+        self._login.make_task = make_login
 
     def handler(self, link: Link) -> ClientHandler:
         """Return the handler of a new connection."""

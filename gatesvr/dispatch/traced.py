@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..upstream.router import Route
     from .task import DispatchCounters
 
-__all__ = ["TaskTracer"]
+__all__ = ["TaskTracer", "TracedLogin", "TracedTask"]
 
 
 class TracedTask(AsyncTask):
@@ -66,18 +66,28 @@ class TracedLogin(TracedTask, LoginTask):
 
 
 class TaskTracer:
-    """Makes the tasks of a gateway that traces requests.
+    """Makes the tasks of one kind of a gateway that traces requests.
 
     Args:
         tracer: Chooses the requests, and makes their spans.
         counters: The layer's counters.
+        plain: The class of the tasks of other requests.
+        traced: The class of those of chosen ones.
     """
 
-    def __init__(self, tracer: RequestTracer, counters: DispatchCounters) -> None:
+    def __init__(
+        self,
+        tracer: RequestTracer,
+        counters: DispatchCounters,
+        plain: type[AsyncTask],
+        traced: type[TracedTask],
+    ) -> None:
         self._tracer = tracer
         self._counters = counters
+        self._plain = plain
+        self._traced = traced
 
-    def task(
+    def make(
         self,
         task_id: int,
         session: Session,
@@ -88,26 +98,8 @@ class TaskTracer:
     ) -> AsyncTask:
         """Return the task of a request; as AsyncTask()."""
         trace = self._begin(task_id, session, request, route)
-        if trace is None:
-            return AsyncTask(task_id, session, request, route, context, asked_at)
-        task = TracedTask(task_id, session, request, route, context, asked_at)
-        task.trace = trace
-        return task
-
-    def login(
-        self,
-        task_id: int,
-        session: Session,
-        request: ClientRequest,
-        route: Route,
-        context: float,
-        asked_at: float,
-    ) -> AsyncTask:
-        """Return the task of a hello; as LoginTask()."""
-        trace = self._begin(task_id, session, request, route)
-        if trace is None:
-            return LoginTask(task_id, session, request, route, context, asked_at)
-        task = TracedLogin(task_id, session, request, route, context, asked_at)
+        kind = self._plain if trace is None else self._traced
+        task = kind(task_id, session, request, route, context, asked_at)
         task.trace = trace
         return task
 
