@@ -11,7 +11,7 @@ import click
 from ..observe.events import CHOICE, EventKind
 from ..observe.log import escape, format_keys, timestamp
 from .loop import run, stop_event
-from .options import ADDRESS, push_options
+from .options import push_options, push_server_option
 from .terminal import echo, to_json
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.option(
-    "--server",
-    type=ADDRESS,
-    default="127.0.0.1:8092",
-    show_default=True,
-    help="The gateway's push address.",
-)
+@push_server_option
 @click.option(
     "--kind",
     "kinds",

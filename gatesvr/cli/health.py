@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .loop import run
-from .options import ADDRESS, TIMEOUT, push_options
+from .options import TIMEOUT, push_options, push_server_option
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -17,13 +17,7 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.option(
-    "--server",
-    type=ADDRESS,
-    default="127.0.0.1:8092",
-    show_default=True,
-    help="The gateway's push address.",
-)
+@push_server_option
 @click.option(
     "--timeout",
     type=TIMEOUT,

@@ -35,6 +35,7 @@ __all__ = [
     "TEXT",
     "Target",
     "push_options",
+    "push_server_option",
     "target_options",
     "transport_option",
 ]
@@ -217,6 +218,15 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         wrapper = option(wrapper)
     return wrapper
+
+
+push_server_option = click.option(
+    "--server",
+    type=ADDRESS,
+    default="127.0.0.1:8092",
+    show_default=True,
+    help="The gateway's push address.",
+)
 
 
 def push_options(function: F) -> F:
