@@ -126,6 +126,11 @@ def check_blocks(blocks: list[bytes]) -> str:
 
 def check_damaged(random: Random) -> str:
     """Decode blocks of any representations, some of them damaged; return the last verdict."""
+    return check_blocks(random_blocks(random))
+
+
+def random_blocks(random: Random) -> list[bytes]:
+    """Return blocks of one connection, of any representations, some of them damaged."""
     blocks = [b"\x40\x01a\x01b\x40\x01a\x01c\x40\x01d\x01e"]
     for _ in range(random.randrange(1, 6)):
         block = b"".join(_random_part(random) for _ in range(random.randrange(8)))
@@ -133,7 +138,7 @@ def check_damaged(random: Random) -> str:
             place = random.randrange(len(block))
             block = block[:place] + random.randbytes(random.randrange(3)) + block[place + 1 :]
         blocks.append(block)
-    return check_blocks(blocks)
+    return blocks
 
 
 def _random_part(random: Random) -> bytes:
