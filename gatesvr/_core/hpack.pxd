@@ -24,37 +24,46 @@ cdef struct Entry:
     uint32_t value_size
 
 
+# One name and value; they lie in the block, in the decoder, or in the static table.
+cdef struct Field:
+    const unsigned char *name
+    const unsigned char *value
+    Py_ssize_t name_size
+    Py_ssize_t value_size
+
+
 cdef class HpackDecoder:
-    cdef Py_ssize_t _max_list_bytes
+    cdef uint64_t _max_list_bytes
     cdef uint32_t _limit_bytes  # the highest that a size update may say
-    # the dynamic table; the newest entry is the first by index and the last in the ring
+    # the dynamic table; its newest entry has the lowest index
     cdef uint32_t _max_bytes  # as the last size update said
     cdef uint32_t _table_bytes  # now, by RFC 7541 4.1
-    cdef Entry *_ring  # owned; _ring_mask + 1 of them
+    cdef Entry *_ring  # owned; a power of two of them
     cdef uint32_t _ring_mask
-    cdef uint32_t _oldest  # runs on; its place in the ring is under the mask
+    cdef uint32_t _oldest  # runs on; under the mask it is the place in the ring
     cdef uint32_t _count
-    # their bytes, one entry behind the other
+    # the bytes of its entries, one behind the other
     cdef unsigned char *_bytes  # owned; two halves, of which one is in use
     cdef unsigned char *_half  # the one in use
     cdef uint32_t _half_bytes  # size of each
     cdef uint64_t _half_at  # place of its first byte
     cdef uint64_t _end_at  # place behind the newest entry
-    # strings of one field, out of Huffman's code
-    cdef unsigned char *_text  # owned, or NULL
+    # the strings of one field, out of Huffman's code
+    cdef unsigned char *_text  # owned
     cdef Py_ssize_t _text_bytes
 
-    # Hands each field to the callback; returns a verdict. No Python object is made.
+    # Hands each field to the callback; returns a verdict. No Python object is made. After an
+    # exception the decoder is of no more use.
     cdef int decode_block(
         self, const unsigned char *data, Py_ssize_t size, on_field callback, void *arg
     ) except -1
     cdef int reserve_text(self, Py_ssize_t size) except -1
-    cdef void evict(self, uint32_t max_bytes) noexcept
-    cdef void insert(
-        self,
-        const unsigned char *name, uint32_t name_size,
-        const unsigned char *value, uint32_t value_size,
+    cdef bint find(self, uint64_t index, Field *field) noexcept
+    cdef bint read_literal(
+        self, const unsigned char **at, const unsigned char *end, unsigned char mask, Field *field
     ) noexcept
+    cdef void evict(self, uint32_t max_bytes) noexcept
+    cdef void insert(self, Field *field) noexcept
 
 
 cdef class HpackEncoder:
@@ -72,3 +81,7 @@ cdef class HpackEncoder:
 
     cpdef bytes encode(self, object fields, bint remember=*)
     cpdef set_max_table_bytes(self, uint32_t size)
+    cdef uint64_t index_of(self, tuple field) except? 0
+    cdef uint64_t index_of_name(self, bytes name) except? 0
+    cdef bint insert(self, tuple field, bytes name, Py_ssize_t size) except -1
+    cdef int evict(self) except -1
