@@ -1,8 +1,9 @@
 """The map of gatesvr._core.http2: a connection, its streams and what each of them holds."""
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gatesvr._core.buffer cimport Buffer
+from gatesvr._core.frame cimport Frame
 from gatesvr._core.hpack cimport HpackDecoder, HpackEncoder
 from gatesvr._core.line cimport Line, Place
 from gatesvr._core.response cimport Head
@@ -19,6 +20,9 @@ cdef enum:  # what we take
     MAX_CONTINUATIONS = 128  # frames behind one HEADERS
     MIN_BUDGET = 64 << 20  # bytes; beyond it, four of the largest message
     MAX_DEBUG_BYTES = 256  # of a GOAWAY's text
+    MIN_BODY = 512  # bytes: first memory of a message that comes in parts
+    SETTING_BYTES = 6
+    PREFIX_BYTES = 5  # in front of each message: a flag and its length
 
 cdef enum:  # frames that bring nothing
     FLOOD_BURST = 2_000  # frames
@@ -87,13 +91,16 @@ cdef class Stream:
     cdef int64_t window  # bytes that the peer may still send
     cdef int64_t reserved  # bytes of the connection's budget
     cdef Place waiting  # in the line of those that wait for the budget
-    cdef unsigned char prefix[5]  # of the message in progress
+    cdef unsigned char prefix[PREFIX_BYTES]  # of the message in progress
     cdef int prefix_size  # bytes of it that have come
     cdef uint32_t length  # of the message in progress; valid from prefix_size 5 on
     cdef PyObject *body  # owned bytes object that grows with what comes, or NULL
     cdef uint32_t body_size  # bytes of it that have come
+    cdef int64_t counted  # bytes of it in the connection's buffered_bytes
 
     cdef int64_t held(self) noexcept
+    cdef int collect(self, const unsigned char *data, uint32_t size) except -1
+    cdef bytes whole(self)
     cdef void free(self) noexcept
 
 
@@ -114,6 +121,7 @@ cdef class Http2Connection:
     cdef readonly int64_t buffered_bytes
     # --- streams
     cdef dict _streams  # id -> open stream
+    cdef Stream _last  # the last that a frame was for, while it is open
     cdef uint32_t _next_id
     cdef readonly uint32_t max_streams
     # --- sending
@@ -121,9 +129,11 @@ cdef class Http2Connection:
     cdef uint32_t _replies  # frames in _out that the peer caused
     cdef bint _is_pinging
     cdef HpackEncoder _encoder
-    cdef list _common  # fields of every request
+    cdef bint _is_resized  # the next block starts with size updates
+    cdef list _pseudo  # fields of every request, before :path
+    cdef list _common  # and behind it
     cdef dict _heads  # path -> RequestHead
-    cdef bytes _timeout_name  # how grpc-timeout begins, encoded; None: to be encoded
+    cdef bytes _timeout_name  # of grpc-timeout, encoded; None: not in the table
     cdef uint64_t _timeout_inserted  # the encoder's, when it was encoded
     cdef int64_t _send_window
     cdef int64_t _initial_window  # the peer's INITIAL_WINDOW_SIZE
@@ -148,3 +158,65 @@ cdef class Http2Connection:
     cdef double _tokens
     cdef double _tokens_at
     cdef int64_t _explained
+
+    cdef int64_t _room(self) noexcept
+    cdef Stream _find(self, uint32_t stream_id)
+    cdef bint _is_open(self, Stream stream) except -1
+    cdef Stream _begin(self, str path, object owner, int64_t timeout_ms, object metadata)
+    cdef int _drop(self, Stream stream) except -1
+    cdef int _end(self, Stream stream, int status, str details) except -1
+    cdef int _reset(self, Stream stream, uint32_t code, int status, str details) except -1
+    cdef int _reset_broken(self, Stream stream, str details) except -1
+    cdef int _send(self, Stream stream, bytes message) except -1
+    cdef unsigned char *_put_data(self, Stream stream, uint32_t size, bint is_last) except NULL
+    cdef int _want_window(self, Stream stream) except -1
+    cdef int _send_waiting(self) except -1
+    cdef int _send_part(self, Stream stream, uint32_t size) except -1
+    cdef int _put_request(
+        self, uint32_t stream_id, str path, int64_t timeout_ms, list more
+    ) except -1
+    cdef int _put_long_block(self, uint32_t stream_id, bytes block) except -1
+    cdef bytes _request_block(self, str path)
+    cdef bytes _encode_request(self, str path, RequestHead head)
+    cdef size_t _encode_timeout(self, unsigned char *out, int64_t timeout_ms) except 0
+    cdef int _put_preface(self) except -1
+    cdef int _put_reset(self, Stream stream, uint32_t code) except -1
+    cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1
+    cdef int _put_goaway(self, uint32_t code, str text) except -1
+    cdef int _fail(self, uint32_t code, str reason) except -1
+    cdef void _explain(self, int frames) noexcept
+    cdef int _charge(self, bint may_be_explained) except -1
+    cdef int _reply(self) except -1
+    cdef int _read(self, const unsigned char *data, size_t size) except -1
+    cdef Py_ssize_t _resume(self, const unsigned char *data, size_t size) except -1
+    cdef bint _is_legal(self, const Frame *frame) except -1
+    cdef int _handle(self, Frame *frame) except -1
+    cdef bint _is_used(self, const Frame *frame) except -1
+    cdef bint _has_size(self, const Frame *frame, uint32_t size) except -1
+    cdef int _handle_data(self, Frame *frame) except -1
+    cdef int _take_data(self, Stream stream, const unsigned char *data, uint32_t size) except -1
+    cdef bint _take_prefix(self, Stream stream) except -1
+    cdef int _deliver(self, Stream stream, bytes message) except -1
+    cdef int _top_up(self, Stream stream) except -1
+    cdef bint _reserve(self, Stream stream, int64_t size) noexcept
+    cdef void _release(self, Stream stream) noexcept
+    cdef int _serve_waiting(self) except -1
+    cdef int _handle_headers(self, Frame *frame) except -1
+    cdef int _handle_continuation(self, Frame *frame) except -1
+    cdef int _take_block(
+        self, const unsigned char *data, size_t size, uint32_t stream_id, uint8_t flags
+    ) except -1
+    cdef int _take_response(self, Stream stream, uint8_t flags) except -1
+    cdef int _take_trailers(self, Stream stream, uint8_t flags) except -1
+    cdef int _finish_by_trailers(self, Stream stream) except -1
+    cdef int _end_without_status(self, Stream stream) except -1
+    cdef int _conclude(self, Stream stream, str details, int status=*) except -1
+    cdef int _handle_reset(self, Frame *frame) except -1
+    cdef int _handle_goaway(self, Frame *frame) except -1
+    cdef int _handle_ping(self, Frame *frame) except -1
+    cdef int _handle_priority(self, Frame *frame) except -1
+    cdef int _handle_window_update(self, Frame *frame) except -1
+    cdef int _widen(self, uint32_t credit) except -1
+    cdef int _handle_settings(self, Frame *frame) except -1
+    cdef int _take_setting(self, uint16_t name, uint32_t value, int64_t *window) except -1
+    cdef int _move_windows(self, int64_t window) except -1

@@ -7,7 +7,7 @@ or a loop. After every call that may write (all but the attributes), hand take()
 from collections.abc import Iterable
 from typing import TypeAlias, final
 
-# Kinds of events. All but HEADERS, MESSAGE and ENDED are about the connection: their stream is None.
+# Kinds of events. Those of the connection have no stream: all but HEADERS, MESSAGE and ENDED.
 HEADERS: int  # an open() stream has its response head, and goes on
 MESSAGE: int  # a message of an open() stream, in the event's bytes
 ENDED: int  # the stream has ended; of a call() the only event
