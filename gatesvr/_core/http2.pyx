@@ -15,7 +15,7 @@ needs beyond its window and gives the peer that credit; where the budget has no 
 line. So window + held <= STREAM_WINDOW + reserved always holds, and each message whose credit was
 given can end, which frees its share for the next one.
 
-Each frame that brings nothing takes a token (flood.pxd), and so does no other.
+A frame that brings nothing takes a token (flood.pxd); a peer out of tokens floods.
 """
 cimport cython
 from cpython.bytes cimport (
@@ -26,8 +26,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from gatesvr._core.buffer cimport (
-    append, clear, extend, free_buffer, front_of, size_of)
+from gatesvr._core.buffer cimport append, clear, extend, free_buffer, front_of, size_of
 from gatesvr._core.frame cimport (
     ACK, CONTINUATION_FRAME, DATA_FRAME, ENABLE_PUSH, END_HEADERS, END_STREAM, GOAWAY_FRAME,
     HEAD_BYTES, HEADER_TABLE_SIZE, HEADERS_FRAME, INITIAL_WINDOW_SIZE, LAST_FRAME_BYTES,
@@ -359,7 +358,6 @@ cdef class Http2Connection:
 
     cdef int _drop(self, Stream stream) except -1:
         """Forget a stream and all that it holds."""
-        cdef bint has_reserved = stream.reserved > 0
         del self._streams[stream.id]
         if self._last is stream:
             self._last = None
@@ -371,9 +369,7 @@ cdef class Http2Connection:
         self._release(stream)
         stream.counted = 0
         stream.free()
-        if has_reserved:
-            self._serve_waiting()
-        return 0
+        return self._serve_waiting()
 
     cdef int _end(self, Stream stream, int status, str details) except -1:
         """End a stream with a status, and tell."""
