@@ -25,7 +25,7 @@ def check(cases: int, seed: int) -> None:
 
 
 def test_lives_with_h2() -> None:
-    check(300, seed=0)
+    check(200, seed=0)
 
 
 @pytest.mark.long
