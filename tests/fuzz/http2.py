@@ -240,7 +240,8 @@ def seeds() -> Iterator[bytes]:
     head = b"\x01\x01\x04\x01\x13\x88\x5f\x10application/grpc"
     yield ready + calls + settings + b"\x01\x08\x00\x01\x04\x00\x00\x10\x00" + b"\x0a\xff"
     yield ready + calls + b"\x01\x07\x00\x00\x0b" + bytes(8) + b"bye" + b"\x09"
-    for kind in (2, 3, 4, 6, 8, 9, 10):
-        yield ready + calls + bytes((3, kind, 0, 1, 8)) + bytes(8) + b"\xff" + b"\x08\x00"
+    for kind, stream, size in ((2, 1, 5), (3, 1, 4), (4, 0, 0), (6, 0, 8), (8, 1, 4), (10, 1, 9)):
+        flood = bytes((3, kind, 0, stream, size)) + b"\x01" * size + b"\xff"
+        yield ready + calls + flood + b"\x08\x00" + flood * 11
     large = b"\x02\x01\x01\x3f\x00\x00\xff\xff" + b"\x02\x01\x00\x3f\x00" * 4
     yield ready + calls + head + large
