@@ -14,6 +14,7 @@ what it has *reserved* of the connection's budget. As soon as the length of a me
 is legal, the stream reserves what the message needs beyond its window and gives the peer that
 credit; where the budget has no room, it waits in line. So window + held <= STREAM_WINDOW + reserved
 always holds, and each message whose credit was given can end, which frees its share for the next.
+The answer of a unary call keeps its share until the call ends.
 
 A frame that brings nothing takes a token (flood.pxd); a peer out of tokens floods.
 """
@@ -150,7 +151,7 @@ cdef class Http2Connection:
         goaway_text: Its text, cut at 256 bytes.
         max_streams: The peer's MAX_CONCURRENT_STREAMS, 100 before its SETTINGS.
         unsent_bytes: Bytes of messages that wait for the peer's windows.
-        buffered_bytes: Bytes of messages received in part.
+        buffered_bytes: Bytes of messages received in part, and of unary answers without their end.
         frames_received: Frames.
         pings_answered: PINGs of the peer.
         settings_received: SETTINGS of the peer.
@@ -670,8 +671,11 @@ cdef class Http2Connection:
                 if stream.body_size == stream.length:
                     self._deliver(stream, stream.whole())
         if not stream.is_ended:
-            self.buffered_bytes += stream.held() - stream.counted
+            self.buffered_bytes -= stream.counted
             stream.counted = stream.held()
+            if stream.message is not None:
+                stream.counted += PyBytes_GET_SIZE(stream.message)
+            self.buffered_bytes += stream.counted
         return 0
 
     cdef bint _take_prefix(self, Stream stream) except -1:
@@ -691,10 +695,10 @@ cdef class Http2Connection:
 
     cdef int _deliver(self, Stream stream, bytes message) except -1:
         stream.prefix_size = 0
-        if stream.is_unary:
+        if stream.is_unary:  # it stays here, and so does what it has reserved
             stream.message = message
-        else:
-            self._events.append((MESSAGE, stream, message))
+            return 0
+        self._events.append((MESSAGE, stream, message))
         if stream.reserved:
             self._release(stream)
             self._serve_waiting()
@@ -704,8 +708,10 @@ cdef class Http2Connection:
 
     cdef int _top_up(self, Stream stream) except -1:
         """Give a stream the credit that its message needs, else what it may have, in steps."""
-        cdef int64_t due = STREAM_WINDOW + stream.reserved - stream.held() - stream.window
+        cdef int64_t due = STREAM_WINDOW - stream.held() - stream.window
         cdef int64_t missing = 0
+        if stream.message is None:  # else it takes what is reserved
+            due += stream.reserved
         if stream.prefix_size == PREFIX_BYTES:
             missing = stream.length - stream.body_size + SLACK_BYTES - stream.window
         if missing <= due:
@@ -831,7 +837,7 @@ cdef class Http2Connection:
         if status == BAD_STATUS:
             return self._conclude(stream, "grpc-status is not a number", GRPC_UNKNOWN)
         if status == GRPC_OK:
-            if stream.held():
+            if stream.prefix_size:
                 return self._conclude(stream, "the answer ends inside a message")
             if stream.is_unary and stream.message is None:
                 return self._conclude(stream, "a unary answer without a message")
