@@ -56,6 +56,12 @@ cpdef enum:  # error codes, for Python (RFC 9113 7)
     INADEQUATE_SECURITY = 12
     HTTP_1_1_REQUIRED = 13
 
+# What a SETTINGS frame says, as far as it costs more than a field to set.
+cdef struct Settings:
+    int64_t window  # INITIAL_WINDOW_SIZE
+    uint32_t lowest_table  # the lowest HEADER_TABLE_SIZE of the frame (RFC 7541 4.2)
+    int64_t table  # the last, -1 for none
+
 
 cdef class Stream:
     # --- for the owner
@@ -131,7 +137,8 @@ cdef class Http2Connection:
     cdef uint8_t _block_flags  # of its HEADERS
     cdef int _continuations  # frames of it
     cdef Head _head  # the last block, decoded
-    cdef int64_t _window  # bytes that the peer may still send
+    cdef uint32_t _uncredited  # bytes that have come and are not given back
+    cdef int64_t _late_bytes  # bytes of DATA that may be under way on streams that we reset
     cdef int64_t _reserved  # bytes of the budget, sum over the streams
     cdef int64_t _budget
     cdef Line _waiting
@@ -166,6 +173,7 @@ cdef class Http2Connection:
     cdef bint _is_used(self, const Frame *frame) except -1
     cdef bint _has_size(self, const Frame *frame, uint32_t size) except -1
     cdef int _handle_data(self, Frame *frame) except -1
+    cdef int _take_late(self, const Frame *frame) except -1
     cdef int _take_data(self, Stream stream, const unsigned char *data, uint32_t size) except -1
     cdef bint _take_prefix(self, Stream stream) except -1
     cdef int _deliver(self, Stream stream, bytes message) except -1
@@ -191,5 +199,5 @@ cdef class Http2Connection:
     cdef int _handle_window_update(self, Frame *frame) except -1
     cdef int _widen(self, uint32_t credit) except -1
     cdef int _handle_settings(self, Frame *frame) except -1
-    cdef int _take_setting(self, uint16_t name, uint32_t value, int64_t *window) except -1
+    cdef int _take_setting(self, uint16_t name, uint32_t value, Settings *values) except -1
     cdef int _move_windows(self, int64_t window) except -1

@@ -8,13 +8,13 @@ Sending. What the peer's windows allow is written at once. The rest of a message
 stream (*unsent*). A stream whose own window is open then waits in a line for the connection's
 window; the line's streams send a frame each in turn.
 
-Receiving. The connection's window is given back as bytes come. A stream's window bounds what it
-may hold of a message in progress: 64 KiB, and what it has *reserved* of the connection's budget.
-As soon as the length of a message is known, and is legal, the stream reserves what the message
-needs beyond its window and gives the peer that credit; where the budget has no room, it waits in
-line. So window + held <= STREAM_WINDOW + reserved always holds, and each message whose credit was
-given can end, which frees its share for the next one. The answer of a unary call keeps its share
-until the call ends.
+Receiving. The connection's window is given back as bytes come, so it bounds nothing but what is
+under way. A stream's window bounds what the stream may hold of a message in progress: 64 KiB, and
+what it has *reserved* of the connection's budget. As soon as the length of a message is known, and
+is legal, the stream reserves what the message needs beyond its window and gives the peer that
+credit; where the budget has no room, it waits in line. So window + held <= STREAM_WINDOW + reserved
+always holds, and each message whose credit was given can end, which frees its share for the next.
+The answer of a unary call keeps its share until the call ends.
 
 A frame that brings nothing takes a token (flood.pxd); a peer out of tokens floods.
 """
@@ -183,7 +183,6 @@ cdef class Http2Connection:
         self._max_frame = MAX_FRAME_BYTES
         self._max_message_bytes = <uint32_t>max_message_bytes
         self._decoder = HpackDecoder(TABLE_BYTES, MAX_LIST_BYTES)
-        self._window = CONNECTION_WINDOW
         self._budget = max(<int64_t>MIN_BUDGET, 4 * (max_message_bytes + PREFIX_BYTES))
         self._put_preface()
 
@@ -467,6 +466,7 @@ cdef class Http2Connection:
             &self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1:
+        self._late_bytes = min(self._late_bytes + max(stream.window, <int64_t>0), self._budget)
         explain(&self._flood, EXPLAINED_BY_RESET)
         return append_number(&self._out, RST_STREAM_FRAME, stream.id, code)
 
@@ -615,16 +615,13 @@ cdef class Http2Connection:
             return 0
         if not strip_padding(frame):
             return self._fail(PROTOCOL_ERROR, "padding above the payload")
-        self._window -= frame.length
-        if self._window < 0:
-            return self._fail(FLOW_CONTROL_ERROR, "DATA above the connection's window")
-        if self._window <= CONNECTION_WINDOW - CREDIT_STEP:
-            append_number(
-                &self._out, WINDOW_UPDATE_FRAME, 0, <uint32_t>(CONNECTION_WINDOW - self._window))
-            self._window = CONNECTION_WINDOW
+        self._uncredited += frame.length
+        if self._uncredited >= CREDIT_STEP:
+            append_number(&self._out, WINDOW_UPDATE_FRAME, 0, self._uncredited)
+            self._uncredited = 0
         stream = self._find(frame.stream)
         if stream is None:
-            return self._charge(True)
+            return self._take_late(frame)
         if frame.size == 0 and not frame.flags & END_STREAM:
             self._charge(False)
         stream.window -= frame.length
@@ -640,6 +637,13 @@ cdef class Http2Connection:
         if frame.flags & END_STREAM:
             return self._conclude(stream, "END_STREAM without trailers")
         return self._top_up(stream)
+
+    cdef int _take_late(self, const Frame *frame) except -1:
+        """Drop DATA of a stream that is gone; it may have been under way when we reset it."""
+        if 0 < frame.length <= self._late_bytes:
+            self._late_bytes -= frame.length
+            return 0
+        return self._charge(True)
 
     cdef int _take_data(self, Stream stream, const unsigned char *data, uint32_t size) except -1:
         """Take messages, or parts of one, out of DATA."""
@@ -710,7 +714,9 @@ cdef class Http2Connection:
             due += stream.reserved
         if stream.prefix_size == PREFIX_BYTES:
             missing = stream.length - stream.body_size + SLACK_BYTES - stream.window
-        if missing > due and self._reserve(stream, missing - due):
+        if missing <= due:
+            leave(&self._waiting, &stream.waiting)
+        elif self._reserve(stream, missing - due):
             due = missing
         if 0 < missing <= due or due >= STREAM_WINDOW // 2:
             stream.window += due
@@ -953,7 +959,7 @@ cdef class Http2Connection:
     # Handling SETTINGS.
 
     cdef int _handle_settings(self, Frame *frame) except -1:
-        cdef int64_t window = self._initial_window
+        cdef Settings values = Settings(self._initial_window, UINT32_MAX, -1)
         cdef uint32_t at
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "SETTINGS on a stream")
@@ -966,7 +972,7 @@ cdef class Http2Connection:
         else:
             self.max_streams = UINT32_MAX  # unless they say otherwise
         for at in range(0, frame.size, SETTING_BYTES):
-            self._take_setting(get_16(frame.data + at), get_32(frame.data + at + 2), &window)
+            self._take_setting(get_16(frame.data + at), get_32(frame.data + at + 2), &values)
         if self.error_code >= 0:
             return 0
         self.settings_received += 1
@@ -975,22 +981,26 @@ cdef class Http2Connection:
         if not self.is_ready:
             self.is_ready = True
             self._events.append((READY, None, b""))
-        return self._move_windows(window)
+        if values.table >= 0:
+            self._encoder.resize(values.lowest_table)
+            self._encoder.resize(<uint32_t>values.table)
+        return self._move_windows(values.window)
 
-    cdef int _take_setting(self, uint16_t name, uint32_t value, int64_t *window) except -1:
-        """Take one setting; streams' windows change once, behind the last."""
+    cdef int _take_setting(self, uint16_t name, uint32_t value, Settings *values) except -1:
+        """Take one setting; those that cost more are used once, behind the last."""
         if name == MAX_CONCURRENT_STREAMS:
             self.max_streams = value
         elif name == INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW:
                 return self._fail(FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
-            window[0] = value
+            values.window = value
         elif name == MAX_FRAME_SIZE:
             if not MAX_FRAME_BYTES <= value <= LAST_FRAME_BYTES:
                 return self._fail(PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
             self._max_frame = min(value, <uint32_t>MAX_SEND_FRAME)
         elif name == HEADER_TABLE_SIZE:
-            self._encoder.resize(value)
+            values.lowest_table = min(values.lowest_table, value)
+            values.table = value
         elif name == ENABLE_PUSH and value:
             return self._fail(PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
         return 0
