@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,10 +131,8 @@ async def _connect(
         }
     )
     if isinstance(place, str):
-        made = await loop.create_unix_connection(make_protocol, place, **tls)
-    else:
-        made = await loop.create_connection(make_protocol, *place, **tls)
-    return cast("tuple[asyncio.Transport, P]", made)
+        return await loop.create_unix_connection(make_protocol, place, **tls)
+    return await loop.create_connection(make_protocol, *place, **tls)
 
 
 def _protocol_of(transport: asyncio.Transport) -> str | None:
