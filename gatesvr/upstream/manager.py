@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..config import PushConfig
 from ..errors import ErrorCode, UpstreamError
-from ..grpcio import upstream_options
 from ..observe.clock import RunningClock
 from .breaker import Breakers
 from .call import Call, MethodCall, UpstreamCounters
 from .lane import RETRY_MS, Lane, new_batch_sizes
+from .lanes import is_other_lane, new_lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
 
@@ -171,8 +171,7 @@ class UpstreamManager:
         before, self._config = self._config, config
         self._auth_service = auth_service
         self._breakers.apply(config)
-        limit = self._max_message_bytes
-        if upstream_options(before, limit) != upstream_options(config, limit):
+        if is_other_lane(before, config, self._max_message_bytes):
             for lane in list(self._lanes.values()):
                 self._replace(lane)
         else:
@@ -380,7 +379,7 @@ class UpstreamManager:
             self._end_lane(lane)
 
     def _open_lane(self, address: str) -> Lane:
-        lane = self._lanes[address] = Lane(
+        lane = self._lanes[address] = new_lane(
             address,
             self._config,
             self._max_message_bytes,
