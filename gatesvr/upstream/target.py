@@ -48,7 +48,7 @@ class Target:
         Args:
             address: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; a host that is a name is left
                 to the dial.
-            authority: The ``:authority`` of its calls; empty for the address itself.
+            authority: The ``:authority`` of its calls; empty for server_name, or else the address.
             server_name: What its certificate has to name; empty for the authority's host.
 
         Raises:
@@ -60,10 +60,10 @@ class Target:
                 path = path[2:]
             if not path or "\0" in path:
                 raise ValueError(f"{address!r} names no socket")
-            authority = authority or LOCAL_NAME
+            authority = authority or server_name or LOCAL_NAME
             return cls(address, (path,), authority, server_name or _host_of(authority))
         place = parse_address(address)
-        authority = authority or address
+        authority = authority or server_name or address
         return cls(address, (place,), authority, server_name or _host_of(authority))
 
     def at(self, places: Sequence[tuple[str, int]]) -> Target:
@@ -79,6 +79,11 @@ class Target:
         else:
             address, name = self.address, ""
         return Target(address, tuple(places), self.authority, self.server_name, name)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the certificate names the authority's host."""
+        return _host_of(self.authority) == self.server_name
 
     @property
     def grpc_address(self) -> str:

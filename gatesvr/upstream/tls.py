@@ -42,6 +42,15 @@ class UpstreamCredentials:
         self._watch = FileWatch(*filter(None, (config.ca, config.cert, config.key)))
         self._load()
 
+    @classmethod
+    def of(cls, config: UpstreamTls) -> UpstreamCredentials | None:
+        """Return the credentials that a configuration names; None for plain text.
+
+        Raises:
+            ConfigError: A file cannot be read or used.
+        """
+        return cls(config) if config.enabled else None
+
     def follow(self) -> bool:
         """Read the files again if they have changed; return whether they are others now."""
         if not self._watch.has_changed():
