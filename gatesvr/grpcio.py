@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .config import UpstreamConfig
 
-    Options = Sequence[tuple[str, int]]
+    Options = Sequence[tuple[str, int | str]]
 
 __all__ = [
     "CALL_ENDED",

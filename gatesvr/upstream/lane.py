@@ -32,6 +32,7 @@ from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .limit import GradientLimit
 from .status import is_fault, limit_and_size, outcome_of
+from .target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
     from ..config import UpstreamConfig
     from .call import Call, MethodCall, UpstreamCounters
+    from .tls import UpstreamCredentials
 
 __all__ = ["Lane", "LaneState", "new_batch_sizes"]
 
@@ -105,10 +107,11 @@ class Lane(ABC):
     """Sends the calls for one address, for every service and zone there.
 
     Args:
-        address: HOST:PORT.
+        target: Where it is; an address for one without names of its own.
         config: Limits and times.
         max_message_bytes: The gateway's message limit.
         counters: The layer's counters.
+        tls: How to speak TLS; None for plain text.
         on_change: Called when is_up or is_connecting may have changed.
         on_stranded: Takes calls not yet written; returns those that no other lane accepts.
         on_refused: Takes a call that the upstream refused.
@@ -118,24 +121,27 @@ class Lane(ABC):
 
     def __init__(
         self,
-        address: str,
+        target: Target | str,
         config: UpstreamConfig,
         max_message_bytes: int,
         counters: UpstreamCounters,
         *,
+        tls: UpstreamCredentials | None = None,
         on_change: Callable[[], None],
         on_stranded: Callable[[Lane, list[Call]], list[Call]],
         on_refused: Callable[[Lane, Call], None],
         clock: RunningClock | None = None,
         batch_sizes: list[int] | None = None,
     ) -> None:
-        self.address = address
+        self.target = target if isinstance(target, Target) else Target.of(target)
+        self.address = self.target.address
         self.users = 0
         """Endpoints that use this lane; the manager counts them."""
         self.is_full = False
         """Whether calls wait because as many as may be are open."""
         self._set(config)
         self._set_limit(config)
+        self._tls = tls
         self._max_message_bytes = max_message_bytes
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
