@@ -1,4 +1,4 @@
-"""Connection: one HTTP/2 connection to an upstream, between its transport and its lane.
+"""UpstreamConnection: one HTTP/2 connection to an upstream, between its transport and its lane.
 
 Bytes go from the transport to the core and from the core to the transport; events go to the lane.
 What needs a clock is here: the keepalive, and the patience with a peer that reads nothing.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .process_stream import ProcessStream
 
-__all__ = ["Connection", "ConnectionUser"]
+__all__ = ["UpstreamConnection", "ConnectionUser"]
 
 KEEPALIVE_TIMEOUT_S = 20.0
 """Longest wait for the answer to a keepalive PING."""
@@ -33,28 +33,28 @@ MAX_UNSENT_BYTES = 8 << 20
 class ConnectionUser(Protocol):
     """What a connection calls: the lane."""
 
-    def connection_made(self, connection: Connection) -> None:
+    def connection_made(self, connection: UpstreamConnection) -> None:
         """Open the first streams; they leave with the connection's first bytes."""
 
     def handle_events(
-        self, connection: Connection, events: Sequence[tuple[int, Stream | None, bytes]]
+        self, connection: UpstreamConnection, events: Sequence[tuple[int, Stream | None, bytes]]
     ) -> None:
         """Take what one read has brought."""
 
     def write_ready(self) -> None:
         """Write again: the transport takes more."""
 
-    def connection_lost(self, connection: Connection, reason: str) -> None:
+    def connection_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """End the connection's streams: it has ended, or is of no use any more."""
 
-    def connection_closed(self, connection: Connection) -> None:
+    def connection_closed(self, connection: UpstreamConnection) -> None:
         """Forget the connection: its transport is closed."""
 
     def call_cancelled(self, call: Call) -> None:
         """Take note that a call's stream was reset."""
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """Carries the streams of one connection.
 
     Args:
