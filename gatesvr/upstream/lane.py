@@ -235,6 +235,11 @@ class Lane(ABC):
         """Calls not yet written."""
         return sum(map(len, self._lines))
 
+    @property
+    def connections(self) -> int:
+        """Connections of its own; 0 where they are grpcio's."""
+        return 0
+
     @abstractmethod
     def start(self) -> None:
         """Begin to connect."""
@@ -290,7 +295,7 @@ class Lane(ABC):
         waiting, open_calls = self._waiting, self._open
         room = min(self._max_batch, self._max_open - len(open_calls))
         now = self._loop.time()
-        is_old = not is_fresh and now - self._emptied_at > LONG_WAIT_S
+        is_old = not is_fresh and self._is_stale(now)
         age_now = self._clock.now() if is_old else 0.0
         size = 0
         batch: list[bytes] = []
@@ -319,6 +324,10 @@ class Lane(ABC):
             last = next(reversed(open_calls))
             self._max_open = self._limit.sent(last, len(open_calls), now)
         return batch
+
+    def _is_stale(self, now: float) -> bool:
+        """Return whether a call in the line may have waited long."""
+        return now - self._emptied_at > LONG_WAIT_S
 
     def _set_full(self, is_full: bool) -> None:
         self.is_full = is_full
@@ -439,10 +448,16 @@ class Lane(ABC):
         )
 
     def _fail_by_status(
-        self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
+        self,
+        call: Call,
+        status: grpc.StatusCode,
+        details: str,
+        request_bytes: int,
+        *,
+        is_remote: bool = True,
     ) -> None:
-        """End a unary call by its gRPC status."""
-        code, outcome = outcome_of(status, details, request_bytes)
+        """End a unary call by its gRPC status; the arguments are those of outcome_of()."""
+        code, outcome = outcome_of(status, details, request_bytes, is_remote=is_remote)
         counters = self._counters
         if code is ErrorCode.TOO_LARGE:
             counters.too_large += 1
@@ -456,7 +471,7 @@ class Lane(ABC):
             outcome=outcome,
             status=status.name,
             address=self.address,
-            is_fault=is_fault(status, details) and not self._is_stopping,
+            is_fault=is_fault(status, details, is_remote=is_remote) and not self._is_stopping,
         )
 
     def _overflow(self, call: Call, reason: str) -> None:

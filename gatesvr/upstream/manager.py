@@ -227,6 +227,7 @@ class UpstreamManager:
         counters.endpoints = sum(map(len, self._members.values()))
         counters.lanes = len(self._lanes)
         counters.lanes_up = sum(lane.is_up for lane in lanes)
+        counters.connections = sum(lane.connections for lane in lanes)
         counters.ejected = self._breakers.ejected
         counters.open = sum(lane.open_calls for lane in lanes)
         counters.waiting = sum(lane.waiting_calls for lane in lanes)
