@@ -147,6 +147,8 @@ class DirectLane(Lane):
         if self._dials:
             await asyncio.wait(self._dials)
         self._strand("stopped")
+        self._draining_ids.clear()
+        self._break("stopped")
         if self._timer is not None:
             self._timer.cancel()
         self._on_change()
