@@ -15,6 +15,7 @@ from gatesvr.config import Endpoint, UpstreamConfig
 from gatesvr.errors import UpstreamError
 from gatesvr.upstream.call import Call, OnEnd, UpstreamCounters
 from gatesvr.upstream.lane import Lane, LaneState
+from gatesvr.upstream.lanes import new_lane
 
 from ..fakes import until
 
@@ -139,7 +140,7 @@ class LaneUnderTest:
         self.counters = UpstreamCounters()
         self.stranded: list[Call] = []
         self.refused: list[Call] = []
-        self.lane = Lane(
+        self.lane: Any = new_lane(
             address,
             settings(**values),
             max_message_bytes,

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
-from gatesvr.upstream import lane
+from gatesvr.upstream import grpcio_lane, lane
 from gatesvr.upstream.call import Call
 from gatesvr.upstream.lane import LaneState
 
@@ -219,7 +219,7 @@ async def test_upstream_is_asked_for_its_stream_again(monkeypatch: pytest.Monkey
             await super().ProcessStream(request_iterator, context)
 
     upstream = Learns()
-    monkeypatch.setattr(lane, "UNARY_RETRY_S", 0.01)
+    monkeypatch.setattr(grpcio_lane, "UNARY_RETRY_S", 0.01)
     async with serving(upstream) as address, lane_to(address) as under_test:
         await under_test.until_state(LaneState.STREAM)
         await under_test.call()
@@ -438,7 +438,7 @@ async def test_health_where_the_upstream_has_it() -> None:
 async def test_busy_process_has_calls_share_messages_but_no_lone_one_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane, "PACE_S", 0.5)
+    monkeypatch.setattr(grpcio_lane, "PACE_S", 0.5)
     upstream = Streaming()
     async with serving(upstream) as address, lane_to(address) as under_test:
         monkeypatch.setattr(under_test.lane, "_look_at_load", lambda now: None)
@@ -452,7 +452,7 @@ async def test_busy_process_has_calls_share_messages_but_no_lone_one_wait(
         written_at = under_test.lane._written_at
         assert under_test.lane._pace(written_at + 0.2) == pytest.approx(0.3)
         calls = []
-        for _ in range(lane.PACE_CALLS - 1):
+        for _ in range(grpcio_lane.PACE_CALLS - 1):
             calls.append(under_test.call())
             await asyncio.sleep(0)
         assert under_test.lane._pace(written_at) > 0
@@ -472,7 +472,7 @@ async def test_busy_from_half_of_its_time_on_until_a_quarter(
     monkeypatch: pytest.MonkeyPatch, shares: tuple[float, ...], states: tuple[bool, ...]
 ) -> None:
     worked, now = 1.0, 1000.0
-    monkeypatch.setattr(lane, "time", SimpleNamespace(thread_time=lambda: worked))
+    monkeypatch.setattr(grpcio_lane, "time", SimpleNamespace(thread_time=lambda: worked))
     async with serving(Streaming()) as address, lane_to(address) as under_test:
         under_test.lane._look_at_load(now)
         seen = []
