@@ -34,6 +34,7 @@ class GoawayServer:
     Args:
         has_stream: Whether it has ProcessStream.
         note: Called with the data of each request that it executes.
+        delay: Time that each answer takes, seconds.
         age: Age at which it says goodbye to a connection, seconds.
         has_two_steps: Whether it says so in two steps; else as a server without them, at once.
 
@@ -46,12 +47,14 @@ class GoawayServer:
         self,
         has_stream: bool,
         note: Callable[[bytes], None],
+        delay: float,
         age: float,
         *,
         has_two_steps: bool = True,
     ) -> None:
         self.has_stream = has_stream
         self.note = note
+        self.delay = delay
         self.age = age
         self.has_two_steps = has_two_steps
         self.connections = 0
@@ -80,7 +83,8 @@ class _Stream:
         self.window = window
         self.received = bytearray()
         self.unsent = bytearray()
-        self.is_ended = False
+        self.running = 0
+        self.is_finished = False
 
 
 class _Connection(asyncio.Protocol):
@@ -197,10 +201,20 @@ class _Connection(asyncio.Protocol):
             message = bytes(received[5 : 5 + size])
             del received[: 5 + size]
             answers = self._answer(stream, message)
-            if stream.path == "ProcessRequest":
-                self._write(h2.response(number))
-            stream.unsent += h2.message(answers)
-        stream.is_ended |= ends
+            stream.running += 1
+            asyncio.get_running_loop().call_later(
+                self._server.delay, self._answered, number, stream, answers
+            )
+        stream.is_finished |= ends
+        self._send(number, stream)
+
+    def _answered(self, number: int, stream: _Stream, answers: bytes) -> None:
+        stream.running -= 1
+        if self._streams.get(number) is not stream:
+            return  # reset
+        if stream.path == "ProcessRequest":
+            self._write(h2.response(number))
+        stream.unsent += h2.message(answers)
         self._send(number, stream)
 
     def _answer(self, stream: _Stream, message: bytes) -> bytes:
@@ -227,7 +241,7 @@ class _Connection(asyncio.Protocol):
             self._window -= len(part)
             stream.window -= len(part)
             self._write(h2.frame(h2.DATA, 0, number, part))
-        if stream.is_ended and not stream.unsent:
+        if stream.is_finished and not stream.running and not stream.unsent:
             del self._streams[number]
             self._write(h2.trailers(number))
             self._close_if_done()

@@ -131,6 +131,9 @@ def calls_without_end(stats: Mapping[str, int]) -> int:
 class Run:
     """The processes of a run, and what all kinds of run check."""
 
+    delay = 0.02
+    """Time that the upstream takes for an answer, seconds: some are always under way."""
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.result = Result(plan)
@@ -164,7 +167,7 @@ class Run:
         """Return an upstream that listens nowhere yet."""
         executed = str(self._executed)
         upstream = self._child(
-            serve_upstream, self.plan.kind, executed, self.age_ms(), self.plan.is_go
+            serve_upstream, self.plan.kind, executed, self.delay, self.age_ms(), self.plan.is_go
         )
         await upstream.receive(PATIENCE_S)
         return upstream
@@ -277,6 +280,8 @@ class Run:
 
 class Memory(Run):
     """Many requests, a tenth of which time out, are cancelled, given up, or left by their client."""
+
+    delay = 0.0
 
     async def work(self) -> None:
         plan, result = self.plan, self.result

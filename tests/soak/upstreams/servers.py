@@ -18,7 +18,7 @@ from .goaway_server import GoawayServer
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
 
-__all__ = ["ECHO", "CANCEL", "HANG", "Executions", "serve_upstream"]
+__all__ = ["CANCEL", "ECHO", "HANG", "Executions", "serve_upstream"]
 
 ECHO, HANG, CANCEL = "echo", "hang", "cancel"
 """Actions: answered with their data, never answered, ended by the server with CANCELLED."""
@@ -43,13 +43,16 @@ class Executions:
 class Unary(rpc.UpstreamServiceServicer):
     """Has no ProcessStream."""
 
-    def __init__(self, executions: Executions) -> None:
+    def __init__(self, executions: Executions, delay: float) -> None:
         self._executions = executions
+        self._delay = delay
 
     async def ProcessRequest(self, request: Any, context: Any) -> pb.UpstreamResponse:  # noqa: N802
         self._executions.note(request.data)
         if request.action == HANG:
             await asyncio.Event().wait()
+        if self._delay:
+            await asyncio.sleep(self._delay)
         if request.action == CANCEL:
             await context.abort(grpc.StatusCode.CANCELLED, "the upstream's mind has changed")
         return answer(request)
@@ -60,13 +63,23 @@ class Streaming(Unary):
 
     async def ProcessStream(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
         await context.send_initial_metadata(())
-        while (batch := await context.read()) is not grpc.aio.EOF:
-            responses = []
-            for request in batch.requests:
-                self._executions.note(request.data)
-                if request.action not in (HANG, CANCEL):
-                    responses.append(answer(request))
-            if responses:
+        writing = asyncio.Lock()  # gRPC takes one write at a time
+        async with asyncio.TaskGroup() as answers:
+            while (batch := await context.read()) is not grpc.aio.EOF:
+                for request in batch.requests:
+                    self._executions.note(request.data)
+                answers.create_task(self._answer(batch, context, writing))
+
+    async def _answer(
+        self, batch: pb.UpstreamRequestBatch, context: Any, writing: asyncio.Lock
+    ) -> None:
+        if self._delay:
+            await asyncio.sleep(self._delay)
+        responses = [
+            answer(request) for request in batch.requests if request.action not in (HANG, CANCEL)
+        ]
+        if responses:
+            async with writing:
                 await context.write(pb.UpstreamResponseBatch(responses=responses))
 
 
@@ -79,26 +92,30 @@ def answer(request: pb.UpstreamRequest) -> pb.UpstreamResponse:
     )
 
 
-async def serve_upstream(pipe: Pipe, kind: str, executed: str, age_ms: int, is_go: bool) -> None:
+async def serve_upstream(
+    pipe: Pipe, kind: str, executed: str, delay: float, age_ms: int, is_go: bool
+) -> None:
     """Run an upstream until it is killed, or told ``stop``.
 
-    Says ``ready``; is told a port, 0 for a free one, and says the address that it then serves at.
+    Says ``ready``; is told a port, 0 for a free one, and says the address that it then serves at;
+    made by hand, it says how often it said goodbye at ``counts``.
 
     Args:
         pipe: To the parent.
         kind: ``unary`` or ``stream``.
         executed: The file for Executions.
+        delay: Time that each answer takes, seconds.
         age_ms: Oldest that a connection becomes, 0 for any.
         is_go: Say goodbye in two steps, as Go's servers do, on a server made by hand.
     """
     commands = Commands(pipe)
     executions = Executions(executed)
-    servicer = (Streaming if kind == "stream" else Unary)(executions)
+    servicer = (Streaming if kind == "stream" else Unary)(executions, delay)
     pipe.send("ready")
     port = await commands.next()
     with suppress(EOFError):
         if is_go:
-            go_server = GoawayServer(kind == "stream", executions.note, age_ms / 1000)
+            go_server = GoawayServer(kind == "stream", executions.note, delay, age_ms / 1000)
             pipe.send(await go_server.start())
             while await commands.next() == "counts":
                 pipe.send({"connections": go_server.connections, "goodbyes": go_server.goodbyes})
