@@ -29,6 +29,7 @@ from gatesvr.errors import ConfigError
 from gatesvr.gateway import Gateway
 from gatesvr.reload import Reloader
 from gatesvr.transport.tls import generate_certificate
+from gatesvr.upstream.lanes import LANES
 
 from .e2e.plain_client import business, plain_client
 from .e2e.plain_upstream import PlainUpstream, plain_upstream
@@ -188,6 +189,8 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         "consistent_hash" if g.upstream._pool("hello")._is_hashed else "round_robin"
     ),
     "upstream.order": lambda g: g.engine.router.route("hello").order,
+    "upstream.lane": lambda g: next(name for name, kind in LANES.items() if type(lane(g)) is kind),
+    "upstream.max_connections": lambda g: lane(g)._config.max_connections,
     "upstream.max_batch": lambda g: lane(g)._max_batch,
     "upstream.max_open": lambda g: lane(g).max_open,
     "upstream.adaptive_limit": lambda g: lane(g)._limit is not None,

@@ -493,6 +493,13 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """How a service's endpoints share the calls; consistent_hash is by openid."""
     order: Literal["completion", "request"] = "completion"
     """Order of the answers on routes that name none."""
+    lane: Literal["direct", "grpcio"] = "direct"
+    """What speaks gRPC with the services: the gateway itself, or the library grpcio, at several
+    times the CPU."""
+    max_connections: Annotated[int, Range(1, 100)] = 4
+    """Connections to one endpoint. One is enough, unless the service lets only so many requests run
+    at once on one (MAX_CONCURRENT_STREAMS); those above the first are closed when they are idle.
+    With lane = "grpcio" it is always one."""
     max_batch: Count = 64
     """Requests per lane message."""
     max_open: Count = 1_024
@@ -518,7 +525,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     tls: UpstreamTls = UpstreamTls()
     """TLS to upstreams."""
     keepalive: Annotated[Seconds, Range(1, 24 * _HOUR, "no pings")] = 300.0
-    """gRPC keepalive; below 300s only to upstreams that allow it."""
+    """Silence after which a connection with an open call is asked for a sign of life (PING); below
+    300s only for upstreams that allow it."""
     consecutive_failures: Annotated[int, Range(1, 1_000, "do not count them")] = 5
     """Failed calls without an answer between them that eject an endpoint: connection lost, no
     answer in time, an answer that does not decode, UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .dial import opening_of, reason_of
+from .dial import early_end, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         user: The lane.
         core: The HTTP/2 of it.
         keepalive: Seconds of silence after which a PING is sent while a stream is open; 0: never.
-        server_name: What the server's certificate should name.
+        is_tls: Whether it speaks TLS.
         is_extra: Whether it is there for unary calls only, beside the lane's first one.
 
     Attributes:
@@ -77,11 +77,11 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_is_heard",
         "_is_pinged",
+        "_is_tls",
         "_keepalive",
         "_keepalive_timer",
         "_loop",
         "_reason",
-        "_server_name",
         "_stall_timer",
         "_transport",
         "_user",
@@ -100,8 +100,8 @@ class Connection(asyncio.Protocol):
         user: ConnectionUser,
         core: Http2Connection,
         keepalive: float,
-        server_name: str = "",
         *,
+        is_tls: bool = False,
         is_extra: bool = False,
     ) -> None:
         self.core = core
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self.process: ProcessStream | None = None
         self._user = user
         self._keepalive = keepalive
-        self._server_name = server_name
+        self._is_tls = is_tls
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[str] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
@@ -185,9 +185,11 @@ class Connection(asyncio.Protocol):
         if events:
             self._user.handle_events(self, events)
         if core.error:
-            opening = "" if self.ready_at else opening_of(data)
             self.close()  # the GOAWAY says why
-            self._end(opening or core.error)
+            if self.ready_at:
+                self._end(core.error)
+            else:
+                self._end(early_end(None, data, is_tls=self._is_tls))
         elif not self.is_paused and (output := core.take()):
             cast("asyncio.Transport", self._transport).write(output)
 
@@ -210,7 +212,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the lane."""
         self._stop_timers()
-        self._end(reason_of(exc, self._server_name) if exc else "the server closed the connection")
+        if not self.ready_at:
+            reason = early_end(exc, b"", is_tls=self._is_tls)
+        else:
+            reason = reason_of(exc) if exc else "the server closed the connection"
+        self._end(reason)
         self._transport = None
         self._user.connection_closed(self)
 

@@ -358,7 +358,9 @@ class DirectLane(Lane):
         except ValueError as error:
             self._counters.bad_batches += 1
             process.cancel()
-            self._end_stream(process, grpc.StatusCode.INTERNAL, f"bad answers: {error}", is_bad=True)
+            self._end_stream(
+                process, grpc.StatusCode.INTERNAL, f"bad answers: {error}", is_bad=True
+            )
 
     def stream_ended(self, process: ProcessStream, status: int, details: str) -> None:
         """End the calls that were written to the stream, and open another one."""
@@ -452,19 +454,20 @@ class DirectLane(Lane):
         """Make a connection; return why there is none, or an empty text."""
         timeout = self._config.connect_timeout
         due = self._loop.time() + timeout
-        context = None if self._credentials is None else self._credentials.context
+        context = None if self._tls is None else self._tls.context
 
         def make() -> Connection:
             core = Http2Connection(
-                self._target.authority,
+                self.target.authority,
                 "http" if context is None else "https",
                 max_message_bytes=max_answer_bytes(self._max_message_bytes),
             )
-            name = self._target.server_name
-            return Connection(self, core, self._config.keepalive, name, is_extra=is_extra)
+            keepalive = self._config.keepalive
+            is_tls = context is not None
+            return Connection(self, core, keepalive, is_tls=is_tls, is_extra=is_extra)
 
         try:
-            _, connection = await dial(self._target, context, make, timeout)
+            _, connection = await dial(self.target, context, make, timeout)
         except DialError as error:
             return str(error)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..grpcio import upstream_options
+from .direct_lane import DirectLane
 from .grpcio_lane import GrpcioLane
 
 if TYPE_CHECKING:
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["LANES", "is_other_lane", "new_lane"]
 
-LANES: dict[str, type[Lane]] = {"grpcio": GrpcioLane}
+LANES: dict[str, type[Lane]] = {"direct": DirectLane, "grpcio": GrpcioLane}
 """By ``upstream.lane``."""
 
 
 def new_lane(target: Target | str, config: UpstreamConfig, *args: Any, **more: Any) -> Lane:
     """Return a lane of the kind that the configuration names; the arguments are Lane's."""
-    return GrpcioLane(target, config, *args, **more)
+    return LANES[config.lane](target, config, *args, **more)
 
 
 def is_other_lane(before: UpstreamConfig, config: UpstreamConfig, max_message_bytes: int) -> bool:
     """Return whether a lane cannot take a configuration, so that another one has to be made."""
-    return upstream_options(before, max_message_bytes) != upstream_options(
-        config, max_message_bytes
+    if before.lane != config.lane:
+        return True
+    return config.lane == "grpcio" and (
+        upstream_options(before, max_message_bytes) != upstream_options(config, max_message_bytes)
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 20.0
 SERVICE = "gatesvr.proto.UpstreamService"
+LANE = "direct"
+"""The kind of the lanes that settings() asks for; the fixture lane_kind sets it."""
 
 
 class Streaming(rpc.UpstreamServiceServicer):
@@ -115,7 +117,8 @@ async def serving(
 
 def settings(**values: Any) -> UpstreamConfig:
     """Return a configuration with short retry times."""
-    return UpstreamConfig(**{"reconnect_min": 0.02, "reconnect_max": 0.1, **values})
+    short = {"lane": LANE, "reconnect_min": 0.02, "reconnect_max": 0.1}
+    return UpstreamConfig(**{**short, **values})
 
 
 def outcome() -> tuple[asyncio.Future[Any], OnEnd]:
@@ -141,7 +144,7 @@ class LaneUnderTest:
         self.stranded: list[Call] = []
         self.refused: list[Call] = []
         self.lane: Any = new_lane(
-            address,
+            str(address),
             settings(**values),
             max_message_bytes,
             self.counters,
@@ -196,7 +199,7 @@ async def lane_to(
 
 
 def endpoints(*addresses: str, zone: str = "") -> list[Endpoint]:
-    return [Endpoint(address=address, zone=zone) for address in addresses]
+    return [Endpoint(address=str(address), zone=zone) for address in addresses]
 
 
 def ask(

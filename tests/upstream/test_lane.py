@@ -21,6 +21,8 @@ from gatesvr.upstream.lane import LaneState
 from ..fakes import until
 from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving
 
+pytestmark = pytest.mark.usefixtures("lane_kind")
+
 
 async def failure(future: asyncio.Future[Any]) -> UpstreamError:
     with pytest.raises(UpstreamError) as caught:

@@ -19,6 +19,8 @@ from ..auth.servers import auth_server
 from ..fakes import until
 from .servers import DEADLINE_S, Streaming, UnaryOnly, ask, endpoints, parse, serving, settings
 
+pytestmark = pytest.mark.usefixtures("lane_kind")
+
 METHOD = "/gatesvr.proto.AuthService/Authenticate"
 NO = auth_pb2.AuthenticateResponse(reason="never heard of").SerializeToString()
 
