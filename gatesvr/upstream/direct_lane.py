@@ -7,9 +7,9 @@ one step. All of it is callbacks; only connecting has a task.
 A lane has a *main* connection with the ProcessStream, the health watch and unary calls. Where the
 server's MAX_CONCURRENT_STREAMS leaves no room on it, unary calls go on *extra* connections, up to
 ``upstream.max_connections``; an extra one that is idle for long is closed. A connection that the
-server says goodbye on (GOAWAY), or that the lane needs no more, is *leaving*: it takes no calls, and
-is closed when its own have ended. The lane dials again meanwhile. Without a main connection there
-are no extra ones.
+server says goodbye on (GOAWAY), or that the lane needs no more, is *leaving*: it takes no calls,
+and is closed when its own have ended. The lane dials again meanwhile. Without a main connection
+there are no extra ones.
 
 The states: CONNECTING while the main connection is dialled for the first time, or again after a
 good time; DOWN while it is dialled in vain; UNARY once the server's SETTINGS have come; STREAM once

@@ -46,7 +46,7 @@ def _is_serving(report: bytes) -> bool:
     Raises:
         DecodeError: It says nothing.
     """
-    return health_pb2.HealthCheckResponse.FromString(report).status != NOT_SERVING
+    return bool(health_pb2.HealthCheckResponse.FromString(report).status != NOT_SERVING)
 
 
 class HealthStream:
