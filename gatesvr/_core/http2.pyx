@@ -34,7 +34,8 @@ from gatesvr._core.frame cimport (
     MAX_WINDOW, PING_FRAME, PRIORITY_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME, SETTINGS_FRAME,
     WINDOW_UPDATE_FRAME, Frame, append_number, get_16, get_32, put_16, put_32, put_head, read_head,
     strip_padding, strip_priority)
-from gatesvr._core.flood cimport EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, explain, is_explained, pay
+from gatesvr._core.flood cimport (
+    EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, EXPLAINED_BYTES, explain, is_explained, pay)
 from gatesvr._core.hpack cimport HPACK_CORRUPT, HPACK_OK, HpackDecoder
 from gatesvr._core.line cimport is_in_line, join, leave
 from gatesvr._core.request cimport RequestEncoder
@@ -466,7 +467,8 @@ cdef class Http2Connection:
             &self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1:
-        explain(&self._flood, EXPLAINED_BY_RESET)
+        cdef int64_t credit = max(stream.window, <int64_t>0)
+        explain(&self._flood, EXPLAINED_BY_RESET + <int>(credit // EXPLAINED_BYTES))
         return append_number(&self._out, RST_STREAM_FRAME, stream.id, code)
 
     cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import socket
 import struct
 from collections import Counter
@@ -28,12 +27,13 @@ __all__ = ["MAX_SENT", "SCRIPTS", "HostileUpstream", "Peer", "Script", "hostile_
 Script: TypeAlias = "Callable[[Peer], Awaitable[None]]"
 
 MIB = 1 << 20
-MAX_SENT = 48 * MIB
+MAX_SENT = 64 * MIB
 CHUNK = 64 << 10
 LARGEST_WINDOW = (1 << 31) - 1
 METHOD = "/gatesvr.proto.UpstreamService/ProcessRequest"
 STREAM = "/gatesvr.proto.UpstreamService/ProcessStream"
 UNIMPLEMENTED = 12
+TINY = b"\x08\xc8\x01\x1a\xfe\xff\x03" + bytes((64 << 10) - 2)  # UpstreamResponse: 200, data
 REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0x7, 0x8, 0xB
 
 
@@ -311,7 +311,7 @@ async def settings_changes(peer: Peer) -> None:
     """Change the initial window without end while calls are open."""
     await peer.greet()
     await peer.request()
-    await peer.flood(h2.settings(*((h2.INITIAL_WINDOW_SIZE, 1 + i % 7) for i in range(2_000))))
+    await peer.flood(h2.settings(*((h2.INITIAL_WINDOW_SIZE, 1 + i % 7) for i in range(100))))
 
 
 async def ping_flood(peer: Peer) -> None:
@@ -405,16 +405,14 @@ async def ended_stream(peer: Peer) -> None:
 
 
 async def tiny_frames(peer: Peer) -> None:
-    """Answer with a message of 1 MiB, a byte a frame: legal, and slow."""
+    """Answer with messages of 64 KiB, a byte a frame: legal, and slow."""
     await peer.greet()
     while True:
         stream = await peer.request()
-        prefix = h2.message(b"", MIB)
+        prefix = h2.message(b"", len(TINY))
         await peer.send(h2.response(stream) + h2.frame(h2.DATA, 0, stream, prefix))
-        chunk = h2.frame(h2.DATA, 0, stream, b"x") * 4_096
-        for _ in range(MIB // 4_096):
-            await peer.send(chunk)
-        await peer.send(h2.trailers(stream))
+        frames = [h2.frame(h2.DATA, 0, stream, TINY[at : at + 1]) for at in range(len(TINY))]
+        await peer.send(b"".join(frames) + h2.trailers(stream))
 
 
 async def giant_message(peer: Peer) -> None:
@@ -442,7 +440,7 @@ async def http1(peer: Peer) -> None:
 
 async def garbage(peer: Peer) -> None:
     """Send random bytes in the place of frames."""
-    await peer.flood(random.Random(peer.sent).randbytes(4_096))
+    await peer.flood(os.urandom(4_096))
 
 
 async def late_garbage(peer: Peer) -> None:
