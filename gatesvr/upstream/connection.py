@@ -186,7 +186,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._user.handle_events(self, events)
         if core.error:
             self.close()  # the GOAWAY says why
-            if self.ready_at:
+            if core.frames_received:
                 self._end(core.error)
             else:
                 self._end(early_end(None, data, is_tls=self._is_tls))
