@@ -77,8 +77,7 @@ class GrpcioLane(Lane):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        options = upstream_options(self._config, self._max_message_bytes)
-        self._channel = make_channel(self.address, options)
+        self._channel = self._make_channel()
         # No serializers: bytes go out and come in as they are.
         self._process_stream: Any = self._channel.stream_stream(PROCESS_STREAM)
         self._process_request: Any = self._channel.unary_unary(PROCESS_REQUEST)
@@ -100,6 +99,19 @@ class GrpcioLane(Lane):
         self._drains: set[asyncio.Task[None]] = set()
         self._unary_tasks: set[asyncio.Task[None]] = set()
         self._rpcs: set[Any] = set()  # gRPC calls under way
+
+    def _make_channel(self) -> grpc.aio.Channel:
+        target, tls = self.target, self._tls
+        names = [("grpc.default_authority", target.authority)]
+        if tls is not None:
+            names.append(("grpc.ssl_target_name_override", target.server_name))
+            if not target.is_named:
+                # gRPC holds the authority of each call against the certificate, too.
+                del names[0]
+        options = upstream_options(self._config, self._max_message_bytes)
+        return make_channel(
+            target.grpc_address, [*options, *names], None if tls is None else tls.channel
+        )
 
     def start(self) -> None:
         """Begin to connect."""

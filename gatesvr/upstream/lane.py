@@ -32,6 +32,7 @@ from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .limit import GradientLimit
 from .status import is_fault, limit_and_size, outcome_of
+from .target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
     from ..config import UpstreamConfig
     from .call import Call, MethodCall, UpstreamCounters
+    from .tls import UpstreamCredentials
 
 __all__ = ["Lane", "LaneState", "new_batch_sizes"]
 
@@ -105,10 +107,11 @@ class Lane(ABC):
     """Sends the calls for one address, for every service and zone there.
 
     Args:
-        address: HOST:PORT.
+        target: Where it is; an address for one without names of its own.
         config: Limits and times.
         max_message_bytes: The gateway's message limit.
         counters: The layer's counters.
+        tls: How to speak TLS; None for plain text.
         on_change: Called when is_up or is_connecting may have changed.
         on_stranded: Takes calls not yet written; returns those that no other lane accepts.
         on_refused: Takes a call that the upstream refused.
@@ -118,24 +121,27 @@ class Lane(ABC):
 
     def __init__(
         self,
-        address: str,
+        target: Target | str,
         config: UpstreamConfig,
         max_message_bytes: int,
         counters: UpstreamCounters,
         *,
+        tls: UpstreamCredentials | None = None,
         on_change: Callable[[], None],
         on_stranded: Callable[[Lane, list[Call]], list[Call]],
         on_refused: Callable[[Lane, Call], None],
         clock: RunningClock | None = None,
         batch_sizes: list[int] | None = None,
     ) -> None:
-        self.address = address
+        self.target = target if isinstance(target, Target) else Target.of(target)
+        self.address = self.target.address
         self.users = 0
         """Endpoints that use this lane; the manager counts them."""
         self.is_full = False
         """Whether calls wait because as many as may be are open."""
         self._set(config)
         self._set_limit(config)
+        self._tls = tls
         self._max_message_bytes = max_message_bytes
         self._max_shared_bytes = MAX_SHARED_BYTES
         self._max_batch_bytes = MAX_SHARED_BYTES
@@ -223,6 +229,11 @@ class Lane(ABC):
         """Calls not yet written."""
         return sum(map(len, self._lines))
 
+    @property
+    def connections(self) -> int:
+        """Connections of its own; 0 where they are grpcio's."""
+        return 0
+
     @abstractmethod
     def start(self) -> None:
         """Begin to connect."""
@@ -278,7 +289,7 @@ class Lane(ABC):
         waiting, open_calls = self._waiting, self._open
         room = min(self._max_batch, self._max_open - len(open_calls))
         now = self._loop.time()
-        is_old = not is_fresh and now - self._emptied_at > LONG_WAIT_S
+        is_old = not is_fresh and self._is_stale(now)
         age_now = self._clock.now() if is_old else 0.0
         size = 0
         batch: list[bytes] = []
@@ -307,6 +318,10 @@ class Lane(ABC):
             last = next(reversed(open_calls))
             self._max_open = self._limit.sent(last, len(open_calls), now)
         return batch
+
+    def _is_stale(self, now: float) -> bool:
+        """Return whether a call in the line may have waited long."""
+        return now - self._emptied_at > LONG_WAIT_S
 
     def _set_full(self, is_full: bool) -> None:
         self.is_full = is_full
@@ -427,10 +442,16 @@ class Lane(ABC):
         )
 
     def _fail_by_status(
-        self, call: Call, status: grpc.StatusCode, details: str, request_bytes: int
+        self,
+        call: Call,
+        status: grpc.StatusCode,
+        details: str,
+        request_bytes: int,
+        *,
+        is_remote: bool = True,
     ) -> None:
-        """End a unary call by its gRPC status."""
-        code, outcome = outcome_of(status, details, request_bytes)
+        """End a unary call by its gRPC status; the arguments are those of outcome_of()."""
+        code, outcome = outcome_of(status, details, request_bytes, is_remote=is_remote)
         counters = self._counters
         if code is ErrorCode.TOO_LARGE:
             counters.too_large += 1
@@ -444,7 +465,7 @@ class Lane(ABC):
             outcome=outcome,
             status=status.name,
             address=self.address,
-            is_fault=is_fault(status, details) and not self._is_stopping,
+            is_fault=is_fault(status, details, is_remote=is_remote) and not self._is_stopping,
         )
 
     def _overflow(self, call: Call, reason: str) -> None:

@@ -10,6 +10,7 @@ from .grpcio_lane import GrpcioLane
 if TYPE_CHECKING:
     from ..config import UpstreamConfig
     from .lane import Lane
+    from .target import Target
 
 __all__ = ["LANES", "is_other_lane", "new_lane"]
 
@@ -17,9 +18,9 @@ LANES: dict[str, type[Lane]] = {"grpcio": GrpcioLane}
 """By ``upstream.lane``."""
 
 
-def new_lane(address: str, config: UpstreamConfig, *args: Any, **more: Any) -> Lane:
+def new_lane(target: Target | str, config: UpstreamConfig, *args: Any, **more: Any) -> Lane:
     """Return a lane of the kind that the configuration names; the arguments are Lane's."""
-    return GrpcioLane(address, config, *args, **more)
+    return GrpcioLane(target, config, *args, **more)
 
 
 def is_other_lane(before: UpstreamConfig, config: UpstreamConfig, max_message_bytes: int) -> bool:

@@ -16,6 +16,8 @@ from .lane import RETRY_MS, Lane, new_batch_sizes
 from .lanes import is_other_lane, new_lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
+from .target import Target
+from .tls import UpstreamCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +102,8 @@ class UpstreamManager:
         self._counters = UpstreamCounters() if counters is None else counters
         self._clock = clock or RunningClock(lambda: asyncio.get_running_loop().time())
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: dict[str, Lane] = {}  # by address
+        self._tls = UpstreamCredentials.of(config.tls)
+        self._lanes: dict[Target, Lane] = {}
         self._members: dict[Registration, Member] = {}
         self._pools: dict[str, Pool] = {}  # by service, made on first use
         self._lease_timer: asyncio.TimerHandle | None = None
@@ -190,6 +193,7 @@ class UpstreamManager:
         counters.endpoints = len(self._members)
         counters.lanes = len(self._lanes)
         counters.lanes_up = sum(lane.is_up for lane in lanes)
+        counters.connections = sum(lane.connections for lane in lanes)
         counters.ejected = self._breakers.ejected
         counters.open = sum(lane.open_calls for lane in lanes)
         counters.waiting = sum(lane.waiting_calls for lane in lanes)
@@ -357,9 +361,11 @@ class UpstreamManager:
         if member := self._members.get(endpoint):
             member.lane.retry_now()
             return
-        lane = self._lanes.get(endpoint.address)
+        server_name = self._config.tls.server_name
+        target = Target.of(endpoint.address, endpoint.authority, server_name)
+        lane = self._lanes.get(target)
         if lane is None:
-            lane = self._open_lane(endpoint.address)
+            lane = self._open_lane(target)
         else:
             lane.retry_now()
         lane.users += 1
@@ -375,15 +381,16 @@ class UpstreamManager:
         self._set_lease_timer()
         lane.users -= 1
         if not lane.users:
-            del self._lanes[lane.address]
+            del self._lanes[lane.target]
             self._end_lane(lane)
 
-    def _open_lane(self, address: str) -> Lane:
-        lane = self._lanes[address] = new_lane(
-            address,
+    def _open_lane(self, target: Target) -> Lane:
+        lane = self._lanes[target] = new_lane(
+            target,
             self._config,
             self._max_message_bytes,
             self._counters,
+            tls=self._tls,
             on_change=self._lanes_changed,
             on_stranded=self._stranded,
             on_refused=self._refused,
@@ -400,7 +407,7 @@ class UpstreamManager:
 
     def _replace(self, lane: Lane) -> None:
         """Open another lane to an address, with a channel of its own, and end this one."""
-        other = self._open_lane(lane.address)
+        other = self._open_lane(lane.target)
         other.users, lane.users = lane.users, 0
         for member in self._members.values():
             if member.lane is lane:
