@@ -176,6 +176,7 @@ async def test_other_endpoints_take_the_calls_of_a_name_that_nobody_knows() -> N
         assert await answered_by(manager, 3) == {"b": 3}
 
 
+@pytest.mark.usefixtures("lane_kind")
 async def test_traffic_moves_when_the_addresses_change() -> None:
     names = Names()
     async with (
@@ -205,6 +206,7 @@ async def test_traffic_moves_when_the_addresses_change() -> None:
             assert counters.broken_calls == counters.unsent_calls == counters.unanswered == 0
 
 
+@pytest.mark.usefixtures("lane_kind")
 async def test_a_broken_address_is_looked_up_at_once() -> None:
     names = Names()
     async with serving(Streaming("a")) as a, serving(Streaming("b")) as b:
