@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
+from .._core import http2
 from .dial import early_end, reason_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .process_stream import ProcessStream
 
-__all__ = ["UpstreamConnection", "ConnectionUser"]
+__all__ = ["ConnectionUser", "UpstreamConnection"]
 
 KEEPALIVE_TIMEOUT_S = 20.0
 """Longest wait for the answer to a keepalive PING."""
@@ -26,6 +27,15 @@ STALL_S = 20.0
 """Longest time for which a peer may read nothing while there is something to write."""
 CLOSE_S = 2.0
 """Longest wait for a transport that is closed."""
+CODES = {
+    getattr(http2, name): name
+    for name in (
+        "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR",
+        "CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
+    )
+}  # fmt: skip
+"""The names of HTTP/2's error codes."""
 MAX_UNSENT_BYTES = 8 << 20
 """Messages that wait for the peer's windows; with more, no further call is written."""
 
@@ -128,6 +138,12 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a unary call can be written now."""
         core = self.core
         return not self.is_paused and core.room > 0 and core.unsent_bytes < MAX_UNSENT_BYTES
+
+    @property
+    def goodbye(self) -> str:
+        """The server's GOAWAY, as people read it."""
+        code, text = self.core.goaway_code, self.core.goaway_text
+        return f"GOAWAY {CODES.get(code, code)}{text and ': '}{text}"
 
     # The lane's side.
 

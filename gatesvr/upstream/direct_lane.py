@@ -514,8 +514,7 @@ class DirectLane(Lane):
                 calls += len(self._open) - len(self._draining_ids)
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=calls))
-            reason = f"GOAWAY {core.goaway_code}: {core.goaway_text}"
-            self._main_gone(reason, is_quiet=core.goaway_code == NO_ERROR)
+            self._main_gone(connection.goodbye, is_quiet=core.goaway_code == NO_ERROR)
         elif connection in self._extra:
             self._extra.remove(connection)
             self._leaving.add(connection)
