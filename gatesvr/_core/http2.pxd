@@ -12,6 +12,7 @@ from gatesvr._core.response cimport Head
 
 cdef enum:  # what we announce
     STREAM_WINDOW = 65_535  # bytes; INITIAL_WINDOW_SIZE, the default
+    SLACK_BYTES = 512  # of window beyond a message in progress, for its padding
     CONNECTION_WINDOW = 8 << 20  # bytes
     CREDIT_STEP = 2 << 20  # bytes of the connection's window given back at once
     MAX_LIST_BYTES = 64 << 10  # of a decoded header list, as RFC 9113 6.5.2 counts

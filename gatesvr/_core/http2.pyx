@@ -703,9 +703,9 @@ cdef class Http2Connection:
     cdef int _top_up(self, Stream stream) except -1:
         """Give a stream the credit that its message needs, else what it may have, in steps."""
         cdef int64_t due = STREAM_WINDOW + stream.reserved - stream.held() - stream.window
-        cdef int64_t missing = -stream.window
+        cdef int64_t missing = 0
         if stream.prefix_size == PREFIX_BYTES:
-            missing += stream.length - stream.body_size
+            missing = stream.length - stream.body_size + SLACK_BYTES - stream.window
         if missing > due and self._reserve(stream, missing - due):
             due = missing
         if 0 < missing <= due or due >= STREAM_WINDOW // 2:

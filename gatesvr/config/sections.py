@@ -519,7 +519,7 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """First pause before an endpoint is tried again; at most reconnect_max."""
     reconnect_max: Wait = 5.0
     """Longest pause before an endpoint is tried again."""
-    resolve_interval: Annotated[Seconds, Range(1, 24 * _HOUR)] = 30.0
+    resolve_interval: Annotated[Seconds, Range(100 * _MS, 24 * _HOUR)] = 30.0
     """How often the addresses of an endpoint's name are looked up; also when one is lost. One that
     is gone gets no more calls and may end those it has."""
     tls: UpstreamTls = UpstreamTls()

@@ -90,8 +90,8 @@ class Call:
 
     @property
     def address(self) -> str:
-        """The endpoint that has the call, HOST:PORT; empty before one was chosen."""
-        return "" if self.breaker is None else self.breaker.endpoint.address
+        """Address of the endpoint that has the call; empty before one was chosen."""
+        return "" if self.breaker is None else self.breaker.address
 
     @property
     def asker(self) -> str:
@@ -307,6 +307,10 @@ class UpstreamCounters(Counters):
     """Times an upstream became reachable."""
     downs: Counter = 0
     """Times an upstream became unreachable."""
+    lookups: Counter = 0
+    """Times the addresses of an endpoint's name were looked up."""
+    failed_lookups: Counter = 0
+    """Look-ups that gave no address; addresses found before stay in use."""
     registered: Counter = 0
     """Registrations, renewals included."""
     register_refused: Counter = 0

@@ -75,6 +75,8 @@ class _Stream:
 class GrpcioLane(Lane):
     """A lane over a channel of its own; the arguments are Lane's."""
 
+    keeps_credentials = True
+
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._channel = self._make_channel()

@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .._core.codec import decode_answers
 from ..errors import ErrorCode, Outcome
@@ -106,6 +106,10 @@ def new_batch_sizes() -> list[int]:
 class Lane(ABC):
     """Sends the calls for one address, for every service and zone there.
 
+    Attributes:
+        keeps_credentials: Whether its connections keep the credentials that it was made with, so
+            that renewed ones need another lane.
+
     Args:
         target: Where it is; an address for one without names of its own.
         config: Limits and times.
@@ -118,6 +122,8 @@ class Lane(ABC):
         clock: Time base of the calls' deadlines; loop time by default.
         batch_sizes: Counts the messages of 1, 2, up to 4, up to 8 requests and so on.
     """
+
+    keeps_credentials: ClassVar[bool] = False
 
     def __init__(
         self,

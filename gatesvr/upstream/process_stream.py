@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from .._core.http2 import Stream
-    from .connection import Connection
+    from .connection import UpstreamConnection
 
 __all__ = ["ProcessStream", "StreamUser"]
 
@@ -50,7 +50,7 @@ class ProcessStream:
         ids: The calls written to it and not ended, once the lane has left it; None before.
     """
 
-    def __init__(self, user: StreamUser, connection: Connection) -> None:
+    def __init__(self, user: StreamUser, connection: UpstreamConnection) -> None:
         self.connection = connection
         self.stream = connection.core.open(PROCESS_STREAM, self)
         self.began = asyncio.get_running_loop().time()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
@@ -12,7 +12,7 @@ from ..config.kinds import UNIX
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Place", "Target", "is_name"]
+__all__ = ["Place", "Target"]
 
 Place = tuple[str, int] | str
 """What can be dialled: a host and a port, or the path of a Unix socket."""
@@ -42,14 +42,13 @@ class Target:
     name: str = ""
 
     @classmethod
-    def of(cls, address: str, authority: str = "", server_name: str = "") -> Target:
+    def of(cls, address: str, authority: str = "") -> Target:
         """Return the target of an endpoint's address.
 
         Args:
             address: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; a host that is a name is left
                 to the dial.
-            authority: The ``:authority`` of its calls; empty for server_name, or else the address.
-            server_name: What its certificate has to name; empty for the authority's host.
+            authority: The ``:authority`` of its calls; empty for the address itself.
 
         Raises:
             ValueError: The address is none of these.
@@ -60,11 +59,23 @@ class Target:
                 path = path[2:]
             if not path or "\0" in path:
                 raise ValueError(f"{address!r} names no socket")
-            authority = authority or server_name or LOCAL_NAME
-            return cls(address, (path,), authority, server_name or _host_of(authority))
+            authority = authority or LOCAL_NAME
+            return cls(address, (path,), authority, _host_of(authority))
         place = parse_address(address)
-        authority = authority or server_name or address
-        return cls(address, (place,), authority, server_name or _host_of(authority))
+        authority = authority or address
+        return cls(address, (place,), authority, _host_of(authority))
+
+    def served_as(self, server_name: str) -> Target:
+        """Return the target of a server whose certificate names something else; empty for this one.
+
+        As in gRPC, calls without an authority of their own then have that name for one.
+        """
+        if not server_name:
+            return self
+        is_local = isinstance(self.places[0], str)
+        usual = LOCAL_NAME if is_local else self.name or self.address
+        authority = server_name if self.authority == usual else self.authority
+        return replace(self, authority=authority, server_name=server_name)
 
     def at(self, places: Sequence[tuple[str, int]]) -> Target:
         """Return the target of addresses that this one's name was resolved to.
@@ -81,6 +92,18 @@ class Target:
         return Target(address, tuple(places), self.authority, self.server_name, name)
 
     @property
+    def is_name(self) -> bool:
+        """Whether its host is a name that has to be resolved."""
+        place = self.places[0]
+        if isinstance(place, str):
+            return False
+        try:
+            ipaddress.ip_address(place[0])
+        except ValueError:
+            return True
+        return False
+
+    @property
     def is_named(self) -> bool:
         """Whether the certificate names the authority's host."""
         return _host_of(self.authority) == self.server_name
@@ -93,22 +116,6 @@ class Target:
             return UNIX + place
         # A channel takes several addresses of one family only, but resolves a name to both.
         return join_address(*place) if len(self.places) == 1 else self.address
-
-
-def is_name(address: str) -> bool:
-    """Return whether an endpoint's address has to be resolved.
-
-    Raises:
-        ValueError: It is no address.
-    """
-    if address.startswith(UNIX):
-        return False
-    host = parse_address(address)[0].partition("%")[0]
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    return False
 
 
 def _host_of(authority: str) -> str:

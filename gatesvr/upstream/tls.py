@@ -38,7 +38,7 @@ class UpstreamCredentials:
     """
 
     def __init__(self, config: UpstreamTls) -> None:
-        self._config = config
+        self.config = config
         self._watch = FileWatch(*filter(None, (config.ca, config.cert, config.key)))
         self._load()
 
@@ -60,7 +60,7 @@ class UpstreamCredentials:
         except ConfigError as error:
             logger.warning("certificate_kept", extra=keys(why=error))
             return False
-        logger.info("certificate_renewed", extra=keys(cert=self._config.cert or self._config.ca))
+        logger.info("certificate_renewed", extra=keys(cert=self.config.cert or self.config.ca))
         return True
 
     @property
@@ -74,7 +74,7 @@ class UpstreamCredentials:
         return self._channel
 
     def _load(self) -> None:
-        config = self._config
+        config = self.config
         roots = chain = key = None
         trusted: list[Certificate] = []
         if config.ca:

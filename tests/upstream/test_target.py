@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gatesvr.upstream.target import Target, is_name
+from gatesvr.upstream.target import Target
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,19 @@ def test_two_places_are_shown_by_their_name() -> None:
     assert target.grpc_address == "localhost:80"
 
 
+def test_a_server_name_is_the_authority_of_calls_without_one() -> None:
+    for address in ("10.0.0.5:80", "chat.example:80", "unix:/run/a.sock"):
+        assert Target.of(address).served_as("") == Target.of(address)
+        target = Target.of(address).served_as("api.example")
+        assert (target.authority, target.server_name) == ("api.example", "api.example")
+        assert target.is_named
+        target = Target.of(address, "chat:1").served_as("api.example")
+        assert (target.authority, target.server_name) == ("chat:1", "api.example")
+        assert not target.is_named
+    resolved = Target.of("chat.example:80").at([("10.0.0.5", 80)]).served_as("api.example")
+    assert (resolved.authority, resolved.address) == ("api.example", "10.0.0.5:80")
+
+
 def test_a_socket_has_one_spelling_for_grpc() -> None:
     assert Target.of("unix:///run/a.sock").grpc_address == "unix:/run/a.sock"
 
@@ -81,4 +94,4 @@ def test_a_socket_has_one_spelling_for_grpc() -> None:
     ],
 )
 def test_names_are_told_from_addresses(address: str, expected: bool) -> None:
-    assert is_name(address) is expected
+    assert Target.of(address).is_name is expected
