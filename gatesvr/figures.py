@@ -75,8 +75,9 @@ _REFUSALS = {
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",
     "admin": """
-        refused_hosts refused_origins refused_unproved refused_bodies silent_closed crowded_out
-        sse_refused sse_stuck internal_errors""",
+        refused_hosts refused_origins guesses_limited refused_unproved refused_bodies
+        tls_failed tls_cut silent_closed crowded_out sse_refused sse_stuck
+        internal_errors""",
 }
 
 REFUSALS: dict[str, frozenset[str]] = {
