@@ -22,6 +22,7 @@ THEMES = (
     "sessions",
     "upstreams",
     "callers",
+    "admin",
 )
 """Files of this folder, in the order of the table."""
 ALL: list[Case] = [
