@@ -24,6 +24,7 @@ import hashlib
 import hmac
 import http.cookies
 import ipaddress
+import logging
 import math
 import os
 import time
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING
 from .._core.limits import TokenBuckets
 from ..config import parse_address
 from ..credentials import token_digest
+from ..observe.limiter import LogLimiter
 from ..protocol.network import network_of
 from .refusal import Refused
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .counters import AdminCounters
 
 __all__ = ["COOKIE", "LOGIN_S", "Access"]
+
+logger = logging.getLogger("gatesvr.admin")
 
 COOKIE = "gatesvr_admin"
 LOGIN_S = 12 * 3600
@@ -87,6 +91,7 @@ class Access:
         self._monotonic = monotonic
         seed = int.from_bytes(os.urandom(8))
         self._guesses = TokenBuckets(GUESS_RATE, GUESS_BURST, MAX_NETWORKS, seed)
+        self._lines = LogLimiter(logger)
         self._names = {"localhost", *(name.lower() for name in config.hosts)}
         if config.bind:
             self._names.add(parse_address(config.bind)[0].lower())
@@ -140,6 +145,14 @@ class Access:
             raise Refused(401, "UNAUTHENTICATED", "not a token of admin.token")
         return f"{ends}.{_mac(token_digest(token), ends)}", float(ends)
 
+    def sweep(self) -> None:
+        """Log what was suppressed and no later guess brings out. Call it once a second."""
+        self._lines.tick(self._monotonic())
+
+    def close(self) -> None:
+        """Log what was suppressed."""
+        self._lines.close()
+
     def _is_own(self, host: str) -> bool:
         name = host.lower()
         if name.startswith("["):
@@ -188,6 +201,7 @@ class Access:
         now, network = self._monotonic(), network_of(ip.removeprefix("::ffff:"))
         if wait := self._guesses.wait(network, now):
             self._counters.guesses_limited += 1
+            self._lines.log(logging.WARNING, "guesses_limited", now, network, peer=ip)
             raise Refused.limited("too many wrong tokens from this network", math.ceil(wait))
         if tokens.holds(digest):
             return True

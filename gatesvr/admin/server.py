@@ -91,7 +91,7 @@ class AdminServer:
         self._gateway = gateway
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
-        access = Access(config, tokens, counters)
+        self._access = access = Access(config, tokens, counters)
         self._sampler = Sampler(gateway, counters, self._look)
         self._directory = Directory(gateway, counters, time.time)
         self._streams = Streams(self._sampler, self._directory, counters)
@@ -200,6 +200,7 @@ class AdminServer:
         await self._sampler.stop()
         await self._connections.close(STOP_S)
         self._directory.close()
+        self._access.close()
         if self._socket:
             with contextlib.suppress(OSError):
                 os.unlink(self._socket)
@@ -209,6 +210,7 @@ class AdminServer:
     def _look(self) -> None:
         """Do what is due once a second."""
         self._directory.end_traces()
+        self._access.sweep()
         if self._tls is not None:
             self._tls.follow_certificate()
 
