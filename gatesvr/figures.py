@@ -21,7 +21,15 @@ from .session.counters import SessionCounters
 from .transport.counters import TransportCounters
 from .upstream.call import UpstreamCounters
 
-__all__ = ["COUNTERS", "REFUSALS", "Figures", "PathFigures", "package_version", "refusals"]
+__all__ = [
+    "COUNTERS",
+    "REFUSALS",
+    "Figures",
+    "Moment",
+    "PathFigures",
+    "package_version",
+    "refusals",
+]
 
 COUNTERS: dict[str, type[Counters]] = {
     "transport": TransportCounters,
@@ -75,8 +83,9 @@ _REFUSALS = {
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",
     "admin": """
-        refused_hosts refused_origins refused_unproved refused_bodies silent_closed crowded_out
-        sse_refused sse_stuck internal_errors""",
+        refused_hosts refused_origins guesses_limited refused_unproved refused_bodies
+        tls_failed tls_cut silent_closed crowded_out sse_refused sse_stuck
+        internal_errors""",
 }
 
 REFUSALS: dict[str, frozenset[str]] = {
@@ -108,13 +117,11 @@ class PathFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes sent and not acknowledged, of all connections."""
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a gateway; see Gateway.figures()."""
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway is and holds at one moment: what its figures and the console both show."""
 
     time: float
-    """When these were taken, seconds since the epoch."""
-    start_time: float
-    """When the gateway started, seconds since the epoch."""
+    """Seconds since the epoch."""
     uptime_s: float
     """Since the gateway started."""
     version: str
@@ -123,16 +130,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The QUIC library."""
     pid: int
     """The process."""
-    core: str
-    """Kind of the core."""
-
     ready: bool
     """Whether it takes new clients."""
     not_ready: list[str]
     """Why it does not."""
     draining: bool
     """Whether it is about to stop."""
-
     connections: int
     """Connections whose handshake is complete."""
     handshakes: int
@@ -153,20 +156,27 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of their bodies; counted each second."""
     oldest_unacked_s: float
     """How long the oldest of them has not been acknowledged; counted each second."""
-    path: PathFigures
-    """The QUIC paths."""
-
     lag_s: float
     """How late the loop came to its last tick."""
     memory_bytes: int
     """Resident memory of the process, 0 where the system does not tell."""
     cpu_s: float
     """CPU time of the process since it began."""
+    certificate_expires: float
+    """When the certificate ends, seconds since the epoch; 0 for none."""
+
+
+class Figures(Moment, frozen=True, kw_only=True):
+    """The state of a gateway; see Gateway.figures()."""
+
+    start_time: float
+    """When the gateway started, seconds since the epoch."""
+    core: str
+    """Kind of the core."""
+    path: PathFigures
+    """The QUIC paths."""
     gc_pause_s: float
     """Sum of the pauses for garbage collection since the gateway started."""
-    certificate_expires: float
-    """When the certificate ends, seconds since the epoch."""
-
     counters: dict[str, dict[str, int]]
     """Every counter by layer and name, as Gateway.stats() has them."""
     closes: dict[str, dict[str, int]]

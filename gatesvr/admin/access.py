@@ -4,10 +4,15 @@ A request goes through these gates in order; /livez and /readyz through none of 
 
 1. Its Host is an address, or a name of this server. Else a page of a site whose name was made to
    lead here (DNS rebinding) could read everything. One with a token comes from no such page.
-2. If it changes something, it carries ``Content-Type: application/json`` and ``X-GateSvr: 1``, and
-   a page can send that only to its own server; and its Origin, if it has one, is this server.
-3. Where ``admin.token`` is set, the API and /metrics want a token of the file, as a bearer or by
+2. If it asks the API or changes something, no page of another site sends it: its Origin and
+   Sec-Fetch-Site, where it has them, say so. A page could not read the answer, but have it made.
+3. If it changes something, it carries ``Content-Type: application/json`` and ``X-GateSvr: 1``, and
+   a page can send that only to its own server.
+4. Where ``admin.token`` is set, the API and /metrics want a token of the file, as a bearer or by
    the cookie that a login with it gave. The console's own files hold no secret and want none.
+
+A network (an IPv4 address, an IPv6 /64) that shows many wrong tokens has to wait before the next
+one is looked at, be it a good one. Cookies go on, and so does whoever comes by the Unix socket.
 
 A cookie is no token: it is the time of its end and a MAC of that, keyed by the token's digest. So
 it holds as long as its token is in the file, and a restart of the gateway ends no login.
@@ -19,12 +24,18 @@ import hashlib
 import hmac
 import http.cookies
 import ipaddress
+import logging
+import math
+import os
 import time
 import urllib.parse
 from typing import TYPE_CHECKING
 
+from .._core.limits import TokenBuckets
 from ..config import parse_address
 from ..credentials import token_digest
+from ..observe.limiter import LogLimiter
+from ..protocol.network import network_of
 from .refusal import Refused
 
 if TYPE_CHECKING:
@@ -36,11 +47,17 @@ if TYPE_CHECKING:
 
 __all__ = ["COOKIE", "LOGIN_S", "Access"]
 
+logger = logging.getLogger("gatesvr.admin")
+
 COOKIE = "gatesvr_admin"
 LOGIN_S = 12 * 3600
 """How long a login of the console holds, seconds."""
 CHANGING = "X-GateSvr"
 """The header that a request which changes something carries."""
+GUESS_RATE, GUESS_BURST = 1.0, 10.0
+"""Wrong tokens of one network: a second, and at once."""
+MAX_NETWORKS = 1 << 12
+"""Networks whose wrong tokens are remembered, 16 bytes each."""
 _OPEN_PATHS = ("/api/v1/login", "/api/v1/openapi.json")
 _SAFE = ("GET", "HEAD")
 
@@ -53,6 +70,7 @@ class Access:
         tokens: The tokens that let in; None where nothing has to be proved.
         counters: Counts refusals.
         clock: Seconds since the epoch.
+        monotonic: Monotonic seconds.
 
     Attributes:
         is_tls: Whether clients come over TLS.
@@ -64,33 +82,40 @@ class Access:
         tokens: TokenFile | None,
         counters: AdminCounters,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_tls = bool(config.cert)
         self._tokens = tokens
         self._counters = counters
         self._clock = clock
+        self._monotonic = monotonic
+        seed = int.from_bytes(os.urandom(8))
+        self._guesses = TokenBuckets(GUESS_RATE, GUESS_BURST, MAX_NETWORKS, seed)
+        self._lines = LogLimiter(logger)
         self._names = {"localhost", *(name.lower() for name in config.hosts)}
         if config.bind:
             self._names.add(parse_address(config.bind)[0].lower())
 
-    def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+    def check(self, method: str, path: str, headers: Mapping[str, str], ip: str = "") -> None:
         """Let a request pass.
 
         Args:
             method: Of HTTP.
             path: Of the URL.
             headers: By names in small letters.
+            ip: The client's address; empty on a Unix socket.
 
         Raises:
             Refused: It may not.
         """
         host = headers.get("host", "")
-        has_token = self._has_token(headers)
+        has_token = self._has_token(headers, ip)
         if not (has_token or self._is_own(host)):
             self._counters.refused_hosts += 1
             raise Refused(421, "HOST", "no host of this server; name it in admin.hosts")
-        if method not in _SAFE:
-            self._check_change(headers, host)
+        is_change = method not in _SAFE
+        if is_change or path.startswith("/api/"):
+            self._check_page(headers, host, is_change=is_change)
         is_guarded = path.startswith("/api/") or path == "/metrics"
         if (
             self._tokens is not None
@@ -102,20 +127,31 @@ class Access:
             self._counters.refused_unproved += 1
             raise Refused(401, "UNAUTHENTICATED", "it needs a token of admin.token")
 
-    def login(self, token: str) -> tuple[str, float]:
+    def login(self, token: str, ip: str = "") -> tuple[str, float]:
         """Return the cookie for a token, and when it ends; an empty one where none is needed.
 
+        Args:
+            token: What the client takes for one.
+            ip: The client's address; empty on a Unix socket.
+
         Raises:
-            Refused: The token is not one of the file.
+            Refused: The token is not one of the file, or too many before were not.
         """
         ends = int(self._clock()) + LOGIN_S
         if self._tokens is None:
             return "", float(ends)
-        digest = token_digest(token)
-        if not self._tokens.holds(digest):
+        if not self._is_good(self._tokens, token, ip):
             self._counters.refused_unproved += 1
             raise Refused(401, "UNAUTHENTICATED", "not a token of admin.token")
-        return f"{ends}.{_mac(digest, ends)}", float(ends)
+        return f"{ends}.{_mac(token_digest(token), ends)}", float(ends)
+
+    def sweep(self) -> None:
+        """Log what was suppressed and no later guess brings out. Call it once a second."""
+        self._lines.tick(self._monotonic())
+
+    def close(self) -> None:
+        """Log what was suppressed."""
+        self._lines.close()
 
     def _is_own(self, host: str) -> bool:
         name = host.lower()
@@ -132,25 +168,45 @@ class Access:
             return False
         return True
 
-    def _check_change(self, headers: Mapping[str, str], host: str) -> None:
+    def _check_page(self, headers: Mapping[str, str], host: str, *, is_change: bool) -> None:
+        """Refuse what a page of another site sends."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         why = ""
         origin = headers.get("origin")
         is_own = origin is None or _netloc(origin) == host.lower()
         if not is_own or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             why = "it comes from another site"
-        elif kind != "application/json" or headers.get(CHANGING.lower()) != "1":
+        elif is_change and (kind != "application/json" or headers.get(CHANGING.lower()) != "1"):
             why = f"what changes something has Content-Type: application/json and {CHANGING}: 1"
         if why:
             self._counters.refused_origins += 1
             raise Refused(403, "FORBIDDEN", why)
 
-    def _has_token(self, headers: Mapping[str, str]) -> bool:
+    def _has_token(self, headers: Mapping[str, str], ip: str) -> bool:
         """Return whether a request carries a token of the file."""
         if self._tokens is None:
             return False
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self._tokens.holds(token_digest(token.strip()))
+        return scheme.lower() == "bearer" and self._is_good(self._tokens, token.strip(), ip)
+
+    def _is_good(self, tokens: TokenFile, token: str, ip: str) -> bool:
+        """Return whether a token is one of the file.
+
+        Raises:
+            Refused: Too many of the client's network were not.
+        """
+        digest = token_digest(token)
+        if not ip:
+            return tokens.holds(digest)
+        now, network = self._monotonic(), network_of(ip.removeprefix("::ffff:"))
+        if wait := self._guesses.wait(network, now):
+            self._counters.guesses_limited += 1
+            self._lines.log(logging.WARNING, "guesses_limited", now, network, peer=ip)
+            raise Refused.limited("too many wrong tokens from this network", math.ceil(wait))
+        if tokens.holds(digest):
+            return True
+        self._guesses.take(network, now)
+        return False
 
     def _is_cookie_good(self, tokens: TokenFile, header: str) -> bool:
         try:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..drain import DrainStatus
+from ..figures import Moment
 
 __all__ = [
     "ApiError",
@@ -167,53 +168,9 @@ class SlowSession(_Answer, frozen=True, kw_only=True):
     """How long the oldest has not been acknowledged."""
 
 
-class Overview(_Answer, frozen=True, kw_only=True):
+class Overview(Moment, frozen=True, kw_only=True):
     """The whole gateway at one moment."""
 
-    time: float
-    """Seconds since the epoch."""
-    uptime_s: float
-    """Since the gateway started."""
-    version: str
-    """GateSvr's."""
-    backend: str
-    """The QUIC library."""
-    pid: int
-    """The process."""
-    ready: bool
-    """Whether it takes new clients."""
-    not_ready: list[str]
-    """Why it does not."""
-    draining: bool
-    """Whether it is about to stop."""
-    connections: int
-    """Connections whose handshake is complete."""
-    handshakes: int
-    """Handshakes under way."""
-    sessions: dict[str, int]
-    """By state: ``inited``, ``normal``, ``suspended``."""
-    in_flight: int
-    """Requests accepted and not answered."""
-    tasks_queued: int
-    """Those of them that wait for a worker."""
-    workers: int
-    """Workers."""
-    workers_busy: int
-    """Those that have a task."""
-    queue_messages: int
-    """Messages to clients that are not acknowledged."""
-    queue_bytes: int
-    """Bytes of their bodies."""
-    oldest_unacked_s: float
-    """How long the oldest has not been acknowledged."""
-    lag_s: float
-    """How late the loop came to its last tick."""
-    memory_bytes: int
-    """Resident memory; 0 where the system does not tell."""
-    cpu_s: float
-    """CPU time of the process."""
-    certificate_expires: float
-    """When the certificate ends, seconds since the epoch; 0 for none."""
     rates: Rates
     """What happens a second."""
     latency: dict[str, LatencyView]

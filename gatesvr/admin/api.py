@@ -99,7 +99,15 @@ ROUTES = [
     ),
     ApiRoute("GET", "stacks", "stacks", "Where all tasks and threads are.", Stacks),
     ApiRoute("GET", "openapi.json", "openapi", "This document.", dict[str, Any]),
-    ApiRoute("POST", "login", "login", "Trade a token for a cookie.", LoginView, body=LoginBody),
+    ApiRoute(
+        "POST",
+        "login",
+        "login",
+        "Trade a token for a cookie.",
+        LoginView,
+        body=LoginBody,
+        by_address=True,
+    ),
 ]
 
 _STATUSES = {
@@ -115,6 +123,8 @@ _STATUSES = {
 
 class Api:
     """Answers the routes. Each method has its name from ROUTES, and takes (id, query, body).
+
+    login() takes the client's address, empty on a Unix socket, where the others take an id.
 
     Args:
         gateway: The gateway.
@@ -275,9 +285,9 @@ class Api:
             raise Refused.invalid(str(error)) from None
         return LogLevel(level=body.level, session=body.session)
 
-    async def login(self, _id: str, _query: Any, body: LoginBody) -> Response:
+    async def login(self, ip: str, _query: Any, body: LoginBody) -> Response:
         """Trade a token for a cookie."""
-        cookie, ends = self._access.login(body.token)
+        cookie, ends = self._access.login(body.token, ip)
         answer = Response(
             msgspec.json.encode(LoginView(expires=ends)), media_type="application/json"
         )

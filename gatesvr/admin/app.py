@@ -124,7 +124,11 @@ def _endpoint(
             if route.method == "POST":
                 body = await _read(request, route, counters)
             async with in_line:
-                found = await handler(request.path_params.get("id", ""), query, body)
+                found = await handler(
+                    _ip(request.scope) if route.by_address else request.path_params.get("id", ""),
+                    query,
+                    body,
+                )
         except Refused as refusal:
             return _refusal(refusal)
         except Exception:
@@ -136,6 +140,11 @@ def _endpoint(
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     return answer
+
+
+def _ip(scope: Scope) -> str:
+    """Return the client's address; empty on a Unix socket."""
+    return str(scope["client"][0]) if scope["client"] else ""
 
 
 def _convert(values: dict[str, str], kind: type[msgspec.Struct]) -> msgspec.Struct:
@@ -185,7 +194,10 @@ def _text(error: msgspec.MsgspecError) -> str:
 def _refusal(refusal: Refused) -> Response:
     answer = ErrorAnswer(error=ApiError(code=refusal.code, message=str(refusal)))
     return Response(
-        msgspec.json.encode(answer), status_code=refusal.status, media_type="application/json"
+        msgspec.json.encode(answer),
+        status_code=refusal.status,
+        media_type="application/json",
+        headers={"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None,
     )
 
 
@@ -248,7 +260,7 @@ class _Gates:
         try:
             path = scope["path"]
             if path not in _HEALTH:
-                self._access.check(scope["method"], path, Headers(scope=scope))
+                self._access.check(scope["method"], path, Headers(scope=scope), _ip(scope))
             await self._app(scope, receive, send_with_headers)
         except Refused as refusal:
             await self._refuse(refusal, scope, receive, send_with_headers)

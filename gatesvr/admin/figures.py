@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..figures import refusals
+from ..figures import Moment, refusals
 from ..observe.stages import UPSTREAM
 from .answers import (
     History,
@@ -168,28 +168,7 @@ class Sampler:
         drain = self._gateway.drain_status()
         now = self._gateway.engine.clock()
         return Overview(
-            time=figures.time,
-            uptime_s=figures.uptime_s,
-            version=figures.version,
-            backend=figures.backend,
-            pid=figures.pid,
-            ready=figures.ready,
-            not_ready=figures.not_ready,
-            draining=figures.draining,
-            connections=figures.connections,
-            handshakes=figures.handshakes,
-            sessions=figures.sessions,
-            in_flight=figures.in_flight,
-            tasks_queued=figures.tasks_queued,
-            workers=figures.workers,
-            workers_busy=figures.workers_busy,
-            queue_messages=figures.queue_messages,
-            queue_bytes=figures.queue_bytes,
-            oldest_unacked_s=figures.oldest_unacked_s,
-            lag_s=figures.lag_s,
-            memory_bytes=figures.memory_bytes,
-            cpu_s=figures.cpu_s,
-            certificate_expires=figures.certificate_expires,
+            **{name: getattr(figures, name) for name in Moment.__struct_fields__},
             rates=_rates(figures, before, passed),
             latency=_latency(figures, oldest),
             refusals=_refusals(figures, before, passed),

@@ -30,6 +30,7 @@ class ApiRoute:
         query: The parameters.
         body: What a POST carries.
         media: The type of an answer that is no JSON.
+        by_address: Whether its method takes the client's address, where others take an id.
     """
 
     method: str
@@ -40,6 +41,7 @@ class ApiRoute:
     query: type[msgspec.Struct] = NoQuery
     body: type[msgspec.Struct] = NoBody
     media: str = ""
+    by_address: bool = False
 
 
 def document(routes: list[ApiRoute], version: str) -> dict[str, Any]:

@@ -9,14 +9,13 @@ import ipaddress
 import logging
 import os
 import socket
-import ssl
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
 from ..config.sections import OPEN_ADMIN_PORT
-from ..credentials import FileWatch, TokenFile, read_file
+from ..credentials import TokenFile
 from ..errors import ConfigError
 from ..observe.log import keys
 from .counters import AdminCounters
@@ -37,8 +36,6 @@ LATER_S = 60
 """uvicorn's time-out between two requests; HttpConnection's own is shorter."""
 MAX_HEAD_BYTES = 32 << 10
 """Of a request."""
-HANDSHAKE_S = 5.0
-"""Longest TLS handshake: connections count only from its end on."""
 STOP_S = 2.0
 """Time that requests under way get when the server stops."""
 BACKLOG = 128
@@ -87,13 +84,14 @@ class AdminServer:
         from .profile import Profiler
         from .sessions import Directory
         from .streams import Streams
+        from .tls import TlsPort
 
         self.counters = counters = AdminCounters()
         self._config = config
         self._gateway = gateway
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
-        access = Access(config, tokens, counters)
+        self._access = access = Access(config, tokens, counters)
         self._sampler = Sampler(gateway, counters, self._look)
         self._directory = Directory(gateway, counters, time.time)
         self._streams = Streams(self._sampler, self._directory, counters)
@@ -125,9 +123,8 @@ class AdminServer:
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         http.load()
-        self._tls = _tls_context(config)
-        self._certificate = FileWatch(config.cert, config.key) if config.cert else None
         self._connections = Connections(http, counters)
+        self._tls = TlsPort(config, self._connections.make, counters) if config.cert else None
         self._servers: list[asyncio.Server] = []
         self._address = ""
         self._socket = ""
@@ -174,17 +171,11 @@ class AdminServer:
         make = self._connections.make
         if config.bind:
             listener = await loop.run_in_executor(None, self._bind)
-            within = HANDSHAKE_S if self._tls is not None else None
-            self._servers.append(
-                await loop.create_server(
-                    make,
-                    sock=listener,
-                    ssl=self._tls,
-                    backlog=BACKLOG,
-                    ssl_handshake_timeout=within,
-                )
-            )
             self._address = join_address(*listener.getsockname()[:2])
+            if self._tls is not None:
+                self._tls.start(listener)
+            else:
+                self._servers.append(await loop.create_server(make, sock=listener, backlog=BACKLOG))
         if config.socket:
             try:
                 self._servers.append(
@@ -202,11 +193,14 @@ class AdminServer:
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
+        if self._tls is not None:
+            await self._tls.close()
         self._profiler.close()
         self._streams.stop()
         await self._sampler.stop()
         await self._connections.close(STOP_S)
         self._directory.close()
+        self._access.close()
         if self._socket:
             with contextlib.suppress(OSError):
                 os.unlink(self._socket)
@@ -216,20 +210,9 @@ class AdminServer:
     def _look(self) -> None:
         """Do what is due once a second."""
         self._directory.end_traces()
-        self._follow_certificate()
-
-    def _follow_certificate(self) -> None:
-        """Show another certificate to new connections if its files have changed."""
-        if self._tls is None or self._certificate is None or not self._certificate.has_changed():
-            return
-        try:
-            # Into a context of its own first: one that fails may be left half changed.
-            _tls_context(self._config)
-            self._tls.load_cert_chain(self._config.cert, self._config.key)
-        except (ConfigError, OSError) as error:
-            logger.warning("certificate_kept", extra=keys(why=error))
-        else:
-            logger.info("certificate_read", extra=keys(field="admin.cert"))
+        self._access.sweep()
+        if self._tls is not None:
+            self._tls.follow_certificate()
 
     def _bind(self) -> socket.socket:
         """Return a bound TCP socket.
@@ -303,34 +286,3 @@ def _is_left_over(path: str) -> bool:
 def _refusal(field: str, value: str, error: OSError | UnicodeError) -> ConfigError:
     why = error.strerror if isinstance(error, OSError) else str(error)
     return ConfigError(f"{value}: {why or error}", field=f"admin.{field}")
-
-
-def _tls_context(config: AdminConfig) -> ssl.SSLContext | None:
-    """Return the context of the TCP address, None for plain text.
-
-    Raises:
-        ConfigError: A file cannot be used.
-    """
-    if not config.cert:
-        return None
-    for name in ("cert", "key", "client_ca"):
-        if path := getattr(config, name):
-            read_file(path, f"admin.{name}")  # OpenSSL would wait for a pipe
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.cert, config.key)
-    except OSError as error:  # an SSLError, too
-        raise ConfigError(_why(error), field="admin.cert") from None
-    if config.client_ca:
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(config.client_ca)
-        except OSError as error:
-            raise ConfigError(_why(error), field="admin.client_ca") from None
-    return context
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "not PEM that can be used"
-    return error.strerror or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hmac
 import http
@@ -49,6 +50,7 @@ logger = logging.getLogger("gatesvr.auth")
 MAX_JWKS_BYTES = 1 << 20
 MAX_KEYS = 256
 FETCH_TIMEOUT_S = 5.0
+"""Longest fetch, from the look-up of the server's name to the last byte."""
 UNKNOWN_PAUSE_S = 30.0
 """An unknown ``kid`` makes the set be fetched at most this often."""
 RETRY_S = 10.0
@@ -162,7 +164,7 @@ class UrlKeys:
         refresh: Seconds between fetches.
         max_stale: Seconds that keys serve after the last good fetch.
         counters: Where to count.
-        fetch: Returns the document; by default over HTTP.
+        fetch: Returns the document; by default over HTTP. It runs in a thread.
         clock: Monotonic seconds.
     """
 
@@ -185,6 +187,7 @@ class UrlKeys:
         self._fetched_at = 0.0
         self._looked_at = -UNKNOWN_PAUSE_S
         self._fetching: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
 
     def find(self, kid: str) -> Key | None:
@@ -234,9 +237,7 @@ class UrlKeys:
     async def _load(self) -> None:
         counters = self._counters
         try:
-            loop = asyncio.get_running_loop()
-            document = await loop.run_in_executor(None, self._fetch, self._url)
-            found = parse_jwks(document)
+            found = parse_jwks(await self._document())
         except Exception as error:
             # Whatever a server says: the next fetch may be better, so the keys' task goes on.
             counters.key_failures += 1
@@ -248,6 +249,31 @@ class UrlKeys:
         counters.key_refreshes += 1
         counters.keys = len(found)
 
+    async def _document(self) -> bytes:
+        """Return what a fetch in a thread returns.
+
+        Nothing ends the look-up of a name before its time, so a thread that is too late is left to
+        end by itself. It is a daemon, so that it does not hold up the end of the process either.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise TimeoutError("the fetch before has not ended")
+        future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+
+        def fetch() -> None:
+            try:
+                future.set_result(self._fetch(self._url))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._thread = threading.Thread(target=fetch, name="gatesvr-jwks", daemon=True)
+        self._thread.start()
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise _too_late() from None
+
 
 def fetch_url(url: str) -> bytes:
     """Return the document at a URL. It follows no redirect, and no proxy of the environment.
@@ -257,19 +283,19 @@ def fetch_url(url: str) -> bytes:
         HTTPException: The server does not speak HTTP.
         ValueError: It is too large.
     """
+    deadline = time.monotonic() + FETCH_TIMEOUT_S
     parts = urllib.parse.urlsplit(url)
     is_tls = parts.scheme == "https"
     name = parts.netloc.rpartition("@")[2]
     kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
     connection = kind(name, timeout=FETCH_TIMEOUT_S)  # knows the host and the port
-    deadline = time.monotonic() + FETCH_TIMEOUT_S
     document = b""
     problem: Exception | None = None
-    sock = socket.create_connection((connection.host, connection.port), FETCH_TIMEOUT_S)
+    sock = _connect(connection.host, connection.port, deadline)
     # A time-out is each read's: a server that drips a byte at a time, be it in the TLS handshake,
     # would go on for ever. TLS takes the socket over, so the watch has one of its own.
     watched = sock.dup()
-    watch = threading.Timer(deadline - time.monotonic(), _cut, (watched,))
+    watch = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (watched,))
     watch.daemon = True
     watch.start()
     try:
@@ -291,12 +317,41 @@ def fetch_url(url: str) -> bytes:
         sock.close()
         watched.close()
     if time.monotonic() >= deadline:
-        raise TimeoutError(f"not complete in {FETCH_TIMEOUT_S:g} s")
+        raise _too_late()
     if problem is not None:
         raise problem
     if len(document) > MAX_JWKS_BYTES:
         raise ValueError(f"more than {MAX_JWKS_BYTES} bytes")
     return document
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    """Return a connection to the first of a name's addresses that takes one.
+
+    Raises:
+        OSError: None does in time.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    problem: OSError = OSError(f"{host} has no address")
+    for i, (family, kind, protocol, _, address) in enumerate(found):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise _too_late()
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left / (len(found) - i))  # so that one that is silent leaves some
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+        else:
+            sock.settimeout(FETCH_TIMEOUT_S)
+            return sock
+    raise problem
+
+
+def _too_late() -> TimeoutError:
+    return TimeoutError(f"not complete in {FETCH_TIMEOUT_S:g} s")
 
 
 def _cut(sock: socket.socket) -> None:

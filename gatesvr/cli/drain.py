@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from ..admin.text import seconds_text
 from ..errors import ConfigError
 from .options import TEXT, TIMEOUT
-from .remote import Remote, RemoteError, duration_text, remote_options
+from .remote import Remote, RemoteError, remote_options
 from .terminal import echo, to_json
 
 __all__ = ["command"]
@@ -65,5 +66,5 @@ def _show(remote: Remote, status: dict[str, Any]) -> None:
         f"{status['phase']:<9}  {status['connections_left']} of"
         f" {max(status['connections_at_start'], status['connections_left'])} clients and"
         f" {status['requests_left']} requests left,"
-        f" {duration_text(status['remaining_s'])} at most"
+        f" {seconds_text(status['remaining_s'])} at most"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..admin.text import Amount
 from ..errors import ConfigError, GatesvrError
 from .options import TEXT
 from .terminal import echo, escape_control, style, to_json
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Remote",
     "RemoteError",
-    "bytes_text",
-    "duration_text",
     "facts",
     "remote_options",
     "session_path",
@@ -267,35 +266,3 @@ def facts(values: Mapping[str, object], indent: str = "") -> str:
     return "\n".join(
         f"{indent}{name:<{width}}  {escape_control(str(value))}" for name, value in values.items()
     )
-
-
-class Amount(str):
-    """Text of a number with its unit."""
-
-    __slots__ = ()
-
-
-def duration_text(seconds: float) -> Amount:
-    """Return seconds as people read them."""
-    if seconds <= 0:
-        return Amount("0")
-    if seconds < 0.001:
-        return Amount(f"{seconds * 1e6:.0f}us")
-    if seconds < 1:
-        return Amount(f"{seconds * 1000:.3g}ms" if seconds < 0.1 else f"{seconds * 1000:.0f}ms")
-    if seconds < 60:
-        return Amount(f"{seconds:.3g}s")
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return Amount(f"{minutes}m{rest:02}s")
-    hours, minutes = divmod(minutes, 60)
-    return Amount(f"{hours}h{minutes:02}m" if hours < 48 else f"{hours // 24}d{hours % 24:02}h")
-
-
-def bytes_text(size: float) -> Amount:
-    """Return bytes as people read them."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return Amount(f"{size:.0f}{unit}" if unit == "B" else f"{size:.1f}{unit}")
-        size /= 1024
-    return Amount(f"{size:.1f}GiB")

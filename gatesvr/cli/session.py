@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 
+from ..admin.text import byte_text, seconds_text
 from ..observe.log import timestamp
 from .options import TEXT
 from .remote import (
     Remote,
-    bytes_text,
-    duration_text,
     facts,
     remote_options,
     session_path,
@@ -73,8 +72,8 @@ def _text(view: dict[str, Any]) -> str:
                 "address": f"{view['ip']}:{view['user_port']}",
                 "zone": view["zone"] or "-",
                 "proved": view["auth_subject"] or "-",
-                "created": f"{timestamp(view['created'])}, {duration_text(view['age_s'])} ago",
-                "idle": duration_text(view["idle_s"]),
+                "created": f"{timestamp(view['created'])}, {seconds_text(view['age_s'])} ago",
+                "idle": seconds_text(view["idle_s"]),
                 "generation": f"{view['generation']}, came back {view['resumes']} times",
                 "traced": "yes" if view["traced"] else "no",
             }
@@ -82,7 +81,7 @@ def _text(view: dict[str, Any]) -> str:
     ]
     parts.append(style("connection", bold=True))
     if connection is None:
-        parts.append(f"  none; {duration_text(view['tombstone_s'])} left to come back")
+        parts.append(f"  none; {seconds_text(view['tombstone_s'])} left to come back")
     else:
         parts.append(
             facts(
@@ -90,9 +89,9 @@ def _text(view: dict[str, Any]) -> str:
                     "number": connection["number"],
                     "address": connection["address"],
                     "backend": connection["backend"],
-                    "round trip": duration_text(connection["rtt_s"]),
-                    "window": bytes_text(connection["cwnd"]),
-                    "in flight": bytes_text(connection["in_flight_bytes"]),
+                    "round trip": seconds_text(connection["rtt_s"]),
+                    "window": byte_text(connection["cwnd"]),
+                    "in flight": byte_text(connection["in_flight_bytes"]),
                     "lost packets": connection["lost"],
                     "moves": len(connection["path_changes"]),
                 },
@@ -108,8 +107,8 @@ def _text(view: dict[str, Any]) -> str:
                 "sent": sequence["sent"],
                 "next": sequence["next"],
                 "queue": f"{view['queue_messages']} of {view['max_queue_size']} messages,"
-                f" {bytes_text(sequence['unacked_bytes'])},"
-                f" oldest {duration_text(view['oldest_unacked_s'])}",
+                f" {byte_text(sequence['unacked_bytes'])},"
+                f" oldest {seconds_text(view['oldest_unacked_s'])}",
                 "slots open": sequence["open_count"],
                 "slots waiting": waiting,
                 "client seq": sequence["client_seq"],
@@ -120,7 +119,7 @@ def _text(view: dict[str, Any]) -> str:
     if view["pending"]:
         rows = [
             (p["client_seq"], p["action"] or "-", p["service"] or "-", p["slot"] or "-",
-             duration_text(p["age_s"]))
+             seconds_text(p["age_s"]))
             for p in view["pending"]
         ]  # fmt: skip
         parts += [

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from ..admin.text import byte_text, seconds_text
 from .options import TEXT
-from .remote import Remote, bytes_text, duration_text, remote_options, show, table
+from .remote import Remote, remote_options, show, table
 
 __all__ = ["command"]
 
@@ -63,11 +64,11 @@ def _row(row: dict[str, Any]) -> tuple[object, ...]:
         row["state"],
         row["ip"],
         row["zone"] or "-",
-        duration_text(row["age_s"]),
-        duration_text(row["idle_s"]),
-        duration_text(row["rtt_s"]),
+        seconds_text(row["age_s"]),
+        seconds_text(row["idle_s"]),
+        seconds_text(row["rtt_s"]),
         row["queue_messages"],
-        bytes_text(row["queue_bytes"]),
+        byte_text(row["queue_bytes"]),
         row["in_flight"],
         round(row["rate"], 1),
     )

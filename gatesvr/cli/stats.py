@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .remote import Remote, bytes_text, duration_text, facts, remote_options, show, table
+from ..admin.text import byte_text, seconds_text
+from .remote import Remote, facts, remote_options, show, table
 from .terminal import style
 
 __all__ = ["command"]
@@ -24,7 +25,7 @@ def command(remote: Remote) -> None:
 def _text(now: dict[str, Any]) -> str:
     rates, sessions = now["rates"], now["sessions"]
     ready = "ready" if now["ready"] else f"not ready: {', '.join(now['not_ready'])}"
-    head = f"{now['backend']}, pid {now['pid']}, up {duration_text(now['uptime_s'])}, {ready}"
+    head = f"{now['backend']}, pid {now['pid']}, up {seconds_text(now['uptime_s'])}, {ready}"
     parts = [
         f"{style('GateSvr ' + now['version'], bold=True)}, {head}",
         facts(
@@ -35,12 +36,12 @@ def _text(now: dict[str, Any]) -> str:
                 "requests": f"{rates['requests']:.0f} a second, {now['in_flight']} in flight,"
                 f" {now['tasks_queued']} queued",
                 "pushes": f"{rates['pushes']:.0f} a second",
-                "queues": f"{now['queue_messages']} messages, {bytes_text(now['queue_bytes'])},"
-                f" oldest {duration_text(now['oldest_unacked_s'])}",
-                "network": f"{bytes_text(rates['bytes_in'])}/s in,"
-                f" {bytes_text(rates['bytes_out'])}/s out",
+                "queues": f"{now['queue_messages']} messages, {byte_text(now['queue_bytes'])},"
+                f" oldest {seconds_text(now['oldest_unacked_s'])}",
+                "network": f"{byte_text(rates['bytes_in'])}/s in,"
+                f" {byte_text(rates['bytes_out'])}/s out",
                 "process": f"{rates['cpu'] * 100:.0f} % of a CPU,"
-                f" {bytes_text(now['memory_bytes'])}, {duration_text(now['lag_s'])} late",
+                f" {byte_text(now['memory_bytes'])}, {seconds_text(now['lag_s'])} late",
             },
             "  ",
         ),
@@ -48,7 +49,7 @@ def _text(now: dict[str, Any]) -> str:
     timed = [(stage, times) for stage, times in now["latency"].items() if times["count"]]
     if timed:
         rows = [
-            (stage, times["count"], *map(duration_text, (times[q] for q in _QUANTILES)))
+            (stage, times["count"], *map(seconds_text, (times[q] for q in _QUANTILES)))
             for stage, times in timed
         ]
         columns = ("LAST 10 S", "COUNT", "P50", "P90", "P99", "P99.9", "MAX")

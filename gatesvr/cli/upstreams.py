@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .remote import Remote, duration_text, remote_options, show, table
+from ..admin.text import seconds_text
+from .remote import Remote, remote_options, show, table
 
 __all__ = ["command"]
 
@@ -45,6 +46,6 @@ def _row(row: dict[str, Any]) -> tuple[object, ...]:
         row["failures"],
         row["in_flight"],
         row["waiting"],
-        duration_text(row["p50"]),
-        duration_text(row["p99"]),
+        seconds_text(row["p50"]),
+        seconds_text(row["p99"]),
     )

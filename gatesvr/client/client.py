@@ -12,20 +12,21 @@ from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..config import Range, check_numbers, join_address, parse_address
+from ..config import Range, check_numbers, join_address
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..observe.trace import begin_call, global_tracer
 from ..protocol import events
 from ..protocol.client_session import ClientSession
 from ..protocol.messages import MAX_HEADERS, StopReason
-from ..transport.addresses import host_name
 from ..transport.client import Server
 from ..transport.tls import client_tls
-from .checks import check_text, check_texts, check_type
-from .connector import Connector, LoginNotMade
+from .checks import check_text, check_type
+from .connector import Connector
 from .counters import ClientCounters
+from .login import ClientLogin, LoginNotMade
 from .messages import Answer, Lost, Notify
 from .notifies import NotifyBuffer
+from .servers import parse_servers
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -172,14 +173,11 @@ class Client:
             ca = texts["ca"] = os.fspath(ca) if isinstance(ca, os.PathLike) else ca
         for name, text in texts.items():
             check_text(name, text)
-        check_type("login_data", login_data, bytes)
         check_type("resume", resume, bytes)
-        if login_params is not None and not callable(login_params):
-            check_texts("login_params", login_params)
         for name, callback in (("on_lost", on_lost), ("on_state", on_state)):
             if callback is not None:
                 check_type(name, callback, Callable, "callable")  # type: ignore[arg-type]
-        self._servers = _servers(server)
+        self._servers = parse_servers(server)
         has_token = self._auth_token is not None or bool(auth_token)
         self._session = _session(openid, client_id, auth_token, resume, has_token=has_token)
         self._session.carries_acks = on_state is None
@@ -192,11 +190,7 @@ class Client:
         self._ca = ca or ""
         self._insecure = insecure
         self._transport = transport
-        self._is_auto_login = login
-        self._login_params = login_params
-        self._login_data = login_data
-        # Of the last login() that was accepted.
-        self._last_login: tuple[bytes, Mapping[str, str] | None] | None = None
+        self._login = ClientLogin(self._send_login, login_data, login_params, is_automatic=login)
         self._connector: Connector | None = None
         self._tracer: Tracer | None = None
         self._on_state = on_state
@@ -286,7 +280,7 @@ class Client:
             backend=self._transport,
             connect_timeout=self.connect_timeout,
             reconnect_timeout=self.reconnect_timeout,
-            login=self._log_in,
+            login=self._login.repeat,
             token=self._make_token if self._auth_token is not None else None,
         )
         await self._connector.start()
@@ -321,9 +315,7 @@ class Client:
             RequestFailed: The login was refused, by the gateway or by the upstream.
             SessionLost: The session ended first.
         """
-        if data or params is not None:
-            return await self._log_in_with(data, params, (data, params))
-        return await self._log_in_as_made()
+        return await self._login.send(data, params)
 
     async def _make_token(self) -> str:
         """Return what the application's auth_token returns.
@@ -339,57 +331,12 @@ class Client:
             raise LoginNotMade(error) from error
         return token
 
-    async def _log_in_as_made(self) -> Answer:
-        """Log in with login_params and login_data."""
-        params = self._login_params
-        if callable(params):
-            try:
-                params = params()
-            except StopIteration as error:  # no coroutine may raise it
-                raise RuntimeError("login_params raised StopIteration") from error
-            if params is not None:
-                check_texts("what login_params returns", params)
-        return await self._log_in_with(self._login_data, params, (b"", None))
-
-    async def _log_in_with(
-        self,
-        data: bytes,
-        params: Mapping[str, str] | None,
-        again: tuple[bytes, Mapping[str, str] | None],
-    ) -> Answer:
-        """Log in; a later session is logged in to by ``login(*again)``."""
+    async def _send_login(self, data: bytes, params: Mapping[str, str] | None) -> Answer:
         params = dict(params or {})
         if self.zone:
             params.setdefault("zone", self.zone)
         send = self._send if self._tracer is None else self._send_traced
-        answer = await send(LOGIN_ACTION, data, params, None, self._now() + self.request_timeout)
-        if not answer.is_ok:
-            raise RequestFailed(
-                f"login refused: {answer.message}", answer.code, outcome=Outcome.DONE
-            )
-        self._last_login = again
-        return answer
-
-    async def _log_in(self) -> None:
-        """Log in to a new session as to the last one.
-
-        Raises:
-            LoginNotMade: The application's parameters make no login.
-        """
-        try:
-            if self._login_params is None and not self._login_data and self._last_login is not None:
-                await self.login(*self._last_login)
-            elif self._logs_in:
-                await self._log_in_as_made()
-        except (RequestFailed, SessionLost):
-            raise
-        except Exception as error:
-            raise LoginNotMade(error) from error
-
-    @property
-    def _logs_in(self) -> bool:
-        """Whether a new session is logged in to before the application's requests are sent."""
-        return self._is_auto_login or self._last_login is not None
+        return await send(LOGIN_ACTION, data, params, None, self._now() + self.request_timeout)
 
     async def request(
         self,
@@ -503,7 +450,7 @@ class Client:
         return (
             self._connector is not None
             and self._connector.protocol.is_ready
-            and (session.is_logged_in or not self._logs_in)
+            and (session.is_logged_in or not self._login.is_due)
             and len(session.pending) + self._granted < session.max_in_flight
         )
 
@@ -591,7 +538,7 @@ class Client:
         elif isinstance(event, events.SessionReset):
             self._handle_reset(event)
         elif isinstance(event, events.Started):
-            if event.is_logged_in or not self._logs_in:
+            if event.is_logged_in or not self._login.is_due:
                 self._begin_session()
             self._grant()
 
@@ -722,51 +669,6 @@ def _expire(future: asyncio.Future[Any], deadline: float) -> None:
         loop.call_later(LATE_S, _expire, future, inf)
     else:
         future.set_exception(TimeoutError())
-
-
-def _servers(servers: object) -> list[tuple[str, int]]:
-    """Return host and port of each gateway, of whichever form.
-
-    Raises:
-        ConfigError: One is of none, there is none, or one is there twice.
-    """
-    every: list[object] = [servers]
-    if isinstance(servers, tuple | list) and not _is_pair(servers):
-        every = list(servers)
-    if not every:
-        raise ConfigError("names no gateway", field="server")
-    found = [_server(server) for server in every]
-    if len(set(found)) != len(found):
-        raise ConfigError("names a gateway twice", field="server")
-    return found
-
-
-def _is_pair(servers: tuple[object, ...] | list[object]) -> bool:
-    """Return whether two things are a host and a port, and not two gateways."""
-    if len(servers) != 2:
-        return False
-    second = servers[1]
-    return not (isinstance(second, tuple | list) or (isinstance(second, str) and ":" in second))
-
-
-def _server(server: object) -> tuple[str, int]:
-    """Return host and port, of whichever form.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if not isinstance(server, str | tuple | list):
-        raise ConfigError(
-            f"must be 'HOST:PORT' or (host, port), not {type(server).__name__}", field="server"
-        )
-    try:
-        host, port = parse_address(server) if isinstance(server, str) else server[:2]
-        host_name(host)
-        if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise ValueError(f"{port!r:.40} is no UDP port")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(str(error), field="server") from None
-    return host or "localhost", port
 
 
 def _session(

@@ -35,6 +35,7 @@ from ..protocol.messages import is_valid_text
 from ..transport.addresses import host_name
 from ..transport.client import CONNECTION_REFUSED, ClientConnection, Server, open_first
 from ..transport.tls import ClientTls
+from .login import LoginNotMade
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
     MAX_RETRY_HINT_S,
@@ -47,7 +48,7 @@ from .reconnect import (
 from .servers import HOME_S, Servers
 from .stream import STOP_TIMEOUT_S, StreamHandler
 
-__all__ = ["Connector", "ConnectorOwner", "LoginNotMade"]
+__all__ = ["Connector", "ConnectorOwner"]
 
 logger = logging.getLogger("gatesvr.client")
 
@@ -67,18 +68,6 @@ MAX_FIRST_PAUSE_S = 1.0
 """Longest pause between the tries of the first connect, beside what the gateway asks for."""
 _TLS_ERRORS = range(0x100, 0x200)
 """QUIC error codes of TLS alerts: trying again does not help."""
-
-
-class LoginNotMade(Exception):
-    """The application's own error kept a login from being sent.
-
-    Args:
-        error: What the application's code, or the check of what it gave, raised.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-        super().__init__(f"the login could not be made: {type(error).__name__}: {error}")
 
 
 class ConnectorOwner(Protocol):

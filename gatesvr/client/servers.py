@@ -10,12 +10,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from ..config import parse_address
+from ..errors import ConfigError
+from ..transport.addresses import host_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..transport.client import Server
 
-__all__ = ["HOME_S", "Servers"]
+__all__ = ["HOME_S", "Servers", "parse_servers"]
 
 HOME_S = 3.0
 """How long a session's home is tried by itself where others are known, seconds."""
@@ -100,3 +104,48 @@ class Servers:
 
     def _has_others(self, home: Server | None) -> bool:
         return home is not None and any(server != home for server in self._servers)
+
+
+def parse_servers(servers: object) -> list[tuple[str, int]]:
+    """Return host and port of each gateway, of whichever form.
+
+    Raises:
+        ConfigError: One is of none, there is none, or one is there twice.
+    """
+    every: list[object] = [servers]
+    if isinstance(servers, tuple | list) and not _is_pair(servers):
+        every = list(servers)
+    if not every:
+        raise ConfigError("names no gateway", field="server")
+    found = [_server(server) for server in every]
+    if len(set(found)) != len(found):
+        raise ConfigError("names a gateway twice", field="server")
+    return found
+
+
+def _is_pair(servers: tuple[object, ...] | list[object]) -> bool:
+    """Return whether two things are a host and a port, and not two gateways."""
+    if len(servers) != 2:
+        return False
+    second = servers[1]
+    return not (isinstance(second, tuple | list) or (isinstance(second, str) and ":" in second))
+
+
+def _server(server: object) -> tuple[str, int]:
+    """Return host and port, of whichever form.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if not isinstance(server, str | tuple | list):
+        raise ConfigError(
+            f"must be 'HOST:PORT' or (host, port), not {type(server).__name__}", field="server"
+        )
+    try:
+        host, port = parse_address(server) if isinstance(server, str) else server[:2]
+        host_name(host)
+        if not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ValueError(f"{port!r:.40} is no UDP port")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(str(error), field="server") from None
+    return host or "localhost", port

@@ -8,7 +8,7 @@ from typing import Any
 
 from .log import keys
 
-__all__ = ["LogLimiter"]
+__all__ = ["INTERVAL_S", "LogLimiter"]
 
 INTERVAL_S = 1.0
 """Shortest time between two lines of one kind."""
@@ -70,8 +70,12 @@ class LogLimiter:
         self._write(level, event, values, known.suppressed if known is not None else 0, error)
         self._kinds[name] = _Kind(now + INTERVAL_S)
 
-    def tick(self, now: float) -> None:
-        """Write the numbers that are due, and forget kinds without suppressed events."""
+    def tick(self, now: float) -> bool:
+        """Write the numbers that are due, and forget kinds without suppressed events.
+
+        Returns:
+            Whether there is something for another tick, INTERVAL_S later.
+        """
         for name, kind in list(self._kinds.items()):
             if now >= kind.until:
                 if kind.suppressed:
@@ -79,6 +83,7 @@ class LogLimiter:
                     self._kinds[name] = _Kind(now + INTERVAL_S)
                 else:
                     del self._kinds[name]
+        return bool(self._kinds)
 
     def close(self) -> None:
         """Write every number and forget all kinds."""

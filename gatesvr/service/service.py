@@ -37,7 +37,7 @@ from ..config import Range, check_numbers, parse_address
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes
 from ..observe.descriptors import open_descriptors
-from ..observe.limiter import LogLimiter
+from ..observe.limiter import INTERVAL_S, LogLimiter
 from ..observe.log import configure, keys
 from ..observe.trace import global_tracer, traced
 from .authentication import AuthHandler, AuthServicer
@@ -119,6 +119,7 @@ class UpstreamService:
         """The lanes open now."""
         self._tracer: Tracer | None = None
         self._lines = LogLimiter(logger)
+        self._ticker: asyncio.TimerHandle | None = None
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.began = 0.0
@@ -230,6 +231,8 @@ class UpstreamService:
         await self._server.stop(0)
         await closing
         await self.gateway.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
         self._lines.close()
         logger.info("service_stopped", extra=keys(service=self.name))
 
@@ -434,6 +437,14 @@ class UpstreamService:
             reason=reason,
             **more,
         )
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
+
+    def _tick(self) -> None:
+        """Log what was suppressed and no later failure brings out, once a second."""
+        self._ticker = None
+        if self._lines.tick(time.monotonic()):
+            self._ticker = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
 
     def fill(
         self,

@@ -22,22 +22,24 @@ class Door:
 
     def __init__(self, token: Path | None = None, **settings: object) -> None:
         self.now = 1_000_000.0
+        self.ticks = 0.0
         self.counters = AdminCounters()
         config = AdminConfig(token=str(token or ""), **settings)  # type: ignore[arg-type]
         tokens = TokenFile(str(token), "admin.token") if token is not None else None
-        self.access = Access(config, tokens, self.counters, lambda: self.now)
+        self.access = Access(config, tokens, self.counters, lambda: self.now, lambda: self.ticks)
 
     def status(
         self,
         method: str = "GET",
         path: str = "/api/v1/overview",
         host: str = "localhost",
+        ip: str = "10.0.0.1",
         **more: str,
     ) -> int:
         """Return the status that a request gets at the gates, 200 where it passes."""
         headers = {"host": host, **{name.replace("_", "-"): text for name, text in more.items()}}
         try:
-            self.access.check(method, path, headers)
+            self.access.check(method, path, headers, ip)
         except Refused as refusal:
             return refusal.status
         return 200
@@ -99,6 +101,24 @@ def test_what_a_foreign_page_can_send_changes_nothing(headers: dict[str, str]) -
     assert door.counters.refused_origins == 1
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site", "sec_fetch_mode": "no-cors"},
+        {"origin": "https://evil.example"},
+    ],
+)
+def test_foreign_pages_do_not_ask_the_api(headers: dict[str, str]) -> None:
+    door = Door()
+    assert door.status(path="/api/v1/profile", **headers) == 403
+    assert door.counters.refused_origins == 1
+    # A link to the console is no harm, nor is what our own page or a command asks.
+    assert door.status(path="/", **headers) == 200
+    assert door.status(path="/api/v1/profile", sec_fetch_site="same-origin") == 200
+    assert door.status(path="/api/v1/profile", sec_fetch_site="none") == 200
+
+
 def test_own_page_and_commands_change_things() -> None:
     door = Door()
     assert door.change() == 200
@@ -121,6 +141,31 @@ def test_token_guards_the_api_and_the_metrics(tokens: Path) -> None:
     scraper = {"path": "/metrics", "host": "gate-1:8090"}
     assert door.status(**scraper, authorization=f"Bearer {TOKEN}") == 200
     assert door.status(**scraper) == 421
+
+
+def test_guesses_wait(tokens: Path) -> None:
+    door = Door(tokens)
+    cookie, _ = door.access.login(TOKEN, "10.0.0.1")
+    good, guess = {"authorization": f"Bearer {TOKEN}"}, "Bearer wrong-token-0123456789"
+    statuses = [door.status(authorization=guess) for _ in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
+    # A good one must not be told apart, at the gates and at the login alike.
+    assert door.status(**good) == door.status(path="/", **good) == 429
+    with pytest.raises(Refused) as caught:
+        door.access.login(TOKEN, "10.0.0.1")
+    assert (caught.value.status, caught.value.retry_after) == (429, 1)
+    assert door.counters.guesses_limited == 5
+    # Others go on: cookies, requests without a token, other addresses, the Unix socket.
+    assert door.status(cookie=f"gatesvr_admin={cookie}") == 200
+    assert door.status() == 401
+    assert door.status(ip="10.0.0.2", **good) == door.status(ip="", **good) == 200
+    assert door.status(ip="::ffff:10.0.0.1", **good) == 429
+    door.ticks += 1.0
+    assert door.status(**good) == door.status(**good) == 200
+    for _ in range(2):
+        with pytest.raises(Refused) as caught:
+            door.access.login("wrong-token-0123456789", "10.0.0.1")
+    assert caught.value.status == 429
 
 
 def test_cookie_holds_until_it_ends_or_its_token_goes(tokens: Path) -> None:

@@ -358,6 +358,26 @@ async def test_login_sets_a_cookie(tmp_path: Path) -> None:
         assert str(tokens) not in json.dumps(shown)
 
 
+async def test_guesses_are_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gatesvr.admin.access.GUESS_RATE", 0.001)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-of-the-file-1234\n")
+    async with running_admin(f"admin.token={tokens}") as rig:
+        for status in [401] * 10 + [429]:
+            await rig.post("login", {"token": "not-a-token-of-the-file"}, status)
+        bearer = {"Authorization": "Bearer a-token-of-the-file-1234"}
+        answer = await rig.http.get("api/v1/overview", headers=bearer)
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["retry-after"]) <= 1000
+        assert (await rig.get("overview", 401))["error"]["code"] == "UNAUTHENTICATED"
+        assert rig.admin.counters.guesses_limited == 2
+    lines = [record.keys for record in caplog.records if record.msg == "guesses_limited"]  # type: ignore[attr-defined]
+    assert {line["peer"] for line in lines} == {"127.0.0.1"}
+    assert len(lines) + sum(line["suppressed"] for line in lines) == 2
+
+
 async def test_unix_socket_is_this_users_alone(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     left = socket.socket(socket.AF_UNIX)

@@ -69,7 +69,7 @@ async def test_clients_of_the_ca_are_let_in(
 async def test_a_handshake_that_nobody_finishes_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatesvr.admin.server.HANDSHAKE_S", 0.1)
+    monkeypatch.setattr("gatesvr.admin.tls.HANDSHAKE_S", 0.1)
     own = make(tmp_path, "server", make(tmp_path, "ca"))
     async with running_admin() as rig:
         config = AdminConfig(bind="127.0.0.1:0", cert=own.cert, key=own.key)
@@ -81,8 +81,38 @@ async def test_a_handshake_that_nobody_finishes_is_ended(
             async with asyncio.timeout(10):
                 assert await reader.read() == b""
             writer.close()
+            assert admin.counters.tls_failed == 1
         finally:
             await admin.stop()
+
+
+async def test_handshakes_that_nobody_finishes_leave_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.admin.tls.MAX_HANDSHAKES", 4)
+    ca = make(tmp_path, "ca")
+    own = make(tmp_path, "server", ca)
+    async with running_admin() as rig:
+        config = AdminConfig(bind="127.0.0.1:0", cert=own.cert, key=own.key)
+        admin = AdminServer(rig.gateway, config)
+        await admin.start()
+        host, _, port = admin.address.rpartition(":")
+        held = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+        try:
+            async with asyncio.timeout(60):
+                for reader, _ in held[:2]:
+                    assert await reader.read() == b""
+            assert admin.counters.tls_cut == 2
+            async with httpx.AsyncClient(verify=trust(ca)) as http:
+                assert (await http.get(f"{admin.url}livez")).status_code == 200
+            assert admin.counters.tls_cut == 3
+        finally:
+            await admin.stop()
+            for reader, writer in held[2:]:
+                assert await reader.read() == b""
+                writer.close()
+            for _, writer in held:
+                writer.close()
 
 
 async def test_certificate_follows_its_files(

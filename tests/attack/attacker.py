@@ -46,7 +46,7 @@ BATCH = 25
 
 
 async def serve_attacker(pipe: Pipe) -> None:
-    """Attack: takes ``(case, backend, address, push address)``, says what it saw.
+    """Attack: takes ``(case, backend, *addresses)``, says what it saw.
 
     Says (seen, what went wrong or ``""``), and a name's calls of the service are the runner's.
     """
@@ -84,6 +84,7 @@ class Attacker:
         backend: The gateway's QUIC library.
         address: Its address for clients, HOST:PORT.
         push_address: Its address for pushes.
+        admin_url: Where its admin server is, empty for none.
 
     Attributes:
         server: The address for clients, (host, port).
@@ -91,10 +92,11 @@ class Attacker:
             ``answer bytes``, ``closed CODE``, ``left open``, and whatever a case adds.
     """
 
-    def __init__(self, backend: str, address: str, push_address: str) -> None:
+    def __init__(self, backend: str, address: str, push_address: str, admin_url: str) -> None:
         self.backend = backend
         self.server = parse_address(address)
         self.push_address = push_address
+        self.admin_url = admin_url
         self.seen: Counter[str] = Counter()
         self._stack = AsyncExitStack()
         self._hosts = count(2)

@@ -10,12 +10,13 @@ import importlib
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gatesvr import Client, Gateway
+from gatesvr.admin.server import AdminServer
 from gatesvr.cli.loop import spare_collector
 from gatesvr.config import load
 from gatesvr.errors import GatesvrError
@@ -55,7 +56,8 @@ async def serve_gateway(
 ) -> None:
     """Run a gateway as ``gatesvr serve`` does; its zone service is at the second address.
 
-    Says its addresses; at ``sample`` a Sample; ends with the pipe.
+    Says its addresses, the last one empty without an admin server; at ``sample`` a Sample; ends
+    with the pipe.
 
     Args:
         pipe: To the runner.
@@ -90,9 +92,16 @@ async def serve_gateway(
                 ),
             ]
         )
-        async with Gateway(config) as gateway:
+        async with AsyncExitStack() as stack:
+            gateway = await stack.enter_async_context(Gateway(config))
+            admin_url = ""
+            if config.admin.enabled:
+                admin = AdminServer(gateway, config.admin)
+                await admin.start()
+                stack.push_async_callback(admin.stop)
+                admin_url = admin.url
             spare_collector()
-            pipe.send((gateway.address, gateway.grpc_address))
+            pipe.send((gateway.address, gateway.grpc_address, admin_url))
             with suppress(EOFError):
                 while await commands.next() == "sample":
                     pipe.send(_sample(gateway, lines))

@@ -166,20 +166,20 @@ class Runner:
             sets, patches = (*sets, *case.off.sets), {**patches, **case.off.patches}
         gateway = Child(serve_gateway, backend, self._services, sets, patches, dict(case.files))
         try:
-            address, push_address = await gateway.receive(PATIENCE_S)
-            return await self._attack(case, backend, gateway, address, push_address)
+            where = await gateway.receive(PATIENCE_S)
+            return await self._attack(case, backend, gateway, where)
         finally:
             with suppress(EOFError, TimeoutError, OSError):
                 await self._healthy.ask(("leave",))
             await asyncio.to_thread(gateway.kill)
 
     async def _attack(
-        self, case: Case, backend: str, gateway: Child, address: str, push_address: str
+        self, case: Case, backend: str, gateway: Child, where: tuple[str, ...]
     ) -> tuple[Measured, str]:
         make = case.token or (lambda _: "")
         openids = [f"healthy{number}" for number in range(HEALTHY)]
         wrong = await self._healthy.ask(
-            ("connect", address, {name: make(name) for name in openids})
+            ("connect", where[0], {name: make(name) for name in openids})
         )
         if wrong:
             raise ConnectionError(wrong)
@@ -193,9 +193,7 @@ class Runner:
         await self._healthy.ask(("window",))
         before: Sample = await gateway.ask("sample")
         began = time.monotonic()
-        attack = asyncio.ensure_future(
-            self._attacker.ask((case.name, backend, address, push_address), PATIENCE_S)
-        )
+        attack = asyncio.ensure_future(self._attacker.ask((case.name, backend, *where), PATIENCE_S))
         peak = before.rss
         while not attack.done() or time.monotonic() < began + case.min_window:
             peak = max(peak, resident(gateway.pid))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -327,6 +331,68 @@ async def test_a_server_that_drips_its_tls_handshake_is_cut_off(
         server.raw, server.drips, server.is_prompt = b"\x16\x03\x03\x40\x00", True, True
         with pytest.raises(OSError, match="not complete"):
             await asyncio.to_thread(fetch_url, server.url.replace("http:", "https:"))
+
+
+async def test_the_look_up_of_a_name_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("gatesvr.auth.keys.time", SimpleNamespace(monotonic=lambda: now))
+    look_up = socket.getaddrinfo
+
+    def look_up_slowly(*args: Any, **more: Any) -> Any:
+        nonlocal now
+        now += 6.0
+        return look_up(*args, **more)
+
+    async with jwks_server(jwks(a=RSA)) as server:
+        assert parse_jwks(await asyncio.to_thread(fetch_url, server.url))
+        monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
+        with pytest.raises(OSError, match="not complete"):
+            await asyncio.to_thread(fetch_url, server.url)
+        assert server.asked == 1
+
+
+async def test_another_address_of_the_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with jwks_server(jwks(a=RSA)) as server:
+        look_up = socket.getaddrinfo
+
+        def look_up_two(host: str, port: int, **more: Any) -> Any:
+            found = look_up(host, port, **more)
+            return [look_up("127.0.0.1", 1, **more)[0], *found]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up_two)
+        assert parse_jwks(await asyncio.to_thread(fetch_url, server.url))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **b: look_up("127.0.0.1", 1, **b))
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(fetch_url, server.url)
+
+
+async def test_a_fetch_that_is_too_late_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatesvr.auth.keys.FETCH_TIMEOUT_S", 0.05)
+    may_end, asked = threading.Event(), 0
+
+    def fetch(url: str) -> bytes:
+        nonlocal asked
+        asked += 1
+        may_end.wait()
+        return jwks(a=RSA)
+
+    counters, now = AuthCounters(), 1_000.0
+    keys = UrlKeys("https://id.test/keys", 300, 600, counters, fetch, lambda: now)
+    try:
+        for failures in (1, 2):
+            with pytest.raises(KeysMissing):
+                await keys.look_again("a")
+            assert counters.key_failures == failures
+            now += 31
+        assert asked == 1  # the second did not wait for another thread
+    finally:
+        may_end.set()
+    monkeypatch.setattr("gatesvr.auth.keys.FETCH_TIMEOUT_S", 60.0)
+    while not counters.key_refreshes:
+        now += 31
+        with contextlib.suppress(KeysMissing):
+            await keys.look_again("a")
+    assert asked == 2
 
 
 @pytest.mark.parametrize("failure", [OSError("down"), b"lies", TimeoutError("slow")])

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr import Client
+from gatesvr.admin.text import byte_text
 from gatesvr.cli import main
-from gatesvr.cli.remote import bytes_text, duration_text, table
+from gatesvr.cli.remote import table
 from gatesvr.errors import SessionLost
 from tests.admin.rig import Rig, running_admin
 
@@ -150,21 +151,8 @@ async def test_completion(command: Callable[..., object], shell: str) -> None:
 def test_tables_are_aligned() -> None:
     text = table(("NAME", "N"), [("a\x1b", 5), ("longer", 123)])
     assert [line.rstrip() for line in text.splitlines()][1:] == ["a\\x1b     5", "longer  123"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0"), (0.0000421, "42us"), (0.00123, "1.23ms"), (0.4, "400ms"), (5.25, "5.25s"),
-     (61, "1m01s"), (3_720, "1h02m"), (200_000, "2d07h")],
-)  # fmt: skip
-def test_durations(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
-
-
-def test_sizes() -> None:
-    assert [bytes_text(size) for size in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
-        "0B", "1023B", "1.5KiB", "5.0MiB", "3.0GiB",
-    ]  # fmt: skip
+    text = table(("BYTES",), [(byte_text(1),), (byte_text(412e6),)])
+    assert text.splitlines()[1:] == ["   1 B", "412 MB"]
 
 
 async def test_config_check_reads_the_files_of_the_admin_server(

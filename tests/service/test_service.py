@@ -328,6 +328,19 @@ async def test_what_a_handler_does_wrong_is_named(
     assert event != "handler_failed" or found["ms"] >= 0
 
 
+async def test_failures_that_no_later_one_brings_out_are_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.service.service.INTERVAL_S", 0.01)
+    async with served(make()) as stub:
+        for _ in range(3):
+            await stub.ProcessRequest(request("raise"))
+        found = [r.keys for r in caplog.records if r.message == "handler_failed"]  # type: ignore[attr-defined]
+        assert [keys["suppressed"] for keys in found] == [0]
+        await until(lambda: caplog.messages.count("handler_failed") == 2)
+        assert caplog.records[-1].keys["suppressed"] == 1  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("is_unary", [False, True])
 @pytest.mark.parametrize(("action", "event", "reason"), UNUSABLE)
 async def test_unusable_end_of_a_handler_is_500_and_hurts_nobody_else(

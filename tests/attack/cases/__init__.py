@@ -23,6 +23,7 @@ THEMES = (
     "upstreams",
     "http2_upstreams",
     "callers",
+    "admin",
 )
 """Files of this folder, in the order of the table."""
 ALL: list[Case] = [
