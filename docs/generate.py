@@ -137,10 +137,23 @@ def table(
     comments: dict[tuple[str, str], str],
 ) -> Iterator[str]:
     """Yield the rows of one struct's fields."""
-    hints = typing.get_type_hints(struct, include_extras=True)
     yield "| field | type | default | |\n| --- | --- | --- | --- |\n"
+    yield from rows(struct, values, prefix, comments)
+
+
+def rows(
+    struct: type[msgspec.Struct],
+    values: msgspec.Struct | None,
+    prefix: str,
+    comments: dict[tuple[str, str], str],
+) -> Iterator[str]:
+    """Yield a row for each field of a struct, and of the structs in it."""
+    hints = typing.get_type_hints(struct, include_extras=True)
     for field in msgspec.structs.fields(struct):
         hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from rows(hint, getattr(values, field.name), f"{prefix}{field.name}.", comments)
+            continue
         if values is not None:
             default = spell(getattr(values, field.name), hint)
         elif field.required:

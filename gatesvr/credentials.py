@@ -42,6 +42,8 @@ __all__ = [
     "ServerCertificate",
     "TokenFile",
     "check_certificates",
+    "check_key",
+    "read_certificates",
     "read_file",
     "token_digest",
 ]
@@ -279,13 +281,13 @@ class ServerCertificate:
         chain = read_file(cert_path, f"{self._section}.cert")
         key = read_file(key_path, f"{self._section}.key")
         field = f"{self._section}.cert"
-        certificates = _certificates(chain, cert_path, field)
-        _check_key(key, certificates[0], key_path, f"{self._section}.key")
+        certificates = read_certificates(chain, cert_path, field)
+        check_key(key, certificates[0], key_path, f"{self._section}.key")
         check_certificates(certificates, cert_path, field)
         roots = None
         if ca_path:
             roots = read_file(ca_path, f"{self._section}.client_ca")
-            _certificates(roots, ca_path, f"{self._section}.client_ca")
+            read_certificates(roots, ca_path, f"{self._section}.client_ca")
         return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
 
@@ -314,12 +316,12 @@ class Access:
         if ca:
             roots = None if ca == SYSTEM_CAS else read_file(ca, "ca", may_wait=True)
             if roots is not None:
-                _certificates(roots, ca, "ca")
+                read_certificates(roots, ca, "ca")
             chain = private = None
             if cert:
                 chain = read_file(cert, "cert", may_wait=True)
                 private = read_file(key, "key", may_wait=True)
-                _check_key(private, _certificates(chain, cert, "cert")[0], key, "key")
+                check_key(private, read_certificates(chain, cert, "cert")[0], key, "key")
             self.credentials = grpc.ssl_channel_credentials(roots, private, chain)
         self._tokens = TokenFile(token_file, "token_file", may_wait=True) if token_file else None
 
@@ -395,14 +397,24 @@ def read_file(path: str, field: str, *, name_it: bool = True, may_wait: bool = F
     return data
 
 
-def _certificates(pem: bytes, path: str, field: str) -> list[x509.Certificate]:
+def read_certificates(pem: bytes, path: str, field: str) -> list[x509.Certificate]:
+    """Return the certificates in a PEM file's content.
+
+    Raises:
+        ConfigError: There is none, or one cannot be read; it names the file and the setting.
+    """
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise ConfigError(f"no usable certificate: {error}", source=path, field=field) from None
 
 
-def _check_key(pem: bytes, leaf: x509.Certificate, path: str, field: str) -> None:
+def check_key(pem: bytes, leaf: x509.Certificate, path: str, field: str) -> None:
+    """Refuse a PEM private key that is encrypted, unusable or another certificate's.
+
+    Raises:
+        ConfigError: It is; it names the file and the setting.
+    """
     try:
         private = load_pem_private_key(pem, None)
     except TypeError:

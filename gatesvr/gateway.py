@@ -283,16 +283,16 @@ class Gateway(LocalPushApi):
         config, left = within_reach(self.config, config)
         # What can fail comes first.
         commits = (
+            # Endpoints before the routes to them.
+            self.upstream.prepare(
+                config.upstream,
+                push=config.push,
+                rules=config.route,
+                auth_service=_auth_service(config),
+            ),
             self.listener.prepare(config.transport),
             self.push_service.prepare(config.push),
             self.engine.prepare(config),
-        )
-        # Endpoints before the routes to them.
-        self.upstream.apply(
-            config.upstream,
-            push=config.push,
-            rules=config.route,
-            auth_service=_auth_service(config),
         )
         for commit in commits:
             commit()
@@ -445,7 +445,7 @@ class Gateway(LocalPushApi):
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             self.engine.sweep()
-            self.upstream.registry.sweep(self.engine.clock())
+            self.upstream.sweep(self.engine.clock())
             self.push_service.sweep()
             self.listener.paths.look()
             self.listener.follow_certificate()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .config import UpstreamConfig
 
-    Options = Sequence[tuple[str, int]]
+    Options = Sequence[tuple[str, int | str]]
 
 __all__ = [
     "CALL_ENDED",
@@ -21,6 +21,7 @@ __all__ = [
     "is_let_in",
     "make_channel",
     "make_server",
+    "max_answer_bytes",
     "max_grpc_bytes",
     "raise_if_cancelled",
     "status_text",
@@ -100,6 +101,11 @@ def max_grpc_bytes(max_message_bytes: int) -> int:
     return min(2 * max_message_bytes + (1 << 20), 2**31 - 1)
 
 
+def max_answer_bytes(max_message_bytes: int) -> int:
+    """Return the largest message accepted from an upstream, bytes."""
+    return max(MAX_ANSWER_BYTES, max_grpc_bytes(max_message_bytes))
+
+
 def status_text(code: grpc.StatusCode, details: str | None, *, is_plain: bool) -> str:
     """Return the status of a failed call as a text.
 
@@ -116,11 +122,10 @@ def status_text(code: grpc.StatusCode, details: str | None, *, is_plain: bool) -
 
 def upstream_options(config: UpstreamConfig, max_message_bytes: int) -> Options:
     """Return the options of a channel to an upstream."""
-    max_bytes = max_grpc_bytes(max_message_bytes)
     pause_ms = max(int(config.reconnect_min * 1000), 100)
     return (
-        ("grpc.max_send_message_length", max_bytes),
-        ("grpc.max_receive_message_length", max(MAX_ANSWER_BYTES, max_bytes)),
+        ("grpc.max_send_message_length", max_grpc_bytes(max_message_bytes)),
+        ("grpc.max_receive_message_length", max_answer_bytes(max_message_bytes)),
         # A request that was written is never sent again by itself.
         ("grpc.enable_retries", 0),
         ("grpc.keepalive_time_ms", int(config.keepalive * 1000) or 2**31 - 1),

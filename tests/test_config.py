@@ -51,6 +51,7 @@ OTHER = {
     "auth.issuer": ("https://id.test", "https://id.test"),
     "auth.openid_claim": ("uid", "uid"),
     "auth.claims": ('["role"]', ["role"]),
+    "upstream.lane": ("grpcio", "grpcio"),
     "transport.bind": ("127.0.0.1:9", "127.0.0.1:9"),
     "transport.backend": ("qh3", "qh3"),
     "transport.cert": ("a.pem", "a.pem"),
@@ -71,6 +72,10 @@ OTHER = {
     "upstream.required": ('["hello"]', ["hello"]),
     "upstream.balance": ("consistent_hash", "consistent_hash"),
     "upstream.order": ("request", "request"),
+    "upstream.tls.ca": ("c.pem", "c.pem"),
+    "upstream.tls.cert": ("a.pem", "a.pem"),
+    "upstream.tls.key": ("b.pem", "b.pem"),
+    "upstream.tls.server_name": ("chat.example", "chat.example"),
     "push.bind": ("127.0.0.1:9", "127.0.0.1:9"),
     "push.cert": ("a.pem", "a.pem"),
     "push.key": ("b.pem", "b.pem"),
@@ -102,6 +107,10 @@ COMPANIONS = {
     "push.cert": ["push.key=k"],
     "push.key": ["push.cert=c"],
     "push.client_ca": ["push.key=k", "push.cert=c"],
+    "upstream.tls.ca": ["upstream.tls.enabled=true"],
+    "upstream.tls.cert": ["upstream.tls.key=k", "upstream.tls.enabled=true"],
+    "upstream.tls.key": ["upstream.tls.cert=c", "upstream.tls.enabled=true"],
+    "upstream.tls.server_name": ["upstream.tls.enabled=true"],
     "transport.cert": ["transport.key=k"],
     "transport.key": ["transport.cert=c"],
     "auth.mode": [
@@ -765,9 +774,45 @@ def test_origins(tmp_path: Path) -> None:
         assert line in lines
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{address="unix:"}', "'unix:' names no socket"),
+        ('{address="unix://"}', "'unix://' names no socket"),
+        ('{address="unix:/' + "a" * 107 + '"}', "a socket's path has at most 107 bytes"),
+        ('{address="h:0"}', "'h:0' names no port"),
+        ('{address="h:1", authority="a b"}', "'a b' is no HOST or HOST:PORT"),
+    ],
+)
+def test_addresses_of_endpoints_are_checked(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        load(sets=[f"upstream.services.zone=[{text}]"])
+
+
+def test_endpoints_may_be_sockets_and_have_an_authority() -> None:
+    sets = ['upstream.services.hello=[{address="unix:/run/a.sock", authority="api.example:443"}]']
+    endpoint = load(sets=sets).upstream.services["hello"][0]
+    assert (endpoint.address, endpoint.authority) == ("unix:/run/a.sock", "api.example:443")
+
+
+@pytest.mark.parametrize(
+    ("sets", "complaint"),
+    [
+        (["enabled=true", "cert=c"], "upstream.tls.cert: cert and key go together, key is missing"),
+        (["ca=c"], "upstream.tls.ca: it is for TLS: set enabled = true"),
+        (["enabled=true", "server_name=a b"], "upstream.tls.server_name: 'a b' is no name"),
+    ],
+)
+def test_tls_settings_go_together(sets: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        load(sets=[f"upstream.tls.{text}" for text in sets])
+
+
 def test_file_of_the_defaults_sets_nothing_and_explains_every_setting() -> None:
     text = as_toml(Config(), is_commented=True)
-    assert parse(text) == {name: {} for name in Config.__struct_fields__ if name != "route"}
+    tables: dict[str, Any] = {name: {} for name in Config.__struct_fields__ if name != "route"}
+    tables["upstream"] = {"tls": {}}
+    assert parse(text) == tables
     uncommented = re.sub(r"^# (?=(\w+ = |\[))", "", text, flags=re.MULTILINE)
     values = parse(uncommented)
     (begun,) = values["push"].pop("caller")  # to begin with

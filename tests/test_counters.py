@@ -68,7 +68,9 @@ GAUGES = {
         "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",
     },
     "dispatch": {"workers", "idle_workers", "queued", "running"},
-    "upstream": {"endpoints", "lanes", "lanes_up", "ejected", "open", "waiting"},
+    "upstream": {
+        "endpoints", "lanes", "lanes_up", "connections", "ejected", "open", "waiting",
+    },
     "push": {"streams", "event_streams", "health_watches", "reflections"},
     "overload": {"level", "loop_lag_ms", "memory_bytes"},
     "drain": set(),
@@ -79,6 +81,9 @@ SHARED_NAMES = {
     # Those of the port for clients, and of the one for pushes.
     "certificates_renewed": {"transport", "push"},
     "certificates_kept": {"transport", "push"},
+    # With clients; with upstreams.
+    "connections": {"transport", "upstream"},
+    "protocol_errors": {"transport", "upstream"},
     # In transport the tasks are asyncio's, in dispatch requests.
     "tasks": {"transport", "dispatch"},
     # No room for a session; no room for a request.

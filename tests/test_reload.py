@@ -29,6 +29,7 @@ from gatesvr.errors import ConfigError
 from gatesvr.gateway import Gateway
 from gatesvr.reload import Reloader
 from gatesvr.transport.tls import generate_certificate
+from gatesvr.upstream.lanes import LANES
 
 from .e2e.plain_client import business, plain_client
 from .e2e.plain_upstream import PlainUpstream, plain_upstream
@@ -188,6 +189,8 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         "consistent_hash" if g.upstream._pool("hello")._is_hashed else "round_robin"
     ),
     "upstream.order": lambda g: g.engine.router.route("hello").order,
+    "upstream.lane": lambda g: next(name for name, kind in LANES.items() if type(lane(g)) is kind),
+    "upstream.max_connections": lambda g: lane(g)._config.max_connections,
     "upstream.max_batch": lambda g: lane(g)._max_batch,
     "upstream.max_open": lambda g: lane(g).max_open,
     "upstream.adaptive_limit": lambda g: lane(g)._limit is not None,
@@ -198,6 +201,12 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "upstream.reconnect_min": lambda g: lane(g)._config.reconnect_min,
     "upstream.keepalive": lambda g: lane(g)._config.keepalive,
     "upstream.reconnect_max": lambda g: lane(g)._config.reconnect_max,
+    "upstream.resolve_interval": lambda g: g.config.upstream.resolve_interval,  # see the next test
+    "upstream.tls.enabled": lambda g: lane(g)._tls is not None,
+    "upstream.tls.ca": lambda g: lane(g)._tls.config.ca,
+    "upstream.tls.cert": lambda g: lane(g)._tls.config.cert,
+    "upstream.tls.key": lambda g: lane(g)._tls.config.key,
+    "upstream.tls.server_name": lambda g: lane(g).target.server_name,
     **{
         f"upstream.{name}": lambda g, name=name: getattr(g.upstream._breakers.config, name)
         for name in (
@@ -252,6 +261,11 @@ def sets_of(name: str, files: Path) -> list[str]:
     text, _ = other_value(name)
     if name in ("transport.cert", "transport.key"):
         return [f"transport.cert={files}/c.pem", f"transport.key={files}/k.pem"]
+    if name.startswith("upstream.tls."):
+        files_of = {"ca": [f"ca={files}/c.pem"], "server_name": [f"server_name={text}"]}
+        pair = [f"cert={files}/c.pem", f"key={files}/k.pem"]
+        own = files_of.get(name.rpartition(".")[2], pair)
+        return [f"upstream.tls.{each}" for each in ("enabled=true", *own)]
     if name == "auth.mode":
         return [*JWT, f"auth.key={files}/secret"]
     if name in ("auth.service", "auth.timeout"):

@@ -159,9 +159,7 @@ cdef class Http2Connection:
     cdef int _want_window(self, Stream stream) except -1
     cdef int _send_waiting(self) except -1
     cdef int _send_part(self, Stream stream, uint32_t size) except -1
-    cdef int _put_preface(self) except -1
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1
-    cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1
     cdef int _put_goaway(self, uint32_t code, str text) except -1
     cdef int _fail(self, uint32_t code, str reason) except -1
     cdef int _charge(self, bint may_be_explained) except -1

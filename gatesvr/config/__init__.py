@@ -35,6 +35,7 @@ from .sections import SessionConfig as SessionConfig
 from .sections import TraceConfig as TraceConfig
 from .sections import TransportConfig as TransportConfig
 from .sections import UpstreamConfig as UpstreamConfig
+from .sections import UpstreamTls as UpstreamTls
 
 __all__ = [
     "AdminConfig",
@@ -56,6 +57,7 @@ __all__ = [
     "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
+    "UpstreamTls",
     "check_numbers",
     "fields",
     "join_address",

@@ -76,11 +76,14 @@ class _Writer:
         self._origins = origins
         self._explained: set[type[Section]] = set()
 
-    def add_section(self, name: str, section: Section) -> None:
-        """Add a section and its plain settings."""
-        self._explain(Config, name)
+    def add_section(self, name: str, section: Section, whole: type[Section] = Config) -> None:
+        """Add a section of a whole and its plain settings, then the sections inside it."""
+        self._explain(whole, name.rpartition(".")[2])
         self.lines.append(f"[{name}]")
         self._add_settings(type(section), section, f"{name}.")
+        for field in section.__struct_fields__:
+            if isinstance(part := getattr(section, field), Section):
+                self.add_section(f"{name}.{field}", part, type(section))
 
     def add_tables_of(self, section: Section, prefix: str) -> None:
         """Add the settings of a section that are tables; prefix is its dotted name."""
@@ -117,7 +120,7 @@ class _Writer:
         kinds = kinds_of(part)
         for field in msgspec.structs.fields(part):
             kind = kinds[field.name]
-            if _part_of(kind) is not None:
+            if _part_of(kind) is not None or _is_section(kind):
                 continue
             if is_explained:
                 self._explain(part, field.name, kind)
@@ -154,7 +157,11 @@ def _part_of(kind: Any) -> type[Section] | None:
         return None
     while typing.get_origin(kind) in (list, dict):
         kind = typing.get_args(kind)[-1]
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+    return kind if _is_section(kind) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
@@ -206,7 +213,7 @@ def _table(section: type[Section]) -> dict[str, Any]:
 
 
 def _kind_schema(kind: Any) -> dict[str, Any]:
-    if isinstance(kind, type) and issubclass(kind, Section):
+    if _is_section(kind):
         return _table(kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:

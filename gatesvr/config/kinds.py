@@ -16,6 +16,7 @@ import msgspec
 from ..errors import ConfigError
 
 __all__ = [
+    "UNIX",
     "Bytes",
     "Duration",
     "FieldError",
@@ -32,6 +33,9 @@ __all__ = [
     "parse_address",
     "shown",
 ]
+
+UNIX = "unix:"
+"""Begins the address of a Unix socket; its path follows."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", re.ASCII)
 _DURATION_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import urllib.parse
 from typing import Annotated, Literal, Self
@@ -10,6 +11,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 
 from .kinds import (
+    UNIX,
     Bytes,
     Duration,
     Range,
@@ -43,6 +45,7 @@ __all__ = [
     "TraceConfig",
     "TransportConfig",
     "UpstreamConfig",
+    "UpstreamTls",
 ]
 
 _MS = 0.001
@@ -59,8 +62,11 @@ OPEN_ADMIN_PORT = (
     " admin.client_ca"
 )
 _MAX_LABEL = 63
+_MAX_SOCKET_BYTES = 107  # of a Unix socket's path, on Linux
 _MAX_ACTION_BYTES = 64  # of a request's action
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SERVER_NAME = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_AUTHORITY = re.compile(r"[A-Za-z0-9._~%:\[\]-]{1,255}")
 ZONED_NAME = re.compile(r"upstream-zone-([A-Za-z0-9_.]{1,32})")
 """A name under which an endpoint registers for every service of one zone."""
 _ZONE = re.compile(r"[0-9]{1,3}|(?![0-9]+$)[A-Za-z0-9_.-]{1,32}")
@@ -373,20 +379,42 @@ class Endpoint(Section, frozen=True, kw_only=True):
     """One address of an upstream service."""
 
     address: str
-    """HOST:PORT."""
+    """HOST:PORT, [IPV6]:PORT or unix:PATH. Of a name that has several addresses each is used, with
+    a breaker and limits of its own."""
+    authority: str = ""
+    """The ``:authority`` of its calls, which its TLS certificate has to name; empty for the
+    address (of a Unix socket: localhost)."""
     zone: str = ""
     """The zone it serves, three digits (7 means 007) or a name; empty for all."""
     weight: Count = 1
     """Share of the calls, against the service's other endpoints."""
 
     def check(self) -> None:
+        if self.address.startswith(UNIX):
+            self._check_socket()
+        else:
+            self._check_name()
+        if self.authority and not _AUTHORITY.fullmatch(self.authority):
+            raise self.refusal("authority", f"{shown(self.authority)} is no HOST or HOST:PORT")
+        if self.zone and not _ZONE.fullmatch(self.zone):
+            raise self.refusal("zone", f"{shown(self.zone)} is no zone (three digits or a name)")
+        msgspec.structs.force_setattr(self, "zone", normalize_zone(self.zone))
+
+    def _check_socket(self) -> None:
+        path = self.address.removeprefix(UNIX)
+        if not path.strip("/") or not path.isprintable():
+            raise self.refusal("address", f"{shown(self.address)} names no socket")
+        if len(os.fsencode(path.removeprefix("//"))) > _MAX_SOCKET_BYTES:
+            raise self.refusal(
+                "address",
+                f"{shown(self.address)}: a socket's path has at most {_MAX_SOCKET_BYTES} bytes",
+            )
+
+    def _check_name(self) -> None:
         host, port = _check_address(self, "address", self.address)
         if not host or not port:
             missing = "port" if host else "host"
             raise self.refusal("address", f"{shown(self.address)} names no {missing}")
-        if self.zone and not _ZONE.fullmatch(self.zone):
-            raise self.refusal("zone", f"{shown(self.zone)} is no zone (three digits or a name)")
-        msgspec.structs.force_setattr(self, "zone", normalize_zone(self.zone))
 
 
 class RouteRule(Section, frozen=True, kw_only=True):
@@ -415,6 +443,36 @@ class RouteRule(Section, frozen=True, kw_only=True):
             )
 
 
+class UpstreamTls(Section, frozen=True, kw_only=True):
+    """TLS to upstreams; without it connections are plain HTTP/2."""
+
+    hidden = frozenset({"key"})
+
+    enabled: bool = False
+    """Whether all endpoints are reached by TLS (1.2 or later, ALPN h2)."""
+    ca: str = ""
+    """PEM file with the CAs of their certificates; empty for the CAs that the system trusts."""
+    cert: str = ""
+    """PEM file with the certificate chain that the gateway shows, its own first; empty for none."""
+    key: str = ""
+    """PEM file with the certificate's private key. All files are read again when they change, and
+    the next connections use them."""
+    server_name: str = ""
+    """DNS name or IP address that every endpoint's certificate has to name; empty for the host of
+    its authority or address."""
+
+    def check(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise self.refusal(given, f"cert and key go together, {missing} is missing")
+        if self.server_name and not _SERVER_NAME.fullmatch(self.server_name):
+            raise self.refusal("server_name", f"{shown(self.server_name)} is no name of a host")
+        if not self.enabled:
+            for name in ("ca", "cert", "server_name"):
+                if getattr(self, name):
+                    raise self.refusal(name, "it is for TLS: set enabled = true")
+
+
 class UpstreamConfig(Section, frozen=True, kw_only=True):
     """Upstream services and the lanes to them."""
 
@@ -435,6 +493,13 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """How a service's endpoints share the calls; consistent_hash is by openid."""
     order: Literal["completion", "request"] = "completion"
     """Order of the answers on routes that name none."""
+    lane: Literal["direct", "grpcio"] = "direct"
+    """What speaks gRPC with the services: the gateway itself, or the library grpcio, at several
+    times the CPU."""
+    max_connections: Annotated[int, Range(1, 100)] = 4
+    """Connections to one endpoint. One is enough, unless the service lets only so many requests run
+    at once on one (MAX_CONCURRENT_STREAMS); those above the first are closed when they are idle.
+    With lane = "grpcio" it is always one."""
     max_batch: Count = 64
     """Requests per lane message."""
     max_open: Count = 1_024
@@ -454,8 +519,14 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """First pause before an endpoint is tried again; at most reconnect_max."""
     reconnect_max: Wait = 5.0
     """Longest pause before an endpoint is tried again."""
+    resolve_interval: Annotated[Seconds, Range(100 * _MS, 24 * _HOUR)] = 30.0
+    """How often the addresses of an endpoint's name are looked up; also when one is lost. One that
+    is gone gets no more calls and may end those it has."""
+    tls: UpstreamTls = UpstreamTls()
+    """TLS to upstreams."""
     keepalive: Annotated[Seconds, Range(1, 24 * _HOUR, "no pings")] = 300.0
-    """gRPC keepalive; below 300s only to upstreams that allow it."""
+    """Silence after which a connection with an open call is asked for a sign of life (PING); below
+    300s only for upstreams that allow it."""
     consecutive_failures: Annotated[int, Range(1, 1_000, "do not count them")] = 5
     """Failed calls without an answer between them that eject an endpoint: connection lost, no
     answer in time, an answer that does not decode, UNAVAILABLE, INTERNAL, UNKNOWN, DATA_LOSS,

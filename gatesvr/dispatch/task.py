@@ -59,6 +59,8 @@ class AsyncTask(Call):
         self.zone = session.zone
         self.is_refused = False
         self.breaker = None
+        self.carrier = None
+        self.stream = None
         self.session = session
         self.request = request
         self.route = route

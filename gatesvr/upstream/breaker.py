@@ -65,6 +65,7 @@ class Breaker:
 
     Attributes:
         endpoint: The endpoint.
+        address: Its address, or that of its name's addresses that this breaker is for.
         state: Whether it gets calls.
         takes_calls: Whether a call may go to the endpoint now: it is closed, or half-open and has
             room for a probe.
@@ -86,6 +87,7 @@ class Breaker:
         "_marks",
         "_passed",
         "_row",
+        "address",
         "answered",
         "ejections",
         "endpoint",
@@ -97,8 +99,9 @@ class Breaker:
         "until",
     )
 
-    def __init__(self, endpoint: Registration, breakers: Breakers) -> None:
+    def __init__(self, endpoint: Registration, address: str, breakers: Breakers) -> None:
         self.endpoint = endpoint
+        self.address = address
         self.state = BreakerState.CLOSED
         self.takes_calls = True
         self.is_half_open = False
@@ -272,9 +275,9 @@ class Breakers:
         for group in self._groups.values():
             yield from group
 
-    def add(self, endpoint: Registration) -> Breaker:
-        """Return the breaker of a new endpoint."""
-        breaker = Breaker(endpoint, self)
+    def add(self, endpoint: Registration, address: str = "") -> Breaker:
+        """Return the breaker of a new endpoint, or of one address of its name."""
+        breaker = Breaker(endpoint, address or endpoint.address, self)
         self._groups.setdefault((endpoint.service, endpoint.zone), []).append(breaker)
         self._begin_windows()
         return breaker
@@ -352,4 +355,4 @@ class Breakers:
 
 def _keys(breaker: Breaker, **more: object) -> dict[str, object]:
     endpoint = breaker.endpoint
-    return keys(service=endpoint.service, zone=endpoint.zone, address=endpoint.address, **more)
+    return keys(service=endpoint.service, zone=endpoint.zone, address=breaker.address, **more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .._pb import upstream_pb2 as pb
 from ..errors import ErrorCode, Outcome, UpstreamError
@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from .._core.codec import UpstreamAnswer
     from .breaker import Breaker
 
-__all__ = ["Call", "MethodCall", "OnEnd", "UpstreamCounters"]
+__all__ = ["Call", "Carrier", "MethodCall", "OnEnd", "UpstreamCounters"]
 
 OnEnd: TypeAlias = "Callable[[UpstreamAnswer | None, UpstreamError | None], None]"
+
+
+class Carrier(Protocol):
+    """What a unary call is under way on."""
+
+    def cancel(self, call: Call) -> None:
+        """Tell the endpoint that nobody waits for the call."""
 
 
 class Call:
@@ -37,6 +44,9 @@ class Call:
         zone: The session's zone, empty for none.
         is_refused: Whether one endpoint has already refused it.
         breaker: The breaker of the endpoint that has it, None before one was chosen.
+        carrier: What can cancel it at its endpoint, while it is under way as a unary call on a
+            connection of ours; None otherwise.
+        stream: The carrier's own: what it is under way as.
     """
 
     method = ""
@@ -44,12 +54,14 @@ class Call:
 
     __slots__ = (
         "breaker",
+        "carrier",
         "deadline",
         "is_refused",
         "on_end",
         "openid",
         "request_id",
         "service",
+        "stream",
         "upstream_req",
         "zone",
     )
@@ -73,11 +85,13 @@ class Call:
         self.zone = zone
         self.is_refused = False
         self.breaker: Breaker | None = None
+        self.carrier: Carrier | None = None
+        self.stream: object = None
 
     @property
     def address(self) -> str:
-        """The endpoint that has the call, HOST:PORT; empty before one was chosen."""
-        return "" if self.breaker is None else self.breaker.endpoint.address
+        """Address of the endpoint that has the call; empty before one was chosen."""
+        return "" if self.breaker is None else self.breaker.address
 
     @property
     def asker(self) -> str:
@@ -152,6 +166,8 @@ class Call:
         self.on_end = None
         if self.breaker is not None:
             self.breaker.release(self.request_id)
+        if self.carrier is not None:
+            self.carrier.cancel(self)
 
     def disown_answer(self) -> None:
         """Count the answer that the call ended with as a failure of the endpoint."""
@@ -237,6 +253,12 @@ class UpstreamCounters(Counters):
     """Requests written in lane messages; divided by batches: the mean batch."""
     unary_calls: Counter = 0
     """Requests written as unary calls, where the upstream has no lane."""
+    cancelled_calls: Counter = 0
+    """Unary calls that were cancelled at their upstream, because their deadline passed or their
+    caller went. With upstream.lane = grpcio none are: cancelled calls leak there."""
+    retried_calls: Counter = 0
+    """Calls that an upstream did not begin with, by its own word (REFUSED_STREAM, GOAWAY), and that
+    went elsewhere or back into the line."""
     late_answers: Counter = 0
     """Answers whose deadline had passed or whose caller was gone; dropped."""
     unknown_answers: Counter = 0
@@ -251,7 +273,7 @@ class UpstreamCounters(Counters):
     unsent_calls: Counter = 0
     """Calls ended with 502 before they were written."""
     moved_calls: Counter = 0
-    """Calls moved to another endpoint before they were written."""
+    """Calls moved to another endpoint, because they were not written or not begun with."""
     refused_calls: Counter = 0
     """Times an upstream answered REFUSED."""
     not_started: Counter = 0
@@ -275,11 +297,20 @@ class UpstreamCounters(Counters):
     goodbyes: Counter = 0
     """Times a lane left a stream because its connection was given up, in order or not."""
     connects: Counter = 0
-    """Attempts to reach an upstream."""
+    """Attempts to reach an upstream, or to open its stream again."""
+    protocol_errors: Counter = 0
+    """Connections ended because the upstream broke the rules of HTTP/2, or does not speak it."""
+    floods: Counter = 0
+    """Connections ended because the upstream sent too much that brings nothing: pings, settings,
+    header blocks without an end."""
     ups: Counter = 0
     """Times an upstream became reachable."""
     downs: Counter = 0
     """Times an upstream became unreachable."""
+    lookups: Counter = 0
+    """Times the addresses of an endpoint's name were looked up."""
+    failed_lookups: Counter = 0
+    """Look-ups that gave no address; addresses found before stay in use."""
     registered: Counter = 0
     """Registrations, renewals included."""
     register_refused: Counter = 0
@@ -298,6 +329,8 @@ class UpstreamCounters(Counters):
     """Lanes now."""
     lanes_up: Gauge = 0
     """Lanes whose upstream is reachable now."""
+    connections: Gauge = 0
+    """Connections of lanes now; not those of upstream.lane = grpcio."""
     ejected: Gauge = 0
     """Endpoints ejected now."""
     open: Gauge = 0

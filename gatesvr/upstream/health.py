@@ -1,4 +1,7 @@
-"""HealthWatch: an upstream's own health reports, where it has the standard health service."""
+"""An upstream's own health reports, where it has the standard health service.
+
+HealthStream follows them on a connection of ours, HealthWatch on a channel of grpcio.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,17 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from .._core.http2 import ENDED, MESSAGE
 from ..grpcio import raise_if_cancelled
 from ..observe.log import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HealthWatch"]
+    from .._core.http2 import Stream
+    from .connection import UpstreamConnection
+
+__all__ = ["HealthStream", "HealthWatch"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
@@ -26,7 +33,131 @@ MAX_BURST = 10
 INTERVAL_S = 1.0
 """Reports of one watch that are read at once, and the pause after each further one: every change
 moves calls and is logged."""
+MAX_UNREAD = 1_000
+"""Reports that may come during one pause; a watch with more is ended, as if there were none."""
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+REQUEST = health_pb2.HealthCheckRequest().SerializeToString()
+UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+
+def _is_serving(report: bytes) -> bool:
+    """Return what a report says.
+
+    Raises:
+        DecodeError: It says nothing.
+    """
+    return bool(health_pb2.HealthCheckResponse.FromString(report).status != NOT_SERVING)
+
+
+class HealthStream:
+    """Follows one Watch at a time, on the connection that it was last begun on.
+
+    Reports that come too fast are not all read: the latest one counts.
+
+    Args:
+        on_status: Called with a report: whether the upstream serves.
+        retry_s: Seconds after which a watch that ended at once is begun again.
+    """
+
+    def __init__(self, on_status: Callable[[bool], None], retry_s: float) -> None:
+        self._on_status = on_status
+        self._retry_s = retry_s
+        self._loop = asyncio.get_running_loop()
+        self._connection: UpstreamConnection | None = None
+        self._stream: Stream | None = None
+        self._began = 0.0
+        self._reports = 0  # read
+        self._unread = 0  # since the last one that was read
+        self._latest = b""  # of these
+        self._timer: asyncio.TimerHandle | None = None  # to read again, or to begin again
+
+    def begin(self, connection: UpstreamConnection) -> None:
+        """Begin a watch on a connection, and leave the one before."""
+        self.cancel()
+        core = connection.core
+        self._connection = connection
+        if core.room <= 0:
+            self._begin_later()
+            return
+        self._reports = self._unread = 0
+        self._began = self._loop.time()
+        self._stream = core.open(METHOD, self)
+        core.send(self._stream, REQUEST)
+        core.finish(self._stream)
+
+    def cancel(self) -> None:
+        """End the watch, if there is one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connection is not None and self._stream is not None:
+            self._connection.core.cancel(self._stream)
+        self._connection = self._stream = None
+
+    def handle(self, kind: int, stream: Stream, report: bytes) -> None:
+        """Take an event of the watch's stream."""
+        if stream is not self._stream:
+            return
+        if kind == ENDED:
+            self._ended(stream)
+        elif kind == MESSAGE:
+            if self._timer is None:
+                self._read(report)
+                return
+            self._unread += 1
+            self._latest = report
+            if self._unread > MAX_UNREAD:
+                self._give_up(f"{MAX_UNREAD} reports within {INTERVAL_S:g} s")
+
+    def _read(self, report: bytes) -> None:
+        try:
+            is_serving = _is_serving(report)
+        except DecodeError as error:
+            self._give_up(str(error))
+            return
+        self._reports += 1
+        if self._reports >= MAX_BURST:
+            self._timer = self._loop.call_later(INTERVAL_S, self._read_latest)
+        self._on_status(is_serving)
+
+    def _read_latest(self) -> None:
+        self._timer = None
+        if self._unread:
+            self._unread = 0
+            self._read(self._latest)
+
+    def _give_up(self, why: str) -> None:
+        """Go on as where there is no health service."""
+        logger.warning("health_unusable", extra=keys(why=why))
+        connection = self._connection
+        self.cancel()
+        if connection is not None:
+            connection.flush()
+        self._on_status(True)
+
+    def _ended(self, stream: Stream) -> None:
+        self._stream = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if stream.status == UNIMPLEMENTED:
+            self._on_status(True)
+        elif self._connection is not None:
+            if self._unread:
+                self._read(self._latest)
+            self._begin_later()
+
+    def _begin_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        age = self._loop.time() - self._began
+        self._timer = self._loop.call_later(max(self._retry_s - age, 0.0), self._begin_again)
+
+    def _begin_again(self) -> None:
+        self._timer = None
+        if (connection := self._connection) is not None:
+            self.begin(connection)
+            connection.flush()
 
 
 class HealthWatch:
@@ -68,17 +199,16 @@ class HealthWatch:
         loop = asyncio.get_running_loop()
         began = loop.time()
         reports = 0
-        self._call = self._watch(health_pb2.HealthCheckRequest().SerializeToString())
+        self._call = self._watch(REQUEST)
         try:
             while (data := await self._call.read()) is not grpc.aio.EOF:
-                status = health_pb2.HealthCheckResponse.FromString(data).status
-                self._on_status(status != NOT_SERVING)
+                self._on_status(_is_serving(data))
                 reports += 1
                 if reports >= MAX_BURST:
                     await asyncio.sleep(INTERVAL_S)
         except DecodeError as error:
             # As where there is no health service.
-            logger.warning("health_undecodable", extra=keys(why=error))
+            logger.warning("health_unusable", extra=keys(why=error))
             self._call.cancel()
             self._on_status(True)
             return

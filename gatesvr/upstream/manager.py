@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 from ..config import PushConfig
 from ..errors import ErrorCode, UpstreamError
-from ..grpcio import upstream_options
 from ..observe.clock import RunningClock
 from .breaker import Breakers
 from .call import Call, MethodCall, UpstreamCounters
 from .lane import RETRY_MS, Lane, new_batch_sizes
+from .lanes import is_other_lane, new_lane
 from .pool import Member, Pool
 from .registry import ANY_SERVICE, Registration, UpstreamRegistry
+from .resolver import LookUp, NameLane, NameWatch, look_up
+from .target import Target
+from .tls import UpstreamCredentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..config import RouteRule, UpstreamConfig
 
@@ -32,12 +35,13 @@ REMOVED_LANE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """The current state of one endpoint.
+    """The current state of one endpoint, or of one address of its name.
 
     Attributes:
         service: The service it serves, ``*`` for all.
         zone: The zone it serves, empty for all.
-        address: HOST:PORT.
+        address: HOST:PORT or unix:PATH: where it is reached.
+        name: The name that the address was resolved from; empty where the address is configured.
         state: ``connecting``, ``unary``, ``stream``, ``down`` or ``stopped``.
         is_up: Whether it can be reached and reports no trouble.
         is_registered: True if it registered itself, False if it is configured.
@@ -54,6 +58,7 @@ class EndpointStatus:
     service: str
     zone: str
     address: str
+    name: str
     state: str
     is_up: bool
     is_registered: bool
@@ -81,6 +86,10 @@ class UpstreamManager:
             endpoints serve it, because one that registers itself could let anybody in.
         counters: The layer's counters.
         clock: Time base of the calls' deadlines and of the leases; loop time by default.
+        look_up: Returns the addresses of endpoints' names.
+
+    Raises:
+        ConfigError: A file of ``upstream.tls`` cannot be read or used.
     """
 
     def __init__(
@@ -93,6 +102,7 @@ class UpstreamManager:
         auth_service: str = "",
         counters: UpstreamCounters | None = None,
         clock: RunningClock | None = None,
+        look_up: LookUp = look_up,
     ) -> None:
         self._config = config
         self._max_message_bytes = max_message_bytes
@@ -100,8 +110,11 @@ class UpstreamManager:
         self._counters = UpstreamCounters() if counters is None else counters
         self._clock = clock or RunningClock(lambda: asyncio.get_running_loop().time())
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: dict[str, Lane] = {}  # by address
-        self._members: dict[Registration, Member] = {}
+        self._tls = UpstreamCredentials.of(config.tls)
+        self._look_up = look_up
+        self._lanes: dict[Target, Lane] = {}
+        self._names: dict[Target, NameWatch] = {}
+        self._members: dict[Registration, dict[Target, Member]] = {}  # one, or one an address
         self._pools: dict[str, Pool] = {}  # by service, made on first use
         self._lease_timer: asyncio.TimerHandle | None = None
         self._breakers = Breakers(config, self._counters, self._clock.now, self._breakers_changed)
@@ -118,7 +131,7 @@ class UpstreamManager:
             self._now,
             on_added=self._add,
             on_removed=self._remove,
-            is_down=lambda endpoint: not self._members[endpoint].lane.is_up,
+            is_down=self._is_down,
             reserved=auth_service,
         )
         """The table of endpoints; upstreams register here once the manager runs."""
@@ -146,6 +159,9 @@ class UpstreamManager:
             if timer is not None:
                 timer.cancel()
         self.registry.close()
+        for watch in self._names.values():
+            watch.stop()
+        self._names.clear()
         stops = [asyncio.ensure_future(lane.stop(grace)) for lane in self._lanes.values()]
         self._lanes.clear()
         self._members.clear()
@@ -155,42 +171,63 @@ class UpstreamManager:
             for stop in stops:
                 stop.result()
 
-    def apply(
+    def prepare(
         self,
         config: UpstreamConfig,
         *,
         push: PushConfig,
         rules: Iterable[RouteRule],
         auth_service: str,
-    ) -> None:
-        """Take other endpoints, rules, limits and times; the manager runs.
+    ) -> Callable[[], None]:
+        """Return a function that takes other endpoints, rules, limits and times; the manager runs.
 
-        A lane to an address that stays goes on. One to an address that goes, or whose channel needs
-        other options, takes no more calls and has REMOVED_LANE_S to end those that are open.
+        A lane to an address that stays goes on. One to an address that goes, or that needs another
+        kind of connection, takes no more calls and has REMOVED_LANE_S to end those that are open.
+
+        Raises:
+            ConfigError: A file of ``upstream.tls`` cannot be read or used.
         """
-        before, self._config = self._config, config
-        self._auth_service = auth_service
-        self._breakers.apply(config)
-        limit = self._max_message_bytes
-        if upstream_options(before, limit) != upstream_options(config, limit):
-            for lane in list(self._lanes.values()):
-                self._replace(lane)
-        else:
-            for lane in self._lanes.values():
-                lane.apply(config)
-        known = [rule.service for rule in rules]
-        self.registry.apply(config.services, push, known, auth_service)
-        self._pools.clear()
-        self._set_breaker_timer()
+        tls = UpstreamCredentials.of(config.tls)
+
+        def commit() -> None:
+            before, self._config = self._config, config
+            self._auth_service = auth_service
+            self._breakers.apply(config)
+            is_other_tls = config.tls != before.tls
+            if is_other_tls:
+                self._tls = tls
+            needs_others = is_other_tls or is_other_lane(before, config, self._max_message_bytes)
+            for watch in self._names.values():
+                watch.apply(config)
+            for key, lane in list(self._lanes.items()):
+                if needs_others and not key.is_name:
+                    self._replace(key, lane)
+                else:
+                    lane.apply(config)
+            known = [rule.service for rule in rules]
+            self.registry.apply(config.services, push, known, auth_service)
+            self._pools.clear()
+            self._set_breaker_timer()
+
+        return commit
+
+    def sweep(self, now: float) -> None:
+        """Look whether files have changed, and log what was suppressed. Call it once a second."""
+        self.registry.sweep(now)
+        if self._tls is not None and self._tls.follow():
+            for key, lane in list(self._lanes.items()):
+                if lane.keeps_credentials:
+                    self._replace(key, lane)
 
     @property
     def counters(self) -> UpstreamCounters:
         """The layer's counters, with the gauges brought up to date."""
         counters = self._counters
         lanes = self._lanes.values()
-        counters.endpoints = len(self._members)
+        counters.endpoints = sum(map(len, self._members.values()))
         counters.lanes = len(self._lanes)
         counters.lanes_up = sum(lane.is_up for lane in lanes)
+        counters.connections = sum(lane.connections for lane in lanes)
         counters.ejected = self._breakers.ejected
         counters.open = sum(lane.open_calls for lane in lanes)
         counters.waiting = sum(lane.waiting_calls for lane in lanes)
@@ -202,7 +239,8 @@ class UpstreamManager:
             EndpointStatus(
                 endpoint.service,
                 endpoint.zone,
-                endpoint.address,
+                member.lane.address,
+                member.lane.target.name,
                 member.lane.state.value,
                 member.lane.is_up,
                 bool(endpoint.lease_id),
@@ -215,7 +253,8 @@ class UpstreamManager:
                 member.breaker.answered,
                 member.breaker.faults,
             )
-            for endpoint, member in self._members.items()
+            for endpoint, members in self._members.items()
+            for member in members.values()
         ]
 
     def is_usable(self, service: str) -> bool:
@@ -264,7 +303,7 @@ class UpstreamManager:
                 f"every endpoint of {call.service} that can be reached is ejected",
                 ErrorCode.BUSY,
                 status="ejected",
-                address=ejected[0].endpoint.address,
+                address=ejected[0].address,
                 retry_after_ms=min(breaker.retry_after_ms(now) for breaker in ejected),
             )
         else:
@@ -310,7 +349,12 @@ class UpstreamManager:
             return None
         names = (service,) if service == self._auth_service else (service, ANY_SERVICE)
         pool = self._pools[service] = Pool(
-            [member for endpoint, member in self._members.items() if endpoint.service in names],
+            [
+                member
+                for endpoint, members in self._members.items()
+                if endpoint.service in names
+                for member in members.values()
+            ],
             self._config.balance,
         )
         return pool
@@ -355,42 +399,105 @@ class UpstreamManager:
 
     def _add(self, endpoint: Registration) -> None:
         self._set_lease_timer()
-        if member := self._members.get(endpoint):
-            member.lane.retry_now()
+        if members := self._members.get(endpoint):
+            for member in members.values():
+                member.lane.retry_now()
             return
-        lane = self._lanes.get(endpoint.address)
+        self._members[endpoint] = {}
+        for key in self._keys(endpoint):
+            self._join(endpoint, key)
+
+    def _remove(self, endpoint: Registration) -> None:
+        for key in list(self._members[endpoint]):
+            self._leave(endpoint, key)
+        del self._members[endpoint]
+        self._set_lease_timer()
+        name = Target.of(endpoint.address, endpoint.authority)
+        if watch := self._names.get(name):
+            watch.endpoints.remove(endpoint)
+            if not watch.endpoints:
+                watch.stop()
+                del self._names[name]
+
+    def _is_down(self, endpoint: Registration) -> bool:
+        return not any(member.lane.is_up for member in self._members[endpoint].values())
+
+    def _keys(self, endpoint: Registration) -> Sequence[Target]:
+        """Return the targets of an endpoint: one, or those of its name as far as they are known."""
+        target = Target.of(endpoint.address, endpoint.authority)
+        if not target.is_name:
+            return [target]
+        watch = self._names.get(target)
+        if watch is None:
+            watch = self._names[target] = NameWatch(
+                target,
+                self._config,
+                self._counters,
+                on_addresses=self._resolved,
+                on_failure=self._unresolved,
+                is_broken=self._is_broken,
+                look_up=self._look_up,
+            )
+            watch.start()
+        watch.endpoints.append(endpoint)
+        return watch.targets or [target]
+
+    def _resolved(self, watch: NameWatch) -> None:
+        """Add the new addresses of a name, and remove those that are gone."""
+        for endpoint in watch.endpoints:
+            members = self._members[endpoint]
+            for key in watch.targets:
+                if key not in members:
+                    self._join(endpoint, key)
+            for key in members.keys() - set(watch.targets):
+                self._leave(endpoint, key)
+
+    def _unresolved(self, watch: NameWatch, reason: str) -> None:
+        lane = self._lanes[watch.name]
+        assert isinstance(lane, NameLane)
+        lane.fail(reason)
+
+    def _is_broken(self, watch: NameWatch) -> bool:
+        lanes = [self._lanes[key] for key in watch.targets if key in self._lanes]
+        return any(not (lane.is_up or lane.is_connecting) for lane in lanes)
+
+    def _join(self, endpoint: Registration, key: Target) -> None:
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._open_lane(endpoint.address)
+            lane = self._open_lane(key)
         else:
             lane.retry_now()
         lane.users += 1
-        self._members[endpoint] = Member(endpoint, lane, self._breakers.add(endpoint))
+        breaker = self._breakers.add(endpoint, lane.address)
+        self._members[endpoint][key] = Member(endpoint, lane, breaker)
         self._pools.clear()
         self._set_breaker_timer()
 
-    def _remove(self, endpoint: Registration) -> None:
-        member = self._members.pop(endpoint)
+    def _leave(self, endpoint: Registration, key: Target) -> None:
+        member = self._members[endpoint].pop(key)
         lane = member.lane
         self._breakers.remove(member.breaker)
         self._pools.clear()
-        self._set_lease_timer()
         lane.users -= 1
         if not lane.users:
-            del self._lanes[lane.address]
+            del self._lanes[key]
             self._end_lane(lane)
 
-    def _open_lane(self, address: str) -> Lane:
-        lane = self._lanes[address] = Lane(
-            address,
+    def _open_lane(self, key: Target) -> Lane:
+        lane = self._lanes[key] = (NameLane if key.is_name else new_lane)(
+            key.served_as(self._config.tls.server_name),
             self._config,
             self._max_message_bytes,
             self._counters,
+            tls=self._tls,
             on_change=self._lanes_changed,
             on_stranded=self._stranded,
             on_refused=self._refused,
             clock=self._clock,
             batch_sizes=self.batch_sizes,
         )
+        if isinstance(lane, NameLane):
+            lane.on_retry = self._names[key].look_now
         lane.start()
         return lane
 
@@ -399,18 +506,21 @@ class UpstreamManager:
         self._stopping.add(stop)
         stop.add_done_callback(self._stopping.discard)
 
-    def _replace(self, lane: Lane) -> None:
-        """Open another lane to an address, with a channel of its own, and end this one."""
-        other = self._open_lane(lane.address)
+    def _replace(self, key: Target, lane: Lane) -> None:
+        """Open another lane to an address, with a connection of its own, and end this one."""
+        other = self._open_lane(key)
         other.users, lane.users = lane.users, 0
-        for member in self._members.values():
-            if member.lane is lane:
-                member.lane = other
+        for members in self._members.values():
+            if key in members:
+                members[key].lane = other
         self._end_lane(lane)
 
     def _lanes_changed(self) -> None:
         for pool in self._pools.values():
             pool.lanes_changed()
+        for watch in self._names.values():
+            if self._is_broken(watch):
+                watch.look_now()
 
     def _breakers_changed(self) -> None:
         self._lanes_changed()

@@ -33,7 +33,7 @@ def default_zone(openid: str) -> str:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One endpoint of a pool, the lane that reaches it, and its breaker."""
+    """One endpoint of a pool, or one address of its name, the lane that reaches it, its breaker."""
 
     endpoint: Registration
     lane: Lane
@@ -42,7 +42,7 @@ class Member:
     credit: int = 0
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(self.endpoint.address.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(self.lane.address.encode(), digest_size=8).digest()
         self.seed = int.from_bytes(digest, "big")
 
 

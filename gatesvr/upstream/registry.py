@@ -59,7 +59,7 @@ class Registration:
 
     Attributes:
         service: The service it serves, or ANY_SERVICE.
-        address: HOST:PORT.
+        address: HOST:PORT or unix:PATH.
         zone: The zone it serves, empty for all.
         weight: Its share of the calls.
         lease_id: The key for keep_alive() and deregister(); empty for a configured endpoint.
@@ -67,6 +67,7 @@ class Registration:
         lease: Length of its lease, seconds.
         caller_ip: Address of the registering process.
         owner: Name of the caller that registered it, empty where callers prove nothing.
+        authority: The ``:authority`` of its calls, empty for the address's.
     """
 
     service: str
@@ -78,6 +79,18 @@ class Registration:
     lease: float = 0.0
     caller_ip: str = ""
     owner: str = ""
+    authority: str = ""
+
+    @classmethod
+    def configured(cls, service: str, endpoint: Endpoint) -> Registration:
+        """Return a configured endpoint of a service."""
+        return cls(
+            service,
+            endpoint.address,
+            endpoint.zone,
+            endpoint.weight,
+            authority=endpoint.authority,
+        )
 
 
 class UpstreamRegistry:
@@ -109,7 +122,7 @@ class UpstreamRegistry:
         reserved: str = "",
     ) -> None:
         self.endpoints: list[Registration] = [
-            Registration(service, endpoint.address, endpoint.zone, endpoint.weight)
+            Registration.configured(service, endpoint)
             for service, endpoints in services.items()
             for endpoint in endpoints
         ]
@@ -153,17 +166,18 @@ class UpstreamRegistry:
         """
         self._set_rules(services, push, known, reserved)
         before = {
-            (endpoint.service, endpoint.address, endpoint.zone): endpoint
+            (endpoint.service, endpoint.address, endpoint.zone, endpoint.authority): endpoint
             for endpoint in self.endpoints
             if not endpoint.lease_id
         }
         for service, endpoints in services.items():
             for endpoint in endpoints:
-                there = before.pop((service, endpoint.address, endpoint.zone), None)
+                key = service, endpoint.address, endpoint.zone, endpoint.authority
+                there = before.pop(key, None)
                 if there is not None:
                     there.weight = endpoint.weight
                     continue
-                there = Registration(service, endpoint.address, endpoint.zone, endpoint.weight)
+                there = Registration.configured(service, endpoint)
                 self.endpoints.append(there)
                 self._on_added(there)
         for gone in before.values():

@@ -8,9 +8,10 @@ import grpc
 
 from ..errors import ErrorCode, Outcome
 
-__all__ = ["is_about_size", "is_fault", "is_spoken", "limit_and_size", "outcome_of"]
+__all__ = ["is_about_size", "is_fault", "is_spoken", "limit_and_size", "outcome_of", "status_of"]
 
 _Status = grpc.StatusCode
+_BY_CODE = {status.value[0]: status for status in _Status}
 
 _CODES = {
     _Status.INVALID_ARGUMENT: ErrorCode.BAD_REQUEST,
@@ -50,16 +51,34 @@ _FAULTS = _UNCERTAIN | {_Status.UNKNOWN, _Status.DATA_LOSS}
 """A gRPC server makes UNKNOWN of an exception in its handler."""
 
 
-def is_fault(status: grpc.StatusCode, details: str) -> bool:
-    """Return whether a status tells that the endpoint fails, not that it refuses the request."""
-    return status in _FAULTS or (
-        _MADE_BY_GRPC.search(details) is not None and not is_about_size(status, details)
-    )
+def status_of(code: int) -> grpc.StatusCode:
+    """Return the status that has a code on the wire."""
+    return _BY_CODE.get(code, _Status.UNKNOWN)
 
 
-def is_spoken(status: grpc.StatusCode, details: str) -> bool:
-    """Return whether the service itself ended the call, as far as the status tells."""
-    return status not in _UNCERTAIN and not _MADE_BY_GRPC.search(details)
+def is_fault(status: grpc.StatusCode, details: str, *, is_remote: bool = True) -> bool:
+    """Return whether a status tells that the endpoint fails, not that it refuses the request.
+
+    Args:
+        status: The status.
+        details: Its text.
+        is_remote: False where it is known to be made on this side.
+    """
+    if status in _FAULTS:
+        return True
+    is_made = not is_remote or _MADE_BY_GRPC.search(details) is not None
+    return is_made and not is_about_size(status, details)
+
+
+def is_spoken(status: grpc.StatusCode, details: str, *, is_remote: bool = True) -> bool:
+    """Return whether the service itself ended the call, as far as the status tells.
+
+    Args:
+        status: The call's status.
+        details: Its text.
+        is_remote: False where it is known to be made on this side.
+    """
+    return is_remote and status not in _UNCERTAIN and not _MADE_BY_GRPC.search(details)
 
 
 def is_about_size(status: grpc.StatusCode, details: str) -> bool:
@@ -74,7 +93,7 @@ def limit_and_size(details: str) -> tuple[int, int] | None:
 
 
 def outcome_of(
-    status: grpc.StatusCode, details: str, request_bytes: int
+    status: grpc.StatusCode, details: str, request_bytes: int, *, is_remote: bool = True
 ) -> tuple[ErrorCode, Outcome]:
     """Return what the client learns about a call that a status ended.
 
@@ -82,6 +101,7 @@ def outcome_of(
         status: The call's status.
         details: The status's text.
         request_bytes: Size of the request as sent.
+        is_remote: False where the status is known to be made on this side.
 
     Returns:
         The wire error code and the request's outcome: DONE if the service itself ended the call,
@@ -92,5 +112,6 @@ def outcome_of(
         is_request = str(request_bytes) in numbers if numbers else request_bytes > DEFAULT_LIMIT
         outcome = Outcome.NOT_STARTED if is_request else Outcome.DONE
         return ErrorCode.TOO_LARGE, outcome
-    outcome = Outcome.DONE if is_spoken(status, details) else Outcome.UNKNOWN
+    is_done = is_spoken(status, details, is_remote=is_remote)
+    outcome = Outcome.DONE if is_done else Outcome.UNKNOWN
     return _CODES.get(status, ErrorCode.UPSTREAM_UNREACHABLE), outcome

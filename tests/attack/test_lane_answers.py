@@ -12,6 +12,7 @@ import pytest
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.upstream.call import Call
 from gatesvr.upstream.lane import Lane, LaneState
+from gatesvr.upstream.lanes import LANES
 from gatesvr.upstream.manager import UpstreamManager
 
 from ..upstream.servers import endpoints, settings
@@ -116,7 +117,8 @@ class Network:
 async def test_every_call_ends_once_whatever_the_upstream_does(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lane, "start", lambda lane: None)
+    for kind in LANES.values():
+        monkeypatch.setattr(kind, "start", lambda lane: None)
     network = Network(seed)
     manager, chance = network.manager, network.chance
     await manager.start()

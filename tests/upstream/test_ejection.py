@@ -22,6 +22,8 @@ from .test_manager import managing, until_streams, until_up
 if TYPE_CHECKING:
     from gatesvr.upstream.manager import UpstreamManager
 
+pytestmark = pytest.mark.usefixtures("lane_kind")
+
 OPENIDS = (f"user{i}" for i in count())
 
 

@@ -22,6 +22,8 @@ from .servers import Streaming, ask, endpoints, lane_to, parse, serving
 from .test_lane import failure
 from .test_manager import managing, until_streams
 
+pytestmark = pytest.mark.usefixtures("lane_kind")
+
 
 class Slow(Streaming):
     """Answers each batch a little later, and keeps reading meanwhile."""

@@ -30,6 +30,8 @@ from .servers import (
 )
 from .test_lane import failure
 
+pytestmark = pytest.mark.usefixtures("lane_kind")
+
 
 class Refusing(Streaming):
     def answer(self, request: pb.UpstreamRequest) -> pb.UpstreamResponse:

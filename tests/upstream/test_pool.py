@@ -19,6 +19,10 @@ class FakeLane:
     is_connecting: bool = False
     is_full: bool = False
 
+    @property
+    def address(self) -> str:
+        return self.name
+
 
 @dataclass(eq=False)
 class FakeBreaker:

@@ -21,6 +21,8 @@ from ..fakes import until
 from .servers import SERVICE, Streaming, UnaryOnly, lane_to, parse, serving
 from .test_lane import failure
 
+pytestmark = pytest.mark.usefixtures("lane_kind")
+
 OWN_WORDS = "postgres at 10.0.0.7 is angry"
 
 
