@@ -40,7 +40,7 @@ class Driven:
 
     def receive(self, data: bytes) -> None:
         self.received_bytes += len(data)
-        step = 1 + len(data) % 7 if self.cuts else max(1, len(data))
+        step = max(1 + len(data) % 7, len(data) // 50) if self.cuts else max(1, len(data))
         for at in range(0, len(data), step):
             for event in self.connection.receive(data[at : at + step], self.now):
                 self._note(*event)
