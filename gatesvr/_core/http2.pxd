@@ -117,6 +117,7 @@ cdef class Http2Connection:
     cdef dict _streams  # id -> open stream
     cdef Stream _last  # the last that a frame was for, while it is open
     cdef uint32_t _next_id
+    cdef uint32_t _last_id  # of the peer's GOAWAY, the lowest so far
     cdef readonly uint32_t max_streams
     # --- sending
     cdef Buffer _out
@@ -191,6 +192,7 @@ cdef class Http2Connection:
     cdef int _conclude(self, Stream stream, str details, int status=*) except -1
     cdef int _handle_reset(self, Frame *frame) except -1
     cdef int _handle_goaway(self, Frame *frame) except -1
+    cdef int _end_unprocessed(self) except -1
     cdef str _goodbye(self)
     cdef int _handle_ping(self, Frame *frame) except -1
     cdef int _handle_priority(self, Frame *frame) except -1

@@ -176,6 +176,7 @@ cdef class Http2Connection:
         self.goaway_text = ""
         self._streams = {}
         self._next_id = 1
+        self._last_id = MAX_STREAM_ID
         self.max_streams = ASSUMED_STREAMS
         self._encoder = RequestEncoder(authority, scheme, user_agent)
         self._send_window = self._initial_window = STREAM_WINDOW
@@ -861,7 +862,6 @@ cdef class Http2Connection:
         return self._end(stream, status_of_reset(code), f"RST_STREAM {code_name(code)}")
 
     cdef int _handle_goaway(self, Frame *frame) except -1:
-        cdef Stream stream
         cdef uint32_t last_id
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "GOAWAY on a stream")
@@ -871,11 +871,20 @@ cdef class Http2Connection:
         self.goaway_code = <int>min(get_32(frame.data + 4), <uint32_t>INT32_MAX)
         self.goaway_text = debug_text(frame.data + 8, frame.size - 8)
         self._events.append((GOAWAY, None, self.goaway_text.encode()))
-        for stream in list(self._streams.values()):
-            if stream.id > last_id:
-                stream.is_unprocessed = True
-                self._end(stream, GRPC_UNAVAILABLE, self._goodbye())
+        if last_id < self._last_id:
+            self._last_id = last_id
+            self._end_unprocessed()
         return self._charge(False)
+
+    cdef int _end_unprocessed(self) except -1:
+        """End the streams that the peer says it did not begin with."""
+        cdef Stream stream
+        cdef str details = self._goodbye()
+        for stream in list(self._streams.values()):
+            if stream.id > self._last_id:
+                stream.is_unprocessed = True
+                self._end(stream, GRPC_UNAVAILABLE, details)
+        return 0
 
     cdef str _goodbye(self):
         """Return the peer's GOAWAY as a status text."""
