@@ -117,6 +117,7 @@ cdef class Http2Connection:
     cdef dict _streams  # id -> open stream
     cdef Stream _last  # the last that a frame was for, while it is open
     cdef uint32_t _next_id
+    cdef uint32_t _last_id  # of the peer's GOAWAY, the lowest so far
     cdef readonly uint32_t max_streams
     # --- sending
     cdef Buffer _out
@@ -159,9 +160,7 @@ cdef class Http2Connection:
     cdef int _want_window(self, Stream stream) except -1
     cdef int _send_waiting(self) except -1
     cdef int _send_part(self, Stream stream, uint32_t size) except -1
-    cdef int _put_preface(self) except -1
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1
-    cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1
     cdef int _put_goaway(self, uint32_t code, str text) except -1
     cdef int _fail(self, uint32_t code, str reason) except -1
     cdef int _charge(self, bint may_be_explained) except -1
@@ -193,6 +192,7 @@ cdef class Http2Connection:
     cdef int _conclude(self, Stream stream, str details, int status=*) except -1
     cdef int _handle_reset(self, Frame *frame) except -1
     cdef int _handle_goaway(self, Frame *frame) except -1
+    cdef int _end_unprocessed(self) except -1
     cdef str _goodbye(self)
     cdef int _handle_ping(self, Frame *frame) except -1
     cdef int _handle_priority(self, Frame *frame) except -1

@@ -28,14 +28,14 @@ from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memcmp, memcpy
 
 from gatesvr._core.buffer cimport append, clear, extend, free_buffer, front_of, size_of
+from gatesvr._core.flood cimport EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, explain, is_explained, pay
 from gatesvr._core.frame cimport (
     ACK, CONTINUATION_FRAME, DATA_FRAME, ENABLE_PUSH, END_HEADERS, END_STREAM, GOAWAY_FRAME,
     HEAD_BYTES, HEADER_TABLE_SIZE, HEADERS_FRAME, INITIAL_WINDOW_SIZE, LAST_FRAME_BYTES,
-    MAX_CONCURRENT_STREAMS, MAX_FRAME_BYTES, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, MAX_STREAM_ID,
-    MAX_WINDOW, PING_FRAME, PRIORITY_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME, SETTINGS_FRAME,
-    WINDOW_UPDATE_FRAME, Frame, append_number, get_16, get_32, put_16, put_32, put_head, read_head,
-    strip_padding, strip_priority)
-from gatesvr._core.flood cimport EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, explain, is_explained, pay
+    MAX_CONCURRENT_STREAMS, MAX_FRAME_BYTES, MAX_FRAME_SIZE, MAX_STREAM_ID, MAX_WINDOW, PING_BYTES,
+    PING_FRAME, PRIORITY_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME, SETTINGS_FRAME,
+    WINDOW_UPDATE_FRAME, Frame, append_goaway, append_number, append_ping, append_preface, get_16,
+    get_32, put_32, put_head, read_head, strip_padding, strip_priority)
 from gatesvr._core.hpack cimport HPACK_CORRUPT, HPACK_OK, HpackDecoder
 from gatesvr._core.line cimport is_in_line, join, leave
 from gatesvr._core.request cimport RequestEncoder
@@ -46,7 +46,6 @@ from gatesvr._core.response cimport (
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize" (const char *data, Py_ssize_t size) except NULL
 
-cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef bytes PING_DATA = b"gatesvr\0"
 cdef tuple CODE_NAMES = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT",
@@ -177,6 +176,7 @@ cdef class Http2Connection:
         self.goaway_text = ""
         self._streams = {}
         self._next_id = 1
+        self._last_id = MAX_STREAM_ID
         self.max_streams = ASSUMED_STREAMS
         self._encoder = RequestEncoder(authority, scheme, user_agent)
         self._send_window = self._initial_window = STREAM_WINDOW
@@ -184,7 +184,8 @@ cdef class Http2Connection:
         self._max_message_bytes = <uint32_t>max_message_bytes
         self._decoder = HpackDecoder(TABLE_BYTES, MAX_LIST_BYTES)
         self._budget = max(<int64_t>MIN_BUDGET, 4 * (max_message_bytes + PREFIX_BYTES))
-        self._put_preface()
+        append_preface(&self._out, TABLE_BYTES, STREAM_WINDOW, MAX_LIST_BYTES)
+        append_number(&self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     def __dealloc__(self):
         free_buffer(&self._out)
@@ -283,7 +284,7 @@ cdef class Http2Connection:
         """Send a PING, whose answer is a PONG event; nothing while one is under way."""
         if not self._is_pinging and self.error_code < 0:
             self._is_pinging = True
-            self._put_ping(<const unsigned char *>PyBytes_AS_STRING(PING_DATA), 0)
+            append_ping(&self._out, <const unsigned char *>PyBytes_AS_STRING(PING_DATA), 0)
 
     def close(self, str text not None=""):
         """Send GOAWAY(NO_ERROR): no more streams are opened, the open ones go on."""
@@ -452,35 +453,17 @@ cdef class Http2Connection:
             free_buffer(&stream.unsent)
         return 0
 
-    # Writing frames of the connection.
-
-    cdef int _put_preface(self) except -1:
-        cdef unsigned char *out
-        append(&self._out, PyBytes_AS_STRING(PREFACE), PyBytes_GET_SIZE(PREFACE))
-        out = put_head(extend(&self._out, HEAD_BYTES + 24), 24, SETTINGS_FRAME, 0, 0)
-        out = put_32(put_16(out, HEADER_TABLE_SIZE), TABLE_BYTES)
-        out = put_32(put_16(out, ENABLE_PUSH), 0)
-        out = put_32(put_16(out, INITIAL_WINDOW_SIZE), STREAM_WINDOW)
-        put_32(put_16(out, MAX_HEADER_LIST_SIZE), MAX_LIST_BYTES)
-        return append_number(
-            &self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
+    # Ends.
 
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1:
         self._late_bytes = min(self._late_bytes + max(stream.window, <int64_t>0), self._budget)
         explain(&self._flood, EXPLAINED_BY_RESET)
         return append_number(&self._out, RST_STREAM_FRAME, stream.id, code)
 
-    cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1:
-        memcpy(put_head(extend(&self._out, HEAD_BYTES + 8), 8, PING_FRAME, flags, 0), data, 8)
-        return 0
-
     cdef int _put_goaway(self, uint32_t code, str text) except -1:
         cdef bytes data = text.encode("utf-8", "replace")[:MAX_DEBUG_BYTES]
-        cdef uint32_t size = <uint32_t>len(data)
-        cdef unsigned char *out = extend(&self._out, HEAD_BYTES + 8 + size)
-        out = put_32(put_32(put_head(out, 8 + size, GOAWAY_FRAME, 0, 0), 0), code)
-        memcpy(out, PyBytes_AS_STRING(data), size)
-        return 0
+        return append_goaway(
+            &self._out, code, <const unsigned char *>PyBytes_AS_STRING(data), <uint32_t>len(data))
 
     cdef int _fail(self, uint32_t code, str reason) except -1:
         """End the connection: GOAWAY, and nothing is read any more."""
@@ -879,7 +862,6 @@ cdef class Http2Connection:
         return self._end(stream, status_of_reset(code), f"RST_STREAM {code_name(code)}")
 
     cdef int _handle_goaway(self, Frame *frame) except -1:
-        cdef Stream stream
         cdef uint32_t last_id
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "GOAWAY on a stream")
@@ -889,11 +871,20 @@ cdef class Http2Connection:
         self.goaway_code = <int>min(get_32(frame.data + 4), <uint32_t>INT32_MAX)
         self.goaway_text = debug_text(frame.data + 8, frame.size - 8)
         self._events.append((GOAWAY, None, self.goaway_text.encode()))
-        for stream in list(self._streams.values()):
-            if stream.id > last_id:
-                stream.is_unprocessed = True
-                self._end(stream, GRPC_UNAVAILABLE, self._goodbye())
+        if last_id < self._last_id:
+            self._last_id = last_id
+            self._end_unprocessed()
         return self._charge(False)
+
+    cdef int _end_unprocessed(self) except -1:
+        """End the streams that the peer says it did not begin with."""
+        cdef Stream stream
+        cdef str details = self._goodbye()
+        for stream in list(self._streams.values()):
+            if stream.id > self._last_id:
+                stream.is_unprocessed = True
+                self._end(stream, GRPC_UNAVAILABLE, details)
+        return 0
 
     cdef str _goodbye(self):
         """Return the peer's GOAWAY as a status text."""
@@ -901,15 +892,15 @@ cdef class Http2Connection:
         return f"GOAWAY {name}: {self.goaway_text}" if self.goaway_text else f"GOAWAY {name}"
 
     cdef int _handle_ping(self, Frame *frame) except -1:
-        if not self._has_size(frame, 8):
+        if not self._has_size(frame, PING_BYTES):
             return 0
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "PING on a stream")
         if not frame.flags & ACK:
             self.pings_answered += 1
-            self._put_ping(frame.data, ACK)
+            append_ping(&self._out, frame.data, ACK)
             self._reply()
-        elif self._is_pinging and memcmp(frame.data, PyBytes_AS_STRING(PING_DATA), 8) == 0:
+        elif self._is_pinging and memcmp(frame.data, PyBytes_AS_STRING(PING_DATA), PING_BYTES) == 0:
             self._is_pinging = False
             self._events.append((PONG, None, b""))
             return 0
