@@ -209,6 +209,23 @@ TOGETHER = {
         "7: push.caller[0].services[0]: 'chap' is not in upstream.services (did you mean chat?);"
         " its endpoints would serve every service of any zone"
     ),
+    "[[upstream.services.hello]]\naddress = 'unix:'": (
+        "2: upstream.services.hello[0].address: 'unix:' names no socket"
+    ),
+    f"[[upstream.services.hello]]\naddress = 'unix:/{'a' * 107}'": (
+        f"2: upstream.services.hello[0].address: 'unix:/{'a' * 57}…: a socket's path has at most 107"
+        " bytes"
+    ),
+    "[[upstream.services.hello]]\naddress = 'h:1'\nauthority = 'a b'": (
+        "3: upstream.services.hello[0].authority: 'a b' is no HOST or HOST:PORT"
+    ),
+    "[upstream.tls]\nenabled = true\ncert = 'c.pem'": (
+        "3: upstream.tls.cert: cert and key go together, key is missing"
+    ),
+    "[upstream.tls]\nenabled = true\nserver_name = 'a b'": (
+        "3: upstream.tls.server_name: 'a b' is no name of a host"
+    ),
+    "[upstream.tls]\nca = 'c.pem'": "2: upstream.tls.ca: it is for TLS: set enabled = true",
     "[[route]]\naction = ''\nservice = 'hello'": "2: route[0].action: it is empty",
     "[[route]]\naction = 'a*b'\nservice = 'hello'": (
         "2: route[0].action: 'a*b': * may only stand at the end"
