@@ -51,6 +51,7 @@ OTHER = {
     "auth.issuer": ("https://id.test", "https://id.test"),
     "auth.openid_claim": ("uid", "uid"),
     "auth.claims": ('["role"]', ["role"]),
+    "upstream.lane": ("grpcio", "grpcio"),
     "transport.bind": ("127.0.0.1:9", "127.0.0.1:9"),
     "transport.backend": ("qh3", "qh3"),
     "transport.cert": ("a.pem", "a.pem"),

@@ -83,6 +83,7 @@ SHARED_NAMES = {
     "certificates_kept": {"transport", "push"},
     # With clients; with upstreams.
     "connections": {"transport", "upstream"},
+    "protocol_errors": {"transport", "upstream"},
     # In transport the tasks are asyncio's, in dispatch requests.
     "tasks": {"transport", "dispatch"},
     # No room for a session; no room for a request.

@@ -23,21 +23,24 @@ cdef inline const unsigned char *front_of(const Buffer *buffer) noexcept:
 
 
 cdef inline int grow(Buffer *buffer, size_t more) except -1:
-    """Make room behind the end; sizes are far below SIZE_MAX."""
+    """Make room behind the end: move what is unread to the front, allocate more, or both.
+
+    Half of the memory is free afterwards, so bytes are moved once on average. Sizes are far below
+    SIZE_MAX.
+    """
     cdef size_t size = buffer.end - buffer.start
-    cdef size_t capacity
+    cdef size_t capacity = max(2 * buffer.capacity, 2 * size + more, <size_t>MIN_BUFFER)
     cdef unsigned char *data
-    if buffer.start:
-        memmove(buffer.data, buffer.data + buffer.start, size)
-        buffer.start = 0
-        buffer.end = size
-    if buffer.capacity - size < more:
-        capacity = max(size + more, 2 * buffer.capacity, <size_t>MIN_BUFFER)
+    if 2 * size + more > buffer.capacity:
         data = <unsigned char *>realloc(buffer.data, capacity)
         if data == NULL:
             raise MemoryError
         buffer.data = data
         buffer.capacity = capacity
+    if buffer.start:
+        memmove(buffer.data, buffer.data + buffer.start, size)
+        buffer.start = 0
+        buffer.end = size
     return 0
 
 

@@ -4,12 +4,15 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gatesvr._core.buffer cimport Buffer
 from gatesvr._core.frame cimport Frame
-from gatesvr._core.hpack cimport HpackDecoder, HpackEncoder
+from gatesvr._core.flood cimport Flood
+from gatesvr._core.hpack cimport HpackDecoder
 from gatesvr._core.line cimport Line, Place
+from gatesvr._core.request cimport RequestEncoder
 from gatesvr._core.response cimport Head
 
 cdef enum:  # what we announce
     STREAM_WINDOW = 65_535  # bytes; INITIAL_WINDOW_SIZE, the default
+    SLACK_BYTES = 512  # of window beyond a message in progress, for its padding
     CONNECTION_WINDOW = 8 << 20  # bytes
     CREDIT_STEP = 2 << 20  # bytes of the connection's window given back at once
     MAX_LIST_BYTES = 64 << 10  # of a decoded header list, as RFC 9113 6.5.2 counts
@@ -19,23 +22,15 @@ cdef enum:  # what we take
     MAX_BLOCK_BYTES = 64 << 10  # of a header block
     MAX_CONTINUATIONS = 128  # frames behind one HEADERS
     MIN_BUDGET = 64 << 20  # bytes; beyond it, four of the largest message
+    MAX_REPLIES = 20_000  # acks and stream credits between two take()
     MAX_DEBUG_BYTES = 256  # of a GOAWAY's text
     MIN_BODY = 512  # bytes: first memory of a message that comes in parts
     SETTING_BYTES = 6
     PREFIX_BYTES = 5  # in front of each message: a flag and its length
 
-cdef enum:  # frames that bring nothing
-    FLOOD_BURST = 2_000  # frames
-    FLOOD_RATE = 1_000  # frames a second
-    MAX_EXPLAINED = 1 << 16  # frames that ours explain, at most
-    EXPLAINED_BY_FRAME = 4  # WINDOW_UPDATEs of both levels, a PING that measures, a RST_STREAM
-    EXPLAINED_BY_RESET = 16  # frames under way when our RST_STREAM arrives
-    MAX_REPLIES = 20_000  # acks and RST_STREAMs that the peer causes between two take()
-
 cdef enum:  # of what we send
     ASSUMED_STREAMS = 100  # MAX_CONCURRENT_STREAMS before the peer's SETTINGS
     MAX_SEND_FRAME = 64 << 10  # bytes, where the peer takes as many
-    MAX_PATHS = 1024  # paths whose request head is kept
 
 cpdef enum:  # kinds of events, for Python
     HEADERS = 1
@@ -60,13 +55,6 @@ cpdef enum:  # error codes, for Python (RFC 9113 7)
     ENHANCE_YOUR_CALM = 11
     INADEQUATE_SECURITY = 12
     HTTP_1_1_REQUIRED = 13
-
-
-# The constant part of a request's header block.
-cdef class RequestHead:
-    cdef list fields
-    cdef bytes block  # None: to be encoded
-    cdef uint64_t inserted  # the encoder's, when block was encoded: while it stays, block is good
 
 
 cdef class Stream:
@@ -128,13 +116,7 @@ cdef class Http2Connection:
     cdef Buffer _out
     cdef uint32_t _replies  # frames in _out that the peer caused
     cdef bint _is_pinging
-    cdef HpackEncoder _encoder
-    cdef bint _is_resized  # the next block starts with size updates
-    cdef list _pseudo  # fields of every request, before :path
-    cdef list _common  # and behind it
-    cdef dict _heads  # path -> RequestHead
-    cdef bytes _timeout_name  # of grpc-timeout, encoded; None: not in the table
-    cdef uint64_t _timeout_inserted  # the encoder's, when it was encoded
+    cdef RequestEncoder _encoder
     cdef int64_t _send_window
     cdef int64_t _initial_window  # the peer's INITIAL_WINDOW_SIZE
     cdef uint32_t _max_frame  # bytes of a frame that the peer takes
@@ -154,10 +136,8 @@ cdef class Http2Connection:
     cdef int64_t _budget
     cdef Line _waiting
     # --- limit of frames that bring nothing
-    cdef double _now
-    cdef double _tokens
-    cdef double _tokens_at
-    cdef int64_t _explained
+    cdef double _now  # of the receive() that runs
+    cdef Flood _flood
 
     cdef int64_t _room(self) noexcept
     cdef Stream _find(self, uint32_t stream_id)
@@ -172,19 +152,11 @@ cdef class Http2Connection:
     cdef int _want_window(self, Stream stream) except -1
     cdef int _send_waiting(self) except -1
     cdef int _send_part(self, Stream stream, uint32_t size) except -1
-    cdef int _put_request(
-        self, uint32_t stream_id, str path, int64_t timeout_ms, list more
-    ) except -1
-    cdef int _put_long_block(self, uint32_t stream_id, bytes block) except -1
-    cdef bytes _request_block(self, str path)
-    cdef bytes _encode_request(self, str path, RequestHead head)
-    cdef size_t _encode_timeout(self, unsigned char *out, int64_t timeout_ms) except 0
     cdef int _put_preface(self) except -1
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1
     cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1
     cdef int _put_goaway(self, uint32_t code, str text) except -1
     cdef int _fail(self, uint32_t code, str reason) except -1
-    cdef void _explain(self, int frames) noexcept
     cdef int _charge(self, bint may_be_explained) except -1
     cdef int _reply(self) except -1
     cdef int _read(self, const unsigned char *data, size_t size) except -1
@@ -213,6 +185,7 @@ cdef class Http2Connection:
     cdef int _conclude(self, Stream stream, str details, int status=*) except -1
     cdef int _handle_reset(self, Frame *frame) except -1
     cdef int _handle_goaway(self, Frame *frame) except -1
+    cdef str _goodbye(self)
     cdef int _handle_ping(self, Frame *frame) except -1
     cdef int _handle_priority(self, Frame *frame) except -1
     cdef int _handle_window_update(self, Frame *frame) except -1

@@ -15,9 +15,7 @@ needs beyond its window and gives the peer that credit; where the budget has no 
 line. So window + held <= STREAM_WINDOW + reserved always holds, and each message whose credit was
 given can end, which frees its share for the next one.
 
-Floods. Each frame that brings nothing takes a token. Frames of ours explain some of them: a request
-is answered with WINDOW_UPDATEs and a PING that measures, and a RST_STREAM crosses what is under way.
-Others come from a bucket that time fills.
+A frame that brings nothing takes a token (flood.pxd); a peer out of tokens floods.
 """
 cimport cython
 from cpython.bytes cimport (
@@ -25,11 +23,10 @@ from cpython.bytes cimport (
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT32_MAX, UINT32_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from gatesvr._core.buffer cimport (
-    Buffer, append, clear, extend, free_buffer, front_of, size_of)
+from gatesvr._core.buffer cimport append, clear, extend, free_buffer, front_of, size_of
 from gatesvr._core.frame cimport (
     ACK, CONTINUATION_FRAME, DATA_FRAME, ENABLE_PUSH, END_HEADERS, END_STREAM, GOAWAY_FRAME,
     HEAD_BYTES, HEADER_TABLE_SIZE, HEADERS_FRAME, INITIAL_WINDOW_SIZE, LAST_FRAME_BYTES,
@@ -37,20 +34,20 @@ from gatesvr._core.frame cimport (
     MAX_WINDOW, PING_FRAME, PRIORITY_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME, SETTINGS_FRAME,
     WINDOW_UPDATE_FRAME, Frame, append_number, get_16, get_32, put_16, put_32, put_head, read_head,
     strip_padding, strip_priority)
-from gatesvr._core.hpack cimport HPACK_CORRUPT, HPACK_OK, HpackDecoder, HpackEncoder
+from gatesvr._core.flood cimport (
+    EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, EXPLAINED_BYTES, explain, is_explained, pay)
+from gatesvr._core.hpack cimport HPACK_CORRUPT, HPACK_OK, HpackDecoder
 from gatesvr._core.line cimport is_in_line, join, leave
-from gatesvr._core.request cimport (
-    MAX_TIMEOUT_FIELD, field_bytes, metadata_fields, put_timeout)
+from gatesvr._core.request cimport RequestEncoder
 from gatesvr._core.response cimport (
     GRPC_INTERNAL, GRPC_OK, GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE, GRPC_UNKNOWN, BAD_STATUS,
-    NO_STATUS, Head, clear_head, read_field, status_of_http, status_of_reset, status_text)
+    NO_STATUS, clear_head, read_field, status_of_http, status_of_reset, status_text)
 
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize" (const char *data, Py_ssize_t size) except NULL
 
 cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef bytes PING_DATA = b"gatesvr\0"
-cdef bytes TIMEOUT_NAME = b"\x00\x0cgrpc-timeout"  # without an index (RFC 7541 6.2.2)
 cdef tuple CODE_NAMES = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT",
     "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR",
@@ -70,12 +67,6 @@ cdef int check_message(bytes message) except -1:
     if PyBytes_GET_SIZE(message) > INT32_MAX - PREFIX_BYTES:
         raise ValueError("message above 2 GiB")
     return 0
-
-
-@cython.final
-@cython.auto_pickle(False)
-cdef class RequestHead:
-    """The fields of every request with one path, and their block."""
 
 
 @cython.final
@@ -187,27 +178,13 @@ cdef class Http2Connection:
         self._streams = {}
         self._next_id = 1
         self.max_streams = ASSUMED_STREAMS
-        self._encoder = HpackEncoder(TABLE_BYTES)
-        self._pseudo = [
-            (b":method", b"POST"),
-            (b":scheme", field_bytes(scheme)),
-            (b":authority", field_bytes(authority)),
-        ]
-        self._common = [
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-            (b"user-agent", field_bytes(user_agent)),
-            (b"grpc-accept-encoding", b"identity"),
-        ]
-        self._heads = {}
+        self._encoder = RequestEncoder(authority, scheme, user_agent)
         self._send_window = self._initial_window = STREAM_WINDOW
         self._max_frame = MAX_FRAME_BYTES
         self._max_message_bytes = <uint32_t>max_message_bytes
         self._decoder = HpackDecoder(TABLE_BYTES, MAX_LIST_BYTES)
         self._window = CONNECTION_WINDOW
         self._budget = max(<int64_t>MIN_BUDGET, 4 * (max_message_bytes + PREFIX_BYTES))
-        self._tokens = FLOOD_BURST
-        self._tokens_at = -1
         self._put_preface()
 
     def __dealloc__(self):
@@ -367,7 +344,6 @@ cdef class Http2Connection:
     cdef Stream _begin(self, str path, object owner, int64_t timeout_ms, object metadata):
         """Write the HEADERS of a request; return its stream."""
         cdef Stream stream
-        cdef list more = None if metadata is None else metadata_fields(metadata)
         if self._room() == 0:
             raise RuntimeError("no room for another stream")
         stream = Stream.__new__(Stream)
@@ -375,14 +351,14 @@ cdef class Http2Connection:
         stream.id = self._next_id
         stream.window = STREAM_WINDOW
         stream.send_window = self._initial_window
-        self._put_request(stream.id, path, timeout_ms, more)
+        self._encoder.put(&self._out, self._max_frame, stream.id, path, timeout_ms, metadata)
+        explain(&self._flood, EXPLAINED_BY_FRAME)
         self._next_id += 2
         self._streams[stream.id] = stream
         return stream
 
     cdef int _drop(self, Stream stream) except -1:
         """Forget a stream and all that it holds."""
-        cdef bint has_reserved = stream.reserved > 0
         del self._streams[stream.id]
         if self._last is stream:
             self._last = None
@@ -394,9 +370,7 @@ cdef class Http2Connection:
         self._release(stream)
         stream.counted = 0
         stream.free()
-        if has_reserved:
-            self._serve_waiting()
-        return 0
+        return self._serve_waiting()
 
     cdef int _end(self, Stream stream, int status, str details) except -1:
         """End a stream with a status, and tell."""
@@ -444,7 +418,7 @@ cdef class Http2Connection:
         stream.send_window -= size
         self._send_window -= size
         stream.is_finished = is_last
-        self._explain(EXPLAINED_BY_FRAME)
+        explain(&self._flood, EXPLAINED_BY_FRAME)
         return put_head(out, size, DATA_FRAME, END_STREAM if is_last else 0, stream.id)
 
     cdef int _want_window(self, Stream stream) except -1:
@@ -479,105 +453,6 @@ cdef class Http2Connection:
             free_buffer(&stream.unsent)
         return 0
 
-    # Writing requests.
-
-    cdef int _put_request(
-        self, uint32_t stream_id, str path, int64_t timeout_ms, list more
-    ) except -1:
-        """Write the HEADERS of a request, which take one frame in all but strange cases."""
-        cdef bytes block = self._request_block(path)
-        cdef bytes rest = b""
-        cdef unsigned char timeout[MAX_TIMEOUT_FIELD]
-        cdef size_t timeout_size = 0
-        cdef unsigned char *out
-        cdef size_t size
-        if timeout_ms > 0:
-            timeout_size = self._encode_timeout(timeout, timeout_ms)
-        if more:
-            rest = self._encoder.encode(more, False)
-        size = PyBytes_GET_SIZE(block) + timeout_size + PyBytes_GET_SIZE(rest)
-        if size > self._max_frame:
-            return self._put_long_block(stream_id, block + timeout[:timeout_size] + rest)
-        out = put_head(
-            extend(&self._out, HEAD_BYTES + size), <uint32_t>size, HEADERS_FRAME, END_HEADERS,
-            stream_id)
-        memcpy(out, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))
-        out += PyBytes_GET_SIZE(block)
-        memcpy(out, timeout, timeout_size)
-        memcpy(out + timeout_size, PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
-        self._explain(EXPLAINED_BY_FRAME)
-        return 0
-
-    cdef int _put_long_block(self, uint32_t stream_id, bytes block) except -1:
-        """Write a block that takes more than one frame."""
-        cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(block)
-        cdef size_t left = PyBytes_GET_SIZE(block)
-        cdef size_t size
-        cdef uint8_t kind = HEADERS_FRAME
-        while left:
-            size = min(left, <size_t>self._max_frame)
-            left -= size
-            memcpy(
-                put_head(
-                    extend(&self._out, HEAD_BYTES + size), <uint32_t>size, kind,
-                    0 if left else END_HEADERS, stream_id),
-                data, size)
-            data += size
-            kind = CONTINUATION_FRAME
-        self._explain(EXPLAINED_BY_FRAME)
-        return 0
-
-    cdef bytes _request_block(self, str path):
-        """Return the constant part of a request's block, which comes first in it."""
-        cdef RequestHead head = <RequestHead>self._heads.get(path)
-        if (
-            head is not None and head.block is not None and not self._is_resized
-            and head.inserted == self._encoder.inserted
-        ):
-            return head.block
-        return self._encode_request(path, head)
-
-    cdef bytes _encode_request(self, str path, RequestHead head):
-        """Encode that part; keep it once it neither changes the table nor resizes it."""
-        cdef uint64_t inserted = self._encoder.inserted
-        cdef bint is_resized = self._is_resized
-        cdef bytes block
-        if head is None:
-            head = RequestHead.__new__(RequestHead)
-            head.fields = [*self._pseudo, (b":path", field_bytes(path)), *self._common]
-            if len(self._heads) >= MAX_PATHS:
-                self._heads.clear()
-            self._heads[path] = head
-        block = self._encoder.encode(head.fields)
-        self._is_resized = False
-        if inserted == self._encoder.inserted and not is_resized:
-            head.block = block
-            head.inserted = inserted
-        return block
-
-    cdef size_t _encode_timeout(self, unsigned char *out, int64_t timeout_ms) except 0:
-        """Write the field grpc-timeout; return its size. Its name is in the table after the first.
-        """
-        cdef unsigned char value[MAX_TIMEOUT_FIELD]
-        cdef size_t size
-        cdef bytes field
-        if self._timeout_name is None:
-            size = put_timeout(value, timeout_ms) - value
-            field = self._encoder.encode([(b"grpc-timeout", value[1:size])])
-            self._timeout_name = TIMEOUT_NAME
-            self._timeout_inserted = UINT64_MAX
-            if PyBytes_GET_SIZE(field) <= MAX_TIMEOUT_FIELD:
-                memcpy(out, PyBytes_AS_STRING(field), PyBytes_GET_SIZE(field))
-                return PyBytes_GET_SIZE(field)
-        elif self._timeout_inserted != self._encoder.inserted:
-            field = self._encoder.encode([(b"grpc-timeout", b"1m")], False)
-            size = PyBytes_GET_SIZE(field) - 3
-            self._timeout_name = field[:size] if field.endswith(b"\x021m") else TIMEOUT_NAME
-            self._timeout_inserted = self._encoder.inserted
-        size = PyBytes_GET_SIZE(self._timeout_name)
-        memcpy(out, PyBytes_AS_STRING(self._timeout_name), size)
-        return put_timeout(out + size, timeout_ms) - out
-
     # Writing frames of the connection.
 
     cdef int _put_preface(self) except -1:
@@ -592,7 +467,8 @@ cdef class Http2Connection:
             &self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1:
-        self._explain(EXPLAINED_BY_RESET)
+        cdef int64_t credit = max(stream.window, <int64_t>0)
+        explain(&self._flood, EXPLAINED_BY_RESET + <int>(credit // EXPLAINED_BYTES))
         return append_number(&self._out, RST_STREAM_FRAME, stream.id, code)
 
     cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1:
@@ -613,30 +489,15 @@ cdef class Http2Connection:
             self._put_goaway(code, reason)
             self.error_code = <int>code
             self._error = reason
-            free_buffer(&self._in)
-            free_buffer(&self._block)
         return 0
 
     # Limits.
 
-    cdef void _explain(self, int frames) noexcept:
-        """Let the peer send some frames that bring nothing."""
-        self._explained = min(self._explained + frames, <int64_t>MAX_EXPLAINED)
-
     cdef int _charge(self, bint may_be_explained) except -1:
         """Take a token for a frame that brings nothing; without one, end the connection."""
-        if may_be_explained and self._explained > 0:
-            self._explained -= 1
+        if may_be_explained and is_explained(&self._flood) or pay(&self._flood, self._now):
             return 0
-        if self._now > self._tokens_at:
-            if self._tokens_at >= 0:
-                self._tokens = min(
-                    <double>FLOOD_BURST, self._tokens + (self._now - self._tokens_at) * FLOOD_RATE)
-            self._tokens_at = self._now
-        if self._tokens < 1:
-            return self._fail(ENHANCE_YOUR_CALM, "too many frames that bring nothing")
-        self._tokens -= 1
-        return 0
+        return self._fail(ENHANCE_YOUR_CALM, "too many frames that bring nothing")
 
     cdef int _reply(self) except -1:
         """Count a frame that the peer caused; end the connection of one that does not read them."""
@@ -664,6 +525,9 @@ cdef class Http2Connection:
             self._handle(&frame)
         if self.error_code < 0:
             append(&self._in, data, size)
+        else:
+            free_buffer(&self._in)
+            free_buffer(&self._block)
         return 0
 
     cdef Py_ssize_t _resume(self, const unsigned char *data, size_t size) except -1:
@@ -812,7 +676,7 @@ cdef class Http2Connection:
         """Return whether the message behind a prefix may come; if not, end the stream."""
         stream.length = get_32(stream.prefix + 1)
         if stream.prefix[0] != 0:
-            self._reset(stream, CANCEL, GRPC_INTERNAL, "compressed message, though none is accepted")
+            self._reset(stream, CANCEL, GRPC_INTERNAL, "compressed message where none is accepted")
         elif stream.length > self._max_message_bytes:
             self._reset(
                 stream, CANCEL, GRPC_RESOURCE_EXHAUSTED,
@@ -839,14 +703,15 @@ cdef class Http2Connection:
     cdef int _top_up(self, Stream stream) except -1:
         """Give a stream the credit that its message needs, else what it may have, in steps."""
         cdef int64_t due = STREAM_WINDOW + stream.reserved - stream.held() - stream.window
-        cdef int64_t missing = -stream.window
+        cdef int64_t missing = 0
         if stream.prefix_size == PREFIX_BYTES:
-            missing += stream.length - stream.body_size
+            missing = stream.length - stream.body_size + SLACK_BYTES - stream.window
         if missing > due and self._reserve(stream, missing - due):
             due = missing
         if 0 < missing <= due or due >= STREAM_WINDOW // 2:
             stream.window += due
-            return append_number(&self._out, WINDOW_UPDATE_FRAME, stream.id, <uint32_t>due)
+            append_number(&self._out, WINDOW_UPDATE_FRAME, stream.id, <uint32_t>due)
+            return self._reply()
         return 0
 
     cdef bint _reserve(self, Stream stream, int64_t size) noexcept:
@@ -1017,8 +882,13 @@ cdef class Http2Connection:
         for stream in list(self._streams.values()):
             if stream.id > last_id:
                 stream.is_unprocessed = True
-                self._end(stream, GRPC_UNAVAILABLE, f"GOAWAY {code_name(self.goaway_code)}")
+                self._end(stream, GRPC_UNAVAILABLE, self._goodbye())
         return self._charge(False)
+
+    cdef str _goodbye(self):
+        """Return the peer's GOAWAY as a status text."""
+        cdef str name = code_name(<uint32_t>self.goaway_code)
+        return f"GOAWAY {name}: {self.goaway_text}" if self.goaway_text else f"GOAWAY {name}"
 
     cdef int _handle_ping(self, Frame *frame) except -1:
         if not self._has_size(frame, 8):
@@ -1116,9 +986,7 @@ cdef class Http2Connection:
                 return self._fail(PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
             self._max_frame = min(value, <uint32_t>MAX_SEND_FRAME)
         elif name == HEADER_TABLE_SIZE:
-            self._encoder.set_max_table_bytes(value)
-            self._is_resized = True
-            self._timeout_name = None
+            self._encoder.resize(value)
         elif name == ENABLE_PUSH and value:
             return self._fail(PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
         return 0

@@ -1,67 +1,38 @@
-"""A request's header fields, as gRPC writes them."""
-from libc.stdint cimport int64_t
+"""The map of gatesvr._core.request: request heads of one connection, as header blocks."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from gatesvr._core.buffer cimport Buffer
+from gatesvr._core.hpack cimport HpackEncoder
 
 cdef enum:
-    MAX_TIMEOUT_FIELD = 32  # bytes: an encoded grpc-timeout
+    REQUEST_TABLE_BYTES = 4096  # of the HPACK table, the default
+    MAX_PATHS = 1024  # paths whose block is kept
     MAX_TIMEOUT = 99_999_999  # of either unit: eight digits
+    MAX_TIMEOUT_FIELD = 64  # bytes; an encoded grpc-timeout takes 24 at most
 
 
-cdef inline bint is_name(bytes name) noexcept:
-    """Return whether a name of metadata is one: a-z, 0-9, "_", "-" and "." (gRPC over HTTP/2)."""
-    cdef unsigned char byte
-    for byte in name:
-        if not (
-            0x61 <= byte <= 0x7A or 0x30 <= byte <= 0x39 or byte == 0x5F or byte == 0x2D
-            or byte == 0x2E
-        ):
-            return False
-    return len(name) > 0
+# The fields that every request with one path has.
+cdef class RequestHead:
+    cdef list fields
+    cdef bytes block  # None: to be encoded
+    cdef uint64_t inserted  # the encoder's, when block was encoded: while it stays, block is good
 
 
-cdef inline bytes field_bytes(str text):
-    """Return a field's value; ValueError for what is not printable ASCII."""
-    cdef bytes value
-    cdef unsigned char byte
-    if text.isascii():
-        value = text.encode("ascii")
-        for byte in value:
-            if byte < 0x20 or byte == 0x7F:
-                break
-        else:
-            return value
-    raise ValueError(f"not printable ASCII: {text[:80]!r}")
+cdef class RequestEncoder:
+    cdef HpackEncoder _encoder
+    cdef bint _is_resized  # the next block starts with size updates
+    cdef list _pseudo  # fields of every request, before :path
+    cdef list _common  # and behind it
+    cdef dict _heads  # path -> RequestHead
+    cdef bytes _timeout_name  # of grpc-timeout, encoded; None: not in the table
+    cdef uint64_t _timeout_inserted  # the encoder's, when it was encoded
 
-
-cdef inline list metadata_fields(object metadata):
-    """Return metadata as fields; ValueError for what a field may not hold."""
-    cdef list fields = []
-    cdef str name, value
-    cdef bytes key
-    for name, value in metadata:
-        key = field_bytes(name)
-        if not is_name(key):
-            raise ValueError(f"not a name of metadata: {name[:80]!r}")
-        fields.append((key, field_bytes(value)))
-    return fields
-
-
-cdef inline unsigned char *put_timeout(unsigned char *out, int64_t timeout_ms) noexcept:
-    """Write a time as an HPACK string without Huffman's code: "\\x0629990m"; return its end."""
-    cdef unsigned char digits[8]
-    cdef unsigned char unit = 0x6D
-    cdef int count = 0
-    if timeout_ms > MAX_TIMEOUT:
-        unit = 0x53
-        timeout_ms = min(timeout_ms // 1000, <int64_t>MAX_TIMEOUT)
-    while timeout_ms:
-        digits[count] = <unsigned char>(0x30 + timeout_ms % 10)
-        timeout_ms //= 10
-        count += 1
-    out[0] = <unsigned char>(count + 1)
-    out += 1
-    while count:
-        count -= 1
-        out[0] = digits[count]
-        out += 1
-    out[0] = unit
-    return out + 1
+    # Writes HEADERS, and CONTINUATIONs above max_frame bytes; nothing after a ValueError.
+    cdef int put(
+        self, Buffer *out, uint32_t max_frame, uint32_t stream_id, str path, int64_t timeout_ms,
+        object metadata
+    ) except -1
+    cdef int resize(self, uint32_t max_table_bytes) except -1
+    cdef bytes _block_of(self, str path)
+    cdef bytes _encode(self, str path, RequestHead head)
+    cdef size_t _put_timeout(self, unsigned char *out, int64_t timeout_ms) except 0

@@ -101,7 +101,7 @@ cdef inline int read_field(
     const unsigned char *name, Py_ssize_t name_size,
     const unsigned char *value, Py_ssize_t value_size,
 ) except -1:
-    """Take a field of a block into the Head at arg; those that gRPC does not ask for are dropped."""
+    """Take a field of a block into the Head at arg; drop what gRPC does not ask for."""
     cdef Head *head = <Head *>arg
     if name_size == 0:
         head.is_malformed = True

@@ -299,10 +299,10 @@ class UpstreamCounters(Counters):
     connects: Counter = 0
     """Attempts to reach an upstream, or to open its stream again."""
     protocol_errors: Counter = 0
-    """Connections ended because the upstream broke the rules of HTTP/2, or speaks something else."""
+    """Connections ended because the upstream broke the rules of HTTP/2, or does not speak it."""
     floods: Counter = 0
-    """Connections ended because the upstream sent too much of what brings nothing: pings, settings,
-    resets, header blocks without an end."""
+    """Connections ended because the upstream sent too much that brings nothing: pings, settings,
+    header blocks without an end."""
     ups: Counter = 0
     """Times an upstream became reachable."""
     downs: Counter = 0

@@ -1,4 +1,4 @@
-"""Connection: one HTTP/2 connection to an upstream, between its transport and its lane.
+"""UpstreamConnection: one HTTP/2 connection to an upstream, between its transport and its lane.
 
 Bytes go from the transport to the core and from the core to the transport; events go to the lane.
 What needs a clock is here: the keepalive, and the patience with a peer that reads nothing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
+from .._core import http2
 from .dial import early_end, reason_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .process_stream import ProcessStream
 
-__all__ = ["Connection", "ConnectionUser"]
+__all__ = ["ConnectionUser", "UpstreamConnection"]
 
 KEEPALIVE_TIMEOUT_S = 20.0
 """Longest wait for the answer to a keepalive PING."""
@@ -26,6 +27,15 @@ STALL_S = 20.0
 """Longest time for which a peer may read nothing while there is something to write."""
 CLOSE_S = 2.0
 """Longest wait for a transport that is closed."""
+CODES = {
+    getattr(http2, name): name
+    for name in (
+        "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR",
+        "CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
+    )
+}  # fmt: skip
+"""The names of HTTP/2's error codes."""
 MAX_UNSENT_BYTES = 8 << 20
 """Messages that wait for the peer's windows; with more, no further call is written."""
 
@@ -33,28 +43,28 @@ MAX_UNSENT_BYTES = 8 << 20
 class ConnectionUser(Protocol):
     """What a connection calls: the lane."""
 
-    def connection_made(self, connection: Connection) -> None:
+    def connection_made(self, connection: UpstreamConnection) -> None:
         """Open the first streams; they leave with the connection's first bytes."""
 
     def handle_events(
-        self, connection: Connection, events: Sequence[tuple[int, Stream | None, bytes]]
+        self, connection: UpstreamConnection, events: Sequence[tuple[int, Stream | None, bytes]]
     ) -> None:
         """Take what one read has brought."""
 
     def write_ready(self) -> None:
         """Write again: the transport takes more."""
 
-    def connection_lost(self, connection: Connection, reason: str) -> None:
+    def connection_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """End the connection's streams: it has ended, or is of no use any more."""
 
-    def connection_closed(self, connection: Connection) -> None:
+    def connection_closed(self, connection: UpstreamConnection) -> None:
         """Forget the connection: its transport is closed."""
 
     def call_cancelled(self, call: Call) -> None:
         """Take note that a call's stream was reset."""
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """Carries the streams of one connection.
 
     Args:
@@ -129,6 +139,12 @@ class Connection(asyncio.Protocol):
         core = self.core
         return not self.is_paused and core.room > 0 and core.unsent_bytes < MAX_UNSENT_BYTES
 
+    @property
+    def goodbye(self) -> str:
+        """The server's GOAWAY, as people read it."""
+        code, text = self.core.goaway_code, self.core.goaway_text
+        return f"GOAWAY {CODES.get(code, code)}{text and ': '}{text}"
+
     # The lane's side.
 
     def flush(self) -> None:
@@ -186,7 +202,7 @@ class Connection(asyncio.Protocol):
             self._user.handle_events(self, events)
         if core.error:
             self.close()  # the GOAWAY says why
-            if self.ready_at:
+            if core.frames_received:
                 self._end(core.error)
             else:
                 self._end(early_end(None, data, is_tls=self._is_tls))

@@ -7,9 +7,9 @@ one step. All of it is callbacks; only connecting has a task.
 A lane has a *main* connection with the ProcessStream, the health watch and unary calls. Where the
 server's MAX_CONCURRENT_STREAMS leaves no room on it, unary calls go on *extra* connections, up to
 ``upstream.max_connections``; an extra one that is idle for long is closed. A connection that the
-server says goodbye on (GOAWAY), or that the lane needs no more, is *leaving*: it takes no calls, and
-is closed when its own have ended. The lane dials again meanwhile. Without a main connection there
-are no extra ones.
+server says goodbye on (GOAWAY), or that the lane needs no more, is *leaving*: it takes no calls,
+and is closed when its own have ended. The lane dials again meanwhile. Without a main connection
+there are no extra ones.
 
 The states: CONNECTING while the main connection is dialled for the first time, or again after a
 good time; DOWN while it is dialled in vain; UNARY once the server's SETTINGS have come; STREAM once
@@ -31,7 +31,7 @@ from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY, Http2Conne
 from ..errors import Outcome
 from ..grpcio import max_answer_bytes
 from ..observe.log import keys
-from .connection import Connection
+from .connection import UpstreamConnection
 from .dial import DialError, dial
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
@@ -80,10 +80,10 @@ class DirectLane(Lane):
         self._is_fresh = False  # every waiting call came after the last flush
         self._is_flush_due = False
 
-        self._main: Connection | None = None
-        self._extra: list[Connection] = []
-        self._leaving: set[Connection] = set()
-        self._transports: set[Connection] = set()  # not closed yet
+        self._main: UpstreamConnection | None = None
+        self._extra: list[UpstreamConnection] = []
+        self._leaving: set[UpstreamConnection] = set()
+        self._transports: set[UpstreamConnection] = set()  # not closed yet
         self._dials: set[asyncio.Task[None]] = set()
         self._is_adding = False  # an extra connection is dialled
         self._no_extra_before = 0.0
@@ -147,6 +147,8 @@ class DirectLane(Lane):
         if self._dials:
             await asyncio.wait(self._dials)
         self._strand("stopped")
+        self._draining_ids.clear()
+        self._break("stopped")
         if self._timer is not None:
             self._timer.cancel()
         self._on_change()
@@ -193,7 +195,7 @@ class DirectLane(Lane):
         for connection in list(self._leaving):
             self._tend(connection)
 
-    def _write_batches(self, main: Connection) -> None:
+    def _write_batches(self, main: UpstreamConnection) -> None:
         """Write the line on the stream."""
         process = self._process
         assert process is not None
@@ -236,7 +238,7 @@ class DirectLane(Lane):
         if line is self._waiting and (not line or self._is_fresh):
             self._emptied_at = loop_now
 
-    def _find_room(self) -> Connection | None:
+    def _find_room(self) -> UpstreamConnection | None:
         """Return a connection that takes a unary call; if none does, see to a further one."""
         main = self._main
         assert main is not None
@@ -272,7 +274,7 @@ class DirectLane(Lane):
     # The way back: events to calls.
 
     def handle_events(
-        self, connection: Connection, events: Sequence[tuple[int, Stream | None, bytes]]
+        self, connection: UpstreamConnection, events: Sequence[tuple[int, Stream | None, bytes]]
     ) -> None:
         """Take what one read has brought."""
         for kind, stream, data in events:
@@ -292,7 +294,7 @@ class DirectLane(Lane):
         if self._waiting or self._alone or self._leaving or self.is_full:
             self._wake()
 
-    def _end_unary(self, connection: Connection, stream: Stream) -> None:
+    def _end_unary(self, connection: UpstreamConnection, stream: Stream) -> None:
         call: Any = stream.owner
         stream.owner = call.carrier = call.stream = None
         del self._unary[call.request_id]
@@ -408,7 +410,7 @@ class DirectLane(Lane):
             for call in calls:
                 self._fail_broken(call, reason)
 
-    def _open_stream(self, connection: Connection) -> None:
+    def _open_stream(self, connection: UpstreamConnection) -> None:
         self._process = connection.process = ProcessStream(self, connection)
 
     def _open_again(self) -> None:
@@ -456,7 +458,7 @@ class DirectLane(Lane):
         due = self._loop.time() + timeout
         context = None if self._tls is None else self._tls.context
 
-        def make() -> Connection:
+        def make() -> UpstreamConnection:
             core = Http2Connection(
                 self.target.authority,
                 "http" if context is None else "https",
@@ -464,7 +466,7 @@ class DirectLane(Lane):
             )
             keepalive = self._config.keepalive
             is_tls = context is not None
-            return Connection(self, core, keepalive, is_tls=is_tls, is_extra=is_extra)
+            return UpstreamConnection(self, core, keepalive, is_tls=is_tls, is_extra=is_extra)
 
         try:
             _, connection = await dial(self.target, context, make, timeout)
@@ -478,14 +480,14 @@ class DirectLane(Lane):
             connection.abort(reason)
             return reason
 
-    def connection_made(self, connection: Connection) -> None:
+    def connection_made(self, connection: UpstreamConnection) -> None:
         """Open the streams of a main connection; they leave with its first bytes."""
         self._transports.add(connection)
         if not connection.is_extra:
             self._open_stream(connection)
             self._health.begin(connection)
 
-    def _connected(self, connection: Connection) -> None:
+    def _connected(self, connection: UpstreamConnection) -> None:
         """Take calls on a connection whose server speaks HTTP/2."""
         connection.ready_at = self._loop.time()
         if connection.ready.done():
@@ -503,7 +505,7 @@ class DirectLane(Lane):
                 self._pruner = self._loop.call_later(EXTRA_IDLE_S, self._prune)
         self._wake()
 
-    def _handle_goaway(self, connection: Connection) -> None:
+    def _handle_goaway(self, connection: UpstreamConnection) -> None:
         """Leave a connection; what its server has begun with it goes on with."""
         core = connection.core
         if connection is self._main:
@@ -512,13 +514,12 @@ class DirectLane(Lane):
                 calls += len(self._open) - len(self._draining_ids)
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=calls))
-            reason = f"GOAWAY {core.goaway_code}: {core.goaway_text}"
-            self._main_gone(reason, is_quiet=core.goaway_code == NO_ERROR)
+            self._main_gone(connection.goodbye, is_quiet=core.goaway_code == NO_ERROR)
         elif connection in self._extra:
             self._extra.remove(connection)
             self._leaving.add(connection)
 
-    def connection_lost(self, connection: Connection, reason: str) -> None:
+    def connection_lost(self, connection: UpstreamConnection, reason: str) -> None:
         """End what was under way on a connection, and replace it."""
         core = connection.core
         if core.error:
@@ -542,7 +543,7 @@ class DirectLane(Lane):
         if connection is self._main:
             self._main_gone(reason)
 
-    def connection_closed(self, connection: Connection) -> None:
+    def connection_closed(self, connection: UpstreamConnection) -> None:
         """Forget a connection."""
         self._transports.discard(connection)
         closed = self._all_closed
@@ -567,7 +568,7 @@ class DirectLane(Lane):
             self._strand(reason, keep=True)
             self._dial()
 
-    def _leave_all(self, main: Connection) -> None:
+    def _leave_all(self, main: UpstreamConnection) -> None:
         """Write no more calls to any connection; those under way go on."""
         self._main = None
         self._leaving.update(c for c in (main, *self._extra) if not c.is_lost)
@@ -583,7 +584,7 @@ class DirectLane(Lane):
             process.leave(ids)
         self._wake()
 
-    def _tend(self, connection: Connection) -> None:
+    def _tend(self, connection: UpstreamConnection) -> None:
         """Close a leaving connection when its calls have ended."""
         if (process := connection.process) is not None:
             process.drain(self._open)

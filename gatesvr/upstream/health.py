@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._core.http2 import Stream
-    from .connection import Connection
+    from .connection import UpstreamConnection
 
 __all__ = ["HealthStream", "HealthWatch"]
 
@@ -46,7 +46,7 @@ def _is_serving(report: bytes) -> bool:
     Raises:
         DecodeError: It says nothing.
     """
-    return health_pb2.HealthCheckResponse.FromString(report).status != NOT_SERVING
+    return bool(health_pb2.HealthCheckResponse.FromString(report).status != NOT_SERVING)
 
 
 class HealthStream:
@@ -63,7 +63,7 @@ class HealthStream:
         self._on_status = on_status
         self._retry_s = retry_s
         self._loop = asyncio.get_running_loop()
-        self._connection: Connection | None = None
+        self._connection: UpstreamConnection | None = None
         self._stream: Stream | None = None
         self._began = 0.0
         self._reports = 0  # read
@@ -71,7 +71,7 @@ class HealthStream:
         self._latest = b""  # of these
         self._timer: asyncio.TimerHandle | None = None  # to read again, or to begin again
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: UpstreamConnection) -> None:
         """Begin a watch on a connection, and leave the one before."""
         self.cancel()
         core = connection.core

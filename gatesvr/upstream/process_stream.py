@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from .._core.http2 import Stream
-    from .connection import Connection
+    from .connection import UpstreamConnection
 
 __all__ = ["ProcessStream", "StreamUser"]
 
@@ -50,7 +50,7 @@ class ProcessStream:
         ids: The calls written to it and not ended, once the lane has left it; None before.
     """
 
-    def __init__(self, user: StreamUser, connection: Connection) -> None:
+    def __init__(self, user: StreamUser, connection: UpstreamConnection) -> None:
         self.connection = connection
         self.stream = connection.core.open(PROCESS_STREAM, self)
         self.began = asyncio.get_running_loop().time()
@@ -59,6 +59,7 @@ class ProcessStream:
         self._user = user
         self._is_settled = False
         self._is_finished = False  # half-closed
+        self._is_cancelled = False
         self._timer: asyncio.TimerHandle | None = None  # that of settling, or of the end
 
     @property
@@ -67,7 +68,9 @@ class ProcessStream:
         return not self.connection.is_paused and self.stream.unsent_bytes < MAX_UNSENT_BYTES
 
     def handle(self, kind: int, stream: Stream, data: bytes) -> None:
-        """Take an event of the stream."""
+        """Take an event of the stream; what a read brought behind the end of our own is dropped."""
+        if self._is_cancelled:
+            return
         if kind == MESSAGE:
             self._user.stream_message(self, data)
         elif kind == HEADERS:
@@ -105,6 +108,7 @@ class ProcessStream:
     def cancel(self) -> None:
         """Reset the stream; nothing follows."""
         self.stop_timer()
+        self._is_cancelled = True
         self.connection.core.cancel(self.stream)
 
     def stop_timer(self) -> None:

@@ -17,6 +17,7 @@ from gatesvr.errors import ErrorCode
 from gatesvr.grpcio import make_server
 from gatesvr.upstream import health, lane
 from gatesvr.upstream.lane import LaneState
+from gatesvr.upstream.lanes import LANES
 
 from ..fakes import until
 from ..upstream.servers import SERVICE, Streaming, ask, endpoints, lane_to, parse, serving
@@ -188,7 +189,7 @@ async def test_upstream_that_never_reads_holds_its_own_calls_alone() -> None:
             {"bad": endpoints(bad), "good": endpoints(good)}, max_open=100, max_waiting=50
         ) as manager,
     ):
-        bad_lane = manager._lanes[bad]
+        bad_lane = next(found for found in manager._lanes.values() if found.address == bad)
         await until(lambda: bad_lane.state is LaneState.STREAM)
         calls = [ask(manager, "bad", data=bytes(100_000), timeout=0.5) for _ in range(200)]
         await until(lambda: bad_lane.open_calls > 0 or bad_lane.waiting_calls == 0)
@@ -230,15 +231,22 @@ async def test_very_large_metadata_ends_its_stream_alone(where: str) -> None:
 # Health reports.
 
 
-async def test_health_that_flaps_is_followed_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = 0
+async def flaps(context: Any) -> None:
+    number = 0
+    while True:
+        number += 1
+        status = (health_pb2.HealthCheckResponse(status=1 + number % 2)).SerializeToString()
+        await context.write(status)
 
-    async def flaps(context: Any) -> None:
-        number = 0
-        while True:
-            number += 1
-            status = (health_pb2.HealthCheckResponse(status=1 + number % 2)).SerializeToString()
-            await context.write(status)
+
+async def silent(context: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_health_that_flaps_is_followed_slowly_over_grpcio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses = 0
 
     async def paused(seconds: float) -> None:
         nonlocal pauses
@@ -246,31 +254,44 @@ async def test_health_that_flaps_is_followed_slowly(monkeypatch: pytest.MonkeyPa
         pauses += 1
         await asyncio.Event().wait()
 
-    async def silent(context: Any) -> None:
-        await asyncio.Event().wait()
-
     class Pausing:
         def __getattr__(self, name: str) -> Any:
             return paused if name == "sleep" else getattr(asyncio, name)
 
     monkeypatch.setattr(health, "asyncio", Pausing())
-    async with bad_upstream(silent, flaps) as address, lane_to(address) as under_test:
+    async with (
+        bad_upstream(silent, flaps) as address,
+        lane_to(address, lane="grpcio") as under_test,
+    ):
         await until(lambda: pauses == 1)
         counters = under_test.counters
         assert counters.ups + counters.downs <= health.MAX_BURST + 1
         under_test.lane._health.task.cancel()
 
 
-async def test_health_report_that_does_not_decode_counts_for_none() -> None:
+async def test_health_that_flaps_very_fast_counts_for_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(health, "INTERVAL_S", 3600.0)
+    async with bad_upstream(silent, flaps) as address, lane_to(address) as under_test:
+        await until(lambda: "health_unusable" in caplog.messages)
+        counters = under_test.counters
+        assert counters.ups + counters.downs <= health.MAX_BURST + 1
+        assert under_test.lane.is_up
+
+
+@pytest.mark.parametrize("kind", LANES)
+async def test_health_report_that_does_not_decode_counts_for_none(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def undecodable(context: Any) -> None:
         await context.write(health_pb2.HealthCheckResponse(status=2).SerializeToString())
         await context.write(b"\xff\xff")
         await asyncio.Event().wait()
 
-    async def silent(context: Any) -> None:
-        await asyncio.Event().wait()
-
-    async with bad_upstream(silent, undecodable) as address, lane_to(address) as under_test:
-        await until(lambda: under_test.lane._health.task is not None)
-        await until(lambda: under_test.lane._health.task.done())  # type: ignore[union-attr]
+    async with (
+        bad_upstream(silent, undecodable) as address,
+        lane_to(address, lane=kind) as under_test,
+    ):
+        await until(lambda: "health_unusable" in caplog.messages)
         await until(lambda: under_test.lane.is_up)

@@ -13,6 +13,7 @@ from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import Endpoint, UpstreamConfig
 from gatesvr.errors import UpstreamError
+from gatesvr.upstream import direct_lane, grpcio_lane, lane
 from gatesvr.upstream.call import Call, OnEnd, UpstreamCounters
 from gatesvr.upstream.lane import Lane, LaneState
 from gatesvr.upstream.lanes import new_lane
@@ -20,6 +21,8 @@ from gatesvr.upstream.lanes import new_lane
 from ..fakes import until
 
 if TYPE_CHECKING:
+    import pytest
+
     from gatesvr.upstream.manager import UpstreamManager
 
 DEADLINE_S = 20.0
@@ -37,6 +40,7 @@ class Streaming(rpc.UpstreamServiceServicer):
         self.actions: list[str] = []
         self.timeouts_ms: dict[int, int] = {}  # by request_id
         self.unary = 0
+        self.cancelled = 0  # unary calls that the caller gave up
         self.gate = asyncio.Event()
 
     @property
@@ -57,7 +61,11 @@ class Streaming(rpc.UpstreamServiceServicer):
         self.unary += 1
         self.actions.append(request.action)
         if request.action == "gate":
-            await self.gate.wait()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
         return self.answer(request)
 
     async def ProcessStream(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
@@ -122,6 +130,13 @@ def settings(**values: Any) -> UpstreamConfig:
     """Return a configuration with short retry times."""
     short = {"lane": LANE, "reconnect_min": 0.02, "reconnect_max": 0.1}
     return UpstreamConfig(**{**short, **values})
+
+
+def set_of_lanes(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Set a constant of the lanes, in whichever modules have it."""
+    for module in (lane, direct_lane, grpcio_lane):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
 
 
 def outcome() -> tuple[asyncio.Future[Any], OnEnd]:

@@ -1,0 +1,189 @@
+"""Upstreams that break HTTP/2 or flood: each costs a bounded amount, and its own calls alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gatesvr._core.http2 import Http2Connection
+from gatesvr.errors import UpstreamError
+
+from ..fakes import until
+from ..upstream.servers import Streaming, ask, endpoints, parse, serving
+from ..upstream.test_manager import managing
+from . import http2_frames as h2
+from .hostile_upstream import SCRIPTS, hostile_upstream
+
+if TYPE_CHECKING:
+    from gatesvr.upstream.manager import UpstreamManager
+
+    from .hostile_upstream import HostileUpstream
+
+MIB = 1 << 20
+CALLS = 12
+TIMEOUT_S = 0.25
+"""Of the calls to a hostile upstream."""
+RETRY_S = 0.05
+"""First pause before it is dialled again."""
+
+ENDED: dict[str, tuple[str, int | None, float]] = {
+    # What the lane ends it for, the code of its GOAWAY (None: what came behind it was unread, so
+    # the TCP reset may overtake it), and the most that got through, MiB.
+    "window_credit": ("protocol_errors", 3, 4),
+    "initial_window": ("protocol_errors", 3, 0.1),
+    "hpack_garbage": ("protocol_errors", 9, 0.1),
+    "huge_frame": ("protocol_errors", 6, 4),
+    "idle_stream": ("protocol_errors", 1, 0.1),
+    "own_stream": ("protocol_errors", 1, 4),
+    "push_promise": ("protocol_errors", 1, 0.1),
+    "http1": ("protocol_errors", None, 0.1),
+    "garbage": ("protocol_errors", None, 4),
+    "late_garbage": ("protocol_errors", None, 4),
+    "stream_credit": ("floods", 11, 4),
+    "data_without_credit": ("floods", 11, 60),
+    "endless_continuation": ("floods", 11, 4),
+    "empty_continuation": ("floods", 11, 4),
+    "large_continuation": ("floods", 11, 4),
+    "hpack_bomb": ("floods", 11, 4),
+    "settings_flood": ("floods", 11, 4),
+    "settings_changes": ("floods", 11, 8),
+    "ping_flood": ("floods", None, 4),
+    "priority_flood": ("floods", 11, 4),
+    "unknown_flood": ("floods", 11, 4),
+    "empty_data": ("floods", 11, 4),
+    "padding": ("floods", 11, 8),
+    "window_trickle": ("floods", 11, 4),
+    "dead_resets": ("floods", 11, 4),
+    "ended_stream": ("floods", 11, 4),
+    "goaway_flood": ("floods", 11, 4),
+    "unknown_answers": ("bad_batches", 11, 4),
+    "empty_messages": ("bad_batches", 11, 4),
+}
+"""Scripts whose connection the lane ends."""
+BORNE: dict[str, set[str]] = {
+    "window_overflow": {"unanswered"},
+    "resets": {"broken_calls"},
+    "refusals": {"not_started"},
+    "tiny_frames": {"answers", "unanswered", "broken_calls"},
+    "giant_message": {"too_large"},
+    "large_trailers": {"broken_calls"},
+    "silence": {"unsent_calls", "unanswered"},
+    "never_reads": {"unanswered"},
+    "no_credit": {"unanswered"},
+    "goaway_loop": {"unsent_calls"},
+    "goaway_after_each": {"unsent_calls", "broken_calls"},
+    "closing": {"unsent_calls"},
+}
+"""The others, and the counters that their calls end in."""
+
+
+def test_each_script_is_judged() -> None:
+    assert set(SCRIPTS) == set(ENDED) | set(BORNE)
+
+
+class Ends:
+    """The calls to a hostile upstream, and those to a good one beside it."""
+
+    def __init__(self, manager: UpstreamManager, bad: HostileUpstream) -> None:
+        self.manager = manager
+        self.bad = bad
+        self.calls = [ask(manager, "bad", timeout=TIMEOUT_S) for _ in range(CALLS)]
+
+    async def wait(self) -> None:
+        """Wait until each call has ended, and use the good upstream meanwhile."""
+        ended = asyncio.gather(*self.calls, return_exceptions=True)
+        async with asyncio.timeout(20):
+            while True:
+                assert parse(await ask(self.manager, "good")).message == "good"
+                if ended.done():
+                    break
+                await asyncio.sleep(0.01)
+        assert all(not isinstance(end, Exception) or isinstance(end, UpstreamError)
+                   for end in ended.result())  # fmt: skip
+        await until(lambda: not self.manager.counters.open)
+
+
+async def attacked(manager: UpstreamManager, bad: HostileUpstream) -> dict[str, Any]:
+    """Call a hostile upstream; return the counters that this moved, less the good one's."""
+    ends = Ends(manager, bad)
+    await ends.wait()
+    counters: dict[str, Any] = manager.counters.snapshot()
+    return counters
+
+
+@pytest.mark.parametrize("script", ENDED)
+async def test_a_connection_that_breaks_the_rules_is_ended(
+    script: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "gatesvr")
+    counter, code, most_mib = ENDED[script]
+    async with (
+        hostile_upstream(SCRIPTS[script]) as bad,
+        serving(Streaming("good")) as good,
+        managing(
+            {"bad": endpoints(bad.address), "good": endpoints(good)},
+            lane="direct",
+            reconnect_min=RETRY_S,
+            reconnect_max=60.0,
+        ) as manager,
+    ):
+        counters = manager.counters
+        ends = Ends(manager, bad)
+        await until(lambda: getattr(counters, counter))
+        await ends.wait()
+        await until(lambda: not bad.open or bad.connections > 1)
+        assert bad.most_sent <= most_mib * MIB
+        # The lane comes back after pauses that grow: no attack is endless.
+        assert bad.connections <= 4
+        assert counters.protocol_errors + counters.floods <= bad.connections
+        assert counters.bad_batches <= bad.connections
+        if code is not None:
+            assert set(bad.goaways) <= {code}
+        assert len(caplog.records) <= 4 * bad.connections + CALLS
+        if script == "initial_window":
+            why = [r.keys["why"] for r in caplog.records if r.getMessage() == "upstream_down"]  # type: ignore[attr-defined]
+            assert why == ["INITIAL_WINDOW_SIZE 2147483648"]
+
+
+@pytest.mark.parametrize("script", BORNE)
+async def test_calls_that_are_not_served_end_alone(script: str) -> None:
+    async with (
+        hostile_upstream(SCRIPTS[script]) as bad,
+        serving(Streaming("good")) as good,
+        managing(
+            {"bad": endpoints(bad.address), "good": endpoints(good)},
+            lane="direct",
+            reconnect_min=RETRY_S,
+            reconnect_max=60.0,
+            connect_timeout=TIMEOUT_S / 2,
+        ) as manager,
+    ):
+        await Ends(manager, bad).wait()
+        counters = manager.counters.snapshot()
+        good_calls = counters["calls"] - CALLS
+        ended = {name: counters[name] for name in BORNE[script]}
+        ended["answers"] = counters["answers"] - good_calls
+        assert sum(ended.values()) == CALLS
+        assert counters["protocol_errors"] == 0
+        # Behind a call that ended, frames of one byte bring nothing any more.
+        assert counters["floods"] <= (script == "tiny_frames")
+        assert counters["unary_calls"] <= 2 * CALLS + good_calls  # not again and again
+        assert bad.connections <= 4
+
+
+def test_a_large_answer_that_is_cancelled_is_no_flood() -> None:
+    """What was under way when a call is cancelled may be all that the peer had credit for."""
+    core = Http2Connection("a", "http", max_message_bytes=4 * MIB)
+    core.receive(h2.settings(), 0.0)
+    for number in range(40):
+        stream = core.call("/s/m", b"", None)
+        head = h2.frame(h2.DATA, 0, stream.id, h2.message(b"", 4 * MIB))
+        core.receive(h2.response(stream.id) + head, 0.0)
+        core.cancel(stream)
+        for _ in range(4 * MIB // 16_384):
+            core.receive(h2.frame(h2.DATA, 0, stream.id, bytes(16_384)), 0.0)
+        core.take()
+        assert core.error == "", f"answer {number}"
