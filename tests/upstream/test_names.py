@@ -298,6 +298,17 @@ async def test_services_share_a_name_and_the_last_one_ends_it() -> None:
         await manager.stop()
 
 
+async def test_another_interval_counts_at_once() -> None:
+    names = Names()
+    async with serving(Streaming("a")) as a:
+        names.set(a)
+        async with managing(names) as manager:  # with an interval of 30 s
+            await until_at(manager, a)
+            config = settings(services={"zone": [Endpoint(address=NAME)]}, resolve_interval=0.1)
+            manager.prepare(config, push=PushConfig(), rules=[], auth_service="")()
+            await until(lambda: names.asked > 3)
+
+
 async def test_a_lookup_that_fails_in_an_odd_way_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
