@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 CLIENTS, REQUESTS = 6, 8
 """Of the service whose endpoints are the attackers."""
-WATCH_S = 2.0
+CONNECT_S, PAUSE_S = 0.3, 0.1
+WATCH_S = 1.5
 ROUTES = [
     {"action": "evil*", "service": "evil"},
     {"action": "hello", "service": "hello"},
@@ -52,7 +53,10 @@ async def serve(attacker: Attacker, *scripts: str, request_bytes: int = 0) -> No
         async def ask(client: PlainClient, number: int) -> None:
             await client.login(f"caller{number}")
             body = bytes(request_bytes)
-            client.send(*(business(seq, "evil", body) for seq in range(2, 2 + REQUESTS)))
+            await asyncio.sleep(CONNECT_S)
+            for seq in range(2, 2 + REQUESTS):
+                client.send(business(seq, "evil", body))
+                await asyncio.sleep(PAUSE_S)  # so that they do not all go to one endpoint
 
         clients = await attacker.each(CLIENTS, ask)
         await asyncio.sleep(WATCH_S)
