@@ -41,6 +41,7 @@ from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.driver import Driver
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection as Pipe
 
     from gatesvr.protocol.link import Disconnect, Link
@@ -109,9 +110,16 @@ class EchoClient(Idle):
                     self.send(meant_at)
 
 
-async def serve_upstream(pipe: Pipe) -> None:
-    """Serve the demo's services until the pipe says stop; then send their counters."""
+async def serve_upstream(pipe: Pipe, kind: str = "stream") -> None:
+    """Serve the demo's services until the pipe says stop; then send their counters.
+
+    Args:
+        pipe: To the parent.
+        kind: ``stream``, or ``unary`` for services without ProcessStream.
+    """
     found = services()
+    for service in found.values():
+        service.has_stream = kind == "stream"
     pipe.send({name: await service.serve() for name, service in found.items()})
     await until_readable(pipe)
     pipe.send({name: service.counters.snapshot() for name, service in found.items()})
@@ -119,8 +127,22 @@ async def serve_upstream(pipe: Pipe) -> None:
         await service.stop()
 
 
-async def serve_gateway(pipe: Pipe, backend: str, batch_io: bool, services: dict[str, str]) -> None:
-    """Run the gateway until the pipe says stop; then send its stats."""
+async def serve_gateway(
+    pipe: Pipe,
+    backend: str,
+    batch_io: bool,
+    services: dict[str, str],
+    settings: Sequence[str] = (),
+) -> None:
+    """Run the gateway until the pipe says stop; then send its stats.
+
+    Args:
+        pipe: To the parent.
+        backend: Its QUIC library.
+        batch_io: Whether it reads and writes many datagrams a system call.
+        services: The services' addresses by name.
+        settings: Further settings, ``section.key=value``.
+    """
     sets = [f'upstream.services.{name}=[{{address="{at}"}}]' for name, at in services.items()]
     config = load(
         sets=[
@@ -130,6 +152,7 @@ async def serve_gateway(pipe: Pipe, backend: str, batch_io: bool, services: dict
             "push.bind=127.0.0.1:0",
             "session.max_inited_per_address=10000",
             *sets,
+            *settings,
         ]
     )
     async with Gateway(config) as gateway:
@@ -325,8 +348,10 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     upstream = None
     batch_io = options.batch_io == "on"
     if what == "gateway":
-        upstream = Process(serve_upstream)
-        server = Process(serve_gateway, options.transport, batch_io, upstream.hello)
+        upstream = Process(serve_upstream, options.upstream)
+        server = Process(
+            serve_gateway, options.transport, batch_io, upstream.hello, options.settings
+        )
         figures = load_gateway(server, options)
     else:
         server = Process(serve_echo, options.transport, batch_io)
@@ -360,6 +385,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, 0: closed")
     parser.add_argument("--payload", type=int, default=PAYLOAD_BYTES, help="bytes a request")
     parser.add_argument("--slow-ms", type=int, default=0, help="upstream's time for a request")
+    parser.add_argument("--upstream", default="stream", choices=("stream", "unary"))
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the gateway",
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a round")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds not measured")
     parser.add_argument("--rounds", type=int, default=5)

@@ -5,6 +5,7 @@ functions runs, or called the one that runs. The shares are scaled by a request'
 as::
 
     python -m bench.steps --transport qh3 --clients 64 --in-flight 1
+    python -m bench.steps --clients 100 --rate 1000 --upstream unary --set upstream.lane=grpcio
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("accept and route requests", "dispatch/dispatcher.py", ()),
     ("hand over to a worker, wait, answer", "dispatch/", ()),
     ("session: seqs, answers, queue", "session/", ()),
-    ("lane: gather, gRPC write and read, match", "upstream/", ()),
+    ("lane: gather, write, read, match", "upstream/", ()),
 )
 
 
@@ -72,7 +73,9 @@ def step_of(frame: FrameType | None) -> str:
     return OUTSIDE
 
 
-async def serve_sampled(pipe: Any, backend: str, services: dict[str, str]) -> None:
+async def serve_sampled(
+    pipe: Any, backend: str, services: dict[str, str], settings: list[str]
+) -> None:
     """Run the gateway and sample its stack; the pipe works as in serve_gateway."""
     samples: Counter[str] = Counter()
 
@@ -93,7 +96,7 @@ async def serve_sampled(pipe: Any, backend: str, services: dict[str, str]) -> No
 
     signal.signal(signal.SIGPROF, sample)
     signal.setitimer(signal.ITIMER_PROF, INTERVAL_S, INTERVAL_S)
-    await serve_gateway(Sampled(), backend, True, services)  # type: ignore[arg-type]
+    await serve_gateway(Sampled(), backend, True, services, settings)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -105,12 +108,21 @@ def main() -> None:
     parser.add_argument("--payload", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: closed")
     parser.add_argument("--slow-ms", type=int, default=0)
+    parser.add_argument("--upstream", default="stream", choices=("stream", "unary"))
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the gateway",
+    )
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warm-up", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    upstream = Process(serve_upstream)
-    server = Process(serve_sampled, options.transport, upstream.hello)
+    upstream = Process(serve_upstream, options.upstream)
+    server = Process(serve_sampled, options.transport, upstream.hello, options.settings)
     try:
         figures = load_gateway(server, options)
         samples = server.stop()["samples"]

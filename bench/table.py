@@ -36,6 +36,15 @@ GROWTH = (10, 100, 1_000, 5_000, 10_000)
 GROWTH_RATES = {"qh3": 4_000.0, "aioquic": 1_500.0}  # requests a second
 PAYLOADS = (64, 1 << 10, 8 << 10, 64 << 10)
 IN_FLIGHT = (1, 4, 16, 64)
+ASKING: tuple[tuple[str, dict[str, float], int], ...] = (
+    # How clients ask, with the clients of the echo beside it, each with one message in flight.
+    ("1 x 1", {"clients": 1}, 1),
+    ("8 x 1", {"clients": 8}, 8),
+    ("64 x 1", {"clients": 64}, 64),
+    ("8 x 32", {"clients": 8, "in_flight": 32}, 64),
+    ("100 clients, 1,000 a second", {"clients": 100, "rate": 1_000.0}, 100),
+    ("1,000 clients, 4,000 a second", {"clients": 1_000, "rate": 4_000.0}, 1_000),
+)
 Figures = dict[str, float]
 
 
@@ -73,6 +82,8 @@ def options(arguments: argparse.Namespace, **changed: Any) -> argparse.Namespace
         "rate": 0.0,
         "payload": 128,
         "slow_ms": 0,
+        "upstream": "stream",
+        "settings": (),
         "seconds": arguments.seconds,
         "warm_up": 1.0,
         "yardstick_clients": 64,
@@ -145,6 +156,16 @@ class Table:
         is_met = value >= reach if reach > 0 else value <= -reach
         self._add(name, {"value": value, "unit": unit, "reach": abs(reach)}, is_met)
 
+    def beside(self, name: str, rounds: dict[str, list[Figures]], yardstick: str) -> None:
+        """Add measurements by name, each with the ratio of its CPU time to the yardstick's."""
+        row: dict[str, Any] = {what: dict(medians(found)) for what, found in rounds.items()}
+        for what, found in rounds.items():
+            if what != yardstick:
+                pairs = zip(found, rounds[yardstick], strict=True)
+                ratios = [mine["cpu_us"] / other["cpu_us"] for mine, other in pairs]
+                row[what]["ratio"] = round(statistics.median(ratios), 2)
+        self._add(name, row, None)
+
     def series(self, name: str, figures: dict[int, Figures]) -> None:
         """Add a growth series."""
         self._add(name, {str(key): value for key, value in figures.items()}, None)
@@ -169,6 +190,21 @@ def measure_speed(table: Table, arguments: argparse.Namespace) -> None:
     table.ratio("qh3 8 x 32 / echo", 0.8, gateway(clients=8, in_flight=32), echo("qh3"))
     table.ratio("aioquic 64 x 1 / echo", 1.4, gateway(transport="aioquic"), echo("aioquic"))
     table.ratio("echo / qh3's server", 0.6, echo("qh3"), lambda: library(arguments))
+
+
+def measure_requests(table: Table, arguments: argparse.Namespace) -> None:
+    """Measure a request by how clients ask, of services with and without ProcessStream."""
+    keys = ("cpu_us", "per_s", "p50_ms", "p99_ms", "busy")
+    for name, how, echoing in ASKING:
+        rounds: dict[str, list[Figures]] = {"echo": [], "stream": [], "unary": []}
+        for _ in range(arguments.rounds):
+            for what, found in rounds.items():
+                kind = "echo" if what == "echo" else "gateway"
+                upstream = "stream" if what == "echo" else what
+                chosen = options(arguments, upstream=upstream, yardstick_clients=echoing, **how)
+                figures = measure(kind, chosen)
+                found.append({key: figures[key] for key in keys})
+        table.beside(name, rounds, "echo")
 
 
 def measure_latency(table: Table, arguments: argparse.Namespace) -> None:
@@ -237,6 +273,7 @@ def measure_growth(table: Table, arguments: argparse.Namespace) -> None:
 
 PARTS = {
     "speed": measure_speed,
+    "requests": measure_requests,
     "latency": measure_latency,
     "sizes": measure_sizes,
     "growth": measure_growth,

@@ -44,6 +44,7 @@ def test_memory(backend: str, options: list[str], last_line: str) -> None:
 def test_load(backend: str, rate: int) -> None:
     options = ["--clients", "4", "--yardstick-clients", "4", "--rounds", "1", "--seconds", "0.5"]
     options += ["--warm-up", "0.1", "--rate", str(rate), "--transport", backend]
+    options += ["--upstream", "unary" if rate else "stream"]
     printed = json.loads(run("bench/load.py", *options, "--json"))
     for side in ("gateway", "echo"):
         assert printed[side]["per_s"] > 0
@@ -72,5 +73,6 @@ def test_fairness() -> None:
 @pytest.mark.long
 def test_steps() -> None:
     options = ["--clients", "4", "--seconds", "1", "--warm-up", "0.1", "--json"]
+    options += ["--rate", "200", "--upstream", "unary", "--set", "dispatch.workers=3"]
     printed = json.loads(run("-m", "bench.steps", *options))
     assert sum(printed["steps"].values()) == pytest.approx(printed["cpu_us"])

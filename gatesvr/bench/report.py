@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..config import join_address
-from .process import Sample, verdict
+from .process import CLOCK_S, Sample, verdict
 
 if TYPE_CHECKING:
     from .findings import Finding
@@ -28,8 +28,6 @@ MAX_FINDINGS = 20
 """Most findings written out; all are counted."""
 MAX_FAILURES = 8
 VERSION = 1
-CLOCK_S = 0.01
-"""Resolution of CPU times on Linux."""
 BEHIND_MS = 10.0
 """Lateness above which an open load gets a note."""
 

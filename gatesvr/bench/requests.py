@@ -247,6 +247,7 @@ class Asking:
         self._ring = cycle(self._clients)
         self._schedule: Schedule | None = None
         self._alarm: Alarm | None = None
+        self._is_full = False  # every client has MAX_OPEN requests under way
         order = kinds(fleet)
         for client in self._clients:
             client.prepare(self, order)
@@ -269,11 +270,15 @@ class Asking:
                 client.flush()
 
     def go_on(self, client: AskingClient, now: float) -> None:
-        """Let a client whose request ended send the next one, if it is its turn."""
+        """Let a client whose request ended send the next one, if it is its turn.
+
+        In the open model the clients take turns, however soon one is answered; only where all of
+        them were at their limit does the next one that is answered go on.
+        """
         schedule = self._schedule
         if schedule is None:
             client.ask(now, now)
-        elif client.in_flight < MAX_OPEN:
+        elif self._is_full:
             meant_at = schedule.take(now)
             if meant_at is not None:
                 client.ask(meant_at, now)
@@ -309,9 +314,11 @@ class Asking:
         schedule, alarm = self._schedule, self._alarm
         if schedule is None or alarm is None or not self._fleet.is_running:
             return
+        self._is_full = False
         while schedule.next_at <= now:
             client = self._free_client()
             if client is None:
+                self._is_full = True
                 # Every client is at its limit: the next answers continue the load.
                 alarm.set(now + FULL_PAUSE_S)
                 return

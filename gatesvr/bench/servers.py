@@ -71,6 +71,7 @@ class OwnServers:
         backend: The gateway's QUIC library.
         clients: Number of clients; the gateway's limits are raised for them.
         sets: The gateway's settings, ``section.key=value``; they override ours.
+        is_unary: Whether the services take one call a request, without ProcessStream.
 
     Attributes:
         server: The gateway's host and UDP port.
@@ -79,7 +80,13 @@ class OwnServers:
     """
 
     def __init__(
-        self, command: Sequence[str], backend: str, clients: int, sets: Sequence[str] = ()
+        self,
+        command: Sequence[str],
+        backend: str,
+        clients: int,
+        sets: Sequence[str] = (),
+        *,
+        is_unary: bool = False,
     ) -> None:
         self.server = ("", 0)
         self.push_server = ""
@@ -93,6 +100,7 @@ class OwnServers:
             f"session.max_inited_per_address={clients + 64}",
             *sets,
         ]
+        self._is_unary = is_unary
         self._servers: list[_Server] = []
 
     def __enter__(self) -> Self:
@@ -131,7 +139,8 @@ class OwnServers:
 
     def _start(self) -> None:
         end = time.monotonic() + START_TIMEOUT_S
-        upstream = self._spawn("upstream", "upstream", "all", "--bind", "127.0.0.1:0")
+        kind = ("--unary",) if self._is_unary else ()
+        upstream = self._spawn("upstream", "upstream", "all", "--bind", "127.0.0.1:0", *kind)
         for name in _SERVICES:
             upstream.read_until(name, end)
         args = ["serve", "--bind", "127.0.0.1:0", "--grpc-bind", "127.0.0.1:0"]

@@ -150,6 +150,12 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
     help="With --self: the gateway's QUIC backend. [the clients' backend]",
 )
 @click.option(
+    "--upstream",
+    type=click.Choice(["stream", "unary"]),
+    help="With --self: whether its services take many requests a message (ProcessStream), as those"
+    " of the SDK do, or one call a request. [stream]",
+)
+@click.option(
     "--set",
     "sets",
     metavar="SECTION.KEY=VALUE",
@@ -202,6 +208,7 @@ def command(
     plot_file: str | None,
     quiet: bool,
     gateway_transport: str | None,
+    upstream: str | None,
     sets: tuple[str, ...],
     **options: Any,
 ) -> int:
@@ -215,8 +222,8 @@ def command(
         raise click.UsageError(
             "--self starts its own gateway; leave out --server, --push-server and --pid"
         )
-    if not own and (gateway_transport or sets):
-        raise click.UsageError("--gateway-transport and --set need --self")
+    if not own and (gateway_transport or upstream or sets):
+        raise click.UsageError("--gateway-transport, --upstream and --set need --self")
     plan = _plan(scenario, **options)
     if own and plan.has_push_access:
         raise click.UsageError("--self starts its own gateway; leave out --push-ca and its like")
@@ -236,7 +243,7 @@ def command(
         _check_writable(json_file, "--json")
     with _progress(is_shown=not quiet and sys.stderr.isatty()) as progress:
         if own:
-            result = _run_own(plan, gateway_transport, sets, progress)
+            result = _run_own(plan, gateway_transport, sets, progress, is_unary=upstream == "unary")
         else:
             address = parse_address(server or _DEFAULT_SERVER)
             plan = replace(plan, server=address, push_server=push_server or "")
@@ -357,15 +364,21 @@ def _check_writable(file: str, option: str) -> None:
 
 
 def _run_own(
-    plan: Plan, gateway_transport: str | None, sets: tuple[str, ...], progress: Progress
+    plan: Plan,
+    gateway_transport: str | None,
+    sets: tuple[str, ...],
+    progress: Progress,
+    *,
+    is_unary: bool,
 ) -> Result:
     from ..bench.run import Crew
     from ..bench.servers import OwnServers
 
     command = [sys.executable, "-m", "gatesvr.cli.leash"]
     backend = gateway_transport or plan.backend
+    own = OwnServers(command, backend, plan.clients, sets, is_unary=is_unary)
     # The load processes start while the servers do.
-    with Crew(plan.processes) as crew, OwnServers(command, backend, plan.clients, sets) as servers:
+    with Crew(plan.processes) as crew, own as servers:
         plan = replace(plan, server=servers.server, push_server=servers.push_server)
         return crew.run(plan, servers.pids, progress, servers.check)
 

@@ -37,11 +37,18 @@ _PORTS = {"hello": 8081, "business": 8082, "zone": 8083}
     show_default=True,
     help="The gateway's push address.",
 )
+@click.option(
+    "--unary",
+    "is_unary",
+    is_flag=True,
+    help="Serve one call a request (ProcessRequest), as a service without the SDK does.",
+)
 @push_options
 def command(
     service: str,
     bind: str | None,
     gateway: str,
+    is_unary: bool,
     push_ca: str,
     push_cert: str,
     push_key: str,
@@ -61,15 +68,17 @@ def command(
             gateway, ca=push_ca, cert=push_cert, key=push_key, token_file=push_token_file
         )
 
-    run(_serve(client, binds))
+    run(_serve(client, binds, is_unary=is_unary))
 
 
-async def _serve(client: Callable[[], GatewayClient], binds: Mapping[str, str]) -> None:
+async def _serve(
+    client: Callable[[], GatewayClient], binds: Mapping[str, str], *, is_unary: bool
+) -> None:
     log = configure("warning")
     assert log is not None
     stop = stop_event()
     out = ServerOutput()
-    async with serving(client, binds) as addresses:
+    async with serving(client, binds, is_unary=is_unary) as addresses:
         for name, address in addresses.items():
             out.echo(f"{name:<8}  {address} (TCP, gRPC)")
         await stop.wait()
@@ -79,13 +88,17 @@ async def _serve(client: Callable[[], GatewayClient], binds: Mapping[str, str]) 
 
 @asynccontextmanager
 async def serving(
-    client: Callable[[], GatewayClient], binds: Mapping[str, str] | None = None
+    client: Callable[[], GatewayClient],
+    binds: Mapping[str, str] | None = None,
+    *,
+    is_unary: bool = False,
 ) -> AsyncIterator[dict[str, str]]:
     """Serve demo services; yields their names and real addresses.
 
     Args:
         client: Makes a service's client of the gateway.
         binds: For each service name: HOST:PORT; by default all three on free loopback ports.
+        is_unary: Serve no ProcessStream.
     """
     from ..demo import services
 
@@ -95,6 +108,7 @@ async def serving(
         for name, bind in (binds or dict.fromkeys(wanted, "127.0.0.1:0")).items():
             service = wanted[name]
             service.gateway = client()
+            service.has_stream = not is_unary
             stack.push_async_callback(service.stop)
             addresses[name] = await service.serve(bind)
         yield addresses

@@ -101,6 +101,9 @@ class UpstreamService:
         self.gateway = gateway if isinstance(gateway, GatewayClient) else GatewayClient(gateway)
         """Pushes to clients, and registers this service."""
         self.counters = ServiceCounters()
+        self.has_stream = True
+        """Whether it serves ProcessStream. Without it each request is a call of its own, as with a
+        service that only knows ProcessRequest. Set it before serve()."""
         self.address = ""
         """The address it serves on, HOST:PORT."""
         self._max_grpc_bytes = max_grpc_bytes(max_message_bytes)

@@ -48,6 +48,8 @@ class Servicer(rpc.UpstreamServiceServicer):
         return await single.response
 
     async def ProcessStream(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        if not self._service.has_stream:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ProcessRequest only")
         if self._service.is_stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
         await Stream(self._service, context).serve()

@@ -132,13 +132,23 @@ def test_own_gateway_two_processes_open_model_all_reports(
         capsys,
         *("echo", "--self", "--processes", "2", "--clients", "4", "--rate", "200"),
         *("--duration", "0.7s", "--warmup", "0.1s", "--json", "-", "--plot", str(plot)),
-        *("--set", "dispatch.workers=3", "--threshold", "p99<60s", "--threshold", "max<1us"),
+        *(
+            "--upstream",
+            "unary",
+            "--set",
+            "dispatch.workers=3",
+            "--threshold",
+            "p99<60s",
+            "--threshold",
+            "max<1us",
+        ),
     )
     report = json.loads(out)  # and nothing else
     assert (code, err) == (99, "")
     assert [each["kept"] for each in report["thresholds"]] == [True, False]
     assert {"gateway", "upstream", "load 0", "load 1"} == set(report["cpu"])
     assert report["model"] == "open"
+    assert report["cpu"]["upstream"]["us_per_operation"] > 0
     assert "unsent" in report["figures"]
     assert b"<svg" in plot.read_bytes()
     left = [
@@ -155,6 +165,7 @@ def test_own_gateway_two_processes_open_model_all_reports(
         (["nope"], ["nope"]),
         (["echo", "--self", "--server", "localhost:1"], ["--self", "--server"]),
         (["echo", "--set", "a.b=1"], ["--set", "--self"]),
+        (["echo", "--upstream", "unary"], ["--upstream", "--self"]),
         (["push"], ["--push-server", "--self"]),
         (["echo", "--threshold", "p98<1ms"], ["--threshold", "p98"]),
         (["echo", "--threshold", "cpu_us<10"], ["cpu_us<10", "--pid"]),

@@ -239,6 +239,14 @@ async def test_unary_requests() -> None:
         assert service.counters.unary_requests == 4
 
 
+async def test_a_service_without_a_stream_answers_requests_alone() -> None:
+    service = make()
+    service.has_stream = False
+    async with served(service) as stub:
+        assert (await stub.ProcessRequest(request("plain", data=b"a"))).data == b"a"
+        assert await stub.ProcessStream().code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_reply_with_everything() -> None:
     async with served(make()) as stub:
         answer = await stub.ProcessRequest(request("reply", peer=pb.PeerInfo(zone="003")))
