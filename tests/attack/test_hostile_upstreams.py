@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from gatesvr._core.http2 import Http2Connection
 from gatesvr.errors import UpstreamError
+from gatesvr.upstream.connection import UpstreamConnection
 
 from ..fakes import until
 from ..upstream.servers import Streaming, ask, endpoints, parse, serving
@@ -188,3 +190,25 @@ def test_a_large_answer_that_is_cancelled_is_no_flood() -> None:
             core.receive(h2.frame(h2.DATA, 0, stream.id, bytes(16_384)), 0.0)
         core.take()
         assert core.error == "", f"answer {number}"
+
+
+async def test_what_a_lost_connection_held_is_freed_at_once() -> None:
+    """The gateway's garbage collector runs rarely: no connection may wait for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with (
+            hostile_upstream(SCRIPTS["unknown_answers"]) as bad,
+            managing(
+                {"bad": endpoints(bad.address)},
+                lane="direct",
+                reconnect_min=0.01,
+                reconnect_max=0.01,
+            ) as manager,
+        ):
+            await until(lambda: bad.connections > 20)
+            del manager
+            alive = sum(isinstance(found, UpstreamConnection) for found in gc.get_objects())
+            assert alive <= 3
+    finally:
+        gc.enable()

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from ..attacker import Attacker
 
 CLIENTS, REQUESTS = 6, 8
-"""Of the service whose endpoints are the attackers."""
-WATCH_S = 2.0
-ROUTES = [
-    {"action": "evil*", "service": "evil"},
-    {"action": "hello", "service": "hello"},
-    {"action": "*", "service": "business"},
-]
+"""Of each client to the services in turn."""
+CONNECT_S, PAUSE_S = 0.3, 0.1
+WATCH_S = 1.5
+MOST_SCRIPTS = 6
+EVIL = [f"evil{number}" for number in range(MOST_SCRIPTS)]
+"""Services of one endpoint each: a second one of the same caller would replace the first."""
+RULES = [*((f"{name}*", name) for name in EVIL), ("hello", "hello"), ("*", "business")]
 SETS = (
-    "upstream.services.evil=[]",
+    *(f"upstream.services.{name}=[]" for name in EVIL),
     "route=[{}]".format(
-        ",".join('{{action="{action}",service="{service}"}}'.format(**rule) for rule in ROUTES)
+        ",".join(f'{{action="{action}",service="{service}"}}' for action, service in RULES)
     ),
     "dispatch.task_timeout=1s",
     "upstream.reconnect_min=100ms",
@@ -38,21 +38,24 @@ MIB = 1 << 20
 
 
 async def serve(attacker: Attacker, *scripts: str, request_bytes: int = 0) -> None:
-    """Register an endpoint for each script, ask them all, and count what they saw."""
+    """Register a service for each script, ask them all, and count what they saw."""
     async with AsyncExitStack() as stack:
         upstreams = [
             await stack.enter_async_context(hostile_upstream(SCRIPTS[script])) for script in scripts
         ]
         stub = attacker.stub()
-        for upstream in upstreams:
-            request = up.UpstreamRegisterRequest(address=upstream.address, service_name="evil")
+        for name, upstream in zip(EVIL, upstreams, strict=False):
+            request = up.UpstreamRegisterRequest(address=upstream.address, service_name=name)
             response = await stub.RegisterUpstream(request)
             assert response.success, response.message
 
         async def ask(client: PlainClient, number: int) -> None:
             await client.login(f"caller{number}")
             body = bytes(request_bytes)
-            client.send(*(business(seq, "evil", body) for seq in range(2, 2 + REQUESTS)))
+            await asyncio.sleep(CONNECT_S)
+            for seq in range(2, 2 + REQUESTS):
+                client.send(business(seq, EVIL[(number + seq) % len(scripts)], body))
+                await asyncio.sleep(PAUSE_S)
 
         clients = await attacker.each(CLIENTS, ask)
         await asyncio.sleep(WATCH_S)
@@ -65,7 +68,7 @@ async def serve(attacker: Attacker, *scripts: str, request_bytes: int = 0) -> No
         )
 
 
-def limits(*, ended: int, mib: float, sent: int = 4) -> tuple[Limit, ...]:
+def limits(*, ended: int, mib: float, sent: int = 8) -> tuple[Limit, ...]:
     """Return the limits of a case.
 
     Args:
@@ -146,7 +149,7 @@ async def huge(attacker: Attacker) -> None:
 @case(
     "upstreams that flood with SETTINGS and PING",
     "3 endpoints send them without end, and one of them reads no answer",
-    *limits(ended=3, mib=12, sent=8),
+    *limits(ended=3, mib=12),
     sets=SETS,
     off=OFF,
 )
