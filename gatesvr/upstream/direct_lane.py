@@ -552,8 +552,11 @@ class DirectLane(Lane):
             self._main_gone(reason)
 
     def connection_closed(self, connection: UpstreamConnection) -> None:
-        """Forget a connection."""
+        """Forget a connection, and let go of what it holds."""
         self._transports.discard(connection)
+        if (process := connection.process) is not None:
+            # They name each other, and the gateway's garbage collector runs rarely.
+            connection.process = process.stream.owner = None
         closed = self._all_closed
         if closed is not None and not self._transports and not closed.done():
             closed.set_result(None)
