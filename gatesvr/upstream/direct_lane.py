@@ -548,6 +548,8 @@ class DirectLane(Lane):
                 stream.owner = call.carrier = call.stream = None
                 del self._unary[call.request_id]
                 self._fail_broken(call, reason)
+        if connection is self._health.connection:
+            self._health.cancel()
         if connection is self._main:
             self._main_gone(reason)
 
