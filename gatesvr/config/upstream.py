@@ -71,7 +71,8 @@ class UpstreamTls(Section, frozen=True, kw_only=True):
     enabled: bool = False
     """Whether all endpoints are reached by TLS (1.2 or later, ALPN h2)."""
     ca: str = ""
-    """PEM file with the CAs of their certificates; empty for the CAs that the system trusts."""
+    """PEM file with the CAs of their certificates; empty, or ``system``, for those that the system
+    trusts."""
     cert: str = ""
     """PEM file with the certificate chain that the gateway shows, its own first; empty for none."""
     key: str = ""
