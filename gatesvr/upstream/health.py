@@ -56,12 +56,12 @@ class HealthStream:
 
     Args:
         on_status: Called with a report: whether the upstream serves.
-        retry_s: Seconds after which a watch that ended at once is begun again.
+        retry_s: Seconds after which a watch that ended at once is begun again; it may be changed.
     """
 
     def __init__(self, on_status: Callable[[bool], None], retry_s: float) -> None:
         self._on_status = on_status
-        self._retry_s = retry_s
+        self.retry_s = retry_s
         self._loop = asyncio.get_running_loop()
         self._connection: UpstreamConnection | None = None
         self._stream: Stream | None = None
@@ -151,7 +151,7 @@ class HealthStream:
         if self._timer is not None:
             self._timer.cancel()
         age = self._loop.time() - self._began
-        self._timer = self._loop.call_later(max(self._retry_s - age, 0.0), self._begin_again)
+        self._timer = self._loop.call_later(max(self.retry_s - age, 0.0), self._begin_again)
 
     def _begin_again(self) -> None:
         self._timer = None
