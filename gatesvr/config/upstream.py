@@ -25,8 +25,8 @@ class Endpoint(Section, frozen=True, kw_only=True):
     """One address of an upstream service."""
 
     address: str
-    """HOST:PORT, [IPV6]:PORT or unix:PATH. Of a name that has several addresses each is used, with
-    a breaker and limits of its own."""
+    """HOST:PORT, [IPV6]:PORT or unix:PATH. Of a name that has several addresses each is used (64 at
+    most), with a breaker and limits of its own."""
     authority: str = ""
     """The ``:authority`` of its calls, which its TLS certificate has to name; empty for the
     address (of a Unix socket: localhost)."""
@@ -133,7 +133,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
     connect_timeout: Wait = 5.0
-    """From the start of a lane to the upstream's initial metadata."""
+    """From the start of a lane to the upstream's initial metadata; also the longest look-up of an
+    endpoint's name."""
     reconnect_min: Wait = 0.2
     """First pause before an endpoint is tried again; at most reconnect_max."""
     reconnect_max: Wait = 5.0
