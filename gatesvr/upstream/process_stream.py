@@ -97,7 +97,7 @@ class ProcessStream:
         Args:
             open_calls: The ids of the lane's open calls.
         """
-        if self._is_finished or self.ids is None:
+        if self._is_finished or self._is_cancelled or self.ids is None:
             return
         self.ids = {request_id for request_id in self.ids if request_id in open_calls}
         if not self.ids:

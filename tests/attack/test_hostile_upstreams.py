@@ -192,13 +192,14 @@ def test_a_large_answer_that_is_cancelled_is_no_flood() -> None:
         assert core.error == "", f"answer {number}"
 
 
-async def test_what_a_lost_connection_held_is_freed_at_once() -> None:
+@pytest.mark.parametrize("script", ["unknown_answers", "idle_stream", "goaway_loop", "closing"])
+async def test_what_a_lost_connection_held_is_freed_at_once(script: str) -> None:
     """The gateway's garbage collector runs rarely: no connection may wait for it."""
     gc.collect()
     gc.disable()
     try:
         async with (
-            hostile_upstream(SCRIPTS["unknown_answers"]) as bad,
+            hostile_upstream(SCRIPTS[script]) as bad,
             managing(
                 {"bad": endpoints(bad.address)},
                 lane="direct",
