@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,6 +17,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     _ready: Any
     _scheduled: Any
     _run_once: Any
+    _clock_resolution: float
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,6 +33,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def settle(self) -> None:
         """Run until nothing is ready and no timer is due."""
         if self._ready or (self._scheduled and self._scheduled[0]._when <= self._now):
+            # asyncio runs a timer before time() plus this. Its own nanosecond is lost in the
+            # rounding of a time above 2**24 s, and a timer that is due now never runs.
+            self._clock_resolution = math.ulp(self._now)
             asyncio._set_running_loop(self)
             try:
                 while self._ready or (self._scheduled and self._scheduled[0]._when <= self._now):

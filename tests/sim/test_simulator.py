@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 
 import pytest
 
@@ -136,3 +137,20 @@ def test_virtual_time_moves_only_when_it_is_told_to() -> None:
         assert loop.time() == started + 3_600.5
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("now", [1_000.0, 2.0**24, 2.0**40])
+def test_a_timer_that_is_due_runs_however_late_it_is(now: float) -> None:
+    class Loop(VirtualLoop):
+        def _run_once(self) -> None:  # type: ignore[override]
+            super()._run_once()
+            assert not self._ready
+            assert fired, "it would go on for ever"
+
+    loop, fired = Loop(), []
+    loop._now = now
+    loop.call_at(now, fired.append, "now")
+    loop.call_at(math.nextafter(now, math.inf), fired.append, "later")
+    loop.settle()
+    assert fired == ["now"]
+    loop.close()
