@@ -1,7 +1,7 @@
 """Compares the two lanes: what a request costs a gateway with ``direct`` and with ``grpcio``.
 
-For each case two gateways stand side by side, each with services of its own, and one differs from
-the other by ``upstream.lane`` alone. Rounds of load go to one and the other in turn. A figure is
+For each case two gateways stand side by side before one upstream, and differ by ``upstream.lane``
+alone. Rounds of load go to one and the other in turn. A figure is
 the median of the rounds; a ratio, direct to grpcio, the median of each round's ratio. Run it on an
 otherwise idle machine::
 
@@ -25,7 +25,7 @@ from gatesvr.bench.run import Crew
 from gatesvr.bench.scenario import Plan
 from gatesvr.bench.servers import OwnServers
 
-from .load import figures_of
+from .load import Process, figures_of, serve_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +90,8 @@ def measure(
     """Return the figures of each round, by side."""
     rounds: dict[str, list[Figures]] = {name: [] for name in sides}
     with ExitStack() as stack:
+        upstream = Process(serve_upstream, case.upstream)
+        stack.callback(upstream.stop)
         servers = {
             name: stack.enter_context(
                 OwnServers(
@@ -97,7 +99,7 @@ def measure(
                     options.transport,
                     case.clients,
                     settings,
-                    is_unary=case.upstream == "unary",
+                    upstreams=upstream.hello,
                 )
             )
             for name, (command, settings) in sides.items()

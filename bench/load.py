@@ -5,8 +5,8 @@ yardstick, a listener that only echoes bytes; each in its own process. Rounds of
 yardstick alternate, and the medians are printed. With a rate the load is open: a latency counts
 from the message's intended send time. Run it as::
 
-    python bench/load.py --transport qh3 --clients 64 --in-flight 1 --rounds 5
-    python bench/load.py --transport qh3 --clients 64 --rate 4000
+    python -m bench.load --transport qh3 --clients 64 --in-flight 1 --rounds 5
+    python -m bench.load --transport qh3 --clients 64 --rate 4000
 """
 
 from __future__ import annotations
@@ -115,11 +115,14 @@ async def serve_upstream(pipe: Pipe, kind: str = "stream") -> None:
 
     Args:
         pipe: To the parent.
-        kind: ``stream``, or ``unary`` for services without ProcessStream.
+        kind: ``stream``, or ``unary`` for a cheap service without ProcessStream.
     """
+    if kind == "unary":
+        from bench.plain import serve_plain  # it needs this module
+
+        await serve_plain(pipe)
+        return
     found = services()
-    for service in found.values():
-        service.has_stream = kind == "stream"
     pipe.send({name: await service.serve() for name, service in found.items()})
     await until_readable(pipe)
     pipe.send({name: service.counters.snapshot() for name, service in found.items()})
@@ -370,8 +373,9 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     figures["sends"] = transport["send_calls"] / done
     figures["datagrams_a_request"] = transport["datagrams_sent"] / done
     if upstream is not None:
-        counters = upstream.stop()["business" if options.slow_ms else "zone"]
-        figures["batch"] = counters["batched_requests"] / max(1, counters["batches"])
+        counters = upstream.stop().get("business" if options.slow_ms else "zone")
+        if counters is not None:
+            figures["batch"] = counters["batched_requests"] / max(1, counters["batches"])
     return figures
 
 

@@ -45,7 +45,7 @@ def test_load(backend: str, rate: int) -> None:
     options = ["--clients", "4", "--yardstick-clients", "4", "--rounds", "1", "--seconds", "0.5"]
     options += ["--warm-up", "0.1", "--rate", str(rate), "--transport", backend]
     options += ["--upstream", "unary" if rate else "stream"]
-    printed = json.loads(run("bench/load.py", *options, "--json"))
+    printed = json.loads(run("-m", "bench.load", *options, "--json"))
     for side in ("gateway", "echo"):
         assert printed[side]["per_s"] > 0
         assert ("max_lag_ms" in printed[side]) == bool(rate)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from types import TracebackType
@@ -72,11 +72,12 @@ class OwnServers:
         clients: Number of clients; the gateway's limits are raised for them.
         sets: The gateway's settings, ``section.key=value``; they override ours.
         is_unary: Whether the services take one call a request, without ProcessStream.
+        upstreams: Addresses of services that run already, by name; empty to start the demo's.
 
     Attributes:
         server: The gateway's host and UDP port.
         push_server: Its gRPC address.
-        pids: Process ids of ``gateway`` and ``upstream``.
+        pids: Process ids of ``gateway`` and, where it is started, ``upstream``.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class OwnServers:
         sets: Sequence[str] = (),
         *,
         is_unary: bool = False,
+        upstreams: Mapping[str, str] | None = None,
     ) -> None:
         self.server = ("", 0)
         self.push_server = ""
@@ -101,6 +103,7 @@ class OwnServers:
             *sets,
         ]
         self._is_unary = is_unary
+        self._upstreams = dict(upstreams or {})
         self._servers: list[_Server] = []
 
     def __enter__(self) -> Self:
@@ -139,14 +142,17 @@ class OwnServers:
 
     def _start(self) -> None:
         end = time.monotonic() + START_TIMEOUT_S
-        kind = ("--unary",) if self._is_unary else ()
-        upstream = self._spawn("upstream", "upstream", "all", "--bind", "127.0.0.1:0", *kind)
-        for name in _SERVICES:
-            upstream.read_until(name, end)
+        upstreams = self._upstreams
+        if not upstreams:
+            kind = ("--unary",) if self._is_unary else ()
+            upstream = self._spawn("upstream", "upstream", "all", "--bind", "127.0.0.1:0", *kind)
+            for name in _SERVICES:
+                upstream.read_until(name, end)
+                upstreams[name] = upstream.address(name)
         args = ["serve", "--bind", "127.0.0.1:0", "--grpc-bind", "127.0.0.1:0"]
         args += ["--transport", self._backend]
-        for name in _SERVICES:
-            args += ["--upstream", f"{name}={upstream.address(name)}"]
+        for name, address in upstreams.items():
+            args += ["--upstream", f"{name}={address}"]
         for text in self._sets:
             args += ["--set", text]
         gateway = self._spawn("gateway", *args)

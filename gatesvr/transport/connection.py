@@ -73,6 +73,11 @@ LINGER_PTOS = 3
 VIOLATIONS = range(0x03, 0x10)
 """Error codes of QUIC by which this side blames the peer (RFC 9000 20.1), without TLS alerts."""
 
+TICK_S = 1 / 128
+COARSE_S = 0.024
+"""A timer further away than COARSE_S fires at a whole multiple of TICK_S, together with those of
+other connections. Such are probes, PINGs and the idle time-out; most are put off by what arrives
+before. An acknowledgement is due sooner, and a packet taken for lost on a short path is, too."""
 MAX_HANDSHAKE_BYTES = 128 << 10
 """Bytes read before the handshake is complete; a client needs about 5 KiB. More is dropped until
 the deadline: a stranger's frames may cost memory each."""
@@ -266,10 +271,14 @@ class Connection:
                 and not stream.is_blocked
                 and self._quic.can_wait(now)
             ):
+                if self._is_put_off:
+                    return
+                if self._quic.owes_nothing():
+                    self._schedule(now)
+                    return
                 # The answer will take the acknowledgement along.
-                if not self._is_put_off:
-                    self._is_put_off = True
-                    self._driver.flush_by(self, now + ACK_PATIENCE)
+                self._is_put_off = True
+                self._driver.flush_by(self, now + ACK_PATIENCE)
                 return
         except BaseException as error:
             self.fail(error)
@@ -524,6 +533,8 @@ class Connection:
                     when = self._last_received + stream.idle_timeout / 2
                     if when < nearest:
                         nearest = when
+        if now + COARSE_S < nearest < math.inf:
+            nearest += TICK_S - nearest % TICK_S
         self._due = nearest
         if nearest < self._timer.first:
             self._driver.schedule(self._timer, nearest)

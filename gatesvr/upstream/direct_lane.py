@@ -107,6 +107,7 @@ class DirectLane(Lane):
     def apply(self, config: UpstreamConfig) -> None:
         """Take other limits and pauses; calls that are open or wait go on."""
         super().apply(config)
+        self._health.retry_s = config.reconnect_max
         for connection in self._transports:
             connection.use_keepalive(config.keepalive)
 
@@ -137,6 +138,9 @@ class DirectLane(Lane):
             dialling.cancel()
         if (main := self._main) is not None:
             self._leave_all(main)
+        for connection in list(self._transports):
+            if not connection.ready_at:
+                connection.abort("stopped")
         self._flush()
         await self._until_closed(grace)
         self._state = LaneState.STOPPED
@@ -180,7 +184,7 @@ class DirectLane(Lane):
                 self._write_batches(main)
             elif self._is_serving:
                 self._write_calls(self._waiting, min(self._max_open, MAX_UNARY))
-            if self._alone:
+            if self._alone and self._main is main:
                 self._write_calls(self._alone, MAX_UNARY)
             self._is_fresh = not self._waiting
             if self.is_full is self._is_fresh:
@@ -226,9 +230,11 @@ class DirectLane(Lane):
             # Rounded up: the answer in time is for this side to judge.
             left_ms = max(int((call.deadline - now) * 1000), 0) + 1
             path = call.method or PROCESS_REQUEST
-            call.stream = connection.core.call(
-                path, call.upstream_req, call, left_ms, call.metadata
-            )
+            core, request = connection.core, call.upstream_req
+            try:
+                call.stream = core.call(path, request, call, left_ms, call.metadata)
+            except ValueError:  # a client's trace that no header can hold
+                call.stream = core.call(path, request, call, left_ms)
             call.carrier = connection
             connection.is_used = True
             self._unary[call.request_id] = call
@@ -247,7 +253,9 @@ class DirectLane(Lane):
         for extra in self._extra:
             if extra.has_room:
                 return extra
-        if (
+        if main.core.is_leaving:
+            self._main_gone("its stream ids are used up", is_quiet=True)
+        elif (
             main.core.room <= 0
             and not self._is_adding
             and 1 + len(self._extra) < self._config.max_connections
@@ -540,6 +548,8 @@ class DirectLane(Lane):
                 stream.owner = call.carrier = call.stream = None
                 del self._unary[call.request_id]
                 self._fail_broken(call, reason)
+        if connection is self._health.connection:
+            self._health.cancel()
         if connection is self._main:
             self._main_gone(reason)
 

@@ -221,6 +221,11 @@ class Lane(ABC):
         return self._state is LaneState.CONNECTING and not self._is_stopping
 
     @property
+    def is_new(self) -> bool:
+        """Whether it was neither reached nor found unreachable yet."""
+        return self._was_up is None
+
+    @property
     def max_open(self) -> int:
         """Most calls that may be open now."""
         return self._max_open

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ..credentials import FileWatch, check_key, read_certificates, read_file
+from ..credentials import FileWatch, check_certificates, check_key, read_certificates, read_file
 from ..errors import ConfigError
 from ..observe.log import keys
 
@@ -83,8 +83,9 @@ class UpstreamCredentials:
         if config.cert:
             chain = read_file(config.cert, f"{SECTION}.cert")
             key = read_file(config.key, f"{SECTION}.key")
-            leaf = read_certificates(chain, config.cert, f"{SECTION}.cert")[0]
-            check_key(key, leaf, config.key, f"{SECTION}.key")
+            certificates = read_certificates(chain, config.cert, f"{SECTION}.cert")
+            check_key(key, certificates[0], config.key, f"{SECTION}.key")
+            check_certificates(certificates, config.cert, f"{SECTION}.cert")
         self._context = _context(config, trusted)
         # Without roots gRPC takes those that it brings along.
         self._channel = grpc.ssl_channel_credentials(roots, key, chain)

@@ -400,6 +400,29 @@ def test_a_request_and_its_answer_are_a_datagram_each_way(backend: str) -> None:
     assert server.is_acknowledged()
 
 
+def test_an_acknowledgement_leaves_nothing_to_send() -> None:
+    pair = connected("qh3", "qh3")
+    client, server, address = pair.client, pair.server, pair.client_address
+    client.send_stream_data(b"request")
+    assert _carry(client, server, address, pair.now) == 1
+    assert server.can_wait(pair.now)
+    assert not server.owes_nothing()  # an acknowledgement
+    server.send_stream_data(b"answer")
+    assert _carry(server, client, pair.SERVER, pair.now) == 1
+    probe_at = server.get_timer()
+    assert probe_at is not None
+    timer = client.get_timer()
+    assert timer is not None
+    client.handle_timer(timer)
+    assert _carry(client, server, address, timer) == 1
+    assert server.can_wait(timer)
+    assert server.owes_nothing()
+    assert server.datagrams_to_send(timer) == []
+    idle_at = server.get_timer()
+    assert idle_at is not None
+    assert idle_at > probe_at
+
+
 def test_every_second_packet_is_acknowledged_at_once(backend: str) -> None:
     pair = Pair(backend, backend)
     pair.run(1.0)

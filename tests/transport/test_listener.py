@@ -18,6 +18,7 @@ from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport.client import ClientConnection, open_connection
+from gatesvr.transport.connection import TICK_S
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.quic.choose import pick_backend
 from gatesvr.transport.tls import client_tls
@@ -366,6 +367,20 @@ def _rebind(connection: ClientConnection) -> tuple[str, int]:
     connection._endpoint = connection.connection._endpoint = endpoint
     host, port = endpoint.address
     return host, port
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_distant_timers_of_all_connections_are_due_together(backend: str) -> None:
+    async with serving(backend) as gateway:
+        for _ in range(2):
+            handler, _ = await gateway.connect(backend)
+            handler.send(b"x")
+            await handler.until(lambda handler=handler: handler.data)  # type: ignore[misc]
+        connections = gateway.listener.connections
+        assert len(connections) == 2
+        await gateway.until(
+            lambda: all(connection._due % TICK_S == 0 for connection in connections)
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -258,6 +258,10 @@ class AioquicConnection:
         space = self._space
         return space is not None and self._can_ack_wait(space)
 
+    def owes_nothing(self) -> bool:
+        """Return False: aioquic does not show which lost frames it sends again."""
+        return False
+
     def _can_ack_wait(self, space: QuicPacketSpace) -> bool:
         # Two ranges: packets between them are missing.
         return self._unacked < 2 and len(space.ack_queue) < 2 and not self._has_stream_data()

@@ -177,6 +177,12 @@ class QuicTransport(Protocol):
         bytes that were never transmitted; the caller looks at these.
         """
 
+    def owes_nothing(self) -> bool:
+        """Return whether, where can_wait() holds, surely not even an acknowledgement waits.
+
+        As after a datagram that only acknowledges. Then get_timer() alone has changed.
+        """
+
     def get_timer(self) -> float | None:
         """Return when handle_timer is due. It changes with each datagram in or out."""
 

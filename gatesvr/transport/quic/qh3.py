@@ -304,6 +304,11 @@ class Qh3Connection:
         timer = core.get_timer()
         return timer is None or timer[1] > now
 
+    def owes_nothing(self) -> bool:
+        """Return whether no acknowledgement waits; a timer before its own flushes it, too."""
+        timer = self._quic._core.get_timer()
+        return timer is None or timer[0] != "ack_application"
+
     def get_timer(self) -> float | None:
         """Return when handle_timer is due; a lone acknowledgement waits longer than qh3 says."""
         core = self._quic._core
