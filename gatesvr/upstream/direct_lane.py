@@ -542,7 +542,8 @@ class DirectLane(Lane):
         """Go on without the main connection, until there is another one."""
         main, config = self._main, self._config
         assert main is not None
-        if self._loop.time() - main.ready_at > config.reconnect_min:
+        # Not its ready_at: on a busy machine both may come in one read, late.
+        if self._loop.time() - main.made_at > config.reconnect_min:
             self._pauses.reset()
         self._leave_all(main)
         pause = self._pauses.take(config)
