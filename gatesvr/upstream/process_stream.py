@@ -93,11 +93,7 @@ class ProcessStream:
         Args:
             open_calls: The ids of the lane's open calls.
         """
-<<<<<<< HEAD
         if self._is_finished or self.ids is None or self.stream.is_ended:
-=======
-        if self._is_finished or self._is_cancelled or self.ids is None:
->>>>>>> lanes-hostile
             return
         self.ids = {request_id for request_id in self.ids if request_id in open_calls}
         if not self.ids:
