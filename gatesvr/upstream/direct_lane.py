@@ -295,7 +295,8 @@ class DirectLane(Lane):
                 self._end_unary(connection, stream)
             else:
                 owner: Any = stream.owner
-                owner.handle(kind, stream, data)
+                if owner is not None:  # what came before has not ended it
+                    owner.handle(kind, stream, data)
         if self._limit is not None and self._state is LaneState.UNARY:
             # Beside a stream the limit's sample is one of the stream's calls.
             self._max_open = self._limit.answered(self._unary, self._loop.time())
@@ -405,7 +406,7 @@ class DirectLane(Lane):
 
     def _end_written(self, process: ProcessStream, reason: str) -> None:
         """End the calls written to a stream that has ended."""
-        process.stop_timer()
+        process.let_go()
         ids = process.ids
         if ids is None:
             ids = {request_id for request_id in self._open if request_id not in self._draining_ids}
@@ -556,9 +557,7 @@ class DirectLane(Lane):
     def connection_closed(self, connection: UpstreamConnection) -> None:
         """Forget a connection, and let go of what it holds."""
         self._transports.discard(connection)
-        if (process := connection.process) is not None:
-            # They name each other, and the gateway's garbage collector runs rarely.
-            connection.process = process.stream.owner = None
+        connection.process = None  # which names the connection
         closed = self._all_closed
         if closed is not None and not self._transports and not closed.done():
             closed.set_result(None)
