@@ -12,6 +12,7 @@ import pytest
 from hyperframe.frame import Frame, HeadersFrame
 
 from gatesvr._pb import upstream_pb2 as pb
+from gatesvr.upstream.lane import LaneState
 
 from ..fakes import until
 from .scripted import (
@@ -28,6 +29,7 @@ from .scripted import (
     among_others,
     cut,
     echoed,
+    echoed_batch,
     framed,
     one_byte_frames,
     scripted,
@@ -144,6 +146,35 @@ async def test_goodbye_and_a_reset_in_the_middle_of_requests() -> None:
         sent = [b"%d" % i * 1_000 for i in range(3)]
         ends = await all_ended([under_test.call(data=data) for data in sent])
         assert [end for end, _, _ in ends] == [BROKEN, "answer", "answer"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_goodbye_behind_every_answer(is_stream: bool) -> None:
+    """Connections that end in order, however soon, cost no request."""
+
+    async def play(peer: Peer, asked: Asked) -> None:
+        await peer.echo(asked)
+        peer.goaway(asked.id)
+
+    async def stream(peer: Peer, asked: Asked) -> None:
+        peer.headers(asked, HEAD)
+        await peer.message(asked, echoed_batch(await peer.batch(asked)))
+        peer.goaway(asked.id)
+        while batch := await peer.batch(asked):
+            await peer.message(asked, echoed_batch(batch))
+        peer.status(asked)
+
+    script = Script(answer=play, stream=stream if is_stream else None, times=ALL)
+    async with (
+        scripted(script) as server,
+        lane_to(server.address, reconnect_min=5, reconnect_max=10) as under_test,
+    ):
+        for i in range(8):
+            if is_stream:
+                await under_test.until_state(LaneState.STREAM)
+            assert parse(await under_test.call(data=b"%d" % i)).data == b"%d" % i
+        assert len(server.peers) >= 8
+        assert under_test.counters.downs == 0
 
 
 @pytest.mark.parametrize("how", ["REFUSED_STREAM", "GOAWAY"])
