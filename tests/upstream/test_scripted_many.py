@@ -214,6 +214,7 @@ async def test_calls_nobody_waits_for_are_reset() -> None:
         await asyncio.wait([late])
         assert ended(late)[0] == "504 UNKNOWN"
         await until(lambda: [each.reset for each in heads] == [0x8, 0x8])
+        assert under_test.counters.cancelled_calls == 2
         assert parse(await under_test.call(data=b"next")).data == b"next"
 
         head = dict(heads[1].headers)
