@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from .connection import UpstreamConnection
 from .dial import DialError, dial
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
+from .pauses import Pauses
 from .process_stream import ProcessStream
 from .status import is_about_size, status_of
 
@@ -56,22 +56,6 @@ EXTRA_IDLE_S = 60.0
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
-class _Pauses:
-    """Pauses between attempts: none, the shortest, then twice as long up to the longest."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def reset(self) -> None:
-        self._next = 0.0
-
-    def take(self, config: UpstreamConfig) -> float:
-        """Return the pause before the next attempt, seconds."""
-        pause = self._next
-        self._next = min(2 * pause or config.reconnect_min, config.reconnect_max)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets
-
-
 class DirectLane(Lane):
     """A lane over connections of its own; the arguments are Lane's."""
 
@@ -89,12 +73,12 @@ class DirectLane(Lane):
         self._dials: set[asyncio.Task[None]] = set()
         self._is_adding = False  # an extra connection is dialled
         self._no_extra_before = 0.0
-        self._pauses = _Pauses()
+        self._pauses = Pauses()
         self._redial: asyncio.TimerHandle | None = None
         self._pruner: asyncio.TimerHandle | None = None
 
         self._process: ProcessStream | None = None  # the main connection's, settled or not
-        self._reopens = _Pauses()
+        self._reopens = Pauses()
         self._reopen: asyncio.TimerHandle | None = None
         self._health = HealthStream(self._set_serving, self._config.reconnect_max)
         self._all_closed: asyncio.Future[None] | None = None  # stop() waits for it
@@ -323,13 +307,8 @@ class DirectLane(Lane):
         elif status == DEADLINE_EXCEEDED and self._clock.now() >= call.deadline:
             self._fail_late(call, Outcome.UNKNOWN)
         else:
-            self._fail_by_status(
-                call,
-                status_of(status),
-                stream.details,
-                len(call.upstream_req),
-                is_remote=stream.is_remote,
-            )
+            size, is_remote = len(call.upstream_req), stream.is_remote
+            self._fail_by_status(call, status_of(status), stream.details, size, is_remote=is_remote)
 
     def _retry(self, calls: list[Call], *, is_refused: bool) -> None:
         """Send calls elsewhere, or put them back into the line: the server did not begin with them.
@@ -373,9 +352,8 @@ class DirectLane(Lane):
         except ValueError as error:
             self._counters.bad_batches += 1
             process.cancel()
-            self._end_stream(
-                process, grpc.StatusCode.INTERNAL, f"bad answers: {error}", is_bad=True
-            )
+            why = f"bad answers: {error}"
+            self._end_stream(process, grpc.StatusCode.INTERNAL, why, is_bad=True)
 
     def stream_ended(self, process: ProcessStream, status: int, details: str) -> None:
         """End the calls that were written to the stream, and open another one."""
@@ -411,9 +389,7 @@ class DirectLane(Lane):
     def _end_written(self, process: ProcessStream, reason: str) -> None:
         """End the calls written to a stream that has ended."""
         process.let_go()
-        ids = process.ids
-        if ids is None:
-            ids = {request_id for request_id in self._open if request_id not in self._draining_ids}
+        ids = self._written_ids() if process.ids is None else process.ids
         calls = [self._open.pop(request_id) for request_id in ids if request_id in self._open]
         self._draining_ids -= ids
         process.ids = set()
@@ -524,7 +500,7 @@ class DirectLane(Lane):
         if connection is self._main:
             calls = sum(stream.is_unary for stream in core.streams())
             if self._process is not None:
-                calls += len(self._open) - len(self._draining_ids)
+                calls += len(self._written_ids())
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=calls))
             self._main_gone(connection.goodbye, is_quiet=core.goaway_code == NO_ERROR)
@@ -570,7 +546,8 @@ class DirectLane(Lane):
         """Go on without the main connection, until there is another one."""
         main, config = self._main, self._config
         assert main is not None
-        lived = self._loop.time() - main.ready_at
+        # Not since its ready_at: on a busy machine both may come in one read, late.
+        lived = self._loop.time() - main.made_at
         is_in_order = is_quiet and main.has_served
         if is_in_order or lived > config.reconnect_min:
             self._pauses.reset()
@@ -600,8 +577,8 @@ class DirectLane(Lane):
             self._reopen = None
         process, self._process = self._process, None
         if process is not None:
-            ids = [request_id for request_id in self._open if request_id not in self._draining_ids]
-            self._draining_ids.update(ids)
+            ids = self._written_ids()
+            self._draining_ids |= ids
             process.leave(ids)
         self._wake()
 

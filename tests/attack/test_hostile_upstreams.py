@@ -192,13 +192,14 @@ def test_a_large_answer_that_is_cancelled_is_no_flood() -> None:
         assert core.error == "", f"answer {number}"
 
 
-async def test_what_a_lost_connection_held_is_freed_at_once() -> None:
+@pytest.mark.parametrize("script", ["unknown_answers", "idle_stream", "goaway_loop", "closing"])
+async def test_what_a_lost_connection_held_is_freed_at_once(script: str) -> None:
     """The gateway's garbage collector runs rarely: no connection may wait for it."""
     gc.collect()
     gc.disable()
     try:
         async with (
-            hostile_upstream(SCRIPTS["unknown_answers"]) as bad,
+            hostile_upstream(SCRIPTS[script]) as bad,
             managing(
                 {"bad": endpoints(bad.address)},
                 lane="direct",
@@ -206,9 +207,31 @@ async def test_what_a_lost_connection_held_is_freed_at_once() -> None:
                 reconnect_max=0.01,
             ) as manager,
         ):
-            await until(lambda: bad.connections > 20)
+            await until(lambda: bad.connections > 8)
             del manager
             alive = sum(isinstance(found, UpstreamConnection) for found in gc.get_objects())
             assert alive <= 6  # those that are being closed among them
     finally:
         gc.enable()
+
+
+async def test_a_connection_that_is_old_when_it_is_ready_is_replaced_at_once() -> None:
+    """On a busy machine, SETTINGS and the goodbye of a connection's age may come together."""
+
+    async def aged(peer: Peer) -> None:
+        if old.connections <= 2:
+            await asyncio.sleep(3 * RETRY_S)  # nobody is asked to wait for it
+            await peer.greet()
+            await peer.send(h2.goaway(0))
+            return
+        await peer.greet()
+        stream = await peer.request()
+        answer = h2.frame(h2.DATA, 0, stream, h2.message(b"\x08\xc8\x01"))
+        await peer.send(h2.response(stream) + answer + h2.trailers(stream))
+
+    async with (
+        hostile_upstream(aged) as old,
+        managing({"old": endpoints(old.address)}, lane="direct", reconnect_min=RETRY_S) as manager,
+    ):
+        assert parse(await ask(manager, "old")).code == 200
+        assert (old.connections, manager.counters.downs) == (3, 0)
