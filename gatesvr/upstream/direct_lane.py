@@ -49,6 +49,8 @@ __all__ = ["DirectLane"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
+GOODBYE_S = 0.1
+"""Shortest time between two connections while a server that answers says goodbye to each."""
 EXTRA_IDLE_S = 60.0
 """How long an extra connection may have no call before it is closed."""
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -295,6 +297,7 @@ class DirectLane(Lane):
         if status == 0:
             message = stream.message
             assert message is not None
+            connection.has_served = True
             if call.method:
                 self._finish_method(call, message)
             else:
@@ -345,6 +348,7 @@ class DirectLane(Lane):
         """End the calls that a message answers; end a stream that brings what it should not."""
         try:
             process.junk = self._take_answers(data, process.junk)
+            process.connection.has_served = True
         except ValueError as error:
             self._counters.bad_batches += 1
             process.cancel()
@@ -542,8 +546,10 @@ class DirectLane(Lane):
         """Go on without the main connection, until there is another one."""
         main, config = self._main, self._config
         assert main is not None
-        # Not its ready_at: on a busy machine both may come in one read, late.
-        if self._loop.time() - main.made_at > config.reconnect_min:
+        # Not since its ready_at: on a busy machine both may come in one read, late.
+        lived = self._loop.time() - main.made_at
+        is_in_order = is_quiet and main.has_served
+        if is_in_order or lived > config.reconnect_min:
             self._pauses.reset()
         self._leave_all(main)
         pause = self._pauses.take(config)
@@ -551,10 +557,13 @@ class DirectLane(Lane):
             self._enter(LaneState.DOWN, reason)
             self._strand(reason)
             self._redial = self._loop.call_later(pause, self._dial)
+            return
+        # First loss after a good time: retry at once; the line waits for the outcome.
+        self._enter(LaneState.CONNECTING, reason, is_quiet=is_quiet)
+        self._strand(reason, keep=True)
+        if is_in_order and lived < GOODBYE_S:
+            self._redial = self._loop.call_later(GOODBYE_S - lived, self._dial)
         else:
-            # First loss after a good time: retry at once; the line waits for the outcome.
-            self._enter(LaneState.CONNECTING, reason, is_quiet=is_quiet)
-            self._strand(reason, keep=True)
             self._dial()
 
     def _leave_all(self, main: UpstreamConnection) -> None:
