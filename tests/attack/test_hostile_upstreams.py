@@ -22,7 +22,7 @@ from .hostile_upstream import SCRIPTS, hostile_upstream
 if TYPE_CHECKING:
     from gatesvr.upstream.manager import UpstreamManager
 
-    from .hostile_upstream import HostileUpstream
+    from .hostile_upstream import HostileUpstream, Peer
 
 MIB = 1 << 20
 CALLS = 12
