@@ -28,7 +28,8 @@ from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memcmp, memcpy
 
 from gatesvr._core.buffer cimport append, clear, extend, free_buffer, front_of, size_of
-from gatesvr._core.flood cimport EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, explain, is_explained, pay
+from gatesvr._core.flood cimport (
+    EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, EXPLAINED_BYTES, explain, is_explained, pay)
 from gatesvr._core.frame cimport (
     ACK, CONTINUATION_FRAME, DATA_FRAME, ENABLE_PUSH, END_HEADERS, END_STREAM, GOAWAY_FRAME,
     HEAD_BYTES, HEADER_TABLE_SIZE, HEADERS_FRAME, INITIAL_WINDOW_SIZE, LAST_FRAME_BYTES,
@@ -418,7 +419,7 @@ cdef class Http2Connection:
         stream.send_window -= size
         self._send_window -= size
         stream.is_finished = is_last
-        explain(&self._flood, EXPLAINED_BY_FRAME)
+        explain(&self._flood, EXPLAINED_BY_FRAME + <int>(size // EXPLAINED_BYTES))
         return put_head(out, size, DATA_FRAME, END_STREAM if is_last else 0, stream.id)
 
     cdef int _want_window(self, Stream stream) except -1:

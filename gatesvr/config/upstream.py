@@ -25,8 +25,8 @@ class Endpoint(Section, frozen=True, kw_only=True):
     """One address of an upstream service."""
 
     address: str
-    """HOST:PORT, [IPV6]:PORT or unix:PATH. Of a name that has several addresses each is used, with
-    a breaker and limits of its own."""
+    """HOST:PORT, [IPV6]:PORT or unix:PATH. Of a name that has several addresses each is used (64 at
+    most), with a breaker and limits of its own."""
     authority: str = ""
     """The ``:authority`` of its calls, which its TLS certificate has to name; empty for the
     address (of a Unix socket: localhost)."""
@@ -71,7 +71,8 @@ class UpstreamTls(Section, frozen=True, kw_only=True):
     enabled: bool = False
     """Whether all endpoints are reached by TLS (1.2 or later, ALPN h2)."""
     ca: str = ""
-    """PEM file with the CAs of their certificates; empty for the CAs that the system trusts."""
+    """PEM file with the CAs of their certificates; empty, or ``system``, for those that the system
+    trusts."""
     cert: str = ""
     """PEM file with the certificate chain that the gateway shows, its own first; empty for none."""
     key: str = ""
@@ -132,7 +133,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
     connect_timeout: Wait = 5.0
-    """From the start of a lane to the upstream's initial metadata."""
+    """From the start of a connection until the service speaks HTTP/2 on it; also the longest
+    look-up of an endpoint's name."""
     reconnect_min: Wait = 0.2
     """First pause before an endpoint is tried again; at most reconnect_max."""
     reconnect_max: Wait = 5.0

@@ -273,7 +273,7 @@ class Connection:
             ):
                 if self._is_put_off:
                     return
-                if self._quic.owes_nothing():
+                if self._quic.owes_nothing:
                     self._schedule(now)
                     return
                 # The answer will take the acknowledgement along.

@@ -204,5 +204,5 @@ def early_end(error: Exception | None, opening: bytes, *, is_tls: bool) -> str:
         return "the server does not speak HTTP/2"
     if error is not None:
         return reason_of(error)
-    hint = "it may want a client certificate" if is_tls else "it may want TLS"
+    hint = "it may want a client certificate, or another one" if is_tls else "it may want TLS"
     return f"the server closed the connection at once ({hint})"

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ..credentials import FileWatch, check_certificates, check_key, read_certificates, read_file
+from ..credentials import (
+    SYSTEM_CAS,
+    FileWatch,
+    check_certificates,
+    check_key,
+    read_certificates,
+    read_file,
+)
 from ..errors import ConfigError
 from ..observe.log import keys
 
@@ -39,7 +46,8 @@ class UpstreamCredentials:
 
     def __init__(self, config: UpstreamTls) -> None:
         self.config = config
-        self._watch = FileWatch(*filter(None, (config.ca, config.cert, config.key)))
+        paths = {config.ca, config.cert, config.key} - {"", SYSTEM_CAS}
+        self._watch = FileWatch(*sorted(paths))
         self._load()
 
     @classmethod
@@ -77,7 +85,7 @@ class UpstreamCredentials:
         config = self.config
         roots = chain = key = None
         trusted: list[Certificate] = []
-        if config.ca:
+        if config.ca not in ("", SYSTEM_CAS):
             roots = read_file(config.ca, f"{SECTION}.ca")
             trusted = read_certificates(roots, config.ca, f"{SECTION}.ca")
         if config.cert:

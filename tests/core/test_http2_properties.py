@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from .http2_checks import check_life
+from .http2_life import check_life
 
 ENDS = {"0", "1", "2", "3", "5", "8", "12", "13", "14", "cancelled", "unprocessed"}
 

@@ -244,6 +244,25 @@ def test_cancelled_answer_frees_its_share_of_the_budget() -> None:
     assert [one.stream for one in rig.sent(WINDOW_UPDATE)] == [11]
 
 
+def test_whole_answers_keep_their_share_of_the_budget_until_they_end() -> None:
+    """Four calls that the peer leaves open behind their message, and a fifth that waits."""
+    size = 16 << 20
+    rig = Rig(max_message_bytes=size)
+    body = bytes(size)
+    streams = [rig.call() for _ in range(5)]
+    first, last = streams[0], streams[-1]
+    for stream in streams:
+        rig.feed(rig.head(stream), rig.data(stream, message(body)[:5]))
+    assert [one.stream for one in rig.sent(WINDOW_UPDATE)] == [1, 3, 5, 7]
+    for stream in streams[:4]:
+        assert rig.feed(rig.data(stream, body)) == []
+    assert last.id not in [one.stream for one in rig.sent(WINDOW_UPDATE)]
+    assert rig.connection.buffered_bytes == 4 * size + 5
+    assert rig.feed(rig.trailers(first)) == [(ENDED, first, b"")]
+    assert first.message == body
+    assert [one.stream for one in rig.sent(WINDOW_UPDATE)] == [last.id]
+
+
 def test_memory_of_a_message_grows_with_what_comes() -> None:
     rig = Rig(max_message_bytes=64 << 20)
     tracemalloc.start()

@@ -11,14 +11,15 @@ from random import Random
 
 from gatesvr._core import http2
 from gatesvr._core.http2 import Http2Connection, Stream
-from tests.core.http2_checks import Life, frame_bytes
+from tests.core.http2_life import Life
+from tests.core.http2_rig import frame
+from tests.core.http2_server import UNARY
 
 from .reader import Reader, chunk
 
 MAX_STEPS = 300
 MAX_MESSAGE = 100_000
 MAX_SEED = 700
-PATH = "/a.B/Unary"  # Life's server answers it with one message
 KINDS_OF_EVENTS = range(http2.HEADERS, http2.READY + 1)
 
 Seen = list[tuple[object, ...]]
@@ -40,7 +41,7 @@ class Driven:
 
     def receive(self, data: bytes) -> None:
         self.received_bytes += len(data)
-        step = 1 + len(data) % 7 if self.cuts else max(1, len(data))
+        step = max(1 + len(data) % 7, len(data) // 50) if self.cuts else max(1, len(data))
         for at in range(0, len(data), step):
             for event in self.connection.receive(data[at : at + step], self.now):
                 self._note(*event)
@@ -64,7 +65,7 @@ class Driven:
 
     def call(self, size: int) -> None:
         if self.connection.room:
-            self.streams.append(self.connection.call(PATH, bytes(size), None, size))
+            self.streams.append(self.connection.call(UNARY, bytes(size), None, size))
             self.sent_bytes += size + 5
 
     def open(self) -> None:
@@ -146,7 +147,7 @@ def _bytes(reader: Reader) -> Step:
 def _frame(reader: Reader) -> Step:
     """A frame with a sound head."""
     kind, flags, stream = reader.number(), reader.number(), reader.number()
-    data = frame_bytes(kind % 12, flags, stream, reader.take(reader.number()))
+    data = frame(kind % 12, flags, stream, reader.take(reader.number()))
     return lambda driven: driven.receive(data)
 
 
@@ -156,14 +157,14 @@ def _large_data(reader: Reader) -> Step:
     payload = bytes(size)
     if kind & 1:
         payload = b"\0" + reader.number(3).to_bytes(4) + payload
-    data = frame_bytes(0, kind >> 1 & 1, stream, payload)
+    data = frame(0, kind >> 1 & 1, stream, payload)
     return lambda driven: driven.receive(data)
 
 
 def _repeated(reader: Reader) -> Step:
     """A frame as often as a flood has it."""
     kind, flags, stream = reader.number() % 12, reader.number(), reader.number()
-    data = frame_bytes(kind, flags, stream, reader.take(reader.number() % 20))
+    data = frame(kind, flags, stream, reader.take(reader.number() % 20))
     times = reader.number()
     return lambda driven: driven.receive(data * times)
 
@@ -217,7 +218,7 @@ def _lives(count: int) -> Iterator[bytes]:
     for seed in range(1_000_000):
         life = Life(Random(seed))
         for size in (1, 100):
-            life.client.call(PATH, bytes(size), None)
+            life.client.call(UNARY, bytes(size), None)
         stream = life.client.open("/a.B/D", None)
         life.client.send(stream, bytes(100))
         life.client.finish(stream)
@@ -240,7 +241,8 @@ def seeds() -> Iterator[bytes]:
     head = b"\x01\x01\x04\x01\x13\x88\x5f\x10application/grpc"
     yield ready + calls + settings + b"\x01\x08\x00\x01\x04\x00\x00\x10\x00" + b"\x0a\xff"
     yield ready + calls + b"\x01\x07\x00\x00\x0b" + bytes(8) + b"bye" + b"\x09"
-    for kind in (2, 3, 4, 6, 8, 9, 10):
-        yield ready + calls + bytes((3, kind, 0, 1, 8)) + bytes(8) + b"\xff" + b"\x08\x00"
+    for kind, stream, size in ((2, 1, 5), (3, 1, 4), (4, 0, 0), (6, 0, 8), (8, 1, 4), (10, 1, 9)):
+        flood = bytes((3, kind, 0, stream, size)) + b"\x01" * size + b"\xff"
+        yield ready + calls + flood + b"\x08\x00" + flood * 11
     large = b"\x02\x01\x01\x3f\x00\x00\xff\xff" + b"\x02\x01\x00\x3f\x00" * 4
     yield ready + calls + head + large

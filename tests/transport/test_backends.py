@@ -406,7 +406,7 @@ def test_an_acknowledgement_leaves_nothing_to_send() -> None:
     client.send_stream_data(b"request")
     assert _carry(client, server, address, pair.now) == 1
     assert server.can_wait(pair.now)
-    assert not server.owes_nothing()  # an acknowledgement
+    assert not server.owes_nothing  # an acknowledgement
     server.send_stream_data(b"answer")
     assert _carry(server, client, pair.SERVER, pair.now) == 1
     probe_at = server.get_timer()
@@ -416,7 +416,7 @@ def test_an_acknowledgement_leaves_nothing_to_send() -> None:
     client.handle_timer(timer)
     assert _carry(client, server, address, timer) == 1
     assert server.can_wait(timer)
-    assert server.owes_nothing()
+    assert server.owes_nothing
     assert server.datagrams_to_send(timer) == []
     idle_at = server.get_timer()
     assert idle_at is not None

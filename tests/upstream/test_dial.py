@@ -283,7 +283,10 @@ def test_reasons(error: Exception, expected: str) -> None:
             None,
             b"",
             True,
-            "the server closed the connection at once (it may want a client certificate)",
+            (
+                "the server closed the connection at once"
+                " (it may want a client certificate, or another one)"
+            ),
         ),
     ],
 )

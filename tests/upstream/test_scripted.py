@@ -30,6 +30,7 @@ from .scripted import (
     HEAD,
     HEADER_TABLE_SIZE,
     INITIAL_WINDOW_SIZE,
+    LAST,
     MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE,
     Asked,
@@ -49,7 +50,6 @@ from .scripted import (
 from .servers import lane_to, parse
 
 NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0x0, 0x2, 0x7, 0x8, 0xB
-LAST = 2**31 - 1
 BROKEN = "502 UNKNOWN"
 LARGE = 4 << 20
 POINTS = ("first", "behind the head", "in the message", "behind the message", "behind the status")
@@ -173,9 +173,7 @@ async def ping(peer: Peer, asked: Asked) -> None:
 
 
 async def change(peer: Peer, asked: Asked, settings: dict[int, int]) -> None:
-    await peer.acknowledged()
-    peer.set(settings)
-    await peer.acknowledged()
+    await peer.change(settings)
 
 
 async def shrink_table(peer: Peer, asked: Asked) -> None:

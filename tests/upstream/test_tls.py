@@ -37,7 +37,10 @@ def test_files_are_checked_when_they_are_read(tmp_path: Path) -> None:
     )
     assert len(made.context.get_ca_certs()) == 1
     # Without a file the system's CAs count, however many those are.
-    assert UpstreamCredentials(UpstreamTls(enabled=True)).context.check_hostname
+    for ca in ("", "system"):
+        credentials = UpstreamCredentials(UpstreamTls(enabled=True, ca=ca))
+        assert credentials.context.check_hostname
+        assert not credentials.follow()
 
 
 def test_changed_files_are_read_again(

@@ -76,8 +76,9 @@ async def test_calls_go_over_tls(authority: Authority) -> None:
         async with managing(address, "chat.example:1", ca=authority.path) as manager:
             assert await is_answered(manager)
         name = "chat.example"
-        async with managing(address, ca=authority.path, server_name=name) as manager:
-            assert await is_answered(manager)
+        for own in ("", "other.example:1"):
+            async with managing(address, own, ca=authority.path, server_name=name) as manager:
+                assert await is_answered(manager)
 
 
 async def test_the_gateway_shows_its_certificate(

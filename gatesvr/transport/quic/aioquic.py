@@ -258,8 +258,9 @@ class AioquicConnection:
         space = self._space
         return space is not None and self._can_ack_wait(space)
 
+    @property
     def owes_nothing(self) -> bool:
-        """Return False: aioquic does not show which lost frames it sends again."""
+        """False: aioquic does not show which lost frames it sends again."""
         return False
 
     def _can_ack_wait(self, space: QuicPacketSpace) -> bool:

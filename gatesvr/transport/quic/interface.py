@@ -177,8 +177,9 @@ class QuicTransport(Protocol):
         bytes that were never transmitted; the caller looks at these.
         """
 
+    @property
     def owes_nothing(self) -> bool:
-        """Return whether, where can_wait() holds, surely not even an acknowledgement waits.
+        """Whether, as of a can_wait() that was True, surely not even an acknowledgement waits.
 
         As after a datagram that only acknowledges. Then get_timer() alone has changed.
         """

@@ -166,6 +166,7 @@ class Qh3Connection:
         "_sent_at",
         "connection_id",
         "events",
+        "owes_nothing",
     )
 
     def __init__(self, quic: Qh3Core) -> None:
@@ -188,6 +189,7 @@ class Qh3Connection:
         self._prompt = 0  # datagrams still to be acknowledged without waiting
         self.connection_id: bytes = quic.host_cid
         self.events = quic.found
+        self.owes_nothing = False
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake."""
@@ -302,12 +304,13 @@ class Qh3Connection:
         if not self._is_complete or self._prompt or core.loss_total != self._losses:
             return False  # lost packets are sent again
         timer = core.get_timer()
-        return timer is None or timer[1] > now
-
-    def owes_nothing(self) -> bool:
-        """Return whether no acknowledgement waits; a timer before its own flushes it, too."""
-        timer = self._quic._core.get_timer()
-        return timer is None or timer[0] != "ack_application"
+        if timer is None:
+            self.owes_nothing = True
+            return True
+        # Where another timer comes before that of an acknowledgement, that one will flush it.
+        self.owes_nothing = timer[0] != "ack_application"
+        is_later: bool = timer[1] > now
+        return is_later
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due; a lone acknowledgement waits longer than qh3 says."""
