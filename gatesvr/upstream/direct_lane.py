@@ -53,6 +53,9 @@ GOODBYE_S = 0.1
 """Shortest time between two connections while a server that answers says goodbye to each."""
 EXTRA_IDLE_S = 60.0
 """How long an extra connection may have no call before it is closed."""
+FLUSH_BYTES = 256 << 10
+"""With so many bytes of requests written in one turn, they go to the transport, which may then take
+no more: what a peer does not read stays in the line, which has a bound and deadlines."""
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
@@ -191,12 +194,18 @@ class DirectLane(Lane):
         assert process is not None
         counters = self._counters
         is_fresh = self._is_fresh
+        gathered = 0
         while self._waiting and len(self._open) < self._max_open and process.has_room:
             if batch := self._gather(is_fresh):
                 counters.batches += 1
                 counters.batched_requests += len(batch)
                 self._batch_sizes[(len(batch) - 1).bit_length()] += 1
-                main.core.send(process.stream, encode_batch(batch))
+                message = encode_batch(batch)
+                main.core.send(process.stream, message)
+                gathered += len(message)
+                if gathered > FLUSH_BYTES:
+                    gathered = 0
+                    main.flush()
 
     def _write_calls(self, line: deque[Call], most: int) -> None:
         """Write a line as unary calls."""
@@ -204,6 +213,7 @@ class DirectLane(Lane):
             return
         loop_now, now = self._loop.time(), self._clock.now()
         is_old = not self._is_fresh and self._is_stale(loop_now)
+        gathered = 0
         while line and len(self._unary) < most:
             connection = self._find_room()
             if connection is None:
@@ -225,6 +235,10 @@ class DirectLane(Lane):
             connection.is_used = True
             self._unary[call.request_id] = call
             self._counters.unary_calls += 1
+            gathered += len(request)
+            if gathered > FLUSH_BYTES:
+                gathered = 0
+                connection.flush()
             if self._limit is not None and line is self._waiting:
                 self._max_open = self._limit.sent(call.request_id, len(self._unary), loop_now)
         if line is self._waiting and (not line or self._is_fresh):

@@ -439,6 +439,8 @@ class Lane(ABC):
 
     def _fail_broken(self, call: Call, reason: str) -> None:
         """End a call that was written and can no longer be answered."""
+        if call.on_end is None:
+            return  # its caller has given it up, so its end counts for nothing
         self._counters.broken_calls += 1
         call.fail(
             reason,
@@ -458,6 +460,8 @@ class Lane(ABC):
         is_remote: bool = True,
     ) -> None:
         """End a unary call by its gRPC status; the arguments are those of outcome_of()."""
+        if call.on_end is None:
+            return
         code, outcome = outcome_of(status, details, request_bytes, is_remote=is_remote)
         counters = self._counters
         if code is ErrorCode.TOO_LARGE:

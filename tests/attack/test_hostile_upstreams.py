@@ -12,9 +12,10 @@ import pytest
 from gatesvr._core.http2 import Http2Connection
 from gatesvr.errors import UpstreamError
 from gatesvr.upstream.connection import UpstreamConnection
+from gatesvr.upstream.lane import LaneState
 
 from ..fakes import until
-from ..upstream.servers import Streaming, ask, endpoints, parse, serving
+from ..upstream.servers import Streaming, ask, endpoints, lane_to, parse, serving
 from ..upstream.test_manager import managing
 from . import http2_frames as h2
 from .hostile_upstream import SCRIPTS, hostile_upstream
@@ -22,7 +23,7 @@ from .hostile_upstream import SCRIPTS, hostile_upstream
 if TYPE_CHECKING:
     from gatesvr.upstream.manager import UpstreamManager
 
-    from .hostile_upstream import HostileUpstream
+    from .hostile_upstream import HostileUpstream, Peer
 
 MIB = 1 << 20
 CALLS = 12
@@ -235,3 +236,29 @@ async def test_a_connection_that_is_old_when_it_is_ready_is_replaced_at_once() -
     ):
         assert parse(await ask(manager, "old")).code == 200
         assert (old.connections, manager.counters.downs) == (3, 0)
+
+
+@pytest.mark.parametrize("has_stream", [False, True])
+async def test_what_is_written_to_a_peer_that_reads_nothing_is_bounded(has_stream: bool) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.greet((h2.INITIAL_WINDOW_SIZE, (1 << 31) - 1), has_stream=has_stream)
+        await peer.send(h2.window_update(0, 1 << 30))
+        if has_stream:
+            await peer.send(h2.response(await peer.request()))
+        await read_no_more.wait()
+        peer.stop_reading()
+        await asyncio.Event().wait()
+
+    read_no_more = asyncio.Event()
+    async with hostile_upstream(script) as bad, lane_to(bad.address, lane="direct") as under_test:
+        await under_test.until_state(LaneState.STREAM if has_stream else LaneState.UNARY)
+        read_no_more.set()
+        lane: Any = under_test.lane
+        data = bytes(200_000)
+        calls = [under_test.call(data=data, timeout=0.5) for _ in range(200)]
+        await until(lambda: lane._main.is_paused)
+        assert lane._main._transport.get_write_buffer_size() < 4 * MIB
+        assert len(lane._main.core.take()) < MIB
+        assert lane.waiting_calls > 100
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {end.status for end in ends if isinstance(end, UpstreamError)} == {"deadline"}
