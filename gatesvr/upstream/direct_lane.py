@@ -303,36 +303,30 @@ class DirectLane(Lane):
             else:
                 self._finish(call, decode_answer(message))
         elif stream.is_unprocessed:
-            self._retry([call], is_refused=connection.core.goaway_code < 0)
+            self._retry(call, is_refused=connection.core.goaway_code < 0)
         elif status == DEADLINE_EXCEEDED and self._clock.now() >= call.deadline:
             self._fail_late(call, Outcome.UNKNOWN)
         else:
             size, is_remote = len(call.upstream_req), stream.is_remote
             self._fail_by_status(call, status_of(status), stream.details, size, is_remote=is_remote)
 
-    def _retry(self, calls: list[Call], *, is_refused: bool) -> None:
-        """Send calls elsewhere, or put them back into the line: the server did not begin with them.
+    def _retry(self, call: Call, *, is_refused: bool) -> None:
+        """Send a call elsewhere, or put it back into the line: the server did not begin with it.
 
         Args:
-            calls: Calls that were written.
-            is_refused: Whether it refused them one by one; the second time that ends a call.
+            call: It was written.
+            is_refused: Whether the server refused this call; the second time that ends it.
         """
-        again = []
-        for call in calls:
-            if call.on_end is None:
-                continue
-            self._counters.retried_calls += 1
-            if is_refused and call.is_refused:
-                self._on_refused(self, call)
-            else:
-                call.is_refused |= is_refused
-                again.append(call)
-        left = self._on_stranded(self, again)
-        now = self._clock.now()
-        for call in left:
-            call.upstream_req = call.request_at(now)
-        self._waiting.extendleft(reversed(left))
-        if left:
+        if call.on_end is None:
+            return
+        self._counters.retried_calls += 1
+        if is_refused and call.is_refused:
+            self._on_refused(self, call)
+            return
+        call.is_refused |= is_refused
+        if self._on_stranded(self, [call]):
+            call.upstream_req = call.request_at(self._clock.now())
+            self._waiting.appendleft(call)
             self._wake()
 
     # The ProcessStream.
@@ -393,11 +387,8 @@ class DirectLane(Lane):
         calls = [self._open.pop(request_id) for request_id in ids if request_id in self._open]
         self._draining_ids -= ids
         process.ids = set()
-        if process.stream.is_unprocessed:
-            self._retry(calls, is_refused=False)
-        else:
-            for call in calls:
-                self._fail_broken(call, reason)
+        for call in calls:
+            self._fail_broken(call, reason)
 
     def _open_stream(self, connection: UpstreamConnection) -> None:
         self._process = connection.process = ProcessStream(self, connection)
