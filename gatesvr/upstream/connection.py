@@ -80,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         is_paused: Whether the transport takes nothing more for now.
         is_lost: Whether it has ended, for its lane.
         is_used: Set by the lane when it writes a call; it clears it from time to time.
+        has_served: Set by the lane when a call is answered.
         made_at: Loop time at which the transport was made, 0 before.
         ready_at: Loop time of the peer's first SETTINGS, 0 before.
         process: The lane's ProcessStream on it, the last one; None where there was none.
@@ -97,6 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_transport",
         "_user",
         "core",
+        "has_served",
         "is_extra",
         "is_lost",
         "is_paused",
@@ -121,6 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_paused = False
         self.is_lost = False
         self.is_used = False
+        self.has_served = False
         self.made_at = 0.0
         self.ready_at = 0.0
         self.process: ProcessStream | None = None
