@@ -17,8 +17,8 @@ PYTHON_CODE := gatesvr tests bench docs examples setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long browser sanitize fuzz bench bench-compare soak attack lint format types docs \
-  pb wheel clean
+.PHONY: help install serve test test-long browser foreign sanitize fuzz bench bench-compare soak attack lint format \
+  types docs pb wheel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
@@ -40,6 +40,12 @@ browser: install ## Test the console in Chromium, which it installs where there 
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(PIP) 'gatesvr[admin,browser]'
 	$(BIN)/python -m pytest -m long tests/console $(ARGS)
+
+foreign: install ## Test upstreams on grpc-js and grpc-go; installs Node, Go and grpc-go where there are none
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	@{ command -v go && test -d /usr/share/gocode/src/google.golang.org/grpc; } >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends golang-go golang-google-grpc-dev; }
+	GATESVR_FOREIGN=required $(BIN)/python -m pytest -m long tests/upstream/test_foreign.py $(ARGS)
 
 sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
 	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \

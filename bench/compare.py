@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUITES = {
-    "core": ("bench/test_queue.py", "bench/test_codec.py"),
+    "core": ("bench/test_queue.py", "bench/test_codec.py", "bench/test_http2.py"),
     "end-to-end": ("bench/test_end_to_end.py",),
 }
 COLUMNS = ("benchmark", "base", "head", "change", "limit", "pairs", "")

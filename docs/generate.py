@@ -37,7 +37,7 @@ _EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```text\n.*?```\n", re.DOTALL)
 CONFIGURATION_HEAD = """\
 # Configuration
 
-<!-- Written by docs/generate.py from the docstrings of gatesvr/config/sections.py. -->
+<!-- Written by docs/generate.py from the docstrings of the settings in gatesvr/config/. -->
 
 Without any configuration a gateway listens on UDP port 8453, takes pushes on 127.0.0.1:8092 and
 looks for its services on ports 8081 to 8083. Settings come from these sources; later ones win:

@@ -270,7 +270,7 @@ class UpstreamError(GatesvrError):
         code: The wire error code for the client.
         outcome: What is known of the request; DONE if the service itself ended it.
         status: The gRPC status's name, or our own word such as ``refused``.
-        address: The endpoint, HOST:PORT; empty if none was chosen.
+        address: The endpoint, HOST:PORT or unix:PATH; empty if none was chosen.
         retry_after_ms: When to try again; 0 if that does not help.
     """
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 
-from gatesvr.config import Duration, Endpoint, PushCaller, RouteRule, Size, load, sections
+from gatesvr.config import (
+    Duration,
+    Endpoint,
+    PushCaller,
+    RouteRule,
+    Size,
+    checks,
+    load,
+    ports,
+    sections,
+    upstream,
+)
 from gatesvr.config.kinds import Section, kinds_of, number_kind
 from gatesvr.errors import ConfigError
 
@@ -151,7 +162,7 @@ JWT = "[auth]\nmode = 'jwt'\nalgorithms = ['ES256']\nissuer = 'i'\naudience = 'a
 TOGETHER = {
     "transport.bind = 'here'": "1: transport.bind: 'here' is not HOST:PORT",
     "push.bind = 'a..b:1'": "1: push.bind: 'a..b' is no host name: a label has 1 to 63 characters",
-    "push.bind = '0.0.0.0:1'": f"1: push.bind: 0.0.0.0:1: {sections.OPEN_PUSH_PORT}",
+    "push.bind = '0.0.0.0:1'": f"1: push.bind: 0.0.0.0:1: {ports.OPEN_PUSH_PORT}",
     "push.register_cidrs = ['10.0.0.0/33']": (
         "1: push.register_cidrs[0]: '10.0.0.0/33' does not appear to be an IPv4 or IPv6 network"
     ),
@@ -185,7 +196,7 @@ TOGETHER = {
     "address = 'h:1'": "7: upstream.services.zone[1].address: 'h:1' is there twice",
     f"{TWO}[upstream]\nrequired = ['hello', 'chap']": "5: upstream.required[1]: 'chap' is not in"
     " upstream.services (did you mean chat?)",
-    "admin.bind = '0.0.0.0:1'": f"1: admin.bind: 0.0.0.0:1: {sections.OPEN_ADMIN_PORT}",
+    "admin.bind = '0.0.0.0:1'": f"1: admin.bind: 0.0.0.0:1: {ports.OPEN_ADMIN_PORT}",
     "admin.enabled = true\nadmin.bind = ''": (
         "2: admin.bind: neither bind nor socket: there is nothing to listen on"
     ),
@@ -209,6 +220,23 @@ TOGETHER = {
         "7: push.caller[0].services[0]: 'chap' is not in upstream.services (did you mean chat?);"
         " its endpoints would serve every service of any zone"
     ),
+    "[[upstream.services.hello]]\naddress = 'unix:'": (
+        "2: upstream.services.hello[0].address: 'unix:' names no socket"
+    ),
+    f"[[upstream.services.hello]]\naddress = 'unix:/{'a' * 107}'": (
+        f"2: upstream.services.hello[0].address: 'unix:/{'a' * 57}…: a socket's path has at most"
+        " 107 bytes"
+    ),
+    "[[upstream.services.hello]]\naddress = 'h:1'\nauthority = 'a b'": (
+        "3: upstream.services.hello[0].authority: 'a b' is no HOST or HOST:PORT"
+    ),
+    "[upstream.tls]\nenabled = true\ncert = 'c.pem'": (
+        "3: upstream.tls.cert: cert and key go together, key is missing"
+    ),
+    "[upstream.tls]\nenabled = true\nserver_name = 'a b'": (
+        "3: upstream.tls.server_name: 'a b' is no name of a host"
+    ),
+    "[upstream.tls]\nca = 'c.pem'": "2: upstream.tls.ca: it is for TLS: set enabled = true",
     "[[route]]\naction = ''\nservice = 'hello'": "2: route[0].action: it is empty",
     "[[route]]\naction = 'a*b'\nservice = 'hello'": (
         "2: route[0].action: 'a*b': * may only stand at the end"
@@ -241,11 +269,12 @@ def test_values_that_do_not_fit_get_their_messages(
 ) -> None:
     file = tmp_path / "gate.toml"
     refuse, said = Section.refusal, set()
+    modules = {module.__file__: module for module in (checks, ports, sections, upstream)}
 
     def refusal(self: Section, field: str, message: str) -> Any:
         frame = sys._getframe(1)
-        if frame.f_code.co_filename == sections.__file__:
-            said.add(frame.f_lineno)
+        if (name := frame.f_code.co_filename) in modules:
+            said.add((name, frame.f_lineno))
         return refuse(self, field, message)
 
     monkeypatch.setattr(Section, "refusal", refusal)
@@ -255,8 +284,9 @@ def test_values_that_do_not_fit_get_their_messages(
             load(file)
         assert str(refused.value).startswith(f"{file}:{complaint}")
     calls = {
-        node.lineno
-        for node in ast.walk(ast.parse(inspect.getsource(sections)))
+        (name, node.lineno)
+        for name, module in modules.items()
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "refusal"

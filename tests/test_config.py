@@ -774,38 +774,10 @@ def test_origins(tmp_path: Path) -> None:
         assert line in lines
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ('{address="unix:"}', "'unix:' names no socket"),
-        ('{address="unix://"}', "'unix://' names no socket"),
-        ('{address="unix:/' + "a" * 107 + '"}', "a socket's path has at most 107 bytes"),
-        ('{address="h:0"}', "'h:0' names no port"),
-        ('{address="h:1", authority="a b"}', "'a b' is no HOST or HOST:PORT"),
-    ],
-)
-def test_addresses_of_endpoints_are_checked(text: str, complaint: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(complaint)):
-        load(sets=[f"upstream.services.zone=[{text}]"])
-
-
 def test_endpoints_may_be_sockets_and_have_an_authority() -> None:
     sets = ['upstream.services.hello=[{address="unix:/run/a.sock", authority="api.example:443"}]']
     endpoint = load(sets=sets).upstream.services["hello"][0]
     assert (endpoint.address, endpoint.authority) == ("unix:/run/a.sock", "api.example:443")
-
-
-@pytest.mark.parametrize(
-    ("sets", "complaint"),
-    [
-        (["enabled=true", "cert=c"], "upstream.tls.cert: cert and key go together, key is missing"),
-        (["ca=c"], "upstream.tls.ca: it is for TLS: set enabled = true"),
-        (["enabled=true", "server_name=a b"], "upstream.tls.server_name: 'a b' is no name"),
-    ],
-)
-def test_tls_settings_go_together(sets: list[str], complaint: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(complaint)):
-        load(sets=[f"upstream.tls.{text}" for text in sets])
 
 
 def test_file_of_the_defaults_sets_nothing_and_explains_every_setting() -> None:

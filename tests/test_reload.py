@@ -201,7 +201,7 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "upstream.reconnect_min": lambda g: lane(g)._config.reconnect_min,
     "upstream.keepalive": lambda g: lane(g)._config.keepalive,
     "upstream.reconnect_max": lambda g: lane(g)._config.reconnect_max,
-    "upstream.resolve_interval": lambda g: g.config.upstream.resolve_interval,  # see the next test
+    "upstream.resolve_interval": lambda g: g.config.upstream.resolve_interval,  # by names only
     "upstream.tls.enabled": lambda g: lane(g)._tls is not None,
     "upstream.tls.ca": lambda g: lane(g)._tls.config.ca,
     "upstream.tls.cert": lambda g: lane(g)._tls.config.cert,

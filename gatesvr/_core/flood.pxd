@@ -1,8 +1,7 @@
 """A limit of frames that bring nothing: each takes a token.
 
 What we send explains some of a peer's frames: a request is answered with WINDOW_UPDATEs of both
-levels and a PING that measures, a RST_STREAM crosses what is under way: all that the stream had
-credit for. Time brings other tokens.
+levels and a PING that measures, a RST_STREAM crosses what is under way. Time brings other tokens.
 """
 from libc.math cimport fmax
 from libc.stdint cimport int64_t
@@ -11,9 +10,9 @@ cdef enum:
     FLOOD_BURST = 2_000  # frames
     FLOOD_RATE = 1_000  # frames a second
     MAX_EXPLAINED = 1 << 16  # frames
-    EXPLAINED_BY_FRAME = 4  # frames that a HEADERS or DATA of ours explains
-    EXPLAINED_BY_RESET = 16  # frames, and one for each so many bytes of the stream's credit:
-    EXPLAINED_BYTES = 1 << 10
+    EXPLAINED_BY_FRAME = 4  # frames that a HEADERS or DATA of ours explains,
+    EXPLAINED_BYTES = 4 << 10  # and one more for each so many bytes of DATA
+    EXPLAINED_BY_RESET = 16
 
 cdef struct Flood:
     double level  # tokens that are missing from a full bucket

@@ -1,7 +1,8 @@
 """HTTP/2 frames: their numbers, and reading and writing them (RFC 9113 4, 6)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
 
-from gatesvr._core.buffer cimport Buffer, extend
+from gatesvr._core.buffer cimport Buffer, append, extend
 
 cdef enum:
     HEAD_BYTES = 9  # of a frame
@@ -9,6 +10,7 @@ cdef enum:
     LAST_FRAME_BYTES = 16_777_215  # the highest MAX_FRAME_SIZE
     MAX_WINDOW = 0x7FFFFFFF
     MAX_STREAM_ID = 0x7FFFFFFF
+    PING_BYTES = 8  # of a PING's payload
 
 cdef enum:  # types
     DATA_FRAME = 0
@@ -117,4 +119,35 @@ cdef inline int append_number(
 ) except -1:
     """Write a RST_STREAM or WINDOW_UPDATE."""
     put_32(put_head(extend(out, HEAD_BYTES + 4), 4, kind, 0, stream), value)
+    return 0
+
+
+cdef inline int append_ping(Buffer *out, const unsigned char *data, uint8_t flags) except -1:
+    memcpy(
+        put_head(extend(out, HEAD_BYTES + PING_BYTES), PING_BYTES, PING_FRAME, flags, 0), data,
+        PING_BYTES)
+    return 0
+
+
+cdef inline int append_goaway(
+    Buffer *out, uint32_t code, const unsigned char *text, uint32_t size
+) except -1:
+    """Write GOAWAY; its last stream id is 0: a client's peer opens none."""
+    cdef unsigned char *place = extend(out, HEAD_BYTES + 8 + size)
+    place = put_head(place, 8 + size, GOAWAY_FRAME, 0, 0)
+    memcpy(put_32(put_32(place, 0), code), text, size)
+    return 0
+
+
+cdef inline int append_preface(
+    Buffer *out, uint32_t table_bytes, uint32_t window, uint32_t list_bytes
+) except -1:
+    """Write what a client sends first (RFC 9113 3.4)."""
+    cdef unsigned char *place
+    append(out, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24)
+    place = put_head(extend(out, HEAD_BYTES + 24), 24, SETTINGS_FRAME, 0, 0)
+    place = put_32(put_16(place, HEADER_TABLE_SIZE), table_bytes)
+    place = put_32(put_16(place, ENABLE_PUSH), 0)
+    place = put_32(put_16(place, INITIAL_WINDOW_SIZE), window)
+    put_32(put_16(place, MAX_HEADER_LIST_SIZE), list_bytes)
     return 0

@@ -56,6 +56,12 @@ cpdef enum:  # error codes, for Python (RFC 9113 7)
     INADEQUATE_SECURITY = 12
     HTTP_1_1_REQUIRED = 13
 
+# What a SETTINGS frame says, as far as it costs more than a field to set.
+cdef struct Settings:
+    int64_t window  # INITIAL_WINDOW_SIZE
+    uint32_t lowest_table  # the lowest HEADER_TABLE_SIZE of the frame (RFC 7541 4.2)
+    int64_t table  # the last, -1 for none
+
 
 cdef class Stream:
     # --- for the owner
@@ -111,6 +117,7 @@ cdef class Http2Connection:
     cdef dict _streams  # id -> open stream
     cdef Stream _last  # the last that a frame was for, while it is open
     cdef uint32_t _next_id
+    cdef uint32_t _last_id  # of the peer's GOAWAY, the lowest so far
     cdef readonly uint32_t max_streams
     # --- sending
     cdef Buffer _out
@@ -131,7 +138,8 @@ cdef class Http2Connection:
     cdef uint8_t _block_flags  # of its HEADERS
     cdef int _continuations  # frames of it
     cdef Head _head  # the last block, decoded
-    cdef int64_t _window  # bytes that the peer may still send
+    cdef uint32_t _uncredited  # bytes that have come and are not given back
+    cdef int64_t _late_bytes  # bytes of DATA that may be under way on streams that we reset
     cdef int64_t _reserved  # bytes of the budget, sum over the streams
     cdef int64_t _budget
     cdef Line _waiting
@@ -152,9 +160,7 @@ cdef class Http2Connection:
     cdef int _want_window(self, Stream stream) except -1
     cdef int _send_waiting(self) except -1
     cdef int _send_part(self, Stream stream, uint32_t size) except -1
-    cdef int _put_preface(self) except -1
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1
-    cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1
     cdef int _put_goaway(self, uint32_t code, str text) except -1
     cdef int _fail(self, uint32_t code, str reason) except -1
     cdef int _charge(self, bint may_be_explained) except -1
@@ -166,6 +172,7 @@ cdef class Http2Connection:
     cdef bint _is_used(self, const Frame *frame) except -1
     cdef bint _has_size(self, const Frame *frame, uint32_t size) except -1
     cdef int _handle_data(self, Frame *frame) except -1
+    cdef int _take_late(self, const Frame *frame) except -1
     cdef int _take_data(self, Stream stream, const unsigned char *data, uint32_t size) except -1
     cdef bint _take_prefix(self, Stream stream) except -1
     cdef int _deliver(self, Stream stream, bytes message) except -1
@@ -185,11 +192,12 @@ cdef class Http2Connection:
     cdef int _conclude(self, Stream stream, str details, int status=*) except -1
     cdef int _handle_reset(self, Frame *frame) except -1
     cdef int _handle_goaway(self, Frame *frame) except -1
+    cdef int _end_unprocessed(self) except -1
     cdef str _goodbye(self)
     cdef int _handle_ping(self, Frame *frame) except -1
     cdef int _handle_priority(self, Frame *frame) except -1
     cdef int _handle_window_update(self, Frame *frame) except -1
     cdef int _widen(self, uint32_t credit) except -1
     cdef int _handle_settings(self, Frame *frame) except -1
-    cdef int _take_setting(self, uint16_t name, uint32_t value, int64_t *window) except -1
+    cdef int _take_setting(self, uint16_t name, uint32_t value, Settings *values) except -1
     cdef int _move_windows(self, int64_t window) except -1

@@ -84,7 +84,7 @@ class Http2Connection:
     @property
     def unsent_bytes(self) -> int: ...  # of messages that wait for the peer's windows
     @property
-    def buffered_bytes(self) -> int: ...  # of messages received in part
+    def buffered_bytes(self) -> int: ...  # received and not handed over
     @property
     def frames_received(self) -> int: ...
     @property

@@ -8,12 +8,13 @@ Sending. What the peer's windows allow is written at once. The rest of a message
 stream (*unsent*). A stream whose own window is open then waits in a line for the connection's
 window; the line's streams send a frame each in turn.
 
-Receiving. The connection's window is given back as bytes come. A stream's window bounds what it
-may hold of a message in progress: 64 KiB, and what it has *reserved* of the connection's budget.
-As soon as the length of a message is known, and is legal, the stream reserves what the message
-needs beyond its window and gives the peer that credit; where the budget has no room, it waits in
-line. So window + held <= STREAM_WINDOW + reserved always holds, and each message whose credit was
-given can end, which frees its share for the next one.
+Receiving. The connection's window is given back as bytes come, so it bounds nothing but what is
+under way. A stream's window bounds what the stream may hold of a message in progress: 64 KiB, and
+what it has *reserved* of the connection's budget. As soon as the length of a message is known, and
+is legal, the stream reserves what the message needs beyond its window and gives the peer that
+credit; where the budget has no room, it waits in line. So window + held <= STREAM_WINDOW + reserved
+always holds, and each message whose credit was given can end, which frees its share for the next.
+The answer of a unary call keeps its share until the call ends.
 
 A frame that brings nothing takes a token (flood.pxd); a peer out of tokens floods.
 """
@@ -27,15 +28,15 @@ from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memcmp, memcpy
 
 from gatesvr._core.buffer cimport append, clear, extend, free_buffer, front_of, size_of
+from gatesvr._core.flood cimport (
+    EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, EXPLAINED_BYTES, explain, is_explained, pay)
 from gatesvr._core.frame cimport (
     ACK, CONTINUATION_FRAME, DATA_FRAME, ENABLE_PUSH, END_HEADERS, END_STREAM, GOAWAY_FRAME,
     HEAD_BYTES, HEADER_TABLE_SIZE, HEADERS_FRAME, INITIAL_WINDOW_SIZE, LAST_FRAME_BYTES,
-    MAX_CONCURRENT_STREAMS, MAX_FRAME_BYTES, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, MAX_STREAM_ID,
-    MAX_WINDOW, PING_FRAME, PRIORITY_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME, SETTINGS_FRAME,
-    WINDOW_UPDATE_FRAME, Frame, append_number, get_16, get_32, put_16, put_32, put_head, read_head,
-    strip_padding, strip_priority)
-from gatesvr._core.flood cimport (
-    EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, EXPLAINED_BYTES, explain, is_explained, pay)
+    MAX_CONCURRENT_STREAMS, MAX_FRAME_BYTES, MAX_FRAME_SIZE, MAX_STREAM_ID, MAX_WINDOW, PING_BYTES,
+    PING_FRAME, PRIORITY_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME, SETTINGS_FRAME,
+    WINDOW_UPDATE_FRAME, Frame, append_goaway, append_number, append_ping, append_preface, get_16,
+    get_32, put_32, put_head, read_head, strip_padding, strip_priority)
 from gatesvr._core.hpack cimport HPACK_CORRUPT, HPACK_OK, HpackDecoder
 from gatesvr._core.line cimport is_in_line, join, leave
 from gatesvr._core.request cimport RequestEncoder
@@ -46,7 +47,6 @@ from gatesvr._core.response cimport (
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize" (const char *data, Py_ssize_t size) except NULL
 
-cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef bytes PING_DATA = b"gatesvr\0"
 cdef tuple CODE_NAMES = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT",
@@ -151,7 +151,7 @@ cdef class Http2Connection:
         goaway_text: Its text, cut at 256 bytes.
         max_streams: The peer's MAX_CONCURRENT_STREAMS, 100 before its SETTINGS.
         unsent_bytes: Bytes of messages that wait for the peer's windows.
-        buffered_bytes: Bytes of messages received in part.
+        buffered_bytes: Bytes of messages received in part, and of unary answers without their end.
         frames_received: Frames.
         pings_answered: PINGs of the peer.
         settings_received: SETTINGS of the peer.
@@ -177,15 +177,16 @@ cdef class Http2Connection:
         self.goaway_text = ""
         self._streams = {}
         self._next_id = 1
+        self._last_id = MAX_STREAM_ID
         self.max_streams = ASSUMED_STREAMS
         self._encoder = RequestEncoder(authority, scheme, user_agent)
         self._send_window = self._initial_window = STREAM_WINDOW
         self._max_frame = MAX_FRAME_BYTES
         self._max_message_bytes = <uint32_t>max_message_bytes
         self._decoder = HpackDecoder(TABLE_BYTES, MAX_LIST_BYTES)
-        self._window = CONNECTION_WINDOW
         self._budget = max(<int64_t>MIN_BUDGET, 4 * (max_message_bytes + PREFIX_BYTES))
-        self._put_preface()
+        append_preface(&self._out, TABLE_BYTES, STREAM_WINDOW, MAX_LIST_BYTES)
+        append_number(&self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     def __dealloc__(self):
         free_buffer(&self._out)
@@ -284,7 +285,7 @@ cdef class Http2Connection:
         """Send a PING, whose answer is a PONG event; nothing while one is under way."""
         if not self._is_pinging and self.error_code < 0:
             self._is_pinging = True
-            self._put_ping(<const unsigned char *>PyBytes_AS_STRING(PING_DATA), 0)
+            append_ping(&self._out, <const unsigned char *>PyBytes_AS_STRING(PING_DATA), 0)
 
     def close(self, str text not None=""):
         """Send GOAWAY(NO_ERROR): no more streams are opened, the open ones go on."""
@@ -418,7 +419,7 @@ cdef class Http2Connection:
         stream.send_window -= size
         self._send_window -= size
         stream.is_finished = is_last
-        explain(&self._flood, EXPLAINED_BY_FRAME)
+        explain(&self._flood, EXPLAINED_BY_FRAME + <int>(size // EXPLAINED_BYTES))
         return put_head(out, size, DATA_FRAME, END_STREAM if is_last else 0, stream.id)
 
     cdef int _want_window(self, Stream stream) except -1:
@@ -453,35 +454,17 @@ cdef class Http2Connection:
             free_buffer(&stream.unsent)
         return 0
 
-    # Writing frames of the connection.
-
-    cdef int _put_preface(self) except -1:
-        cdef unsigned char *out
-        append(&self._out, PyBytes_AS_STRING(PREFACE), PyBytes_GET_SIZE(PREFACE))
-        out = put_head(extend(&self._out, HEAD_BYTES + 24), 24, SETTINGS_FRAME, 0, 0)
-        out = put_32(put_16(out, HEADER_TABLE_SIZE), TABLE_BYTES)
-        out = put_32(put_16(out, ENABLE_PUSH), 0)
-        out = put_32(put_16(out, INITIAL_WINDOW_SIZE), STREAM_WINDOW)
-        put_32(put_16(out, MAX_HEADER_LIST_SIZE), MAX_LIST_BYTES)
-        return append_number(
-            &self._out, WINDOW_UPDATE_FRAME, 0, CONNECTION_WINDOW - STREAM_WINDOW)
+    # Ends.
 
     cdef int _put_reset(self, Stream stream, uint32_t code) except -1:
-        cdef int64_t credit = max(stream.window, <int64_t>0)
-        explain(&self._flood, EXPLAINED_BY_RESET + <int>(credit // EXPLAINED_BYTES))
+        self._late_bytes = min(self._late_bytes + max(stream.window, <int64_t>0), self._budget)
+        explain(&self._flood, EXPLAINED_BY_RESET)
         return append_number(&self._out, RST_STREAM_FRAME, stream.id, code)
-
-    cdef int _put_ping(self, const unsigned char *data, uint8_t flags) except -1:
-        memcpy(put_head(extend(&self._out, HEAD_BYTES + 8), 8, PING_FRAME, flags, 0), data, 8)
-        return 0
 
     cdef int _put_goaway(self, uint32_t code, str text) except -1:
         cdef bytes data = text.encode("utf-8", "replace")[:MAX_DEBUG_BYTES]
-        cdef uint32_t size = <uint32_t>len(data)
-        cdef unsigned char *out = extend(&self._out, HEAD_BYTES + 8 + size)
-        out = put_32(put_32(put_head(out, 8 + size, GOAWAY_FRAME, 0, 0), 0), code)
-        memcpy(out, PyBytes_AS_STRING(data), size)
-        return 0
+        return append_goaway(
+            &self._out, code, <const unsigned char *>PyBytes_AS_STRING(data), <uint32_t>len(data))
 
     cdef int _fail(self, uint32_t code, str reason) except -1:
         """End the connection: GOAWAY, and nothing is read any more."""
@@ -616,16 +599,13 @@ cdef class Http2Connection:
             return 0
         if not strip_padding(frame):
             return self._fail(PROTOCOL_ERROR, "padding above the payload")
-        self._window -= frame.length
-        if self._window < 0:
-            return self._fail(FLOW_CONTROL_ERROR, "DATA above the connection's window")
-        if self._window <= CONNECTION_WINDOW - CREDIT_STEP:
-            append_number(
-                &self._out, WINDOW_UPDATE_FRAME, 0, <uint32_t>(CONNECTION_WINDOW - self._window))
-            self._window = CONNECTION_WINDOW
+        self._uncredited += frame.length
+        if self._uncredited >= CREDIT_STEP:
+            append_number(&self._out, WINDOW_UPDATE_FRAME, 0, self._uncredited)
+            self._uncredited = 0
         stream = self._find(frame.stream)
         if stream is None:
-            return self._charge(True)
+            return self._take_late(frame)
         if frame.size == 0 and not frame.flags & END_STREAM:
             self._charge(False)
         stream.window -= frame.length
@@ -641,6 +621,13 @@ cdef class Http2Connection:
         if frame.flags & END_STREAM:
             return self._conclude(stream, "END_STREAM without trailers")
         return self._top_up(stream)
+
+    cdef int _take_late(self, const Frame *frame) except -1:
+        """Drop DATA of a stream that is gone; it may have been under way when we reset it."""
+        if 0 < frame.length <= self._late_bytes:
+            self._late_bytes -= frame.length
+            return 0
+        return self._charge(True)
 
     cdef int _take_data(self, Stream stream, const unsigned char *data, uint32_t size) except -1:
         """Take messages, or parts of one, out of DATA."""
@@ -668,8 +655,11 @@ cdef class Http2Connection:
                 if stream.body_size == stream.length:
                     self._deliver(stream, stream.whole())
         if not stream.is_ended:
-            self.buffered_bytes += stream.held() - stream.counted
+            self.buffered_bytes -= stream.counted
             stream.counted = stream.held()
+            if stream.message is not None:
+                stream.counted += PyBytes_GET_SIZE(stream.message)
+            self.buffered_bytes += stream.counted
         return 0
 
     cdef bint _take_prefix(self, Stream stream) except -1:
@@ -689,10 +679,10 @@ cdef class Http2Connection:
 
     cdef int _deliver(self, Stream stream, bytes message) except -1:
         stream.prefix_size = 0
-        if stream.is_unary:
+        if stream.is_unary:  # it stays here, and so does what it has reserved
             stream.message = message
-        else:
-            self._events.append((MESSAGE, stream, message))
+            return 0
+        self._events.append((MESSAGE, stream, message))
         if stream.reserved:
             self._release(stream)
             self._serve_waiting()
@@ -702,11 +692,15 @@ cdef class Http2Connection:
 
     cdef int _top_up(self, Stream stream) except -1:
         """Give a stream the credit that its message needs, else what it may have, in steps."""
-        cdef int64_t due = STREAM_WINDOW + stream.reserved - stream.held() - stream.window
+        cdef int64_t due = STREAM_WINDOW - stream.held() - stream.window
         cdef int64_t missing = 0
+        if stream.message is None:  # else it takes what is reserved
+            due += stream.reserved
         if stream.prefix_size == PREFIX_BYTES:
             missing = stream.length - stream.body_size + SLACK_BYTES - stream.window
-        if missing > due and self._reserve(stream, missing - due):
+        if missing <= due:
+            leave(&self._waiting, &stream.waiting)
+        elif self._reserve(stream, missing - due):
             due = missing
         if 0 < missing <= due or due >= STREAM_WINDOW // 2:
             stream.window += due
@@ -827,7 +821,7 @@ cdef class Http2Connection:
         if status == BAD_STATUS:
             return self._conclude(stream, "grpc-status is not a number", GRPC_UNKNOWN)
         if status == GRPC_OK:
-            if stream.held():
+            if stream.prefix_size:
                 return self._conclude(stream, "the answer ends inside a message")
             if stream.is_unary and stream.message is None:
                 return self._conclude(stream, "a unary answer without a message")
@@ -869,7 +863,6 @@ cdef class Http2Connection:
         return self._end(stream, status_of_reset(code), f"RST_STREAM {code_name(code)}")
 
     cdef int _handle_goaway(self, Frame *frame) except -1:
-        cdef Stream stream
         cdef uint32_t last_id
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "GOAWAY on a stream")
@@ -879,11 +872,20 @@ cdef class Http2Connection:
         self.goaway_code = <int>min(get_32(frame.data + 4), <uint32_t>INT32_MAX)
         self.goaway_text = debug_text(frame.data + 8, frame.size - 8)
         self._events.append((GOAWAY, None, self.goaway_text.encode()))
-        for stream in list(self._streams.values()):
-            if stream.id > last_id:
-                stream.is_unprocessed = True
-                self._end(stream, GRPC_UNAVAILABLE, self._goodbye())
+        if last_id < self._last_id:
+            self._last_id = last_id
+            self._end_unprocessed()
         return self._charge(False)
+
+    cdef int _end_unprocessed(self) except -1:
+        """End the streams that the peer says it did not begin with."""
+        cdef Stream stream
+        cdef str details = self._goodbye()
+        for stream in list(self._streams.values()):
+            if stream.id > self._last_id:
+                stream.is_unprocessed = True
+                self._end(stream, GRPC_UNAVAILABLE, details)
+        return 0
 
     cdef str _goodbye(self):
         """Return the peer's GOAWAY as a status text."""
@@ -891,15 +893,15 @@ cdef class Http2Connection:
         return f"GOAWAY {name}: {self.goaway_text}" if self.goaway_text else f"GOAWAY {name}"
 
     cdef int _handle_ping(self, Frame *frame) except -1:
-        if not self._has_size(frame, 8):
+        if not self._has_size(frame, PING_BYTES):
             return 0
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "PING on a stream")
         if not frame.flags & ACK:
             self.pings_answered += 1
-            self._put_ping(frame.data, ACK)
+            append_ping(&self._out, frame.data, ACK)
             self._reply()
-        elif self._is_pinging and memcmp(frame.data, PyBytes_AS_STRING(PING_DATA), 8) == 0:
+        elif self._is_pinging and memcmp(frame.data, PyBytes_AS_STRING(PING_DATA), PING_BYTES) == 0:
             self._is_pinging = False
             self._events.append((PONG, None, b""))
             return 0
@@ -949,7 +951,7 @@ cdef class Http2Connection:
     # Handling SETTINGS.
 
     cdef int _handle_settings(self, Frame *frame) except -1:
-        cdef int64_t window = self._initial_window
+        cdef Settings values = Settings(self._initial_window, UINT32_MAX, -1)
         cdef uint32_t at
         if frame.stream:
             return self._fail(PROTOCOL_ERROR, "SETTINGS on a stream")
@@ -962,7 +964,7 @@ cdef class Http2Connection:
         else:
             self.max_streams = UINT32_MAX  # unless they say otherwise
         for at in range(0, frame.size, SETTING_BYTES):
-            self._take_setting(get_16(frame.data + at), get_32(frame.data + at + 2), &window)
+            self._take_setting(get_16(frame.data + at), get_32(frame.data + at + 2), &values)
         if self.error_code >= 0:
             return 0
         self.settings_received += 1
@@ -971,22 +973,26 @@ cdef class Http2Connection:
         if not self.is_ready:
             self.is_ready = True
             self._events.append((READY, None, b""))
-        return self._move_windows(window)
+        if values.table >= 0:
+            self._encoder.resize(values.lowest_table)
+            self._encoder.resize(<uint32_t>values.table)
+        return self._move_windows(values.window)
 
-    cdef int _take_setting(self, uint16_t name, uint32_t value, int64_t *window) except -1:
-        """Take one setting; streams' windows change once, behind the last."""
+    cdef int _take_setting(self, uint16_t name, uint32_t value, Settings *values) except -1:
+        """Take one setting; those that cost more are used once, behind the last."""
         if name == MAX_CONCURRENT_STREAMS:
             self.max_streams = value
         elif name == INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW:
                 return self._fail(FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
-            window[0] = value
+            values.window = value
         elif name == MAX_FRAME_SIZE:
             if not MAX_FRAME_BYTES <= value <= LAST_FRAME_BYTES:
                 return self._fail(PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
             self._max_frame = min(value, <uint32_t>MAX_SEND_FRAME)
         elif name == HEADER_TABLE_SIZE:
-            self._encoder.resize(value)
+            values.lowest_table = min(values.lowest_table, value)
+            values.table = value
         elif name == ENABLE_PUSH and value:
             return self._fail(PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
         return 0

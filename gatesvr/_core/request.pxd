@@ -12,7 +12,7 @@ cdef enum:
 
 
 # The fields that every request with one path has.
-cdef class RequestHead:
+cdef class _RequestHead:
     cdef list fields
     cdef bytes block  # None: to be encoded
     cdef uint64_t inserted  # the encoder's, when block was encoded: while it stays, block is good
@@ -23,7 +23,7 @@ cdef class RequestEncoder:
     cdef bint _is_resized  # the next block starts with size updates
     cdef list _pseudo  # fields of every request, before :path
     cdef list _common  # and behind it
-    cdef dict _heads  # path -> RequestHead
+    cdef dict _heads  # path -> _RequestHead
     cdef bytes _timeout_name  # of grpc-timeout, encoded; None: not in the table
     cdef uint64_t _timeout_inserted  # the encoder's, when it was encoded
 
@@ -34,5 +34,5 @@ cdef class RequestEncoder:
     ) except -1
     cdef int resize(self, uint32_t max_table_bytes) except -1
     cdef bytes _block_of(self, str path)
-    cdef bytes _encode(self, str path, RequestHead head)
+    cdef bytes _encode(self, str path, _RequestHead head)
     cdef size_t _put_timeout(self, unsigned char *out, int64_t timeout_ms) except 0

@@ -5,13 +5,13 @@ block does not change, and it is kept. Behind it stand the deadline, whose name 
 metadata, which never goes into it: it changes, and the table has no room to lose.
 """
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from gatesvr._core.buffer cimport Buffer, extend, free_buffer, front_of, size_of
+from gatesvr._core.buffer cimport Buffer, extend
 from gatesvr._core.frame cimport (
-    CONTINUATION_FRAME, END_HEADERS, HEAD_BYTES, HEADERS_FRAME, MAX_FRAME_BYTES, put_head)
+    CONTINUATION_FRAME, END_HEADERS, HEAD_BYTES, HEADERS_FRAME, put_head)
 from gatesvr._core.hpack cimport HpackEncoder
 
 cdef bytes TIMEOUT_NAME = b"\x00\x0cgrpc-timeout"  # without an index (RFC 7541 6.2.2)
@@ -97,7 +97,7 @@ cdef int put_block(Buffer *out, uint32_t max_frame, uint32_t stream_id, bytes bl
 
 @cython.final
 @cython.auto_pickle(False)
-cdef class RequestHead:
+cdef class _RequestHead:
     """The fields that every request with one path has."""
 
 
@@ -132,29 +132,23 @@ cdef class RequestEncoder:
         ]
         self._heads = {}
 
-    def encode(self, str path not None, int64_t timeout_ms=0, object metadata=None):
-        """Return the frames of stream 1's request.
-
-        Args:
-            path: /package.Service/Method.
-            timeout_ms: Time until the deadline, 0 to leave it out.
-            metadata: Further fields: lower-case names and printable ASCII.
-
-        Raises:
-            ValueError: A path or metadata that no header may hold.
-        """
-        cdef Buffer out = Buffer(NULL, 0, 0, 0)
-        try:
-            self.put(&out, MAX_FRAME_BYTES, 1, path, timeout_ms, metadata)
-            return PyBytes_FromStringAndSize(<const char *>front_of(&out), size_of(&out))
-        finally:
-            free_buffer(&out)
-
     cdef int put(
         self, Buffer *out, uint32_t max_frame, uint32_t stream_id, str path, int64_t timeout_ms,
         object metadata
     ) except -1:
-        """Write a request's head, which takes one frame in all but strange cases."""
+        """Write a request's head, which takes one frame in all but strange cases.
+
+        Args:
+            out: The connection's output.
+            max_frame: Bytes of a frame.
+            stream_id: The request's stream.
+            path: /package.Service/Method.
+            timeout_ms: Time until the deadline, 0 or less to leave it out.
+            metadata: None, or pairs of lower-case names and printable ASCII.
+
+        Raises:
+            ValueError: A path or metadata that no header may hold.
+        """
         cdef list more = None if metadata is None else metadata_fields(metadata)
         cdef bytes block = self._block_of(path)
         cdef bytes rest = b""
@@ -186,7 +180,7 @@ cdef class RequestEncoder:
 
     cdef bytes _block_of(self, str path):
         """Return the constant part of a request's block, which comes first in it."""
-        cdef RequestHead head = <RequestHead>self._heads.get(path)
+        cdef _RequestHead head = <_RequestHead>self._heads.get(path)
         if (
             head is not None and head.block is not None and not self._is_resized
             and head.inserted == self._encoder.inserted
@@ -194,13 +188,13 @@ cdef class RequestEncoder:
             return head.block
         return self._encode(path, head)
 
-    cdef bytes _encode(self, str path, RequestHead head):
+    cdef bytes _encode(self, str path, _RequestHead head):
         """Encode that part; keep it once it neither changes the table nor resizes it."""
         cdef uint64_t inserted = self._encoder.inserted
         cdef bint is_resized = self._is_resized
         cdef bytes block
         if head is None:
-            head = RequestHead.__new__(RequestHead)
+            head = _RequestHead.__new__(_RequestHead)
             head.fields = [*self._pseudo, (b":path", field_bytes(path)), *self._common]
             if len(self._heads) >= MAX_PATHS:
                 self._heads.clear()

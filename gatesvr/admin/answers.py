@@ -108,14 +108,16 @@ class Refusal(_Answer, frozen=True, kw_only=True):
 
 
 class UpstreamView(_Answer, frozen=True, kw_only=True):
-    """One endpoint of a service."""
+    """One endpoint of a service; of one with a name, one of the name's addresses."""
 
     service: str
     """The service, ``*`` for all."""
     zone: str
     """The zone it serves, empty for all."""
     address: str
-    """HOST:PORT."""
+    """HOST:PORT or unix:PATH."""
+    name: str
+    """The name that the address was resolved from; empty where the address is configured."""
     state: str
     """``connecting``, ``unary``, ``stream``, ``down`` or ``stopped``."""
     health: Literal["up", "ejected", "down"]

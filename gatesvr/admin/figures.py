@@ -213,6 +213,7 @@ class Sampler:
                     service=found.service,
                     zone=found.zone,
                     address=found.address,
+                    name=found.name,
                     state=found.state,
                     health="ejected" if is_ejected else "up" if found.is_up else "down",
                     registered=found.is_registered,

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
-from ..config.sections import OPEN_ADMIN_PORT
+from ..config.ports import OPEN_ADMIN_PORT
 from ..credentials import FileWatch, TokenFile, read_file
 from ..errors import ConfigError
 from ..observe.log import keys

@@ -64,8 +64,8 @@ logger = logging.getLogger("gatesvr.cli")
     type=PAIR,
     metavar="SERVICE=HOST:PORT",
     multiple=True,
-    help="An endpoint of a service, replacing its configured ones; repeatable. Naming any service"
-    " removes the default services.",
+    help="An endpoint of a service (or unix:PATH), replacing its configured ones;"
+    " repeatable. Naming any service removes the default services.",
 )
 @click.option("--cert", type=click.Path(dir_okay=False), help="Certificate chain, PEM.")
 @click.option("--key", type=click.Path(dir_okay=False), help="Its private key, PEM.")

@@ -11,7 +11,7 @@ from .remote import Remote, duration_text, remote_options, show, table
 __all__ = ["command"]
 
 _HEAD = (
-    "SERVICE", "ADDRESS", "ZONE", "HEALTH", "STATE", "BREAKER", "CALLS", "FAILED", "OPEN",
+    "SERVICE", "ADDRESS", "NAME", "ZONE", "HEALTH", "STATE", "BREAKER", "CALLS", "FAILED", "OPEN",
     "WAITING", "P50", "P99",
 )  # fmt: skip
 
@@ -36,6 +36,7 @@ def _row(row: dict[str, Any]) -> tuple[object, ...]:
     return (
         row["service"],
         row["address"],
+        row["name"] or "-",
         row["zone"] or "-",
         row["health"],
         row["state"],

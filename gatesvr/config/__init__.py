@@ -17,25 +17,25 @@ from .kinds import parse_address as parse_address
 from .load import fields as fields
 from .load import load as load
 from .load import needs_restart as needs_restart
+from .ports import AdminConfig as AdminConfig
+from .ports import PushCaller as PushCaller
+from .ports import PushConfig as PushConfig
 from .sections import MAX_CLAIMS as MAX_CLAIMS
-from .sections import ZONED_NAME as ZONED_NAME
-from .sections import AdminConfig as AdminConfig
 from .sections import AuthConfig as AuthConfig
 from .sections import Config as Config
 from .sections import DispatchConfig as DispatchConfig
 from .sections import DrainConfig as DrainConfig
-from .sections import Endpoint as Endpoint
 from .sections import LogConfig as LogConfig
 from .sections import MetricsConfig as MetricsConfig
 from .sections import OverloadConfig as OverloadConfig
-from .sections import PushCaller as PushCaller
-from .sections import PushConfig as PushConfig
 from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
 from .sections import TraceConfig as TraceConfig
 from .sections import TransportConfig as TransportConfig
-from .sections import UpstreamConfig as UpstreamConfig
-from .sections import UpstreamTls as UpstreamTls
+from .upstream import ZONED_NAME as ZONED_NAME
+from .upstream import Endpoint as Endpoint
+from .upstream import UpstreamConfig as UpstreamConfig
+from .upstream import UpstreamTls as UpstreamTls
 
 __all__ = [
     "AdminConfig",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from . import sections
+from . import ports, sections, upstream
 from .kinds import Duration, Section, kinds_of, number_kind
 from .load import Origins
 from .sections import Config
@@ -29,10 +29,12 @@ _SIZE_PATTERN = r"^\s*\d+(\.\d+)?(B|KiB|MiB|GiB|KB|MB|GB)?\s*$"
 def descriptions() -> dict[tuple[str, str], str]:
     """Return the docstring under every field, by (struct, field), and of every struct, field "".
 
-    Source: the module of the sections.
+    Source: the modules of the sections.
     """
     texts = {}
-    for node in ast.parse(inspect.getsource(sections)).body:
+    modules = (sections, upstream, ports)
+    nodes = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
+    for node in nodes:
         if not isinstance(node, ast.ClassDef):
             continue
         texts[node.name, ""] = ast.get_docstring(node) or ""

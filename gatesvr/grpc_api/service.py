@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from ..config import parse_address
-from ..config.sections import OPEN_PUSH_PORT
+from ..config.ports import OPEN_PUSH_PORT
 from ..credentials import ServerCertificate
 from ..errors import ConfigError
 from ..grpcio import make_server, max_grpc_bytes

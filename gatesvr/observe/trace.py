@@ -289,7 +289,7 @@ class RequestTrace:
         """End the call.
 
         Args:
-            address: The endpoint, HOST:PORT, empty where none was chosen.
+            address: The endpoint, HOST:PORT or unix:PATH, empty where none was chosen.
             status: Of gRPC, or our own word.
             code: The answer's, or the ERROR's.
         """
@@ -297,7 +297,9 @@ class RequestTrace:
         if call is None:
             return
         host, _, port = address.rpartition(":")
-        if host:
+        if address.startswith("unix:"):
+            call.set_attribute("server.address", address.removeprefix("unix:"))
+        elif host:
             call.set_attribute("server.address", host.strip("[]"))
             call.set_attribute("server.port", int(port))
         call.set_attribute("rpc.response.status_code", status)

@@ -324,7 +324,7 @@ class UpstreamCounters(Counters):
     deregistered: Counter = 0
     """Endpoints removed by their service."""
     endpoints: Gauge = 0
-    """Endpoints now."""
+    """Endpoints now; of one with a name, each of its addresses."""
     lanes: Gauge = 0
     """Lanes now."""
     lanes_up: Gauge = 0

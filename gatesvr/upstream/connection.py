@@ -80,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         is_paused: Whether the transport takes nothing more for now.
         is_lost: Whether it has ended, for its lane.
         is_used: Set by the lane when it writes a call; it clears it from time to time.
+        made_at: Loop time at which the transport was made, 0 before.
         ready_at: Loop time of the peer's first SETTINGS, 0 before.
         process: The lane's ProcessStream on it, the last one; None where there was none.
     """
@@ -100,6 +101,7 @@ class UpstreamConnection(asyncio.Protocol):
         "is_lost",
         "is_paused",
         "is_used",
+        "made_at",
         "process",
         "ready",
         "ready_at",
@@ -119,6 +121,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_paused = False
         self.is_lost = False
         self.is_used = False
+        self.made_at = 0.0
         self.ready_at = 0.0
         self.process: ProcessStream | None = None
         self._user = user
@@ -189,6 +192,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Write the preface and the lane's first streams."""
         self._transport = cast("asyncio.Transport", transport)
+        self.made_at = self._loop.time()
         self._user.connection_made(self)
         self.flush()
         self._arm_keepalive(self._keepalive)

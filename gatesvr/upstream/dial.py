@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DialError", "dial", "early_end", "reason_of"]
 
-CLOSE_S = 2.0
-"""Longest wait for the peer's goodbye when a TLS connection is closed."""
+CLOSE_S = 0.2
+"""Longest wait for the peer's goodbye when a TLS connection is closed; many never say it."""
 
 CLOSED = "TLS: the server closed the connection in the handshake"
 NO_HTTP2 = "the server speaks no HTTP/2 (ALPN)"
@@ -33,6 +34,9 @@ _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NON
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _NOT_FOR_NAME, _NOT_FOR_ADDRESS = 62, 64
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
+
+# Of reasons that it does not know the ssl module passes on OpenSSL's text.
+_UNNAMED = re.compile(r"^\[\w+\] (.+) \(")
 
 _TLS_REASONS = {
     # What is at the other end, by what OpenSSL says of the first bytes it read.
@@ -125,8 +129,7 @@ async def _connect(
         else {
             "ssl": context,
             "server_hostname": target.server_name,
-            # Ours comes first; it says more.
-            "ssl_handshake_timeout": within + CLOSE_S,
+            "ssl_handshake_timeout": within + 1.0,  # ours comes first: it says more
             "ssl_shutdown_timeout": CLOSE_S,
         }
     )
@@ -150,7 +153,9 @@ def reason_of(error: BaseException, server_name: str = "") -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {_doubt(error, server_name)}"
     if isinstance(error, ssl.SSLError):
-        name = error.reason or ""
+        name = getattr(error, "reason", None) or ""
+        if not name and (match := _UNNAMED.search(str(error))):
+            name = match[1].upper().replace(" ", "_")
         return _TLS_REASONS.get(name) or f"TLS: {name.lower().replace('_', ' ') or error}"
     if isinstance(error, socket.gaierror):
         if error.errno in _NO_SUCH_NAME:
@@ -199,5 +204,5 @@ def early_end(error: Exception | None, opening: bytes, *, is_tls: bool) -> str:
         return "the server does not speak HTTP/2"
     if error is not None:
         return reason_of(error)
-    hint = "it may want a client certificate" if is_tls else "it may want TLS"
+    hint = "it may want a client certificate, or another one" if is_tls else "it may want TLS"
     return f"the server closed the connection at once ({hint})"

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from .connection import UpstreamConnection
 from .dial import DialError, dial
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
+from .pauses import Pauses
 from .process_stream import ProcessStream
 from .status import is_about_size, status_of
 
@@ -54,22 +54,6 @@ EXTRA_IDLE_S = 60.0
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
-class _Pauses:
-    """Pauses between attempts: none, the shortest, then twice as long up to the longest."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def reset(self) -> None:
-        self._next = 0.0
-
-    def take(self, config: UpstreamConfig) -> float:
-        """Return the pause before the next attempt, seconds."""
-        pause = self._next
-        self._next = min(2 * pause or config.reconnect_min, config.reconnect_max)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets
-
-
 class DirectLane(Lane):
     """A lane over connections of its own; the arguments are Lane's."""
 
@@ -87,12 +71,12 @@ class DirectLane(Lane):
         self._dials: set[asyncio.Task[None]] = set()
         self._is_adding = False  # an extra connection is dialled
         self._no_extra_before = 0.0
-        self._pauses = _Pauses()
+        self._pauses = Pauses()
         self._redial: asyncio.TimerHandle | None = None
         self._pruner: asyncio.TimerHandle | None = None
 
         self._process: ProcessStream | None = None  # the main connection's, settled or not
-        self._reopens = _Pauses()
+        self._reopens = Pauses()
         self._reopen: asyncio.TimerHandle | None = None
         self._health = HealthStream(self._set_serving, self._config.reconnect_max)
         self._all_closed: asyncio.Future[None] | None = None  # stop() waits for it
@@ -107,6 +91,7 @@ class DirectLane(Lane):
     def apply(self, config: UpstreamConfig) -> None:
         """Take other limits and pauses; calls that are open or wait go on."""
         super().apply(config)
+        self._health.retry_s = config.reconnect_max
         for connection in self._transports:
             connection.use_keepalive(config.keepalive)
 
@@ -137,6 +122,9 @@ class DirectLane(Lane):
             dialling.cancel()
         if (main := self._main) is not None:
             self._leave_all(main)
+        for connection in list(self._transports):
+            if not connection.ready_at:
+                connection.abort("stopped")
         self._flush()
         await self._until_closed(grace)
         self._state = LaneState.STOPPED
@@ -180,7 +168,7 @@ class DirectLane(Lane):
                 self._write_batches(main)
             elif self._is_serving:
                 self._write_calls(self._waiting, min(self._max_open, MAX_UNARY))
-            if self._alone:
+            if self._alone and self._main is main:
                 self._write_calls(self._alone, MAX_UNARY)
             self._is_fresh = not self._waiting
             if self.is_full is self._is_fresh:
@@ -226,9 +214,11 @@ class DirectLane(Lane):
             # Rounded up: the answer in time is for this side to judge.
             left_ms = max(int((call.deadline - now) * 1000), 0) + 1
             path = call.method or PROCESS_REQUEST
-            call.stream = connection.core.call(
-                path, call.upstream_req, call, left_ms, call.metadata
-            )
+            core, request = connection.core, call.upstream_req
+            try:
+                call.stream = core.call(path, request, call, left_ms, call.metadata)
+            except ValueError:  # a client's trace that no header can hold
+                call.stream = core.call(path, request, call, left_ms)
             call.carrier = connection
             connection.is_used = True
             self._unary[call.request_id] = call
@@ -247,7 +237,9 @@ class DirectLane(Lane):
         for extra in self._extra:
             if extra.has_room:
                 return extra
-        if (
+        if main.core.is_leaving:
+            self._main_gone("its stream ids are used up", is_quiet=True)
+        elif (
             main.core.room <= 0
             and not self._is_adding
             and 1 + len(self._extra) < self._config.max_connections
@@ -287,7 +279,8 @@ class DirectLane(Lane):
                 self._end_unary(connection, stream)
             else:
                 owner: Any = stream.owner
-                owner.handle(kind, stream, data)
+                if owner is not None:  # what came before has not ended it
+                    owner.handle(kind, stream, data)
         if self._limit is not None and self._state is LaneState.UNARY:
             # Beside a stream the limit's sample is one of the stream's calls.
             self._max_open = self._limit.answered(self._unary, self._loop.time())
@@ -311,13 +304,8 @@ class DirectLane(Lane):
         elif status == DEADLINE_EXCEEDED and self._clock.now() >= call.deadline:
             self._fail_late(call, Outcome.UNKNOWN)
         else:
-            self._fail_by_status(
-                call,
-                status_of(status),
-                stream.details,
-                len(call.upstream_req),
-                is_remote=stream.is_remote,
-            )
+            size, is_remote = len(call.upstream_req), stream.is_remote
+            self._fail_by_status(call, status_of(status), stream.details, size, is_remote=is_remote)
 
     def _retry(self, calls: list[Call], *, is_refused: bool) -> None:
         """Send calls elsewhere, or put them back into the line: the server did not begin with them.
@@ -360,9 +348,8 @@ class DirectLane(Lane):
         except ValueError as error:
             self._counters.bad_batches += 1
             process.cancel()
-            self._end_stream(
-                process, grpc.StatusCode.INTERNAL, f"bad answers: {error}", is_bad=True
-            )
+            why = f"bad answers: {error}"
+            self._end_stream(process, grpc.StatusCode.INTERNAL, why, is_bad=True)
 
     def stream_ended(self, process: ProcessStream, status: int, details: str) -> None:
         """End the calls that were written to the stream, and open another one."""
@@ -397,10 +384,8 @@ class DirectLane(Lane):
 
     def _end_written(self, process: ProcessStream, reason: str) -> None:
         """End the calls written to a stream that has ended."""
-        process.stop_timer()
-        ids = process.ids
-        if ids is None:
-            ids = {request_id for request_id in self._open if request_id not in self._draining_ids}
+        process.let_go()
+        ids = self._written_ids() if process.ids is None else process.ids
         calls = [self._open.pop(request_id) for request_id in ids if request_id in self._open]
         self._draining_ids -= ids
         process.ids = set()
@@ -511,7 +496,7 @@ class DirectLane(Lane):
         if connection is self._main:
             calls = sum(stream.is_unary for stream in core.streams())
             if self._process is not None:
-                calls += len(self._open) - len(self._draining_ids)
+                calls += len(self._written_ids())
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=calls))
             self._main_gone(connection.goodbye, is_quiet=core.goaway_code == NO_ERROR)
@@ -540,12 +525,15 @@ class DirectLane(Lane):
                 stream.owner = call.carrier = call.stream = None
                 del self._unary[call.request_id]
                 self._fail_broken(call, reason)
+        if connection is self._health.connection:
+            self._health.cancel()
         if connection is self._main:
             self._main_gone(reason)
 
     def connection_closed(self, connection: UpstreamConnection) -> None:
-        """Forget a connection."""
+        """Forget a connection, and let go of what it holds."""
         self._transports.discard(connection)
+        connection.process = None  # which names the connection
         closed = self._all_closed
         if closed is not None and not self._transports and not closed.done():
             closed.set_result(None)
@@ -554,7 +542,8 @@ class DirectLane(Lane):
         """Go on without the main connection, until there is another one."""
         main, config = self._main, self._config
         assert main is not None
-        if self._loop.time() - main.ready_at > config.reconnect_min:
+        # Not its ready_at: on a busy machine both may come in one read, late.
+        if self._loop.time() - main.made_at > config.reconnect_min:
             self._pauses.reset()
         self._leave_all(main)
         pause = self._pauses.take(config)
@@ -579,8 +568,8 @@ class DirectLane(Lane):
             self._reopen = None
         process, self._process = self._process, None
         if process is not None:
-            ids = [request_id for request_id in self._open if request_id not in self._draining_ids]
-            self._draining_ids.update(ids)
+            ids = self._written_ids()
+            self._draining_ids |= ids
             process.leave(ids)
         self._wake()
 

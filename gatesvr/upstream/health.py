@@ -56,14 +56,17 @@ class HealthStream:
 
     Args:
         on_status: Called with a report: whether the upstream serves.
-        retry_s: Seconds after which a watch that ended at once is begun again.
+        retry_s: Seconds after which a watch that ended at once is begun again; it may be changed.
+
+    Attributes:
+        connection: What it was last begun on; None when it was cancelled since.
     """
 
     def __init__(self, on_status: Callable[[bool], None], retry_s: float) -> None:
         self._on_status = on_status
-        self._retry_s = retry_s
+        self.retry_s = retry_s
         self._loop = asyncio.get_running_loop()
-        self._connection: UpstreamConnection | None = None
+        self.connection: UpstreamConnection | None = None
         self._stream: Stream | None = None
         self._began = 0.0
         self._reports = 0  # read
@@ -75,7 +78,7 @@ class HealthStream:
         """Begin a watch on a connection, and leave the one before."""
         self.cancel()
         core = connection.core
-        self._connection = connection
+        self.connection = connection
         if core.room <= 0:
             self._begin_later()
             return
@@ -90,9 +93,9 @@ class HealthStream:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._connection is not None and self._stream is not None:
-            self._connection.core.cancel(self._stream)
-        self._connection = self._stream = None
+        if self.connection is not None and self._stream is not None:
+            self.connection.core.cancel(self._stream)
+        self.connection = self._stream = None
 
     def handle(self, kind: int, stream: Stream, report: bytes) -> None:
         """Take an event of the watch's stream."""
@@ -129,7 +132,7 @@ class HealthStream:
     def _give_up(self, why: str) -> None:
         """Go on as where there is no health service."""
         logger.warning("health_unusable", extra=keys(why=why))
-        connection = self._connection
+        connection = self.connection
         self.cancel()
         if connection is not None:
             connection.flush()
@@ -142,7 +145,7 @@ class HealthStream:
             self._timer = None
         if stream.status == UNIMPLEMENTED:
             self._on_status(True)
-        elif self._connection is not None:
+        elif self.connection is not None:
             if self._unread:
                 self._read(self._latest)
             self._begin_later()
@@ -151,11 +154,11 @@ class HealthStream:
         if self._timer is not None:
             self._timer.cancel()
         age = self._loop.time() - self._began
-        self._timer = self._loop.call_later(max(self._retry_s - age, 0.0), self._begin_again)
+        self._timer = self._loop.call_later(max(self.retry_s - age, 0.0), self._begin_again)
 
     def _begin_again(self) -> None:
         self._timer = None
-        if (connection := self._connection) is not None:
+        if (connection := self.connection) is not None:
             self.begin(connection)
             connection.flush()
 

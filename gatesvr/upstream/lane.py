@@ -4,22 +4,18 @@ This is what the lanes of both kinds have in common: the line of waiting calls a
 calls that are open, their deadlines, the ways in which they end, and the state of the upstream.
 DirectLane speaks HTTP/2 itself; GrpcioLane uses grpcio.
 
-A lane keeps one ProcessStream open. Calls wait in a line, and those that wait together share a
-message. Each call is a ProcessRequest until the server's initial metadata arrives, or where it has
-no ProcessStream.
+A lane keeps one ProcessStream open; calls that wait together share a message. Until the server's
+initial metadata arrives, or where it has no ProcessStream, each call is a ProcessRequest.
 
 A server that says goodbye (GOAWAY: its connection is old enough, or it is stopping) still serves
 its open streams. The lane leaves the connection and opens a stream on the next one. Requests
 already written to the old stream are answered there (*draining*), then the lane half-closes it.
-
-Callers get a callback; nothing of theirs is awaited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from abc import ABC, abstractmethod
 from collections import deque
 from enum import Enum
@@ -48,9 +44,8 @@ __all__ = ["Lane", "LaneState", "new_batch_sizes"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
-SERVICE = "/gatesvr.proto.UpstreamService/"
-PROCESS_REQUEST = SERVICE + "ProcessRequest"
-PROCESS_STREAM = SERVICE + "ProcessStream"
+PROCESS_REQUEST = "/gatesvr.proto.UpstreamService/ProcessRequest"
+PROCESS_STREAM = "/gatesvr.proto.UpstreamService/ProcessStream"
 REFUSED = 1  # UpstreamStatus.UPSTREAM_REFUSED
 
 MAX_SHARED_BYTES = 1 << 20
@@ -82,10 +77,6 @@ MAX_BATCH_BITS = 20
 """``upstream.max_batch`` is at most a million, which is below two to the power of this."""
 RETRY_MS = 100
 """Retry delay for the client whose call was refused or found no room."""
-
-
-def _limit_of(config: UpstreamConfig) -> tuple[bool, int, int]:
-    return config.adaptive_limit, config.min_open, config.max_open
 
 
 class LaneState(Enum):
@@ -196,7 +187,8 @@ class Lane(ABC):
         """
         before = self._config
         self._set(config)
-        if _limit_of(config) != _limit_of(before):
+        limits = (config.adaptive_limit, config.min_open, config.max_open)
+        if limits != (before.adaptive_limit, before.min_open, before.max_open):
             # Otherwise what the limit has learned of the upstream stays.
             self._set_limit(config)
             self._wake()
@@ -219,6 +211,11 @@ class Lane(ABC):
     def is_connecting(self) -> bool:
         """Whether a first attempt is under way, so that calls may wait for its outcome."""
         return self._state is LaneState.CONNECTING and not self._is_stopping
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was neither reached nor found unreachable yet."""
+        return self._was_up is None
 
     @property
     def max_open(self) -> int:
@@ -431,9 +428,13 @@ class Lane(ABC):
             self._counters.answers += 1
             call.take_reply(reply)
 
+    def _written_ids(self) -> set[int]:
+        """Return the open calls that were written to the stream in use."""
+        return {request_id for request_id in self._open if request_id not in self._draining_ids}
+
     def _break(self, reason: str) -> None:
         """End the calls written to a stream that has ended."""
-        for request_id in [i for i in self._open if i not in self._draining_ids]:
+        for request_id in self._written_ids():
             self._fail_broken(self._open.pop(request_id), reason)
 
     def _fail_broken(self, call: Call, reason: str) -> None:
@@ -595,7 +596,3 @@ class Lane(ABC):
                     self._counters.downs += 1
                     logger.warning("upstream_down", extra=keys(address=self.address, why=reason))
         self._on_change()
-
-    @staticmethod
-    def _jitter(pause: float) -> float:
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets

@@ -459,7 +459,7 @@ class UpstreamManager:
 
     def _is_broken(self, watch: NameWatch) -> bool:
         lanes = [self._lanes[key] for key in watch.targets if key in self._lanes]
-        return any(not (lane.is_up or lane.is_connecting) for lane in lanes)
+        return any(not (lane.is_up or lane.is_new) for lane in lanes)
 
     def _join(self, endpoint: Registration, key: Target) -> None:
         lane = self._lanes.get(key)

@@ -53,6 +53,7 @@ class Target:
         Raises:
             ValueError: The address is none of these.
         """
+        address, authority = str(address), str(authority)  # the core takes no subclass
         if address.startswith(UNIX):
             path = address.removeprefix(UNIX)
             if path.startswith("//"):  # gRPC's other spelling, unix:///run/a.sock

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ..credentials import FileWatch, check_key, read_certificates, read_file
+from ..credentials import (
+    SYSTEM_CAS,
+    FileWatch,
+    check_certificates,
+    check_key,
+    read_certificates,
+    read_file,
+)
 from ..errors import ConfigError
 from ..observe.log import keys
 
@@ -39,7 +46,8 @@ class UpstreamCredentials:
 
     def __init__(self, config: UpstreamTls) -> None:
         self.config = config
-        self._watch = FileWatch(*filter(None, (config.ca, config.cert, config.key)))
+        paths = {config.ca, config.cert, config.key} - {"", SYSTEM_CAS}
+        self._watch = FileWatch(*sorted(paths))
         self._load()
 
     @classmethod
@@ -77,14 +85,15 @@ class UpstreamCredentials:
         config = self.config
         roots = chain = key = None
         trusted: list[Certificate] = []
-        if config.ca:
+        if config.ca not in ("", SYSTEM_CAS):
             roots = read_file(config.ca, f"{SECTION}.ca")
             trusted = read_certificates(roots, config.ca, f"{SECTION}.ca")
         if config.cert:
             chain = read_file(config.cert, f"{SECTION}.cert")
             key = read_file(config.key, f"{SECTION}.key")
-            leaf = read_certificates(chain, config.cert, f"{SECTION}.cert")[0]
-            check_key(key, leaf, config.key, f"{SECTION}.key")
+            certificates = read_certificates(chain, config.cert, f"{SECTION}.cert")
+            check_key(key, certificates[0], config.key, f"{SECTION}.key")
+            check_certificates(certificates, config.cert, f"{SECTION}.cert")
         self._context = _context(config, trusted)
         # Without roots gRPC takes those that it brings along.
         self._channel = grpc.ssl_channel_credentials(roots, key, chain)

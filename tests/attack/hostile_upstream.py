@@ -45,6 +45,7 @@ class Peer:
 
     Attributes:
         sent: Bytes written.
+        max_sent: Most bytes that it writes.
         goaway: The code that the gateway ended the connection with, None without one.
         has_stream: Whether ProcessStream is accepted.
     """
@@ -56,6 +57,7 @@ class Peer:
         self._requests: asyncio.Queue[int] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
         self.sent = 0
+        self.max_sent = MAX_SENT
         self.goaway: int | None = None
         self.has_stream = False
 
@@ -68,7 +70,7 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Send; ConnectionError where the gateway has ended the connection, or enough was sent."""
-        if self.sent > MAX_SENT:
+        if self.sent > self.max_sent:
             raise ConnectionError("nothing has stopped it")
         self.sent += len(data)
         self._writer.write(data)
@@ -137,7 +139,7 @@ class HostileUpstream:
     Attributes:
         address: HOST:PORT.
         connections: Connections accepted.
-        open: Those open now.
+        peers: Those open now.
         sent: Bytes sent on all of them.
         most_sent: On any of them.
         goaways: Codes of the gateway's GOAWAYs.
@@ -147,7 +149,7 @@ class HostileUpstream:
         self._script = script
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._peers: set[Peer] = set()
+        self.peers: set[Peer] = set()
         self.address = ""
         self.connections = 0
         self.most_sent = 0
@@ -172,12 +174,8 @@ class HostileUpstream:
             await asyncio.wait(self._tasks)
 
     @property
-    def open(self) -> int:
-        return len(self._peers)
-
-    @property
     def sent(self) -> int:
-        return self._sent_before + sum(peer.sent for peer in self._peers)
+        return self._sent_before + sum(peer.sent for peer in self.peers)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -185,7 +183,7 @@ class HostileUpstream:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._peers.add(peer)
+        self.peers.add(peer)
         try:
             with suppress(ConnectionError, EOFError):
                 await self._script(peer)
@@ -195,7 +193,7 @@ class HostileUpstream:
             return  # stop(); the streams module would log it otherwise
         finally:
             self._tasks.discard(task)
-            self._peers.discard(peer)
+            self.peers.discard(peer)
             self._sent_before += peer.sent
             self.most_sent = max(self.most_sent, peer.sent)
             if peer.goaway is not None:
@@ -242,6 +240,19 @@ async def window_overflow(peer: Peer) -> None:
         stream = await peer.request()
         await peer.send(h2.response(stream) + h2.frame(h2.DATA, 0, stream, h2.message(b"", MIB)))
         for _ in range(63):
+            await peer.send(h2.frame(h2.DATA, 0, stream, body))
+
+
+async def hoard(peer: Peer) -> None:
+    """Begin a message of 16 MiB in every answer, and send all of them but the last byte."""
+    await peer.greet()
+    peer.max_sent = 2 * MAX_SENT
+    body = bytes(16 << 10)
+    while True:
+        stream = await peer.request()
+        head = h2.frame(h2.DATA, 0, stream, h2.message(b"", 16 * MIB))
+        await peer.send(h2.response(stream) + head)
+        for _ in range(1_023):
             await peer.send(h2.frame(h2.DATA, 0, stream, body))
 
 
@@ -521,6 +532,7 @@ SCRIPTS: dict[str, Script] = {
         stream_credit,
         initial_window,
         window_overflow,
+        hoard,
         data_without_credit,
         endless_continuation,
         empty_continuation,

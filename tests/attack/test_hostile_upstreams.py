@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from gatesvr._core.http2 import Http2Connection
 from gatesvr.errors import UpstreamError
+from gatesvr.upstream.connection import UpstreamConnection
 
 from ..fakes import until
 from ..upstream.servers import Streaming, ask, endpoints, parse, serving
@@ -44,6 +46,7 @@ ENDED: dict[str, tuple[str, int | None, float]] = {
     "late_garbage": ("protocol_errors", None, 4),
     "stream_credit": ("floods", 11, 4),
     "data_without_credit": ("floods", 11, 60),
+    "hoard": ("floods", 11, 128),
     "endless_continuation": ("floods", 11, 4),
     "empty_continuation": ("floods", 11, 4),
     "large_continuation": ("floods", 11, 4),
@@ -134,7 +137,7 @@ async def test_a_connection_that_breaks_the_rules_is_ended(
         ends = Ends(manager, bad)
         await until(lambda: getattr(counters, counter))
         await ends.wait()
-        await until(lambda: not bad.open or bad.connections > 1)
+        await until(lambda: not bad.peers or bad.connections > 1)
         assert bad.most_sent <= most_mib * MIB
         # The lane comes back after pauses that grow: no attack is endless.
         assert bad.connections <= 4
@@ -187,3 +190,48 @@ def test_a_large_answer_that_is_cancelled_is_no_flood() -> None:
             core.receive(h2.frame(h2.DATA, 0, stream.id, bytes(16_384)), 0.0)
         core.take()
         assert core.error == "", f"answer {number}"
+
+
+@pytest.mark.parametrize("script", ["unknown_answers", "idle_stream", "goaway_loop", "closing"])
+async def test_what_a_lost_connection_held_is_freed_at_once(script: str) -> None:
+    """The gateway's garbage collector runs rarely: no connection may wait for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with (
+            hostile_upstream(SCRIPTS[script]) as bad,
+            managing(
+                {"bad": endpoints(bad.address)},
+                lane="direct",
+                reconnect_min=0.01,
+                reconnect_max=0.01,
+            ) as manager,
+        ):
+            await until(lambda: bad.connections > 8)
+            del manager
+            alive = sum(isinstance(found, UpstreamConnection) for found in gc.get_objects())
+            assert alive <= 6  # those that are being closed among them
+    finally:
+        gc.enable()
+
+
+async def test_a_connection_that_is_old_when_it_is_ready_is_replaced_at_once() -> None:
+    """On a busy machine, SETTINGS and the goodbye of a connection's age may come together."""
+
+    async def aged(peer: Peer) -> None:
+        if old.connections <= 2:
+            await asyncio.sleep(3 * RETRY_S)  # nobody is asked to wait for it
+            await peer.greet()
+            await peer.send(h2.goaway(0))
+            return
+        await peer.greet()
+        stream = await peer.request()
+        answer = h2.frame(h2.DATA, 0, stream, h2.message(b"\x08\xc8\x01"))
+        await peer.send(h2.response(stream) + answer + h2.trailers(stream))
+
+    async with (
+        hostile_upstream(aged) as old,
+        managing({"old": endpoints(old.address)}, lane="direct", reconnect_min=RETRY_S) as manager,
+    ):
+        assert parse(await ask(manager, "old")).code == 200
+        assert (old.connections, manager.counters.downs) == (3, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ..e2e.plain_upstream import plain_upstream
 from .process import DEADLINE_S, FREE_PORTS, gatesvr, serving, start
 
 
@@ -154,6 +155,16 @@ async def test_services_of_their_own_process(tmp_path: Path) -> None:
             result = await gatesvr(tmp_path, "call", "echo", *server.call[2:])
             assert result.code == 0
         assert (await upstreams.stop()).code == 0
+
+
+async def test_services_on_a_unix_socket(tmp_path: Path) -> None:
+    async with plain_upstream(str(tmp_path / "all.sock")) as upstream:
+        flags = [*FREE_PORTS]
+        for name in ("hello", "business", "zone"):
+            flags += ["--upstream", f"{name}={upstream.address}"]
+        async with serving(tmp_path, "serve", *flags, until=" call hello ") as server:
+            called = await gatesvr(tmp_path, *server.call)
+    assert called.code == 0, called.err
 
 
 async def test_stats_and_sigterm(tmp_path: Path) -> None:

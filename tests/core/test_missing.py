@@ -47,7 +47,7 @@ def test_import_says_so(checkout: Path) -> None:
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
-        "ImportError: the compiled core of GateSvr is missing (queue, codec, udp, limits)"
+        "ImportError: the compiled core of GateSvr is missing (queue, codec, udp, limits, http2)"
     )
 
 

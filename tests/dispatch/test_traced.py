@@ -69,6 +69,18 @@ async def test_a_failed_call(rig: Rig, spans: Spans, caplog: pytest.LogCaptureFi
     assert error(push).detail == str(line["request_id"]) == attributes(root)["gatesvr.request_id"]
 
 
+async def test_a_call_to_a_unix_socket(rig: Rig, spans: Spans) -> None:
+    client = Client(rig)
+    await client.login()
+    await client.send(business(2, "echo"))
+    call = rig.upstream.waiting.pop(2)
+    call.fail("gone", status="broken", address="unix:/run/a:b.sock", is_fault=True)
+    await client.run()
+    found = attributes(spans(CALL)[-1])
+    assert found["server.address"] == "/run/a:b.sock"
+    assert "server.port" not in found
+
+
 async def test_one_that_finds_no_room_one_that_comes_too_late_and_one_of_a_closed_session(
     rig: Rig, spans: Spans
 ) -> None:

@@ -85,13 +85,13 @@ class PlainUpstream(rpc.UpstreamServiceServicer):
 
 
 @asynccontextmanager
-async def plain_upstream() -> AsyncIterator[PlainUpstream]:
-    """Serve a PlainUpstream on a free port of loopback."""
+async def plain_upstream(path: str = "") -> AsyncIterator[PlainUpstream]:
+    """Serve a PlainUpstream on a free port of loopback, or on a Unix socket."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     upstream = PlainUpstream()
     rpc.add_UpstreamServiceServicer_to_server(upstream, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    upstream.address = f"127.0.0.1:{port}"
+    port = server.add_insecure_port(f"unix:{path}" if path else "127.0.0.1:0")
+    upstream.address = f"unix:{path}" if path else f"127.0.0.1:{port}"
     await server.start()
     try:
         yield upstream

@@ -15,6 +15,7 @@ from gatesvr.observe.clock import MAX_GAP_S
 from gatesvr.transport.udp.sockets import MAX_BATCH
 
 from ..fakes import until
+from ..upstream.servers import Streaming, serving
 from .harness import counter, running_gateway
 from .plain_client import answer, business, heartbeat, host_port, plain_client
 from .plain_upstream import plain_upstream
@@ -96,14 +97,17 @@ def test_an_answer_that_waits_is_not_late(backend: str, loop: str) -> None:
 
 
 async def _answer(backend: str) -> None:
+    # On a stream: a unary call's deadline would run on in the server, which stands still here, too.
+    upstream = Streaming()
     async with (
-        plain_upstream() as upstream,
-        running_gateway(backend, upstream.address, "dispatch.task_timeout=1") as gateway,
+        serving(upstream) as address,
+        running_gateway(backend, address, "dispatch.task_timeout=1") as gateway,
         plain_client(gateway.address) as client,
     ):
+        await until(lambda: {found.state for found in gateway.upstream.endpoints()} == {"stream"})
         await client.login("alice")
         client.send(business(2, "gate", b"x", ack=1))
-        await upstream.until_asked("gate")
+        await until(lambda: "gate" in upstream.actions)
         upstream.gate.set()
         stand_still()
         assert answer(await client.receive()).code == 200

@@ -37,6 +37,8 @@ REQUEST = "/gatesvr.proto.UpstreamService/ProcessRequest"
 STREAM = "/gatesvr.proto.UpstreamService/ProcessStream"
 HEAD = ((":status", "200"), ("content-type", "application/grpc"))
 UNIMPLEMENTED = 12
+LAST = 2**31 - 1
+"""The last stream of a GOAWAY that names none."""
 CLOSE_S = 10.0
 """Longest wait for clients to hang up."""
 INITIAL_WINDOW_SIZE = SettingCodes.INITIAL_WINDOW_SIZE
@@ -87,6 +89,7 @@ class Script:
     Attributes:
         answer: Answers the first ProcessRequest.
         stream: Serves the first ProcessStream, Peer.stream() the next; without it there is none.
+        times: How many of either are the first ones.
         greet: Runs on the first connection, in place of its SETTINGS.
         settings: The first SETTINGS of every connection.
         shape: Cuts and pads every frame that goes out.
@@ -96,6 +99,7 @@ class Script:
 
     answer: Play | None = None
     stream: Play | None = None
+    times: int = 1
     greet: Greet | None = None
     settings: dict[int, int] = field(default_factory=dict)
     shape: Shape | None = None
@@ -114,6 +118,7 @@ class Peer:
         self.is_first = not server.peers
         self.asked: dict[int, Asked] = {}
         self.goodbye: int | None = None  # the code of the client's GOAWAY
+        self.last = LAST  # of the streams that are served
         self.pongs = 0
         self.is_lost = False
         self.h2 = H2Connection(
@@ -129,6 +134,7 @@ class Peer:
         self._out = bytearray()
         self._plays: set[asyncio.Task[None]] = set()
         self._settings_open = 0
+        self._settings_lock = asyncio.Lock()
 
     # What scripts do.
 
@@ -139,10 +145,17 @@ class Peer:
         self.set(settings)
 
     def set(self, settings: dict[int, int]) -> None:
-        """Send SETTINGS. Wait for acknowledged() before the next ones: h2 knows one at a time."""
+        """Send SETTINGS. Where others may be on their way, change() is right: h2 knows one."""
         self._settings_open += 1
         self.h2.update_settings(dict(settings))
         self.flush()
+
+    async def change(self, settings: dict[int, int]) -> None:
+        """Send SETTINGS when the last ones have been acknowledged, and wait until these are."""
+        async with self._settings_lock:
+            await self.acknowledged()
+            self.set(settings)
+            await self.acknowledged()
 
     async def acknowledged(self) -> None:
         """Wait until the client has acknowledged all SETTINGS."""
@@ -237,10 +250,16 @@ class Peer:
         self.status(asked)
 
     def goaway(self, last: int, code: int = 0, text: bytes = b"") -> None:
+        """Say goodbye; streams above the last one are not served."""
+        self.last = last
         self.raw(GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=text))
 
     def reset(self, asked: Asked, code: int) -> None:
-        self.raw(RstStreamFrame(asked.id, error_code=code))
+        try:
+            self.h2.reset_stream(asked.id, code)
+        except StreamClosedError:
+            self.raw(RstStreamFrame(asked.id, error_code=code))
+        self.flush()
 
     def raw(self, frame: Frame) -> None:
         """Send a frame that h2 does not know of."""
@@ -323,9 +342,10 @@ class Peer:
             asked = self.asked[event.stream_id] = Asked(
                 event.stream_id, {str(name): str(value) for name, value in event.headers}
             )
-            play = asyncio.create_task(self._play(asked))
-            self._plays.add(play)
-            play.add_done_callback(self._plays.discard)
+            if asked.id <= self.last:
+                play = asyncio.create_task(self._play(asked))
+                self._plays.add(play)
+                play.add_done_callback(self._plays.discard)
         elif isinstance(event, events.DataReceived):
             self.asked[event.stream_id].body += event.data
             if self.script.gives_credit:
@@ -337,6 +357,8 @@ class Peer:
             self.asked[event.stream_id].reset = int(event.error_code)
         elif isinstance(event, events.SettingsAcknowledged):
             self._settings_open -= 1
+            if self.script.gives_credit:
+                self._open_windows()
         elif isinstance(event, events.PingAckReceived):
             self.pongs += 1
         elif isinstance(event, events.ConnectionTerminated):
@@ -344,16 +366,24 @@ class Peer:
             if self.goodbye:
                 self.server.faults.append(f"the client says {event.additional_data!r}")
 
+    def _open_windows(self) -> None:
+        """Open the windows that SETTINGS have closed; h2 leaves that to its user."""
+        for asked in self.asked.values():
+            if not asked.is_ended and asked.reset is None and asked.id in self.h2.streams:
+                window = self.h2.remote_flow_control_window(asked.id)
+                if window < 1 and self.h2.local_settings.initial_window_size:
+                    self.h2.increment_flow_control_window(1 - window, asked.id)
+
     async def _play(self, asked: Asked) -> None:
         server = self.server
         if asked.path == REQUEST:
             server.requests += 1
-            play = self.script.answer if server.requests == 1 else None
+            play = self.script.answer if server.requests <= self.script.times else None
             play = play or Peer.echo
         elif asked.path == STREAM:
             server.streams += 1
             play = self.script.stream or unimplemented
-            if self.script.stream is not None and server.streams > 1:
+            if self.script.stream is not None and server.streams > self.script.times:
                 play = Peer.stream
         else:
             play = unimplemented
@@ -361,8 +391,8 @@ class Peer:
             await play(self, asked)
         except ConnectionError:
             pass  # the client is gone
-        except StreamClosedError as error:
-            if asked.reset is None:
+        except ProtocolError as error:
+            if asked.reset is None and self.goodbye is None:
                 server.faults.append(f"script: {error!r}")
         except Exception as error:
             server.faults.append(f"script: {error!r}")
@@ -413,7 +443,7 @@ async def scripted(script: Script) -> AsyncIterator[ScriptedServer]:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await listener.wait_closed()
-    assert server.faults == []
+    assert not server.faults, server.faults
 
 
 def framed(message: bytes) -> bytes:
@@ -466,7 +496,7 @@ def frames_of(data: bytes) -> Iterator[Frame]:
 # Shapes. Each takes a frame that h2 made and gives those that go out for it.
 
 
-def _cut(frame: HeadersFrame, sizes: Iterable[int]) -> list[Frame]:
+def cut(frame: HeadersFrame, sizes: Iterable[int]) -> list[Frame]:
     """Cut a header block into HEADERS and CONTINUATIONs of these sizes, and one of the rest."""
     block, at = frame.data, 0
     parts = []
@@ -484,7 +514,7 @@ def _cut(frame: HeadersFrame, sizes: Iterable[int]) -> list[Frame]:
 def one_byte_frames(frame: Frame) -> Iterator[Frame]:
     """Each frame carries one byte: of a message, or of a header block."""
     if isinstance(frame, HeadersFrame):
-        yield from _cut(frame, [1] * (len(frame.data) - 1))
+        yield from cut(frame, [1] * (len(frame.data) - 1))
     elif isinstance(frame, DataFrame) and len(frame.data) > 1:
         last = len(frame.data) - 1
         for at in range(last + 1):
@@ -497,7 +527,7 @@ def one_byte_frames(frame: Frame) -> Iterator[Frame]:
 def empty_ends(frame: Frame) -> Iterator[Frame]:
     """Header blocks begin in an empty HEADERS frame and end in an empty CONTINUATION."""
     if isinstance(frame, HeadersFrame):
-        yield from _cut(frame, [0, len(frame.data)])
+        yield from cut(frame, [0, len(frame.data)])
     else:
         yield frame
 
@@ -516,7 +546,7 @@ def padded_with_nothing(frame: Frame) -> Iterator[Frame]:
     """HEADERS have the flag PADDED and no padding, and are continued."""
     if isinstance(frame, HeadersFrame):
         frame.flags.add("PADDED")
-        yield from _cut(frame, [len(frame.data) // 2])
+        yield from cut(frame, [len(frame.data) // 2])
     else:
         yield frame
 

@@ -104,7 +104,7 @@ class Served(str):
 
 @asynccontextmanager
 async def serving(
-    servicer: Any, port: int = 0, *also: Any, **options: int
+    servicer: Any, port: int = 0, *also: Any, credentials: Any = None, **options: int
 ) -> AsyncIterator[Served]:
     """Serve servicer on loopback; also holds the add functions of further services."""
     named = [(f"grpc.{name}", value) for name, value in options.items()]
@@ -113,7 +113,10 @@ async def serving(
     add(servicer, server)
     for add_more in also:
         add_more(server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    if credentials is None:
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+    else:
+        port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     await server.start()
     served = Served(f"127.0.0.1:{port}")
     served.server = server

@@ -260,6 +260,11 @@ def test_plain_text_behind_tls(run: Any, authority: Authority) -> None:
         (socket.gaierror(socket.EAI_NONAME, "x"), "no such name"),
         (ConnectionAbortedError(), "the server closed the connection"),
         (ValueError("odd"), "odd"),
+        (
+            ssl.SSLError(1, "[SSL] tlsv1 alert no application protocol (_ssl.c:1)"),
+            "the server speaks no HTTP/2 (ALPN)",
+        ),
+        (ssl.SSLError(1, "[SSL: ODD] odd one (_ssl.c:1)"), "TLS: [SSL: ODD] odd one (_ssl.c:1)"),
     ],
 )
 def test_reasons(error: Exception, expected: str) -> None:
@@ -278,7 +283,10 @@ def test_reasons(error: Exception, expected: str) -> None:
             None,
             b"",
             True,
-            "the server closed the connection at once (it may want a client certificate)",
+            (
+                "the server closed the connection at once"
+                " (it may want a client certificate, or another one)"
+            ),
         ),
     ],
 )

@@ -12,6 +12,7 @@ from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 
 from gatesvr.errors import ErrorCode, Outcome
 from gatesvr.upstream import connection, direct_lane, process_stream
+from gatesvr.upstream.call import Call
 from gatesvr.upstream.lane import LaneState
 
 from ..fakes import until
@@ -23,7 +24,7 @@ from .scripted import (
     echoed,
     scripted,
 )
-from .servers import Streaming, ask, endpoints, lane_to, parse, serving
+from .servers import Streaming, ask, endpoints, lane_to, outcome, parse, serving
 from .test_lane import failure
 from .test_manager import managing
 
@@ -289,3 +290,45 @@ async def test_connections_are_counted_and_closed_at_the_end() -> None:
         assert manager.counters.connections == 1
         (lane,) = manager._lanes.values()
     assert lane.connections == 0
+
+
+async def test_connection_whose_stream_ids_are_used_up_is_replaced() -> None:
+    class Spent:
+        """A core that opens no more streams."""
+
+        is_leaving, room = True, 0
+
+        def __init__(self, core: Any) -> None:
+            self.core = core
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.core, name)
+
+    async with scripted(Script()) as server, lane_to(server.address) as under_test:
+        assert parse(await under_test.call(data=b"x")).data == b"x"
+        (carrier,) = under_test.lane._transports
+        carrier.core = Spent(carrier.core)
+        assert parse(await under_test.call(data=b"y")).data == b"y"
+        assert len(server.peers) == 2
+        assert (under_test.counters.downs, under_test.counters.broken_calls) == (0, 0)
+
+
+async def test_trace_that_no_header_can_hold_costs_no_call() -> None:
+    class Traced(Call):
+        metadata = (("tracestate", "a\nb"),)
+
+    async with scripted(Script()) as server, lane_to(server.address) as under_test:
+        await under_test.call()
+        future, on_end = outcome()
+        deadline = asyncio.get_running_loop().time() + 20
+        under_test.lane.submit(Traced(on_end, b"", 7, deadline))
+        await future
+
+
+async def test_stop_does_not_wait_for_a_server_that_says_nothing() -> None:
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with plain_server(says_nothing) as address, lane_to(address) as under_test:
+        await until(lambda: under_test.lane.connections == 1)
+        await under_test.lane.stop(3600.0)

@@ -176,6 +176,7 @@ async def test_other_endpoints_take_the_calls_of_a_name_that_nobody_knows() -> N
         assert await answered_by(manager, 3) == {"b": 3}
 
 
+@pytest.mark.usefixtures("lane_kind")
 async def test_traffic_moves_when_the_addresses_change() -> None:
     names = Names()
     async with (
@@ -205,6 +206,7 @@ async def test_traffic_moves_when_the_addresses_change() -> None:
             assert counters.broken_calls == counters.unsent_calls == counters.unanswered == 0
 
 
+@pytest.mark.usefixtures("lane_kind")
 async def test_a_broken_address_is_looked_up_at_once() -> None:
     names = Names()
     async with serving(Streaming("a")) as a, serving(Streaming("b")) as b:
@@ -294,6 +296,17 @@ async def test_services_share_a_name_and_the_last_one_ends_it() -> None:
             assert len(manager._names) == len(config.services)
         assert manager.endpoints() == []
         await manager.stop()
+
+
+async def test_another_interval_counts_at_once() -> None:
+    names = Names()
+    async with serving(Streaming("a")) as a:
+        names.set(a)
+        async with managing(names) as manager:  # with an interval of 30 s
+            await until_at(manager, a)
+            config = settings(services={"zone": [Endpoint(address=NAME)]}, resolve_interval=0.1)
+            manager.prepare(config, push=PushConfig(), rules=[], auth_service="")()
+            await until(lambda: names.asked > 3)
 
 
 async def test_a_lookup_that_fails_in_an_odd_way_is_logged(

@@ -254,4 +254,6 @@ async def test_stream(name: str) -> None:
         if end == "answer":
             assert got == b"first"
         assert parse(await under_test.call(data=b"next")).data == b"next"
+        counters = under_test.counters
+        assert counters.protocol_errors == counters.floods == 0
         assert not about.connections or len(server.peers) == about.connections

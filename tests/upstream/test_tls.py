@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 def test_files_are_checked_when_they_are_read(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair, other = authority.sign("gate"), authority.sign("gate")
+    old = authority.sign("gate", days=-1)
     (tmp_path / "empty").write_bytes(b"")
     for files, field, complaint in (
         ({"ca": str(tmp_path / "none")}, "upstream.tls.ca", "No such file"),
         ({"ca": str(tmp_path / "empty")}, "upstream.tls.ca", "no usable certificate"),
         ({"cert": str(tmp_path / "empty"), "key": pair.key}, "upstream.tls.cert", "no usable"),
+        ({"cert": old.cert, "key": old.key}, "upstream.tls.cert", "expired on"),
         ({"cert": pair.cert, "key": other.key}, "upstream.tls.key", "not the key of the certifi"),
     ):
         with pytest.raises(ConfigError, match=complaint) as refused:
@@ -35,7 +37,10 @@ def test_files_are_checked_when_they_are_read(tmp_path: Path) -> None:
     )
     assert len(made.context.get_ca_certs()) == 1
     # Without a file the system's CAs count, however many those are.
-    assert UpstreamCredentials(UpstreamTls(enabled=True)).context.check_hostname
+    for ca in ("", "system"):
+        credentials = UpstreamCredentials(UpstreamTls(enabled=True, ca=ca))
+        assert credentials.context.check_hostname
+        assert not credentials.follow()
 
 
 def test_changed_files_are_read_again(

@@ -21,6 +21,7 @@ THEMES = (
     "overload",
     "sessions",
     "upstreams",
+    "http2_upstreams",
     "callers",
 )
 """Files of this folder, in the order of the table."""

@@ -48,7 +48,13 @@ def plans(options: argparse.Namespace) -> list[Plan]:
             for lane in options.lane or [""]:
                 rate = {} if what != "memory" else {"rate": HIGHEST_RATE}
                 for is_go in (False, True) if what == "age" else (False,):
-                    values = {**rate, **given, "is_go": is_go, "backend": options.backend}
+                    values = {
+                        **rate,
+                        **given,
+                        "is_go": is_go,
+                        "backend": options.backend,
+                        "how": options.how,
+                    }
                     made.append(Plan(what, lane, kind, **values))
     return made
 
@@ -82,6 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("what", nargs="*", metavar="RUN", help=f"{', '.join(RUNS)}; default: all")
     parser.add_argument("--lane", action="append", choices=LANES, help="repeatable")
     parser.add_argument("--kind", choices=KINDS, help="of upstream; default: both")
+    parser.add_argument("--how", default="both", choices=("kill", "stop", "both"), help="restarts")
     parser.add_argument("--backend", default="qh3", choices=("aioquic", "qh3"))
     for name in NUMBERS:
         kind = type(defaults[name])

@@ -227,8 +227,12 @@ class Load:
         for _ in range(clients):
             client = await self._connect()
             now = asyncio.get_running_loop().time()
-            for _ in range(LEAVER_REQUESTS):
+            for _ in range(LEAVER_REQUESTS - 1):
                 client.ask(HANG, now)
+            client.ask(ECHO, now)
+            async with asyncio.timeout(SETTLE_S):
+                while len(client.open) == LEAVER_REQUESTS:  # the gateway has taken them all
+                    await asyncio.sleep(TICK_S)
             client.leave()
             assert client.connection is not None
             await client.connection.close()

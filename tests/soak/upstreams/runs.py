@@ -67,7 +67,8 @@ class Plan:
         clients: Clients that stay.
         requests: Requests of the memory run.
         rate: Requests a second; the memory run takes what the gateway can do, up to it.
-        restarts: Of the upstream; every second one kills it, the others stop it in order.
+        restarts: Of the upstream.
+        how: ``kill`` it, ``stop`` it in order, or ``both`` in turn.
         pause_s: From one restart to the next.
         seconds: Length of the age run.
         age_ms: Oldest that a connection becomes.
@@ -82,6 +83,7 @@ class Plan:
     requests: int = 200_000
     rate: float = 500.0
     restarts: int = 50
+    how: str = "both"
     pause_s: float = 0.5
     seconds: float = 20.0
     age_ms: int = 1_000
@@ -279,7 +281,7 @@ class Run:
 
 
 class Memory(Run):
-    """Many requests, a tenth of which time out, are cancelled, given up, or left by their client."""
+    """Many requests, a tenth of which time out, are cancelled, given up, or left by a client."""
 
     delay = 0.0
 
@@ -326,7 +328,7 @@ class Restarts(Run):
         for number in range(plan.restarts):
             following = await self.new_upstream()
             await asyncio.sleep(plan.pause_s)
-            if number % 2:
+            if plan.how == "stop" or (plan.how == "both" and number % 2):
                 self.upstream.send("stop")
                 await self.upstream.receive(PATIENCE_S)
             await asyncio.to_thread(self.upstream.kill)

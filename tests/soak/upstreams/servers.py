@@ -1,4 +1,4 @@
-"""The upstream's process: a grpcio server that echoes, hangs or cancels, and notes each execution."""
+"""The upstream's process: a grpcio server that echoes, hangs or cancels; it notes executions."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ export class UpstreamTable {
   update(upstreams) {
     const values = {
       Service: (cell, one) => text(cell, one.service),
-      Address: (cell, one) => text(cell, one.address),
+      Address: (cell, one) => text(cell, one.name ? `${one.address} (${one.name})` : one.address),
       Health: (cell, one) => {
         if (!cell.firstChild) cell.append(badge());
         setBadge(cell.firstChild, verdict(one));
