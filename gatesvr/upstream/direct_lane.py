@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from .._core.codec import decode_answer, encode_batch
-from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY, Http2Connection
+from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY
 from ..errors import Outcome
 from ..grpcio import max_answer_bytes
 from ..observe.log import keys
-from .connection import UpstreamConnection
-from .dial import DialError, dial
+from .connection import UpstreamConnection, connect
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
 from .pauses import Pauses
@@ -431,8 +430,12 @@ class DirectLane(Lane):
         task.add_done_callback(self._dials.discard)
 
     async def _connect(self, is_extra: bool) -> None:
+        context = None if self._tls is None else self._tls.context
+        size = max_answer_bytes(self._max_message_bytes)
         try:
-            reason = await self._reach(is_extra)
+            reason = await connect(
+                self, self.target, context, self._config, size, is_extra=is_extra
+            )
         except Exception as error:
             logger.exception("lane_dial_failed", extra=keys(address=self.address))
             reason = str(error)
@@ -445,34 +448,6 @@ class DirectLane(Lane):
             self._enter(LaneState.DOWN, reason)
             self._strand(reason)
             self._redial = self._loop.call_later(pause, self._dial)
-
-    async def _reach(self, is_extra: bool) -> str:
-        """Make a connection; return why there is none, or an empty text."""
-        timeout = self._config.connect_timeout
-        due = self._loop.time() + timeout
-        context = None if self._tls is None else self._tls.context
-
-        def make() -> UpstreamConnection:
-            core = Http2Connection(
-                self.target.authority,
-                "http" if context is None else "https",
-                max_message_bytes=max_answer_bytes(self._max_message_bytes),
-            )
-            keepalive = self._config.keepalive
-            is_tls = context is not None
-            return UpstreamConnection(self, core, keepalive, is_tls=is_tls, is_extra=is_extra)
-
-        try:
-            _, connection = await dial(self.target, context, make, timeout)
-        except DialError as error:
-            return str(error)
-        try:
-            async with asyncio.timeout_at(due):
-                return await connection.ready
-        except TimeoutError:
-            reason = f"the server says nothing in HTTP/2 for {timeout:g} s"
-            connection.abort(reason)
-            return reason
 
     def connection_made(self, connection: UpstreamConnection) -> None:
         """Open the streams of a main connection; they leave with its first bytes."""
