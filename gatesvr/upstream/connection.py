@@ -10,16 +10,19 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .._core import http2
-from .dial import early_end, reason_of
+from .dial import DialError, dial, early_end, reason_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from .._core.http2 import Http2Connection, Stream
+    from ..config import UpstreamConfig
     from .call import Call
     from .process_stream import ProcessStream
+    from .target import Target
 
-__all__ = ["ConnectionUser", "UpstreamConnection"]
+__all__ = ["ConnectionUser", "UpstreamConnection", "connect"]
 
 KEEPALIVE_TIMEOUT_S = 20.0
 """Longest wait for the answer to a keepalive PING."""
@@ -62,6 +65,47 @@ class ConnectionUser(Protocol):
 
     def call_cancelled(self, call: Call) -> None:
         """Take note that a call's stream was reset."""
+
+
+async def connect(
+    user: ConnectionUser,
+    target: Target,
+    context: ssl.SSLContext | None,
+    config: UpstreamConfig,
+    max_message_bytes: int,
+    *,
+    is_extra: bool,
+) -> str:
+    """Make a connection whose server speaks HTTP/2; return why there is none, or an empty text.
+
+    Args:
+        user: What the connection calls.
+        target: The upstream.
+        context: How to speak TLS; None for plain text.
+        config: The times.
+        max_message_bytes: The largest message from the server.
+        is_extra: As in UpstreamConnection.
+    """
+    due = asyncio.get_running_loop().time() + config.connect_timeout
+    is_tls = context is not None
+
+    def make() -> UpstreamConnection:
+        core = http2.Http2Connection(
+            target.authority, "https" if is_tls else "http", max_message_bytes=max_message_bytes
+        )
+        return UpstreamConnection(user, core, config.keepalive, is_tls=is_tls, is_extra=is_extra)
+
+    try:
+        _, connection = await dial(target, context, make, config.connect_timeout)
+    except DialError as error:
+        return str(error)
+    try:
+        async with asyncio.timeout_at(due):
+            return await connection.ready
+    except TimeoutError:
+        reason = f"the server says nothing in HTTP/2 for {config.connect_timeout:g} s"
+        connection.abort(reason)
+        return reason
 
 
 class UpstreamConnection(asyncio.Protocol):

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from .._core.codec import decode_answer, encode_batch
-from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY, Http2Connection
+from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY
 from ..errors import Outcome
 from ..grpcio import max_answer_bytes
 from ..observe.log import keys
-from .connection import UpstreamConnection
-from .dial import DialError, dial
+from .connection import UpstreamConnection, connect
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
 from .pauses import Pauses
@@ -317,36 +316,30 @@ class DirectLane(Lane):
             else:
                 self._finish(call, decode_answer(message))
         elif stream.is_unprocessed:
-            self._retry([call], is_refused=connection.core.goaway_code < 0)
+            self._retry(call, is_refused=connection.core.goaway_code < 0)
         elif status == DEADLINE_EXCEEDED and self._clock.now() >= call.deadline:
             self._fail_late(call, Outcome.UNKNOWN)
         else:
             size, is_remote = len(call.upstream_req), stream.is_remote
             self._fail_by_status(call, status_of(status), stream.details, size, is_remote=is_remote)
 
-    def _retry(self, calls: list[Call], *, is_refused: bool) -> None:
-        """Send calls elsewhere, or put them back into the line: the server did not begin with them.
+    def _retry(self, call: Call, *, is_refused: bool) -> None:
+        """Send a call elsewhere, or put it back into the line: the server did not begin with it.
 
         Args:
-            calls: Calls that were written.
-            is_refused: Whether it refused them one by one; the second time that ends a call.
+            call: It was written.
+            is_refused: Whether the server refused this call; the second time that ends it.
         """
-        again = []
-        for call in calls:
-            if call.on_end is None:
-                continue
-            self._counters.retried_calls += 1
-            if is_refused and call.is_refused:
-                self._on_refused(self, call)
-            else:
-                call.is_refused |= is_refused
-                again.append(call)
-        left = self._on_stranded(self, again)
-        now = self._clock.now()
-        for call in left:
-            call.upstream_req = call.request_at(now)
-        self._waiting.extendleft(reversed(left))
-        if left:
+        if call.on_end is None:
+            return
+        self._counters.retried_calls += 1
+        if is_refused and call.is_refused:
+            self._on_refused(self, call)
+            return
+        call.is_refused |= is_refused
+        if self._on_stranded(self, [call]):
+            call.upstream_req = call.request_at(self._clock.now())
+            self._waiting.appendleft(call)
             self._wake()
 
     # The ProcessStream.
@@ -407,11 +400,8 @@ class DirectLane(Lane):
         calls = [self._open.pop(request_id) for request_id in ids if request_id in self._open]
         self._draining_ids -= ids
         process.ids = set()
-        if process.stream.is_unprocessed:
-            self._retry(calls, is_refused=False)
-        else:
-            for call in calls:
-                self._fail_broken(call, reason)
+        for call in calls:
+            self._fail_broken(call, reason)
 
     def _open_stream(self, connection: UpstreamConnection) -> None:
         self._process = connection.process = ProcessStream(self, connection)
@@ -440,8 +430,12 @@ class DirectLane(Lane):
         task.add_done_callback(self._dials.discard)
 
     async def _connect(self, is_extra: bool) -> None:
+        context = None if self._tls is None else self._tls.context
+        size = max_answer_bytes(self._max_message_bytes)
         try:
-            reason = await self._reach(is_extra)
+            reason = await connect(
+                self, self.target, context, self._config, size, is_extra=is_extra
+            )
         except Exception as error:
             logger.exception("lane_dial_failed", extra=keys(address=self.address))
             reason = str(error)
@@ -454,34 +448,6 @@ class DirectLane(Lane):
             self._enter(LaneState.DOWN, reason)
             self._strand(reason)
             self._redial = self._loop.call_later(pause, self._dial)
-
-    async def _reach(self, is_extra: bool) -> str:
-        """Make a connection; return why there is none, or an empty text."""
-        timeout = self._config.connect_timeout
-        due = self._loop.time() + timeout
-        context = None if self._tls is None else self._tls.context
-
-        def make() -> UpstreamConnection:
-            core = Http2Connection(
-                self.target.authority,
-                "http" if context is None else "https",
-                max_message_bytes=max_answer_bytes(self._max_message_bytes),
-            )
-            keepalive = self._config.keepalive
-            is_tls = context is not None
-            return UpstreamConnection(self, core, keepalive, is_tls=is_tls, is_extra=is_extra)
-
-        try:
-            _, connection = await dial(self.target, context, make, timeout)
-        except DialError as error:
-            return str(error)
-        try:
-            async with asyncio.timeout_at(due):
-                return await connection.ready
-        except TimeoutError:
-            reason = f"the server says nothing in HTTP/2 for {timeout:g} s"
-            connection.abort(reason)
-            return reason
 
     def connection_made(self, connection: UpstreamConnection) -> None:
         """Open the streams of a main connection; they leave with its first bytes."""

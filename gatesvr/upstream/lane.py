@@ -339,12 +339,11 @@ class Lane(ABC):
             junk: What this returned for the stream's message before.
 
         Returns:
-            How many of the stream's answers nobody waited for, less those that somebody did wait
-            for; at least 0. A message without answers counts for one.
+            The stream's answers that nobody waited for, and its messages without any, less those
+            that somebody did wait for; at least 0.
 
         Raises:
-            ValueError: It does not decode, has more answers than there can be, or the stream has
-                brought more than MAX_JUNK of nothing.
+            ValueError: It does not decode, has too many answers, or makes that more than MAX_JUNK.
         """
         take_open = self._open.pop
         answers = decode_answers(batch, len(self._open) + MAX_LATE)
@@ -388,10 +387,8 @@ class Lane(ABC):
         limit = max(limit, MIN_SHARED_BYTES)
         self._max_shared_bytes = limit
         self._max_batch_bytes = min(self._max_batch_bytes, limit)
-        logger.warning(
-            "upstream_limit",
-            extra=keys(address=self.address, max_message_bytes=limit, why=details),
-        )
+        told = keys(address=self.address, max_message_bytes=limit, why=details)
+        logger.warning("upstream_limit", extra=told)
         return True
 
     def _tell_unary(self) -> None:
@@ -459,7 +456,7 @@ class Lane(ABC):
         *,
         is_remote: bool = True,
     ) -> None:
-        """End a unary call by its gRPC status; the arguments are those of outcome_of()."""
+        """End a unary call by its gRPC status; the arguments are outcome_of()'s."""
         if call.on_end is None:
             return
         code, outcome = outcome_of(status, details, request_bytes, is_remote=is_remote)

@@ -122,7 +122,6 @@ def test_the_command_prints_and_fails(
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["unary", "stream"])
-@pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize(
     "plan",
     [
@@ -133,6 +132,6 @@ def test_the_command_prints_and_fails(
     ],
     ids=["memory", "restarts", "age", "go-age"],
 )
-async def test_soak(plan: Plan, lane: str, kind: str, backend: str) -> None:
-    plan = dataclasses.replace(plan, lane=lane, kind=kind, backend=backend)
+async def test_soak(plan: Plan, kind: str) -> None:
+    plan = dataclasses.replace(plan, kind=kind)
     assert (await RUNS[plan.what](plan).run()).findings == []
