@@ -208,7 +208,8 @@ async def test_calls_nobody_waits_for_are_reset() -> None:
 
     script = Script(answer=play, times=2)
     async with scripted(script) as server, lane_to(server.address) as under_test:
-        late, given_up = under_test.call(timeout=0.2), under_test.call(timeout=20)
+        await under_test.until_state(LaneState.UNARY)
+        late, given_up = under_test.call(timeout=1), under_test.call(timeout=20)
         await until(lambda: len(heads) == 2)
         given_up.cancel()
         await asyncio.wait([late])
