@@ -85,12 +85,13 @@ def limits(*, ended: int, mib: float, sent: int = 8) -> tuple[Limit, ...]:
         mib: Most memory, MiB.
         sent: Most that one connection may bring before it is ended, MiB.
     """
+    ends = Limit(
+        "upstream.protocol_errors and floods",
+        lambda m: m.moved("upstream.protocol_errors") + m.moved("upstream.floods"),
+        least=ended,
+    )
     return (
-        Limit(
-            "upstream.protocol_errors and floods",
-            lambda m: m.moved("upstream.protocol_errors") + m.moved("upstream.floods"),
-            least=ended,
-        ),
+        *([ends] if ended else []),
         saw("calls ended", least=CLIENTS * REQUESTS, most=CLIENTS * REQUESTS),
         saw("MiB on one connection", most=sent),
         saw("connections", most=60),
