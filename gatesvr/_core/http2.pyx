@@ -83,7 +83,7 @@ cdef class Stream:
         status: The gRPC status, -1 until the ENDED event.
         details: The peer's grpc-message, or why the connection ended the stream.
         is_remote: Whether the status was in the peer's trailers.
-        is_unprocessed: Whether the peer says that it did not begin with it.
+        is_unprocessed: Whether the peer says that it did not begin with it, and sent no head.
         message: The response of a call() that ended with status 0, else None.
     """
 
@@ -859,7 +859,7 @@ cdef class Http2Connection:
             return self._charge(True)
         self.resets_received += 1
         code = get_32(frame.data)
-        stream.is_unprocessed = code == REFUSED_STREAM
+        stream.is_unprocessed = code == REFUSED_STREAM and not stream.has_head
         return self._end(stream, status_of_reset(code), f"RST_STREAM {code_name(code)}")
 
     cdef int _handle_goaway(self, Frame *frame) except -1:
@@ -883,7 +883,7 @@ cdef class Http2Connection:
         cdef str details = self._goodbye()
         for stream in list(self._streams.values()):
             if stream.id > self._last_id:
-                stream.is_unprocessed = True
+                stream.is_unprocessed = not stream.has_head
                 self._end(stream, GRPC_UNAVAILABLE, details)
         return 0
 
