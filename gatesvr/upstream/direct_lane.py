@@ -284,7 +284,7 @@ class DirectLane(Lane):
     def handle_events(
         self, connection: UpstreamConnection, events: Sequence[tuple[int, Stream | None, bytes]]
     ) -> None:
-        """Take what one read has brought."""
+        """Take what one read has brought; write again: there may be more room."""
         for kind, stream, data in events:
             if stream is None:
                 if kind == READY:
@@ -407,11 +407,8 @@ class DirectLane(Lane):
         calls = [self._open.pop(request_id) for request_id in ids if request_id in self._open]
         self._draining_ids -= ids
         process.ids = set()
-        if process.stream.is_unprocessed:
-            self._retry(calls, is_refused=False)
-        else:
-            for call in calls:
-                self._fail_broken(call, reason)
+        for call in calls:
+            self._fail_broken(call, reason)
 
     def _open_stream(self, connection: UpstreamConnection) -> None:
         self._process = connection.process = ProcessStream(self, connection)
@@ -479,6 +476,9 @@ class DirectLane(Lane):
             async with asyncio.timeout_at(due):
                 return await connection.ready
         except TimeoutError:
+            ready = connection.ready
+            if ready.done() and not ready.cancelled():  # both came in one turn of a busy loop
+                return ready.result()
             reason = f"the server says nothing in HTTP/2 for {timeout:g} s"
             connection.abort(reason)
             return reason
@@ -537,12 +537,11 @@ class DirectLane(Lane):
             self._end_written(process, reason)
             if process is self._process:
                 self._process = None
-        for stream in core.streams():
-            if stream.is_unary:
-                call: Any = stream.owner
-                stream.owner = call.carrier = call.stream = None
-                del self._unary[call.request_id]
-                self._fail_broken(call, reason)
+        for call in [call for call in self._unary.values() if call.carrier is connection]:
+            stream: Any = call.stream
+            stream.owner = call.carrier = call.stream = None
+            del self._unary[call.request_id]
+            self._fail_broken(call, reason)
         if connection is self._health.connection:
             self._health.cancel()
         if connection is self._main:
