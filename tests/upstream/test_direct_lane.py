@@ -266,10 +266,9 @@ async def test_messages_that_wait_go_on_when_the_windows_open(
         peer.status(asked)
 
     script = Script(stream=stream, gives_credit=False)
-    async with scripted(script) as server, lane_to(server.address) as under_test:
+    async with scripted(script) as server, lane_to(server.address, max_batch=1) as under_test:
         await under_test.until_state(LaneState.STREAM)
         large = under_test.call(data=bytes(100_000))
-        await until(lambda: under_test.lane.open_calls == 1)
         small = under_test.call(data=b"x")
         assert parse(await small).data == b"x"
         assert parse(await large).data == bytes(100_000)
