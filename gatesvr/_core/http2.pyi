@@ -52,7 +52,7 @@ class Stream:
     @property
     def is_remote(self) -> bool: ...  # the status was in the peer's trailers
     @property
-    def is_unprocessed(self) -> bool: ...  # the peer says that it did not begin with it
+    def is_unprocessed(self) -> bool: ...  # the peer says that it did not begin, and sent no head
     @property
     def message(self) -> bytes | None: ...  # a unary call's response, where the status is 0
     @property

@@ -52,7 +52,7 @@ class ConnectionUser(Protocol):
     def handle_events(
         self, connection: UpstreamConnection, events: Sequence[tuple[int, Stream | None, bytes]]
     ) -> None:
-        """Take what one read has brought."""
+        """Take what one read has brought; write again: there may be more room."""
 
     def write_ready(self) -> None:
         """Write again: the transport takes more."""
@@ -103,6 +103,9 @@ async def connect(
         async with asyncio.timeout_at(due):
             return await connection.ready
     except TimeoutError:
+        ready = connection.ready
+        if ready.done() and not ready.cancelled():  # both came in one turn of a busy loop
+            return ready.result()
         reason = f"the server says nothing in HTTP/2 for {config.connect_timeout:g} s"
         connection.abort(reason)
         return reason
@@ -203,8 +206,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def cancel(self, call: Call) -> None:
-        """Reset the stream of a unary call."""
-        self.core.cancel(cast("Stream", call.stream))
+        """Reset the stream of a unary call; nothing where its end is among the events to handle."""
+        stream = cast("Stream", call.stream)
+        if stream.is_ended:
+            return
+        self.core.cancel(stream)
         call.carrier = call.stream = None
         self._user.call_cancelled(call)
 
@@ -248,9 +254,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Take what the peer has sent, in one step; write what that causes."""
         self._is_heard = True
         core = self.core
-        events = core.receive(data, self._loop.time())
-        if events:
-            self._user.handle_events(self, events)
+        # Also without events: a window, or another limit of streams, may have made room.
+        self._user.handle_events(self, core.receive(data, self._loop.time()))
         if core.error:
             self.close()  # the GOAWAY says why
             if core.frames_received:

@@ -283,7 +283,7 @@ class DirectLane(Lane):
     def handle_events(
         self, connection: UpstreamConnection, events: Sequence[tuple[int, Stream | None, bytes]]
     ) -> None:
-        """Take what one read has brought."""
+        """Take what one read has brought; write again: there may be more room."""
         for kind, stream, data in events:
             if stream is None:
                 if kind == READY:
@@ -503,12 +503,11 @@ class DirectLane(Lane):
             self._end_written(process, reason)
             if process is self._process:
                 self._process = None
-        for stream in core.streams():
-            if stream.is_unary:
-                call: Any = stream.owner
-                stream.owner = call.carrier = call.stream = None
-                del self._unary[call.request_id]
-                self._fail_broken(call, reason)
+        for call in [call for call in self._unary.values() if call.carrier is connection]:
+            stream: Any = call.stream
+            stream.owner = call.carrier = call.stream = None
+            del self._unary[call.request_id]
+            self._fail_broken(call, reason)
         if connection is self._health.connection:
             self._health.cancel()
         if connection is self._main:

@@ -47,7 +47,7 @@ class ProcessStream:
         stream: The HTTP/2 stream.
         began: Loop time of its opening.
         junk: What Lane._take_answers() made of its messages so far.
-        ids: The calls written to it and not ended, once the lane has left it; None before.
+        ids: The calls written to it that had not ended when the lane left it; None before.
     """
 
     def __init__(self, user: StreamUser, connection: UpstreamConnection) -> None:
@@ -95,8 +95,7 @@ class ProcessStream:
         """
         if self._is_finished or self.ids is None or self.stream.is_ended:
             return
-        self.ids = {request_id for request_id in self.ids if request_id in open_calls}
-        if not self.ids:
+        if not any(request_id in open_calls for request_id in self.ids):
             self._is_finished = True
             self.connection.core.finish(self.stream)
             self._timer = asyncio.get_running_loop().call_later(CLOSE_S, self._cut)

@@ -142,7 +142,12 @@ class NameWatch:
         pause = 0.0
         while True:
             self._rest.clear()
-            is_resolved = await self._look()
+            try:
+                is_resolved = await self._look()
+            except Exception as error:  # whatever it is, the name is looked up again
+                logger.exception("resolver_failed", extra=keys(name=self.name.address))
+                self._fail(reason_of(error))
+                is_resolved = False
             config = self._config
             if is_resolved and not self._is_broken(self):
                 pause = 0.0

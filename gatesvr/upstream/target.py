@@ -63,7 +63,7 @@ class Target:
             authority = authority or LOCAL_NAME
             return cls(address, (path,), authority, _host_of(authority))
         place = parse_address(address)
-        authority = authority or address
+        authority = authority or _authority_of(address)
         return cls(address, (place,), authority, _host_of(authority))
 
     def served_as(self, server_name: str) -> Target:
@@ -74,7 +74,7 @@ class Target:
         if not server_name:
             return self
         is_local = isinstance(self.places[0], str)
-        usual = LOCAL_NAME if is_local else self.name or self.address
+        usual = LOCAL_NAME if is_local else _authority_of(self.name or self.address)
         authority = server_name if self.authority == usual else self.authority
         return replace(self, authority=authority, server_name=server_name)
 
@@ -117,6 +117,17 @@ class Target:
             return UNIX + place
         # A channel takes several addresses of one family only, but resolves a name to both.
         return join_address(*place) if len(self.places) == 1 else self.address
+
+
+def _authority_of(address: str) -> str:
+    """Return HOST:PORT as a request can hold it: in ASCII."""
+    if address.isascii():
+        return address
+    host, port = parse_address(address)
+    try:
+        return join_address(host.encode("idna").decode(), port)
+    except UnicodeError:  # no name; whoever looks it up says so
+        return address
 
 
 def _host_of(authority: str) -> str:

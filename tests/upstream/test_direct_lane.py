@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 
+from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import ErrorCode, Outcome
 from gatesvr.upstream import connection, direct_lane, process_stream
 from gatesvr.upstream.call import Call
@@ -17,11 +18,14 @@ from gatesvr.upstream.lane import LaneState
 
 from ..fakes import until
 from .scripted import (
+    HEAD,
+    LAST,
     MAX_CONCURRENT_STREAMS,
     Asked,
     Peer,
     Script,
     echoed,
+    echoed_batch,
     scripted,
 )
 from .servers import Streaming, ask, endpoints, lane_to, outcome, parse, serving
@@ -140,6 +144,155 @@ async def test_a_call_that_is_refused_again_and_again_is_503(
         assert (error.code, error.outcome) == (ErrorCode.BUSY, Outcome.NOT_STARTED)
         assert server.requests == 2
         assert (manager.counters.retried_calls, manager.counters.not_started) == (2, 1)
+
+
+def deny_by_goodbye(peer: Peer, asked: Asked) -> None:
+    peer.goaway(last=0)
+
+
+def deny_by_reset(peer: Peer, asked: Asked) -> None:
+    peer.reset(asked, REFUSED_STREAM)
+
+
+@pytest.mark.parametrize("deny", [deny_by_goodbye, deny_by_reset])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_what_was_begun_with_is_not_sent_again_whatever_the_server_says(
+    is_stream: bool, deny: Callable[[Peer, Asked], None]
+) -> None:
+    async def play(peer: Peer, asked: Asked) -> None:
+        peer.headers(asked, HEAD)
+        await (peer.batch(asked) if is_stream else peer.request(asked))
+        deny(peer, asked)
+
+    script = Script(stream=play) if is_stream else Script(answer=play)
+    async with scripted(script) as server, lane_to(server.address) as under_test:
+        await under_test.until_state(LaneState.STREAM if is_stream else LaneState.UNARY)
+        error = await failure(under_test.call())
+        assert error.outcome is Outcome.UNKNOWN
+        assert (under_test.counters.retried_calls, under_test.counters.broken_calls) == (0, 1)
+        assert parse(await under_test.call(data=b"x")).data == b"x"
+
+
+async def test_a_stream_that_was_left_leaves_nothing_behind() -> None:
+    async def stream(peer: Peer, asked: Asked) -> None:
+        peer.headers(asked, HEAD)
+        batch = await peer.batch(asked)
+        peer.goaway(last=LAST)
+        await peer.message(asked, echoed_batch(batch))
+        await peer.until(lambda: asked.is_ended)
+        peer.status(asked)
+
+    async with (
+        scripted(Script(stream=stream)) as server,
+        lane_to(server.address) as under_test,
+    ):
+        await under_test.until_state(LaneState.STREAM)
+        assert parse(await under_test.call(data=b"x")).data == b"x"
+        await until(lambda: len(server.peers) == 2 and under_test.lane.connections == 1)
+        assert not under_test.lane._draining_ids
+        assert under_test.counters.broken_calls == 0
+
+
+@pytest.mark.parametrize("given_up", [0, 1])
+async def test_a_call_may_be_given_up_while_the_answers_of_a_read_are_handed_out(
+    given_up: int,
+) -> None:
+    asked_for: list[tuple[Asked, bytes]] = []
+
+    async def play(peer: Peer, asked: Asked) -> None:
+        asked_for.append((asked, await peer.request(asked)))
+        if len(asked_for) == 3:
+            for each, request in asked_for:
+                await peer.answer(each, echoed(request))  # all in one turn, so in one read
+
+    async with scripted(Script(answer=play, times=3)) as server, lane_to(server.address) as lane:
+        await lane.until_state(LaneState.UNARY)
+        deadline = asyncio.get_running_loop().time() + 20
+        ends: list[int] = []
+
+        def end(number: int) -> Any:
+            def on_end(answer: Any, error: Any) -> None:
+                ends.append(number)
+                calls[given_up].give_up()
+
+            return on_end
+
+        requests = [pb.UpstreamRequest(request_id=i).SerializeToString() for i in range(3)]
+        calls = [Call(end(i), requests[i], i, deadline) for i in range(3)]
+        for call in calls:
+            lane.lane.submit(call)
+        await until(lambda: 2 in ends)
+        assert ends == ([0, 1, 2] if given_up == 0 else [0, 2])
+        assert lane.lane.open_calls == 0
+        assert (lane.lane.connections, len(server.peers)) == (1, 1)
+        assert (lane.counters.answers, lane.counters.late_answers) == (len(ends), given_up)
+        assert lane.counters.cancelled_calls == 0
+
+
+async def test_calls_that_wait_go_on_when_the_server_takes_more_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    monkeypatch.setattr(Peer, "echo", lambda peer, asked: gate.answer(peer, asked))
+    script = Script(settings={MAX_CONCURRENT_STREAMS: 1})
+    async with (
+        scripted(script) as server,
+        lane_to(server.address, max_connections=1) as under_test,
+    ):
+        calls = [under_test.call() for _ in range(3)]
+        await until(lambda: gate.held == 1)
+        await server.peers[0].change({MAX_CONCURRENT_STREAMS: 10})
+        await until(lambda: gate.held == 3)
+        gate.open.set()
+        await asyncio.gather(*calls)
+
+
+async def test_messages_that_wait_go_on_when_the_windows_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_stream, "MAX_UNSENT_BYTES", 1)
+    batches: list[bytes] = []
+
+    async def stream(peer: Peer, asked: Asked) -> None:
+        peer.headers(asked, HEAD)
+        await peer.until(lambda: len(asked.body) > 65_000)  # the window, less what it shared
+        peer.h2.increment_flow_control_window(1 << 20)
+        peer.grant(asked, 1 << 20)
+        while len(batches) < 2:
+            batches.append(await peer.batch(asked))
+        for batch in batches:
+            await peer.message(asked, echoed_batch(batch))
+        await peer.batch(asked)
+        peer.status(asked)
+
+    script = Script(stream=stream, gives_credit=False)
+    async with scripted(script) as server, lane_to(server.address, max_batch=1) as under_test:
+        await under_test.until_state(LaneState.STREAM)
+        large = under_test.call(data=bytes(100_000))
+        small = under_test.call(data=b"x")
+        assert parse(await small).data == b"x"
+        assert parse(await large).data == bytes(100_000)
+
+
+async def test_settings_that_come_just_in_time_make_one_connection() -> None:
+    loop = asyncio.get_running_loop()
+    taken = 0
+
+    async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        taken += 1
+        began = loop.time()
+        await reader.readexactly(24)
+        writer.write(SettingsFrame(0).serialize())
+        while loop.time() < began + 1.0:  # one turn of the loop, in which both happen
+            pass
+        await reader.read()
+
+    async with plain_server(busy) as address, lane_to(address, connect_timeout=0.5) as under_test:
+        await until(lambda: under_test.lane.state is not LaneState.CONNECTING)
+        await until(lambda: not under_test.lane._dials)
+        assert under_test.lane.state is LaneState.UNARY
+        assert (taken, under_test.counters.connects, under_test.counters.downs) == (1, 1, 0)
 
 
 async def test_goodbye_with_a_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,9 +14,8 @@ import pytest
 
 from gatesvr.config import Endpoint, PushConfig
 from gatesvr.errors import ErrorCode
-from gatesvr.upstream.call import UpstreamCounters
 from gatesvr.upstream.manager import UpstreamManager
-from gatesvr.upstream.resolver import MAX_ADDRESSES, NameWatch, choose, look_up
+from gatesvr.upstream.resolver import MAX_ADDRESSES, choose, look_up
 from gatesvr.upstream.target import Target
 
 from ..fakes import until
@@ -309,21 +308,16 @@ async def test_another_interval_counts_at_once() -> None:
             await until(lambda: names.asked > 3)
 
 
-async def test_a_lookup_that_fails_in_an_odd_way_is_logged(
+async def test_a_lookup_that_fails_in_an_odd_way_is_logged_and_repeated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def odd(host: str, port: int) -> list[tuple[str, int]]:
-        raise LookupError("odd")
-
-    watch = NameWatch(
-        Target.of(NAME),
-        settings(),
-        UpstreamCounters(),
-        on_addresses=lambda watch: None,
-        on_failure=lambda watch, reason: None,
-        is_broken=lambda watch: False,
-        look_up=odd,
-    )
-    watch.start()
-    await until(lambda: lines(caplog, "resolver_failed"))
-    assert lines(caplog, "resolver_failed") == [{"name": NAME}]
+    names = Names()
+    names.error = LookupError("odd")
+    async with serving(Streaming("a")) as a, managing(names) as manager:
+        await until(lambda: len(lines(caplog, "resolver_failed")) > 1)
+        assert lines(caplog, "resolver_failed")[0] == {"name": NAME}
+        assert [line["why"] for line in lines(caplog, "upstream_down")] == ["odd"]
+        assert manager.counters.failed_lookups > 1
+        names.set(a)
+        await until_at(manager, a)
+        assert await answered_by(manager, 2) == {"a": 2}

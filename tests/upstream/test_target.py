@@ -6,6 +6,8 @@ import pytest
 
 from gatesvr.upstream.target import Target
 
+IDN = "xn--bcher-kva.example"
+
 
 @pytest.mark.parametrize(
     ("address", "place", "authority", "server_name"),
@@ -14,6 +16,7 @@ from gatesvr.upstream.target import Target
         ("[::1]:80", ("::1", 80), "[::1]:80", "::1"),
         ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80), "[fe80::1%eth0]:80", "fe80::1"),
         ("chat.example.:443", ("chat.example.", 443), "chat.example.:443", "chat.example"),
+        ("bücher.example:80", ("bücher.example", 80), "xn--bcher-kva.example:80", IDN),
         ("unix:/run/a.sock", "/run/a.sock", "localhost", "localhost"),
         ("unix:a.sock", "a.sock", "localhost", "localhost"),
         ("unix:///run/a.sock", "/run/a.sock", "localhost", "localhost"),
