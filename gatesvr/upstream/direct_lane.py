@@ -465,6 +465,8 @@ class DirectLane(Lane):
         if not connection.is_extra:
             self._main = connection
             self._is_serving = True
+            if connection.core.room <= 0:  # the server takes fewer streams than are open already
+                self._health.begin(connection)
             self._enter(LaneState.UNARY, "")
         elif self._main is None:
             self._leaving.add(connection)

@@ -79,7 +79,7 @@ class HealthStream:
         self.cancel()
         core = connection.core
         self.connection = connection
-        if core.room <= 0:
+        if core.room <= 1:  # the last stream is for calls
             self._begin_later()
             return
         self._reports = self._unread = 0

@@ -27,6 +27,7 @@ from .scripted import (
     echoed,
     echoed_batch,
     scripted,
+    unimplemented,
 )
 from .servers import Streaming, ask, endpoints, lane_to, outcome, parse, serving
 from .test_lane import failure
@@ -245,6 +246,30 @@ async def test_calls_that_wait_go_on_when_the_server_takes_more_streams(
         await until(lambda: gate.held == 3)
         gate.open.set()
         await asyncio.gather(*calls)
+
+
+async def test_the_health_watch_takes_no_call_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    watches: list[Asked] = []
+
+    async def refuse_but_watch(peer: Peer, asked: Asked) -> None:
+        if asked.path.endswith("/Watch"):
+            watches.append(asked)
+            peer.headers(asked, HEAD)
+            await peer.until(lambda: asked.reset is not None)
+        else:
+            await unimplemented(peer, asked)
+
+    monkeypatch.setattr("tests.upstream.scripted.unimplemented", refuse_but_watch)
+    script = Script(settings={MAX_CONCURRENT_STREAMS: 1})
+    async with (
+        scripted(script) as server,
+        lane_to(server.address, max_connections=1) as under_test,
+    ):
+        for data in (b"x", b"y"):
+            assert parse(await under_test.call(data=data)).data == data
+        await server.peers[0].change({MAX_CONCURRENT_STREAMS: 2})
+        await until(lambda: len(watches) == 2)  # the first one was given up
+        assert parse(await under_test.call(data=b"z")).data == b"z"
 
 
 async def test_messages_that_wait_go_on_when_the_windows_open(
