@@ -186,7 +186,7 @@ export class Client {
   readonly #pending = new Map<number, Call>();
   readonly #waiting = new Set<Call>();
   readonly #requestTimeout: number;
-  #store: StateStore | null = null;
+  readonly #store: StateStore | null;
   #unwatch: (() => void) | null = null;
   #connector: Connector | null = null;
   #state: ClientState = "new";
@@ -238,6 +238,7 @@ export class Client {
         if (this.#isStored) this.#acknowledgeRead();
       },
     );
+    this.#store = openStore(options, this.#environment);
     if (resume) this.#restore(resume, true);
   }
 
@@ -313,7 +314,8 @@ export class Client {
     const { signal } = options;
     signal?.throwIfAborted();
     this.#setState("connecting");
-    await this.#openStore();
+    const state = await this.#store?.load();
+    if (state && !this.sessionId) this.#restore(state, false);
     if (this.#end !== null) throw this.#end; // closed meanwhile
     this.#session.carriesAcks = !this.#isStored;
     const given = this.#options.token;
@@ -705,21 +707,6 @@ export class Client {
     }
   }
 
-  async #openStore(): Promise<void> {
-    const { storage, storageKey = "gatesvr" } = this.#options;
-    if (!storage) return;
-    const scope = globalThis as {
-      sessionStorage?: TextStorage;
-      navigator?: { locks?: LockManager };
-    };
-    const where = storage === true ? scope.sessionStorage : storage;
-    if (where === undefined) throw new ConfigError("storage", "there is no sessionStorage here");
-    const { locks = scope.navigator?.locks ?? null } = this.#options;
-    this.#store = new StateStore(where, storageKey, locks);
-    const state = await this.#store.load();
-    if (state && !this.sessionId) this.#restore(state, false);
-  }
-
   /** Take up a stored session; one of another openid only counts where it was given on purpose. */
   #restore(text: string, isGiven: boolean): void {
     const saved = decodeState(text);
@@ -794,6 +781,19 @@ function report(error: unknown): void {
   queueMicrotask(() => {
     throw error;
   });
+}
+
+function openStore(options: ClientOptions, environment: Environment): StateStore | null {
+  const { storage, storageKey = "gatesvr" } = options;
+  if (!storage) return null;
+  const scope = globalThis as {
+    sessionStorage?: TextStorage;
+    navigator?: { locks?: LockManager };
+  };
+  const where = storage === true ? scope.sessionStorage : storage;
+  if (where === undefined) throw new ConfigError("storage", "there is no sessionStorage here");
+  const { locks = scope.navigator?.locks ?? null } = options;
+  return new StateStore(where, storageKey, locks, environment);
 }
 
 function readUrls(urls: string | URL | readonly (string | URL)[]): string[] {

@@ -117,11 +117,11 @@ export type ClientEvent =
   | AuthAnswered
   | Kicked;
 
-/** Return what an ERROR push says of the request clientSeq. */
-export function readError(push: ServerPush, clientSeq: number): Failed {
-  const error = ErrorMessage.decode(push.payload);
+/** Return what an ERROR push says of its request. */
+export function readError({ payload, clientSeq, seq }: ServerPush): Failed {
+  const error = ErrorMessage.decode(payload);
   const outcome = readOutcome(error.outcome);
-  return { kind: "failed", clientSeq, seq: push.seq, ...error, outcome };
+  return { kind: "failed", clientSeq, seq, ...error, outcome };
 }
 
 /** Return the failure of a request that gets no answer from the gateway. */

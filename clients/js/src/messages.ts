@@ -7,6 +7,7 @@ import {
   Writer,
   bool,
   bytes,
+  concat,
   int32,
   int64,
   nested,
@@ -152,11 +153,9 @@ export interface StartResponse {
   replayFrom: number;
   lostReason: number;
   maxClientSeq: number;
-  generation: number;
   maxMessageBytes: number;
   maxInFlight: number;
   attempt: number;
-  protocol: number;
   state: number;
   maxUnackedMessages: number;
   maxUnackedBytes: number;
@@ -175,11 +174,9 @@ export const StartResponse = new Message<StartResponse>({
   replayFrom: uint64(13),
   lostReason: int32(17),
   maxClientSeq: uint64(18),
-  generation: uint32(19),
   maxMessageBytes: uint32(20),
   maxInFlight: uint32(21),
   attempt: uint32(22),
-  protocol: uint32(23),
   state: int32(25),
   maxUnackedMessages: uint32(27),
   maxUnackedBytes: uint32(28),
@@ -273,10 +270,7 @@ export class PushDecoder {
    */
   feed(data: Uint8Array, take: (push: ServerPush, size: number) => void): void {
     if (this.#rest.length > 0) {
-      const joined = new Uint8Array(this.#rest.length + data.length);
-      joined.set(this.#rest);
-      joined.set(data, this.#rest.length);
-      data = joined;
+      data = concat([this.#rest, data]);
     }
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
     let at = 0;
@@ -298,7 +292,6 @@ function decode(frame: Uint8Array): ServerPush {
   try {
     return ServerPush.decode(frame);
   } catch (error) {
-    if (error instanceof WireError) throw new ProtocolError(`a push does not decode: ${error.message}`);
-    throw error;
+    throw error instanceof WireError ? new ProtocolError(error.message) : error;
   }
 }

@@ -228,9 +228,8 @@ export class ClientProtocol {
   #handleSequenced(push: ServerPush, size: number, events: ClientEvent[], now: number): void {
     const session = this.session;
     if (!this.isLive) throw new ProtocolError("a sequenced push before START_RESP");
-    if (push.seq <= session.seen) {
-      session.duplicates++;
-    } else if (push.type === PushType.SKIP) {
+    if (push.seq <= session.seen) return; // received before
+    if (push.type === PushType.SKIP) {
       events.push(session.skip(push));
     } else {
       events.push(session.receive(push, now));
@@ -323,7 +322,7 @@ export class ClientProtocol {
 
   /** Return the position to ack with a request, 0 if the gateway knows it. */
   #ackToCarry(): number {
-    return this.session.protocol && this.session.carriesAcks ? this.#takeAck() : 0;
+    return this.session.carriesAcks ? this.#takeAck() : 0;
   }
 
   /** Queue an ack of the position, unless the gateway knows it. */

@@ -19,22 +19,14 @@ export interface Verdict {
   delayMs: number;
 }
 
-// PROTOCOL 6.
-const CODES = new Map<number, [Action, string]>([
-  [CloseCode.NORMAL, ["stop", "closed"]],
-  [CloseCode.PROTOCOL_ERROR, ["stop", "protocol error"]],
-  [CloseCode.AUTH_FAILED, ["stop", "authentication or login failed"]],
-  [CloseCode.RESUME_DENIED, ["fresh", "resume denied"]],
-  [CloseCode.TIMEOUT, ["resume", "time-out"]],
-  [CloseCode.SUPERSEDED, ["resume", "a newer connection took the session over"]],
-  [CloseCode.KICKED, ["stop", "kicked, or logged in elsewhere"]],
-  [CloseCode.OPENID_BUSY, ["fresh", "the openid is logged in elsewhere"]],
-  [CloseCode.SLOW_CONSUMER, ["resume", "messages were not acknowledged in time"]],
-  [CloseCode.VERSION_NOT_SERVED, ["stop", "the gateway does not serve this protocol version"]],
-  [CloseCode.RATE_LIMITED, ["resume", "rate limited"]],
-  [CloseCode.INTERNAL_ERROR, ["resume", "internal error of the gateway"]],
-  [CloseCode.OVERLOADED, ["resume", "the gateway cannot serve now"]],
-]);
+// PROTOCOL 6. Unknown 45xx may pass; unknown 44xx, the operator's own 46xx and the rest are final.
+const FRESH: number[] = [CloseCode.RESUME_DENIED, CloseCode.OPENID_BUSY];
+const RESUME: number[] = [
+  CloseCode.TIMEOUT,
+  CloseCode.SUPERSEDED,
+  CloseCode.SLOW_CONSUMER,
+  CloseCode.RATE_LIMITED,
+];
 
 const KINDS = {
   peer: "closed",
@@ -54,10 +46,10 @@ export function verdictOf(how: Disconnect, isStarted: boolean): Verdict {
   // A client has one connection at a time, so it was another's that came after this one: that of a
   // second client with the same state, and each would throw the other out.
   if (how.code === CloseCode.SUPERSEDED && isStarted) return { action: "stop", delayMs: 0 };
-  // Unknown 45xx may pass; unknown 44xx, the operator's own 46xx and the rest are final.
-  const unknown = Math.floor(how.code / 100) === 45 ? "resume" : "stop";
-  const action = CODES.get(how.code)?.[0] ?? unknown;
-  return { action, delayMs: action === "stop" ? 0 : hintOf(how.reason) };
+  const delayMs = hintOf(how.reason);
+  if (FRESH.includes(how.code)) return { action: "fresh", delayMs };
+  const mayPass = RESUME.includes(how.code) || Math.floor(how.code / 100) === 45;
+  return mayPass ? { action: "resume", delayMs } : { action: "stop", delayMs: 0 };
 }
 
 function hintOf(reason: string): number {
@@ -69,7 +61,9 @@ function hintOf(reason: string): number {
 
 /** Return the end of a connection in words. */
 export function describe(how: Disconnect, message = ""): string {
-  const meaning = (how.kind === "peer" && CODES.get(how.code)?.[1]) || KINDS[how.kind];
+  const [name] = Object.entries(CloseCode).find(([, code]) => code === how.code) ?? [""];
+  const isNamed = how.kind === "peer" && how.code > 0 && name !== "";
+  const meaning = isNamed ? name.toLowerCase().replace("_", " ") : KINDS[how.kind];
   const detail = message || how.reason;
   return `${how.code ? `${how.code} ` : ""}${meaning}${detail ? `: ${detail}` : ""}`;
 }

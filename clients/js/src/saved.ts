@@ -16,43 +16,31 @@ export interface SavedState {
   position: number;
 }
 
-/** Return a state as text, for decodeState(). The Python client reads the same. */
+const TEXTS = ["openid", "clientId", "sessionId"] as const;
+
+/** Return a state as text, for decodeState(). */
 export function encodeState(state: SavedState): string {
-  return JSON.stringify({
-    version: VERSION,
-    openid: state.openid,
-    client_id: state.clientId,
-    session_id: state.sessionId,
-    resume_token: btoa(String.fromCharCode(...state.resumeToken)),
-    attempt: state.attempt,
-    position: state.position,
-  });
+  const resumeToken = btoa(String.fromCharCode(...state.resumeToken));
+  return JSON.stringify({ ...state, resumeToken, version: VERSION });
 }
 
 /** Return the state that encodeState() made text of, null if it did not. */
 export function decodeState(text: string): SavedState | null {
   if (text.length > MAX_LENGTH) return null;
   try {
-    const fields = JSON.parse(text) as Record<string, unknown>;
-    const { openid, client_id, session_id, resume_token, attempt, position } = fields;
-    if (
-      fields.version !== VERSION ||
-      typeof openid !== "string" ||
-      typeof client_id !== "string" ||
-      typeof session_id !== "string" ||
-      typeof resume_token !== "string" ||
-      !isNumber(attempt, 2 ** 32) ||
-      !isNumber(position, 2 ** 53)
-    ) {
-      return null;
-    }
-    const resumeToken = Uint8Array.from(atob(resume_token), (char) => char.charCodeAt(0));
-    return { openid, clientId: client_id, sessionId: session_id, resumeToken, attempt, position };
+    const { version, resumeToken, ...rest } = JSON.parse(text);
+    const token = Uint8Array.from(atob(resumeToken), (char) => char.charCodeAt(0));
+    const isGood =
+      version === VERSION &&
+      TEXTS.every((name) => typeof rest[name] === "string") &&
+      isNumber(rest.attempt, 2 ** 32) &&
+      isNumber(rest.position, 2 ** 53);
+    return isGood ? { ...rest, resumeToken: token } : null;
   } catch {
     return null; // no JSON, or no base64
   }
 }
 
-function isNumber(value: unknown, below: number): value is number {
-  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < below;
+function isNumber(value: number, below: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value < below;
 }

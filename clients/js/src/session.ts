@@ -57,16 +57,11 @@ export class ClientSession {
   nextClientSeq = 1;
   /** Unanswered requests by number, in the order of the numbers. */
   readonly pending = new Map<number, PendingRequest>();
-  protocol = LATEST_PROTOCOL;
   isLoggedIn = false;
   /** Whether the client has ended the session. */
   isStopped = false;
   /** Whether state() must be stored before the next bytes are sent. */
   isStateDue = false;
-  /** Number of the connection within the session. */
-  generation = 0;
-  /** Pushes dropped because they had been received before. */
-  duplicates = 0;
   /** Whether requests and heartbeats carry the ack too; off where each ack costs a store. */
   carriesAcks = true;
   /** Typical time of an answer, ms; 0 before the first. */
@@ -98,25 +93,15 @@ export class ClientSession {
    * @param position What the application has, if that is less than what was acknowledged.
    */
   state(position = this.position): string {
-    const has = this.sessionId !== "" && !this.isStopped;
-    return encodeState({
-      openid: this.openid,
-      clientId: this.clientId,
-      sessionId: has ? this.sessionId : "",
-      resumeToken: has ? this.resumeToken : NO_BYTES,
-      attempt: has ? this.attempt : 0,
-      position: has ? position : 0,
-    });
+    const { openid, clientId, sessionId, resumeToken, attempt } = this;
+    const none = { sessionId: "", resumeToken: NO_BYTES, attempt: 0, position: 0 };
+    const session = this.isStopped || !sessionId ? none : { sessionId, resumeToken, attempt, position };
+    return encodeState({ openid, clientId, ...session });
   }
 
   /** Take up the session of a stored state; the next connection resumes it. */
   restore(saved: SavedState): void {
-    this.openid = saved.openid;
-    this.clientId ||= saved.clientId;
-    this.sessionId = saved.sessionId;
-    this.resumeToken = saved.resumeToken;
-    this.attempt = saved.attempt;
-    this.position = this.seen = saved.position;
+    Object.assign(this, saved, { clientId: this.clientId || saved.clientId, seen: saved.position });
   }
 
   // START and its answer.
@@ -164,8 +149,6 @@ export class ClientSession {
     this.sessionId = sessionId;
     this.resumeToken = response.resumeToken.slice();
     this.attempt = 0;
-    this.protocol = response.protocol;
-    this.generation = response.generation;
     this.authExpiresAt = response.authExpiresAtMs;
     this.heartbeatInterval = 1_000 * Math.max(1, response.heartbeatInterval);
     this.maxInFlight = response.maxInFlight || this.maxInFlight;
@@ -254,7 +237,7 @@ export class ClientSession {
   #event(push: ServerPush, now: number): ClientEvent {
     const { seq, headers } = push;
     if (push.type === PushType.BUSINESS_DATA) {
-      const clientSeq = this.#answeredSeq(push);
+      const { clientSeq } = push;
       const { code, message, data: view } = BusinessResponse.decode(push.payload);
       const data = view.slice(); // the application's own
       if (!clientSeq) return { kind: "notified", seq, data, headers };
@@ -267,32 +250,24 @@ export class ClientSession {
       return { kind: "answered", clientSeq, seq, code, message, data, headers };
     }
     if (push.type === PushType.ERROR) {
-      const clientSeq = this.#answeredSeq(push);
-      const failed = readError(push, clientSeq);
-      return this.pending.delete(clientSeq) ? failed : { kind: "ignored", seq };
+      const failed = readError(push);
+      return this.pending.delete(push.clientSeq) ? failed : { kind: "ignored", seq };
     }
     // PROTOCOL 1.5: "moves the client's position and is acked, its content ignored".
     return { kind: "ignored", seq };
   }
 
-  /** Return the client seq of the request that a push answers, 0 for none. */
-  #answeredSeq(push: ServerPush): number {
-    if (push.clientSeq || this.protocol || !push.msgId) return push.clientSeq;
-    // A base gateway names only the msg_id.
-    return this.#seqOf(push.msgId);
-  }
-
   /** Return the failure that an unsequenced ERROR reports; it may name its request by msg_id. */
   fail(push: ServerPush): Failed {
-    const failed = readError(push, push.clientSeq);
-    if (!this.pending.has(failed.clientSeq)) failed.clientSeq = this.#seqOf(push.msgId);
+    const failed = readError(push);
+    if (!this.pending.has(push.clientSeq)) {
+      failed.clientSeq = 0;
+      for (const [seq, request] of this.pending) {
+        if (request.msgId === push.msgId) failed.clientSeq = seq;
+      }
+    }
     this.pending.delete(failed.clientSeq);
     return failed;
-  }
-
-  #seqOf(msgId: number): number {
-    for (const [seq, request] of this.pending) if (request.msgId === msgId) return seq;
-    return 0;
   }
 
   // The end.

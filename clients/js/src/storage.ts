@@ -6,6 +6,8 @@
  * beside it; a tab that finds it taken begins a session of its own, under another name.
  */
 
+import type { Environment } from "./environment.js";
+
 /** What a state is stored in; sessionStorage and localStorage are such. */
 export interface TextStorage {
   getItem(key: string): string | null;
@@ -24,6 +26,8 @@ export interface LockManager {
 /** How long a page that is about to go may hold the lock of the page that takes its place, ms. */
 const LOCK_TIMEOUT_MS = 500;
 
+type Timers = Pick<Environment, "setTimer" | "clearTimer">;
+
 export class StateStore {
   #name = "";
   #release: (() => void) | null = null;
@@ -33,6 +37,7 @@ export class StateStore {
     readonly key: string,
     /** Null where the platform has none: then nothing else uses the storage. */
     readonly locks: LockManager | null,
+    readonly timers: Timers,
   ) {}
 
   /** Return the stored state, which nobody else uses; "" for none. */
@@ -63,13 +68,15 @@ export class StateStore {
   /** Return whether the lock of a name is ours until release(). */
   async #lock(name: string): Promise<boolean> {
     this.#name = name;
-    const { locks } = this;
+    const { locks, timers } = this;
     if (locks === null) return true;
     const release = new Promise<void>((resolve) => (this.#release = resolve));
-    const patience = AbortSignal.timeout(LOCK_TIMEOUT_MS);
+    const patience = new AbortController();
+    const timer = timers.setTimer(() => patience.abort(), LOCK_TIMEOUT_MS);
     return new Promise((resolve) => {
       locks
-        .request(`gatesvr:${name}`, { signal: patience }, () => {
+        .request(`gatesvr:${name}`, { signal: patience.signal }, () => {
+          timers.clearTimer(timer);
           resolve(true);
           return release;
         })

@@ -4,6 +4,7 @@
 
 import { CloseCode, ConnectionFailed } from "./errors.js";
 import { Link, type Dial, type TransportName } from "./link.js";
+import { concat } from "./wire.js";
 
 /** What the client uses of a WebSocket; the browser's, Node's and that of `ws` have it. */
 export interface WebSocketLike {
@@ -94,13 +95,7 @@ class WebSocketLink extends Link {
         if (at > first && size + next > MESSAGE_BYTES) break;
         size += next;
       }
-      const message = new Uint8Array(size);
-      let end = 0;
-      for (const frame of frames.slice(first, at)) {
-        message.set(frame, end);
-        end += frame.length;
-      }
-      this.#socket.send(message);
+      this.#socket.send(concat(frames.slice(first, at)));
     }
   }
 

@@ -12,7 +12,6 @@ export class WireError extends Error {
 }
 
 const TWO_32 = 2 ** 32;
-const MAX_GROUPS = 8;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -22,6 +21,17 @@ export type Texts = Record<string, string>;
 /** Return text as UTF-8. */
 export function utf8(text: string): Uint8Array {
   return encoder.encode(text);
+}
+
+/** Return the bytes of all parts. */
+export function concat(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const joined = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    joined.set(part, at);
+    at += part.length;
+  }
+  return joined;
 }
 
 /** Grows a message byte by byte. */
@@ -132,7 +142,7 @@ export class Reader {
   }
 
   /** Pass over the value behind a tag. */
-  pass(tag: number, depth = 0): void {
+  pass(tag: number): void {
     switch (tag & 7) {
       case 0:
         this.#varint();
@@ -143,20 +153,11 @@ export class Reader {
       case 2:
         this.bytes();
         return;
-      case 3:
-        if (depth < MAX_GROUPS) {
-          const end = tag + 1;
-          for (let inner = this.tag(); inner !== end; inner = this.tag()) {
-            this.pass(inner, depth + 1);
-          }
-          return;
-        }
-        break;
       case 5:
         this.#take(4);
         return;
     }
-    throw new WireError(`wire type ${tag & 7}`);
+    throw new WireError(`wire type ${tag & 7}`); // a group: nothing of this protocol has one
   }
 
   #take(size: number): Uint8Array {

@@ -313,7 +313,7 @@ test("with onState the state is stored before what depends on it, and acks follo
   const onState = (state) => states.push(JSON.parse(state));
   const all = await setUpLoggedIn(t, { onState });
   const { client, connection, clock } = all;
-  assert.deepEqual([states.at(-1).session_id, states.at(-1).attempt], ["s1", 0]);
+  assert.deepEqual([states.at(-1).sessionId, states.at(-1).attempt], ["s1", 0]);
   connection.send(connection.notifyFrame(2), connection.notifyFrame(3));
   await until(() => client.waitingNotifies === 2);
   await clock.advance(200);
