@@ -178,7 +178,7 @@ export class Client {
   roundTripMs = 0;
   readonly #options: ClientOptions;
   readonly #environment: Environment;
-  readonly #urls: string[];
+  readonly #url: string;
   readonly #session: ClientSession;
   readonly #login: ClientLogin;
   readonly #notifies: NotifyBuffer;
@@ -200,13 +200,12 @@ export class Client {
   #end: SessionLost | null = null;
 
   /**
-   * @param url The gateway, `https://host:8443/gatesvr`, or several, the preferred one first: where
-   *   one goes away the client goes to another, where a new session begins.
+   * @param url The gateway, `https://host:8443/gatesvr`.
    * @throws {ConfigError} The URL, or an option, is none that the client can work with.
    */
-  constructor(url: string | URL | readonly (string | URL)[], options: ClientOptions = {}) {
+  constructor(url: string | URL, options: ClientOptions = {}) {
     this.#options = options;
-    this.#urls = readUrls(url);
+    this.#url = readUrl(url);
     const { openid, clientId = "", token, zone = "", resume } = options;
     for (const [name, text] of Object.entries({ openid, clientId, zone, resume })) {
       if (text !== undefined) checkText(name, text);
@@ -320,7 +319,7 @@ export class Client {
     this.#session.carriesAcks = !this.#isStored;
     const given = this.#options.token;
     const connector = new Connector(this.#session, this.#owner(), this.#environment, {
-      urls: this.#urls,
+      url: this.#url,
       ways: (url) => this.#ways(new URL(url)),
       connectTimeout: this.#options.connectTimeout ?? 10_000,
       reconnectTimeout: this.#options.reconnectTimeout ?? 600_000,
@@ -796,24 +795,15 @@ function openStore(options: ClientOptions, environment: Environment): StateStore
   return new StateStore(where, storageKey, locks, environment);
 }
 
-function readUrls(urls: string | URL | readonly (string | URL)[]): string[] {
-  const all = typeof urls === "string" || urls instanceof URL ? [urls] : urls;
-  const read = all.map((url) => {
-    let parsed: URL;
-    try {
-      parsed = new URL(url);
-    } catch {
-      throw new ConfigError("url", `${String(url).slice(0, 80)} is no URL`);
-    }
-    if (!/^(https?|wss?):$/.test(parsed.protocol)) {
-      throw new ConfigError("url", `${parsed.protocol} is not https:, http:, wss: or ws:`);
-    }
+function readUrl(url: string | URL): string {
+  try {
+    const parsed = new URL(url);
     parsed.hash = "";
-    return parsed.href;
-  });
-  if (read.length === 0) throw new ConfigError("url", "names no gateway");
-  if (new Set(read).size !== read.length) throw new ConfigError("url", "names a gateway twice");
-  return read;
+    if (/^(https?|wss?):$/.test(parsed.protocol)) return parsed.href;
+  } catch {
+    // Told below.
+  }
+  throw new ConfigError("url", `${String(url).slice(0, 80)} is no URL of a gateway`);
 }
 
 function checkNumber(

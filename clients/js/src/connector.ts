@@ -32,7 +32,6 @@ import {
   verdictOf,
   type Verdict,
 } from "./reconnect.js";
-import { HOME_MS, Servers } from "./servers.js";
 import type { ClientSession } from "./session.js";
 import { STOP_TIMEOUT_MS, Stream, type StreamOwner } from "./stream.js";
 
@@ -61,7 +60,7 @@ export interface ConnectorOwner {
 }
 
 export interface ConnectorOptions {
-  urls: string[];
+  url: string;
   /** The ways to a gateway, the preferred one first. */
   ways: (url: string) => { name: TransportName; dial: Dial }[];
   /** How long to try to connect at first, and the longest time for a connection later, ms. */
@@ -87,11 +86,10 @@ export class Connector implements StreamOwner, PageListener {
   resumes = 0;
   /** The newest connection's; between connections it keeps requests for the next. */
   protocol: ClientProtocol;
-  readonly #servers: Servers;
+  #named: string | null = null; // where a GOAWAY sends the client; tried once
   #stream: Stream | null = null;
   #started = new Deferred<Started>();
   #ended = new Deferred<Disconnect>();
-  #url: string | null = null; // of the gateway that was connected to last
   #preferred: TransportName | null = null; // won the last race
   #renewed: Deferred<AuthAnswered> | null = null;
   #refusal: StartRefused | null = null;
@@ -116,7 +114,6 @@ export class Connector implements StreamOwner, PageListener {
     readonly options: ConnectorOptions,
   ) {
     this.protocol = new ClientProtocol(session);
-    this.#servers = new Servers(options.urls, () => environment.random());
     this.#isOffline = environment.window?.navigator?.onLine === false;
   }
 
@@ -229,7 +226,6 @@ export class Connector implements StreamOwner, PageListener {
       const isNew = connects === 0 && !isSaved;
       const left = lostAt + patience - environment.now();
       let failure: ConnectionFailed | RequestFailed | SessionLost | null = null;
-      let isElsewhere = false;
       let how: Disconnect;
       let verdict: Verdict;
       // The process stood still in the pause until time was up.
@@ -254,7 +250,7 @@ export class Connector implements StreamOwner, PageListener {
         } else if (!(error instanceof ConnectionFailed)) {
           throw error;
         }
-        isElsewhere = this.#servers.failed(this.#url);
+        this.#named = null;
       }
       const now = environment.now();
       if (this.connects !== connects) {
@@ -267,13 +263,9 @@ export class Connector implements StreamOwner, PageListener {
         if (connects === 0) this.#backoff = new Backoff();
       }
       if (this.#isStopping) return new SessionLost("closed");
-      let delay = 0;
-      let jitter = 0;
-      if (!isElsewhere || verdict.action === "stop") {
-        const asked = this.#servers.goesElsewhere ? 0 : verdict.delayMs;
-        delay = Math.max(asked, this.#goawayDelay);
-        jitter = this.#backoff.next(environment.random(), delay);
-      }
+      const asked = this.#named === null ? verdict.delayMs : 0;
+      const delay = Math.max(asked, this.#goawayDelay);
+      const jitter = this.#backoff.next(environment.random(), delay);
       this.#goawayDelay = 0;
       const isTooLate = now + delay + jitter >= lostAt + patience;
       if (verdict.action === "stop" || isTooLate) {
@@ -303,26 +295,21 @@ export class Connector implements StreamOwner, PageListener {
   /** Connect, START, log in, and stay until the connection has ended; return how it did. */
   async #serve(timeoutMs: number): Promise<Disconnect> {
     const { environment, options, session } = this;
-    const servers = this.#servers;
-    this.#refusal = this.#kick = this.#how = this.#url = null;
+    this.#refusal = this.#kick = this.#how = null;
     this.#wasStarted = this.#wasResumed = false;
     if (options.token !== null) session.authToken = await options.token();
     const started = (this.#started = new Deferred());
     const ended = (this.#ended = new Deferred());
-    const ways = servers.next().flatMap((url) => {
-      const all = options.ways(url).map((way) => ({ ...way, url }));
-      // What won the last time goes first; on this network the others lose time.
-      return all.sort((a, b) => this.#rank(a.name) - this.#rank(b.name));
-    });
+    // What won the last time goes first; on this network the others lose time.
+    const rank = (way: { name: TransportName }) => Number(way.name !== this.#preferred);
+    const ways = options.ways(this.#named ?? options.url).sort((a, b) => rank(a) - rank(b));
     const [link, index] = await openFirst(
       ways.map((way) => way.dial),
       environment,
-      servers.isHomeNext ? Math.min(timeoutMs, HOME_MS) : timeoutMs,
+      timeoutMs,
       this.#stopped.signal,
     );
-    const { url, name } = ways[index] as (typeof ways)[number];
-    this.#url = url;
-    this.#preferred = name;
+    this.#preferred = ways[index]?.name ?? null;
     this.protocol = new ClientProtocol(session);
     const stream = (this.#stream = new Stream(this, link, this.protocol, environment));
     try {
@@ -331,7 +318,7 @@ export class Connector implements StreamOwner, PageListener {
       if (options.token !== null) void this.#keepCredentials(options.token, stream);
       if (!event.isLoggedIn) await this.#logIn(ended);
       this.connects++;
-      servers.started(url);
+      this.#named = null;
       this.#upAt = environment.now();
       this.#wasResumed = event.response.resumed;
       if (this.#wasResumed) this.resumes++;
@@ -341,10 +328,6 @@ export class Connector implements StreamOwner, PageListener {
     } finally {
       stream.close(CloseCode.NORMAL, "");
     }
-  }
-
-  #rank(name: TransportName): number {
-    return name === this.#preferred ? 0 : 1;
   }
 
   /**
@@ -424,11 +407,7 @@ export class Connector implements StreamOwner, PageListener {
     if (!this.options.reconnectTimeout || this.#isStopping) return;
     const delay = Math.min(event.reconnectAfterMs, MAX_RECONNECT_HINT_MS);
     this.#goawayDelay = delay;
-    const named = event.address ? atAddress(this.#url ?? "", event.address) : null;
-    // Who wants its clients back at once keeps their sessions.
-    if ((delay || named !== null) && this.#servers.leave(named) && named === null) {
-      this.#goawayDelay = 0;
-    }
+    this.#named = event.address ? atAddress(this.options.url, event.address) : null;
     // Who wants its clients back at once stays, and keeps their answers. Who does not is about to
     // go, and its answers with it: they are waited for.
     this.protocol.leave(now, delay ? LEAVE_TIMEOUT_MS : 0);

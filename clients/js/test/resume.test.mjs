@@ -187,25 +187,6 @@ test("GOAWAY with an address goes there, and comes home where that fails", async
   assert.equal(home.body.attempt, 2);
 });
 
-test("with several gateways the home is tried first, then the others", async (t) => {
-  const [one, two] = [await Gateway.open(), await Gateway.open()];
-  t.after(() => Promise.all([one.close(), two.close()]));
-  const all = await setUp(t);
-  const client = new Client([one.url, two.url], { openid: "ann", WebSocket, environment: { ...all.clock } });
-  t.after(() => all.clock.settle(client.close()));
-  const connecting = client.connect();
-  const first = await one.next();
-  first.started(await first.take(Type.START));
-  first.answer(await first.take(4), 1);
-  await connecting;
-  first.cut();
-  const again = await all.clock.settle(one.next());
-  await again.take(Type.START);
-  await one.close();
-  const elsewhere = await all.clock.settle(two.next());
-  assert.equal((await elsewhere.take(Type.START)).body.sessionId, "s1");
-});
-
 test("the session is given up after reconnectTimeout, by a final SessionLost", async (t) => {
   const { client, connection, gateway, clock } = await setUpLoggedIn(t, { reconnectTimeout: 20_000 });
   await gateway.close();

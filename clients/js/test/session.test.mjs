@@ -137,7 +137,7 @@ test("what no request can be is refused here", async (t) => {
   await assert.rejects(client.request("a\ud800"), ConfigError);
   await assert.rejects(client.request("a", "", { params: { k: 1 } }), TypeError);
   await assert.rejects(client.request("a", "", { timeout: -1 }), ConfigError);
-  for (const url of ["nonsense", "ftp://x/", [], ["https://a/", "https://a/"]]) {
+  for (const url of ["nonsense", "ftp://x/"]) {
     assert.throws(() => new Client(url, { openid: "ann" }), ConfigError);
   }
   assert.throws(() => new Client("https://a/"), ConfigError);
