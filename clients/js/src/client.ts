@@ -22,11 +22,7 @@ import { ClientSession } from "./session.js";
 import { StateStore, type LockManager, type TextStorage } from "./storage.js";
 import { LATE_MS, STOP_TIMEOUT_MS } from "./stream.js";
 import { webSocketDial, type WebSocketClass } from "./websocket.js";
-import {
-  webTransportDial,
-  type CertificateHash,
-  type WebTransportClass,
-} from "./webtransport.js";
+import { webTransportDial, type CertificateHash, type WebTransportClass } from "./webtransport.js";
 import { utf8, type Texts } from "./wire.js";
 
 /** Requests that wait for room among those in flight; above it QueueFull. */
@@ -744,7 +740,7 @@ export class Client {
   async #pump(): Promise<void> {
     if (this.#isPumping) return;
     this.#isPumping = true;
-    for (let isDone = false; !isDone; ) {
+    for (let isDone = false; !isDone;) {
       try {
         const next = await this.#notifies.get();
         if (next.done) isDone = true;

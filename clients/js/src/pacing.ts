@@ -85,7 +85,9 @@ export class HeartbeatPacer {
   /** Time at which the gateway counts as silent, Infinity while every beat is answered. */
   get silentAt(): number {
     // PROTOCOL 3.8: "a heartbeat unanswered and no byte for 2 intervals".
-    const silentAt = this.#isUnanswered ? this.#heardAt + SILENT_INTERVALS * this.interval : Infinity;
+    const silentAt = this.#isUnanswered
+      ? this.#heardAt + SILENT_INTERVALS * this.interval
+      : Infinity;
     return Math.min(silentAt, this.#probeAt);
   }
 

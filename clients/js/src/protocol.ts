@@ -87,7 +87,13 @@ export class ClientProtocol {
    *
    * @throws {RangeError} The request exceeds the gateway's limit, which would end the session.
    */
-  sendRequest(action: string, data: Uint8Array, params: Texts, headers: Texts, now: number): number {
+  sendRequest(
+    action: string,
+    data: Uint8Array,
+    params: Texts,
+    headers: Texts,
+    now: number,
+  ): number {
     const session = this.session;
     const seq = session.addRequest(action, data, params, headers);
     const request = session.pending.get(seq);

@@ -1,13 +1,7 @@
 /** A session as its client knows it, from one connection to the next. */
 
 import { ErrorCode, LostReason, Outcome, ProtocolError, readLostReason } from "./errors.js";
-import {
-  failure,
-  readError,
-  type ClientEvent,
-  type Failed,
-  type LostMessages,
-} from "./events.js";
+import { failure, readError, type ClientEvent, type Failed, type LostMessages } from "./events.js";
 import {
   BusinessResponse,
   CAPABILITIES,
@@ -95,7 +89,8 @@ export class ClientSession {
   state(position = this.position): string {
     const { openid, clientId, sessionId, resumeToken, attempt } = this;
     const none = { sessionId: "", resumeToken: NO_BYTES, attempt: 0, position: 0 };
-    const session = this.isStopped || !sessionId ? none : { sessionId, resumeToken, attempt, position };
+    const session =
+      this.isStopped || !sessionId ? none : { sessionId, resumeToken, attempt, position };
     return encodeState({ openid, clientId, ...session });
   }
 

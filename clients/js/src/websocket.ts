@@ -87,7 +87,7 @@ class WebSocketLink extends Link {
   }
 
   override write(frames: Uint8Array[]): void {
-    for (let at = 0; at < frames.length; ) {
+    for (let at = 0; at < frames.length;) {
       const first = at;
       let size = 0;
       for (; at < frames.length; at++) {

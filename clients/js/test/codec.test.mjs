@@ -8,11 +8,59 @@ import { decode, encode, frame, proto } from "./gateway.mjs";
 
 /** Each of our messages by ours and by the schema's names of its fields. */
 const NAMES = {
-  ClientRequest: { msgId: "msgId", seq: "seqId", type: "type", payload: "payload", headers: "headers", ackSeq: "ackSeqId" },
-  ServerPush: { msgId: "msgId", seq: "seqId", type: "type", payload: "payload", headers: "headers", clientSeq: "clientSeqId" },
-  StartRequest: { openid: "openid", clientId: "clientId", authToken: "authToken", lastAckedSeq: "lastAckedSeqId", sessionId: "sessionId", resumeToken: "resumeToken", attempt: "attempt", protocol: "protocol", capabilities: "capabilities", maxMessageBytes: "maxMessageBytes" },
-  ErrorMessage: { code: "errorCode", message: "errorMessage", detail: "detail", retryAfterMs: "retryAfterMs", outcome: "outcome" },
-  StartResponse: { success: "success", heartbeatInterval: "heartbeatInterval", connectionId: "connectionId", sessionId: "sessionId", resumeToken: "resumeToken", resumed: "resumed", replayFrom: "replayFrom", lostReason: "lostReason", maxClientSeq: "maxClientSeq", maxMessageBytes: "maxMessageBytes", maxInFlight: "maxInFlight", attempt: "attempt", state: "state", maxUnackedMessages: "maxUnackedMessages", maxUnackedBytes: "maxUnackedBytes", authExpiresAtMs: "authExpiresAtMs" },
+  ClientRequest: {
+    msgId: "msgId",
+    seq: "seqId",
+    type: "type",
+    payload: "payload",
+    headers: "headers",
+    ackSeq: "ackSeqId",
+  },
+  ServerPush: {
+    msgId: "msgId",
+    seq: "seqId",
+    type: "type",
+    payload: "payload",
+    headers: "headers",
+    clientSeq: "clientSeqId",
+  },
+  StartRequest: {
+    openid: "openid",
+    clientId: "clientId",
+    authToken: "authToken",
+    lastAckedSeq: "lastAckedSeqId",
+    sessionId: "sessionId",
+    resumeToken: "resumeToken",
+    attempt: "attempt",
+    protocol: "protocol",
+    capabilities: "capabilities",
+    maxMessageBytes: "maxMessageBytes",
+  },
+  ErrorMessage: {
+    code: "errorCode",
+    message: "errorMessage",
+    detail: "detail",
+    retryAfterMs: "retryAfterMs",
+    outcome: "outcome",
+  },
+  StartResponse: {
+    success: "success",
+    heartbeatInterval: "heartbeatInterval",
+    connectionId: "connectionId",
+    sessionId: "sessionId",
+    resumeToken: "resumeToken",
+    resumed: "resumed",
+    replayFrom: "replayFrom",
+    lostReason: "lostReason",
+    maxClientSeq: "maxClientSeq",
+    maxMessageBytes: "maxMessageBytes",
+    maxInFlight: "maxInFlight",
+    attempt: "attempt",
+    state: "state",
+    maxUnackedMessages: "maxUnackedMessages",
+    maxUnackedBytes: "maxUnackedBytes",
+    authExpiresAtMs: "authExpiresAtMs",
+  },
   AuthRequest: { authToken: "authToken" },
   AuthResponse: { success: "success", expiresAtMs: "expiresAtMs" },
   StopRequest: { reason: "reason" },
@@ -32,11 +80,18 @@ function random(below) {
   return seed % below;
 }
 const TEXTS = ["", "a", "grüße 🎉", "\ufeffbom", "x".repeat(300), "__proto__"];
-const NUMBERS = { uint64: [0, 1, 127, 128, 2 ** 31, 2 ** 32, 2 ** 53 - 1], int64: [0, 1, 2 ** 40, 2 ** 53 - 1], uint32: [0, 1, 300, 2 ** 32 - 1], int32: [0, 1, 200, 2 ** 31 - 1] };
+const NUMBERS = {
+  uint64: [0, 1, 127, 128, 2 ** 31, 2 ** 32, 2 ** 53 - 1],
+  int64: [0, 1, 2 ** 40, 2 ** 53 - 1],
+  uint32: [0, 1, 300, 2 ** 32 - 1],
+  int32: [0, 1, 200, 2 ** 31 - 1],
+};
 
 function value(field) {
   if (field.map) {
-    return Object.fromEntries(Array.from({ length: random(4) }, (_, at) => [`k${at}`, TEXTS[random(5)]]));
+    return Object.fromEntries(
+      Array.from({ length: random(4) }, (_, at) => [`k${at}`, TEXTS[random(5)]]),
+    );
   }
   if (field.type === "string") return TEXTS[random(TEXTS.length)];
   if (field.type === "bytes") return Uint8Array.from({ length: random(200) }, () => random(256));
@@ -89,24 +144,33 @@ test("every field number and type of ours is the schema's", () => {
 });
 
 test("a nested error, negative numbers and unknown fields are read", () => {
-  const bytes = encode("StartResponse", { success: false, error: { errorCode: -5, errorMessage: "no" }, lostFrom: 3, lostTo: 9 });
+  const bytes = encode("StartResponse", {
+    success: false,
+    error: { errorCode: -5, errorMessage: "no" },
+    lostFrom: 3,
+    lostTo: 9,
+  });
   const response = messages.StartResponse.decode(bytes);
   assert.equal(response.error.code, -5);
   assert.equal(response.error.message, "no");
   assert.equal(messages.StartResponse.decode(new Uint8Array(0)).error, null);
-  const time = messages.HeartbeatResponse.decode(encode("HeartbeatResponse", { clientTimestamp: -12345678901 }));
+  const time = messages.HeartbeatResponse.decode(
+    encode("HeartbeatResponse", { clientTimestamp: -12345678901 }),
+  );
   assert.equal(time.clientMs, -12345678901);
   // Unknown: a fixed64, a fixed32, bytes; then a known one.
-  const kick = messages.Kick.decode(Uint8Array.from([
-    0x29, 1, 2, 3, 4, 5, 6, 7, 8, 0x35, 1, 2, 3, 4, 0x3a, 1, 0xff, 0x08, 0x07,
-  ]));
+  const kick = messages.Kick.decode(
+    Uint8Array.from([0x29, 1, 2, 3, 4, 5, 6, 7, 8, 0x35, 1, 2, 3, 4, 0x3a, 1, 0xff, 0x08, 0x07]),
+  );
   assert.equal(kick.code, 7);
 });
 
 test("a header named __proto__ is a header", () => {
-  const push = messages.ServerPush.decode(encode("ServerPush", {
-    headers: Object.fromEntries([["a", "b"]]),
-  }));
+  const push = messages.ServerPush.decode(
+    encode("ServerPush", {
+      headers: Object.fromEntries([["a", "b"]]),
+    }),
+  );
   assert.equal(push.headers.a, "b");
   const entry = Uint8Array.from([0x2a, 14, 0x0a, 9, ...Buffer.from("__proto__"), 0x12, 1, 0x78]);
   assert.equal(messages.ServerPush.decode(entry)["headers"]["__proto__"], "x");
@@ -117,12 +181,24 @@ test("a number of 2^53 or more is refused, never rounded", () => {
   writer.varint(8);
   const bytes = [...writer.finish(), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
   assert.throws(() => messages.ClientAck.decode(Uint8Array.from(bytes)), WireError);
-  assert.equal(new Reader(Uint8Array.from([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f])).uint64(), 2 ** 53 - 1);
+  assert.equal(
+    new Reader(Uint8Array.from([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f])).uint64(),
+    2 ** 53 - 1,
+  );
 });
 
 test("what is no message is refused", () => {
-  for (const bytes of [[0x08], [0x08, 0x80], [0x12, 5, 1], [0x00, 1], [0x0f], [0x0b], [0x12, 1, 0xff],
-    [0x08, ...Array(11).fill(0x80)], [0x12, 0xff, 0xff, 0xff, 0xff, 0x0f]]) {
+  for (const bytes of [
+    [0x08],
+    [0x08, 0x80],
+    [0x12, 5, 1],
+    [0x00, 1],
+    [0x0f],
+    [0x0b],
+    [0x12, 1, 0xff],
+    [0x08, ...Array(11).fill(0x80)],
+    [0x12, 0xff, 0xff, 0xff, 0xff, 0x0f],
+  ]) {
     assert.throws(() => messages.Kick.decode(Uint8Array.from(bytes)), WireError, String(bytes));
   }
 });
@@ -144,5 +220,8 @@ test("frames are cut at every split point, and bounded", () => {
     head.writeUInt32BE(size);
     assert.throws(() => new messages.PushDecoder(100).feed(head, () => undefined), /a frame of/);
   }
-  assert.throws(() => new messages.PushDecoder(100).feed(Uint8Array.from([0, 0, 0, 1, 8]), () => undefined), /cut off/);
+  assert.throws(
+    () => new messages.PushDecoder(100).feed(Uint8Array.from([0, 0, 0, 1, 8]), () => undefined),
+    /cut off/,
+  );
 });

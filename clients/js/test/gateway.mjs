@@ -14,7 +14,13 @@ export const proto = (await protobuf.load(schema)).lookup("gatesvr.proto");
 
 export const Type = { START: 1, STOP: 2, HEARTBEAT: 3, BUSINESS: 4, ACK: 5, AUTH: 7 };
 const Push = {
-  START_RESP: 1, HEARTBEAT_RESP: 2, BUSINESS_DATA: 3, ERROR: 4, GOAWAY: 5, KICK: 6, SKIP: 7,
+  START_RESP: 1,
+  HEARTBEAT_RESP: 2,
+  BUSINESS_DATA: 3,
+  ERROR: 4,
+  GOAWAY: 5,
+  KICK: 6,
+  SKIP: 7,
   AUTH_RESP: 8,
 };
 
@@ -74,14 +80,19 @@ export class Connection {
     socket.on("message", (data, isBinary) => {
       this.messages++;
       if (!isBinary) throw new Error("the client sent text");
-      for (let at = 0; at < data.length; ) {
+      for (let at = 0; at < data.length;) {
         const size = data.readUInt32BE(at);
         const request = decode("ClientRequest", data.subarray(at + 4, at + 4 + size));
         if (at + 4 + size > data.length) throw new Error("a frame spans messages");
         at += 4 + size;
-        const inner = { [Type.START]: "StartRequest", [Type.STOP]: "StopRequest",
-          [Type.HEARTBEAT]: "HeartbeatRequest", [Type.BUSINESS]: "BusinessRequest",
-          [Type.ACK]: "ClientAck", [Type.AUTH]: "AuthRequest" }[request.type];
+        const inner = {
+          [Type.START]: "StartRequest",
+          [Type.STOP]: "StopRequest",
+          [Type.HEARTBEAT]: "HeartbeatRequest",
+          [Type.BUSINESS]: "BusinessRequest",
+          [Type.ACK]: "ClientAck",
+          [Type.AUTH]: "AuthRequest",
+        }[request.type];
         this.requests.put({ ...request, body: decode(inner, request.payload) });
       }
     });
@@ -90,7 +101,8 @@ export class Connection {
   /** Return the next request, which is of a type. */
   async take(type) {
     const request = await this.requests.take();
-    if (request.type !== type) throw new Error(`type ${request.type}, not ${type}: ${JSON.stringify(request)}`);
+    if (request.type !== type)
+      throw new Error(`type ${request.type}, not ${type}: ${JSON.stringify(request)}`);
     return request;
   }
 
@@ -111,15 +123,29 @@ export class Connection {
   }
 
   started(start, fields = {}) {
-    const response = { success: true, sessionId: "s1", connectionId: "s1", protocol: 1,
-      resumeToken: Buffer.from(`token-${this.number}`), heartbeatInterval: 15, capabilities: 1,
-      maxInFlight: 128, maxMessageBytes: 1 << 20, maxUnackedMessages: 1024,
-      maxUnackedBytes: 4 << 20, ...fields };
+    const response = {
+      success: true,
+      sessionId: "s1",
+      connectionId: "s1",
+      protocol: 1,
+      resumeToken: Buffer.from(`token-${this.number}`),
+      heartbeatInterval: 15,
+      capabilities: 1,
+      maxInFlight: 128,
+      maxMessageBytes: 1 << 20,
+      maxUnackedMessages: 1024,
+      maxUnackedBytes: 4 << 20,
+      ...fields,
+    };
     this.push(Push.START_RESP, "StartResponse", response, { msgId: start.msgId });
   }
 
   refuse(start, code, message, fields = {}) {
-    const response = { success: false, error: { errorCode: code, errorMessage: message }, ...fields };
+    const response = {
+      success: false,
+      error: { errorCode: code, errorMessage: message },
+      ...fields,
+    };
     this.push(Push.START_RESP, "StartResponse", response, { msgId: start.msgId });
   }
 
@@ -131,12 +157,26 @@ export class Connection {
 
   error(request, seq, code, fields = {}) {
     const envelope = { msgId: request.msgId, seqId: seq, clientSeqId: request.seqId };
-    this.push(Push.ERROR, "ErrorMessage", { errorCode: code, errorMessage: "no", ...fields }, envelope);
+    this.push(
+      Push.ERROR,
+      "ErrorMessage",
+      { errorCode: code, errorMessage: "no", ...fields },
+      envelope,
+    );
   }
 
   notifyFrame(seq, title = `n${seq}`) {
-    const payload = encode("BusinessResponse", { code: 200, message: title, data: Buffer.from(title) });
-    return frame({ type: Push.BUSINESS_DATA, seqId: seq, payload, headers: { msg_type: "test", title } });
+    const payload = encode("BusinessResponse", {
+      code: 200,
+      message: title,
+      data: Buffer.from(title),
+    });
+    return frame({
+      type: Push.BUSINESS_DATA,
+      seqId: seq,
+      payload,
+      headers: { msg_type: "test", title },
+    });
   }
 
   notify(seq, title) {
@@ -181,7 +221,11 @@ export class Gateway {
   static async open(options = {}) {
     const gateway = new Gateway();
     gateway.server = new WebSocketServer({
-      host: "127.0.0.1", port: 0, path: "/gatesvr", handleProtocols: () => "gatesvr", ...options,
+      host: "127.0.0.1",
+      port: 0,
+      path: "/gatesvr",
+      handleProtocols: () => "gatesvr",
+      ...options,
     });
     gateway.server.on("connection", (socket) => {
       const connection = new Connection(socket);
@@ -230,7 +274,9 @@ export class Clock {
     const end = this.#now + ms;
     for (;;) {
       await new Promise(setImmediate);
-      const due = [...this.#timers].filter(([, { at }]) => at <= end).sort((a, b) => a[1].at - b[1].at);
+      const due = [...this.#timers]
+        .filter(([, { at }]) => at <= end)
+        .sort((a, b) => a[1].at - b[1].at);
       if (!due.length) break;
       const [timer, { at, call }] = due[0];
       this.#timers.delete(timer);
@@ -265,7 +311,10 @@ export async function setUp(t, options = {}) {
   const gateway = await Gateway.open();
   const clock = new Clock();
   const client = new Client(gateway.url, {
-    openid: "ann", WebSocket, environment: { ...clock }, ...options,
+    openid: "ann",
+    WebSocket,
+    environment: { ...clock },
+    ...options,
   });
   t.after(async () => {
     const closed = client.close();

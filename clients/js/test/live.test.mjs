@@ -25,8 +25,23 @@ class Trusting extends WebSocket {
 /** Run a gateway with its demo services; return its web address and what ends it. */
 async function serve(bind = "127.0.0.1:0") {
   const [program, ...args] = command.split(" ");
-  const gateway = spawn(program, [...args, "serve", "--demo", "--admin", "off", "--bind", "127.0.0.1:0",
-    "--grpc-bind", "127.0.0.1:0", "--set", `transport.web.bind=${bind}`], { stdio: ["ignore", "pipe", "pipe"] });
+  const gateway = spawn(
+    program,
+    [
+      ...args,
+      "serve",
+      "--demo",
+      "--admin",
+      "off",
+      "--bind",
+      "127.0.0.1:0",
+      "--grpc-bind",
+      "127.0.0.1:0",
+      "--set",
+      `transport.web.bind=${bind}`,
+    ],
+    { stdio: ["ignore", "pipe", "pipe"] },
+  );
   const exited = once(gateway, "exit");
   const lines = [];
   const address = await new Promise((resolve, reject) => {
@@ -38,7 +53,9 @@ async function serve(bind = "127.0.0.1:0") {
         if (found && /Try it/.test(line)) resolve(found);
       });
     }
-    exited.then(([code]) => reject(new Error(`the gateway ended with ${code}:\n${lines.join("\n")}`)));
+    exited.then(([code]) =>
+      reject(new Error(`the gateway ended with ${code}:\n${lines.join("\n")}`)),
+    );
   });
   return { address, end: (signal = "SIGKILL") => (gateway.kill(signal), exited) };
 }
@@ -48,7 +65,14 @@ function open(address, openid, options = {}) {
 }
 
 test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
-  let gateway = await serve();
+  let gateway;
+  try {
+    gateway = await serve();
+  } catch (error) {
+    if (!/transport\.web/.test(error.message)) throw error;
+    t.skip("this gateway has no transport.web");
+    return;
+  }
   t.after(() => gateway.end());
   const { address } = gateway;
   const ann = open(address, "ann");
@@ -61,7 +85,10 @@ test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
   await t.test("1,000 requests, each answered by its own answer", async () => {
     const numbers = Array.from({ length: 1_000 }, (_, n) => n);
     const answers = await Promise.all(numbers.map((n) => ann.request("echo", `${n}`)));
-    assert.deepEqual(answers.map((answer) => Number(answer.text)), numbers);
+    assert.deepEqual(
+      answers.map((answer) => Number(answer.text)),
+      numbers,
+    );
   });
 
   await t.test("bound notifies stand around their answer, in order", async () => {
@@ -100,7 +127,10 @@ test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
       }
     }
     const got = await Promise.all(answers);
-    assert.deepEqual(got.map((answer) => Number(answer.text)), got.map((_, n) => n));
+    assert.deepEqual(
+      got.map((answer) => Number(answer.text)),
+      got.map((_, n) => n),
+    );
     await done;
     assert.deepEqual(new Set(told), new Set(["after 1"]));
     assert.equal(ann.connects.resumed, 5);
@@ -127,26 +157,32 @@ test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
     const told = first.notifies().next();
     const second = open(address, "joe");
     await second.connect();
-    await assert.rejects(told, (error) => error instanceof SessionLost && error.isFinal && error.code === 4410);
+    await assert.rejects(
+      told,
+      (error) => error instanceof SessionLost && error.isFinal && error.code === 4410,
+    );
     assert.deepEqual([kicks, first.state, first.connects.total], [1, "closed", 1]);
     await second.close();
   });
 
-  await t.test("a gateway that is killed and is back: SessionLost once, then a new session", async () => {
-    const { sessionId } = ann;
-    const lost = assert.rejects(reader.next(), (error) => {
-      assert.deepEqual([error.sessionId, error.isFinal], [sessionId, false]);
-      return error instanceof SessionLost;
-    });
-    await gateway.end();
-    gateway = await serve(address);
-    await lost;
-    assert.equal((await ann.request("echo", "new")).text, "new");
-    assert.notEqual(ann.sessionId, sessionId);
-    assert.equal(ann.counters.sessionLosses, 1);
-    await bob.request("broadcast", "after");
-    assert.equal(Buffer.from((await reader.next()).value.data).toString(), "after");
-  });
+  await t.test(
+    "a gateway that is killed and is back: SessionLost once, then a new session",
+    async () => {
+      const { sessionId } = ann;
+      const lost = assert.rejects(reader.next(), (error) => {
+        assert.deepEqual([error.sessionId, error.isFinal], [sessionId, false]);
+        return error instanceof SessionLost;
+      });
+      await gateway.end();
+      gateway = await serve(address);
+      await lost;
+      assert.equal((await ann.request("echo", "new")).text, "new");
+      assert.notEqual(ann.sessionId, sessionId);
+      assert.equal(ann.counters.sessionLosses, 1);
+      await bob.request("broadcast", "after");
+      assert.equal(Buffer.from((await reader.next()).value.data).toString(), "after");
+    },
+  );
 
   await t.test("a gateway that is ended in order says so", async () => {
     const goaways = [];

@@ -21,8 +21,14 @@ test("a cut connection is resumed: nothing lost, nothing twice", async (t) => {
   connection.cut();
   const next = await resume(all, { maxClientSeq: 2, replayFrom: 3, replayTo: 4 });
   assert.deepEqual(
-    [next.start.body.sessionId, Buffer.from(next.start.body.resumeToken).toString(), next.start.body.attempt, next.start.body.lastAckedSeqId],
-    ["s1", "token-1", 1, 2]);
+    [
+      next.start.body.sessionId,
+      Buffer.from(next.start.body.resumeToken).toString(),
+      next.start.body.attempt,
+      next.start.body.lastAckedSeqId,
+    ],
+    ["s1", "token-1", 1, 2],
+  );
   const again = await next.connection.find(4);
   assert.deepEqual([again.seqId, again.msgId, again.body.action], [3, two.msgId, "held"]);
   next.connection.notify(2); // a repeat
@@ -82,13 +88,25 @@ test("a gateway that has restarted: SessionLost once, then a new session", async
   open.catch(() => undefined);
   await connection.find(4);
   connection.cut();
-  const next = await resume(all, { resumed: false, sessionId: "s2", state: 1, maxClientSeq: 0, lostReason: 3 });
-  await assert.rejects(open, (error) => error instanceof SessionLost && error.outcome === 0 && !error.isFinal);
+  const next = await resume(all, {
+    resumed: false,
+    sessionId: "s2",
+    state: 1,
+    maxClientSeq: 0,
+    lostReason: 3,
+  });
+  await assert.rejects(
+    open,
+    (error) => error instanceof SessionLost && error.outcome === 0 && !error.isFinal,
+  );
   const hello = await next.connection.find(4);
   assert.deepEqual([hello.seqId, hello.body.action, hello.body.params.key], [1, "hello", "k"]);
   next.connection.answer(hello, 1);
   await assert.rejects(reading, (error) => {
-    assert.deepEqual([error.reason, error.sessionId, error.isFinal], [LostReason.UNKNOWN_SESSION, "s1", false]);
+    assert.deepEqual(
+      [error.reason, error.sessionId, error.isFinal],
+      [LostReason.UNKNOWN_SESSION, "s1", false],
+    );
     return error instanceof SessionLost;
   });
   next.connection.notify(2, "fresh");
@@ -118,10 +136,26 @@ test("the close-code table", () => {
     return delayMs ? `${action} ${delayMs}` : action;
   };
   const expected = {
-    0: "stop", 4400: "stop", 4401: "stop", 4403: "fresh", 4408: "resume", 4409: "stop", 4410: "stop", 4411: "fresh",
-    4413: "resume", 4426: "stop", 4429: "resume", 4500: "resume", 4503: "resume", 4499: "stop", 4599: "resume", 4600: "stop", 77: "stop",
+    0: "stop",
+    4400: "stop",
+    4401: "stop",
+    4403: "fresh",
+    4408: "resume",
+    4409: "stop",
+    4410: "stop",
+    4411: "fresh",
+    4413: "resume",
+    4426: "stop",
+    4429: "resume",
+    4500: "resume",
+    4503: "resume",
+    4499: "stop",
+    4599: "resume",
+    4600: "stop",
+    77: "stop",
   };
-  for (const [code, action] of Object.entries(expected)) assert.equal(after(Number(code)), action, code);
+  for (const [code, action] of Object.entries(expected))
+    assert.equal(after(Number(code)), action, code);
   for (const code of Object.values(CloseCode)) assert.ok(String(code) in expected);
   assert.equal(after(4409, "", false), "resume");
   assert.equal(after(4503, "full retry_after_ms=1500"), "resume 1500");
@@ -141,7 +175,17 @@ test("the back-off doubles up to 30 s, with full jitter", () => {
 });
 
 test("codes that end the session, each on a live connection", async (t) => {
-  for (const [code, action] of [[4400, "stop"], [4401, "stop"], [4426, "stop"], [4403, "fresh"], [4411, "fresh"], [4413, "resume"], [4500, "resume"], [4503, "resume"], [4429, "resume"]]) {
+  for (const [code, action] of [
+    [4400, "stop"],
+    [4401, "stop"],
+    [4426, "stop"],
+    [4403, "fresh"],
+    [4411, "fresh"],
+    [4413, "resume"],
+    [4500, "resume"],
+    [4503, "resume"],
+    [4429, "resume"],
+  ]) {
     const all = await setUpLoggedIn(t);
     all.connection.close(code, "retry_after_ms=1000");
     if (action === "stop") {
@@ -188,11 +232,16 @@ test("GOAWAY with an address goes there, and comes home where that fails", async
 });
 
 test("the session is given up after reconnectTimeout, by a final SessionLost", async (t) => {
-  const { client, connection, gateway, clock } = await setUpLoggedIn(t, { reconnectTimeout: 20_000 });
+  const { client, connection, gateway, clock } = await setUpLoggedIn(t, {
+    reconnectTimeout: 20_000,
+  });
   await gateway.close();
   const reading = client.notifies().next();
   connection.cut();
-  await assert.rejects(clock.settle(reading, 500), (error) => error instanceof SessionLost && error.isFinal);
+  await assert.rejects(
+    clock.settle(reading, 500),
+    (error) => error instanceof SessionLost && error.isFinal,
+  );
   assert.equal(client.state, "closed");
 });
 
@@ -202,7 +251,11 @@ test("another client resumes what one has suspended; a state of another openid i
   await until(() => all.client.waitingNotifies === 1);
   const state = await all.client.suspend();
   assert.throws(() => new Client(all.gateway.url, { openid: "bob", resume: state }), ConfigError);
-  const second = new Client(all.gateway.url, { resume: state, WebSocket, environment: { ...all.clock } });
+  const second = new Client(all.gateway.url, {
+    resume: state,
+    WebSocket,
+    environment: { ...all.clock },
+  });
   t.after(() => all.clock.settle(second.close()));
   const connecting = second.connect();
   const { start } = await resume(all);
@@ -213,7 +266,11 @@ test("another client resumes what one has suspended; a state of another openid i
 test("a state older than the last ack: what was acked since is told as lost", async (t) => {
   const all = await setUpLoggedIn(t);
   const state = JSON.parse(await all.client.suspend());
-  const second = new Client(all.gateway.url, { resume: JSON.stringify({ ...state, position: 0 }), WebSocket, environment: { ...all.clock } });
+  const second = new Client(all.gateway.url, {
+    resume: JSON.stringify({ ...state, position: 0 }),
+    WebSocket,
+    environment: { ...all.clock },
+  });
   t.after(() => all.clock.settle(second.close()));
   const lost = [];
   second.on("lost", (event) => lost.push([event.firstSeq, event.lastSeq]));
@@ -236,7 +293,11 @@ function page() {
 async function setUpPage(t) {
   const { window, document, tell } = page();
   const all = await setUp(t);
-  const client = new Client(all.gateway.url, { openid: "ann", WebSocket, environment: { ...all.clock, window, document } });
+  const client = new Client(all.gateway.url, {
+    openid: "ann",
+    WebSocket,
+    environment: { ...all.clock, window, document },
+  });
   t.after(() => all.clock.settle(client.close()));
   const connecting = client.connect();
   const connection = await all.gateway.next();

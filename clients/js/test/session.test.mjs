@@ -3,11 +3,24 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { WebSocket } from "ws";
-import { Client, ConfigError, ConnectionFailed, NotifyOverflow, QueueFull, RequestFailed, SessionLost } from "../dist/index.js";
+import {
+  Client,
+  ConfigError,
+  ConnectionFailed,
+  NotifyOverflow,
+  QueueFull,
+  RequestFailed,
+  SessionLost,
+} from "../dist/index.js";
 import { Type, frame, setUp, setUpLoggedIn, until } from "./gateway.mjs";
 
 test("START says who, then hello logs in", async (t) => {
-  const options = { clientId: "web", zone: "3", loginParams: () => ({ key: "k" }), loginData: "data" };
+  const options = {
+    clientId: "web",
+    zone: "3",
+    loginParams: () => ({ key: "k" }),
+    loginData: "data",
+  };
   const { client, connection, start, hello } = await setUpLoggedIn(t, options);
   assert.equal(start.body.openid, "ann");
   assert.equal(start.body.clientId, "web");
@@ -41,7 +54,11 @@ test("a refused START fails connect()", async (t) => {
   const connection = await gateway.next();
   connection.refuse(await connection.take(Type.START), 401, "who are you");
   connection.close(4401);
-  await assert.rejects(connecting, (error) => error instanceof ConnectionFailed && error.code === 4401 && /who are you/.test(error.message));
+  await assert.rejects(
+    connecting,
+    (error) =>
+      error instanceof ConnectionFailed && error.code === 4401 && /who are you/.test(error.message),
+  );
 });
 
 test("connect() tries again within its time, and says why it gave up", async (t) => {
@@ -73,9 +90,15 @@ test("requests are answered in whatever order, errors carry what the gateway say
   connection.error(c, 4, 503, { outcome: 1, retryAfterMs: 70, detail: "id" });
   assert.equal((await first).text, "A");
   const answer = await second;
-  assert.deepEqual([answer.code, answer.message, answer.isOk, answer.clientSeq, answer.serverSeq], [201, "made", false, 3, 2]);
+  assert.deepEqual(
+    [answer.code, answer.message, answer.isOk, answer.clientSeq, answer.serverSeq],
+    [201, "made", false, 3, 2],
+  );
   await assert.rejects(third, (error) => {
-    assert.deepEqual([error.code, error.outcome, error.retryAfterMs, error.detail], [503, 1, 70, "id"]);
+    assert.deepEqual(
+      [error.code, error.outcome, error.retryAfterMs, error.detail],
+      [503, 1, 70, "id"],
+    );
     return error instanceof RequestFailed;
   });
 });
@@ -100,7 +123,10 @@ test("a request has a time-out and can be aborted; its late answer is dropped", 
   connection.answer(asked, 2);
   await until(() => client.counters.late === 1);
   assert.equal(client.counters.timeouts, 1);
-  assert.equal(await client.request("x", "", { signal: AbortSignal.abort() }).catch((error) => error.name), "AbortError");
+  assert.equal(
+    await client.request("x", "", { signal: AbortSignal.abort() }).catch((error) => error.name),
+    "AbortError",
+  );
 });
 
 test("requests wait for room in flight, in order, and time out unsent", async (t) => {
@@ -155,7 +181,10 @@ test("notifies come in order, and a SKIP is told as lost in its place", async (t
   connection.notify(6, "again"); // a repeat is dropped
   const reader = client.notifies();
   const { value } = await reader.next();
-  assert.deepEqual([value.title, value.msgType, value.serverSeq, Buffer.from(value.data).toString()], ["first", "test", 2, "first"]);
+  assert.deepEqual(
+    [value.title, value.msgType, value.serverSeq, Buffer.from(value.data).toString()],
+    ["first", "test", 2, "first"],
+  );
   assert.deepEqual(lost, []);
   assert.equal((await reader.next()).value.title, "second");
   assert.deepEqual(lost, [{ firstSeq: 3, lastSeq: 5, reason: 2 }]);
@@ -235,7 +264,12 @@ test("a gateway that does not answer START is given up after 10 s", async (t) =>
 });
 
 test("a wrong frame ends the connection, not the session", async (t) => {
-  const garbage = [frame({ type: 3, seqId: 9 }), Buffer.alloc(4), Buffer.from([0, 0, 0, 1, 8]), Buffer.from([0xff, 0, 0, 0])];
+  const garbage = [
+    frame({ type: 3, seqId: 9 }),
+    Buffer.alloc(4),
+    Buffer.from([0, 0, 0, 1, 8]),
+    Buffer.from([0xff, 0, 0, 0]),
+  ];
   for (const bytes of garbage) {
     const all = await setUpLoggedIn(t);
     all.connection.send(bytes);
@@ -266,7 +300,10 @@ test("close() sends STOP and waits for the gateway", async (t) => {
   connection.close(0);
   await closed;
   assert.equal(client.state, "closed");
-  await assert.rejects(client.request("a"), (error) => error instanceof SessionLost && error.isFinal);
+  await assert.rejects(
+    client.request("a"),
+    (error) => error instanceof SessionLost && error.isFinal,
+  );
 });
 
 test("a token function is asked for each connection and before the token expires", async (t) => {
@@ -290,9 +327,14 @@ test("a token function is asked for each connection and before the token expires
 });
 
 test("a server that is no gateway is none", async (t) => {
-  const { client, gateway, clock } = await setUp(t, { connectTimeout: 5_000, WebSocket: class extends WebSocket {
-    constructor(url) { super(url); }
-  } });
+  const { client, gateway, clock } = await setUp(t, {
+    connectTimeout: 5_000,
+    WebSocket: class extends WebSocket {
+      constructor(url) {
+        super(url);
+      }
+    },
+  });
   gateway.server.options.handleProtocols = undefined;
   await assert.rejects(clock.settle(client.connect()), /the server is no gateway/);
 });

@@ -48,7 +48,12 @@ async function setUp(t) {
   });
   const open = (storage, options = {}) => {
     const client = new Client(gateway.url, {
-      openid: "ann", WebSocket, storage, locks, environment: { ...clock }, ...options,
+      openid: "ann",
+      WebSocket,
+      storage,
+      locks,
+      environment: { ...clock },
+      ...options,
     });
     clients.push(client);
     return client;
@@ -86,8 +91,16 @@ test("a reload resumes behind what was read, without a repeat and without a hole
   const [name] = storage.getItem("gatesvr").split(" ");
   locks.held.delete(`gatesvr:${name}`);
   const second = open(storage);
-  const { start, connection: next } = await connect(all, second, { sessionId: "s1", state: 2, replayFrom: 4, replayTo: 5 });
-  assert.deepEqual([start.body.sessionId, start.body.lastAckedSeqId, start.body.attempt], ["s1", 3, 1]);
+  const { start, connection: next } = await connect(all, second, {
+    sessionId: "s1",
+    state: 2,
+    replayFrom: 4,
+    replayTo: 5,
+  });
+  assert.deepEqual(
+    [start.body.sessionId, start.body.lastAckedSeqId, start.body.attempt],
+    ["s1", 3, 1],
+  );
   next.notify(4);
   assert.equal((await second.notifies().next()).value.serverSeq, 4);
 });

@@ -12,8 +12,12 @@ function network() {
   class Session {
     constructor(url, options) {
       Object.assign(this, { url, options, isClosed: false });
-      this.ready = new Promise((resolve, reject) => Object.assign(this, { open: resolve, refuse: reject }));
-      this.closed = new Promise((resolve, reject) => Object.assign(this, { end: resolve, break: reject }));
+      this.ready = new Promise((resolve, reject) =>
+        Object.assign(this, { open: resolve, refuse: reject }),
+      );
+      this.closed = new Promise((resolve, reject) =>
+        Object.assign(this, { end: resolve, break: reject }),
+      );
       this.ready.catch(() => undefined);
       this.closed.catch(() => undefined);
       sessions.push(this);
@@ -26,7 +30,9 @@ function network() {
       gateway.on = (kind, listener) => listeners.set(kind, listener);
       gateway.once = gateway.addListener = gateway.on;
       this.readable = new ReadableStream({ start: (controller) => (this.toClient = controller) });
-      const writable = new WritableStream({ write: (data) => listeners.get("message")(Buffer.from(data), true) });
+      const writable = new WritableStream({
+        write: (data) => listeners.get("message")(Buffer.from(data), true),
+      });
       gateway.send = (data) => own.toClient.enqueue(new Uint8Array(data));
       this.connection = new Connection(gateway);
       this.connection.number = 1;
@@ -53,7 +59,11 @@ async function setUp(t, options = {}) {
     }
   }
   const client = new Client(gateway.url.replace("http:", "https:"), {
-    openid: "ann", WebSocket: Plain, WebTransport: Session, environment: { ...clock }, ...options,
+    openid: "ann",
+    WebSocket: Plain,
+    WebTransport: Session,
+    environment: { ...clock },
+    ...options,
   });
   t.after(async () => {
     const closed = client.close();
@@ -194,14 +204,27 @@ test("a stream that ends without a close is given up after 2 s", async (t) => {
 test("without TLS, or where the platform has none, there is only WebSocket", async (t) => {
   const { gateway, clock, sessions } = await setUp(t);
   const { Session } = network();
-  for (const options of [{ WebTransport: Session }, { WebTransport: null }, { transports: ["websocket"] }]) {
-    const client = new Client(gateway.url, { openid: "ann", WebSocket, environment: { ...clock }, ...options });
+  for (const options of [
+    { WebTransport: Session },
+    { WebTransport: null },
+    { transports: ["websocket"] },
+  ]) {
+    const client = new Client(gateway.url, {
+      openid: "ann",
+      WebSocket,
+      environment: { ...clock },
+      ...options,
+    });
     const connecting = client.connect();
     await logIn(await gateway.next());
     await connecting;
     await client.suspend();
   }
   assert.equal(sessions.length, 0);
-  const none = new Client(gateway.url, { openid: "ann", transports: ["webtransport"], environment: { ...clock } });
+  const none = new Client(gateway.url, {
+    openid: "ann",
+    transports: ["webtransport"],
+    environment: { ...clock },
+  });
   await assert.rejects(clock.settle(none.connect()), /no transport/);
 });
