@@ -206,8 +206,8 @@ def main() -> None:
     for case in chosen(options):
         row = rows[case.name] = row_of(case, measure(case, LANES, options))
         print(text_of(case.name, row), flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+        if options.json is not None:  # by now: a run that is interrupted keeps what it has
+            options.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -373,9 +373,9 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     figures["sends"] = transport["send_calls"] / done
     figures["datagrams_a_request"] = transport["datagrams_sent"] / done
     if upstream is not None:
-        counters = upstream.stop().get("business" if options.slow_ms else "zone")
-        if counters is not None:
-            figures["batch"] = counters["batched_requests"] / max(1, counters["batches"])
+        services = upstream.stop().values()
+        requests = sum(counters["batched_requests"] for counters in services)
+        figures["batch"] = requests / (sum(counters["batches"] for counters in services) or 1)
     return figures
 
 

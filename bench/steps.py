@@ -1,11 +1,12 @@
 """Shows where a request's CPU time goes in the gateway: microseconds for each step, and their sum.
 
-After each millisecond of CPU time the gateway's process interrupts itself and notes which of our
-functions runs, or called the one that runs. The shares are scaled by a request's CPU time. Run it
-as::
+After each few milliseconds of CPU time the gateway's process interrupts itself and notes which of
+our functions runs, or called the one that runs. The shares are scaled by a request's CPU time. The
+kernel's clock sets the moments, 250 times a second: requests that leave in step with it would be
+met at the same point each time, so an open load takes another rate. Run it as::
 
     python -m bench.steps --transport qh3 --clients 64 --in-flight 1
-    python -m bench.steps --clients 100 --rate 1000 --upstream unary --set upstream.lane=grpcio
+    python -m bench.steps --clients 100 --rate 997 --upstream unary --seconds 20
 """
 
 from __future__ import annotations

@@ -175,6 +175,9 @@ class Table:
             row["met"] = is_met
         self.rows[name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
+        file = self._arguments.json
+        if file is not None:  # by now: a run that is interrupted keeps what it has
+            file.write_text(json.dumps(self.rows, indent=2) + "\n", "utf-8")
 
 
 def measure_speed(table: Table, arguments: argparse.Namespace) -> None:
@@ -292,8 +295,6 @@ def main() -> None:
     for name, part in PARTS.items():
         if arguments.only in (None, name):
             part(table, arguments)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(table.rows, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -76,3 +76,15 @@ def test_steps() -> None:
     options += ["--rate", "200", "--upstream", "unary", "--set", "dispatch.workers=3"]
     printed = json.loads(run("-m", "bench.steps", *options))
     assert sum(printed["steps"].values()) == pytest.approx(printed["cpu_us"])
+
+
+@pytest.mark.long
+def test_lanes(tmp_path: Path) -> None:
+    options = ["--only", "1 x 1", "--rounds", "1", "--seconds", "0.5", "--warm-up", "0.1"]
+    run("-m", "bench.lanes", *options, "--json", str(tmp_path / "lanes.json"))
+    rows = json.loads((tmp_path / "lanes.json").read_text("utf-8"))
+    assert set(rows) == {"unary 1 x 1", "stream 1 x 1"}
+    for row in rows.values():
+        assert row["direct"]["per_s"] > 0
+        assert row["grpcio"]["per_s"] > 0
+        assert row["cpu_ratio"]["median"] > 0

@@ -10,7 +10,8 @@ cdef enum:
     FLOOD_BURST = 2_000  # frames
     FLOOD_RATE = 1_000  # frames a second
     MAX_EXPLAINED = 1 << 16  # frames
-    EXPLAINED_BY_FRAME = 4  # frames that a HEADERS or DATA of ours explains
+    EXPLAINED_BY_FRAME = 4  # frames that a HEADERS or DATA of ours explains,
+    EXPLAINED_BYTES = 4 << 10  # and one more for each so many bytes of DATA
     EXPLAINED_BY_RESET = 16
 
 cdef struct Flood:

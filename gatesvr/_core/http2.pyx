@@ -28,7 +28,8 @@ from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memcmp, memcpy
 
 from gatesvr._core.buffer cimport append, clear, extend, free_buffer, front_of, size_of
-from gatesvr._core.flood cimport EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, explain, is_explained, pay
+from gatesvr._core.flood cimport (
+    EXPLAINED_BY_FRAME, EXPLAINED_BY_RESET, EXPLAINED_BYTES, explain, is_explained, pay)
 from gatesvr._core.frame cimport (
     ACK, CONTINUATION_FRAME, DATA_FRAME, ENABLE_PUSH, END_HEADERS, END_STREAM, GOAWAY_FRAME,
     HEAD_BYTES, HEADER_TABLE_SIZE, HEADERS_FRAME, INITIAL_WINDOW_SIZE, LAST_FRAME_BYTES,
@@ -82,7 +83,7 @@ cdef class Stream:
         status: The gRPC status, -1 until the ENDED event.
         details: The peer's grpc-message, or why the connection ended the stream.
         is_remote: Whether the status was in the peer's trailers.
-        is_unprocessed: Whether the peer says that it did not begin with it.
+        is_unprocessed: Whether the peer says that it did not begin with it, and sent nothing on it.
         message: The response of a call() that ended with status 0, else None.
     """
 
@@ -418,7 +419,7 @@ cdef class Http2Connection:
         stream.send_window -= size
         self._send_window -= size
         stream.is_finished = is_last
-        explain(&self._flood, EXPLAINED_BY_FRAME)
+        explain(&self._flood, EXPLAINED_BY_FRAME + <int>(size // EXPLAINED_BYTES))
         return put_head(out, size, DATA_FRAME, END_STREAM if is_last else 0, stream.id)
 
     cdef int _want_window(self, Stream stream) except -1:
@@ -858,7 +859,8 @@ cdef class Http2Connection:
             return self._charge(True)
         self.resets_received += 1
         code = get_32(frame.data)
-        stream.is_unprocessed = code == REFUSED_STREAM
+        # A peer that has begun to answer has begun with the request, whatever it says.
+        stream.is_unprocessed = code == REFUSED_STREAM and not stream.has_head
         return self._end(stream, status_of_reset(code), f"RST_STREAM {code_name(code)}")
 
     cdef int _handle_goaway(self, Frame *frame) except -1:
@@ -882,7 +884,7 @@ cdef class Http2Connection:
         cdef str details = self._goodbye()
         for stream in list(self._streams.values()):
             if stream.id > self._last_id:
-                stream.is_unprocessed = True
+                stream.is_unprocessed = not stream.has_head
                 self._end(stream, GRPC_UNAVAILABLE, details)
         return 0
 

@@ -106,7 +106,7 @@ class Sampler:
                 family = [process, *process.children(recursive=True)]
             except self._psutil.Error:
                 continue  # it has ended
-            times = memory = 0
+            times, memory = 0.0, 0
             for each in family:
                 try:
                     with each.oneshot():

@@ -26,7 +26,7 @@ def core() -> str:
         from .. import _core  # noqa: F401
     except ImportError:
         return "missing"
-    return "compiled (queue, codec, histogram, limits, udp)"
+    return "compiled (queue, codec, histogram, limits, udp, http2)"
 
 
 @click.command()

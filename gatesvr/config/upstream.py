@@ -133,8 +133,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     max_waiting: Places = 10_000
     """Requests waiting for a lane of one endpoint; above it 503."""
     connect_timeout: Wait = 5.0
-    """From the start of a lane to the upstream's initial metadata; also the longest look-up of an
-    endpoint's name."""
+    """From the start of a connection until the service speaks HTTP/2 on it; also the longest
+    look-up of an endpoint's name."""
     reconnect_min: Wait = 0.2
     """First pause before an endpoint is tried again; at most reconnect_max."""
     reconnect_max: Wait = 5.0

@@ -10,16 +10,19 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .._core import http2
-from .dial import early_end, reason_of
+from .dial import DialError, dial, early_end, reason_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from .._core.http2 import Http2Connection, Stream
+    from ..config import UpstreamConfig
     from .call import Call
     from .process_stream import ProcessStream
+    from .target import Target
 
-__all__ = ["ConnectionUser", "UpstreamConnection"]
+__all__ = ["ConnectionUser", "UpstreamConnection", "connect"]
 
 KEEPALIVE_TIMEOUT_S = 20.0
 """Longest wait for the answer to a keepalive PING."""
@@ -64,6 +67,47 @@ class ConnectionUser(Protocol):
         """Take note that a call's stream was reset."""
 
 
+async def connect(
+    user: ConnectionUser,
+    target: Target,
+    context: ssl.SSLContext | None,
+    config: UpstreamConfig,
+    max_message_bytes: int,
+    *,
+    is_extra: bool,
+) -> str:
+    """Make a connection whose server speaks HTTP/2; return why there is none, or an empty text.
+
+    Args:
+        user: What the connection calls.
+        target: The upstream.
+        context: How to speak TLS; None for plain text.
+        config: The times.
+        max_message_bytes: The largest message from the server.
+        is_extra: As in UpstreamConnection.
+    """
+    due = asyncio.get_running_loop().time() + config.connect_timeout
+    is_tls = context is not None
+
+    def make() -> UpstreamConnection:
+        core = http2.Http2Connection(
+            target.authority, "https" if is_tls else "http", max_message_bytes=max_message_bytes
+        )
+        return UpstreamConnection(user, core, config.keepalive, is_tls=is_tls, is_extra=is_extra)
+
+    try:
+        _, connection = await dial(target, context, make, config.connect_timeout)
+    except DialError as error:
+        return str(error)
+    try:
+        async with asyncio.timeout_at(due):
+            return await connection.ready
+    except TimeoutError:
+        reason = f"the server says nothing in HTTP/2 for {config.connect_timeout:g} s"
+        connection.abort(reason)
+        return reason
+
+
 class UpstreamConnection(asyncio.Protocol):
     """Carries the streams of one connection.
 
@@ -80,6 +124,8 @@ class UpstreamConnection(asyncio.Protocol):
         is_paused: Whether the transport takes nothing more for now.
         is_lost: Whether it has ended, for its lane.
         is_used: Set by the lane when it writes a call; it clears it from time to time.
+        has_served: Set by the lane when a call is answered.
+        made_at: Loop time at which the transport was made, 0 before.
         ready_at: Loop time of the peer's first SETTINGS, 0 before.
         process: The lane's ProcessStream on it, the last one; None where there was none.
     """
@@ -96,10 +142,12 @@ class UpstreamConnection(asyncio.Protocol):
         "_transport",
         "_user",
         "core",
+        "has_served",
         "is_extra",
         "is_lost",
         "is_paused",
         "is_used",
+        "made_at",
         "process",
         "ready",
         "ready_at",
@@ -119,6 +167,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_paused = False
         self.is_lost = False
         self.is_used = False
+        self.has_served = False
+        self.made_at = 0.0
         self.ready_at = 0.0
         self.process: ProcessStream | None = None
         self._user = user
@@ -189,6 +239,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Write the preface and the lane's first streams."""
         self._transport = cast("asyncio.Transport", transport)
+        self.made_at = self._loop.time()
         self._user.connection_made(self)
         self.flush()
         self._arm_keepalive(self._keepalive)

@@ -20,21 +20,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from .._core.codec import decode_answer, encode_batch
-from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY, Http2Connection
+from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY
 from ..errors import Outcome
 from ..grpcio import max_answer_bytes
 from ..observe.log import keys
-from .connection import UpstreamConnection
-from .dial import DialError, dial
+from .connection import UpstreamConnection, connect
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
+from .pauses import Pauses
 from .process_stream import ProcessStream
 from .status import is_about_size, status_of
 
@@ -49,25 +48,14 @@ __all__ = ["DirectLane"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
+GOODBYE_S = 0.1
+"""Shortest time between two connections while a server that answers says goodbye to each."""
 EXTRA_IDLE_S = 60.0
 """How long an extra connection may have no call before it is closed."""
+FLUSH_BYTES = 256 << 10
+"""With so many bytes of requests written in one turn, they go to the transport, which may then take
+no more: what a peer does not read stays in the line, which has a bound and deadlines."""
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-
-
-class _Pauses:
-    """Pauses between attempts: none, the shortest, then twice as long up to the longest."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def reset(self) -> None:
-        self._next = 0.0
-
-    def take(self, config: UpstreamConfig) -> float:
-        """Return the pause before the next attempt, seconds."""
-        pause = self._next
-        self._next = min(2 * pause or config.reconnect_min, config.reconnect_max)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets
 
 
 class DirectLane(Lane):
@@ -87,12 +75,12 @@ class DirectLane(Lane):
         self._dials: set[asyncio.Task[None]] = set()
         self._is_adding = False  # an extra connection is dialled
         self._no_extra_before = 0.0
-        self._pauses = _Pauses()
+        self._pauses = Pauses()
         self._redial: asyncio.TimerHandle | None = None
         self._pruner: asyncio.TimerHandle | None = None
 
         self._process: ProcessStream | None = None  # the main connection's, settled or not
-        self._reopens = _Pauses()
+        self._reopens = Pauses()
         self._reopen: asyncio.TimerHandle | None = None
         self._health = HealthStream(self._set_serving, self._config.reconnect_max)
         self._all_closed: asyncio.Future[None] | None = None  # stop() waits for it
@@ -205,12 +193,18 @@ class DirectLane(Lane):
         assert process is not None
         counters = self._counters
         is_fresh = self._is_fresh
+        gathered = 0
         while self._waiting and len(self._open) < self._max_open and process.has_room:
             if batch := self._gather(is_fresh):
                 counters.batches += 1
                 counters.batched_requests += len(batch)
                 self._batch_sizes[(len(batch) - 1).bit_length()] += 1
-                main.core.send(process.stream, encode_batch(batch))
+                message = encode_batch(batch)
+                main.core.send(process.stream, message)
+                gathered += len(message)
+                if gathered > FLUSH_BYTES:
+                    gathered = 0
+                    main.flush()
 
     def _write_calls(self, line: deque[Call], most: int) -> None:
         """Write a line as unary calls."""
@@ -218,6 +212,7 @@ class DirectLane(Lane):
             return
         loop_now, now = self._loop.time(), self._clock.now()
         is_old = not self._is_fresh and self._is_stale(loop_now)
+        gathered = 0
         while line and len(self._unary) < most:
             connection = self._find_room()
             if connection is None:
@@ -239,6 +234,10 @@ class DirectLane(Lane):
             connection.is_used = True
             self._unary[call.request_id] = call
             self._counters.unary_calls += 1
+            gathered += len(request)
+            if gathered > FLUSH_BYTES:
+                gathered = 0
+                connection.flush()
             if self._limit is not None and line is self._waiting:
                 self._max_open = self._limit.sent(call.request_id, len(self._unary), loop_now)
         if line is self._waiting and (not line or self._is_fresh):
@@ -295,7 +294,8 @@ class DirectLane(Lane):
                 self._end_unary(connection, stream)
             else:
                 owner: Any = stream.owner
-                owner.handle(kind, stream, data)
+                if owner is not None:  # what came before has not ended it
+                    owner.handle(kind, stream, data)
         if self._limit is not None and self._state is LaneState.UNARY:
             # Beside a stream the limit's sample is one of the stream's calls.
             self._max_open = self._limit.answered(self._unary, self._loop.time())
@@ -310,46 +310,36 @@ class DirectLane(Lane):
         if status == 0:
             message = stream.message
             assert message is not None
+            connection.has_served = True
             if call.method:
                 self._finish_method(call, message)
             else:
                 self._finish(call, decode_answer(message))
         elif stream.is_unprocessed:
-            self._retry([call], is_refused=connection.core.goaway_code < 0)
+            self._retry(call, is_refused=connection.core.goaway_code < 0)
         elif status == DEADLINE_EXCEEDED and self._clock.now() >= call.deadline:
             self._fail_late(call, Outcome.UNKNOWN)
         else:
-            self._fail_by_status(
-                call,
-                status_of(status),
-                stream.details,
-                len(call.upstream_req),
-                is_remote=stream.is_remote,
-            )
+            size, is_remote = len(call.upstream_req), stream.is_remote
+            self._fail_by_status(call, status_of(status), stream.details, size, is_remote=is_remote)
 
-    def _retry(self, calls: list[Call], *, is_refused: bool) -> None:
-        """Send calls elsewhere, or put them back into the line: the server did not begin with them.
+    def _retry(self, call: Call, *, is_refused: bool) -> None:
+        """Send a call elsewhere, or put it back into the line: the server did not begin with it.
 
         Args:
-            calls: Calls that were written.
-            is_refused: Whether it refused them one by one; the second time that ends a call.
+            call: It was written.
+            is_refused: Whether the server refused this call; the second time that ends it.
         """
-        again = []
-        for call in calls:
-            if call.on_end is None:
-                continue
-            self._counters.retried_calls += 1
-            if is_refused and call.is_refused:
-                self._on_refused(self, call)
-            else:
-                call.is_refused |= is_refused
-                again.append(call)
-        left = self._on_stranded(self, again)
-        now = self._clock.now()
-        for call in left:
-            call.upstream_req = call.request_at(now)
-        self._waiting.extendleft(reversed(left))
-        if left:
+        if call.on_end is None:
+            return
+        self._counters.retried_calls += 1
+        if is_refused and call.is_refused:
+            self._on_refused(self, call)
+            return
+        call.is_refused |= is_refused
+        if self._on_stranded(self, [call]):
+            call.upstream_req = call.request_at(self._clock.now())
+            self._waiting.appendleft(call)
             self._wake()
 
     # The ProcessStream.
@@ -365,12 +355,12 @@ class DirectLane(Lane):
         """End the calls that a message answers; end a stream that brings what it should not."""
         try:
             process.junk = self._take_answers(data, process.junk)
+            process.connection.has_served = True
         except ValueError as error:
             self._counters.bad_batches += 1
             process.cancel()
-            self._end_stream(
-                process, grpc.StatusCode.INTERNAL, f"bad answers: {error}", is_bad=True
-            )
+            why = f"bad answers: {error}"
+            self._end_stream(process, grpc.StatusCode.INTERNAL, why, is_bad=True)
 
     def stream_ended(self, process: ProcessStream, status: int, details: str) -> None:
         """End the calls that were written to the stream, and open another one."""
@@ -405,18 +395,13 @@ class DirectLane(Lane):
 
     def _end_written(self, process: ProcessStream, reason: str) -> None:
         """End the calls written to a stream that has ended."""
-        process.stop_timer()
-        ids = process.ids
-        if ids is None:
-            ids = {request_id for request_id in self._open if request_id not in self._draining_ids}
+        process.let_go()
+        ids = self._written_ids() if process.ids is None else process.ids
         calls = [self._open.pop(request_id) for request_id in ids if request_id in self._open]
         self._draining_ids -= ids
         process.ids = set()
-        if process.stream.is_unprocessed:
-            self._retry(calls, is_refused=False)
-        else:
-            for call in calls:
-                self._fail_broken(call, reason)
+        for call in calls:
+            self._fail_broken(call, reason)
 
     def _open_stream(self, connection: UpstreamConnection) -> None:
         self._process = connection.process = ProcessStream(self, connection)
@@ -445,8 +430,12 @@ class DirectLane(Lane):
         task.add_done_callback(self._dials.discard)
 
     async def _connect(self, is_extra: bool) -> None:
+        context = None if self._tls is None else self._tls.context
+        size = max_answer_bytes(self._max_message_bytes)
         try:
-            reason = await self._reach(is_extra)
+            reason = await connect(
+                self, self.target, context, self._config, size, is_extra=is_extra
+            )
         except Exception as error:
             logger.exception("lane_dial_failed", extra=keys(address=self.address))
             reason = str(error)
@@ -459,34 +448,6 @@ class DirectLane(Lane):
             self._enter(LaneState.DOWN, reason)
             self._strand(reason)
             self._redial = self._loop.call_later(pause, self._dial)
-
-    async def _reach(self, is_extra: bool) -> str:
-        """Make a connection; return why there is none, or an empty text."""
-        timeout = self._config.connect_timeout
-        due = self._loop.time() + timeout
-        context = None if self._tls is None else self._tls.context
-
-        def make() -> UpstreamConnection:
-            core = Http2Connection(
-                self.target.authority,
-                "http" if context is None else "https",
-                max_message_bytes=max_answer_bytes(self._max_message_bytes),
-            )
-            keepalive = self._config.keepalive
-            is_tls = context is not None
-            return UpstreamConnection(self, core, keepalive, is_tls=is_tls, is_extra=is_extra)
-
-        try:
-            _, connection = await dial(self.target, context, make, timeout)
-        except DialError as error:
-            return str(error)
-        try:
-            async with asyncio.timeout_at(due):
-                return await connection.ready
-        except TimeoutError:
-            reason = f"the server says nothing in HTTP/2 for {timeout:g} s"
-            connection.abort(reason)
-            return reason
 
     def connection_made(self, connection: UpstreamConnection) -> None:
         """Open the streams of a main connection; they leave with its first bytes."""
@@ -519,7 +480,7 @@ class DirectLane(Lane):
         if connection is self._main:
             calls = sum(stream.is_unary for stream in core.streams())
             if self._process is not None:
-                calls += len(self._open) - len(self._draining_ids)
+                calls += len(self._written_ids())
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=calls))
             self._main_gone(connection.goodbye, is_quiet=core.goaway_code == NO_ERROR)
@@ -556,9 +517,7 @@ class DirectLane(Lane):
     def connection_closed(self, connection: UpstreamConnection) -> None:
         """Forget a connection, and let go of what it holds."""
         self._transports.discard(connection)
-        if (process := connection.process) is not None:
-            # They name each other, and the gateway's garbage collector runs rarely.
-            connection.process = process.stream.owner = None
+        connection.process = None  # which names the connection
         closed = self._all_closed
         if closed is not None and not self._transports and not closed.done():
             closed.set_result(None)
@@ -567,7 +526,10 @@ class DirectLane(Lane):
         """Go on without the main connection, until there is another one."""
         main, config = self._main, self._config
         assert main is not None
-        if self._loop.time() - main.ready_at > config.reconnect_min:
+        # Not since its ready_at: on a busy machine both may come in one read, late.
+        lived = self._loop.time() - main.made_at
+        is_in_order = is_quiet and main.has_served
+        if is_in_order or lived > config.reconnect_min:
             self._pauses.reset()
         self._leave_all(main)
         pause = self._pauses.take(config)
@@ -575,10 +537,13 @@ class DirectLane(Lane):
             self._enter(LaneState.DOWN, reason)
             self._strand(reason)
             self._redial = self._loop.call_later(pause, self._dial)
+            return
+        # First loss after a good time: retry at once; the line waits for the outcome.
+        self._enter(LaneState.CONNECTING, reason, is_quiet=is_quiet)
+        self._strand(reason, keep=True)
+        if is_in_order and lived < GOODBYE_S:
+            self._redial = self._loop.call_later(GOODBYE_S - lived, self._dial)
         else:
-            # First loss after a good time: retry at once; the line waits for the outcome.
-            self._enter(LaneState.CONNECTING, reason, is_quiet=is_quiet)
-            self._strand(reason, keep=True)
             self._dial()
 
     def _leave_all(self, main: UpstreamConnection) -> None:
@@ -592,8 +557,8 @@ class DirectLane(Lane):
             self._reopen = None
         process, self._process = self._process, None
         if process is not None:
-            ids = [request_id for request_id in self._open if request_id not in self._draining_ids]
-            self._draining_ids.update(ids)
+            ids = self._written_ids()
+            self._draining_ids |= ids
             process.leave(ids)
         self._wake()
 

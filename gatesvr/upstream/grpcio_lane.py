@@ -37,6 +37,7 @@ from .lane import (
     Lane,
     LaneState,
 )
+from .pauses import jitter
 from .status import is_about_size, is_spoken
 
 if TYPE_CHECKING:
@@ -216,11 +217,11 @@ class GrpcioLane(Lane):
             elif was_connected and code is not grpc.StatusCode.UNAVAILABLE:
                 # The upstream is there, but its stream ends again and again.
                 self._enter(LaneState.UNARY, reason)
-                await self._pause(self._jitter(pause))
+                await self._pause(jitter(pause))
             else:
                 self._enter(LaneState.DOWN, reason)
                 self._strand(reason)
-                await self._pause(self._jitter(pause or config.reconnect_min))
+                await self._pause(jitter(pause or config.reconnect_min))
             pause = min(2 * pause or config.reconnect_min, config.reconnect_max)
 
     async def _serve_stream(self) -> tuple[grpc.StatusCode, str]:
@@ -300,8 +301,8 @@ class GrpcioLane(Lane):
             return
         self._wake_writer()
         stream.left.set_result(None)
-        ids = [request_id for request_id in self._open if request_id not in self._draining_ids]
-        self._draining_ids.update(ids)
+        ids = self._written_ids()
+        self._draining_ids |= ids
         if not self._is_stopping:
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=len(ids)))
@@ -309,7 +310,7 @@ class GrpcioLane(Lane):
         self._drains.add(drain)
         drain.add_done_callback(self._drains.discard)
 
-    async def _drain(self, stream: _Stream, ids: list[int]) -> None:
+    async def _drain(self, stream: _Stream, ids: set[int]) -> None:
         """Wait for the last answers of a stream that the lane has left, then for its end."""
         rpc, reader, writer = stream.rpc, stream.reader, stream.writer
         reason = "the stream ended without an answer"

@@ -4,22 +4,18 @@ This is what the lanes of both kinds have in common: the line of waiting calls a
 calls that are open, their deadlines, the ways in which they end, and the state of the upstream.
 DirectLane speaks HTTP/2 itself; GrpcioLane uses grpcio.
 
-A lane keeps one ProcessStream open. Calls wait in a line, and those that wait together share a
-message. Each call is a ProcessRequest until the server's initial metadata arrives, or where it has
-no ProcessStream.
+A lane keeps one ProcessStream open; calls that wait together share a message. Until the server's
+initial metadata arrives, or where it has no ProcessStream, each call is a ProcessRequest.
 
 A server that says goodbye (GOAWAY: its connection is old enough, or it is stopping) still serves
 its open streams. The lane leaves the connection and opens a stream on the next one. Requests
 already written to the old stream are answered there (*draining*), then the lane half-closes it.
-
-Callers get a callback; nothing of theirs is awaited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from abc import ABC, abstractmethod
 from collections import deque
 from enum import Enum
@@ -48,9 +44,8 @@ __all__ = ["Lane", "LaneState", "new_batch_sizes"]
 
 logger = logging.getLogger("gatesvr.upstream")
 
-SERVICE = "/gatesvr.proto.UpstreamService/"
-PROCESS_REQUEST = SERVICE + "ProcessRequest"
-PROCESS_STREAM = SERVICE + "ProcessStream"
+PROCESS_REQUEST = "/gatesvr.proto.UpstreamService/ProcessRequest"
+PROCESS_STREAM = "/gatesvr.proto.UpstreamService/ProcessStream"
 REFUSED = 1  # UpstreamStatus.UPSTREAM_REFUSED
 
 MAX_SHARED_BYTES = 1 << 20
@@ -82,10 +77,6 @@ MAX_BATCH_BITS = 20
 """``upstream.max_batch`` is at most a million, which is below two to the power of this."""
 RETRY_MS = 100
 """Retry delay for the client whose call was refused or found no room."""
-
-
-def _limit_of(config: UpstreamConfig) -> tuple[bool, int, int]:
-    return config.adaptive_limit, config.min_open, config.max_open
 
 
 class LaneState(Enum):
@@ -196,7 +187,8 @@ class Lane(ABC):
         """
         before = self._config
         self._set(config)
-        if _limit_of(config) != _limit_of(before):
+        limits = (config.adaptive_limit, config.min_open, config.max_open)
+        if limits != (before.adaptive_limit, before.min_open, before.max_open):
             # Otherwise what the limit has learned of the upstream stays.
             self._set_limit(config)
             self._wake()
@@ -347,12 +339,11 @@ class Lane(ABC):
             junk: What this returned for the stream's message before.
 
         Returns:
-            How many of the stream's answers nobody waited for, less those that somebody did wait
-            for; at least 0. A message without answers counts for one.
+            The stream's answers that nobody waited for, and its messages without any, less those
+            that somebody did wait for; at least 0.
 
         Raises:
-            ValueError: It does not decode, has more answers than there can be, or the stream has
-                brought more than MAX_JUNK of nothing.
+            ValueError: It does not decode, has too many answers, or makes that more than MAX_JUNK.
         """
         take_open = self._open.pop
         answers = decode_answers(batch, len(self._open) + MAX_LATE)
@@ -396,10 +387,8 @@ class Lane(ABC):
         limit = max(limit, MIN_SHARED_BYTES)
         self._max_shared_bytes = limit
         self._max_batch_bytes = min(self._max_batch_bytes, limit)
-        logger.warning(
-            "upstream_limit",
-            extra=keys(address=self.address, max_message_bytes=limit, why=details),
-        )
+        told = keys(address=self.address, max_message_bytes=limit, why=details)
+        logger.warning("upstream_limit", extra=told)
         return True
 
     def _tell_unary(self) -> None:
@@ -436,13 +425,19 @@ class Lane(ABC):
             self._counters.answers += 1
             call.take_reply(reply)
 
+    def _written_ids(self) -> set[int]:
+        """Return the open calls that were written to the stream in use."""
+        return {request_id for request_id in self._open if request_id not in self._draining_ids}
+
     def _break(self, reason: str) -> None:
         """End the calls written to a stream that has ended."""
-        for request_id in [i for i in self._open if i not in self._draining_ids]:
+        for request_id in self._written_ids():
             self._fail_broken(self._open.pop(request_id), reason)
 
     def _fail_broken(self, call: Call, reason: str) -> None:
         """End a call that was written and can no longer be answered."""
+        if call.on_end is None:
+            return  # its caller has given it up, so its end counts for nothing
         self._counters.broken_calls += 1
         call.fail(
             reason,
@@ -461,7 +456,9 @@ class Lane(ABC):
         *,
         is_remote: bool = True,
     ) -> None:
-        """End a unary call by its gRPC status; the arguments are those of outcome_of()."""
+        """End a unary call by its gRPC status; the arguments are outcome_of()'s."""
+        if call.on_end is None:
+            return
         code, outcome = outcome_of(status, details, request_bytes, is_remote=is_remote)
         counters = self._counters
         if code is ErrorCode.TOO_LARGE:
@@ -600,7 +597,3 @@ class Lane(ABC):
                     self._counters.downs += 1
                     logger.warning("upstream_down", extra=keys(address=self.address, why=reason))
         self._on_change()
-
-    @staticmethod
-    def _jitter(pause: float) -> float:
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  not for secrets

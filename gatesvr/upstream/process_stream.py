@@ -59,7 +59,6 @@ class ProcessStream:
         self._user = user
         self._is_settled = False
         self._is_finished = False  # half-closed
-        self._is_cancelled = False
         self._timer: asyncio.TimerHandle | None = None  # that of settling, or of the end
 
     @property
@@ -68,15 +67,12 @@ class ProcessStream:
         return not self.connection.is_paused and self.stream.unsent_bytes < MAX_UNSENT_BYTES
 
     def handle(self, kind: int, stream: Stream, data: bytes) -> None:
-        """Take an event of the stream; what a read brought behind the end of our own is dropped."""
-        if self._is_cancelled:
-            return
+        """Take an event of the stream."""
         if kind == MESSAGE:
             self._user.stream_message(self, data)
         elif kind == HEADERS:
             self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle)
         elif kind == ENDED:
-            self.stop_timer()
             self._user.stream_ended(self, stream.status, stream.details)
 
     def leave(self, ids: Iterable[int]) -> None:
@@ -97,7 +93,7 @@ class ProcessStream:
         Args:
             open_calls: The ids of the lane's open calls.
         """
-        if self._is_finished or self._is_cancelled or self.ids is None:
+        if self._is_finished or self.ids is None or self.stream.is_ended:
             return
         self.ids = {request_id for request_id in self.ids if request_id in open_calls}
         if not self.ids:
@@ -107,12 +103,15 @@ class ProcessStream:
 
     def cancel(self) -> None:
         """Reset the stream; nothing follows."""
-        self.stop_timer()
-        self._is_cancelled = True
         self.connection.core.cancel(self.stream)
+        self.let_go()
 
-    def stop_timer(self) -> None:
-        """Stop waiting."""
+    def let_go(self) -> None:
+        """Wait for nothing more: the stream has ended, or its connection.
+
+        The two name each other, and the gateway's garbage collector runs rarely.
+        """
+        self.stream.owner = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -71,9 +71,11 @@ def outcome(acts: list[Act], is_unary: bool) -> Outcome:
     result = Outcome()
     body = bytearray()
     messages: list[bytes] = []
+    is_begun = False
     for act in acts:
         match act:
             case ("head", 200, content_type) if content_type.startswith(GRPC):
+                is_begun = True
                 result.seen += [] if is_unary else [http2.HEADERS]
             case ("head", 200, _):
                 result.end, result.is_reset = End(UNKNOWN), True
@@ -89,9 +91,11 @@ def outcome(acts: list[Act], is_unary: bool) -> Outcome:
             case ("reset", code):
                 name = RESET_NAMES.get(code)
                 details = None if name is None else f"RST_STREAM {name}"
-                result.end = End(OF_RESET.get(code, INTERNAL), details, is_unprocessed=code == 7)
+                result.end = End(
+                    OF_RESET.get(code, INTERNAL), details, is_unprocessed=code == 7 and not is_begun
+                )
             case ("goaway",):
-                result.end = End(UNAVAILABLE, is_unprocessed=True)
+                result.end = End(UNAVAILABLE, is_unprocessed=not is_begun)
             case ("data", data, is_last):
                 body += data
                 result.end = _take_messages(body, messages, result.seen, is_unary)

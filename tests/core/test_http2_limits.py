@@ -384,6 +384,18 @@ def test_calls_explain_what_servers_answer_beside_the_answer() -> None:
     assert rig.connection.error == ""
 
 
+def test_large_messages_explain_credit_in_small_parts() -> None:
+    rig = Rig({WINDOW_SIZE: 1 << 30, FRAME_SIZE: 1 << 20})
+    rig.feed(number(WINDOW_UPDATE, 0, 1 << 30))
+    stream = rig.open()
+    for _ in range(20):
+        rig.connection.send(stream, bytes(4 << 20))
+        rig.connection.take()
+        both = number(WINDOW_UPDATE, 0, 8192) + number(WINDOW_UPDATE, stream.id, 8192)
+        assert rig.feed(both * 512) == []
+    assert rig.connection.error == ""
+
+
 def test_cancelled_calls_explain_what_was_under_way() -> None:
     rig = Rig()
     for _ in range(3_000):

@@ -142,22 +142,6 @@ async def test_a_call_that_is_refused_again_and_again_is_503(
         assert (manager.counters.retried_calls, manager.counters.not_started) == (2, 1)
 
 
-async def test_messages_on_a_stream_that_was_not_begun_with_are_sent_again() -> None:
-    async def stream(peer: Peer, asked: Asked) -> None:
-        peer.headers(asked, ((":status", "200"), ("content-type", "application/grpc")))
-        await peer.batch(asked)
-        peer.goaway(last=0)
-
-    async with (
-        scripted(Script(stream=stream)) as server,
-        lane_to(server.address) as under_test,
-    ):
-        await under_test.until_state(LaneState.STREAM)
-        answers = await asyncio.gather(*(under_test.call(data=b"%d" % i) for i in range(5)))
-        assert [parse(answer).data for answer in answers] == [b"%d" % i for i in range(5)]
-        assert (under_test.counters.retried_calls, under_test.counters.broken_calls) == (5, 0)
-
-
 async def test_goodbye_with_a_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def play(peer: Peer, asked: Asked) -> None:
         await peer.answer(asked, echoed(await peer.request(asked)))

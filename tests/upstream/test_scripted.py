@@ -559,6 +559,15 @@ case(
     begun=3,
 )
 
+# A server that has begun to answer has begun: what it says later is no reason to ask again.
+case("REFUSED_STREAM behind the head", answering(1, ended_by(0x7), is_last=True), BROKEN)
+case(
+    "GOAWAY below the request behind the head",
+    answering(1, lambda peer, asked: peer.goaway(asked.id - 2), is_last=True),
+    BROKEN,
+    connections=2,
+)
+
 # The first bytes of a connection.
 
 

@@ -228,6 +228,13 @@ async def leave_and_close(peer: Peer, asked: Asked) -> None:
     await peer.close()
 
 
+async def leave_below(peer: Peer, asked: Asked) -> None:
+    """Deny a stream that has begun: what was written to it may have been carried out."""
+    peer.headers(asked, HEAD)
+    await peer.batch(asked)
+    peer.goaway(0)
+
+
 async def never_begun(peer: Peer, asked: Asked) -> None:
     peer.goaway(0)
 
@@ -235,6 +242,12 @@ async def never_begun(peer: Peer, asked: Asked) -> None:
 case("GOAWAY before an answer", leave, connections=2)
 case("GOAWAY before the head", leave_before_the_head, connections=2, state=None)
 case("GOAWAY and the end in place of an answer", leave_and_close, BROKEN, connections=2)
+case("GOAWAY below a stream that has begun", leave_below, BROKEN, connections=2)
+case(
+    "REFUSED_STREAM in place of an answer",
+    ending(lambda peer, asked: peer.reset(asked, 0x7)),
+    BROKEN,
+)
 case("GOAWAY below the stream", never_begun, connections=2, state=None)
 
 

@@ -28,7 +28,7 @@ from .servers import serve_upstream
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RUNS", "UPSTREAM_ENDS", "Plan", "Result", "calls_without_end"]
+__all__ = ["RUNS", "UPSTREAM_ENDS", "Plan", "Result", "calls_without_end", "executions_of"]
 
 UPSTREAM_ENDS = (
     "answers",
@@ -259,25 +259,30 @@ class Run:
         self._check_executions(told)
 
     def _check_executions(self, told: Told) -> None:
-        data = self._executed.read_bytes()
-        executed = Counter(int.from_bytes(data[at : at + 8]) for at in range(0, len(data), 8))
-        self.result.executed = executed.total()
-        twice = sum(times > 1 for times in executed.values())
-        unsaid = sum(
-            outcome == "answered" and not executed[number]
-            for number, outcome in told.outcomes.items()
-        )
-        denied = sum(
-            outcome == "NOT_STARTED" and executed[number] > 0
-            for number, outcome in told.outcomes.items()
-        )
-        for number, what in (
-            (twice, "requests were executed twice"),
-            (unsaid, "answered requests were not executed"),
-            (denied, "executed requests were reported as not started"),
-        ):
-            if number:
-                self.result.findings.append(f"{number} {what}")
+        self.result.executed, found = executions_of(self._executed.read_bytes(), told.outcomes)
+        self.result.findings += found
+
+
+def executions_of(data: bytes, outcomes: Mapping[int, str]) -> tuple[int, list[str]]:
+    """Compare what was executed with what clients were told.
+
+    Args:
+        data: The number of each request that was executed, eight bytes each.
+        outcomes: How the requests ended, by number.
+
+    Returns:
+        The executions, and what must not be.
+    """
+    executed = Counter(int.from_bytes(data[at : at + 8]) for at in range(0, len(data), 8))
+    twice = sum(times > 1 for times in executed.values())
+    unsaid = sum(end == "answered" and not executed[number] for number, end in outcomes.items())
+    denied = sum(end == "NOT_STARTED" and executed[number] > 0 for number, end in outcomes.items())
+    found = {
+        "requests were executed twice": twice,
+        "answered requests were not executed": unsaid,
+        "executed requests were reported as not started": denied,
+    }
+    return executed.total(), [f"{number} {what}" for what, number in found.items() if number]
 
 
 class Memory(Run):
@@ -354,6 +359,10 @@ class Age(Run):
         errors = {end: number for end, number in told.ends.items() if end != "200"}
         if errors:
             result.findings.append(f"requests have failed: {errors}")
+        connects = (await self.sample())["upstream.connects"]
+        result.figures["connections"] = connects
+        if connects < plan.seconds * 1000 / plan.age_ms / 2:
+            result.findings.append(f"only {connects} connections: they did not age")
 
 
 RUNS: dict[str, type[Run]] = {"memory": Memory, "restarts": Restarts, "age": Age}
