@@ -103,7 +103,7 @@ export type ClientState = "new" | "connecting" | "connected" | "reconnecting" | 
 export interface ClientEvents {
   /** The client's state has changed. */
   state: ClientState;
-  /** A notify; whoever listens reads them in place of notifies(). */
+  /** A notify; from the first listener on they come here, and to notifies() no more. */
   notify: Notify;
   /** Messages are lost, told in their place among the notifies. */
   lost: Lost;
@@ -311,7 +311,10 @@ export class Client {
     this.#setState("connecting");
     const state = await this.#store?.load();
     if (state && !this.sessionId) this.#restore(state, false);
-    if (this.#end !== null) throw this.#end; // closed meanwhile
+    if (this.#end !== null) {
+      this.#store?.release();
+      throw this.#end; // closed meanwhile
+    }
     this.#session.carriesAcks = !this.#isStored;
     const given = this.#options.token;
     const connector = new Connector(this.#session, this.#owner(), this.#environment, {

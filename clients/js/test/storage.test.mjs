@@ -157,6 +157,16 @@ test("another user's state, or none at all, begins a session; so does a page wit
   assert.equal((await connect(all, open(broken, { locks: null }))).start.body.sessionId, "");
 });
 
+test("close() while connect() waits for the lock ends it, and frees the lock", async (t) => {
+  const { locks, open } = await setUp(t);
+  const client = open(new Storage());
+  const connecting = client.connect();
+  await client.close();
+  await assert.rejects(connecting, /the client is closed/);
+  await until(() => locks.held.size === 0);
+  assert.equal(client.state, "closed");
+});
+
 test("a storage that is not there is told", () => {
   const open = () => new Client("http://127.0.0.1:1/", { openid: "ann", storage: true });
   assert.throws(open, /there is no sessionStorage here/);
