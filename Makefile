@@ -14,10 +14,11 @@ SANITIZED := tests/core tests/fuzz tests/e2e \
   --deselect tests/e2e/test_limits.py::test_client_that_never_acks_is_bounded_and_closed_4413 \
   --deselect tests/e2e/test_one_address.py::test_who_is_told_to_come_back_does
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
+JS_CODE := $(addprefix clients/js/,src test examples README.md package.json)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-long browser foreign sanitize fuzz bench bench-compare soak attack lint format \
+.PHONY: help install serve test test-long browser foreign js sanitize fuzz bench bench-compare soak attack lint format \
   types docs pb wheel clean
 
 help: ## List the targets
@@ -46,6 +47,10 @@ foreign: install ## Test upstreams on grpc-js and grpc-go; installs Node, Go and
 	@{ command -v go && test -d /usr/share/gocode/src/google.golang.org/grpc; } >/dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends golang-go golang-google-grpc-dev; }
 	GATESVR_FOREIGN=required $(BIN)/python -m pytest -m long tests/upstream/test_foreign.py $(ARGS)
+
+js: install ## Build and test the JavaScript client (Node 20 or later), also against this gateway
+	cd clients/js && npm ci --no-audit --no-fund && npm run build && npm run types && \
+	  GATESVR="$(abspath $(BIN))/python -m gatesvr" npm test
 
 sanitize: install ## Run the tests of the core and the whole path on a core that checks itself (gcc)
 	$(call build_core,sanitize,-O1 -g -fno-omit-frame-pointer -fno-wrapv \
@@ -80,7 +85,7 @@ lint: install ## Check style: Python, Cython, spelling, workflows
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint gatesvr/_core
-	$(BIN)/codespell $(PYTHON_CODE) protos .ci .github Makefile *.md
+	$(BIN)/codespell $(PYTHON_CODE) protos .ci .github Makefile *.md $(JS_CODE)
 	$(BIN)/actionlint
 
 format: install ## Rewrite the Python code in the house style
@@ -109,7 +114,7 @@ wheel: install ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build --outdir dist .
 
 clean: ## Remove everything that was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist clients/js/dist clients/js/node_modules *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
 
 # A copy of the tree in build/$(1) whose core is compiled with the flags $(2).

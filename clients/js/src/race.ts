@@ -1,0 +1,82 @@
+/** Opens the first of several ways that comes up. */
+
+import { ConnectionFailed } from "./errors.js";
+import type { Environment } from "./environment.js";
+import type { Dial, Link } from "./link.js";
+
+/** How long a way is tried before the next one is tried beside it, ms. */
+export const STAGGER_MS = 800;
+
+/**
+ * Open the first way, beside it the next one when that is not up after STAGGER_MS or has failed, and
+ * so on; close the losers.
+ *
+ * @param signal Ends it.
+ * @returns The link, and the number of its way.
+ * @throws {ConnectionFailed} None came up in time.
+ */
+export function openFirst(
+  dials: readonly Dial[],
+  environment: Environment,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<[Link, number]> {
+  return new Promise((resolve, reject) => {
+    const giveUp = new AbortController();
+    let next = 0;
+    let running = 0;
+    let isOver = false;
+    let stagger: unknown = null;
+    let last: Error = new ConnectionFailed("no transport to connect with");
+
+    const end = () => {
+      isOver = true;
+      environment.clearTimer(stagger);
+      environment.clearTimer(timer);
+      signal.removeEventListener("abort", aborted);
+      giveUp.abort();
+    };
+    const fail = (error: Error) => {
+      if (!isOver) {
+        end();
+        reject(error);
+      }
+    };
+    const startNext = () => {
+      environment.clearTimer(stagger);
+      const index = next;
+      const dial = dials[index];
+      if (dial === undefined) {
+        if (running === 0) fail(last);
+        return;
+      }
+      next++;
+      running++;
+      stagger = environment.setTimer(startNext, STAGGER_MS);
+      dial(giveUp.signal).then(
+        (link) => {
+          if (isOver) {
+            link.close(0);
+          } else {
+            end();
+            resolve([link, index]);
+          }
+        },
+        (error: unknown) => {
+          running--;
+          if (isOver) return;
+          last = error instanceof ConnectionFailed ? error : new ConnectionFailed(String(error));
+          startNext();
+        },
+      );
+    };
+    const aborted = () => fail(new ConnectionFailed("given up"));
+    const timer = environment.setTimer(
+      () => fail(new ConnectionFailed(`no connection within ${Math.round(timeoutMs)} ms`)),
+      timeoutMs,
+    );
+    signal.addEventListener("abort", aborted);
+    if (signal.aborted) aborted();
+    else startNext();
+  });
+}
