@@ -21,6 +21,7 @@ from gatesvr.overload import OverloadCounters
 from gatesvr.service.request import ServiceCounters
 from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
+from gatesvr.transport.web.counters import WebCounters
 from gatesvr.upstream.call import UpstreamCounters
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ PACKAGE = Path(gatesvr.__file__).parent
 
 GATEWAY: dict[str, type[Counters]] = {
     "transport": TransportCounters,
+    "web": WebCounters,
     "auth": AuthCounters,
     "session": SessionCounters,
     "dispatch": DispatchCounters,

@@ -67,7 +67,7 @@ def rates(gateway: Gateway) -> Any:
 
 
 def prefixes(gateway: Gateway) -> Any:
-    return gateway.listener._admission._limits
+    return gateway.listener._admission.limits
 
 
 def lane(gateway: Gateway) -> Any:
