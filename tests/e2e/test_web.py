@@ -85,7 +85,7 @@ async def test_a_kick_comes_before_its_close() -> None:
         web_client(gateway.web_address) as client,
     ):
         await client.login("ann")
-        await gateway.kick("ann", "enough")
+        await gateway.kick("ann", reason="enough")
         push = await client.receive()
         assert push.type == pb.PUSH_KICK
         assert pb.Kick.FromString(push.payload).reason == "enough"

@@ -143,7 +143,7 @@ class WebConnection(asyncio.Protocol):
         self._owner = owner
         self._driver = driver
         self._counters = counters
-        self._web = web
+        self._web_counters = web
         self._tcp = tcp
         self._idle_timeout: float = config.idle_timeout
         self._max_message_bytes = max_message_bytes
@@ -193,7 +193,7 @@ class WebConnection(asyncio.Protocol):
         now = self._driver.clock()
         self._last_received = self.stream.last_heard = now
         self._is_pinged = False
-        self._web.bytes_received += len(data)
+        self._web_counters.bytes_received += len(data)
         try:
             if len(data) <= SLICE_BYTES:
                 self._take(data, now)
@@ -201,7 +201,7 @@ class WebConnection(asyncio.Protocol):
                 for start in range(0, len(data), SLICE_BYTES):
                     self._take(data[start : start + SLICE_BYTES], now)
         except ProtocolError as error:
-            self._web.violations += 1
+            self._web_counters.violations += 1
             self.stream.protocol_error(error)
         except BaseException as error:
             self.fail(error)
@@ -214,7 +214,7 @@ class WebConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end of the TCP connection."""
         if self._state == _REQUEST:
-            self._web.handshakes_failed += 1
+            self._web_counters.handshakes_failed += 1
         elif self._state == _OPEN:
             self._counters.closed_transport += 1
             self._end(Disconnect("peer_transport"))
@@ -282,7 +282,7 @@ class WebConnection(asyncio.Protocol):
 
     def _handle_violation(self) -> None:
         if self._state == _REQUEST:
-            self._web.requests_refused += 1
+            self._web_counters.requests_refused += 1
             self._finish_request()
         elif self._state == _OPEN:
             reason = str(self._socket.parser_exc)
@@ -299,7 +299,7 @@ class WebConnection(asyncio.Protocol):
             return
         protocol.send_response(protocol.accept(request))
         if protocol.state is not State.OPEN:
-            self._web.requests_refused += 1
+            self._web_counters.requests_refused += 1
             self._finish_request()
             return
         self._send_controls()
@@ -317,7 +317,7 @@ class WebConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, text: str) -> None:
         """Refuse a request that is not complete."""
-        self._web.requests_refused += 1
+        self._web_counters.requests_refused += 1
         protocol = self._socket
         protocol.send_response(protocol.reject(status, text + "\n"))
         self._finish_request()
@@ -339,7 +339,7 @@ class WebConnection(asyncio.Protocol):
             return
         if frame.opcode is Opcode.PING or frame.opcode is Opcode.PONG:
             if self._controls.take(now):
-                self._web.control_frames_limited += 1
+                self._web_counters.control_frames_limited += 1
                 self._socket.data_to_send()
                 self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={CONTROL_RETRY_MS}")
             return
@@ -354,7 +354,7 @@ class WebConnection(asyncio.Protocol):
                 return
             data = b"".join(self._pieces)
             self._pieces.clear()
-        self._web.messages_received += 1
+        self._web_counters.messages_received += 1
         _check_whole(data)
         self.stream.receive(data, False, now)
 
@@ -408,8 +408,8 @@ class WebConnection(asyncio.Protocol):
             self._out_bytes = 0
             self._socket.send_binary(data)
             self._socket.max_message_size = PREFIX_BYTES + self._max_message_bytes
-            self._web.messages_sent += 1
-            self._web.bytes_sent += len(data)
+            self._web_counters.messages_sent += 1
+            self._web_counters.bytes_sent += len(data)
             self._send_controls()
         return b""
 
@@ -557,10 +557,10 @@ class WebConnection(asyncio.Protocol):
                 self._handle_timers(now)
             elif now >= self._deadline:
                 if self._state == _REQUEST:
-                    self._web.handshakes_timed_out += 1
+                    self._web_counters.handshakes_timed_out += 1
                     self._state = _CLOSING
                 else:
-                    self._web.closes_expired += 1
+                    self._web_counters.closes_expired += 1
                     if self._has_last:
                         self._has_last = False
                         self._counters.last_pushes_expired += 1
@@ -581,7 +581,7 @@ class WebConnection(asyncio.Protocol):
             self._transport.abort()
             return
         if now >= self._began_at + MESSAGE_TIMEOUT_S:
-            self._web.messages_timed_out += 1
+            self._web_counters.messages_timed_out += 1
             self.close(CloseCode.TIMEOUT, "message begun and not ended")
             return
         if stream.keep_alive and not self._is_pinged and silence >= self._idle_timeout / 2:
