@@ -121,7 +121,7 @@ async def test_a_stop_says_goodbye() -> None:
             assert (await client.receive()).type == pb.PUSH_GOAWAY
             assert await client.closed() == 4503
             await stopping
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             async with web_client(gateway.web_address):
                 pass
 

@@ -219,7 +219,7 @@ class WebConnection(asyncio.Protocol):
             self._counters.closed_transport += 1
             self._end(Disconnect("peer_transport"))
         elif self._has_last:
-            self._counters.last_pushes += 1  # the client read it and the close behind it
+            self._counters.last_pushes_expired += 1
         self._state = _ENDED
         if not self.ended.done():
             self.ended.set_result(None)
@@ -278,6 +278,10 @@ class WebConnection(asyncio.Protocol):
         protocol.events_received()
         protocol.data_to_send()
         if protocol.close_rcvd is not None:
+            if self._has_last:
+                # The client answers the close, which it read behind the last push.
+                self._has_last = False
+                self._counters.last_pushes += 1
             self._transport.close()
 
     def _handle_violation(self) -> None:
@@ -561,9 +565,6 @@ class WebConnection(asyncio.Protocol):
                     self._state = _CLOSING
                 else:
                     self._web_counters.closes_expired += 1
-                    if self._has_last:
-                        self._has_last = False
-                        self._counters.last_pushes_expired += 1
                 self._transport.abort()
                 return
         except BaseException as error:
