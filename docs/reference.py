@@ -207,6 +207,7 @@ by these names, `gateway.stats()` returns them.
 
 RUNBOOKS = {
     "transport": "Datagrams and connections",
+    "web": "WebSocket",
     "auth": "Who may come in",
     "session": "Sessions, resumes and pushes",
     "dispatch": "Requests",

@@ -19,6 +19,7 @@ from .observe.metrics import Counters
 from .overload import OverloadCounters
 from .session.counters import SessionCounters
 from .transport.counters import TransportCounters
+from .transport.web.counters import WebCounters
 from .upstream.call import UpstreamCounters
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
 
 COUNTERS: dict[str, type[Counters]] = {
     "transport": TransportCounters,
+    "web": WebCounters,
     "auth": AuthCounters,
     "session": SessionCounters,
     "dispatch": DispatchCounters,
@@ -53,6 +55,10 @@ _REFUSALS = {
         resets_limited streams_refused quic_violations protocol_errors connection_errors
         moves_limited path_limits writes_dropped send_dropped send_errors initials_refused
         refusals_limited receive_errors lost_errors last_pushes_expired""",
+    "web": """
+        accepts_limited accepts_dropped accept_errors connections_refused handshakes_failed
+        handshakes_timed_out requests_refused origins_refused violations control_frames_limited
+        messages_timed_out closes_expired""",
     "auth": """
         refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
         refused_signature refused_expired refused_not_yet refused_audience refused_issuer

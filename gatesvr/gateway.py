@@ -22,6 +22,7 @@ from .observe.log import keys
 from .observe.stages import GcPauses
 from .overload import TICK_S, resident_bytes
 from .transport.listener import ConnectionListener
+from .transport.web.listener import WebListener
 from .upstream.manager import UpstreamManager
 
 if TYPE_CHECKING:
@@ -106,6 +107,14 @@ class Gateway(LocalPushApi):
             is_shedding_handshakes=engine.sheds_handshake,
             stages=engine.stages,
         )
+        self.web = WebListener(
+            config.transport,
+            self.listener,
+            engine.dispatcher.handler,
+            max_login_bytes=int(config.session.max_login_bytes),
+            max_message_bytes=max_message_bytes,
+            is_shedding_handshakes=engine.sheds_handshake,
+        )
         self._pauses = GcPauses(engine.stages.gc_pause)
         self._start_time, self._started_at = time.time(), time.monotonic()
         self.more_counters: dict[str, Counters] = {}
@@ -142,6 +151,11 @@ class Gateway(LocalPushApi):
         return join_address(*self.listener.address[:2])
 
     @property
+    def web_address(self) -> str:
+        """The TCP address for WebSocket: ``HOST:PORT``; empty where ``transport.web.bind`` is."""
+        return join_address(*self.web.address) if self.web.is_on else ""
+
+    @property
     def grpc_address(self) -> str:
         """The TCP address that upstreams push to: ``HOST:PORT``, an IPv6 host in brackets."""
         return self.push_service.address
@@ -160,6 +174,7 @@ class Gateway(LocalPushApi):
         """Return every counter, by layer and name."""
         layers: dict[str, Counters] = {
             "transport": self.listener.counters,
+            "web": self.web.counters,
             **self.engine.counters(),
             "drain": self._drain.counters,
             **self.more_counters,
@@ -190,8 +205,8 @@ class Gateway(LocalPushApi):
             ready=not not_ready,
             not_ready=not_ready,
             draining=self._stopping is not None or self._drain.phase != "serving",
-            connections=counters["transport"]["connections"],
-            handshakes=counters["transport"]["handshakes"],
+            connections=counters["transport"]["connections"] + counters["web"]["connections"],
+            handshakes=counters["transport"]["handshakes"] + counters["web"]["handshakes"],
             sessions={
                 "inited": session["inited"],
                 "normal": session["sessions"] - session["inited"] - session["suspended"],
@@ -291,6 +306,7 @@ class Gateway(LocalPushApi):
                 auth_service=_auth_service(config),
             ),
             self.listener.prepare(config.transport),
+            self.web.prepare(config.transport),
             self.push_service.prepare(config.push),
             self.engine.prepare(config),
         )
@@ -317,6 +333,7 @@ class Gateway(LocalPushApi):
             self.processor.start()
             await self.push_service.start()
             await self.listener.start()
+            await self.web.start()
         except BaseException:
             await self.stop()
             raise
@@ -327,7 +344,12 @@ class Gateway(LocalPushApi):
         self._pauses.start()
         logger.info(
             "gateway_started",
-            extra=keys(udp=self.address, grpc=self.grpc_address, backend=self.backend),
+            extra=keys(
+                udp=self.address,
+                web=self.web_address,
+                grpc=self.grpc_address,
+                backend=self.backend,
+            ),
         )
 
     async def drain(
@@ -384,8 +406,14 @@ class Gateway(LocalPushApi):
         finally:
             await self.stop()
 
+    def close_all(self, code: int, reason: str = "") -> None:
+        """Close the connection of every client."""
+        self.listener.close_all(code, reason)
+        self.web.close_all(code, reason)
+
     def _refuse_clients(self) -> None:
         self.listener.stop_accepting()
+        self.web.stop_accepting()
         self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:
@@ -408,12 +436,11 @@ class Gateway(LocalPushApi):
             lambda: self.dispatcher.go_away(STOP_REASON, RECONNECT_AFTER_MS),
             lambda: self.processor.stop(grace),
             lambda: asyncio.sleep(0),  # the last answers leave at the end of this turn
-            lambda: self.listener.close_all(
-                CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}"
-            ),
+            lambda: self.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}"),
             self._stop_sweeping,
             lambda: self.upstream.stop(UPSTREAM_GRACE_S),
             self.push_service.stop,
+            self.web.stop,
             self.listener.stop,
             self._stop_gate,
             self.session_manager.events.end,

@@ -23,6 +23,7 @@ class FakeLink:
     peer: tuple[str, int] = ("192.0.2.1", 50_000)
     connection_id: int = 1
     keep_alive: bool = True
+    transport: str = "quic"
     idle_timeout: float = 60.0
     last_heard: float = 0.0
     moves: tuple[Move, ...] = ()

@@ -60,6 +60,9 @@ OTHER = {
     "transport.dry_run": ('["max_handshakes_per_prefix"]', ["max_handshakes_per_prefix"]),
     "transport.retry": ("never", "never"),
     "transport.secret": ("s.key", "s.key"),
+    "transport.web.bind": ("127.0.0.1:9", "127.0.0.1:9"),
+    "transport.web.path": ("/play", "/play"),
+    "transport.web.origins": ('["https://a.test"]', ["https://a.test"]),
     "session.max_message_bytes": ("512KiB", 512 << 10),
     "session.max_queue_bytes": ("8MiB", 8 << 20),
     "session.on_duplicate": ("allow", "allow"),
@@ -308,6 +311,7 @@ def test_little_needs_a_restart() -> None:
         "transport.send_buffer",
         "transport.batch_io",
         "transport.secret",
+        "transport.web.bind",
         "session.max_message_bytes",
         "push.bind",
         "push.insecure",
@@ -784,6 +788,7 @@ def test_file_of_the_defaults_sets_nothing_and_explains_every_setting() -> None:
     text = as_toml(Config(), is_commented=True)
     tables: dict[str, Any] = {name: {} for name in Config.__struct_fields__ if name != "route"}
     tables["upstream"] = {"tls": {}}
+    tables["transport"] = {"web": {}}
     assert parse(text) == tables
     uncommented = re.sub(r"^# (?=(\w+ = |\[))", "", text, flags=re.MULTILINE)
     values = parse(uncommented)

@@ -21,6 +21,7 @@ from gatesvr.overload import OverloadCounters
 from gatesvr.service.request import ServiceCounters
 from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
+from gatesvr.transport.web.counters import WebCounters
 from gatesvr.upstream.call import UpstreamCounters
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ PACKAGE = Path(gatesvr.__file__).parent
 
 GATEWAY: dict[str, type[Counters]] = {
     "transport": TransportCounters,
+    "web": WebCounters,
     "auth": AuthCounters,
     "session": SessionCounters,
     "dispatch": DispatchCounters,
@@ -45,6 +47,7 @@ GATEWAY: dict[str, type[Counters]] = {
 
 OWNERS: dict[type[Counters], tuple[str, ...]] = {
     TransportCounters: ("transport",),
+    WebCounters: ("transport",),
     AuthCounters: ("auth",),
     SessionCounters: ("session", "engine.py"),
     DispatchCounters: ("dispatch", "protocol"),
@@ -63,6 +66,7 @@ GAUGES = {
         "connections", "handshakes", "drained", "tasks", "timers", "send_backlog",
         "receive_buffer_bytes", "send_buffer_bytes",
     },
+    "web": {"connections", "handshakes"},
     "auth": {"keys"},
     "session": {
         "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",
@@ -81,8 +85,16 @@ SHARED_NAMES = {
     # Those of the port for clients, and of the one for pushes.
     "certificates_renewed": {"transport", "push"},
     "certificates_kept": {"transport", "push"},
-    # With clients; with upstreams.
-    "connections": {"transport", "upstream"},
+    # QUIC's; WebSocket's.
+    "handshakes": {"transport", "web"},
+    "accepted": {"transport", "web"},
+    "connections_refused": {"transport", "web"},
+    "handshakes_failed": {"transport", "web"},
+    "handshakes_timed_out": {"transport", "web"},
+    "bytes_received": {"transport", "web"},
+    "bytes_sent": {"transport", "web"},
+    # With clients by QUIC, by WebSocket; with upstreams.
+    "connections": {"transport", "web", "upstream"},
     "protocol_errors": {"transport", "upstream"},
     # In transport the tasks are asyncio's, in dispatch requests.
     "tasks": {"transport", "dispatch"},
@@ -123,7 +135,7 @@ def counted() -> Iterator[tuple[str, str]]:
 
 def _is_counters(node: ast.expr) -> bool:
     name = getattr(node, "attr", getattr(node, "id", ""))
-    return name in ("counters", "_counters")
+    return name in ("counters", "_counters", "_web_counters")
 
 
 @pytest.mark.parametrize("counters", OWNERS)

@@ -67,7 +67,7 @@ def rates(gateway: Gateway) -> Any:
 
 
 def prefixes(gateway: Gateway) -> Any:
-    return gateway.listener._admission._limits
+    return gateway.listener._admission.limits
 
 
 def lane(gateway: Gateway) -> Any:
@@ -110,6 +110,11 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         text for text in ("10.0.0.0/8",) if prefixes(g).prefixes(text.partition("/")[0]) is None
     ],
     "transport.dry_run": lambda g: list(prefixes(g)._dry_run),
+    "transport.web.path": lambda g: g.web._config.web.path,
+    "transport.web.origins": lambda g: list(g.web._origins),
+    "transport.web.max_handshakes": lambda g: g.web._config.web.max_handshakes,
+    "transport.web.accept_rate": lambda g: g.web._config.web.accept_rate,
+    "transport.web.handshake_timeout": lambda g: g.web._config.web.handshake_timeout,
     "transport.retry": lambda g: g.listener._admission._retry,
     "transport.retry_handshakes": lambda g: g.listener._admission._switch._max_handshakes,
     "transport.retry_initials": lambda g: g.listener._admission._switch._max_initials,

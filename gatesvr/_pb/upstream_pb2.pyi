@@ -89,7 +89,7 @@ class UpstreamResponse(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., data: _Optional[bytes] = ..., headers: _Optional[_Mapping[str, str]] = ..., client_seq_id: _Optional[int] = ..., request_id: _Optional[int] = ..., notifies: _Optional[_Iterable[_Union[BoundNotify, _Mapping]]] = ..., status: _Optional[_Union[UpstreamStatus, str]] = ...) -> None: ...
 
 class PeerInfo(_message.Message):
-    __slots__ = ("ip", "port", "client_id", "zone", "generation", "auth_subject", "auth_claims")
+    __slots__ = ("ip", "port", "client_id", "zone", "generation", "auth_subject", "auth_claims", "transport")
     class AuthClaimsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class PeerInfo(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     AUTH_SUBJECT_FIELD_NUMBER: _ClassVar[int]
     AUTH_CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     ip: str
     port: int
     client_id: str
@@ -111,7 +112,8 @@ class PeerInfo(_message.Message):
     generation: int
     auth_subject: str
     auth_claims: _containers.ScalarMap[str, str]
-    def __init__(self, ip: _Optional[str] = ..., port: _Optional[int] = ..., client_id: _Optional[str] = ..., zone: _Optional[str] = ..., generation: _Optional[int] = ..., auth_subject: _Optional[str] = ..., auth_claims: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    transport: str
+    def __init__(self, ip: _Optional[str] = ..., port: _Optional[int] = ..., client_id: _Optional[str] = ..., zone: _Optional[str] = ..., generation: _Optional[int] = ..., auth_subject: _Optional[str] = ..., auth_claims: _Optional[_Mapping[str, str]] = ..., transport: _Optional[str] = ...) -> None: ...
 
 class BoundNotify(_message.Message):
     __slots__ = ("sync_hint", "msg_type", "title", "content", "data", "metadata")
@@ -340,7 +342,7 @@ class GetSessionRequest(_message.Message):
     def __init__(self, target_type: _Optional[str] = ..., target_id: _Optional[str] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("found", "session_id", "connection", "stream_id", "state", "client_id", "openid", "zone", "user_ip", "next_server_seq", "max_client_seq", "client_ack_server_seq", "create_time_ms", "last_activity_ms", "generation", "in_flight", "protocol", "connection_id", "max_queue_size", "max_queue_bytes", "next_expected_seq", "last_sent_seq", "last_acked_seq", "waiting_slots", "queued_messages", "queued_bytes", "stopped", "open_slots", "unsent_messages", "queue_sums", "before_notifies", "after_notifies", "held_notifies")
+    __slots__ = ("found", "session_id", "connection", "stream_id", "state", "client_id", "openid", "zone", "user_ip", "next_server_seq", "max_client_seq", "client_ack_server_seq", "create_time_ms", "last_activity_ms", "generation", "in_flight", "protocol", "connection_id", "transport", "max_queue_size", "max_queue_bytes", "next_expected_seq", "last_sent_seq", "last_acked_seq", "waiting_slots", "queued_messages", "queued_bytes", "stopped", "open_slots", "unsent_messages", "queue_sums", "before_notifies", "after_notifies", "held_notifies")
     class QueueSumsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -366,6 +368,7 @@ class SessionInfo(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_BYTES_FIELD_NUMBER: _ClassVar[int]
     NEXT_EXPECTED_SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -399,6 +402,7 @@ class SessionInfo(_message.Message):
     in_flight: int
     protocol: int
     connection_id: int
+    transport: str
     max_queue_size: int
     max_queue_bytes: int
     next_expected_seq: int
@@ -414,7 +418,7 @@ class SessionInfo(_message.Message):
     before_notifies: int
     after_notifies: int
     held_notifies: int
-    def __init__(self, found: _Optional[bool] = ..., session_id: _Optional[str] = ..., connection: _Optional[str] = ..., stream_id: _Optional[int] = ..., state: _Optional[str] = ..., client_id: _Optional[str] = ..., openid: _Optional[str] = ..., zone: _Optional[str] = ..., user_ip: _Optional[str] = ..., next_server_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., client_ack_server_seq: _Optional[int] = ..., create_time_ms: _Optional[int] = ..., last_activity_ms: _Optional[int] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., protocol: _Optional[int] = ..., connection_id: _Optional[int] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., next_expected_seq: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., waiting_slots: _Optional[int] = ..., queued_messages: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., stopped: _Optional[bool] = ..., open_slots: _Optional[int] = ..., unsent_messages: _Optional[int] = ..., queue_sums: _Optional[_Mapping[str, int]] = ..., before_notifies: _Optional[int] = ..., after_notifies: _Optional[int] = ..., held_notifies: _Optional[int] = ...) -> None: ...
+    def __init__(self, found: _Optional[bool] = ..., session_id: _Optional[str] = ..., connection: _Optional[str] = ..., stream_id: _Optional[int] = ..., state: _Optional[str] = ..., client_id: _Optional[str] = ..., openid: _Optional[str] = ..., zone: _Optional[str] = ..., user_ip: _Optional[str] = ..., next_server_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., client_ack_server_seq: _Optional[int] = ..., create_time_ms: _Optional[int] = ..., last_activity_ms: _Optional[int] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., protocol: _Optional[int] = ..., connection_id: _Optional[int] = ..., transport: _Optional[str] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., next_expected_seq: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., waiting_slots: _Optional[int] = ..., queued_messages: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., stopped: _Optional[bool] = ..., open_slots: _Optional[int] = ..., unsent_messages: _Optional[int] = ..., queue_sums: _Optional[_Mapping[str, int]] = ..., before_notifies: _Optional[int] = ..., after_notifies: _Optional[int] = ..., held_notifies: _Optional[int] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "openid", "zone", "state")

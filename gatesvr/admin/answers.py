@@ -207,6 +207,8 @@ class SessionRow(_Answer, frozen=True, kw_only=True):
     """``inited``, ``normal`` or ``suspended``."""
     ip: str
     """The client's address at its last START."""
+    transport: str
+    """The way that it last came by: ``quic`` or ``websocket``."""
     zone: str
     """Its user's zone."""
     created: float
@@ -257,7 +259,7 @@ class ConnectionView(_Answer, frozen=True, kw_only=True):
     address: str
     """The client's HOST:PORT."""
     backend: str
-    """The QUIC library."""
+    """The QUIC library, or ``websocket``."""
     rtt_s: float
     """Smoothed round trip; 0 before the first sample."""
     cwnd: int

@@ -271,6 +271,7 @@ class Directory:
             "client_id": session.client_id,
             "state": session.state.name.lower(),
             "ip": session.user_ip,
+            "transport": session.transport,
             "zone": session.zone,
             "created": self._wall(session.create_time, now),
             "age_s": now - session.create_time,
@@ -337,7 +338,7 @@ class Directory:
         return ConnectionView(
             number=link.connection_id,
             address=join_address(*link.peer),
-            backend=self._gateway.backend,
+            backend=self._gateway.backend if link.transport == "quic" else link.transport,
             rtt_s=0.0 if path is None else path.rtt_s,
             cwnd=0 if path is None else path.congestion_window,
             in_flight_bytes=0 if path is None else path.in_flight,

@@ -44,8 +44,11 @@ def banner(
     if not tls.path:
         certificate = "in memory (development): clients need --insecure"
     backend = f"{gateway.backend} {version_of(gateway.backend)}"
-    lines = {
-        "clients": f"{gateway.address} (UDP, QUIC by {backend})",
+    lines = {"clients": f"{gateway.address} (UDP, QUIC by {backend})"}
+    if gateway.web_address:
+        path = gateway.config.transport.web.path
+        lines["web clients"] = f"wss://{gateway.web_address}{path} (TCP, WebSocket)"
+    lines |= {
         "push": f"{gateway.grpc_address} (TCP, gRPC)",
         "services": ", ".join(f"{name} {address}" for name, address in services.items()),
         "core": f"{core()}, {loop} loop",

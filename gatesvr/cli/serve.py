@@ -164,7 +164,7 @@ async def _serve(
         is_hurried = True
         if gateway is not None:
             gateway.end_drain()
-            gateway.listener.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+            gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
     # Until it serves there is nothing to reload.

@@ -13,8 +13,8 @@ from .remote import Remote, remote_options, show, table
 __all__ = ["command"]
 
 _HEAD = (
-    "SESSION", "OPENID", "STATE", "IP", "ZONE", "AGE", "IDLE", "RTT", "QUEUE", "BYTES", "OPEN",
-    "MSG/S",
+    "SESSION", "OPENID", "STATE", "IP", "VIA", "ZONE", "AGE", "IDLE", "RTT", "QUEUE", "BYTES",
+    "OPEN", "MSG/S",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def _row(row: dict[str, Any]) -> tuple[object, ...]:
         row["openid"],
         row["state"],
         row["ip"],
+        row["transport"],
         row["zone"] or "-",
         seconds_text(row["age_s"]),
         seconds_text(row["idle_s"]),

@@ -32,6 +32,7 @@ from .sections import RouteRule as RouteRule
 from .sections import SessionConfig as SessionConfig
 from .sections import TraceConfig as TraceConfig
 from .sections import TransportConfig as TransportConfig
+from .sections import WebConfig as WebConfig
 from .upstream import ZONED_NAME as ZONED_NAME
 from .upstream import Endpoint as Endpoint
 from .upstream import UpstreamConfig as UpstreamConfig
@@ -58,6 +59,7 @@ __all__ = [
     "TransportConfig",
     "UpstreamConfig",
     "UpstreamTls",
+    "WebConfig",
     "check_numbers",
     "fields",
     "join_address",

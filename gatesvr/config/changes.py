@@ -116,16 +116,28 @@ def within_reach(old: Config, new: Config) -> tuple[Config, list[str]]:
     kept: list[str] = []
     for name in old.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
-        if isinstance(before, Section) and (fields := before.needs_restart(after)):
-            kept += [f"{name}.{field}" for field in after.__struct_fields__ if field in fields]
-            stay = {field: getattr(before, field) for field in fields}
-            try:
-                after = msgspec.structs.replace(after, **stay)
-            except ConfigError as error:
-                raise _needs_restart(error, kept) from None
+        if isinstance(before, Section):
+            after = _section_within_reach(name, before, after, kept)
         sections[name] = after
     try:
         return Config(**sections), kept
+    except ConfigError as error:
+        raise _needs_restart(error, kept) from None
+
+
+def _section_within_reach(name: str, old: Section, new: Section, kept: list[str]) -> Section:
+    """Return what of a section can be had, and of those inside it; add the rest to kept."""
+    fields = old.needs_restart(new)
+    stay: dict[str, Any] = {}
+    for field in new.__struct_fields__:
+        before, after = getattr(old, field), getattr(new, field)
+        if field in fields:
+            kept.append(f"{name}.{field}")
+            stay[field] = before
+        elif isinstance(before, Section) and isinstance(after, Section):
+            stay[field] = _section_within_reach(f"{name}.{field}", before, after, kept)
+    try:
+        return msgspec.structs.replace(new, **stay) if stay else new
     except ConfigError as error:
         raise _needs_restart(error, kept) from None
 

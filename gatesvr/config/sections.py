@@ -43,6 +43,7 @@ __all__ = [
     "SessionConfig",
     "TraceConfig",
     "TransportConfig",
+    "WebConfig",
 ]
 
 MAX_CLAIMS = 16
@@ -62,6 +63,41 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class WebConfig(Section, frozen=True, kw_only=True):
+    """The ways in for browsers, and for networks that drop UDP: WebSocket over TLS. Certificate,
+    time-outs and the limits of connections and of networks are those of `transport`."""
+
+    restart = frozenset({"bind"})
+
+    bind: str = ""
+    """TCP address to listen on, HOST:PORT, port 0 for any free one; empty for none. Usual is
+    0.0.0.0:8443."""
+    path: str = "/gatesvr"
+    """The path of the URL that clients open."""
+    origins: list[str] = msgspec.field(default_factory=list)
+    """Origins whose pages may connect, such as https://example.com, `*` for any; empty: pages of
+    the same host and port. Clients that are no browsers send none, and are let in."""
+    max_handshakes: Count = 500
+    """TCP connections whose TLS and HTTP handshake is not done; above it new ones are reset."""
+    accept_rate: Annotated[int, Range(1, 1_000_000, "no limit")] = 500
+    """TCP connections a second, twice as many at once; above it new ones are reset."""
+    handshake_timeout: Wait = 5.0
+    """Longest TLS and HTTP handshake, both together."""
+
+    def check(self) -> None:
+        if self.bind:
+            check_bind(self, "bind", self.bind)
+        if not self.path.startswith("/") or "?" in self.path or not self.path.isascii():
+            raise self.refusal("path", f"{shown(self.path)} is no path: it begins with /")
+        for i, origin in enumerate(self.origins):
+            parts = urllib.parse.urlsplit(origin)
+            is_origin = parts.scheme in ("http", "https") and bool(parts.netloc)
+            if origin != "*" and (not is_origin or parts.path or parts.query):
+                raise self.refusal(
+                    f"origins[{i}]", f"{shown(origin)} is no origin: write https://HOST or *"
+                )
 
 
 class TransportConfig(Section, frozen=True, kw_only=True):
@@ -128,6 +164,8 @@ class TransportConfig(Section, frozen=True, kw_only=True):
     """SO_SNDBUF asked of the system, bytes."""
     batch_io: bool = True
     """Read and write many datagrams a system call, where the system can (Linux)."""
+    web: WebConfig = WebConfig()
+    """WebSocket for browsers, and where UDP is blocked."""
 
     def check(self) -> None:
         check_bind(self, "bind", self.bind)

@@ -44,6 +44,7 @@ def session_info(session: Session, now: float, wall_ms: int) -> pb.SessionInfo:
         in_flight=len(session.pending),
         protocol=session.protocol,
         connection_id=link.connection_id if link is not None else 0,
+        transport=session.transport,
         before_notifies=bound.before if bound is not None else 0,
         after_notifies=bound.after if bound is not None else 0,
         held_notifies=len(outbox.held) if outbox.held is not None else 0,

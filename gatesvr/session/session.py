@@ -56,6 +56,7 @@ class Session:
         user_ip: The client's address at its last START; a later move of the connection changes
             link.peer alone.
         user_port: The port beside it.
+        transport: The way that its client last came by; see Link.
         link: Its connection now, None while it has none.
         state: See state.py.
         is_valid: Whether it is not Closed.
@@ -119,6 +120,7 @@ class Session:
         "session_id",
         "state",
         "token",
+        "transport",
         "user_ip",
         "user_port",
         "zone",
@@ -148,6 +150,7 @@ class Session:
         self.zone = ""
         self.user_ip = ""
         self.user_port = 0
+        self.transport = ""
         self.link: Link | None = None
         self.state = _INITED
         self.is_valid = True
@@ -412,6 +415,7 @@ class Session:
         """Make link its connection."""
         self.link = self.sender.link = link
         self.user_ip, self.user_port = link.peer
+        self.transport = link.transport
         self.detached_at = 0.0
         self.outbox.full_since = 0.0
         self.last_activity = now
@@ -449,6 +453,7 @@ class Session:
             client_id=self.client_id,
             zone=self.zone,
             generation=self.generation,
+            transport=self.transport,
         ).SerializeToString()
         # One message after the other is both of them merged.
         self.peer_info = self._place_info + self._auth_info

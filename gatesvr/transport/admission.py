@@ -110,6 +110,8 @@ class Admission:
         is_accepting: Whether new clients come in; else they are refused.
         connections: The connections that have not ended.
         half_open: Those of them whose handshake is not complete.
+        limits: Those of networks.
+        elsewhere: Returns how many connections of other ways in share max_connections.
     """
 
     def __init__(
@@ -132,7 +134,8 @@ class Admission:
         self._needs_retry = needs_retry
         self._is_shedding_handshakes = is_shedding_handshakes
         self._switch = RetrySwitch(config.retry_handshakes, config.retry_initials)
-        self._limits = PrefixLimits(config, counters)
+        self.limits = PrefixLimits(config, counters)
+        self.elsewhere: Callable[[], int] = lambda: 0
         self._negotiations = TokenBucket(MAX_NEGOTIATIONS_PER_S, MAX_NEGOTIATIONS_PER_S)
         self._refusals = TokenBucket(MAX_REFUSALS_PER_S, MAX_REFUSALS_PER_S)
         self._set_limits(config)
@@ -146,7 +149,7 @@ class Admission:
     def apply(self, config: TransportConfig) -> None:
         """Take other limits; connections that there are stay."""
         self._switch.apply(config.retry_handshakes, config.retry_initials)
-        self._limits.apply(config)
+        self.limits.apply(config)
         self._set_limits(config)
 
     def judge(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
@@ -177,7 +180,7 @@ class Admission:
             return None
         if not self.is_accepting:
             return self.refuse(initial, now)
-        if len(self.connections) + self._waiting >= self._max_all:
+        if len(self.connections) + self._waiting + self.elsewhere() >= self._max_all:
             counters.connections_dropped += 1
             return None
         if len(self.half_open) + self._waiting >= self._max_handshakes:
@@ -226,12 +229,12 @@ class Admission:
             else:
                 counters.retries_validated += 1
                 retry_id = initial.destination_id
-        prefixes = self._limits.prefixes(ip)
+        prefixes = self.limits.prefixes(ip)
         if original_id is None:
             if self._wants_retry(data, initial, now) or (
                 prefixes is not None
                 and self._retry != "never"
-                and self._limits.needs_proof(prefixes, now)
+                and self.limits.needs_proof(prefixes, now)
             ):
                 counters.retries_sent += 1
                 return self._retries.answer(initial, address)
@@ -240,9 +243,9 @@ class Admission:
             counters.initials_undecryptable += 1
             return None
         if prefixes is not None:
-            if not self._limits.admits(prefixes, now):
+            if not self.limits.admits(prefixes, now):
                 return None
-            self._limits.begin(prefixes)
+            self.limits.begin(prefixes)
         self._waiting += 1
         return Admitted(initial.destination_id, original_id, retry_id, prefixes)
 
@@ -261,7 +264,7 @@ class Admission:
     def begin(self, connection: Connection, client: Admitted) -> None:
         """Count the connection of an admitted client."""
         self._waiting -= 1
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) + self.elsewhere() >= self._max_connections:
             self._refused.add(connection)
         self.connections.add(connection)
         self.half_open.add(connection)
@@ -273,8 +276,8 @@ class Admission:
         """Give the place of an admitted client back: there will be no connection."""
         self._waiting -= 1
         if client.prefixes is not None:
-            self._limits.complete(client.prefixes)
-            self._limits.end(client.prefixes)
+            self.limits.complete(client.prefixes)
+            self.limits.end(client.prefixes)
 
     def complete(self, connection: Connection) -> bool:
         """Count a completed handshake; return False if the connection has to be closed 4503."""
@@ -298,14 +301,14 @@ class Admission:
         self._refused.discard(connection)
         prefixes = self._prefixes.pop(connection, None)
         if prefixes is not None:
-            self._limits.end(prefixes)
+            self.limits.end(prefixes)
         self._gauge()
 
     def _leave_handshake(self, connection: Connection) -> None:
         self.half_open.discard(connection)
         prefixes = self._prefixes.get(connection)
         if prefixes is not None:
-            self._limits.complete(prefixes)
+            self.limits.complete(prefixes)
 
     def _gauge(self) -> None:
         self._counters.handshakes = len(self.half_open)

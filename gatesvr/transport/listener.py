@@ -27,6 +27,7 @@ from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .paths import Paths
+from .prefixes import PrefixLimits
 from .quic.choose import pick_backend
 from .quic.initial import parse_initial
 from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
@@ -115,6 +116,34 @@ class ConnectionListener:
         self._driver: Driver | None = None
         self._endpoint: Endpoint | EndpointGroup | None = None
         self._is_stopped = False
+        self._count_silence: Callable[[float], None] = lambda seconds: None
+
+    @property
+    def driver(self) -> Driver:
+        """The timers and flushes of all connections; it runs from start() to stop()."""
+        if self._driver is None:
+            raise RuntimeError("the listener was not started")
+        return self._driver
+
+    @property
+    def limits(self) -> PrefixLimits:
+        """The limits of networks, for whatever way their clients come."""
+        return self._admission.limits
+
+    @property
+    def shared_counters(self) -> TransportCounters:
+        """Where ends and errors count of connections of whatever way."""
+        return self._counters
+
+    def share(self, count: Callable[[], int], count_silence: Callable[[float], None]) -> None:
+        """Share ``max_connections`` with another way in, and tell it of stalls.
+
+        Args:
+            count: Returns its connections.
+            count_silence: Takes the seconds that the process did not run.
+        """
+        self._admission.elsewhere = count
+        self._count_silence = count_silence
 
     @property
     def counters(self) -> TransportCounters:
@@ -442,6 +471,7 @@ class ConnectionListener:
     def _break_silence(self, seconds: float) -> None:
         for connection in self.connections:
             connection.count_silence(seconds)
+        self._count_silence(seconds)
 
     # ConnectionOwner.
 

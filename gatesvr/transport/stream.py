@@ -106,6 +106,7 @@ class Stream:
         counters: Where to count.
         peer: The peer's address.
         keep_alive: Whether to PING from the beginning.
+        transport: See Link.
 
     Attributes:
         peer: The peer's address, without scope or v4-mapping.
@@ -115,6 +116,7 @@ class Stream:
         idle_timeout: The effective QUIC idle time-out in seconds.
         state: See the top of this file.
         moves: See Link.
+        transport: See Link.
         handler: Takes the bytes that arrive; None until the handshake is complete, and again after
             connection_lost().
         carrier: Takes the bytes.
@@ -140,6 +142,7 @@ class Stream:
         "moves",
         "peer",
         "state",
+        "transport",
     )
 
     def __init__(
@@ -152,11 +155,13 @@ class Stream:
         peer: tuple[str, int],
         *,
         keep_alive: bool,
+        transport: str = "quic",
     ) -> None:
         self.peer = peer
         self.moves: tuple[Move, ...] = ()
         self.connection_id = next(_numbers)
         self.keep_alive = keep_alive
+        self.transport = transport
         self.last_heard = 0.0
         self.idle_timeout: float = config.idle_timeout
         self.state = WAITING

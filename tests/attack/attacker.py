@@ -85,6 +85,7 @@ class Attacker:
         address: Its address for clients, HOST:PORT.
         push_address: Its address for pushes.
         admin_url: Where its admin server is, empty for none.
+        web_address: Its address for WebSocket, empty for none.
 
     Attributes:
         server: The address for clients, (host, port).
@@ -92,11 +93,14 @@ class Attacker:
             ``answer bytes``, ``closed CODE``, ``left open``, and whatever a case adds.
     """
 
-    def __init__(self, backend: str, address: str, push_address: str, admin_url: str) -> None:
+    def __init__(
+        self, backend: str, address: str, push_address: str, admin_url: str, web_address: str
+    ) -> None:
         self.backend = backend
         self.server = parse_address(address)
         self.push_address = push_address
         self.admin_url = admin_url
+        self.web_address = web_address
         self.seen: Counter[str] = Counter()
         self._stack = AsyncExitStack()
         self._hosts = count(2)

@@ -56,8 +56,8 @@ async def serve_gateway(
 ) -> None:
     """Run a gateway as ``gatesvr serve`` does; its zone service is at the second address.
 
-    Says its addresses, the last one empty without an admin server; at ``sample`` a Sample; ends
-    with the pipe.
+    Says its addresses, empty those of an admin server and of WebSocket that it has not; at
+    ``sample`` a Sample; ends with the pipe.
 
     Args:
         pipe: To the runner.
@@ -101,7 +101,7 @@ async def serve_gateway(
                 stack.push_async_callback(admin.stop)
                 admin_url = admin.url
             spare_collector()
-            pipe.send((gateway.address, gateway.grpc_address, admin_url))
+            pipe.send((gateway.address, gateway.grpc_address, admin_url, gateway.web_address))
             with suppress(EOFError):
                 while await commands.next() == "sample":
                     pipe.send(_sample(gateway, lines))

@@ -125,7 +125,7 @@ async def test_a_client_that_waited_too_long_is_dropped() -> None:
             listener._datagrams_received([(data, PEER)], listener._driver.clock())
         listener._waiting[0].deadline = 0.0
         await gateway.until(lambda: listener.counters.handshakes_expired == 1)
-        assert len(listener._routes) == len(listener._admission._limits) == 0
+        assert len(listener._routes) == len(listener._admission.limits) == 0
 
 
 async def test_who_waits_in_line_is_dropped_at_a_stop() -> None:
@@ -135,7 +135,7 @@ async def test_who_waits_in_line_is_dropped_at_a_stop() -> None:
             listener._datagrams_received([(data, PEER)], listener._driver.clock())
         assert len(listener._routes) == 1
         listener.stop_accepting()
-        assert len(listener._routes) == len(listener._admission._limits) == 0
+        assert len(listener._routes) == len(listener._admission.limits) == 0
         assert not listener._admission._waiting
 
 

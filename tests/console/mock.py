@@ -89,6 +89,7 @@ class MockGateway:
             "client_id": f"ios-{rand.randrange(4)}.{rand.randrange(20)}",
             "state": rand.choice(_STATES),
             "ip": f"203.0.{rand.randrange(113)}.{rand.randrange(1, 255)}",
+            "transport": "quic",
             "zone": f"{rand.randrange(1, 13):03d}",
             "created": time.time() - age,
             "age_s": age,

@@ -38,6 +38,7 @@ class Connection:
         self.ordinal = device.connections
         self.peer = (device.ip, 1_000 + number)
         self.keep_alive = True
+        self.transport = "quic"
         self.idle_timeout = 60.0
         self.last_heard = world.now
         self.up = bytearray()

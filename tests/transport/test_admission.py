@@ -315,8 +315,8 @@ def test_what_a_network_took_is_given_back() -> None:
     client = door.judge()
     assert isinstance(client, Admitted)
     door.admission.abandon(client)
-    assert len(door.admission._limits) == 0
-    assert not door.admission._limits._handshakes
+    assert len(door.admission.limits) == 0
+    assert not door.admission.limits._handshakes
 
 
 def test_forged_initials_leave_a_network_half_of_its_rate() -> None:

@@ -22,6 +22,7 @@ THEMES = (
     "sessions",
     "upstreams",
     "http2_upstreams",
+    "web",
     "callers",
     "admin",
 )

@@ -1,0 +1,1 @@
+"""The ways in for browsers, and for networks that drop UDP."""

@@ -1,0 +1,621 @@
+"""WebConnection: one WebSocket connection, from its HTTP request to its end.
+
+It is the asyncio protocol of a TLS connection, the Carrier of the handler's bytes and the owner of
+its Stream, as Connection is for QUIC. The WebSocket protocol itself (RFC 6455) is that of the
+websockets library, without its I/O. Its states, in their order::
+
+    REQUEST   the HTTP request is not complete
+    OPEN      the handler has been made
+    CLOSING   a close frame was written; the stream has ended, the client has CLOSE_LINGER_S to
+              answer, and what it sends is dropped
+    ENDED     the TCP connection is gone
+
+A state may be skipped and none comes back. A binary message is one or more whole frames of
+PROTOCOL 1.3. Nothing bigger than the largest frame is collected, in at most MAX_PIECES pieces, and
+pings are answered at a bounded rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import struct
+from typing import TYPE_CHECKING, Protocol, cast
+
+from websockets.frames import Close, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from ..._core.limits import TokenBucket
+from ...errors import CloseCode, ProtocolError
+from ...protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Disconnect, PathState
+from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
+from ..stream import CLOSED, CUT, WRITABLE, Stream
+from ..udp.driver import Timer
+
+if TYPE_CHECKING:
+    from ...config import TransportConfig
+    from ...protocol.link import HandlerFactory
+    from ..counters import TransportCounters
+    from ..udp.driver import Driver
+    from .counters import WebCounters
+
+__all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
+
+SUBPROTOCOL = "gatesvr"
+MAX_REQUEST_BYTES = 16 << 10
+"""Longest HTTP request, cookies included."""
+SLICE_BYTES = 4 << 10
+"""Bytes parsed before what they hold is judged: some 700 of the smallest frames."""
+MAX_PIECES = 256
+"""Pieces that a message may come in."""
+CONTROL_RATE = 10.0
+CONTROL_BURST = 100
+"""Pings and pongs of a client a second, and at once; more: 4429."""
+MESSAGE_TIMEOUT_S = 10.0
+"""From the first byte of a message to its last, as for frames (PROTOCOL 1.3)."""
+CONTROL_RETRY_MS = 1_000
+MAX_LATE_BYTES = 256 << 10
+"""Bytes looked at behind a close, for the client's answer to it; more cut the connection."""
+PREFIX_BYTES = 4  # of a frame: its length
+
+_REQUEST = 0
+_OPEN = 1
+_CLOSING = 2
+_ENDED = 3
+_STATE_NAMES = ("request", "open", "closing", "ended")
+
+_NO_CODE = 1005
+"""Stands for a close frame without a code (RFC 6455 7.1.5)."""
+_NORMAL = 1000
+_PRIVATE = range(3000, 5000)
+"""Close codes that an application may send (RFC 6455 7.4.2)."""
+_TCP_INFO = struct.Struct("=8B24I")
+_TCP_RTT, _TCP_WINDOW, _TCP_UNACKED, _TCP_MSS, _TCP_LOST = 15 + 8, 18 + 8, 4 + 8, 2 + 8, 23 + 8
+
+_silent = logging.Logger("gatesvr.websockets", logging.CRITICAL)
+"""The library's lines: a client causes them, and this connection counts what matters."""
+
+
+class WebOwner(Protocol):
+    """The listener, as a connection knows it."""
+
+    def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
+        """Return the HTTP status and text that refuse a request, None to go on."""
+
+    def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
+        """The WebSocket is open: return the factory of the handler, None after a close()."""
+
+    def stream_ended(self, connection: WebConnection, how: Disconnect) -> None:
+        """Nothing more is handled."""
+
+    def connection_ended(self, connection: WebConnection) -> None:
+        """The TCP connection is gone."""
+
+    def task_started(self, connection: WebConnection, task: asyncio.Task[None]) -> None:
+        """The connection task runs."""
+
+
+class WebConnection(asyncio.Protocol):
+    """A WebSocket connection.
+
+    Args:
+        owner: Hears of the request, the opening and the end.
+        driver: Flushes it, and keeps its timer.
+        config: Its time-outs.
+        counters: Of connections of all kinds.
+        web: Of WebSocket connections.
+        tcp: The socket, for a look at its path.
+        peer: The client's address.
+        deadline: Loop time by which the HTTP request is complete.
+        max_login_bytes: Largest frame until the gateway has written something.
+        max_message_bytes: Largest frame from then on.
+
+    Attributes:
+        stream: The Link of its handler.
+        is_made: Whether TLS came up.
+        ended: Done when the TCP connection is gone.
+    """
+
+    def __init__(
+        self,
+        owner: WebOwner,
+        driver: Driver,
+        config: TransportConfig,
+        counters: TransportCounters,
+        web: WebCounters,
+        tcp: socket.socket,
+        peer: tuple[str, int],
+        *,
+        deadline: float,
+        max_login_bytes: int,
+        max_message_bytes: int,
+    ) -> None:
+        self.stream = Stream(
+            self, self, driver, config, counters, peer, keep_alive=True, transport="websocket"
+        )
+        self.is_made = False
+        self.ended: asyncio.Future[None] = driver.loop.create_future()
+        self._owner = owner
+        self._driver = driver
+        self._counters = counters
+        self._web_counters = web
+        self._tcp = tcp
+        self._idle_timeout: float = config.idle_timeout
+        self._max_message_bytes = max_message_bytes
+        self._socket = ServerProtocol(
+            extensions=None,  # permessage-deflate would let a client make memory out of nothing
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            max_size=PREFIX_BYTES + max_login_bytes,
+            logger=_silent,
+        )
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._state = _REQUEST
+        self._request_bytes = 0
+        self._pieces: list[bytes] = []  # of a message that is not complete
+        self._began_at = math.inf  # when the message that is not complete began
+        self._controls = TokenBucket(CONTROL_RATE, CONTROL_BURST)
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._deadline = deadline  # of the request, later of the close
+        self._last_received = 0.0
+        self._is_pinged = False  # since then
+        self._late_bytes = 0
+        self._timer = Timer(self._on_timer)
+        self._has_last = False  # the close follows a last push
+
+    def __repr__(self) -> str:
+        host, port = self.stream.peer
+        state = _STATE_NAMES[self._state]
+        return f"<WebConnection {self.stream.connection_id} {host}:{port} {state}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the request is complete and the end has not begun."""
+        return self._state == _OPEN
+
+    # asyncio calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Expect the HTTP request: TLS is up."""
+        self.is_made = True
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._last_received = self._driver.clock()
+        self._schedule()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in: the request, or messages."""
+        now = self._driver.clock()
+        self._last_received = self.stream.last_heard = now
+        self._is_pinged = False
+        self._web_counters.bytes_received += len(data)
+        try:
+            if len(data) <= SLICE_BYTES:
+                self._take(data, now)
+            else:
+                for start in range(0, len(data), SLICE_BYTES):
+                    self._take(data[start : start + SLICE_BYTES], now)
+        except ProtocolError as error:
+            self._web_counters.violations += 1
+            self.stream.protocol_error(error)
+        except BaseException as error:
+            self.fail(error)
+        if self._state == _OPEN:
+            self._driver.mark_dirty(self)  # deadlines have moved, and an answer may be ready
+
+    def eof_received(self) -> None:
+        """Close: TLS has no half-closed connections."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end of the TCP connection."""
+        if self._state == _REQUEST:
+            self._web_counters.handshakes_failed += 1
+        elif self._state == _OPEN:
+            self._counters.closed_transport += 1
+            self._end(Disconnect("peer_transport"))
+        elif self._has_last:
+            self._counters.last_pushes_expired += 1
+        self._state = _ENDED
+        if not self.ended.done():
+            self.ended.set_result(None)
+        self._driver.timers.cancel(self._timer)
+        self._driver.forget(self)
+        self._owner.connection_ended(self)
+
+    def pause_writing(self) -> None:
+        """Do nothing: whoever feeds this connection asks for its unsent bytes."""
+
+    def resume_writing(self) -> None:
+        """Feed the stream again: its bytes are below low water."""
+        if self._state == _OPEN:
+            self._driver.mark_dirty(self)
+
+    # Reading.
+
+    def _take(self, data: bytes, now: float) -> None:
+        """Parse some bytes and handle what they complete."""
+        if self._state >= _CLOSING:
+            self._take_late(data)
+            return
+        if self._state == _REQUEST:
+            self._request_bytes += len(data)
+            if self._request_bytes > MAX_REQUEST_BYTES:
+                self._refuse(431, "the request is too long")
+                return
+        protocol = self._socket
+        protocol.receive_data(data)
+        events = protocol.events_received()
+        for event in events:
+            if isinstance(event, Request):
+                self._handle_request(event, now)
+            elif isinstance(event, Frame):
+                self._handle_frame(event, now)
+        if protocol.parser_exc is not None or protocol.handshake_exc is not None:
+            self._handle_violation()
+            return
+        if self._state == _OPEN:
+            if events and not self._pieces and not protocol.reader.buffer:
+                self._began_at = math.inf
+            elif self._began_at is math.inf or (events and not self._pieces):
+                self._began_at = now
+            self._send_controls()
+
+    def _take_late(self, data: bytes) -> None:
+        """Look for the client's answer to our close; all else is dropped."""
+        protocol = self._socket
+        if protocol.state is not State.CLOSING or protocol.parser_exc is not None:
+            return
+        self._late_bytes += len(data)
+        if self._late_bytes > MAX_LATE_BYTES:
+            self.abort()
+            return
+        protocol.receive_data(data)
+        protocol.events_received()
+        protocol.data_to_send()
+        if protocol.close_rcvd is not None:
+            if self._has_last:
+                # The client answers the close, which it read behind the last push.
+                self._has_last = False
+                self._counters.last_pushes += 1
+            self._transport.close()
+
+    def _handle_violation(self) -> None:
+        if self._state == _REQUEST:
+            self._web_counters.requests_refused += 1
+            self._finish_request()
+        elif self._state == _OPEN:
+            reason = str(self._socket.parser_exc)
+            # The library has a close frame of its own ready; ours has the code of PROTOCOL 1.4.
+            self._socket.data_to_send()
+            raise ProtocolError(reason)
+
+    def _handle_request(self, request: Request, now: float) -> None:
+        protocol = self._socket
+        refused = self._owner.judge_request(self, request)
+        if refused is not None:
+            protocol.send_response(protocol.reject(refused[0], refused[1] + "\n"))
+            self._finish_request()
+            return
+        protocol.send_response(protocol.accept(request))
+        if protocol.state is not State.OPEN:
+            self._web_counters.requests_refused += 1
+            self._finish_request()
+            return
+        self._send_controls()
+        self._state = _OPEN
+        stream = self.stream
+        stream.state = WRITABLE
+        stream.last_heard = now
+        factory = self._owner.connection_opened(self)
+        if factory is None:
+            return
+        stream.handler = handler = factory(stream)
+        task = self._driver.loop.create_task(stream.run(handler))
+        self._owner.task_started(self, task)
+        handler.connection_made(now)
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Refuse a request that is not complete."""
+        self._web_counters.requests_refused += 1
+        protocol = self._socket
+        protocol.send_response(protocol.reject(status, text + "\n"))
+        self._finish_request()
+
+    def _finish_request(self) -> None:
+        """Send the refusal of the request, and end."""
+        self._send_controls()
+        self._state = _CLOSING
+        self._deadline = self._driver.clock() + CLOSE_LINGER_S
+        self.stream.state = CLOSED
+        self._transport.close()
+        self._schedule()
+
+    def _handle_frame(self, frame: Frame, now: float) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self._handle_close()
+            return
+        if self._state != _OPEN:
+            return
+        if frame.opcode is Opcode.PING or frame.opcode is Opcode.PONG:
+            if self._controls.take(now):
+                self._web_counters.control_frames_limited += 1
+                self._socket.data_to_send()
+                self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={CONTROL_RETRY_MS}")
+            return
+        if frame.opcode is Opcode.TEXT:
+            raise ProtocolError("a text message")
+        data = bytes(frame.data)
+        if self._pieces or not frame.fin:
+            self._pieces.append(data)
+            if len(self._pieces) > MAX_PIECES:
+                raise ProtocolError("a message in too many pieces")
+            if not frame.fin:
+                return
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        self._web_counters.messages_received += 1
+        _check_whole(data)
+        self.stream.receive(data, False, now)
+
+    def _handle_close(self) -> None:
+        """The client closes, or answers our close: the library has the answer ready."""
+        self._send_controls()
+        if self._state == _OPEN:
+            received = self._socket.close_rcvd
+            assert received is not None
+            code = 0 if received.code in (_NORMAL, _NO_CODE) else int(received.code)
+            self._state = _CLOSING
+            self._deadline = self._driver.clock() + CLOSE_LINGER_S
+            self._counters.closed_peer += 1
+            self._end(Disconnect("peer", code, received.reason))
+            self._schedule()
+        self._transport.close()
+
+    # Writing: the Carrier.
+
+    def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
+        """Take whole frames; transmit() sends them as one message."""
+        self._out.append(data)
+        self._out_bytes += len(data)
+
+    def unsent_bytes(self) -> int:
+        """Return the bytes that TCP has not taken."""
+        return self._out_bytes + self._transport.get_write_buffer_size()
+
+    def is_stream_open(self) -> bool:
+        """Return whether send_stream_data may be called."""
+        return self._state == _OPEN
+
+    def is_acknowledged(self) -> bool:
+        """Return whether TCP has taken everything written; it does not say what arrived."""
+        return not self.unsent_bytes()
+
+    def _send_controls(self) -> None:
+        """Send what the library has ready."""
+        for data in self._socket.data_to_send():
+            if data:
+                self._transport.write(data)
+
+    # The StreamOwner.
+
+    def transmit(self, now: float) -> bytes:
+        """Send what was written, as one message."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._out_bytes = 0
+            self._socket.send_binary(data)
+            self._socket.max_message_size = PREFIX_BYTES + self._max_message_bytes
+            self._web_counters.messages_sent += 1
+            self._web_counters.bytes_sent += len(data)
+            self._send_controls()
+        return b""
+
+    def flush(self, now: float) -> None:
+        """Send all that is ready, and schedule the timer."""
+        if self._state != _OPEN:
+            return
+        stream = self.stream
+        try:
+            if stream.is_feeding:
+                stream.feed(now)
+            else:
+                self.transmit(now)
+                if stream.is_blocked:
+                    stream.is_blocked = self.unsent_bytes() > 0
+            if self._state == _OPEN:
+                self._schedule()
+        except BaseException as error:
+            self.fail(error)
+
+    def path(self) -> PathState | None:
+        """Return how TCP does (Linux), None once the connection has ended."""
+        if self._state != _OPEN:
+            return None
+        try:
+            info = _TCP_INFO.unpack(
+                self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            )
+        except (AttributeError, OSError, struct.error):
+            return PathState(0.0, 0, 0, 0)
+        segment = info[_TCP_MSS]
+        return PathState(
+            info[_TCP_RTT] / 1e6,
+            info[_TCP_WINDOW] * segment,
+            info[_TCP_UNACKED] * segment,
+            info[_TCP_LOST],
+        )
+
+    def count_silence(self, seconds: float) -> None:
+        """Add a stall that our clock left out to the silence that a ping breaks."""
+        self._last_received -= seconds
+        if self._state == _OPEN:
+            self._driver.mark_dirty(self)
+
+    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
+        """Close with an application code; see Link.close()."""
+        if self.stream.state >= CUT or self._state != _OPEN:
+            return
+        reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        try:
+            if last:
+                # By itself, and before the close: TCP keeps the order.
+                self.transmit(0.0)
+                self.stream.write_last(last)
+                self._has_last = True
+            self.transmit(0.0)
+            self._send_close(code, reason)
+        except BaseException as error:
+            self.fail(error)
+            return
+        self._state = _CLOSING
+        self._deadline = self._driver.clock() + CLOSE_LINGER_S
+        self._counters.closed_local += 1
+        self._end(Disconnect("local", int(code), reason))
+        self._schedule()
+
+    def _send_close(self, code: int, reason: str = "") -> None:
+        protocol = self._socket
+        if protocol.state is State.OPEN:
+            protocol.send_close(_wire_code(code), reason)
+            self._send_controls()
+        else:
+            # The library has failed the connection, with a code of its own that was not sent.
+            payload = Close(_wire_code(code), reason).serialize()
+            self._transport.write(Frame(Opcode.CLOSE, payload).serialize(mask=False))
+
+    def fail(self, error: BaseException) -> None:
+        """End this connection, and this one alone, because of an exception."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        self._counters.connection_errors += 1
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            self._driver.clock(),
+            type(error),
+            error,
+            connection=self.stream.connection_id,
+            peer=self.stream.peer[0],
+            error=repr(error),
+        )
+        if self._state == _OPEN:
+            self._state = _CLOSING
+            self._counters.closed_local += 1
+            self._deadline = self._driver.clock() + CLOSE_LINGER_S
+            try:
+                self._socket.data_to_send()
+                self._send_close(CloseCode.INTERNAL_ERROR)
+            except BaseException as second:
+                # If the protocol itself has failed, the client hears nothing.
+                if isinstance(second, KeyboardInterrupt | SystemExit):
+                    raise
+                self._transport.abort()
+            self._end(Disconnect("local", CloseCode.INTERNAL_ERROR))
+            self._schedule()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the TCP connection."""
+        if self.is_made and self._state != _ENDED:
+            self._transport.abort()
+
+    def _end(self, how: Disconnect) -> None:
+        """End the stream; the TCP connection may live on for a while."""
+        self._out.clear()
+        self._out_bytes = 0
+        self._pieces.clear()
+        self._driver.forget(self)
+        self._owner.stream_ended(self, how)
+        self.stream.end(how)
+
+    # Time.
+
+    def _schedule(self) -> None:
+        if self._state != _OPEN:
+            nearest = self._deadline
+        else:
+            stream = self.stream
+            share = 2 if stream.keep_alive and not self._is_pinged else 1
+            nearest = self._last_received + self._idle_timeout / share
+            nearest = min(nearest, self._began_at + MESSAGE_TIMEOUT_S)
+            if stream.handler is not None:
+                when = stream.handler.get_timer()
+                if when is not None and when < nearest:
+                    nearest = when
+        if nearest < self._timer.first:
+            self._driver.schedule(self._timer, nearest)
+
+    def _on_timer(self, now: float) -> None:
+        if self._state == _ENDED:
+            return
+        try:
+            if self._state == _OPEN:
+                self._handle_timers(now)
+            elif now >= self._deadline:
+                if self._state == _REQUEST:
+                    self._web_counters.handshakes_timed_out += 1
+                    self._state = _CLOSING
+                else:
+                    self._web_counters.closes_expired += 1
+                self._transport.abort()
+                return
+        except BaseException as error:
+            self.fail(error)
+        if self._state != _ENDED:
+            self._schedule()
+
+    def _handle_timers(self, now: float) -> None:
+        stream = self.stream
+        silence = now - self._last_received
+        if silence >= self._idle_timeout:
+            self._state = _CLOSING
+            self._counters.closed_idle += 1
+            self._end(Disconnect("idle"))
+            self._transport.abort()
+            return
+        if now >= self._began_at + MESSAGE_TIMEOUT_S:
+            self._web_counters.messages_timed_out += 1
+            self.close(CloseCode.TIMEOUT, "message begun and not ended")
+            return
+        if stream.keep_alive and not self._is_pinged and silence >= self._idle_timeout / 2:
+            self._is_pinged = True
+            self._counters.pings_sent += 1
+            self._socket.send_ping(b"")
+            self._send_controls()
+        if stream.handler is not None:
+            when = stream.handler.get_timer()
+            if when is not None and now >= when:
+                try:
+                    stream.handler.handle_timer(now)
+                except ProtocolError as error:
+                    stream.protocol_error(error)
+
+
+def _check_whole(data: bytes) -> None:
+    """Refuse a message that is not one or more whole frames.
+
+    Raises:
+        ProtocolError: It is not.
+    """
+    position, end = 0, len(data)
+    while True:
+        position += PREFIX_BYTES + int.from_bytes(data[position : position + PREFIX_BYTES])
+        if position >= end:
+            break
+    if position != end or end <= PREFIX_BYTES:
+        raise ProtocolError("a message that is not whole frames")
+
+
+def _wire_code(code: int) -> int:
+    """Return the WebSocket close code for one of ours; a service's own may be none."""
+    if code == CloseCode.NORMAL:
+        return _NORMAL
+    return code if code in _PRIVATE else int(CloseCode.KICKED)
