@@ -379,6 +379,19 @@ def measure(what: str, options: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
+def add_gateway_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what stands behind the gateway, and how it is set."""
+    parser.add_argument("--upstream", default="stream", choices=("stream", "unary"))
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the gateway",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--transport", default="qh3", help="the server's QUIC library")
@@ -389,15 +402,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, 0: closed")
     parser.add_argument("--payload", type=int, default=PAYLOAD_BYTES, help="bytes a request")
     parser.add_argument("--slow-ms", type=int, default=0, help="upstream's time for a request")
-    parser.add_argument("--upstream", default="stream", choices=("stream", "unary"))
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="a setting of the gateway",
-    )
+    add_gateway_options(parser)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time of a round")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds not measured")
     parser.add_argument("--rounds", type=int, default=5)

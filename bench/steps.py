@@ -21,7 +21,7 @@ from typing import Any
 
 import gatesvr
 
-from .load import Process, load_gateway, serve_gateway, serve_upstream
+from .load import Process, add_gateway_options, load_gateway, serve_gateway, serve_upstream
 
 INTERVAL_S = 0.001
 PACKAGE = str(Path(gatesvr.__file__).parent) + "/"
@@ -109,15 +109,7 @@ def main() -> None:
     parser.add_argument("--payload", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: closed")
     parser.add_argument("--slow-ms", type=int, default=0)
-    parser.add_argument("--upstream", default="stream", choices=("stream", "unary"))
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="a setting of the gateway",
-    )
+    add_gateway_options(parser)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warm-up", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")

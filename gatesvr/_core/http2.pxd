@@ -193,7 +193,6 @@ cdef class Http2Connection:
     cdef int _handle_reset(self, Frame *frame) except -1
     cdef int _handle_goaway(self, Frame *frame) except -1
     cdef int _end_unprocessed(self) except -1
-    cdef str _goodbye(self)
     cdef int _handle_ping(self, Frame *frame) except -1
     cdef int _handle_priority(self, Frame *frame) except -1
     cdef int _handle_window_update(self, Frame *frame) except -1

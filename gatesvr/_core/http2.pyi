@@ -76,6 +76,8 @@ class Http2Connection:
     @property
     def goaway_text(self) -> str: ...
     @property
+    def goodbye(self) -> str: ...  # the peer's GOAWAY, as people read it; "" before one
+    @property
     def room(self) -> int: ...  # streams that may be opened now
     @property
     def open_streams(self) -> int: ...

@@ -209,6 +209,15 @@ cdef class Http2Connection:
             or self._next_id > MAX_STREAM_ID)
 
     @property
+    def goodbye(self):
+        """The peer's GOAWAY, as people read it: "GOAWAY NO_ERROR: max_age"; "" before one."""
+        cdef str name
+        if self.goaway_code < 0:
+            return ""
+        name = code_name(<uint32_t>self.goaway_code)
+        return f"GOAWAY {name}: {self.goaway_text}" if self.goaway_text else f"GOAWAY {name}"
+
+    @property
     def room(self):
         """Streams that may be opened now."""
         return self._room()
@@ -881,17 +890,12 @@ cdef class Http2Connection:
     cdef int _end_unprocessed(self) except -1:
         """End the streams that the peer says it did not begin with."""
         cdef Stream stream
-        cdef str details = self._goodbye()
+        cdef str details = self.goodbye
         for stream in list(self._streams.values()):
             if stream.id > self._last_id:
                 stream.is_unprocessed = not stream.has_head
                 self._end(stream, GRPC_UNAVAILABLE, details)
         return 0
-
-    cdef str _goodbye(self):
-        """Return the peer's GOAWAY as a status text."""
-        cdef str name = code_name(<uint32_t>self.goaway_code)
-        return f"GOAWAY {name}: {self.goaway_text}" if self.goaway_text else f"GOAWAY {name}"
 
     cdef int _handle_ping(self, Frame *frame) except -1:
         if not self._has_size(frame, PING_BYTES):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .._core import http2
+from .._core.http2 import Http2Connection
 from .dial import DialError, dial, early_end, reason_of
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from .._core.http2 import Http2Connection, Stream
+    from .._core.http2 import Stream
     from ..config import UpstreamConfig
     from .call import Call
     from .process_stream import ProcessStream
@@ -30,15 +30,6 @@ STALL_S = 20.0
 """Longest time for which a peer may read nothing while there is something to write."""
 CLOSE_S = 2.0
 """Longest wait for a transport that is closed."""
-CODES = {
-    getattr(http2, name): name
-    for name in (
-        "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT",
-        "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR",
-        "CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
-    )
-}  # fmt: skip
-"""The names of HTTP/2's error codes."""
 MAX_UNSENT_BYTES = 8 << 20
 """Messages that wait for the peer's windows; with more, no further call is written."""
 
@@ -64,7 +55,7 @@ class ConnectionUser(Protocol):
         """Forget the connection: its transport is closed."""
 
     def call_cancelled(self, call: Call) -> None:
-        """Take note that a call's stream was reset."""
+        """Forget a unary call whose stream was reset, and write the reset."""
 
 
 async def connect(
@@ -90,7 +81,7 @@ async def connect(
     is_tls = context is not None
 
     def make() -> UpstreamConnection:
-        core = http2.Http2Connection(
+        core = Http2Connection(
             target.authority, "https" if is_tls else "http", max_message_bytes=max_message_bytes
         )
         return UpstreamConnection(user, core, config.keepalive, is_tls=is_tls, is_extra=is_extra)
@@ -191,12 +182,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a unary call can be written now."""
         core = self.core
         return not self.is_paused and core.room > 0 and core.unsent_bytes < MAX_UNSENT_BYTES
-
-    @property
-    def goodbye(self) -> str:
-        """The server's GOAWAY, as people read it."""
-        code, text = self.core.goaway_code, self.core.goaway_text
-        return f"GOAWAY {CODES.get(code, code)}{text and ': '}{text}"
 
     # The lane's side.
 

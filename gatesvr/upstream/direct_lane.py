@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from .._core.codec import decode_answer, encode_batch
+from .._core.codec import decode_answer
 from .._core.http2 import ENHANCE_YOUR_CALM, GOAWAY, NO_ERROR, READY
 from ..errors import Outcome
 from ..grpcio import max_answer_bytes
@@ -191,15 +191,10 @@ class DirectLane(Lane):
         """Write the line on the stream."""
         process = self._process
         assert process is not None
-        counters = self._counters
         is_fresh = self._is_fresh
         gathered = 0
         while self._waiting and len(self._open) < self._max_open and process.has_room:
-            if batch := self._gather(is_fresh):
-                counters.batches += 1
-                counters.batched_requests += len(batch)
-                self._batch_sizes[(len(batch) - 1).bit_length()] += 1
-                message = encode_batch(batch)
+            if message := self._gather(is_fresh):
                 main.core.send(process.stream, message)
                 gathered += len(message)
                 if gathered > FLUSH_BYTES:
@@ -269,7 +264,7 @@ class DirectLane(Lane):
             call.carrier.cancel(call)
 
     def call_cancelled(self, call: Call) -> None:
-        """Take note that a unary call's stream was reset, and write it."""
+        """Forget a unary call whose stream was reset, and write the reset."""
         self._unary.pop(call.request_id, None)
         self._counters.cancelled_calls += 1
         self._wake()
@@ -485,7 +480,7 @@ class DirectLane(Lane):
                 calls += len(self._written_ids())
             self._counters.goodbyes += 1
             logger.info("lane_moves", extra=keys(address=self.address, open=calls))
-            self._main_gone(connection.goodbye, is_quiet=core.goaway_code == NO_ERROR)
+            self._main_gone(core.goodbye, is_quiet=core.goaway_code == NO_ERROR)
         elif connection in self._extra:
             self._extra.remove(connection)
             self._leaving.add(connection)

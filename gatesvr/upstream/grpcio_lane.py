@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from .._core.codec import decode_answer, encode_batch
+from .._core.codec import decode_answer
 from ..grpcio import CALL_ENDED, make_channel, raise_if_cancelled, upstream_options
 from ..observe.log import keys
 from .call import MethodCall
@@ -351,8 +351,7 @@ class GrpcioLane(Lane):
 
     async def _write(self, call: Any) -> None:
         """Write the calls in line, batch by batch, until the stream ends or the lane leaves it."""
-        counters = self._counters
-        open_calls, batch_sizes = self._open, self._batch_sizes
+        open_calls = self._open
         waker: asyncio.Future[None] | None = None
         is_fresh = False  # every call in line came after the writer's last pause
         try:
@@ -361,16 +360,13 @@ class GrpcioLane(Lane):
                     if self._is_busy and (wait := self._pace(self._loop.time())) > 0:
                         await asyncio.sleep(wait)
                         continue
-                    batch = self._gather(is_fresh)
+                    message = self._gather(is_fresh)
                     self._written_at = self._loop.time()
                     if self._written_at - self._load_mark[0] > LOAD_S:
                         self._look_at_load(self._written_at)
-                    if batch:
+                    if message:
                         is_fresh = False
-                        counters.batches += 1
-                        counters.batched_requests += len(batch)
-                        batch_sizes[(len(batch) - 1).bit_length()] += 1
-                        await call.write(encode_batch(batch))
+                        await call.write(message)
                 else:
                     is_fresh = not self._waiting
                     if self.is_full is is_fresh:

@@ -22,7 +22,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
-from .._core.codec import decode_answers
+from .._core.codec import decode_answers, encode_batch
 from ..errors import ErrorCode, Outcome
 from ..observe.clock import RunningClock
 from ..observe.log import keys
@@ -283,8 +283,8 @@ class Lane(ABC):
 
     # Messages of the stream.
 
-    def _gather(self, is_fresh: bool) -> list[bytes]:
-        """Move the next batch from the line to the open calls.
+    def _gather(self, is_fresh: bool) -> bytes:
+        """Move the next batch from the line to the open calls; return its message, empty for none.
 
         Args:
             is_fresh: Whether no call in the line has waited, however long the lane was quiet.
@@ -317,10 +317,16 @@ class Lane(ABC):
             batch.append(call.request_at(age_now) if is_old else call.upstream_req)
         if not waiting or is_fresh:
             self._emptied_at = now
-        if self._limit is not None and batch:
+        if not batch:
+            return b""
+        if self._limit is not None:
             last = next(reversed(open_calls))
             self._max_open = self._limit.sent(last, len(open_calls), now)
-        return batch
+        counters = self._counters
+        counters.batches += 1
+        counters.batched_requests += len(batch)
+        self._batch_sizes[(len(batch) - 1).bit_length()] += 1
+        return encode_batch(batch)
 
     def _is_stale(self, now: float) -> bool:
         """Return whether a call in the line may have waited long."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from ..config import parse_address
 from ..observe.log import keys
 from .dial import NO_NAME, reason_of
 from .lane import Lane, LaneState
+from .pauses import jitter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,8 +158,7 @@ class NameWatch:
                     pass
             else:
                 pause = min(2 * pause or config.reconnect_min, config.reconnect_max)
-                jitter = random.uniform(0.5, 1.0)  # noqa: S311  not for secrets
-                await asyncio.sleep(min(pause * jitter, config.resolve_interval))
+                await asyncio.sleep(min(jitter(pause), config.resolve_interval))
 
     async def _look(self) -> bool:
         """Look it up once; return whether that gave addresses."""

@@ -614,6 +614,7 @@ def test_goaway_at_each_point(step: int) -> None:
         assert stream.is_unprocessed
     connection = rig.connection
     assert (connection.goaway_code, connection.goaway_text) == (0, "max_age")
+    assert connection.goodbye == "GOAWAY NO_ERROR: max_age"
     assert (connection.is_leaving, connection.room) == (True, 0)
     with pytest.raises(RuntimeError, match="no room"):
         connection.call("/s/Call", b"", None)
@@ -639,6 +640,13 @@ def test_goaway_says_why() -> None:
     assert rig.connection.goaway_code == http2.ENHANCE_YOUR_CALM
     assert len(rig.connection.goaway_text) == 256
     assert stream.details.startswith("GOAWAY ENHANCE_YOUR_CALM: too_many_pings")
+
+
+def test_goodbye_without_a_text() -> None:
+    rig = Rig()
+    assert rig.connection.goodbye == ""
+    rig.feed(goaway(0, 77))
+    assert rig.connection.goodbye == "GOAWAY error 77"
 
 
 def test_close_says_goodbye_and_lets_calls_end() -> None:

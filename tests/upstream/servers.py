@@ -60,7 +60,7 @@ class Streaming(rpc.UpstreamServiceServicer):
     async def ProcessRequest(self, request: Any, context: Any) -> pb.UpstreamResponse:  # noqa: N802
         self.unary += 1
         self.actions.append(request.action)
-        if request.action == "gate":
+        if request.action.startswith("gate"):
             try:
                 await self.gate.wait()
             except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,8 +54,12 @@ async def test_each_call_counts_by_one_end(lane: str, kind: type[Streaming]) -> 
         for call in given_up:
             call.cancel()
         await until(lambda: without_end(manager) == 3)
-        broken = ask(manager, action="gate")
-        await until(lambda: manager.counters.open)
+        before = manager.counters.batched_requests
+        broken = ask(manager, action="gate, too")
+        # A unary call that the server has not begun with would go back into the line.
+        await until(
+            lambda: manager.counters.batched_requests > before or "gate, too" in upstream.actions
+        )
         await address.stop()
         await asyncio.wait([broken])
         assert without_end(manager) == 3
@@ -65,9 +70,15 @@ async def test_each_call_counts_by_one_end(lane: str, kind: type[Streaming]) -> 
         assert moved == {"answers", "unanswered", "unsent_calls", "no_service"}
 
 
-@pytest.mark.parametrize("has_two_steps", [True, False])
-@pytest.mark.parametrize("has_stream", [True, False])
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize(
+    ("lane", "has_stream", "has_two_steps"),
+    # Where a goodbye meets a unary call, grpcio may lose that: "Stream removed (GOAWAY received)".
+    [
+        case
+        for case in product(LANES, (True, False), (True, False))
+        if case != ("grpcio", False, False)
+    ],
+)
 async def test_goodbyes_of_a_server_made_by_hand(
     lane: str, has_stream: bool, has_two_steps: bool
 ) -> None:
