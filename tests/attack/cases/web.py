@@ -45,10 +45,6 @@ async def each(
     await asyncio.gather(*(one() for _ in range(number)))
 
 
-def write(client: WebClient, *frames: Frame) -> None:
-    client.connection.transport.write(b"".join(f.serialize(mask=True) for f in frames))
-
-
 @case(
     "oversized WebSocket messages",
     f"{MANY} clients announce a message of 64 MiB and send 1 MiB of it",
@@ -81,8 +77,9 @@ async def oversized(attacker: Attacker) -> None:
 )
 async def pieces(attacker: Attacker) -> None:
     async def attack(client: WebClient) -> None:
-        first = Frame(Opcode.BINARY, b"\0", fin=False)
-        write(client, first, *[Frame(Opcode.CONT, b"\0", fin=False)] * 50_000)
+        first = Frame(Opcode.BINARY, b"\0", fin=False).serialize(mask=True)
+        piece = Frame(Opcode.CONT, b"\0", fin=False).serialize(mask=True)
+        client.connection.transport.write(first + piece * 50_000)
 
     await each(attacker, MANY, attack)
 
@@ -101,7 +98,7 @@ async def pieces(attacker: Attacker) -> None:
 )
 async def pings(attacker: Attacker) -> None:
     async def attack(client: WebClient) -> None:
-        write(client, *[Frame(Opcode.PING, b"")] * 100_000)
+        client.connection.transport.write(Frame(Opcode.PING, b"").serialize(mask=True) * 100_000)
 
     await each(attacker, MANY, attack)
 
