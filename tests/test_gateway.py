@@ -40,6 +40,7 @@ async def test_request_goes_through(backend: str) -> None:
         }
         assert set(gateway.stats()) == {
             "transport",
+            "web",
             "auth",
             "session",
             "dispatch",

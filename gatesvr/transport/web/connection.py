@@ -59,8 +59,9 @@ CONTROL_BURST = 100
 MESSAGE_TIMEOUT_S = 10.0
 """From the first byte of a message to its last, as for frames (PROTOCOL 1.3)."""
 CONTROL_RETRY_MS = 1_000
-MAX_LATE_BYTES = 256 << 10
-"""Bytes looked at behind a close, for the client's answer to it; more cut the connection."""
+MAX_LATE_BYTES = 8 << 10
+"""Bytes looked at behind a close, for the client's answer to it; more are dropped unread, and the
+connection ends at its deadline."""
 PREFIX_BYTES = 4  # of a frame: its length
 
 _REQUEST = 0
@@ -272,7 +273,6 @@ class WebConnection(asyncio.Protocol):
             return
         self._late_bytes += len(data)
         if self._late_bytes > MAX_LATE_BYTES:
-            self.abort()
             return
         protocol.receive_data(data)
         protocol.events_received()

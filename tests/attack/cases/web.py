@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from websockets.exceptions import InvalidStatus
@@ -11,8 +11,7 @@ from websockets.frames import Frame, Opcode
 
 from gatesvr._core.limits import TokenBucket
 
-from ...e2e.plain_client import host_port
-from ...e2e.web_client import WebClient, client_context, web_client
+from ...e2e.web_client import WebClient, web_client
 from ..case import Off, case, gauge, memory, moved, saw
 
 if TYPE_CHECKING:
@@ -45,16 +44,12 @@ async def each(
     await asyncio.gather(*(one() for _ in range(number)))
 
 
-def write(client: WebClient, *frames: Frame) -> None:
-    client.connection.transport.write(b"".join(f.serialize(mask=True) for f in frames))
-
-
 @case(
     "oversized WebSocket messages",
     f"{MANY} clients announce a message of 64 MiB and send 1 MiB of it",
     saw("closed 4400", least=MANY, most=MANY),
     moved("web.violations", least=MANY),
-    memory(16),
+    memory(32),
     off=Off(
         "a first frame may be as large as any",
         sets=("session.max_login_bytes=512MiB", "session.max_message_bytes=512MiB",
@@ -75,14 +70,15 @@ async def oversized(attacker: Attacker) -> None:
     f"{MANY} clients send a message in 50,000 pieces of one byte",
     saw("closed 4400", least=MANY, most=MANY),
     moved("web.violations", least=MANY),
-    memory(16),
+    memory(32),
     off=Off("any number of pieces", patches={f"{_CONNECTION}:MAX_PIECES": 10_000_000}),
     sets=ON,
 )
 async def pieces(attacker: Attacker) -> None:
     async def attack(client: WebClient) -> None:
-        first = Frame(Opcode.BINARY, b"\0", fin=False)
-        write(client, first, *[Frame(Opcode.CONT, b"\0", fin=False)] * 50_000)
+        first = Frame(Opcode.BINARY, b"\0", fin=False).serialize(mask=True)
+        piece = Frame(Opcode.CONT, b"\0", fin=False).serialize(mask=True)
+        client.connection.transport.write(first + piece * 50_000)
 
     await each(attacker, MANY, attack)
 
@@ -92,7 +88,7 @@ async def pieces(attacker: Attacker) -> None:
     f"{MANY} clients send 100,000 pings each and read no pong",
     saw("closed 4429", least=MANY - 2),
     moved("web.control_frames_limited", least=MANY),
-    memory(16),
+    memory(32),
     off=Off(
         "any number of pings",
         patches={f"{_CONNECTION}:TokenBucket": lambda *_: TokenBucket(1e9, 1e9)},
@@ -101,31 +97,9 @@ async def pieces(attacker: Attacker) -> None:
 )
 async def pings(attacker: Attacker) -> None:
     async def attack(client: WebClient) -> None:
-        write(client, *[Frame(Opcode.PING, b"")] * 100_000)
+        client.connection.transport.write(Frame(Opcode.PING, b"").serialize(mask=True) * 100_000)
 
     await each(attacker, MANY, attack)
-
-
-@case(
-    "TLS half open, and slow headers",
-    "100 TCP connections say nothing, 100 begin a request and do not end it; cut after 1 s",
-    moved("web.handshakes_timed_out", least=200, most=200),
-    gauge("web.handshakes", most=0),
-    memory(24),
-    off=Off("an hour for a handshake", sets=("transport.web.handshake_timeout=1h",)),
-    sets=(*ON, "transport.web.handshake_timeout=1s"),
-)
-async def half_open(attacker: Attacker) -> None:
-    host, port = host_port(attacker.web_address)
-    async with AsyncExitStack() as stack:
-        for number in range(200):
-            _, writer = await asyncio.open_connection(
-                host, port, ssl=client_context() if number % 2 else None
-            )
-            stack.callback(writer.transport.abort)
-            if number % 2:
-                writer.write(b"GET /gatesvr HTTP/1.1\r\n")
-        await asyncio.sleep(3)
 
 
 @case(
