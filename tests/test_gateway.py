@@ -68,6 +68,8 @@ async def test_own_client_and_services_work_together(backend: str) -> None:
             Gateway(config) as gateway,
             Client(gateway.address, openid="alice", insecure=True, transport=backend) as client,
         ):
+            # Until its stream has settled, a service gets a call for each request.
+            await until(lambda: {found.state for found in gateway.upstreams()} == {"stream"})
             answers = await asyncio.gather(
                 *(client.request("echo", b"%d" % number) for number in range(200))
             )
