@@ -80,8 +80,8 @@ _REFUSALS = {
     "upstream": """
         no_service not_started refused_calls overflows rejected_calls limited unsent_calls
         broken_calls unanswered failed_calls bad_answers bad_batches too_large late_answers
-        unknown_answers ejections ejections_overflow register_refused leases_unknown
-        leases_expired""",
+        unknown_answers retried_calls cancelled_calls protocol_errors floods failed_lookups
+        ejections ejections_overflow register_refused leases_unknown leases_expired""",
     "push": """
         refused_no_credentials refused_token refused_certificate refused_role refused_streams
         refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
