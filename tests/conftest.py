@@ -22,6 +22,9 @@ BACKENDS = ("aioquic", "qh3")
 # that: commands under test would not hear the Ctrl-C that a test sends them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup with SIGHUP.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # In its debug mode asyncio warns of callbacks that take 0.1 s. On a busy machine any may, and tests

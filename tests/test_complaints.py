@@ -161,6 +161,10 @@ TWO = (
 JWT = "[auth]\nmode = 'jwt'\nalgorithms = ['ES256']\nissuer = 'i'\naudience = 'a'\nkey = 'k'\n"
 TOGETHER = {
     "transport.bind = 'here'": "1: transport.bind: 'here' is not HOST:PORT",
+    "transport.web.path = 'gate'": "1: transport.web.path: 'gate' is no path: it begins with /",
+    "transport.web.origins = ['example.com']": (
+        "1: transport.web.origins[0]: 'example.com' is no origin: write https://HOST or *"
+    ),
     "push.bind = 'a..b:1'": "1: push.bind: 'a..b' is no host name: a label has 1 to 63 characters",
     "push.bind = '0.0.0.0:1'": f"1: push.bind: 0.0.0.0:1: {ports.OPEN_PUSH_PORT}",
     "push.register_cidrs = ['10.0.0.0/33']": (
