@@ -12,11 +12,17 @@ from gatesvr.upstream.lanes import LANES
 
 from . import servers
 
+_MARKS = {"grpcio": pytest.mark.long}
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "lane_kind" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only_lane")
-        kinds = list(LANES) if only is None else [only.args[0]]
+        if only is None:
+            # The half of the lane that is only the reference takes as long again.
+            kinds = [pytest.param(kind, marks=_MARKS.get(kind, ())) for kind in LANES]
+        else:
+            kinds = [only.args[0]]
         metafunc.parametrize("lane_kind", kinds, indirect=True)
 
 
