@@ -142,3 +142,25 @@ async def test_a_slow_reader_costs_its_queue_only() -> None:
         assert connection.stream.unsent_bytes() < 600_000
         client.connection.transport.resume_reading()
         assert [answer(await client.receive()).data for _ in pieces] == pieces
+
+
+async def test_a_slow_reader_gets_the_rest_though_it_says_nothing() -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway("aioquic", upstream.address, WEB, "transport.idle_timeout=60s") as gateway,
+        pusher(gateway) as services,
+        web_client(gateway.web_address, ping_interval=None) as client,
+    ):
+        started = await client.login("ann")
+        (connection,) = gateway.web.connections
+        client.connection.transport.pause_reading()
+        sent = 0
+        while connection.unsent_bytes() < 32 << 10:
+            await services.push_all(started.session_id, b"x" * 10_000)
+            sent += 1
+        await services.push_all(started.session_id, b"last")
+        client.connection.transport.resume_reading()
+        for _ in range(sent):
+            await client.receive()
+        assert answer(await client.receive()).data == b"last"
+        assert counter(gateway, "transport.pings_sent") == 0

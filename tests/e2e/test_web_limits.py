@@ -109,6 +109,32 @@ async def test_a_flood_of_pings_is_cut() -> None:
         assert counter(gateway, "web.control_frames_limited") == 1
 
 
+async def test_who_pings_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with web_gateway() as gateway, web_client(gateway.web_address) as client:
+        await client.login("ann")
+        (connection,) = gateway.web.connections
+        monkeypatch.setattr(type(connection), "unsent_bytes", lambda self: 3 << 20)
+        raw(client, Frame(Opcode.PING, b""))
+        assert await client.closed() == 4429
+        assert counter(gateway, "web.control_frames_limited") == 1
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        [b"\xc2\x81\0\0\0\0a"],
+        [Frame(Opcode.BINARY, frame(b"\xff\xff")), Frame(Opcode.CLOSE, b"\x03\xe8")],
+    ],
+)
+async def test_a_fault_right_behind_a_request_is_still_4400(faulty: list[Frame | bytes]) -> None:
+    async with web_gateway() as gateway, web_client(gateway.web_address) as client:
+        await client.login("ann")
+        raw(client, Frame(Opcode.BINARY, frame(heartbeat(5).SerializeToString())), *faulty)
+        assert await client.closed() == 4400
+        assert counter(gateway, "transport.connection_errors") == 0
+        await until(lambda: not counter(gateway, "session.sessions"))
+
+
 async def test_a_message_begun_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatesvr.transport.web.connection.MESSAGE_TIMEOUT_S", 0.05)
     async with web_gateway() as gateway, web_client(gateway.web_address) as client:
@@ -143,6 +169,9 @@ async def test_an_idle_client_is_pinged_and_a_dead_one_ends() -> None:
         ((), None, True),
         ((), "https://{}", True),
         ((), "https://elsewhere.test", False),
+        ((), "http://{}", False),
+        ((), "https://[", False),
+        ((), "null", False),
         (('transport.web.origins=["https://game.test"]',), "https://Game.test", True),
         (('transport.web.origins=["https://game.test"]',), "https://{}", False),
         (('transport.web.origins=["*"]',), "https://elsewhere.test", True),
@@ -161,6 +190,7 @@ async def test_pages_of_known_origins_are_let_in(
                 async with web_client(gateway.web_address, origin=origin):
                     pass
         assert counter(gateway, "web.origins_refused") == (not is_let_in)
+        assert counter(gateway, "transport.connection_errors") == 0
 
 
 GOOD = (
@@ -226,6 +256,16 @@ async def test_half_open_clients_are_cut(tls: bool) -> None:
         await moved(gateway, "handshakes_timed_out", 5)
         await until(lambda: not counter(gateway, "web.handshakes"))
         assert not gateway.web._prefixes
+
+
+async def test_a_client_accepted_as_the_gateway_stops_is_let_go() -> None:
+    async with web_gateway() as gateway:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            assert gateway.web._admit(ours, ("127.0.0.1", 1))
+            await gateway.web.stop()
+            assert ours.fileno() == -1
+            assert counter(gateway, "web.handshakes") == 0
 
 
 async def refused(gateway: Gateway) -> None:

@@ -297,7 +297,9 @@ export class Connector implements StreamOwner, PageListener {
     const { environment, options, session } = this;
     this.#refusal = this.#kick = this.#how = null;
     this.#wasStarted = this.#wasResumed = false;
-    if (options.token !== null) session.authToken = await options.token();
+    if (options.token !== null) {
+      session.authToken = await this.#makeToken(options.token, timeoutMs);
+    }
     const started = (this.#started = new Deferred());
     const ended = (this.#ended = new Deferred());
     // What won the last time goes first; on this network the others lose time.
@@ -328,6 +330,23 @@ export class Connector implements StreamOwner, PageListener {
     } finally {
       stream.close(CloseCode.NORMAL, "");
     }
+  }
+
+  /** Return what the application's token returns, in time. */
+  async #makeToken(token: () => Promise<string>, timeoutMs: number): Promise<string> {
+    let stopWaiting: (() => void) | undefined;
+    const timeUp = this.#sleep(timeoutMs, (wake) => (stopWaiting = wake));
+    try {
+      const made = await Promise.race([token(), timeUp]);
+      if (made !== undefined) return made;
+    } catch (error) {
+      // At first that is for the application to know; later it may just be without a network too.
+      if (!this.#ready.isDone) throw error;
+      throw new ConnectionFailed(`no token: ${String(error)}`);
+    } finally {
+      stopWaiting?.();
+    }
+    throw new ConnectionFailed("no token in time");
   }
 
   /**

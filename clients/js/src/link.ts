@@ -13,6 +13,9 @@ export interface Disconnect {
   reason: string;
 }
 
+/** Longest reason that a WebSocket's close frame holds, bytes. */
+const MAX_REASON = 123;
+
 export type TransportName = "webtransport" | "websocket";
 
 /** What a link tells; nothing after its end, and nothing after close(). */
@@ -37,7 +40,8 @@ export abstract class Link {
   close(code: number, reason = ""): void {
     if (!this.#isClosed) {
       this.#isClosed = true;
-      this.closeTransport(code, reason);
+      // A reason may be an application's own text, and too many bytes of it make a close fail.
+      this.closeTransport(code, reason.replace(/[^ -~]/g, "?").slice(0, MAX_REASON));
     }
   }
 

@@ -16,8 +16,6 @@ export interface SavedState {
   position: number;
 }
 
-const TEXTS = ["openid", "clientId", "sessionId"] as const;
-
 /** Return a state as text, for decodeState(). */
 export function encodeState(state: SavedState): string {
   const resumeToken = btoa(String.fromCharCode(...state.resumeToken));
@@ -28,14 +26,16 @@ export function encodeState(state: SavedState): string {
 export function decodeState(text: string): SavedState | null {
   if (text.length > MAX_LENGTH) return null;
   try {
-    const { version, resumeToken, ...rest } = JSON.parse(text);
-    const token = Uint8Array.from(atob(resumeToken), (char) => char.charCodeAt(0));
+    const saved = JSON.parse(text);
+    const { openid, clientId, sessionId, attempt, position } = saved;
+    const resumeToken = Uint8Array.from(atob(saved.resumeToken), (char) => char.charCodeAt(0));
     const isGood =
-      version === VERSION &&
-      TEXTS.every((name) => typeof rest[name] === "string") &&
-      isNumber(rest.attempt, 2 ** 32) &&
-      isNumber(rest.position, 2 ** 53);
-    return isGood ? { ...rest, resumeToken: token } : null;
+      saved.version === VERSION &&
+      [openid, clientId, sessionId].every((value) => typeof value === "string") &&
+      isNumber(attempt, 2 ** 32) &&
+      isNumber(position, 2 ** 53);
+    // By their names: the text may hold others, and a session is made of these.
+    return isGood ? { openid, clientId, sessionId, resumeToken, attempt, position } : null;
   } catch {
     return null; // no JSON, or no base64
   }

@@ -25,8 +25,6 @@ const SUBPROTOCOL = "gatesvr";
 const MESSAGE_BYTES = 32 << 10;
 /** The WebSocket code of a normal close, 0 in the protocol's own numbering. */
 const WS_NORMAL = 1000;
-/** Longest reason that a close frame holds, bytes; ours is ASCII. */
-const MAX_REASON = 123;
 
 /** Return what opens a WebSocket to url. */
 export function webSocketDial(url: URL, WebSocket: WebSocketClass): Dial {
@@ -101,7 +99,7 @@ class WebSocketLink extends Link {
 
   protected override closeTransport(code: number, reason: string): void {
     silence(this.#socket);
-    this.#socket.close(code || WS_NORMAL, reason.slice(0, MAX_REASON));
+    this.#socket.close(code || WS_NORMAL, reason);
   }
 }
 

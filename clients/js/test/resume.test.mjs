@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { Client, CloseCode, ConfigError, LostReason, SessionLost } from "../dist/index.js";
 import { verdictOf, Backoff } from "../dist/reconnect.js";
+import { decodeState } from "../dist/saved.js";
 import { Gateway, Type, resume, setUp, setUpLoggedIn, until } from "./gateway.mjs";
 import { WebSocket } from "ws";
 
@@ -377,7 +378,7 @@ test("with onState the state is stored before what depends on it, and acks follo
 test("an application's error in onState closes the connection, and the client tries again", async (t) => {
   let isFull = false;
   const onState = () => {
-    if (isFull) throw new Error("full");
+    if (isFull) throw new Error("空きがありません".repeat(10));
   };
   const all = await setUpLoggedIn(t, { onState });
   isFull = true;
@@ -385,4 +386,12 @@ test("an application's error in onState closes the connection, and the client tr
   assert.equal((await all.connection.closed).code, 4500);
   isFull = false;
   await resume(all);
+});
+
+test("a saved state is taken by its names alone", async () => {
+  const names = { openid: "ann", clientId: "", sessionId: "s1", attempt: 1, position: 2 };
+  const text = JSON.stringify({ ...names, resumeToken: btoa("token"), version: 1 });
+  const more = `"pending":null,"isLoggedIn":true,"__proto__":{"state":1}`;
+  const saved = decodeState(text.replace("{", `{${more},`));
+  assert.deepEqual(Object.keys(saved).sort(), [...Object.keys(names), "resumeToken"].sort());
 });

@@ -12,7 +12,7 @@ import {
   RequestFailed,
   SessionLost,
 } from "../dist/index.js";
-import { Type, frame, setUp, setUpLoggedIn, until } from "./gateway.mjs";
+import { Type, frame, resume, setUp, setUpLoggedIn, until } from "./gateway.mjs";
 
 test("START says who, then hello logs in", async (t) => {
   const options = {
@@ -324,6 +324,33 @@ test("a token function is asked for each connection and before the token expires
   await clock.advance(15_999);
   await clock.advance(1);
   assert.equal((await connection.find(Type.AUTH)).body.authToken, "token-3");
+});
+
+test("a token that cannot be made now is asked for again, unless it is the first", async (t) => {
+  let why = "";
+  const token = async () => {
+    if (why === "hangs") await new Promise(() => undefined);
+    if (why) throw new Error(why);
+    return "token";
+  };
+  const all = await setUpLoggedIn(t, { token });
+  for (why of ["no network", "hangs"]) {
+    all.connection.cut();
+    await until(() => all.client.state === "reconnecting");
+    await all.clock.advance(20_000);
+    why = "";
+    all.connection = (await resume(all)).connection;
+    await until(() => all.client.state === "connected");
+  }
+  why = "who are you";
+  const { client } = await setUp(t, { token });
+  await assert.rejects(client.connect(), /who are you/);
+  why = "hangs";
+  const stuck = await setUp(t, { token });
+  const connecting = assert.rejects(stuck.client.connect(), /closed/);
+  await until(() => stuck.client.state === "connecting");
+  await stuck.client.close();
+  await connecting;
 });
 
 test("a server that is no gateway is none", async (t) => {

@@ -148,6 +148,7 @@ class WebConnection(asyncio.Protocol):
         self._tcp = tcp
         self._idle_timeout: float = config.idle_timeout
         self._max_message_bytes = max_message_bytes
+        self._max_unread_bytes = 2 * max_message_bytes + HIGH_WATER_BYTES  # then no more pongs
         self._socket = ServerProtocol(
             extensions=None,  # permessage-deflate would let a client make memory out of nothing
             subprotocols=[Subprotocol(SUBPROTOCOL)],
@@ -185,7 +186,8 @@ class WebConnection(asyncio.Protocol):
         """Expect the HTTP request: TLS is up."""
         self.is_made = True
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        # Stream.feed() stops at low water: from there on resume_writing() has to come.
+        self._transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES // 2)
         self._last_received = self._driver.clock()
         self._schedule()
 
@@ -342,7 +344,7 @@ class WebConnection(asyncio.Protocol):
         if self._state != _OPEN:
             return
         if frame.opcode is Opcode.PING or frame.opcode is Opcode.PONG:
-            if self._controls.take(now):
+            if self._controls.take(now) or self.unsent_bytes() > self._max_unread_bytes:
                 self._web_counters.control_frames_limited += 1
                 self._socket.data_to_send()
                 self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={CONTROL_RETRY_MS}")
@@ -410,6 +412,8 @@ class WebConnection(asyncio.Protocol):
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._out_bytes = 0
+            if self._socket.state is not State.OPEN:
+                return b""  # what is being handled came with a close behind it, or with a fault
             self._socket.send_binary(data)
             self._socket.max_message_size = PREFIX_BYTES + self._max_message_bytes
             self._web_counters.messages_sent += 1

@@ -52,7 +52,8 @@ class WebCounters(Counters):
     """Connections closed 4400 because a message was text, empty, too long, in too many pieces, or
     not whole frames, or because RFC 6455 was broken."""
     control_frames_limited: Counter = 0
-    """Connections closed 4429 because of too many pings and pongs."""
+    """Connections closed 4429 because of too many pings and pongs, or of pings of a client that
+    reads nothing."""
     messages_timed_out: Counter = 0
     """Connections closed 4408 because a message begun was not ended in time."""
     closes_expired: Counter = 0

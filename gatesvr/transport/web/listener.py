@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
 import ssl
 import struct
 import tempfile
-import urllib.parse
 from typing import TYPE_CHECKING
 
 from ..._core.limits import TokenBucket
@@ -273,7 +273,7 @@ class WebListener:
         self._gauge()
         task = asyncio.get_running_loop().create_task(self._shake_hands(tcp, connection))
         self._shaking.add(task)
-        task.add_done_callback(self._shaking.discard)
+        task.add_done_callback(functools.partial(self._hands_shaken, tcp, connection))
         return True
 
     async def _shake_hands(self, tcp: socket.socket, connection: WebConnection) -> None:
@@ -290,10 +290,15 @@ class WebListener:
             self.counters.handshakes_timed_out += 1
         except OSError:
             self.counters.handshakes_failed += 1
-        finally:
-            if not connection.is_made:
-                tcp.close()
-                self.connection_ended(connection)
+
+    def _hands_shaken(
+        self, tcp: socket.socket, connection: WebConnection, task: asyncio.Task[None]
+    ) -> None:
+        """Forget a client whose TLS did not come up, also where the task never ran."""
+        self._shaking.discard(task)
+        if not connection.is_made:
+            tcp.close()
+            self.connection_ended(connection)
 
     def _current_context(self) -> ssl.SSLContext:
         """Return the context of the certificate that QUIC clients see now."""
@@ -325,8 +330,9 @@ class WebListener:
         if self._origins:
             is_let_in = origin in self._origins
         else:
+            # Of https alone: nobody but an attacker on the way serves plain HTTP at this port.
             hosts = request.headers.get_all("Host")
-            is_let_in = hosts[:1] == [urllib.parse.urlsplit(origin).netloc]
+            is_let_in = [origin] == [f"https://{host.lower()}" for host in hosts]
         if len(origins) > 1 or not is_let_in:
             self.counters.origins_refused += 1
             return 403, "pages of this origin are not let in"
