@@ -106,7 +106,8 @@ class WebListener:
     def _set(self, config: TransportConfig) -> None:
         web = config.web
         self._config = config
-        self._accepts = TokenBucket(web.accept_rate, 2 * web.accept_rate)
+        rate = web.accept_rate or 1  # 0: no limit, and not asked
+        self._accepts = TokenBucket(rate, 2 * rate)
         self._origins = frozenset(origin.lower() for origin in web.origins)
 
     @property
