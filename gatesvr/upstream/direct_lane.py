@@ -33,7 +33,6 @@ from ..observe.log import keys
 from .connection import UpstreamConnection, connect
 from .health import HealthStream
 from .lane import CLOSE_S, MAX_UNARY, PROCESS_REQUEST, UNARY_RETRY_S, Lane, LaneState
-from .pace import PACE_CALLS
 from .pauses import Pauses
 from .process_stream import ProcessStream
 from .status import is_about_size, status_of
@@ -68,7 +67,6 @@ class DirectLane(Lane):
         self._lines = (self._waiting, self._alone)
         self._is_fresh = False  # every waiting call came after the last flush
         self._is_flush_due = False
-        self._paced: asyncio.TimerHandle | None = None  # of a flush that waits for more calls
 
         self._main: UpstreamConnection | None = None
         self._extra: list[UpstreamConnection] = []
@@ -158,10 +156,6 @@ class DirectLane(Lane):
         if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
-        elif self._paced is not None and len(self._waiting) >= PACE_CALLS:
-            self._paced.cancel()
-            self._paced = None
-            self._loop.call_soon(self._flush)
 
     def _send_alone(self, call: Call) -> None:
         if len(self._alone) < self._max_waiting:
@@ -171,14 +165,8 @@ class DirectLane(Lane):
 
     def _flush(self) -> None:
         """Write what waits, as far as there is room."""
-        self._paced = None
-        main = self._main
-        if self._state is LaneState.STREAM and self._waiting and self._pace.is_busy:
-            now = self._loop.time()
-            if (wait := self._pace.wait(now, len(self._open), len(self._waiting))) > 0:
-                self._paced = self._loop.call_later(wait, self._flush)
-                return
         self._is_flush_due = False
+        main = self._main
         if main is not None:
             if self._state is LaneState.STREAM:
                 self._write_batches(main)
@@ -207,7 +195,6 @@ class DirectLane(Lane):
         gathered = 0
         while self._waiting and len(self._open) < self._max_open and process.has_room:
             if message := self._gather(is_fresh):
-                self._pace.wrote(self._loop.time())
                 main.core.send(process.stream, message)
                 gathered += len(message)
                 if gathered > FLUSH_BYTES:

@@ -1,8 +1,10 @@
 """GrpcioLane: a lane over a channel of grpcio, the reference for DirectLane.
 
 The writer task sends every call that arrived during its last write, so a lone request goes out at
-once and a burst shares one message. The channel leaves a connection on GOAWAY by itself, and the
-lane follows.
+once and a burst shares one message. When CPU is short, messages keep PACE_S apart: gRPC spends as
+much work on one message as on ten requests inside it, and a busy process would delay a request
+longer than the pause does. The channel leaves a connection on GOAWAY by itself, and the lane
+follows.
 
 Only the lane's own tasks await gRPC objects, and nothing cancels them there while the lane lives:
 cancelled calls leak in grpcio.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +53,14 @@ RECHECK_S = 0.01
 """How soon to look again at a channel that does not report READY yet."""
 DRAIN_STEP_S = 0.02
 """How often to check whether all calls of a draining stream have ended."""
+PACE_S = 0.001
+"""Time between messages while the process is busy and earlier calls are unanswered."""
+PACE_CALLS = 16
+"""With this many calls waiting, the lane sends at once."""
+LOAD_S = 0.1
+"""How often to measure the process's load."""
+BUSY_SHARE, IDLE_SHARE = 0.5, 0.25
+"""CPU share of the thread at which the process starts, and stops, counting as busy."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +91,9 @@ class GrpcioLane(Lane):
         self._is_left = False  # the channel left its last connection
         self._is_bad = False  # the last stream ended because of what it brought
         self._writer_waker: asyncio.Future[None] | None = None
+        self._written_at = 0.0
+        self._is_busy = False
+        self._load_mark = (0.0, 0.0)  # last measurement: loop time, the thread's CPU time
         self._pause_waker: asyncio.Future[None] | None = None
         self._recheck: asyncio.TimerHandle | None = None
 
@@ -343,12 +357,14 @@ class GrpcioLane(Lane):
         try:
             while (stream := self._stream) is not None and stream.rpc is call and not call.done():
                 if self._waiting and len(open_calls) < self._max_open:
-                    now = self._loop.time()
-                    if (wait := self._pace.wait(now, len(open_calls), len(self._waiting))) > 0:
+                    if self._is_busy and (wait := self._pace(self._loop.time())) > 0:
                         await asyncio.sleep(wait)
                         continue
-                    if message := self._gather(is_fresh):
-                        self._pace.wrote(now)
+                    message = self._gather(is_fresh)
+                    self._written_at = self._loop.time()
+                    if self._written_at - self._load_mark[0] > LOAD_S:
+                        self._look_at_load(self._written_at)
+                    if message:
                         is_fresh = False
                         await call.write(message)
                 else:
@@ -365,6 +381,20 @@ class GrpcioLane(Lane):
         finally:
             if self._writer_waker is waker:  # not the next stream's
                 self._writer_waker = None
+
+    def _pace(self, now: float) -> float:
+        """Return how long the next message should wait for more calls, seconds."""
+        if not self._open or len(self._waiting) >= PACE_CALLS:
+            return 0.0
+        return self._written_at + PACE_S - now
+
+    def _look_at_load(self, now: float) -> None:
+        """Measure whether CPU is short."""
+        before, worked_before = self._load_mark
+        worked = time.thread_time()
+        self._load_mark = now, worked
+        share = (worked - worked_before) / (now - before)
+        self._is_busy = share > (IDLE_SHARE if self._is_busy else BUSY_SHARE)
 
     async def _end_writer(self, writer: asyncio.Task[None]) -> None:
         self._wake_writer()

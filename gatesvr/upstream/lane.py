@@ -27,7 +27,6 @@ from ..errors import ErrorCode, Outcome
 from ..observe.clock import RunningClock
 from ..observe.log import keys
 from .limit import GradientLimit
-from .pace import Pace
 from .status import is_fault, limit_and_size, outcome_of
 from .target import Target
 
@@ -165,7 +164,6 @@ class Lane(ABC):
         self._draining_ids: set[int] = set()  # those written to a draining stream
         self._unary: dict[int, Call] = {}  # under way as a ProcessRequest
         self._late: dict[int, None] = {}
-        self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = inf
 

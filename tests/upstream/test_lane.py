@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.errors import ErrorCode, Outcome, UpstreamError
-from gatesvr.upstream import lane, pace
+from gatesvr.upstream import grpcio_lane, lane
 from gatesvr.upstream.call import Call
 from gatesvr.upstream.lane import LaneState
 
@@ -455,29 +455,54 @@ async def test_health_where_the_upstream_has_it() -> None:
         assert (under_test.counters.ups, under_test.counters.downs) == (2, 1)
 
 
+@pytest.mark.only_lane("grpcio", "only there a message is costly")
 async def test_busy_process_has_calls_share_messages_but_no_lone_one_wait(
-    lane_kind: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The pause of the lane over grpcio has to pass; the other one ends it by itself.
-    monkeypatch.setattr(pace, "PACE_S", 60.0 if lane_kind == "direct" else 0.5)
-    monkeypatch.setattr(pace, "LOAD_S", math.inf)
+    monkeypatch.setattr(grpcio_lane, "PACE_S", 0.5)
     upstream = Streaming()
     async with serving(upstream) as address, lane_to(address) as under_test:
+        monkeypatch.setattr(under_test.lane, "_look_at_load", lambda now: None)
         await under_test.until_state(LaneState.STREAM)
-        under_test.lane._pace.is_busy = True
-        await under_test.call()  # nothing else is unanswered
+        under_test.lane._is_busy = True
+        await under_test.call()
+        written_at = under_test.lane._written_at
+        assert under_test.lane._pace(written_at) == 0.0  # nothing is unanswered
         gated = under_test.call("gate")
         await until(lambda: upstream.requests == 2)
+        written_at = under_test.lane._written_at
+        assert under_test.lane._pace(written_at + 0.2) == pytest.approx(0.3)
         calls = []
-        for _ in range(pace.PACE_CALLS - 1):
+        for _ in range(grpcio_lane.PACE_CALLS - 1):
             calls.append(under_test.call())
             await asyncio.sleep(0)
-        assert under_test.counters.batches == 2
+        assert under_test.lane._pace(written_at) > 0
         calls.append(under_test.call())
-        await until(lambda: under_test.counters.batches == 3)
+        assert under_test.lane._pace(written_at) == 0.0
+        assert under_test.counters.batches == 2
         upstream.gate.set()
         await asyncio.gather(gated, *calls)
         assert under_test.counters.batches == 3
+
+
+@pytest.mark.only_lane("grpcio", "only there a message is costly")
+@pytest.mark.parametrize(
+    ("shares", "states"),
+    [((0.4, 0.6, 0.3, 0.2, 0.4), (False, True, True, False, False)), ((1.0, 0.0), (True, False))],
+)
+async def test_busy_from_half_of_its_time_on_until_a_quarter(
+    monkeypatch: pytest.MonkeyPatch, shares: tuple[float, ...], states: tuple[bool, ...]
+) -> None:
+    worked, now = 1.0, 1000.0
+    monkeypatch.setattr(grpcio_lane, "time", SimpleNamespace(thread_time=lambda: worked))
+    async with serving(Streaming()) as address, lane_to(address) as under_test:
+        under_test.lane._look_at_load(now)
+        seen = []
+        for share in shares:
+            worked, now = worked + share, now + 1.0
+            under_test.lane._look_at_load(now)
+            seen.append(under_test.lane._is_busy)
+        assert tuple(seen) == states
 
 
 async def test_stop_waits_for_answers() -> None:
