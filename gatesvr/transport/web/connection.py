@@ -49,8 +49,8 @@ __all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
 SUBPROTOCOL = "gatesvr"
 MAX_REQUEST_BYTES = 16 << 10
 """Longest HTTP request, cookies included."""
-SLICE_BYTES = 4 << 10
-"""Bytes parsed before what they hold is judged: some 700 of the smallest frames."""
+SLICE_BYTES = 1 << 10
+"""Bytes parsed before what they hold is judged: some 170 of the smallest frames."""
 MAX_PIECES = 256
 """Pieces that a message may come in."""
 CONTROL_RATE = 10.0
@@ -59,7 +59,7 @@ CONTROL_BURST = 100
 MESSAGE_TIMEOUT_S = 10.0
 """From the first byte of a message to its last, as for frames (PROTOCOL 1.3)."""
 CONTROL_RETRY_MS = 1_000
-MAX_LATE_BYTES = 8 << 10
+MAX_LATE_BYTES = 1 << 10
 """Bytes looked at behind a close, for the client's answer to it; more are dropped unread, and the
 connection ends at its deadline."""
 PREFIX_BYTES = 4  # of a frame: its length
