@@ -36,6 +36,7 @@ from ...protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Disconnect, Path
 from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..stream import CLOSED, CUT, WRITABLE, Stream
 from ..udp.driver import Timer
+from .pages import page_response
 
 if TYPE_CHECKING:
     from ...config import TransportConfig
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ..counters import TransportCounters
     from ..udp.driver import Driver
     from .counters import WebCounters
+    from .pages import Page
 
 __all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
 
@@ -88,6 +90,9 @@ class WebOwner(Protocol):
     def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
 
+    def page(self, request: Request) -> Page | None:
+        """Return what answers a request that is for no WebSocket, None for nothing."""
+
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
         """The WebSocket is open: return the factory of the handler, None after a close()."""
 
@@ -118,7 +123,7 @@ class WebConnection(asyncio.Protocol):
 
     Attributes:
         stream: The Link of its handler.
-        is_made: Whether TLS came up.
+        is_made: Whether TLS came up, where it is used.
         ended: Done when the TCP connection is gone.
     """
 
@@ -174,6 +179,11 @@ class WebConnection(asyncio.Protocol):
         host, port = self.stream.peer
         state = _STATE_NAMES[self._state]
         return f"<WebConnection {self.stream.connection_id} {host}:{port} {state}>"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is not encrypted."""
+        return self._transport.get_extra_info("sslcontext") is None
 
     @property
     def is_open(self) -> bool:
@@ -298,6 +308,11 @@ class WebConnection(asyncio.Protocol):
 
     def _handle_request(self, request: Request, now: float) -> None:
         protocol = self._socket
+        page = self._owner.page(request)
+        if page is not None:
+            protocol.send_response(page_response(page))
+            self._finish_request()
+            return
         refused = self._owner.judge_request(self, request)
         if refused is not None:
             protocol.send_response(protocol.reject(refused[0], refused[1] + "\n"))
@@ -329,7 +344,7 @@ class WebConnection(asyncio.Protocol):
         self._finish_request()
 
     def _finish_request(self) -> None:
-        """Send the refusal of the request, and end."""
+        """Send the answer to the request, which opens no WebSocket, and end."""
         self._send_controls()
         self._state = _CLOSING
         self._deadline = self._driver.clock() + CLOSE_LINGER_S
