@@ -308,6 +308,7 @@ class Tab {
     const [words, kind] = this.#stateWords(client);
     text(element("state"), words);
     element("state").className = `state ${kind}`;
+    text(element("people-title"), client.isConnected ? "In the room" : "In the room, when last seen");
     const { total, resumed } = client.connects;
     // The state is for the storage; its position is what was acknowledged.
     const { position } = JSON.parse(client.savedState());
@@ -366,6 +367,12 @@ function notice(words, label = "", act = null) {
   text(button, label);
   button.onclick = act;
 }
+
+// On a phone the room is what matters, and the figures are a tap away.
+const narrow = matchMedia("(max-width: 679px)");
+const fold = () => (element("figures").open = !narrow.matches);
+narrow.addEventListener("change", fold);
+fold();
 
 element("theme").addEventListener("click", () => {
   const { dataset } = document.documentElement;

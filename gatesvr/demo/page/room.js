@@ -73,7 +73,7 @@ export class Room {
   wait(words) {
     const state = h("span", { class: "seq" }, "waits");
     const item = h("li", { class: "line is-mine is-waiting" },
-      h("div", { class: "bubble" }, words), state);
+      h("div", { class: "beside" }, h("div", { class: "bubble" }, words), state));
     item.dataset.text = words;
     this.#keepEnd(() => this.#outbox.append(item));
     return {
@@ -136,8 +136,7 @@ export class Room {
       isMine ? null : face(who),
       h("div", { class: "said" },
         h("div", { class: goesOn ? "unseen" : "speaker" }, who, h("span", { class: "when" }, ` ${when}`)),
-        h("div", { class: "bubble" }, words)),
-      tag);
+        h("div", { class: "beside" }, h("div", { class: "bubble" }, words), tag)));
     item.dataset.n = n;
     item.dataset.seq = seq;
     if (isMine) this.#said(words);

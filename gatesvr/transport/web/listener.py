@@ -28,6 +28,7 @@ from ..addresses import plain_address, resolve, without_scope
 from ..connection import CLOSE_LINGER_S
 from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from .counters import WebCounters
+from .plain import PlainTcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -336,7 +337,7 @@ class WebListener:
         loop = asyncio.get_running_loop()
         try:
             if is_plain:
-                await loop.connect_accepted_socket(lambda: connection, tcp)
+                await loop.connect_accepted_socket(lambda: PlainTcp(connection), tcp)
                 return
             await loop.connect_accepted_socket(
                 lambda: connection,
