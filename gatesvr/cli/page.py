@@ -1,7 +1,7 @@
 """The page of ``gatesvr serve --demo``: a chat room between the tabs of a browser.
 
-Its files are in gatesvr/demo/page, and are read once. client.js among them is the JavaScript client,
-bundled from clients/js; where nobody has built it, the page says how to.
+Its files are in gatesvr/demo/page, and are read once. One of them, client.js, is the JavaScript
+client, bundled from clients/js; where nobody has built it, the page says how to.
 """
 
 from __future__ import annotations
