@@ -116,7 +116,11 @@ class Tab {
     });
     this.#client = client;
     client.on("state", (state) => this.#stateChanged(state));
-    client.on("kicked", ({ reason }) => (this.#end = `This session was ended: ${reason || "by a service"}.`));
+    client.on("kicked", ({ reason }) => {
+      this.#end = reason === "replaced"
+        ? `This session was ended: somebody else came in as ${this.name}.`
+        : `This session was ended: ${reason || "by a service"}.`;
+    });
     client.on("lost", ({ firstSeq, lastSeq }) => {
       this.#room.note(`${lastSeq - firstSeq + 1} messages were dropped by the gateway`, "is-bad");
     });
@@ -136,8 +140,9 @@ class Tab {
   async #join() {
     const answer = await this.#client.request("chat_join", "", { timeout: 15_000 });
     if (!answer.isOk) throw new Error(answer.message);
-    for (const { n, who, text: words, at_ms: at } of JSON.parse(answer.text).lines) {
-      this.#room.take({ n, who, text: words, at, seq: 0, isLate: false });
+    const { room, lines } = JSON.parse(answer.text);
+    for (const { n, who, text: words, at_ms: at } of lines) {
+      this.#room.take({ n, room, who, text: words, at, seq: 0, isLate: false });
     }
   }
 
@@ -164,9 +169,9 @@ class Tab {
 
   #heard({ msgType, title: who, content, data, serverSeq: seq }) {
     if (msgType === "chat") {
-      const { n, at_ms: at } = JSON.parse(new TextDecoder().decode(data));
+      const { n, room, at_ms: at } = JSON.parse(new TextDecoder().decode(data));
       const isLate = at < this.#upAt - LATE_MS && at > this.#cutAt;
-      const isNew = this.#room.take({ n, who, text: content, at, seq, isLate });
+      const isNew = this.#room.take({ n, room, who, text: content, at, seq, isLate });
       if (isNew && isLate && this.#back !== null) {
         this.#back.count++;
         text(this.#back.note, this.#back.words());
@@ -327,7 +332,7 @@ class Tab {
     const { first, last, count, missing, twice } = this.#room.verdict();
     const verdict = element("verdict");
     text(verdict, count
-      ? `Lines ${first} to ${last}: ${missing ? `${missing} missing` : "none missing"}, ${twice ? `${twice} twice` : "none twice"}`
+      ? `${count > 1 ? `Lines ${first} to ${last}` : `Line ${first}`}: ${missing ? `${missing} missing` : "none missing"}, ${twice ? `${twice} twice` : "none twice"}`
       : "No line yet");
     verdict.className = `verdict ${!count ? "" : missing || twice ? "is-bad" : "is-good"}`;
     Object.assign(verdict.dataset, { first, last, count, missing, twice });
