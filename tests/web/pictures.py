@@ -39,11 +39,11 @@ MEANWHILE = (
 )
 
 
-async def take(url: str, out: Path, scheme: str, way: str) -> None:
+async def take(url: str, out: Path, scheme: str) -> None:
     """Write ``page-{offline,back}-SCHEME.webp`` of two tabs side by side, and one of a phone."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        await _take_two(browser, url, out, scheme, way)
+        await _take_two(browser, url, out, scheme)
         await browser.close()
 
 
@@ -58,7 +58,7 @@ async def _open(browser: Browser, url: str, name: str, scheme: str, way: str, **
     page = await context.new_page()
     await page.goto(f"{url}?name={name}")
     await page.wait_for_selector(".state.is-good")
-    if way:
+    if way != "auto":
         await page.check(f"#ways input[value={way}]", force=True)
         await page.wait_for_selector(f"[data-field=transport][data-value={way}]")
     return page
@@ -70,8 +70,9 @@ async def _say(page: Page, words: str) -> None:
     await page.wait_for_selector(f"#lines .is-mine:has-text({words!r})")
 
 
-async def _take_two(browser: Browser, url: str, out: Path, scheme: str, way: str) -> None:
-    tabs = [await _open(browser, url, name, scheme, way, **TAB) for name in ("Mira", "Jonas")]
+async def _take_two(browser: Browser, url: str, out: Path, scheme: str) -> None:
+    names = (("Mira", "auto"), ("Jonas", "websocket"))
+    tabs = [await _open(browser, url, name, scheme, way, **TAB) for name, way in names]
     away, here = tabs
     for who, words in TALK:
         await _say(tabs[who], words)
@@ -91,7 +92,7 @@ async def _take_two(browser: Browser, url: str, out: Path, scheme: str, way: str
     await _save(tabs, out / f"page-back-{scheme}.webp", scheme)
     for page in tabs:
         await page.context.close()
-    phone = await _open(browser, url, "Edda", scheme, way, **PHONE)
+    phone = await _open(browser, url, "Edda", scheme, "auto", **PHONE)
     await _say(phone, "And this is a phone.")
     await asyncio.sleep(3)
     await _save([phone], out / f"page-phone-{scheme}.webp", scheme)
@@ -116,6 +117,5 @@ if __name__ == "__main__":
     parser.add_argument("url")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--scheme", default="light", choices=("light", "dark"))
-    parser.add_argument("--way", default="", choices=("", "websocket", "webtransport"))
     args = parser.parse_args()
-    asyncio.run(take(args.url, args.out, args.scheme, args.way))
+    asyncio.run(take(args.url, args.out, args.scheme))

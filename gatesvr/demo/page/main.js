@@ -80,6 +80,7 @@ class Tab {
   #resumed = 0; // connections that took the session up again
   #upAt = 0; // when the connection came back after a cut
   #back = null; // the note on that, and how many lines had waited
+  #isSwitching = false; // of transports, not after a cut
   #talker = 0;
   #end = ""; // why the client is closed
 
@@ -196,6 +197,11 @@ class Tab {
         this.#room.note("Reloaded, in the same session", "is-good");
         return;
       }
+      if (this.#isSwitching) {
+        this.#isSwitching = false;
+        this.#room.note(`Now by ${WAYS[this.#client.transport]}, in the same session`, "is-good");
+        return;
+      }
       const seconds = ((this.#upAt - this.#cutAt) / 1000).toFixed(1);
       const back = {
         count: 0,
@@ -252,6 +258,7 @@ class Tab {
       }
       radio.addEventListener("change", () => {
         this.#setWay(radio.value);
+        this.#isSwitching = this.#client?.isConnected ?? false;
         this.#client?.drop(); // the next connection goes the other way, in the same session
       });
     }
@@ -343,7 +350,9 @@ class Tab {
     if (this.#network.isCut) return ["Network cut: the session waits at the gateway", "is-bad"];
     if (!navigator.onLine) return ["Offline", "is-bad"];
     if (client.isConnected) return ["Connected", "is-good"];
-    return [client.state === "reconnecting" ? "Coming back" : "Connecting", "is-waiting"];
+    const [way] = this.#ways;
+    const by = this.#ways.length === 1 ? ` by ${WAYS[way]}` : "";
+    return [`${client.state === "reconnecting" ? "Coming back" : "Connecting"}${by}`, "is-waiting"];
   }
 
   #spark() {
