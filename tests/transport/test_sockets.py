@@ -67,7 +67,9 @@ async def test_a_dead_server_is_noticed(batch_io: bool) -> None:
     async with serving("aioquic") as gateway:
         handler, connection = await gateway.connect("aioquic", config=config)
         assert gateway.listener._door.endpoint is not None
-        gateway.listener._door.endpoint._driver.loop.remove_reader(gateway.listener._door.endpoint._sock)
+        gateway.listener._door.endpoint._driver.loop.remove_reader(
+            gateway.listener._door.endpoint._sock
+        )
         gateway.listener._door.endpoint._sock.close()  # without a word
         gateway.listener._door.endpoint._is_closed = True
         handler.send(b"anybody?")

@@ -78,7 +78,8 @@ class Qh3Core(QuicConnection):
     def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
         """Take a datagram in; see of a client's first one whether its connection id has bytes."""
         if self._core is None and not self._is_client:
-            self._is_nameless = not parse_ids(data)[1]
+            ids = parse_ids(data)
+            self._is_nameless = ids is not None and not ids[1]
         super().receive_datagram(data, addr, now)
 
     def _create_core(self, remote_addr: Address, initial_dcid: bytes, now: float) -> None:
