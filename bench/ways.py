@@ -83,7 +83,10 @@ async def serve_ways(
     )
     async with Gateway(config) as gateway:
         pipe.send(
-            {"quic": parse_address(gateway.address), "websocket": parse_address(gateway.web_address)}
+            {
+                "quic": parse_address(gateway.address),
+                "websocket": parse_address(gateway.web_address),
+            }
         )
         while True:
             await until_readable(pipe)
@@ -136,7 +139,7 @@ class Crowd:
     """
 
     def __init__(self, way: str, server: Process, client: str) -> None:
-        backend, self._how = WAYS[way]
+        self._how = WAYS[way][1]
         host, port = server.hello[self._how]
         self._address = (host, port)
         self._driver = Driver()

@@ -7,6 +7,7 @@ import itertools
 import os
 import ssl
 import struct
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from websockets.speedups import apply_mask
@@ -48,7 +49,7 @@ class WebSocketLink(asyncio.Protocol):
         self.ended: asyncio.Future[None] = loop.create_future()
         self._factory = handler_factory
         self._handler: ConnectionHandler | None = None
-        self._clock = loop.time
+        self._clock = time.monotonic  # uvloop's counts whole milliseconds
         self._mask = os.urandom(4)  # one for all: the server cannot tell
         self._out: list[bytes] = []
         self._in = b""
@@ -134,9 +135,7 @@ class WebSocketLink(asyncio.Protocol):
         self._tcp.write(head + self._mask + apply_mask(payload, self._mask))
 
 
-async def open_websocket(
-    host: str, port: int, handler_factory: Any, **_: Any
-) -> WebSocketLink:
+async def open_websocket(host: str, port: int, handler_factory: Any, **_: Any) -> WebSocketLink:
     """Connect without a look at the certificate; the handler is made when this returns."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -27,6 +27,7 @@ from ..addresses import plain_address, resolve, without_scope
 from ..connection import CLOSE_LINGER_S
 from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from .counters import WebCounters
+from .tls import READ_BYTES, TlsTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,12 +93,13 @@ class WebListener:
         self._half_open: set[WebConnection] = set()
         self._prefixes: dict[WebConnection, Prefixes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._shaking: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._address = ("", 0)
         self._tls: ServerTls | None = None
         self._context: ssl.SSLContext | None = None
         self._make: type[WebConnection]
+        self._buffer: memoryview
         self._is_accepting = False
         self._is_stopped = False
         self._set(config)
@@ -139,6 +141,7 @@ class WebListener:
         from .connection import WebConnection
 
         self._make = WebConnection
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._tls = self._quic.tls
         self._context = _context(self._tls)
         host, port = parse_address(bind)
@@ -174,7 +177,7 @@ class WebListener:
             return
         self._is_stopped = True
         self.stop_accepting()
-        for task in self._shaking:
+        for task in self._beginning:
             task.cancel()
         for connection in list(self._half_open):
             connection.abort()
@@ -186,7 +189,7 @@ class WebListener:
             connection.abort()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._shaking, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._beginning, return_exceptions=True)
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -272,31 +275,24 @@ class WebListener:
             self._prefixes[connection] = prefixes
         self._half_open.add(connection)
         self._gauge()
-        task = asyncio.get_running_loop().create_task(self._shake_hands(tcp, connection))
-        self._shaking.add(task)
-        task.add_done_callback(functools.partial(self._hands_shaken, tcp, connection))
+        task = asyncio.get_running_loop().create_task(self._begin(tcp, connection))
+        self._beginning.add(task)
+        task.add_done_callback(functools.partial(self._begun, tcp, connection))
         return True
 
-    async def _shake_hands(self, tcp: socket.socket, connection: WebConnection) -> None:
-        """Bring TLS up; the connection goes on by itself from then on."""
+    async def _begin(self, tcp: socket.socket, connection: WebConnection) -> None:
+        """Hand the socket to the loop; the connection goes on by itself, under its deadline."""
+        tls = TlsTransport(self._current_context(), connection, self._buffer)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
-                tcp,
-                ssl=self._current_context(),
-                ssl_handshake_timeout=self._config.web.handshake_timeout,
-                ssl_shutdown_timeout=CLOSE_LINGER_S,
-            )
-        except ConnectionAbortedError:
-            self.counters.handshakes_timed_out += 1
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: tls, tcp)
         except OSError:
             self.counters.handshakes_failed += 1
 
-    def _hands_shaken(
+    def _begun(
         self, tcp: socket.socket, connection: WebConnection, task: asyncio.Task[None]
     ) -> None:
-        """Forget a client whose TLS did not come up, also where the task never ran."""
-        self._shaking.discard(task)
+        """Forget a client whose socket the loop did not take, also where the task never ran."""
+        self._beginning.discard(task)
         if not connection.is_made:
             tcp.close()
             self.connection_ended(connection)

@@ -23,6 +23,7 @@ MANY = 30
 MIB = 1 << 20
 ON = ("transport.web.bind=127.0.0.1:0",)
 _CONNECTION = "gatesvr.transport.web.connection"
+_FRAMES = "gatesvr.transport.web.frames"
 
 
 async def each(
@@ -71,7 +72,7 @@ async def oversized(attacker: Attacker) -> None:
     saw("closed 4400", least=MANY, most=MANY),
     moved("web.violations", least=MANY),
     memory(32),
-    off=Off("any number of pieces", patches={f"{_CONNECTION}:MAX_PIECES": 10_000_000}),
+    off=Off("any number of pieces", patches={f"{_FRAMES}:MAX_PIECES": 10_000_000}),
     sets=ON,
 )
 async def pieces(attacker: Attacker) -> None:
