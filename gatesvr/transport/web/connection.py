@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ...protocol.link import HandlerFactory
     from ..counters import TransportCounters
     from ..udp.driver import Driver
-    from .tls import TlsTransport
     from .counters import WebCounters
+    from .tls import TlsTransport
 
 __all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
 
@@ -205,7 +205,7 @@ class WebConnection:
         except BaseException as error:
             self.fail(error)
         if self._state == _OPEN:
-            self._driver.mark_dirty(self)  # deadlines have moved, and an answer may be ready
+            self._schedule()  # who has something to send asks for a flush
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end of the TCP connection."""
@@ -217,6 +217,7 @@ class WebConnection:
         elif self._has_last:
             self._counters.last_pushes_expired += 1
         self._state = _ENDED
+        self._transport = cast("TlsTransport", None)  # its memory goes now, not with the next GC
         if not self.ended.done():
             self.ended.set_result(None)
         self._driver.timers.cancel(self._timer)

@@ -27,7 +27,7 @@ from ..addresses import plain_address, resolve, without_scope
 from ..connection import CLOSE_LINGER_S
 from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from .counters import WebCounters
-from .tls import READ_BYTES, TlsTransport
+from .tls import TlsTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,6 @@ class WebListener:
         self._tls: ServerTls | None = None
         self._context: ssl.SSLContext | None = None
         self._make: type[WebConnection]
-        self._buffer: memoryview
         self._is_accepting = False
         self._is_stopped = False
         self._set(config)
@@ -141,9 +140,8 @@ class WebListener:
         from .connection import WebConnection
 
         self._make = WebConnection
-        self._buffer = memoryview(bytearray(READ_BYTES))
         self._tls = self._quic.tls
-        self._context = _context(self._tls)
+        self._context = tls_context(self._tls)
         host, port = parse_address(bind)
         try:
             for family, address in await resolve(host or "0.0.0.0", port):  # noqa: S104
@@ -282,7 +280,7 @@ class WebListener:
 
     async def _begin(self, tcp: socket.socket, connection: WebConnection) -> None:
         """Hand the socket to the loop; the connection goes on by itself, under its deadline."""
-        tls = TlsTransport(self._current_context(), connection, self._buffer)
+        tls = TlsTransport(self._current_context(), connection)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: tls, tcp)
         except OSError:
@@ -304,7 +302,7 @@ class WebListener:
         if tls is not self._tls:
             self._tls = tls
             try:
-                self._context = _context(tls)
+                self._context = tls_context(tls)
             except ConfigError as error:
                 logger.warning("certificate_kept", extra=keys(why=error))
         return self._context
@@ -395,7 +393,7 @@ def _listen(family: socket.AddressFamily, address: Address) -> socket.socket:
     return sock
 
 
-def _context(tls: ServerTls) -> ssl.SSLContext:
+def tls_context(tls: ServerTls) -> ssl.SSLContext:
     """Return the TLS context of a certificate.
 
     Raises:

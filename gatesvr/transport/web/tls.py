@@ -1,19 +1,21 @@
 """TlsTransport: the server's side of TLS, between a TCP transport and a protocol.
 
 asyncio has one, too. Its buffers stay with each connection, a quarter of a megabyte after a burst;
-here all connections read into one buffer, and what a connection keeps is bounded by a TLS record.
+what a connection keeps here is bounded by a TLS record each way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Protocol, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, cast
 
-__all__ = ["READ_BYTES", "TlsProtocol", "TlsTransport"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-READ_BYTES = 64 << 10
-"""Bytes that one turn of the loop reads from a connection."""
+__all__ = ["TlsProtocol", "TlsTransport"]
+
 RECORD_BYTES = 16 << 10
 """The most that a TLS record holds (RFC 8446 5.1), and that OpenSSL is given at a time: its buffers
 grow to that and never shrink."""
@@ -35,21 +37,24 @@ class TlsProtocol(Protocol):
         """TCP is gone."""
 
 
-class TlsTransport(asyncio.BufferedProtocol):
+class TlsTransport(asyncio.Protocol):
     """A TLS connection of a client.
 
     Args:
         context: The server's certificate.
         protocol: Takes what arrives.
-        buffer: READ_BYTES for all connections of a loop: what is read into it is used at once.
+
+    Attributes:
+        get_write_buffer_size: Returns the bytes that TCP has not taken.
     """
 
-    __slots__ = ("_buffer", "_incoming", "_is_closing", "_is_up", "_outgoing", "_protocol", "_tcp",
-                 "_tls")  # fmt: skip
+    __slots__ = ("_incoming", "_is_closing", "_is_up", "_outgoing", "_protocol", "_tcp", "_tls",
+                 "get_write_buffer_size")  # fmt: skip
 
-    def __init__(self, context: ssl.SSLContext, protocol: TlsProtocol, buffer: memoryview) -> None:
+    get_write_buffer_size: Callable[[], int]
+
+    def __init__(self, context: ssl.SSLContext, protocol: TlsProtocol) -> None:
         self._protocol = protocol
-        self._buffer = buffer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -62,30 +67,41 @@ class TlsTransport(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the handshake."""
         self._tcp = cast("asyncio.Transport", transport)
+        self.get_write_buffer_size = self._tcp.get_write_buffer_size
         self._protocol.connection_made(self)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the buffer of all connections."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         """Decrypt what has arrived; behind a close it is dropped."""
-        for start in range(0, nbytes, RECORD_BYTES):
-            if self._is_closing:
-                return
-            self._incoming.write(self._buffer[start : min(start + RECORD_BYTES, nbytes)])
-            try:
-                self._read()
-            except ssl.SSLWantReadError:
-                pass  # half a record
-            except ssl.SSLZeroReturnError:
-                self.close()
-            except ssl.SSLError:
-                self._send()  # the alert
-                self.abort()
-                return
-            if self._outgoing.pending:
-                self._send()  # of the handshake, or a new key
+        if len(data) <= RECORD_BYTES:
+            self._take(data)
+        else:
+            for start in range(0, len(data), RECORD_BYTES):
+                self._take(data[start : start + RECORD_BYTES])
+
+    def _take(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        tls, incoming = self._tls, self._incoming
+        incoming.write(data)
+        try:
+            if not self._is_up:
+                tls.do_handshake()
+                self._is_up = True
+            while incoming.pending and not self._is_closing:
+                # One record, and all of it: nothing stays in OpenSSL.
+                plain = tls.read(RECORD_BYTES)
+                if plain:
+                    self._protocol.data_received(plain)
+                else:
+                    self.close()  # the client has
+        except ssl.SSLWantReadError:
+            pass  # half a record
+        except ssl.SSLError:
+            self._send()  # the alert
+            self.abort()
+            return
+        if self._outgoing.pending:
+            self._send()  # of the handshake, or a new key
 
     def eof_received(self) -> None:
         """Close: TLS has no half-closed connections."""
@@ -102,18 +118,6 @@ class TlsTransport(asyncio.BufferedProtocol):
         """Pass it on."""
         self._protocol.resume_writing()
 
-    def _read(self) -> None:
-        tls, incoming = self._tls, self._incoming
-        if not self._is_up:
-            tls.do_handshake()
-            self._is_up = True
-            self._send()
-        while incoming.pending or tls.pending():
-            data = tls.read(RECORD_BYTES)
-            if not data or self._is_closing:
-                break
-            self._protocol.data_received(data)
-
     # The transport of the protocol.
 
     def write(self, data: bytes) -> None:
@@ -129,10 +133,6 @@ class TlsTransport(asyncio.BufferedProtocol):
         while view:
             view = view[tls.write(view[:RECORD_BYTES]) :]
             self._tcp.write(self._outgoing.read())
-
-    def get_write_buffer_size(self) -> int:
-        """Return the bytes that TCP has not taken."""
-        return self._tcp.get_write_buffer_size()
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         """Call resume_writing() when the bytes not taken were above high and are below low."""
@@ -151,10 +151,8 @@ class TlsTransport(asyncio.BufferedProtocol):
         if self._is_closing:
             return
         self._is_closing = True
-        try:
+        with suppress(ssl.SSLError):  # the client's own end is missing yet, or the whole handshake
             self._tls.unwrap()
-        except ssl.SSLError:
-            pass  # the client's own end is not here yet, or the handshake was not done
         self._send()
         if self._tcp.can_write_eof() and not self._tcp.is_closing():
             self._tcp.write_eof()
