@@ -131,7 +131,11 @@ class WebSocketLink(asyncio.Protocol):
         if length < 126:
             head = bytes((opcode, 0x80 | length))
         else:
-            head = struct.pack(">BBH", opcode, 0x80 | 126, length)
+            head = (
+                struct.pack(">BBH", opcode, 0x80 | 126, length)
+                if length < 65536
+                else struct.pack(">BBQ", opcode, 255, length)
+            )
         self._tcp.write(head + self._mask + apply_mask(payload, self._mask))
 
 

@@ -9,8 +9,7 @@ from typing import cast
 import pytest
 
 from gatesvr.transport.tls import load_server_tls
-from gatesvr.transport.web.listener import tls_context
-from gatesvr.transport.web.tls import RECORD_BYTES, TlsTransport
+from gatesvr.transport.web.tls import RECORD_BYTES, TlsTransport, tls_context
 
 from ..e2e.web_client import client_context
 
@@ -43,7 +42,7 @@ class Tcp:
         self.is_aborted = True
 
 
-class Told:
+class Told(asyncio.Protocol):
     """The protocol over it."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """WebConnection: one WebSocket connection, from its HTTP request to its end.
 
-It is the protocol of a TlsTransport, the Carrier of the handler's bytes and the owner of
-its Stream, as Connection is for QUIC. The HTTP request is that of the websockets library, without
-its I/O. Its states, in their order::
+It is the asyncio protocol of a TlsTransport (or of plain TCP), the Carrier of the handler's bytes
+and the owner of its Stream, as Connection is for QUIC. The HTTP request is that of the websockets
+library, without its I/O. Its states, in their order::
 
     REQUEST   the TLS handshake or the HTTP request is not complete
     OPEN      the handler has been made
@@ -36,6 +36,8 @@ from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..stream import CLOSED, CUT, WRITABLE, Stream
 from ..udp.driver import Timer
 from .frames import BINARY, CLOSE, PING, PONG, FrameReader, close_of, head_of
+from .pages import page_response
+from .tls import TlsTransport
 
 if TYPE_CHECKING:
     from ...config import TransportConfig
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from ..counters import TransportCounters
     from ..udp.driver import Driver
     from .counters import WebCounters
-    from .tls import TlsTransport
+    from .pages import Page
 
 __all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
 
@@ -85,6 +87,9 @@ class WebOwner(Protocol):
     def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
 
+    def page(self, request: Request) -> Page | None:
+        """Return what answers a request that is for no WebSocket, None for nothing."""
+
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
         """The WebSocket is open: return the factory of the handler, None after a close()."""
 
@@ -98,7 +103,7 @@ class WebOwner(Protocol):
         """The connection task runs."""
 
 
-class WebConnection:
+class WebConnection(asyncio.Protocol):
     """A WebSocket connection.
 
     Args:
@@ -152,7 +157,7 @@ class WebConnection:
             logger=_silent,
         )
         self._reader = FrameReader(PREFIX_BYTES + max_login_bytes)
-        self._transport: TlsTransport = cast("TlsTransport", None)
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._state = _REQUEST
         self._request_bytes = 0
         self._controls = TokenBucket(CONTROL_RATE, CONTROL_BURST)
@@ -171,18 +176,23 @@ class WebConnection:
         return f"<WebConnection {self.stream.connection_id} {host}:{port} {state}>"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is not encrypted."""
+        return not isinstance(self._transport, TlsTransport)
+
+    @property
     def is_open(self) -> bool:
         """Whether the request is complete and the end has not begun."""
         return self._state == _OPEN
 
-    # The TlsTransport calls these.
+    # asyncio and the TlsTransport call these.
 
-    def connection_made(self, transport: TlsTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the TLS handshake and the HTTP request."""
         self.is_made = True
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         # Stream.feed() stops at low water: from there on resume_writing() has to come.
-        transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES // 2)
+        self._transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES // 2)
         self._last_received = self._driver.clock()
         self._schedule()
 
@@ -217,7 +227,7 @@ class WebConnection:
         elif self._has_last:
             self._counters.last_pushes_expired += 1
         self._state = _ENDED
-        self._transport = cast("TlsTransport", None)  # its memory goes now, not with the next GC
+        self._transport = cast("asyncio.Transport", None)  # its memory goes now
         if not self.ended.done():
             self.ended.set_result(None)
         self._driver.timers.cancel(self._timer)
@@ -254,6 +264,11 @@ class WebConnection:
     def _handle_request(self, request: Request, now: float) -> None:
         http = self._http
         assert http is not None
+        page = self._owner.page(request)
+        if page is not None:
+            http.send_response(page_response(page))
+            self._finish_request()
+            return
         refused = self._owner.judge_request(self, request)
         if refused is not None:
             http.send_response(http.reject(refused[0], refused[1] + "\n"))
@@ -287,7 +302,7 @@ class WebConnection:
         self._finish_request()
 
     def _finish_request(self) -> None:
-        """Send the refusal of the request, and end."""
+        """Send the answer to the request, which opens no WebSocket, and end."""
         self._send_response()
         self._state = _CLOSING
         self._deadline = self._driver.clock() + CLOSE_LINGER_S

@@ -9,8 +9,8 @@ import struct
 from math import inf
 from typing import TYPE_CHECKING
 
+from websockets.exceptions import ProtocolError as CloseError
 from websockets.frames import Close
-from websockets.frames import ProtocolError as CloseError
 
 try:
     from websockets.speedups import apply_mask

@@ -7,42 +7,35 @@ what a connection keeps here is bounded by a TLS record each way.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+import tempfile
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
+
+from ...errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TlsProtocol", "TlsTransport"]
+    from ..tls import ServerTls
+
+__all__ = ["TlsTransport", "tls_context"]
 
 RECORD_BYTES = 16 << 10
 """The most that a TLS record holds (RFC 8446 5.1), and that OpenSSL is given at a time: its buffers
 grow to that and never shrink."""
 
 
-class TlsProtocol(Protocol):
-    """What a TlsTransport carries bytes for."""
-
-    def connection_made(self, transport: TlsTransport) -> None:
-        """TCP is up; nothing may be written before the first data_received()."""
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes in."""
-
-    def resume_writing(self) -> None:
-        """The bytes that TCP has not taken are below low water."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """TCP is gone."""
-
-
 class TlsTransport(asyncio.Protocol):
     """A TLS connection of a client.
 
+    It is the protocol of the TCP transport, and has of a transport what its own protocol uses.
+
     Args:
         context: The server's certificate.
-        protocol: Takes what arrives.
+        protocol: Takes what arrives. Its connection_made() comes with that of TCP: it may write
+            from its first data_received() on.
 
     Attributes:
         get_write_buffer_size: Returns the bytes that TCP has not taken.
@@ -53,7 +46,7 @@ class TlsTransport(asyncio.Protocol):
 
     get_write_buffer_size: Callable[[], int]
 
-    def __init__(self, context: ssl.SSLContext, protocol: TlsProtocol) -> None:
+    def __init__(self, context: ssl.SSLContext, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -68,7 +61,7 @@ class TlsTransport(asyncio.Protocol):
         """Expect the handshake."""
         self._tcp = cast("asyncio.Transport", transport)
         self.get_write_buffer_size = self._tcp.get_write_buffer_size
-        self._protocol.connection_made(self)
+        self._protocol.connection_made(cast("asyncio.BaseTransport", self))
 
     def data_received(self, data: bytes) -> None:
         """Decrypt what has arrived; behind a close it is dropped."""
@@ -118,7 +111,7 @@ class TlsTransport(asyncio.Protocol):
         """Pass it on."""
         self._protocol.resume_writing()
 
-    # The transport of the protocol.
+    # The protocol calls these, as of an asyncio.Transport.
 
     def write(self, data: bytes) -> None:
         """Encrypt and send; does nothing once it is closing."""
@@ -165,3 +158,28 @@ class TlsTransport(asyncio.Protocol):
     def _send(self) -> None:
         if self._outgoing.pending:
             self._tcp.write(self._outgoing.read())
+
+
+def tls_context(tls: ServerTls) -> ssl.SSLContext:
+    """Return the TLS context of a certificate.
+
+    Raises:
+        ConfigError: OpenSSL cannot use it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    # OpenSSL's Python module reads files only.
+    descriptor, name = tempfile.mkstemp()
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(tls.cert_pem + tls.key_pem)
+        context.load_cert_chain(name)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"TLS cannot use the certificate: {error.reason}", field="transport.cert"
+        ) from None
+    finally:
+        os.unlink(name)
+    return context
