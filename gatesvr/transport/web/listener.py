@@ -97,6 +97,7 @@ class WebListener:
         self._max_message_bytes = max_message_bytes
         self._is_shedding_handshakes = is_shedding_handshakes
         self._half_open: set[WebConnection] = set()
+        self._refused: set[WebConnection] = set()  # of the half-open, for want of places
         self._prefixes: dict[WebConnection, Prefixes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beginning: set[asyncio.Task[None]] = set()
@@ -290,9 +291,9 @@ class WebListener:
             return False
         limits = quic.limits
         prefixes = limits.prefixes(peer[0])
-        most = config.max_connections + max(1, config.max_connections // 20)
+        taken = self._count() + len(quic.connections)
         if (
-            self._count() + len(quic.connections) >= most
+            taken >= config.max_connections + max(1, config.max_connections // 20)
             or len(self._half_open) >= config.web.max_handshakes
             or self._is_shedding_handshakes(peer[0])
             or (prefixes is not None and not limits.admits(prefixes, now))
@@ -320,6 +321,8 @@ class WebListener:
             limits.begin(prefixes)
             self._prefixes[connection] = prefixes
         self._half_open.add(connection)
+        if taken >= config.max_connections:
+            self._refused.add(connection)
         self._gauge()
         task = asyncio.get_running_loop().create_task(
             self._begin(tcp, connection, is_plain=is_plain)
@@ -394,10 +397,11 @@ class WebListener:
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
         """Return the factory of the handler, or refuse the connection."""
         self._leave_handshake(connection)
-        others = self._count() + len(self._quic.connections)
         self.connections.add(connection)
         self._gauge()
-        if self._is_accepting and others < self._config.max_connections:
+        is_refused = connection in self._refused
+        self._refused.discard(connection)
+        if self._is_accepting and not is_refused:
             self.counters.accepted += 1
             return self._handler_factory
         self.counters.connections_refused += 1
@@ -423,6 +427,7 @@ class WebListener:
     def connection_ended(self, connection: WebConnection) -> None:
         """Take connection out of everything."""
         self._leave_handshake(connection)
+        self._refused.discard(connection)
         self.connections.discard(connection)
         prefixes = self._prefixes.pop(connection, None)
         if prefixes is not None:
