@@ -78,6 +78,9 @@ class Qh3Core(QuicConnection):
             context._client_handle_certificate_verify = partial(
                 _check_certificate, context, context._client_handle_certificate_verify
             )
+        else:
+            # Browsers have ids of no bytes. qh3 learns only others, from the packet's header.
+            tls.remote_initial_source_connection_id = b""
         if self._token_of is not None:
             tls.stateless_reset_token = self._token_of(self.host_cid)
             tls.tls.handshake_extensions = [
