@@ -38,7 +38,7 @@ from gatesvr.transport.udp.driver import Driver
 
 from .clients import GatewayClient, Round
 from .load import Process, figures_of, serve_upstream, until_readable
-from .websocket import open_websocket
+from .web import open_websocket, open_webtransport
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
@@ -49,6 +49,13 @@ WAYS = {
     "quic qh3": ("qh3", "quic"),
     "quic aioquic": ("aioquic", "quic"),
     "websocket": ("qh3", "websocket"),
+    "webtransport qh3": ("qh3", "webtransport"),
+    "webtransport aioquic": ("aioquic", "webtransport"),
+}
+OPEN: dict[str, Any] = {
+    "quic": open_connection,
+    "websocket": open_websocket,
+    "webtransport": open_webtransport,
 }
 """For each way: the gateway's QUIC library, and how clients come in."""
 YARDSTICK = "quic qh3"
@@ -82,12 +89,9 @@ async def serve_ways(
         ]
     )
     async with Gateway(config) as gateway:
-        pipe.send(
-            {
-                "quic": parse_address(gateway.address),
-                "websocket": parse_address(gateway.web_address),
-            }
-        )
+        web = parse_address(gateway.web_address)
+        quic = parse_address(gateway.address)
+        pipe.send({"quic": quic, "websocket": web, "webtransport": web})
         while True:
             await until_readable(pipe)
             if pipe.recv() != "stats":
@@ -153,7 +157,7 @@ class Crowd:
 
     async def join(self, count: int) -> None:
         """Connect and log in some more."""
-        connect: Any = open_connection if self._how == "quic" else open_websocket
+        connect = OPEN[self._how]
         for first in range(0, count, CONNECT_BATCH):
             size = min(CONNECT_BATCH, count - first)
             logins = Round(size)

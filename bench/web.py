@@ -1,4 +1,4 @@
-"""A lean WebSocket client for load: the Link of a handler, over asyncio's TLS."""
+"""Lean clients for load by WebSocket and by WebTransport: the Links of their handlers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from qh3.asyncio.client import connect
+from qh3.asyncio.protocol import QuicConnectionProtocol
+from qh3.h3.connection import H3Connection
+from qh3.h3.events import HeadersReceived
+from qh3.quic.configuration import QuicConfiguration
+from qh3.quic.events import ConnectionTerminated, QuicEvent, StreamDataReceived
 from websockets.speedups import apply_mask
 
 from gatesvr.protocol.link import Disconnect
@@ -26,7 +32,25 @@ BINARY, PING, PONG = 0x82, 0x89, 0x8A
 _numbers = itertools.count(1)
 
 
-class WebSocketLink(asyncio.Protocol):
+class _Link:
+    """What no load client needs of a Link, and how long it may be."""
+
+    moves: tuple[Move, ...] = ()
+    keep_alive = False
+    idle_timeout = 0.0
+    last_heard = 0.0
+    is_closing = False
+
+    def unsent_bytes(self) -> int:
+        return 0
+
+    def path(self) -> PathState | None:
+        return None
+
+    def wake(self) -> None: ...
+
+
+class WebSocketLink(_Link, asyncio.Protocol):
     """A client's connection; what its handler writes between two flushes is one message.
 
     Args:
@@ -34,17 +58,12 @@ class WebSocketLink(asyncio.Protocol):
         host: For the request.
     """
 
-    moves: tuple[Move, ...] = ()
     transport = "websocket"
-    keep_alive = False
-    idle_timeout = 0.0
-    last_heard = 0.0
 
     def __init__(self, handler_factory: HandlerFactory, host: str) -> None:
         loop = asyncio.get_running_loop()
         self.peer = (host, 0)
         self.connection_id = next(_numbers)
-        self.is_closing = False
         self.opened: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._factory = handler_factory
@@ -106,19 +125,11 @@ class WebSocketLink(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self._out.append(data)
 
-    def unsent_bytes(self) -> int:
-        return 0
-
     def request_flush(self) -> None:
         """Send what was written."""
         if self._out:
             self._send(BINARY, b"".join(self._out))
             self._out.clear()
-
-    def path(self) -> PathState | None:
-        return None
-
-    def wake(self) -> None: ...
 
     async def close(self, code: int = 1000) -> None:
         """Close, and wait for the end."""
@@ -131,11 +142,7 @@ class WebSocketLink(asyncio.Protocol):
         if length < 126:
             head = bytes((opcode, 0x80 | length))
         else:
-            head = (
-                struct.pack(">BBH", opcode, 0x80 | 126, length)
-                if length < 65536
-                else struct.pack(">BBQ", opcode, 255, length)
-            )
+            head = struct.pack(">BBH", opcode, 0x80 | 126, length)
         self._tcp.write(head + self._mask + apply_mask(payload, self._mask))
 
 
@@ -149,3 +156,93 @@ async def open_websocket(host: str, port: int, handler_factory: Any, **_: Any) -
     )
     await link.opened
     return link
+
+
+class WebTransportLink(_Link, QuicConnectionProtocol):
+    """A client's connection and its one session; qh3's HTTP/3 opens it, and no more."""
+
+    transport = "webtransport"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.connection_id = next(_numbers)
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._http: H3Connection | None = None
+        self._stream = -1
+        self._handler: ConnectionHandler | None = None
+
+    async def open(self, host: str, port: int, handler_factory: HandlerFactory) -> None:
+        """Open the session, and make the handler."""
+        self.peer = (host, port)
+        http = self._http = H3Connection(self._quic, enable_webtransport=True)
+        session = self._quic.get_next_available_stream_id()
+        fields = {
+            b":method": b"CONNECT",
+            b":protocol": b"webtransport",
+            b":scheme": b"https",
+            b":authority": f"{host}:{port}".encode(),
+            b":path": b"/gatesvr",
+        }
+        http.send_headers(session, list(fields.items()))
+        self.transmit()
+        await self.opened
+        self._stream = http.create_webtransport_stream(session)
+        self._handler = handler_factory(cast("Any", self))
+        self._handler.connection_made(time.monotonic())
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, StreamDataReceived) and event.stream_id == self._stream:
+            assert self._handler is not None
+            self._handler.data_received(event.data, time.monotonic())
+        elif isinstance(event, ConnectionTerminated):
+            if not self.opened.done():
+                self.opened.set_exception(ConnectionError(event.reason_phrase))
+            elif self._handler is not None and not self.is_closing:
+                self._handler.connection_lost(Disconnect("peer"), time.monotonic())
+        elif self._http is not None and not self.opened.done():
+            for found in self._http.handle_event(event):
+                if isinstance(found, HeadersReceived):
+                    if dict(found.headers)[b":status"] != b"200":
+                        raise ConnectionError(found.headers)
+                    self.opened.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        self._quic.send_stream_data(self._stream, data)
+
+    def request_flush(self) -> None:
+        """Send what was written."""
+        self.transmit()
+
+
+class WebTransportConnection:
+    """A WebTransportLink, as those close it that opened it."""
+
+    def __init__(self, handler_factory: HandlerFactory) -> None:
+        self._factory = handler_factory
+
+    async def open(self, host: str, port: int) -> None:
+        configuration = QuicConfiguration(
+            is_client=True,
+            alpn_protocols=["h3"],
+            max_datagram_frame_size=65536,
+            verify_mode=ssl.CERT_NONE,
+            server_name="localhost",
+        )
+        self._connecting = connect(
+            host, port, configuration=configuration, create_protocol=WebTransportLink
+        )
+        self._link = cast("WebTransportLink", await self._connecting.__aenter__())
+        await self._link.open(host, port, self._factory)
+
+    async def close(self) -> None:
+        self._link.is_closing = True
+        await self._connecting.__aexit__(None, None, None)
+
+
+async def open_webtransport(
+    host: str, port: int, handler_factory: Any, **_: Any
+) -> WebTransportConnection:
+    """Connect without a look at the certificate; the handler is made when this returns."""
+    connection = WebTransportConnection(handler_factory)
+    await connection.open(host, port)
+    return connection
