@@ -15,7 +15,6 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import fields
 
 from ..config import TransportConfig, parse_address
 from ..errors import CloseCode, ConfigError
@@ -39,7 +38,7 @@ from .quic.secret import derive_key, read_secret
 from .routes import Draining, Routes, Waiting
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
-from .udp.endpoint import Endpoint, EndpointGroup
+from .udp.endpoint import Endpoint, EndpointGroup, add_up
 from .udp.sockets import is_wildcard, open_sockets
 
 __all__ = ["ConnectionListener", "Door"]
@@ -83,6 +82,13 @@ class Door:
         self.server: ServerFactory
         self.endpoint: Endpoint | EndpointGroup | None = None
         self.counters = EndpointCounters()
+
+    def count_apart(self) -> None:
+        """Go on counting in counters of its own."""
+        assert self.endpoint is not None
+        mine = EndpointCounters()
+        add_up(mine, [self.counters])
+        self.counters = self.endpoint.counters = mine
 
 
 class ConnectionListener:
@@ -128,6 +134,7 @@ class ConnectionListener:
         self._counters = TransportCounters()
         self._door = Door(ALPN, Connection)
         self._door.server = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._door.counters = self._counters
         self._doors = [self._door]
         self._secret = read_secret(config.secret) if config.secret else b""
         self._resets: StatelessResets | None = None
@@ -182,9 +189,8 @@ class ConnectionListener:
         for door in self._doors:
             if isinstance(door.endpoint, EndpointGroup):
                 door.endpoint.count()
-        for field in fields(EndpointCounters):
-            total = sum(getattr(door.counters, field.name) for door in self._doors)
-            setattr(self._counters, field.name, total)
+        if len(self._doors) > 1:
+            add_up(self._counters, [door.counters for door in self._doors])
         self._counters.timers = 0 if self._driver is None else len(self._driver.timers)
         return self._counters
 
@@ -304,6 +310,8 @@ class ConnectionListener:
         socks = await self._open_sockets(bind, field)
         receive = functools.partial(self._datagrams_received, door=door)
         door.endpoint = self._make_endpoint(self.driver, socks, receive, door.counters)
+        if len(self._doors) == 1:
+            self._door.count_apart()
         self._doors.append(door)
         return door.endpoint.address
 

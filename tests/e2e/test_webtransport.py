@@ -6,7 +6,7 @@ from gatesvr._pb import message_pb2 as pb
 
 from ..fakes import until
 from .harness import counter, pusher, running_gateway
-from .plain_client import ack, answer, business, heartbeat, plain_client, stop
+from .plain_client import answer, business, heartbeat, stop
 from .plain_upstream import plain_upstream
 from .wt_client import wt_client
 

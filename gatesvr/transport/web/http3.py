@@ -555,7 +555,7 @@ def _number(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _pair(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """Return two variable-length integers and the place behind them; None where they are not whole."""
+    """Return two such integers and the place behind them; None where they are not whole."""
     first = _number(data, at)
     if first is None:
         return None
