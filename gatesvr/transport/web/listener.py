@@ -14,11 +14,9 @@ import contextlib
 import errno
 import functools
 import logging
-import os
 import socket
 import ssl
 import struct
-import tempfile
 from typing import TYPE_CHECKING
 
 from ..._core.limits import TokenBucket
@@ -31,7 +29,7 @@ from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS, Door
 from ..quic.interface import WEB_ALPN
 from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters
-from .plain import PlainTcp
+from .tls import TlsTransport, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     from .connection import WebConnection
     from .pages import Page, Pages
 
-__all__ = ["WebListener"]
+__all__ = ["WebListener", "plain_origin"]
 
 logger = logging.getLogger("gatesvr.transport")
 
@@ -106,9 +104,10 @@ class WebListener:
         self._max_message_bytes = max_message_bytes
         self._is_shedding_handshakes = is_shedding_handshakes
         self._half_open: set[WebConnection] = set()
+        self._refused: set[WebConnection] = set()  # of the half-open, for want of places
         self._prefixes: dict[WebConnection, Prefixes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._shaking: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._plain: set[socket.socket] = set()
         self._address = ("", 0)
@@ -125,7 +124,7 @@ class WebListener:
         self._config = config
         rate = web.accept_rate or 1  # 0: no limit, and not asked
         self._accepts = TokenBucket(rate, 2 * rate)
-        self._origins = frozenset(origin.lower() for origin in web.origins)
+        self._origins = frozenset(plain_origin(origin) for origin in web.origins)
 
     @property
     def is_on(self) -> bool:
@@ -178,7 +177,7 @@ class WebListener:
 
         self._make = WebConnection
         self._tls = self._quic.tls
-        self._context = _context(self._tls)
+        self._context = tls_context(self._tls)
         try:
             self._sockets = await _listen_on(host, port)
         except OSError as error:
@@ -242,7 +241,7 @@ class WebListener:
             return
         self._is_stopped = True
         self.stop_accepting()
-        for task in self._shaking:
+        for task in self._beginning:
             task.cancel()
         for connection in list(self._half_open):
             connection.abort()
@@ -254,7 +253,7 @@ class WebListener:
             connection.abort()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._shaking, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._beginning, return_exceptions=True)
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -301,7 +300,7 @@ class WebListener:
                     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 tcp.close()
 
-    def _admit(self, tcp: socket.socket, peer: tuple[str, int], *, is_plain: bool) -> bool:
+    def _admit(self, tcp: socket.socket, peer: tuple[str, int], *, is_plain: bool = False) -> bool:
         """Begin the handshake of a client, unless a limit is reached; return whether it began."""
         quic, config, counters = self._quic, self._config, self.counters
         now = quic.driver.clock()
@@ -310,9 +309,9 @@ class WebListener:
             return False
         limits = quic.limits
         prefixes = limits.prefixes(peer[0])
-        most = config.max_connections + max(1, config.max_connections // 20)
+        taken = self._count() + len(quic.connections)
         if (
-            self._count() + len(quic.connections) >= most
+            taken >= config.max_connections + max(1, config.max_connections // 20)
             or len(self._half_open) >= config.web.max_handshakes
             or self._is_shedding_handshakes(peer[0])
             or (prefixes is not None and not limits.admits(prefixes, now))
@@ -340,40 +339,31 @@ class WebListener:
             limits.begin(prefixes)
             self._prefixes[connection] = prefixes
         self._half_open.add(connection)
+        if taken >= config.max_connections:
+            self._refused.add(connection)
         self._gauge()
         task = asyncio.get_running_loop().create_task(
-            self._shake_hands(tcp, connection, is_plain=is_plain)
+            self._begin(tcp, connection, is_plain=is_plain)
         )
-        self._shaking.add(task)
-        task.add_done_callback(functools.partial(self._hands_shaken, tcp, connection))
+        self._beginning.add(task)
+        task.add_done_callback(functools.partial(self._begun, tcp, connection))
         return True
 
-    async def _shake_hands(
+    async def _begin(
         self, tcp: socket.socket, connection: WebConnection, *, is_plain: bool
     ) -> None:
-        """Bring TLS up; the connection goes on by itself from then on."""
-        loop = asyncio.get_running_loop()
+        """Hand the socket to the loop; the connection goes on by itself, under its deadline."""
+        protocol = connection if is_plain else TlsTransport(self._current_context(), connection)
         try:
-            if is_plain:
-                await loop.connect_accepted_socket(lambda: PlainTcp(connection), tcp)
-                return
-            await loop.connect_accepted_socket(
-                lambda: connection,
-                tcp,
-                ssl=self._current_context(),
-                ssl_handshake_timeout=self._config.web.handshake_timeout,
-                ssl_shutdown_timeout=CLOSE_LINGER_S,
-            )
-        except ConnectionAbortedError:
-            self.counters.handshakes_timed_out += 1
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, tcp)
         except OSError:
             self.counters.handshakes_failed += 1
 
-    def _hands_shaken(
+    def _begun(
         self, tcp: socket.socket, connection: WebConnection, task: asyncio.Task[None]
     ) -> None:
-        """Forget a client whose TLS did not come up, also where the task never ran."""
-        self._shaking.discard(task)
+        """Forget a client whose socket the loop did not take, also where the task never ran."""
+        self._beginning.discard(task)
         if not connection.is_made:
             tcp.close()
             self.connection_ended(connection)
@@ -385,7 +375,7 @@ class WebListener:
         if tls is not self._tls:
             self._tls = tls
             try:
-                self._context = _context(tls)
+                self._context = tls_context(tls)
             except ConfigError as error:
                 logger.warning("certificate_kept", extra=keys(why=error))
         return self._context
@@ -410,11 +400,11 @@ class WebListener:
             return 404, "there is nothing here"
         if not origins or "*" in self._origins:
             return None
-        origin = origins[0].lower()
+        origin = plain_origin(origins[0])
         is_let_in = origin in self._origins or origin in self.page_origins
         if not is_let_in and (self.pages is not None or not self._origins):
             # Of https alone: nobody but an attacker on the way serves plain HTTP at this port.
-            is_let_in = [origin] == [f"https://{host.lower()}" for host in hosts]
+            is_let_in = [origin] == [plain_origin(f"https://{host}") for host in hosts]
         if len(origins) > 1 or not is_let_in:
             self.counters.origins_refused += 1
             return 403, "pages of this origin are not let in"
@@ -430,10 +420,11 @@ class WebListener:
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
         """Return the factory of the handler, or refuse the connection."""
         self._leave_handshake(connection)
-        others = self._count() + len(self._quic.connections)
         self.connections.add(connection)
         self._gauge()
-        if self._is_accepting and others < self._config.max_connections:
+        is_refused = connection in self._refused
+        self._refused.discard(connection)
+        if self._is_accepting and not is_refused:
             self.counters.accepted += 1
             return self._handler_factory
         self.counters.connections_refused += 1
@@ -459,6 +450,7 @@ class WebListener:
     def connection_ended(self, connection: WebConnection) -> None:
         """Take connection out of everything."""
         self._leave_handshake(connection)
+        self._refused.discard(connection)
         self.connections.discard(connection)
         prefixes = self._prefixes.pop(connection, None)
         if prefixes is not None:
@@ -469,6 +461,18 @@ class WebListener:
         """Keep track of the connection's task."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def plain_origin(origin: str) -> str:
+    """Return an origin as browsers write it: in lower case, without the port that is the default.
+
+    What is no origin comes back as it is, in lower case.
+    """
+    origin = origin.lower()
+    for scheme, port in (("https://", ":443"), ("http://", ":80")):
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin
 
 
 async def _listen_on(host: str, port: int) -> list[socket.socket]:
@@ -504,27 +508,3 @@ def _listen(family: socket.AddressFamily, address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _context(tls: ServerTls) -> ssl.SSLContext:
-    """Return the TLS context of a certificate.
-
-    Raises:
-        ConfigError: OpenSSL cannot use it.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    # OpenSSL's Python module reads files only.
-    descriptor, name = tempfile.mkstemp()
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(tls.cert_pem + tls.key_pem)
-        context.load_cert_chain(name)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"TLS cannot use the certificate: {error.reason}", field="transport.cert"
-        ) from None
-    finally:
-        os.unlink(name)
-    return context
