@@ -11,7 +11,8 @@ pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 NOTIFIES = """async () => {
   const rounds = [];
   for (let round = 0; round < 20; round++) {
-    const { serverSeq } = await client.request("notify_demo", "", { params: { before: "2", after: "2" } });
+    const params = { before: "2", after: "2" };
+    const { serverSeq } = await client.request("notify_demo", "", { params });
     rounds.push(serverSeq);
   }
   return rounds;

@@ -85,3 +85,21 @@ async def test_websocket_where_udp_is_blocked(
             if times[-1] <= LIMIT_MS:
                 break
     assert min(times) <= LIMIT_MS, times
+
+
+async def test_a_page_that_is_left_and_shown_again(
+    gateway: Gateway, open_tab: Open, way: Way
+) -> None:
+    openid = f"left-{way}"
+    async with open_tab(gateway.web, way, openid=openid, storage=False) as tab:
+        await tab.connected()
+        session = await tab.get("client.sessionId")
+        await gateway.push(openid, range(10))
+        await tab.has_numbers(range(10))
+        await tab.page.goto("about:blank")
+        await gateway.push(openid, range(10, 20))
+        await tab.page.go_back(wait_until="commit")
+        await tab.has_numbers(range(20))
+        print(await tab.get("[client.connects, told('states'), told('shown')]"))
+        assert await tab.get("client.sessionId") == session
+        assert await tab.get("told('shown')") == [False, True]

@@ -111,6 +111,8 @@ export class HeartbeatPacer {
 
   /** Record a heartbeat sent now. */
   sent(msgId: number, now: number): void {
+    // A beat that comes late, as in a hidden tab, gets its time too.
+    if (!this.#isUnanswered) this.#heardAt = Math.max(this.#heardAt, now - this.interval);
     this.#sentAt = now;
     this.dueAt = now + this.interval;
     this.#isUnanswered = true;
