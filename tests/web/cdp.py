@@ -123,9 +123,11 @@ async def throttling_chromium(program: str, profile: Path, *args: str) -> AsyncI
         async with connect(found[0].decode(), max_size=None) as socket:
             chromium = Chromium(socket)
             reading = asyncio.create_task(chromium.read())
-            yield chromium
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            try:
+                yield chromium
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
         process.terminate()
         await rest
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 HIDDEN_S = 60
 TICK = "void (window.ticks = 0, function tick() { ticks++; setTimeout(tick, 100); }())"
 NUMBERS = "told('notifies').map(([, text]) => Number(text))"
-STATE = "JSON.stringify([client.state, client.connects, told('lost'), told('sessionLost')])"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: make browser installs it")
@@ -35,9 +33,10 @@ async def test_a_minute_in_the_background(
         hidden: list[BareTab] = []
         frozen: list[BareTab] = []
         for way in WAYS:
-            # Heartbeats each 2 s. The gateway ends a connection that is silent for 6 s.
+            # Heartbeats each 2 s. Of who is silent for 6 s the gateway ends the connection, and 5 s
+            # later the session.
             gateway = await stack.enter_async_context(
-                serve(way.backend, "transport.idle_timeout=8s")
+                serve(way.backend, "transport.idle_timeout=8s", "session.resume_window=5s")
             )
             gateways.append(gateway)
             for tabs in (hidden, frozen):
@@ -57,20 +56,22 @@ async def test_a_minute_in_the_background(
             await asyncio.sleep(1.0)
         for tab in hidden:
             assert await tab.get(NUMBERS) == list(range(HIDDEN_S))
+            assert await tab.get("client.connects.total") == 1
         for tab in frozen:
             assert await tab.get("ticks") < HIDDEN_S / 6, "the page did not stand still"
+            # Chromium ends a WebSocket when the page runs again, and not before.
             await tab.thaw()
             await tab.until(f"told('notifies').length >= {HIDDEN_S}")
             assert await tab.get(NUMBERS) == list(range(HIDDEN_S))
+            assert await tab.get("client.connects.total") <= 2
         for tab in hidden + frozen:
             assert await tab.get("[ticks < 300, document.visibilityState]") == [True, "hidden"]
-            assert json.loads(await tab.get(STATE)) == [
-                "connected",
-                {"total": 1, "resumed": 0},
-                [],
-                [],
-            ]
             # One that is cut in the background comes back there.
             await tab.get("client.drop()")
             assert await tab.get("ask(0, 3)") == ["0", "1", "2"]
-            assert await tab.get("client.connects.resumed") == 1
+            assert await tab.get("client.connects.resumed >= 1")
+            assert await tab.get("[client.state, told('lost'), told('sessionLost')]") == [
+                "connected",
+                [],
+                [],
+            ]

@@ -97,8 +97,9 @@ export class HeartbeatPacer {
     return Math.min(this.dueAt, since + Math.max(2 * usualMs, WAITING_MS));
   }
 
-  /** Make a heartbeat due now, and a sign of life soon. */
+  /** Make a heartbeat due now, and a sign of life soon; what came meanwhile may not be read yet. */
   probe(now: number): void {
+    this.#isUnanswered = false;
     this.dueAt = now;
     this.#probeAt = Math.min(this.#probeAt, now + PROBE_MS);
   }
