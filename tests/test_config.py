@@ -312,6 +312,8 @@ def test_little_needs_a_restart() -> None:
         "transport.batch_io",
         "transport.secret",
         "transport.web.bind",
+        "transport.web.websocket",
+        "transport.web.webtransport",
         "session.max_message_bytes",
         "push.bind",
         "push.insecure",

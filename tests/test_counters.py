@@ -66,7 +66,7 @@ GAUGES = {
         "connections", "handshakes", "drained", "tasks", "timers", "send_backlog",
         "receive_buffer_bytes", "send_buffer_bytes",
     },
-    "web": {"connections", "handshakes"},
+    "web": {"connections", "handshakes", "webtransport_sessions"},
     "auth": {"keys"},
     "session": {
         "sessions", "inited", "suspended", "queued_bytes", "tombstones", "event_subscribers",

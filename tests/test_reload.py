@@ -120,8 +120,8 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "transport.retry_initials": lambda g: g.listener._admission._switch._max_initials,
     "transport.handshake_timeout": lambda g: g.listener._config.handshake_timeout,
     "transport.idle_timeout": lambda g: (
-        g.listener._server.args[0].idle_timeout
-        if g.listener._server.args[0].idle_timeout == g.listener._config.idle_timeout
+        g.listener._door.server.args[0].idle_timeout
+        if g.listener._door.server.args[0].idle_timeout == g.listener._config.idle_timeout
         else None
     ),
     "auth.mode": lambda g: (

@@ -66,14 +66,19 @@ def _is_loopback(url: str) -> bool:
 
 
 class WebConfig(Section, frozen=True, kw_only=True):
-    """The ways in for browsers, and for networks that drop UDP: WebSocket over TLS. Certificate,
-    time-outs and the limits of connections and of networks are those of `transport`."""
+    """The ways in for browsers, and for networks that drop UDP: WebTransport, and WebSocket over
+    TLS. Certificate, time-outs and the limits of connections and of networks are those of
+    `transport`."""
 
-    restart = frozenset({"bind"})
+    restart = frozenset({"bind", "websocket", "webtransport"})
 
     bind: str = ""
-    """TCP address to listen on, HOST:PORT, port 0 for any free one; empty for none. Usual is
-    0.0.0.0:8443."""
+    """Address to listen on, TCP and UDP of the same port, HOST:PORT, port 0 for any free one; empty
+    for none. Usual is 0.0.0.0:8443."""
+    websocket: bool = True
+    """WebSocket over TLS, on TCP."""
+    webtransport: bool = True
+    """WebTransport over HTTP/3, on UDP."""
     path: str = "/gatesvr"
     """The path of the URL that clients open."""
     origins: list[str] = msgspec.field(default_factory=list)
@@ -89,6 +94,8 @@ class WebConfig(Section, frozen=True, kw_only=True):
     def check(self) -> None:
         if self.bind:
             check_bind(self, "bind", self.bind)
+            if not (self.websocket or self.webtransport):
+                raise self.refusal("bind", "there is no way in: websocket and webtransport are off")
         if not self.path.startswith("/") or "?" in self.path or not self.path.isascii():
             raise self.refusal("path", f"{shown(self.path)} is no path: it begins with /")
         for i, origin in enumerate(self.origins):

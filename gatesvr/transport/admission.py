@@ -258,8 +258,9 @@ class Admission:
             if self._switch.is_on:
                 return True
         # Before the address is proved, qh3 may send three times the size of the packet, where the
-        # RFC says of the datagram. With the padding outside of the packet, that is too little.
-        return self._needs_retry and initial.end < len(data)
+        # RFC says of the datagram. With the padding outside of the packet, that is too little. And
+        # a client whose id has no bytes has to come to an id of ours, which a Retry gives it.
+        return self._needs_retry and (initial.end < len(data) or not initial.source_id)
 
     def begin(self, connection: Connection, client: Admitted) -> None:
         """Count the connection of an admitted client."""

@@ -553,11 +553,15 @@ class Connection:
             if self._state == _OPEN:
                 self._handle_timers(now)
             elif self._state == _HANDSHAKE and now >= self._deadline:
-                self._counters.handshakes_timed_out += 1
-                self._end(Disconnect("handshake", 0, "time-out"))
+                self._time_out(now)
         except BaseException as error:
             self.fail(error)
         self._driver.mark_dirty(self)
+
+    def _time_out(self, now: float) -> None:
+        """End a connection whose handshake takes too long."""
+        self._counters.handshakes_timed_out += 1
+        self._end(Disconnect("handshake", 0, "time-out"))
 
     def _handle_timers(self, now: float) -> None:
         stream = self.stream

@@ -10,6 +10,7 @@ wait in line: each turn of the loop begins handshakes for a quarter of its time.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections import deque
@@ -25,22 +26,22 @@ from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram, resolve
 from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
-from .counters import TransportCounters
+from .counters import EndpointCounters, TransportCounters
 from .paths import Paths
 from .prefixes import PrefixLimits
 from .quic.choose import pick_backend
 from .quic.initial import parse_initial
-from .quic.interface import CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
+from .quic.interface import ALPN, CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
 from .routes import Draining, Routes, Waiting
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
-from .udp.endpoint import Endpoint, EndpointGroup
+from .udp.endpoint import Endpoint, EndpointGroup, add_up
 from .udp.sockets import is_wildcard, open_sockets
 
-__all__ = ["ConnectionListener"]
+__all__ = ["ConnectionListener", "Door"]
 
 logger = logging.getLogger("gatesvr.transport")
 
@@ -58,8 +59,43 @@ MAX_HANDSHAKES_S = 0.01
 _SHORT_HEADER_BYTES = 1 + CONNECTION_ID_LENGTH
 
 
+class Door:
+    """A UDP address, and what becomes of the clients that come in there.
+
+    Args:
+        alpn: The protocol that they speak.
+        make: Makes their connections; Connection's arguments.
+
+    Attributes:
+        alpn: The protocol.
+        make: Makes connections.
+        server: Makes their QUIC, with the certificate of now.
+        endpoint: The socket; None until the door is open.
+        counters: The socket's.
+    """
+
+    __slots__ = ("alpn", "counters", "endpoint", "make", "server")
+
+    def __init__(self, alpn: str, make: Callable[..., Connection]) -> None:
+        self.alpn = alpn
+        self.make = make
+        self.server: ServerFactory
+        self.endpoint: Endpoint | EndpointGroup | None = None
+        self.counters = EndpointCounters()
+
+    def count_apart(self) -> None:
+        """Go on counting in counters of its own."""
+        assert self.endpoint is not None
+        mine = EndpointCounters()
+        add_up(mine, [self.counters])
+        self.counters = self.endpoint.counters = mine
+
+
 class ConnectionListener:
     """Listens on UDP for QUIC connections.
+
+    Its own door is that of PROTOCOL 1.1. Others have an address and a protocol of their own, and
+    share all else: routes, admission, limits and counters.
 
     Args:
         config: Address, backend, certificate, limits.
@@ -96,7 +132,10 @@ class ConnectionListener:
         self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
-        self._server: ServerFactory = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._door = Door(ALPN, Connection)
+        self._door.server = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._door.counters = self._counters
+        self._doors = [self._door]
         self._secret = read_secret(config.secret) if config.secret else b""
         self._resets: StatelessResets | None = None
         self._admission = Admission(
@@ -114,7 +153,6 @@ class ConnectionListener:
         self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
         self._tasks: set[asyncio.Task[None]] = set()
         self._driver: Driver | None = None
-        self._endpoint: Endpoint | EndpointGroup | None = None
         self._is_stopped = False
         self._count_silence: Callable[[float], None] = lambda seconds: None
 
@@ -147,18 +185,21 @@ class ConnectionListener:
 
     @property
     def counters(self) -> TransportCounters:
-        """The counters of the socket and of all connections."""
-        if isinstance(self._endpoint, EndpointGroup):
-            self._endpoint.count()
+        """The counters of the sockets and of all connections."""
+        for door in self._doors:
+            if isinstance(door.endpoint, EndpointGroup):
+                door.endpoint.count()
+        if len(self._doors) > 1:
+            add_up(self._counters, [door.counters for door in self._doors])
         self._counters.timers = 0 if self._driver is None else len(self._driver.timers)
         return self._counters
 
     @property
     def address(self) -> tuple[str, int]:
         """The address listened on, with the real port; the first one where there are several."""
-        if self._endpoint is None:
+        if self._door.endpoint is None:
             raise RuntimeError("the listener was not started")
-        host, port = self._endpoint.address[:2]
+        host, port = self._door.endpoint.address[:2]
         return host, port
 
     def prepare(self, config: TransportConfig) -> Callable[[], None]:
@@ -174,13 +215,13 @@ class ConnectionListener:
         tls = self.tls
         if config.cert or self._config.cert:
             tls = load_server_tls(config.cert, config.key)
-        server = self._backend.server(tls, config.idle_timeout, self._token_of)
+        servers = self._servers(tls, config)
 
         def commit() -> None:
             self._config = config
             self._admission.apply(config)
             self._files = files
-            self._show(tls, server)
+            self._show(tls, servers)
 
         return commit
 
@@ -195,20 +236,29 @@ class ConnectionListener:
         config = self._config
         try:
             tls = load_server_tls(config.cert, config.key)
-            server = self._backend.server(tls, config.idle_timeout, self._token_of)
+            servers = self._servers(tls, config)
         except Exception as error:
             # Whatever the files hold, the sweep that calls this goes on.
             self._counters.certificates_kept += 1
             logger.warning("certificate_kept", extra=keys(why=error))
         else:
-            self._show(tls, server)
+            self._show(tls, servers)
 
-    def _show(self, tls: ServerTls, server: ServerFactory) -> None:
-        """Use a certificate, and a factory with it, for new connections."""
+    def _servers(self, tls: ServerTls, config: TransportConfig) -> list[ServerFactory]:
+        """Return a factory for each door."""
+        return [
+            self._backend.server(tls, config.idle_timeout, self._token_of, door.alpn)
+            for door in self._doors
+        ]
+
+    def _show(self, tls: ServerTls, servers: list[ServerFactory]) -> None:
+        """Use a certificate, and the factories with it, for new connections."""
         if tls != self.tls:
             self._counters.certificates_renewed += 1
             logger.info("certificate_renewed", extra=keys(cert=tls.path))
-        self.tls, self._server = tls, server
+        self.tls = tls
+        for door, server in zip(self._doors, servers, strict=True):
+            door.server = server
 
     async def start(self) -> None:
         """Begin to listen.
@@ -220,33 +270,23 @@ class ConnectionListener:
         if self._driver is not None:
             raise RuntimeError("the listener was started before")
         config = self._config
-        host, port = parse_address(config.bind)
-        try:
-            socks = open_sockets(
-                # An empty host is every address, as in config.
-                await resolve(host or "0.0.0.0", port),  # noqa: S104
-                receive_buffer=config.receive_buffer,
-                send_buffer=config.send_buffer,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on UDP {config.bind}: {error.strerror or error}",
-                field="transport.bind",
-            ) from None
+        socks = await self._open_sockets(config.bind, "transport.bind")
         driver = Driver(asyncio.get_running_loop(), self._clock)
         if self._stages is not None:
             driver.requests = self._stages.requests
         try:
-            self._endpoint = self._make_endpoint(driver, socks)
+            self._door.endpoint = endpoint = self._make_endpoint(
+                driver, socks, self._datagrams_received, self._door.counters
+            )
             if self._secret:
                 key = shared_reset_key(self._secret)
             else:
-                key = reset_key(self.tls.key_pem, socket.gethostname(), self._endpoint.address)
+                key = reset_key(self.tls.key_pem, socket.gethostname(), endpoint.address)
             self._resets = StatelessResets(key, self._counters)
         except BaseException:
-            if self._endpoint is not None:
-                self._endpoint.close()
-                self._endpoint = None
+            if self._door.endpoint is not None:
+                self._door.endpoint.close()
+                self._door.endpoint = None
             for sock in socks:
                 sock.close()
             driver.close()
@@ -254,11 +294,50 @@ class ConnectionListener:
         self._driver = driver
         self._admission.is_accepting = True
 
+    async def open(self, door: Door, bind: str, field: str) -> Address:
+        """Open another door, after start(), until stop(); return its address.
+
+        Args:
+            door: The door.
+            bind: Its address.
+            field: The setting that names the address.
+
+        Raises:
+            ConfigError: The address cannot be used.
+        """
+        config = self._config
+        door.server = self._backend.server(self.tls, config.idle_timeout, self._token_of, door.alpn)
+        socks = await self._open_sockets(bind, field)
+        receive = functools.partial(self._datagrams_received, door=door)
+        door.endpoint = self._make_endpoint(self.driver, socks, receive, door.counters)
+        if len(self._doors) == 1:
+            self._door.count_apart()
+        self._doors.append(door)
+        return door.endpoint.address
+
+    async def _open_sockets(self, bind: str, field: str) -> list[socket.socket]:
+        config = self._config
+        host, port = parse_address(bind)
+        try:
+            return open_sockets(
+                # An empty host is every address, as in config.
+                await resolve(host or "0.0.0.0", port),  # noqa: S104
+                receive_buffer=config.receive_buffer,
+                send_buffer=config.send_buffer,
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on UDP {bind}: {error.strerror or error}", field=field
+            ) from None
+
     def _make_endpoint(
-        self, driver: Driver, socks: list[socket.socket]
+        self,
+        driver: Driver,
+        socks: list[socket.socket],
+        receive: Callable[[list[Datagram], float], None],
+        counters: EndpointCounters,
     ) -> Endpoint | EndpointGroup:
         is_batched = self._config.batch_io
-        receive, counters = self._datagrams_received, self._counters
         if len(socks) == 1:
             return Endpoint(
                 driver,
@@ -286,7 +365,7 @@ class ConnectionListener:
             assert self._driver is not None
             refusal = self._admission.refuse(initial, self._driver.clock())
             if refusal is not None:
-                self._send(refusal, address)
+                _send(refusal, address, waiting.door)
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -301,7 +380,7 @@ class ConnectionListener:
 
         Connections that were closed before with a last push get that time too.
         """
-        if self._driver is None or self._endpoint is None or self._is_stopped:
+        if self._driver is None or self._door.endpoint is None or self._is_stopped:
             return
         self._is_stopped = True
         self.stop_accepting()
@@ -316,13 +395,17 @@ class ConnectionListener:
             connection.discard("shutdown")
         self._routes.end_draining()
         self._driver.close()
-        self._endpoint.close()
+        for door in self._doors:
+            assert door.endpoint is not None
+            door.endpoint.close()
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
 
     # Datagrams.
 
-    def _datagrams_received(self, batch: list[Datagram], now: float) -> None:
+    def _datagrams_received(
+        self, batch: list[Datagram], now: float, door: Door | None = None
+    ) -> None:
         routes = self._routes.by_id
         touched: dict[Connection, None] = {}
         for data, address in batch:
@@ -337,21 +420,21 @@ class ConnectionListener:
                 target.receive(data, address, now)
                 touched[target] = None
             elif target is None:
-                self._handle_unknown(data, address, now)
+                self._handle_unknown(data, address, now, door or self._door)
             elif isinstance(target, Waiting):
                 target.add(data, address)
             else:
-                self._handle_late(target, address)
+                self._handle_late(target, address, door or self._door)
         for connection in touched:
             connection.process(now)
 
-    def _handle_late(self, draining: Draining, address: Address) -> None:
+    def _handle_late(self, draining: Draining, address: Address, door: Door) -> None:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
         self._counters.datagrams_after_close += 1
         if draining.answers():
-            self._send(draining.farewell, address)
+            _send(draining.farewell, address, door)
 
-    def _handle_unknown(self, data: bytes, address: Address, now: float) -> None:
+    def _handle_unknown(self, data: bytes, address: Address, now: float, door: Door) -> None:
         """Answer, or put a new client in line; a failure costs this datagram only."""
         try:
             if data[0] & 0x80:
@@ -365,12 +448,12 @@ class ConnectionListener:
             self._handle_error(error, address, now)
             return
         if isinstance(found, Admitted):
-            waiting = Waiting(found, data, address, now + self._config.handshake_timeout)
+            waiting = Waiting(found, data, address, now + self._config.handshake_timeout, door)
             self._routes.by_id[found.first_id] = waiting
             self._waiting.append(waiting)
             self._begin_soon(now)
         elif found:
-            self._send(found, address)
+            _send(found, address, door)
 
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
@@ -420,7 +503,7 @@ class ConnectionListener:
             return
         client = waiting.client
         try:
-            quic = self._server(client.original_id, client.retry_id)
+            quic = waiting.door.server(client.original_id, client.retry_id)
         except Exception as error:
             self._abandon(waiting)
             self._handle_error(error, waiting.datagrams[0][1], now)
@@ -436,11 +519,10 @@ class ConnectionListener:
         self._routes.by_id.pop(waiting.client.first_id, None)
 
     def _accept(self, quic: QuicTransport, client: Admitted, waiting: Waiting) -> Connection:
-        assert self._driver is not None
-        assert self._endpoint is not None
-        connection = Connection(
+        door = waiting.door
+        connection = door.make(
             quic,
-            self._endpoint,
+            door.endpoint,
             self._driver,
             self,
             self._config,
@@ -457,10 +539,6 @@ class ConnectionListener:
     def _token_of(self, connection_id: bytes) -> bytes:
         assert self._resets is not None
         return self._resets.token(connection_id)
-
-    def _send(self, data: bytes, address: Address) -> None:
-        assert self._endpoint is not None
-        self._endpoint.send([(data, address)])
 
     def _stalled(self, seconds: float) -> None:
         self._counters.stalls += 1
@@ -516,3 +594,8 @@ class ConnectionListener:
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._counters.tasks = len(self._tasks)
+
+
+def _send(data: bytes, address: Address, door: Door) -> None:
+    assert door.endpoint is not None
+    door.endpoint.send([(data, address)])

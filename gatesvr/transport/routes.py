@@ -16,6 +16,7 @@ from .udp.driver import Driver, Timer
 
 if TYPE_CHECKING:
     from .admission import Admitted
+    from .listener import Door
 
 __all__ = ["Draining", "Routes", "Waiting"]
 
@@ -35,14 +36,18 @@ class Waiting:
         client: The client.
         datagrams: What it has sent.
         deadline: Loop time at which it is dropped.
+        door: Where it came in.
     """
 
-    __slots__ = ("client", "datagrams", "deadline")
+    __slots__ = ("client", "datagrams", "deadline", "door")
 
-    def __init__(self, client: Admitted, data: bytes, address: Address, deadline: float) -> None:
+    def __init__(
+        self, client: Admitted, data: bytes, address: Address, deadline: float, door: Door
+    ) -> None:
         self.client = client
         self.datagrams: list[Datagram] = [(data, address)]
         self.deadline = deadline
+        self.door = door
 
     def add(self, data: bytes, address: Address) -> None:
         """Keep another datagram, unless there are MAX_FIRST_DATAGRAMS: QUIC sends it again."""

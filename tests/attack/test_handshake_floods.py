@@ -96,7 +96,7 @@ async def test_each_turn_begins_few_handshakes(monkeypatch: pytest.MonkeyPatch) 
         listener = gateway.listener
         batch = [(data, PEER) for _ in range(4) for data in hello("aioquic")]
         listener._datagrams_received(batch, listener._driver.clock())
-        listener._endpoint.send = lambda datagrams: None
+        listener._door.endpoint.send = lambda datagrams: None
         found = []
         for _ in range(4):
             listener._begin_waiting()

@@ -56,6 +56,6 @@ async def test_a_flood_at_once_is_cut(backend: str) -> None:
         assert counters.resets_sent <= MAX_RESET_BURST + MAX_RESETS_PER_S
         assert counters.resets_sent + counters.resets_limited == FLOOD
         assert counters.resets_limited >= FLOOD - MAX_RESET_BURST - MAX_RESETS_PER_S
-        assert listener._endpoint is not None
-        answers = sum(len(data) for data, _ in listener._endpoint._out)
+        assert listener._door.endpoint is not None
+        answers = sum(len(data) for data, _ in listener._door.endpoint._out)
         assert answers * 25 < FLOOD * 1200

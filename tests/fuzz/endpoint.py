@@ -124,7 +124,7 @@ class World:
         self.listener = ConnectionListener(config, Echo)
         listener: Any = self.listener
         listener._driver = self._driver
-        listener._endpoint = self
+        listener._door.endpoint = self
         listener._resets = StatelessResets(bytes(32), listener._counters)
         listener._admission.is_accepting = True
         self._sent: list[tuple[bytes, Any]] = []

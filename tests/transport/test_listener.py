@@ -484,7 +484,7 @@ async def test_an_exception_while_a_client_is_admitted(
         def fail(*_: object) -> None:
             raise AssertionError("a bug of the library's")
 
-        monkeypatch.setattr(gateway.listener, "_server", fail)
+        monkeypatch.setattr(gateway.listener._door, "server", fail)
         with Stranger(gateway) as stranger:
             stranger.send(initial())
             await gateway.until(lambda: gateway.listener.counters.connection_errors == 1)

@@ -212,7 +212,7 @@ def test_the_key_is_of_one_gateway_and_survives_it() -> None:
 
 async def die(gateway: Server) -> None:
     """End a listener without a word to its clients."""
-    endpoint = gateway.listener._endpoint
+    endpoint = gateway.listener._door.endpoint
     assert endpoint is not None
     endpoint.close()
     await gateway.listener.stop()
@@ -320,7 +320,9 @@ async def test_what_a_listener_answers(backend: str) -> None:
 async def test_two_listeners_that_answer_each_other_come_to_an_end(backend: str) -> None:
     async with serving(backend) as one, serving(backend) as two:
         counters = [gateway.listener.counters for gateway in (one, two)]
-        two.listener._send(short(1200), one.listener.address)
+        endpoint = two.listener._door.endpoint
+        assert endpoint is not None
+        endpoint.send([(short(1200), one.listener.address)])
         # The answers are 43, 42 ... 21 bytes long; the last one is not answered.
         answers = MAX_RESET_BYTES - MIN_RESET_BYTES + 1
         await one.until(lambda: sum(c.datagrams_unknown for c in counters) == answers + 1)

@@ -66,10 +66,12 @@ async def test_a_dead_server_is_noticed(batch_io: bool) -> None:
     config = TransportConfig(batch_io=batch_io)
     async with serving("aioquic") as gateway:
         handler, connection = await gateway.connect("aioquic", config=config)
-        assert gateway.listener._endpoint is not None
-        gateway.listener._endpoint._driver.loop.remove_reader(gateway.listener._endpoint._sock)
-        gateway.listener._endpoint._sock.close()  # without a word
-        gateway.listener._endpoint._is_closed = True
+        assert gateway.listener._door.endpoint is not None
+        gateway.listener._door.endpoint._driver.loop.remove_reader(
+            gateway.listener._door.endpoint._sock
+        )
+        gateway.listener._door.endpoint._sock.close()  # without a word
+        gateway.listener._door.endpoint._is_closed = True
         handler.send(b"anybody?")
         # The connection lives on: the server may come back before it is idle for too long.
         async with asyncio.timeout(DEADLINE_S):
@@ -133,7 +135,7 @@ async def _hear_after_a_refusal(told: str, batch_io: bool) -> None:
 
 async def test_which_kind_is_taken() -> None:
     async with serving("aioquic") as gateway:
-        endpoint = gateway.listener._endpoint
+        endpoint = gateway.listener._door.endpoint
         assert endpoint is not None
         assert isinstance(endpoint._io, BatchSocket) == HAS_BATCH
         plain = datagram_socket(endpoint._sock, is_batched=False)

@@ -37,6 +37,8 @@ from .interface import (
     RECEIVE_WINDOW,
     STREAM_ID,
     STREAM_REFUSED,
+    WEB_ALPN,
+    WEB_DATAGRAM_BYTES,
     Closed,
     ConnectionIdIssued,
     ConnectionIdRetired,
@@ -75,9 +77,11 @@ class AioquicBackend:
         if quic_logger.level == logging.NOTSET:
             quic_logger.setLevel(logging.ERROR)
 
-    def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
+    def server(
+        self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN
+    ) -> ServerFactory:
         """Return a factory of server connections."""
-        configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
+        configuration = _configuration(is_client=False, idle_timeout=idle_timeout, alpn=alpn)
         try:
             chain = aiotls.load_pem_x509_certificates(tls.cert_pem)
             configuration.private_key = aiotls.load_pem_private_key(tls.key_pem)
@@ -103,10 +107,11 @@ class AioquicBackend:
         return AioquicConnection(AioquicCore(configuration=configuration))
 
 
-def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration:
+def _configuration(*, is_client: bool, idle_timeout: float, alpn: str = ALPN) -> QuicConfiguration:
     return QuicConfiguration(
         is_client=is_client,
-        alpn_protocols=[ALPN],
+        alpn_protocols=[alpn],
+        max_datagram_frame_size=WEB_DATAGRAM_BYTES if alpn == WEB_ALPN else None,
         congestion_control_algorithm=CONGESTION_CONTROL,
         connection_id_length=CONNECTION_ID_LENGTH,
         idle_timeout=idle_timeout,
@@ -141,6 +146,7 @@ class AioquicConnection:
         "_is_reset",
         "_quic",
         "_space",
+        "_stream_id",
         "_unacked",
         "connection_id",
         "events",
@@ -155,6 +161,16 @@ class AioquicConnection:
         self._is_reset = False  # by a stateless reset
         self.connection_id: bytes = quic.host_cid
         self.events: deque[QuicEvent] = deque()
+        self._stream_id = STREAM_ID
+
+    @property
+    def stream_id(self) -> int:
+        """The stream that a Carrier's methods are about."""
+        return self._stream_id
+
+    @stream_id.setter
+    def stream_id(self, stream_id: int) -> None:
+        self._stream_id = self._quic.message_stream = stream_id
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake."""
@@ -268,7 +284,7 @@ class AioquicConnection:
         return self._unacked < 2 and len(space.ack_queue) < 2 and not self._has_stream_data()
 
     def _has_stream_data(self) -> bool:
-        stream = self._quic._streams.get(STREAM_ID)
+        stream = self._quic._streams.get(self._stream_id)
         return stream is not None and not stream.sender.buffer_is_empty
 
     def get_timer(self) -> float | None:
@@ -282,11 +298,11 @@ class AioquicConnection:
 
     def send_stream_data(self, data: bytes, *, end: bool = False) -> None:
         """Write to the stream."""
-        self._quic.send_stream_data(STREAM_ID, data, end)
+        self._quic.send_stream_data(self._stream_id, data, end)
 
     def unsent_bytes(self) -> int:
         """Return the stream's bytes never yet transmitted."""
-        stream = self._quic._streams.get(STREAM_ID)
+        stream = self._quic._streams.get(self._stream_id)
         if stream is None:
             return 0
         sender = stream.sender
@@ -297,28 +313,37 @@ class AioquicConnection:
 
     def is_stream_open(self) -> bool:
         """Return whether send_stream_data may be called."""
-        stream = self._quic._streams.get(STREAM_ID)
+        stream = self._quic._streams.get(self._stream_id)
         if stream is None:
-            return self._quic._is_client and not self._quic._stream_is_discarded(STREAM_ID)
+            return self._quic._is_client and not self._quic._stream_is_discarded(self._stream_id)
         sender = stream.sender
         return sender._buffer_fin is None and sender._reset_error_code is None
 
     def is_acknowledged(self) -> bool:
         """Return whether everything written was acknowledged."""
-        stream = self._quic._streams.get(STREAM_ID)
+        stream = self._quic._streams.get(self._stream_id)
         if stream is None or stream.sender.is_finished:
             return True
         sender = stream.sender
         return sender._buffer_fin is None and sender._buffer_start == sender._buffer_stop
 
-    def refuse_stream(self, stream_id: int) -> None:
+    def refuse_stream(self, stream_id: int, code: int = STREAM_REFUSED) -> None:
         """Refuse a stream of the peer's."""
         quic = self._quic
         if stream_id not in quic._streams:
             return  # it has ended already
-        quic.stop_stream(stream_id, STREAM_REFUSED)
+        quic.stop_stream(stream_id, code)
         if not stream_id & 2:
-            quic.reset_stream(stream_id, STREAM_REFUSED)
+            quic.reset_stream(stream_id, code)
+
+    def open_stream(self) -> int:
+        """Return the id of a new unidirectional stream."""
+        stream_id: int = self._quic.get_next_available_stream_id(is_unidirectional=True)
+        return stream_id
+
+    def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Write to any stream."""
+        self._quic.send_stream_data(stream_id, data, end)
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

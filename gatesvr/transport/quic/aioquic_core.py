@@ -231,7 +231,12 @@ class AioquicCore(QuicConnection):
     Args:
         token_of: Gives the stateless reset tokens of a server's connection ids; None for a client.
         arguments: aioquic's own.
+
+    Attributes:
+        message_stream: The one stream that may carry more than RECEIVE_WINDOW.
     """
+
+    message_stream = STREAM_ID
 
     def __init__(self, token_of: TokenOf | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -380,7 +385,7 @@ class AioquicCore(QuicConnection):
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
     ) -> None:
         """Raise MAX_STREAM_DATA as bytes of the one stream are delivered; see above."""
-        if stream.stream_id != STREAM_ID:
+        if stream.stream_id != self.message_stream:
             return
         receiver = stream.receiver
         delivered = receiver._buffer_start

@@ -121,9 +121,18 @@ def server_keys(destination_id: bytes) -> tuple[bytes, bytes, bytes]:
     return _keys(destination_id, _SERVER_IN)
 
 
+def client_keys(destination_id: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return key, IV and header protection key of a client's Initial packets (RFC 9001 5.2).
+
+    Args:
+        destination_id: That of the client's Initial.
+    """
+    return _keys(destination_id, _CLIENT_IN)
+
+
 def is_authentic(data: bytes, initial: Initial) -> bool:
     """Return whether a client made the Initial packet for its destination id."""
-    key, iv, hp = _keys(initial.destination_id, _CLIENT_IN)
+    key, iv, hp = client_keys(initial.destination_id)
     protection = HeaderProtection(b"aes-128-ecb", hp)
     packet = data[: initial.end]
     try:

@@ -42,6 +42,11 @@ __all__ = [
 ]
 
 ALPN = "gatesvr"
+WEB_ALPN = "h3"
+"""HTTP/3, which WebTransport runs over."""
+WEB_DATAGRAM_BYTES = 65_536
+"""Largest DATAGRAM frame that an HTTP/3 client is told it may send: browsers open no WebTransport
+session where there is none. What they send in one is dropped."""
 STREAM_ID = 0
 """The one stream that carries messages (PROTOCOL 1.2)."""
 STREAM_REFUSED = 4
@@ -154,10 +159,12 @@ QuicEvent: TypeAlias = (
 
 
 class QuicTransport(Protocol):
-    """One QUIC connection of either role, without I/O; the Carrier (stream.py) of its stream 0."""
+    """One QUIC connection of either role, without I/O; the Carrier (stream.py) of one stream."""
 
     connection_id: bytes
     """Our first connection id."""
+    stream_id: int
+    """The stream that a Carrier's methods are about: 0, until the owner sets another."""
     events: deque[QuicEvent]
     """Events not yet handled, the oldest first; empty it after receiving, sending and timers."""
 
@@ -205,8 +212,14 @@ class QuicTransport(Protocol):
     def is_acknowledged(self) -> bool:
         """Return whether the peer has acknowledged everything written to the stream."""
 
-    def refuse_stream(self, stream_id: int) -> None:
+    def refuse_stream(self, stream_id: int, code: int = STREAM_REFUSED) -> None:
         """Refuse a stream of the peer's (PROTOCOL 1.2)."""
+
+    def open_stream(self) -> int:
+        """Return the id of a new unidirectional stream (server, after the handshake)."""
+
+    def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Write to any stream (server, after the handshake); end adds FIN."""
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
@@ -250,13 +263,16 @@ class QuicBackend(Protocol):
     needs_retry: bool
     """Whether an Initial packet that ends before its datagram must be answered with Retry."""
 
-    def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
+    def server(
+        self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN
+    ) -> ServerFactory:
         """Return a factory of server connections.
 
         Args:
             tls: The certificate to show.
             idle_timeout: The idle time-out to offer, seconds.
             token_of: Gives the stateless reset token of each connection id.
+            alpn: The protocol that clients speak.
 
         Raises:
             ConfigError: The library cannot use the certificate.

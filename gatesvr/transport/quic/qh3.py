@@ -32,6 +32,8 @@ from .interface import (
     RECEIVE_WINDOW,
     STREAM_ID,
     STREAM_REFUSED,
+    WEB_ALPN,
+    WEB_DATAGRAM_BYTES,
     QuicTransport,
     ServerFactory,
     TokenOf,
@@ -94,9 +96,11 @@ class Qh3Backend:
     name: Literal["aioquic", "qh3"] = "qh3"
     needs_retry = True
 
-    def server(self, tls: ServerTls, idle_timeout: float, token_of: TokenOf) -> ServerFactory:
+    def server(
+        self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN
+    ) -> ServerFactory:
         """Return a factory of server connections."""
-        configuration = _configuration(is_client=False, idle_timeout=idle_timeout)
+        configuration = _configuration(is_client=False, idle_timeout=idle_timeout, alpn=alpn)
         try:
             configuration.load_cert_chain(tls.cert_pem, tls.key_pem)
         except (ValueError, TypeError, ssl.SSLError, CryptoError) as error:
@@ -116,10 +120,11 @@ class Qh3Backend:
         return Qh3Connection(Qh3Core(configuration=configuration))
 
 
-def _configuration(*, is_client: bool, idle_timeout: float) -> QuicConfiguration:
+def _configuration(*, is_client: bool, idle_timeout: float, alpn: str = ALPN) -> QuicConfiguration:
     return QuicConfiguration(
         is_client=is_client,
-        alpn_protocols=[ALPN],
+        alpn_protocols=[alpn],
+        max_datagram_frame_size=WEB_DATAGRAM_BYTES if alpn == WEB_ALPN else None,
         connection_id_length=CONNECTION_ID_LENGTH,
         idle_timeout=idle_timeout,
         max_data=RECEIVE_WINDOW,
@@ -167,6 +172,7 @@ class Qh3Connection:
         "connection_id",
         "events",
         "owes_nothing",
+        "stream_id",
     )
 
     def __init__(self, quic: Qh3Core) -> None:
@@ -190,6 +196,7 @@ class Qh3Connection:
         self.connection_id: bytes = quic.host_cid
         self.events = quic.found
         self.owes_nothing = False
+        self.stream_id = STREAM_ID
 
     def connect(self, address: Address, now: float) -> None:
         """Begin the handshake."""
@@ -344,38 +351,47 @@ class Qh3Connection:
         """Write to the stream."""
         self._is_written = self._is_complete
         if self._is_complete and not self._quic._is_client:
-            self._quic._core.send_stream(STREAM_ID, data, end)
+            self._quic._core.send_stream(self.stream_id, data, end)
         else:
-            self._quic.send_stream_data(STREAM_ID, data, end)
+            self._quic.send_stream_data(self.stream_id, data, end)
 
     def unsent_bytes(self) -> int:
         """Return the stream's bytes never yet transmitted."""
         if self._is_complete:
             if self._in_flight > MAX_UNACKNOWLEDGED:
                 return self._in_flight
-            unsent: int = self._quic._core.get_send_buffer_size(STREAM_ID)
+            unsent: int = self._quic._core.get_send_buffer_size(self.stream_id)
         else:
-            unsent = self._quic.get_send_buffer_size(STREAM_ID)
+            unsent = self._quic.get_send_buffer_size(self.stream_id)
         return unsent
 
     def is_stream_open(self) -> bool:
         """Return whether send_stream_data may be called."""
-        can: bool = self._quic._stream_can_send(STREAM_ID)
+        can: bool = self._quic._stream_can_send(self.stream_id)
         return can or (self._quic._is_client and not self._quic._created_local_stream_ids)
 
     def is_acknowledged(self) -> bool:
         """Return whether everything written was acknowledged."""
         return self.unsent_bytes() == 0 and self._quic._core.bytes_in_flight == 0
 
-    def refuse_stream(self, stream_id: int) -> None:
+    def refuse_stream(self, stream_id: int, code: int = STREAM_REFUSED) -> None:
         """Refuse a stream of the peer's."""
         core = self._quic._core
         try:
-            core.stop_sending(stream_id, STREAM_REFUSED)
+            core.stop_sending(stream_id, code)
             if not stream_id & 2:
-                core.reset_stream(stream_id, STREAM_REFUSED)
+                core.reset_stream(stream_id, code)
         except (ValueError, RuntimeError):
             return  # it has ended already, or the connection has
+
+    def open_stream(self) -> int:
+        """Return the id of a new unidirectional stream."""
+        stream_id: int = self._quic._core.open_stream(True)
+        return stream_id
+
+    def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Write to any stream."""
+        self._quic._core.send_stream(stream_id, data, end)
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

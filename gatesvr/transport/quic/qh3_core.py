@@ -21,7 +21,9 @@ from qh3.quic.connection import QuicConnection
 from qh3.quic.tls_bridge import QuicTlsBridgeError
 
 from ...protocol.link import Disconnect
+from ..addresses import Address
 from ..tls import check_purpose
+from .initial import client_keys, parse_ids, server_keys
 from .interface import (
     MAX_CRYPTO_BYTES,
     NO_CRYPTO,
@@ -69,6 +71,35 @@ class Qh3Core(QuicConnection):
         self.is_closing = False
         self.closed: Disconnect | None = None
         self.delivered = 0
+        self._is_nameless = False  # the client's connection id has no bytes
+        if self._retry_source_connection_id is not None:
+            self.host_cid = self._retry_source_connection_id
+
+    def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
+        """Take a datagram in; see of a client's first one whether its connection id has bytes."""
+        if self._core is None and not self._is_client:
+            ids = parse_ids(data)
+            self._is_nameless = ids is not None and not ids[1]
+        super().receive_datagram(data, addr, now)
+
+    def _create_core(self, remote_addr: Address, initial_dcid: bytes, now: float) -> None:
+        """Make the core.
+
+        It learns of no client's id that has no bytes, as browsers have them, and would send to
+        initial_dcid for ever. So it gets the right one from the start, with the keys that follow
+        from the other. Then it reads only what is sent to an id of its own: see Qh3Backend.
+        """
+        if not self._is_nameless:
+            super()._create_core(remote_addr, initial_dcid, now)
+            return
+        super()._create_core(remote_addr, b"", now)
+        for direction, keys in (
+            ("receive", client_keys(initial_dcid)),
+            ("send", server_keys(initial_dcid)),
+        ):
+            self._core.install_packet_key(
+                direction, int(qh3tls.Epoch.INITIAL), ("aes-128-gcm", "aes-128-ecb"), *keys, 0
+            )
 
     def _create_tls(self, remote_source_cid: bytes | None) -> Any:
         """Make the TLS half; in qh3's own method it sends a random token."""
@@ -78,6 +109,9 @@ class Qh3Core(QuicConnection):
             context._client_handle_certificate_verify = partial(
                 _check_certificate, context, context._client_handle_certificate_verify
             )
+        else:
+            # Browsers have ids of no bytes. qh3 learns only others, from the packet's header.
+            tls.remote_initial_source_connection_id = b""
         if self._token_of is not None:
             tls.stateless_reset_token = self._token_of(self.host_cid)
             tls.tls.handshake_extensions = [

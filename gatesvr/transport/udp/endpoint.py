@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from ...observe.log import keys
@@ -18,7 +18,7 @@ from ..counters import EndpointCounters
 from .driver import Driver
 from .sockets import datagram_socket
 
-__all__ = ["Endpoint", "EndpointGroup"]
+__all__ = ["Endpoint", "EndpointGroup", "add_up"]
 
 MAX_BACKLOG = 4096
 """Datagrams kept while the socket takes none; beyond it the newest are dropped (QUIC resends)."""
@@ -220,7 +220,7 @@ class EndpointGroup:
         *,
         is_batched: bool = True,
     ) -> None:
-        self._counters = counters
+        self.counters = counters
         self._endpoints: list[Endpoint] = []
         self._by_local: dict[bytes, Endpoint] = {}
         self._by_length: dict[int, Endpoint] = {}  # by family, where the system tells no local one
@@ -256,11 +256,15 @@ class EndpointGroup:
 
     def count(self) -> None:
         """Bring the counters up to date."""
-        for field in fields(EndpointCounters):
-            total = sum(getattr(endpoint.counters, field.name) for endpoint in self._endpoints)
-            setattr(self._counters, field.name, total)
+        add_up(self.counters, [endpoint.counters for endpoint in self._endpoints])
 
     def close(self) -> None:
         """Close them all."""
         for endpoint in self._endpoints:
             endpoint.close()
+
+
+def add_up(total: EndpointCounters, parts: Sequence[EndpointCounters]) -> None:
+    """Set each of a socket's counters in total to the sum of those in parts."""
+    for field in fields(EndpointCounters):
+        setattr(total, field.name, sum(getattr(part, field.name) for part in parts))

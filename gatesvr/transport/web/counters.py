@@ -1,4 +1,4 @@
-"""The counters of the WebSocket listener and of its connections.
+"""The counters of the web listener, and of the connections of browsers.
 
 Facts that connections of all kinds share, such as who closed them, are in TransportCounters.
 """
@@ -14,7 +14,7 @@ __all__ = ["WebCounters"]
 
 @dataclass(slots=True)
 class WebCounters(Counters):
-    """Counters of WebSocket connections."""
+    """Counters of WebSocket connections and of WebTransport sessions."""
 
     connections: Gauge = 0
     """WebSocket connections that are open, or wait up to a second for the end of a close."""
@@ -22,6 +22,13 @@ class WebCounters(Counters):
     """TCP connections whose TLS handshake or HTTP request is not complete."""
     accepted: Counter = 0
     """WebSocket connections opened."""
+    webtransport_sessions: Gauge = 0
+    """WebTransport sessions; their connections are among those of the transport."""
+    webtransport_accepted: Counter = 0
+    """WebTransport sessions opened."""
+    http3_violations: Counter = 0
+    """Connections closed because HTTP/3, QPACK or WebTransport was broken, or a bound on their
+    frames was passed."""
     accepts_limited: Counter = 0
     """TCP connections reset because there were more than ``accept_rate`` in that second."""
     accepts_dropped: Counter = 0

@@ -1,6 +1,7 @@
-"""The WebListener: TCP sockets for the WebSocket connections of the gateway.
+"""The WebListener: the ways in for browsers, on TCP and UDP of the same port.
 
-It stands beside the ConnectionListener and shares with it the driver, the certificate, the limit of
+WebTransport is a door of the ConnectionListener, which has all of its connections. The rest of this
+file is WebSocket. It shares with the ConnectionListener the driver, the certificate, the limit of
 connections, those of networks, and the counters of ends. Admission goes from what costs nothing to
 what costs a handshake: the rate of accepted connections, the places, the network's limits, and then
 TLS and the HTTP request under one deadline. What is refused before TLS is reset.
@@ -20,16 +21,18 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ..._core.limits import TokenBucket
-from ...config import parse_address
+from ...config import join_address, parse_address
 from ...errors import CloseCode, ConfigError
 from ...observe.log import keys
 from ..addresses import plain_address, resolve, without_scope
 from ..connection import CLOSE_LINGER_S
-from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
+from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS, Door
+from ..quic.interface import WEB_ALPN
+from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from websockets.http11 import Request
 
@@ -56,7 +59,8 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: a close that resets
 
 
 class WebListener:
-    """Listens on TCP for WebSocket connections, where ``transport.web.bind`` says so.
+    """Listens for WebSocket connections and WebTransport sessions, where ``transport.web.bind``
+    says so.
 
     Args:
         config: Address, limits, time-outs.
@@ -68,8 +72,9 @@ class WebListener:
         is_shedding_handshakes: Asked for each new client by its IP address: whether to reset it.
 
     Attributes:
-        counters: Those of WebSocket connections alone.
-        connections: The connections whose request is complete and whose TCP has not ended.
+        counters: Those of web clients alone.
+        connections: The WebSocket connections whose request is complete and whose TCP has not
+            ended.
     """
 
     def __init__(
@@ -135,13 +140,32 @@ class WebListener:
         bind = self._config.web.bind
         if not bind:
             return
+        host, port = parse_address(bind)
+        for attempt in range(1, MAX_PORTS + 1):
+            self._address = ("", 0)
+            try:
+                if self._config.web.websocket:
+                    await self._listen(host, port)
+                if self._config.web.webtransport:
+                    await self._open_door(host, self._address[1] or port)
+                break
+            except ConfigError:
+                self._close_sockets()
+                # A port that is free for one of TCP and UDP may not be for the other.
+                if port or attempt == MAX_PORTS:
+                    raise
+        self._is_accepting = True
+        for sock in self._sockets:
+            self._read(sock)
+
+    async def _listen(self, host: str, port: int) -> None:
+        """Listen on TCP, without accepting yet."""
         # Only here: a gateway without WebSocket does not load the library.
         from .connection import WebConnection
 
         self._make = WebConnection
         self._tls = self._quic.tls
         self._context = _context(self._tls)
-        host, port = parse_address(bind)
         try:
             for family, address in await resolve(host or "0.0.0.0", port):  # noqa: S104
                 if self._sockets and not port:
@@ -150,13 +174,18 @@ class WebListener:
         except OSError as error:
             self._close_sockets()
             raise ConfigError(
-                f"cannot listen on TCP {bind}: {error.strerror or error}",
+                f"cannot listen on TCP {self._config.web.bind}: {error.strerror or error}",
                 field="transport.web.bind",
             ) from None
         self._address = self._sockets[0].getsockname()[:2]
-        self._is_accepting = True
-        for sock in self._sockets:
-            self._read(sock)
+
+    async def _open_door(self, host: str, port: int) -> None:
+        """Listen on UDP: the QUIC listener's, with connections that speak HTTP/3."""
+        from .webtransport import WebTransportConnection
+
+        door = Door(WEB_ALPN, functools.partial(WebTransportConnection, self))
+        address = await self._quic.open(door, join_address(host, port), "transport.web.bind")
+        self._address = self._address if self._sockets else address[:2]
 
     def stop_accepting(self) -> None:
         """Take no more clients: those that connect find the port closed."""
@@ -321,10 +350,16 @@ class WebListener:
 
     def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
-        if request.path.partition("?")[0] != self._config.web.path:
+        headers = request.headers
+        return self.judge(request.path, headers.get_all("Origin"), headers.get_all("Host"))
+
+    def judge(
+        self, target: str, origins: Sequence[str], hosts: Sequence[str]
+    ) -> tuple[int, str] | None:
+        """The same, for a request's path, and the values of its headers Origin and Host."""
+        if target.partition("?")[0] != self._config.web.path:
             self.counters.requests_refused += 1
             return 404, "there is nothing here"
-        origins = request.headers.get_all("Origin")
         if not origins or "*" in self._origins:
             return None
         origin = origins[0].lower()
@@ -332,7 +367,6 @@ class WebListener:
             is_let_in = origin in self._origins
         else:
             # Of https alone: nobody but an attacker on the way serves plain HTTP at this port.
-            hosts = request.headers.get_all("Host")
             is_let_in = [origin] == [f"https://{host.lower()}" for host in hosts]
         if len(origins) > 1 or not is_let_in:
             self.counters.origins_refused += 1
