@@ -29,6 +29,7 @@ def banner(
     admin: AdminServer | None = None,
     *,
     is_demo: bool = False,
+    page: str = "",
 ) -> str:
     """Return the banner of a running gateway.
 
@@ -38,6 +39,7 @@ def banner(
         services: For each service name: its address, as the gateway reaches it.
         admin: The admin server, None for none.
         is_demo: Whether the demo services are running, which answer `echo`.
+        page: Where the demo's page is, empty for nowhere.
     """
     tls = gateway.listener.tls
     certificate = f"{tls.path} (development)" if tls.is_development else tls.path
@@ -48,6 +50,8 @@ def banner(
     if gateway.web_address:
         path = gateway.config.transport.web.path
         lines["web clients"] = f"wss://{gateway.web_address}{path} (TCP, WebSocket)"
+    if page:
+        lines["page"] = page
     lines |= {
         "push": f"{gateway.grpc_address} (TCP, gRPC)",
         "services": ", ".join(f"{name} {address}" for name, address in services.items()),
