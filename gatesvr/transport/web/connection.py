@@ -176,11 +176,6 @@ class WebConnection(asyncio.Protocol):
         return f"<WebConnection {self.stream.connection_id} {host}:{port} {state}>"
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is not encrypted."""
-        return not isinstance(self._transport, TlsTransport)
-
-    @property
     def is_open(self) -> bool:
         """Whether the request is complete and the end has not begun."""
         return self._state == _OPEN
