@@ -96,7 +96,9 @@ class Client:
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, if the gateway asks for one; or an async callable that
             returns it. The callable is asked before each connection, and again before the token
-            expires, so that a session outlives its first token.
+            expires, so that a session outlives its first token. What it raises at the first
+            connect, connect() raises; later it is asked again until reconnect_timeout is over. It
+            is cancelled where it takes longer than connect_timeout, and by close().
         zone: Zone to log in to.
         ca: PEM file with certificates to trust. Without it a loopback server is verified against
             the development certificate, any other against the system's CAs.
