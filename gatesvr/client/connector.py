@@ -33,8 +33,7 @@ from ..protocol.events import (
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
 from ..transport.addresses import host_name
-from ..transport.client import CONNECTION_REFUSED, ClientConnection, Server, open_first
-from ..transport.tls import ClientTls
+from ..transport.client import CONNECTION_REFUSED, AnyConnection, Server, open_first
 from .login import LoginNotMade
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
@@ -150,6 +149,11 @@ class Connector:
     def is_connected(self) -> bool:
         """Whether the session has a connection with an answered START."""
         return self._link is not None and self._is_started
+
+    @property
+    def transport(self) -> str:
+        """The way that the session is connected, empty for not."""
+        return self._link.transport if self._link is not None and self._is_started else ""
 
     @property
     def server(self) -> tuple[str, int]:
@@ -401,7 +405,7 @@ class Connector:
                     "auth_not_renewed", extra=keys(code=answer.code, message=answer.message)
                 )
 
-    async def _log_in(self, connection: ClientConnection) -> None:
+    async def _log_in(self, connection: AnyConnection) -> None:
         """Log in, for as long as the connection lasts."""
         task = self._loop.create_task(self._login())
         ended = self._loop.create_task(connection.wait_ended())
@@ -459,7 +463,8 @@ class Connector:
             return
         delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
         self._goaway_delay = delay
-        named = _parse_server(event.address, self._servers.first.tls) if event.address else None
+        here = self._server or self._servers.first
+        named = _named_server(event.address, here) if event.address else None
         if event.address and named is None:
             logger.warning("goaway_address_ignored", extra=keys(address=event.address))
         # Who wants its clients back at once keeps their sessions.
@@ -513,15 +518,21 @@ def _first_verdict(error: ConnectionFailed | RequestFailed | SessionLost) -> Ver
         is_final = is_spoken or error.code < ErrorCode.INTERNAL
         return Verdict(Action.STOP if is_final else Action.FRESH)
     # A certificate that is not accepted will not be the next time.
-    return Verdict(Action.STOP) if error.code in _TLS_ERRORS else None
+    is_final = isinstance(error, ConnectionFailed) and error.is_final
+    return Verdict(Action.STOP) if is_final or error.code in _TLS_ERRORS else None
 
 
-def _parse_server(address: str, tls: ClientTls) -> Server | None:
-    """Return what a gateway says is another, None where it is no HOST:PORT."""
+def _named_server(address: str, here: Server) -> Server | None:
+    """Return what a gateway says is another, to be reached in the same way; None for nonsense.
+
+    Args:
+        address: HOST:PORT.
+        here: The gateway that says so.
+    """
     try:
         host, port = parse_address(address)
         host_name(host)
     except ValueError:
         return None
     is_good = host and port and is_valid_text(host, MAX_HOST_BYTES)
-    return Server(host, port, tls) if is_good else None
+    return here._replace(host=host, port=port) if is_good else None

@@ -22,7 +22,7 @@ from gatesvr.bench.scenario import SCENARIOS
 from gatesvr.bench.servers import OwnServers, ServerFailed
 from gatesvr.cli import main
 from gatesvr.config import parse_address
-from gatesvr.transport.tls import is_loopback
+from gatesvr.transport.addresses import is_loopback
 
 from ..cli.process import DEADLINE_S, environment, gatesvr, start
 from ..e2e.harness import counter, running_gateway
@@ -84,7 +84,7 @@ def test_scenario(
     scenario: str,
 ) -> None:
     own = servers[backend]
-    host, port = own.server
+    host, port = own.server[:2]
     file = tmp_path / "report.json"
     code, out, err = bench(
         capsys,
