@@ -348,6 +348,18 @@ async def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
     assert all(each.startswith("WrongAnswer ") for each in report["findings"]["first"])
 
 
+async def test_a_gateway_is_loaded_over_websocket(tmp_path: Path) -> None:
+    web = "transport.web.bind=127.0.0.1:0"
+    async with lying_service(10**9) as upstream, running_gateway("qh3", upstream, web) as gateway:
+        url = f"wss://{gateway.web_address}/gatesvr"
+        code, report = await bench_against(gateway, tmp_path, "resume", "--server", url)
+        assert counter(gateway, "web.accepted") == 2 + report["done"]
+    counts = code, report["findings"]["count"], report["failures"]["count"]
+    assert counts == (0, 0, 0)
+    assert report["done"] > 0
+    assert (report["settings"]["server"], report["settings"]["backend"]) == (url, "websocket")
+
+
 @pytest.mark.parametrize(
     ("fault", "finding"), [("lose", "Lost "), ("repeat", "Repeated "), ("delay", "Reordered ")]
 )
