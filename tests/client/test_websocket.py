@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from gatesvr.errors import CloseCode, ConfigError, ConnectionFailed, SessionLost
 from gatesvr.protocol.messages import goaway_frame
 from gatesvr.transport.addresses import Place, parse_place
 from gatesvr.transport.tls import generate_certificate
-from gatesvr.transport.web import client as web_client
+from gatesvr.transport.web import client_socket
 
 from ..e2e.harness import counter, pusher, running_gateway
 from ..e2e.plain_upstream import plain_upstream
@@ -52,6 +53,65 @@ def test_a_session_over_websocket(loop: str) -> None:
 
     run: Any = asyncio.run if loop == "asyncio" else uvloop.run
     run(main())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_connect_that_is_given_up_leaves_nothing(
+    loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given up while TLS comes up, while the HTTP answer is due, while START is not answered."""
+
+    async def main() -> None:
+        heard = asyncio.Event()
+
+        async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heard.set()
+            await reader.read()
+            writer.close()
+
+        silent = await asyncio.start_server(be_silent, "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        async with fake_gateway(WEBSOCKET) as gateway:
+            gateway.is_mute = True
+            for url in (f"wss://127.0.0.1:{port}", f"ws://127.0.0.1:{port}", gateway.server):
+                heard.clear()
+                client = Client(url, openid="ann")
+                connecting = asyncio.create_task(client.connect())
+                await until(lambda: heard.is_set() or gateway.listener.connections)
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+                await client.close()
+            await until(lambda: not gateway.listener.connections)
+        silent.close()
+        del client, connecting
+        gc.collect()
+
+    run: Any = asyncio.run if loop == "asyncio" else uvloop.run
+    run(main())
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_a_list_of_frames_fits_a_gateway_of_short_ones() -> None:
+    limits = "session.max_message_bytes=16384", "session.max_login_bytes=16384"
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        plain_upstream() as upstream,
+        running_gateway("aioquic", upstream.address, WEB, *limits) as gateway,
+        Client(f"wss://{gateway.web_address}", openid="ann", insecure=True) as client,
+    ):
+        texts = [b"%d" % number + bytes(1_000) for number in range(25)]
+        answers = await asyncio.gather(*(client.request("echo", text) for text in texts))
+        assert [answer.data for answer in answers] == texts
+        assert counter(gateway, "web.accepted") == 1
+
+
+async def test_goaway_leads_to_another_gateways_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda self, random, delay=0.0: delay)
+    async with both(WEBSOCKET) as (gateway, client), fake_gateway(WEBSOCKET) as other:
+        assert gateway.session.link is not None
+        gateway.session.link.write(goaway_frame("go there", 0, other.server.removeprefix("wss://")))
+        await until(lambda: other.starts and client.is_connected)
+        assert client.transport == "websocket"
 
 
 @pytest.mark.parametrize("how", ["closed", "cut", "goaway"])
@@ -292,6 +352,6 @@ def test_a_url_that_is_none_is_refused(text: str, said: str) -> None:
 def test_messages_hold_whole_frames() -> None:
     sizes = [10, 20_000, 20_000, 5, 100_000, 1, 32_000]
     frames = [size.to_bytes(4) + bytes(size) for size in sizes]
-    messages = list(web_client._messages(b"".join(frames)))
+    messages = list(client_socket._messages(b"".join(frames)))
     assert b"".join(messages) == b"".join(frames)
     assert [len(message) for message in messages] == [20_018, 20_013, 100_004, 32_009]

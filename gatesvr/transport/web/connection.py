@@ -51,6 +51,8 @@ MAX_REQUEST_BYTES = 16 << 10
 """Longest HTTP request, cookies included."""
 SLICE_BYTES = 1 << 10
 """Bytes parsed before what they hold is judged: some 170 of the smallest frames."""
+MAX_JOINED_BYTES = 64 << 10
+"""Clients join frames to messages of this size at most, however short the longest frame is."""
 MAX_PIECES = 256
 """Pieces that a message may come in."""
 CONTROL_RATE = 10.0
@@ -415,7 +417,8 @@ class WebConnection(asyncio.Protocol):
             if self._socket.state is not State.OPEN:
                 return b""  # what is being handled came with a close behind it, or with a fault
             self._socket.send_binary(data)
-            self._socket.max_message_size = PREFIX_BYTES + self._max_message_bytes
+            longest = max(self._max_message_bytes, MAX_JOINED_BYTES)
+            self._socket.max_message_size = PREFIX_BYTES + longest
             self._web_counters.messages_sent += 1
             self._web_counters.bytes_sent += len(data)
             self._send_controls()
