@@ -18,7 +18,7 @@ from gatesvr.protocol.server import ServerProtocol
 from gatesvr.transport.listener import ConnectionListener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from gatesvr._core.codec import ClientRequest
     from gatesvr.protocol.link import Disconnect, Link
@@ -39,6 +39,7 @@ class FakeSession:
         self.sent: dict[int, bytes] = {}
         self.held: list[ClientRequest] = []
         self.link: Link | None = None
+        self.on_detached: Callable[[], None] = lambda: None
 
     def send(self, body: bytes, msg_id: int = 0) -> None:
         self.last_seq += 1
@@ -272,6 +273,7 @@ class _Handler:
         self.gateway.lost.append(how)
         if self.session is not None and self.session.link is self.link:
             self.session.link = None
+            self.session.on_detached()
             if self.gateway.is_forgetful:
                 self.gateway.sessions.pop(self.session.session_id, None)
 
