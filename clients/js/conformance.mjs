@@ -123,6 +123,6 @@ say({
 });
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line);
-  void commands[command.do](command);
+  void commands[command.do]?.(command);
 }
 process.exit(0);

@@ -157,14 +157,14 @@ async def _play(
     slow: float,
     told: _Progress,
 ) -> tuple[Kit, list[Verdict]]:
-    from ..conformance.driver import Commands, Listening
+    from ..conformance.driver import CommandSource, ListenSource
     from ..conformance.kit import Kit
 
     source: ClientSource
     if command_line is not None:
-        source = Commands(command_line)
+        source = CommandSource(command_line)
     else:
-        source = Listening(listen, lambda at: echo(f"waiting for clients on {at}", err=True))
+        source = ListenSource(listen, lambda at: echo(f"waiting for clients on {at}", err=True))
         await source.start()
     kit = Kit(
         source,

@@ -21,7 +21,7 @@ from .broken import DriverError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ClientSource", "Commands", "Driver", "Listening"]
+__all__ = ["ClientSource", "CommandSource", "Driver", "ListenSource"]
 
 READY_S = 30.0
 """Longest time until a client that was started says that it is ready."""
@@ -152,7 +152,7 @@ class _Process(_Lines):
         await super().end()
 
 
-class Commands:
+class CommandSource:
     """Starts a client by a command, as often as clients are needed.
 
     Args:
@@ -197,7 +197,7 @@ class Commands:
         """Each process is ended by who has it."""
 
 
-class Listening:
+class ListenSource:
     """Waits for clients that somebody starts by hand; they connect to a TCP port.
 
     Args:

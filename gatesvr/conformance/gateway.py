@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -174,13 +174,11 @@ class _QuicCarrier:
 async def _quic(
     doors: Doors, accept: Callable[[Peer], None], tell: Callable[[str], None]
 ) -> AsyncIterator[int]:
+    backend = cast("Literal['auto', 'aioquic', 'qh3']", doors.backend)
     config = TransportConfig(
-        bind=join_address(doors.host, 0),
-        backend=doors.backend,
-        cert=doors.cert,
-        key=doors.key,
+        bind=join_address(doors.host, 0), backend=backend, cert=doors.cert, key=doors.key
     )
-    listener = _Listener(config, lambda link: _QuicCarrier(listener, link, accept, tell))
+    listener: _Listener = _Listener(config, lambda link: _QuicCarrier(listener, link, accept, tell))
     await listener.start()
     try:
         yield listener.address[1]

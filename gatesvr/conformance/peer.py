@@ -294,8 +294,12 @@ class Peer:
 
     def respond_resumed(self, max_client_seq: int, **fields: object) -> None:
         """Answer START: the session goes on."""
-        normal = {"resumed": True, "state": pb.SESSION_STATE_NORMAL}
-        self.respond(**{**normal, "max_client_seq": max_client_seq, **fields})
+        self.respond(
+            resumed=True,
+            state=pb.SESSION_STATE_NORMAL,
+            max_client_seq=max_client_seq,
+            **fields,  # type: ignore[arg-type]
+        )
 
     def refuse(self, error: int, close: int, reason: str = "", **fields: object) -> None:
         """Answer START by a refusal, and close."""

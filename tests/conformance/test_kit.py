@@ -21,7 +21,7 @@ from gatesvr._pb import message_pb2 as pb
 from gatesvr.cli.conformance import command
 from gatesvr.cli.main import main
 from gatesvr.conformance.broken import Broken, DriverError
-from gatesvr.conformance.driver import Commands, Listening
+from gatesvr.conformance.driver import CommandSource, ListenSource
 from gatesvr.conformance.gateway import Doors, open_door
 from gatesvr.conformance.kit import Kit
 from gatesvr.conformance.peer import Peer, Table
@@ -68,7 +68,7 @@ def printing(code: str) -> str:
 )
 async def test_client_that_does_not_start(line: str, says: str) -> None:
     with pytest.raises(DriverError, match=says):
-        await Commands(line).next()
+        await CommandSource(line).next()
 
 
 async def test_client_that_ends_in_a_case_breaks_it_and_the_next_case_has_another() -> None:
@@ -115,7 +115,7 @@ async def test_case_that_needs_what_the_client_does_not_offer_is_left_out() -> N
 
 async def test_client_that_is_started_by_hand() -> None:
     at: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    source = Listening("127.0.0.1:0", at.set_result)
+    source = ListenSource("127.0.0.1:0", at.set_result)
     await source.start()
     try:
         host, port = (await at).rsplit(":", 1)
@@ -231,10 +231,10 @@ def test_command_plays_and_reports(tmp_path: Path) -> None:
 
 
 def test_command_says_which_rule_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def next_client(self: Commands) -> InProcess:
+    async def next_client(self: CommandSource) -> InProcess:
         return InProcess("auto")
 
-    monkeypatch.setattr(Commands, "next", next_client)
+    monkeypatch.setattr(CommandSource, "next", next_client)
     monkeypatch.setattr("gatesvr.client.reconnect._ACTIONS", {})
     options = ["--command", "x", "--case", "close-4413"]
     done = CliRunner().invoke(command, options, standalone_mode=False)

@@ -34,8 +34,8 @@ async def answers_out_of_order(play: Play) -> None:
     peer = await play.log_in()
     ids = [play.request("echo", name) for name in "abc"]
     asked = [await peer.business(seq) for seq in (2, 3, 4)]
-    for request, data in reversed(list(zip(asked, (b"A", b"B", b"C"), strict=True))):
-        peer.answer(request, data)
+    for each, data in reversed(list(zip(asked, (b"A", b"B", b"C"), strict=True))):
+        peer.answer(each, data)
     for request, answer in zip(ids, "ABC", strict=True):
         await play.answered(request, answer)
 

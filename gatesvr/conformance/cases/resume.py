@@ -153,8 +153,8 @@ async def resume_partly(play: Play) -> None:
     sent = [await again.business(seq, "echo") for seq in (3, 4)]
     following = play.request("next")
     sent.append(await again.business(5, "next"))
-    for request in (*sent, asked[0]):
-        again.answer(request, b"done")
+    for each in (*sent, asked[0]):
+        again.answer(each, b"done")
     for request in (*ids, following):
         await play.answered(request, "done")
 
