@@ -118,6 +118,6 @@ class DemoPage:
 
 def _is_local(host: str) -> bool:
     """Return whether a browser of this machine reaches an address as localhost."""
-    from ..transport.tls import is_loopback
+    from ..transport.addresses import is_loopback
 
     return host in ("0.0.0.0", "::") or is_loopback(host)  # noqa: S104  # compared only
