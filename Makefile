@@ -123,12 +123,12 @@ clean: ## Remove everything that was built
 	rm -rf $(VENV) build dist clients/js/dist clients/js/node_modules *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(PAGE_CLIENT) gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
 
-# The client that the demo's page loads. Without npm, or a network at the first time, there is none, and
-# the page says so; the next call tries again.
-$(PAGE_CLIENT): $(wildcard clients/js/src/*.ts) clients/js/package.json clients/js/package-lock.json
-	@if command -v npm >/dev/null; then \
+# The client that the demo's page loads. Without npm, or a network at the first time, there is none,
+# and the page says so; the next call tries again. A source distribution brings it along.
+$(PAGE_CLIENT): $(wildcard $(addprefix clients/js/,src/*.ts package.json package-lock.json))
+	@if command -v npm >/dev/null && test -d clients/js; then \
 	  echo "building the JavaScript client of the demo's page (once)"; \
-	  { cd clients/js && npm ci --silent --no-audit --no-fund --fetch-retries=1 && \
+	  { cd clients/js && npm ci --silent --no-audit --no-fund --fetch-retries=1 --fetch-timeout=20000 && \
 	    npm run --silent build && cp dist/bundle.js ../../$@; } || \
 	  echo "make: it could not be built; the page does without" >&2; \
 	fi
