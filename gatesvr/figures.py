@@ -83,8 +83,8 @@ _REFUSALS = {
         unknown_answers retried_calls cancelled_calls protocol_errors floods failed_lookups
         ejections ejections_overflow register_refused leases_unknown leases_expired""",
     "push": """
-        refused_no_credentials refused_token refused_certificate refused_role refused_streams
-        refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
+        refused_no_credentials refused_token guesses_limited refused_certificate refused_role
+        refused_streams refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
         too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",

@@ -50,7 +50,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "dispatch": WITHOUT_IO,
     "control": WITHOUT_IO | {"service.push_api", "service.results"},
     "engine": WITHOUT_IO | {"dispatch", "control", "overload"},
-    "grpc_api": LEAVES | {"_core", "control"},
+    "grpc_api": LEAVES | {"_core", "auth.guesses", "control"},
     "reload": frozenset({"gateway"}) | LEAVES,
     "gateway": WITHOUT_IO
     | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
