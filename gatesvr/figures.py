@@ -84,8 +84,8 @@ _REFUSALS = {
         ejections ejections_overflow register_refused leases_unknown leases_expired""",
     "push": """
         refused_no_credentials refused_token guesses_limited refused_certificate refused_role
-        refused_streams refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
-        too_large internal_errors""",
+        refused_streams refused_broadcasts watches_refused reflections_refused not_found ambiguous
+        invalid too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",
     "admin": """

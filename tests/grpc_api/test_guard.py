@@ -359,17 +359,20 @@ async def test_certificate_of_a_role(made: dict[str, Signed]) -> None:
             assert (await client.kick("alice")).success
 
 
+@pytest.fixture
+def pusher(made: dict[str, Signed]) -> grpc.ChannelCredentials:
+    """Return the certificate of a pusher."""
+    files = (made["ca"].cert, made["pusher"].key, made["pusher"].cert)
+    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() for file in files))
+
+
 async def test_reflection_by_certificate_and_by_token(
-    made: dict[str, Signed], tokens: dict[str, str]
+    made: dict[str, Signed], tokens: dict[str, str], pusher: grpc.ChannelCredentials
 ) -> None:
-    ca, shown = Path(made["ca"].cert).read_bytes(), made["pusher"]
-    proof = grpc.ssl_channel_credentials(
-        ca, Path(shown.key).read_bytes(), Path(shown.cert).read_bytes()
-    )
     question = reflection_pb2.ServerReflectionRequest(list_services="")
     async with (
         running(by_certificate(made)) as rig,
-        grpc.aio.secure_channel(rig.service.address, proof) as channel,
+        grpc.aio.secure_channel(rig.service.address, pusher) as channel,
     ):
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         [names] = [answer async for answer in stub.ServerReflectionInfo(iter([question]))]
