@@ -5,9 +5,6 @@ They are the one source of everything that shows numbers, so that all show the s
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import metadata
-
 import msgspec
 
 from ._core.histogram import HistogramSnapshot
@@ -28,7 +25,6 @@ __all__ = [
     "Figures",
     "Moment",
     "PathFigures",
-    "package_version",
     "refusals",
 ]
 
@@ -197,12 +193,3 @@ class Figures(Moment, frozen=True, kw_only=True):
     """Durations by stage: ``queue_wait``, ``upstream:SERVICE``, ``send``, ``request``,
     ``handshake``, ``login``, ``rtt``, ``lag``, ``gc_pause``. Those before the handshake are empty
     without ``metrics.stages``."""
-
-
-@cache
-def package_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return metadata.version("gatesvr")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0+checkout"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 #                                                       gateway, reload ← admin ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
-LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
+LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials", "threads"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 WITHOUT_IO = BOTTOM | {"session", "upstream", "auth"}
 """Below the engine, which the simulator runs: no transport, no gRPC server."""
@@ -36,6 +36,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload", "drain"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
+    "threads": frozenset(),
     "observe": frozenset(),
     "observe.stages": frozenset({"_core"}),
     "observe.event_pb": frozenset({"_pb", "observe.events"}),
