@@ -98,6 +98,12 @@ async def frame_garbage(play: Play) -> None:
     await _gives_up(play, peer, b"\x00\x00\x00\x10" + b"\xff" * 16)
 
 
+@case("websocket-text", "1.9", _garbage_title("A text message"), transport="websocket")
+async def websocket_text(play: Play) -> None:
+    peer = await play.log_in()
+    await _gives_up(play, peer, "text")
+
+
 @case("payload-garbage", "1.4", _garbage_title("A payload that does not decode"))
 async def payload_garbage(play: Play) -> None:
     peer = await play.log_in()
@@ -126,11 +132,11 @@ async def message_before_start_resp(play: Play) -> None:
     await play.fence(again)
 
 
-async def _gives_up(play: Play, peer: Peer, garbage: bytes) -> None:
+async def _gives_up(play: Play, peer: Peer, garbage: bytes | str) -> None:
     """Send good frames and garbage; the client closes, and comes back or not."""
     peer.notify()
     await play.delivered(2)
-    peer.send(garbage)
+    peer.send_pieces([garbage])
     play.awaited = "the client to close the connection"
     await peer.closed()
     if peer.close_code in (4410, 4401):

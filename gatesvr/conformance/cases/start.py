@@ -56,6 +56,21 @@ async def start_unanswered(play: Play) -> None:
     await play.fence(peer)
 
 
+@case("start-lost", "3.8", "The first START_RESP lost: each try is a START without a session_id")
+async def start_lost(play: Play) -> None:
+    peer = await play.connect()
+    await peer.start()
+    peer.cut()
+    peer = await play.connection()
+    start = await peer.start()
+    if start.session_id or start.resume_token:
+        raise Broken("a START without session_id", "it names a session")
+    peer.respond()
+    await play.hello(peer)
+    await play.connected()
+    await play.fence(peer)
+
+
 @case("start-refused-busy", "3.8", "A START refused with 503 is tried again, after retry_after_ms")
 async def start_refused_busy(play: Play) -> None:
     peer = await play.connect()
