@@ -121,17 +121,6 @@ async def garbage_at_start(play: Play) -> None:
     await play.fence(await play.resumed(1))
 
 
-@case("message-before-start-resp", "4.2", "A sequenced push before START_RESP is no message")
-async def message_before_start_resp(play: Play) -> None:
-    peer = await play.log_in()
-    peer.cut()
-    bad = await play.resume_asked()
-    bad.send(message_frame(2))
-    await bad.closed()
-    again = await play.resumed(1)
-    await play.fence(again)
-
-
 async def _gives_up(play: Play, peer: Peer, garbage: bytes | str) -> None:
     """Send good frames and garbage; the client closes, and comes back or not."""
     peer.notify()
