@@ -31,7 +31,7 @@ from websockets.uri import WebSocketURI
 
 from ...errors import CloseCode, ConnectionFailed, ProtocolError
 from ...protocol.link import LOW_WATER_BYTES, Disconnect, PathState
-from ..addresses import Place, without_scope
+from ..addresses import Place, host_name, without_scope
 from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..counters import TransportCounters
 from ..stream import CLOSED, CUT, WRITABLE, Stream
@@ -117,7 +117,9 @@ class ClientSocket(asyncio.Protocol):
         self._is_wanted = is_wanted
         path, _, query = place.path.partition("?")
         self._socket = ClientProtocol(
-            WebSocketURI(not place.is_plain, without_scope(place.host), place.port, path, query),
+            WebSocketURI(
+                not place.is_plain, without_scope(host_name(place.host)), place.port, path, query
+            ),
             extensions=None,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             max_size=MAX_MESSAGE_BYTES,
