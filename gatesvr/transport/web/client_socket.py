@@ -204,12 +204,12 @@ class ClientSocket(asyncio.Protocol):
             status, phrase = error.response.status_code, error.response.reason_phrase
             hint = " (is the path right?)" if status == HTTPStatus.NOT_FOUND else ""
             is_final = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING
-            text = f"{status} {phrase}".strip()
+            text = f"{status} {phrase:.80}".strip()
             self._refuse(f"{self._place} answers HTTP {text}{hint}", is_final=is_final)
         elif isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
             self._refuse(f"{self._place} closed the connection: no answer")
         elif error is not None:
-            self._refuse(f"{self._place} is no WebSocket server: {error}", is_final=True)
+            self._refuse(f"{self._place} is no WebSocket server: {error!s:.200}", is_final=True)
         elif protocol.state is State.OPEN:
             if protocol.subprotocol != SUBPROTOCOL:
                 why = f"{self._place} does not speak the gatesvr protocol: it takes no subprotocol"
