@@ -279,3 +279,18 @@ async def test_a_new_certificate_is_shown_here_too(backend: str) -> None:
         assert all(door.server is not old for door, old in zip(doors, before, strict=True))
         async with wt_client(gateway.web_address) as client:
             await client.login("ann")
+
+
+async def test_a_client_whose_connection_id_has_no_bytes(backend: str) -> None:
+    async with (
+        web_gateway(backend) as gateway,
+        wt_client(gateway.web_address, id_length=0) as client,
+    ):
+        await client.login("ann")
+        large = b"x" * 300_000
+        await client.send(business(2, "echo", large, ack=1))
+        assert answer(await client.receive()).data == large
+        # qh3 takes such a client only at an id of ours, which a Retry gives.
+        assert (counter(gateway, "transport.retries_validated") > 0) == (backend == "qh3")
+        await client.send(stop())
+        assert await client.closed() == 0
