@@ -37,9 +37,11 @@ test: install ## Run the tests
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
-browser: install $(PAGE_CLIENT) ## Test the console and the demo's page in Chromium, which it installs where there is none
+browser: install ## Test the console and pages of clients in Chromium; installs it and Node where there are none
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	@$(MAKE) --no-print-directory $(PAGE_CLIENT)
 	$(PIP) 'gatesvr[admin,browser]'
 	$(BIN)/python -m pytest -m long tests/console tests/web $(ARGS)
 

@@ -81,7 +81,6 @@ class DemoPage:
         self._tls: ServerTls | None = None
         self._template = ""
         self._pages: dict[str, Page] = {}
-        self._make = Page
         folder = resources.files("gatesvr.demo") / "page"
         for entry in folder.iterdir():
             media = MEDIA.get(entry.name.rpartition(".")[2])
@@ -99,10 +98,12 @@ class DemoPage:
 
     def _index(self, tls: ServerTls) -> Page:
         """Return the page's document for a certificate."""
+        from ..transport.web.pages import Page
+
         web = self._gateway.config.transport.web
         host, port = self._gateway.web.address
         if _is_local(host):
-            # By address: of a name, WebTransport tries only the first.
+            # By address: a browser may take localhost for ::1, where nothing listens.
             host = "::1" if host == "::1" else "127.0.0.1"
         own = join_address(host, port)
         settings = {
@@ -113,7 +114,7 @@ class DemoPage:
             "webtransport": web.webtransport,
         }
         text = self._template.replace(PLACE, html.escape(json.dumps(settings)))
-        return self._make(MEDIA["html"], text.encode(), (f"https://{own}",))
+        return Page(MEDIA["html"], text.encode(), (f"https://{own}",))
 
 
 def _is_local(host: str) -> bool:

@@ -90,7 +90,7 @@ logger = logging.getLogger("gatesvr.cli")
     "--web-bind",
     type=TEXT,
     metavar="HOST:PORT",
-    help="TCP address for web clients; port 0: any free port; empty: none."
+    help="TCP and UDP address for web clients; port 0: any free port; empty: none."
     " [none; with --demo 127.0.0.1:8443, and a page there]",
 )
 @click.option("--stats", type=DURATION, help="Print counters at this interval, for example 5s.")

@@ -22,6 +22,7 @@ from gatesvr import ConfigError, Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.cli.page import open_page
 from gatesvr.config import load, parse_address
+from gatesvr.transport.tls import ServerTls, generate_certificate
 
 from .harness import counter, gateway_sets, running_gateway
 from .plain_upstream import plain_upstream
@@ -104,6 +105,16 @@ async def test_the_demo_has_one(gateway: Gateway) -> None:
         assert settings["path"] == "/gatesvr"
         assert settings["loopback"] == f"127.0.0.1:{port}"
     assert counter(gateway, "web.pages_served") == 2
+
+
+async def test_the_hash_is_that_of_the_certificate_shown_now(gateway: Gateway) -> None:
+    plain = f"127.0.0.1:{plain_port(await open_page(gateway))}"
+    cert, key = generate_certificate(days=3)
+    for shown in (ServerTls(cert, key, ""), ServerTls(*generate_certificate(days=30), "")):
+        gateway.listener.tls = shown
+        page = html.unescape((await get(plain, "/", is_plain=True)).body.decode())
+        assert f'"hash": "{base64.b64encode(shown.web_hash()).decode()}"' in page
+    assert '"hash": ""' in page  # 30 days are too long
 
 
 async def test_its_files_are_all_that_is_served(gateway: Gateway) -> None:

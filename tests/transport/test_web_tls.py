@@ -21,6 +21,7 @@ class Tcp:
         self.written = bytearray()
         self.is_ended = False
         self.is_aborted = False
+        self.is_closed = False
 
     def write(self, data: bytes) -> None:
         assert not self.is_ended
@@ -37,6 +38,9 @@ class Tcp:
 
     def is_closing(self) -> bool:
         return self.is_aborted
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -118,7 +122,7 @@ def test_a_close_ends_the_stream_behind_what_was_written() -> None:
     pair.server.write(b"last")
     pair.server.close()
     assert pair.tcp.is_ended
-    assert not pair.tcp.is_aborted
+    assert not (pair.tcp.is_aborted or pair.tcp.is_closed)
     pair.client.write(b"late")
     pair.carry()
     assert pair.read(4) == b"last"
@@ -137,6 +141,7 @@ def test_the_clients_close_is_answered_and_what_follows_it_dropped() -> None:
     assert pair.told.data == b"last"
     assert pair.server.is_closing()
     assert pair.tcp.is_ended
+    assert pair.tcp.is_closed
     pair.client.unwrap()
     pair.server.connection_lost(None)
     assert pair.told.is_lost

@@ -118,9 +118,9 @@ def tab_of(chromium: Browser) -> Open:
 
 
 @asynccontextmanager
-async def demo(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
+async def demo(tmp_path: Path, *more: str) -> AsyncIterator[tuple[str, str]]:
     """Run a demo; yield the page's addresses with TLS and without."""
-    flags = ("--web-bind", "127.0.0.1:0", "--admin", "off", *FREE_PORTS)
+    flags = (*more, "--web-bind", "127.0.0.1:0", "--admin", "off", *FREE_PORTS)
     async with serving(tmp_path, "serve", "--demo", *flags) as server:
         words = next(x for x in server.banner.splitlines() if x.startswith("  page ")).split()
         secure, plain = (word.rstrip(",") for word in words if word.startswith("http"))
@@ -169,6 +169,30 @@ async def test_two_tabs_a_cut_and_a_reload(tmp_path: Path, tab_of: Open) -> None
         )
         assert seqs == sorted(set(seqs))
         assert int(await ann.field("received")) >= seqs[-1]
+
+
+async def test_transports_change_and_the_session_stays(
+    tmp_path: Path, tab_of: Open, backend: str
+) -> None:
+    async with demo(tmp_path, "--transport", backend) as (secure, plain):
+        for url in (secure, plain):
+            async with tab_of(f"{url}?name=ann") as tab:
+                await tab.until_connected()
+                session = await tab.field("session")
+                for number, way in enumerate(("webtransport", "websocket", "webtransport")):
+                    if number:
+                        await tab.page.check(f"#ways input[value={way}]", force=True)
+                    await tab.until(
+                        "(way) => document.querySelector('[data-field=transport]').dataset.value"
+                        " === way",
+                        way,
+                    )
+                    await tab.say(f"by {way}")
+                    await tab.until(f"(n) => ({VERDICT}).count >= n", number + 1)
+                assert await tab.field("session") == session
+                assert await tab.field("connects") == "3 2"
+                verdict = await tab.page.evaluate(VERDICT)
+                assert (verdict["missing"], verdict["twice"]) == ("0", "0")
 
 
 async def test_a_copied_tab_is_somebody_else(tmp_path: Path, chromium: Browser) -> None:

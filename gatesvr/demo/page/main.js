@@ -14,7 +14,6 @@ const TALK_MS = 1_000;
 const SHOW_MS = 250;
 const MAX_WAITING = 20; // lines that wait before this tab stops talking by itself
 const MAX_PROBES = 36;
-const LATE_MS = 300; // a line this much older than the connection was waiting for it
 const WAYS = { websocket: "WebSocket", webtransport: "WebTransport" };
 const NO_CLIENT = "The page needs the JavaScript client, which is not built here: run make serve where npm is"
   + " installed, or put clients/js/dist/bundle.js at gatesvr/demo/page/client.js.";
@@ -171,7 +170,7 @@ class Tab {
   #heard({ msgType, title: who, content, data, serverSeq: seq }) {
     if (msgType === "chat") {
       const { n, room, at_ms: at } = JSON.parse(new TextDecoder().decode(data));
-      const isLate = at < this.#upAt - LATE_MS && at > this.#cutAt;
+      const isLate = at < this.#upAt;
       const isNew = this.#room.take({ n, room, who, text: content, at, seq, isLate });
       if (isNew && isLate && this.#back !== null) {
         this.#back.count++;

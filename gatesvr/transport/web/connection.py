@@ -21,6 +21,7 @@ import asyncio
 import logging
 import socket
 import struct
+from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
 from websockets.frames import Close
@@ -210,8 +211,9 @@ class WebConnection(asyncio.Protocol):
             self._violate(error)
         except BaseException as error:
             self.fail(error)
-        if self._state == _OPEN:
-            self._schedule()  # who has something to send asks for a flush
+        # Of the other deadlines, none comes nearer by what has arrived, or a flush is due.
+        if self._reader.began_at is not inf and self._state == _OPEN:
+            self._schedule()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end of the TCP connection."""
@@ -288,6 +290,7 @@ class WebConnection(asyncio.Protocol):
         task = self._driver.loop.create_task(stream.run(handler))
         self._owner.task_started(self, task)
         handler.connection_made(now)
+        self._schedule()
 
     def _refuse(self, status: int, text: str) -> None:
         """Refuse a request that the owner has not judged."""
@@ -515,7 +518,9 @@ class WebConnection(asyncio.Protocol):
             stream = self.stream
             share = 2 if stream.keep_alive and not self._is_pinged else 1
             nearest = self._last_received + self._idle_timeout / share
-            nearest = min(nearest, self._reader.began_at + MESSAGE_TIMEOUT_S)
+            ends = self._reader.began_at + MESSAGE_TIMEOUT_S
+            if ends < nearest:
+                nearest = ends
             if stream.handler is not None:
                 when = stream.handler.get_timer()
                 if when is not None and when < nearest:

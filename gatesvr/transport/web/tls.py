@@ -86,7 +86,8 @@ class TlsTransport(asyncio.Protocol):
                 if plain:
                     self._protocol.data_received(plain)
                 else:
-                    self.close()  # the client has
+                    self.close()  # the client has, and reads nothing more
+                    self._tcp.close()
         except ssl.SSLWantReadError:
             pass  # half a record
         except ssl.SSLError:
