@@ -75,8 +75,11 @@ bench: install ## Measure; prints ratios to a yardstick taken in the same run
 bench-compare: install ## Measure beside BASE=<rev>; fails where the working tree is slower
 	$(BIN)/python -m bench.compare "$(BASE)" $(ARGS)
 
-soak: install ## Run both QUIC backends through a bad network, a minute each
+soak: install ## Run both QUIC backends, and clients of every kind, through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
+	test -d clients/js/dist || (cd clients/js && npm ci --no-audit --no-fund && npm run build)
+	$(BIN)/python -m tests.soak --backend qh3 --web 15 --js 15 --min-requests 20000 --min-pushes 20000 \
+	  --min-each-requests 5000 --min-each-pushes 5000 --min-each-resumes 50 $(ARGS)
 
 attack: install ## Attack a gateway, with healthy clients beside it; prints attack, limit, measured
 	$(BIN)/python -m tests.attack $(ARGS)

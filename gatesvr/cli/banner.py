@@ -164,6 +164,6 @@ def _certified_name(host: str, cert_pem: bytes) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    from ..transport.tls import is_loopback
+    from ..transport.addresses import is_loopback
 
     return is_loopback(host)

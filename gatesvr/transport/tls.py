@@ -29,7 +29,7 @@ from ..config import TransportConfig
 from ..credentials import FileWatch, check_certificates, read_file
 from ..errors import ConfigError
 from ..observe.log import keys
-from .addresses import without_scope
+from .addresses import is_loopback
 
 __all__ = [
     "CertificateFiles",
@@ -39,7 +39,6 @@ __all__ = [
     "client_tls",
     "development_path",
     "generate_certificate",
-    "is_loopback",
     "load_server_tls",
 ]
 
@@ -197,16 +196,6 @@ def check_purpose(leaf: x509.Certificate) -> None:
     purposes = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
     if not any(purpose in usage for purpose in purposes):
         raise ValueError("the certificate is not for a server (extended key usage)")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether host is this machine by name or by address."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(without_scope(host)).is_loopback
-    except ValueError:
-        return False
 
 
 def development_path() -> Path | None:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.transport import listener, tls
+from gatesvr.transport.addresses import is_loopback
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.quic.choose import pick_backend
@@ -25,7 +26,6 @@ from gatesvr.transport.tls import (
     client_tls,
     development_path,
     generate_certificate,
-    is_loopback,
     load_server_tls,
 )
 

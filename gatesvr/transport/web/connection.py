@@ -38,7 +38,6 @@ from ..stream import CLOSED, CUT, WRITABLE, Stream
 from ..udp.driver import Timer
 from .frames import BINARY, CLOSE, PING, PONG, FrameReader, close_of, head_of
 from .pages import page_response
-from .tls import TlsTransport
 
 if TYPE_CHECKING:
     from ...config import TransportConfig
@@ -53,6 +52,8 @@ __all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
 SUBPROTOCOL = "gatesvr"
 MAX_REQUEST_BYTES = 16 << 10
 """Longest HTTP request, cookies included."""
+MAX_JOINED_BYTES = 64 << 10
+"""Clients join frames to messages of this size at most, however short the longest frame is."""
 CONTROL_RATE = 10.0
 CONTROL_BURST = 100
 """Pings and pongs of a client a second, and at once; more: 4429."""
@@ -175,11 +176,6 @@ class WebConnection(asyncio.Protocol):
         host, port = self.stream.peer
         state = _STATE_NAMES[self._state]
         return f"<WebConnection {self.stream.connection_id} {host}:{port} {state}>"
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is not encrypted."""
-        return not isinstance(self._transport, TlsTransport)
 
     @property
     def is_open(self) -> bool:
@@ -396,7 +392,8 @@ class WebConnection(asyncio.Protocol):
             out.clear()
             self._out_bytes = 0
             self._transport.write(head_of(len(data)) + data)
-            self._reader.max_bytes = PREFIX_BYTES + self._max_message_bytes
+            longest = max(self._max_message_bytes, MAX_JOINED_BYTES)
+            self._reader.max_bytes = PREFIX_BYTES + longest
             self._web_counters.messages_sent += 1
             self._web_counters.bytes_sent += len(data)
         return b""
