@@ -48,8 +48,11 @@ def banner(
     backend = f"{gateway.backend} {version_of(gateway.backend)}"
     lines = {"clients": f"{gateway.address} (UDP, QUIC by {backend})"}
     if gateway.web_address:
-        path = gateway.config.transport.web.path
-        lines["web clients"] = f"wss://{gateway.web_address}{path} (TCP, WebSocket)"
+        web = gateway.config.transport.web
+        ways = ["TCP, WebSocket"] * web.websocket + ["UDP, WebTransport"] * web.webtransport
+        scheme = "wss" if web.websocket else "https"
+        address = f"{scheme}://{gateway.web_address}{web.path}"
+        lines["web clients"] = f"{address} ({'; '.join(ways)})"
     if page:
         lines["page"] = page
     lines |= {

@@ -1,7 +1,7 @@
 """The page of ``gatesvr serve --demo``: a chat room between the tabs of a browser.
 
-Its files are in gatesvr/demo/page, and are read once. client.js among them is the JavaScript client,
-bundled from clients/js; where nobody has built it, the page says how to.
+Its files are in gatesvr/demo/page, and are read once. One of them, client.js, is the JavaScript
+client, bundled from clients/js; where nobody has built it, the page says how to.
 """
 
 from __future__ import annotations
@@ -52,13 +52,18 @@ async def open_page(gateway: Gateway) -> str:
         ConfigError: There is no port left.
     """
     web = gateway.config.transport.web
-    if not web.bind:
+    if not (web.bind and web.websocket):
         return ""
     gateway.web.pages = DemoPage(gateway)
     port = await gateway.web.start_plain(PLAIN_PORT if parse_address(web.bind)[1] else 0)
     host, secure = gateway.web.address
+    local = ("localhost", "127.0.0.1", "[::1]")
+    origins = [f"http://{name}:{port}" for name in local]
     if _is_local(host):
         host = "localhost"
+        # From a page by one of its names, WebTransport goes to another.
+        origins += [f"https://{name}:{secure}" for name in local]
+    gateway.web.page_origins = frozenset(origins)
     return f"https://{join_address(host, secure)}/, or http://localhost:{port}/ without TLS"
 
 
@@ -105,7 +110,7 @@ class DemoPage:
             "port": port,
             "loopback": own,
             "hash": base64.b64encode(tls.web_hash()).decode(),
-            "webtransport": bool(getattr(web, "webtransport", False)),
+            "webtransport": web.webtransport,
         }
         text = self._template.replace(PLACE, html.escape(json.dumps(settings)))
         return self._make(MEDIA["html"], text.encode(), (f"https://{own}",))

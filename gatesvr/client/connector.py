@@ -103,6 +103,9 @@ class Connector:
             sent last expires, each time for connect_timeout at most. May raise LoginNotMade.
     """
 
+    jitter: Callable[[], float] = staticmethod(random.random)
+    """Chance of the pauses between tries, 0 to 1; the conformance kit has no time for long ones."""
+
     def __init__(
         self,
         servers: Sequence[Server],
@@ -284,8 +287,7 @@ class Connector:
                 pause = 0.0
             else:
                 delay = 0.0 if self._servers.goes_elsewhere else verdict.delay
-                # S311: jitter wants spread, not secrecy.
-                pause = backoff.next(random.random(), max(delay, self._goaway_delay))  # noqa: S311
+                pause = backoff.next(self.jitter(), max(delay, self._goaway_delay))
             self._goaway_delay = 0.0
             if verdict.action is Action.STOP or now + pause >= lost_at + patience:
                 if failure is not None and (

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import re
+import secrets
 import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,16 +34,17 @@ LINE_TTL_S = 600.0
 
 SAID, JOINED, LEFT = "chat", "chat_joined", "chat_left"
 """The msg_types; the title is the speaker, the content the line. The data of a line are JSON: its
-number and the time of day in milliseconds."""
+number n, at_ms (since the epoch), and room, another one for each service, whose numbers begin at 1.
+"""
 
 
 def add_chat(service: UpstreamService) -> None:
     """Add chat_join, chat_say, chat_who, chat_people and chat_leave to a service."""
     history: deque[dict[str, object]] = deque(maxlen=MAX_HISTORY)
     in_order = asyncio.Lock()
-    last = 0
+    last, room = 0, secrets.token_hex(4)
 
-    async def tell(msg_type: str, who: str, text: str = "", **about: int) -> Reply:
+    async def tell(msg_type: str, who: str, text: str = "", **about: object) -> Reply:
         try:
             pushed = await service.gateway.broadcast(
                 msg_type=msg_type,
@@ -65,7 +67,7 @@ def add_chat(service: UpstreamService) -> None:
             told = await tell(JOINED, request.openid)
             if told.code != 200:
                 return told
-        return Reply(data=json.dumps({"lines": list(history)}).encode())
+        return Reply(data=json.dumps({"room": room, "lines": list(history)}).encode())
 
     @service.action("chat_leave")
     async def leave(request: Request) -> Reply:
@@ -80,7 +82,7 @@ def add_chat(service: UpstreamService) -> None:
         nonlocal last
         async with in_order:
             number, at_ms = last + 1, int(time.time() * 1000)
-            told = await tell(SAID, request.openid, text, n=number, at_ms=at_ms)
+            told = await tell(SAID, request.openid, text, n=number, at_ms=at_ms, room=room)
             if told.code == 200:
                 last = number
                 history.append({"n": number, "at_ms": at_ms, "who": request.openid, "text": text})

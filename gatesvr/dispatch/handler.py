@@ -166,8 +166,9 @@ class ClientHandler:
             out = protocol.data_to_send()
             if out:
                 self._write(out)
-                if protocol.has_heartbeat:
-                    # The peer's ack of a PING would count as a sign of life (PROTOCOL 3.8).
+                if protocol.has_heartbeat and self._link.transport == "quic":
+                    # The peer's ack of a PING would count as a sign of life (PROTOCOL 3.8). It does
+                    # for a page, which a browser keeps from running in the background.
                     self._link.keep_alive = False
             if protocol.error is not None:
                 raise protocol.error

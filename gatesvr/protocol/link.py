@@ -71,8 +71,8 @@ class Link(Protocol):
     transport: str
     """The way that it came by: ``quic`` or ``websocket``."""
     keep_alive: bool
-    """Whether the transport PINGs after half the idle time-out of silence; the handler switches it
-    off at the first HEARTBEAT, from which on silence counts (PROTOCOL 3.8)."""
+    """Whether the transport PINGs after half the idle time-out of silence; over QUIC the handler
+    switches it off at the first HEARTBEAT, from which on silence counts (PROTOCOL 3.8)."""
 
     def write(self, data: bytes) -> None:
         """Hand whole frames to the stream; does nothing once the link is closing."""

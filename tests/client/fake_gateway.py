@@ -19,7 +19,7 @@ from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.web.listener import WebListener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from gatesvr._core.codec import ClientRequest
     from gatesvr.protocol.link import Disconnect, Link
@@ -43,6 +43,7 @@ class FakeSession:
         self.sent: dict[int, bytes] = {}
         self.held: list[ClientRequest] = []
         self.link: Link | None = None
+        self.on_detached: Callable[[], None] = lambda: None
 
     def send(self, body: bytes, msg_id: int = 0) -> None:
         self.last_seq += 1
@@ -276,6 +277,7 @@ class _Handler:
         self.gateway.lost.append(how)
         if self.session is not None and self.session.link is self.link:
             self.session.link = None
+            self.session.on_detached()
             if self.gateway.is_forgetful:
                 self.gateway.sessions.pop(self.session.session_id, None)
 

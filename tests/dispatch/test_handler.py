@@ -520,6 +520,17 @@ async def test_silence_counts_from_the_first_heartbeat() -> None:
         assert rig.counters.heartbeat_timeouts == 1
 
 
+@pytest.mark.parametrize("transport", ["quic", "websocket"])
+async def test_a_page_is_pinged_behind_its_heartbeats_too(transport: str) -> None:
+    async with Rig() as rig:
+        client = Client(rig)
+        client.transport = transport
+        await client.login()
+        assert client.keep_alive
+        await client.send(heartbeat())
+        assert client.keep_alive == (transport != "quic")
+
+
 async def test_end_of_the_stream_suspends_the_session() -> None:
     async with Rig() as rig:
         client = Client(rig)

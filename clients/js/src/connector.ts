@@ -180,7 +180,7 @@ export class Connector implements StreamOwner, PageListener {
 
   offline(): void {
     this.#isOffline = true;
-    this.#stream?.close(CloseCode.NORMAL, "offline");
+    this.#stream?.close(CloseCode.NORMAL, "away");
   }
 
   shown(): void {

@@ -97,8 +97,9 @@ export class HeartbeatPacer {
     return Math.min(this.dueAt, since + Math.max(2 * usualMs, WAITING_MS));
   }
 
-  /** Make a heartbeat due now, and a sign of life soon. */
+  /** Make a heartbeat due now, and a sign of life soon; what came meanwhile may not be read yet. */
   probe(now: number): void {
+    this.#isUnanswered = false;
     this.dueAt = now;
     this.#probeAt = Math.min(this.#probeAt, now + PROBE_MS);
   }
@@ -111,6 +112,8 @@ export class HeartbeatPacer {
 
   /** Record a heartbeat sent now. */
   sent(msgId: number, now: number): void {
+    // A beat that comes late, as in a hidden tab, gets its time too.
+    if (!this.#isUnanswered) this.#heardAt = Math.max(this.#heardAt, now - this.interval);
     this.#sentAt = now;
     this.dueAt = now + this.interval;
     this.#isUnanswered = true;

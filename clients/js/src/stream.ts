@@ -77,7 +77,11 @@ export class Stream implements LinkHandler {
     const now = this.environment.now();
     const { protocol } = this;
     this.owner.handleEvents(protocol.receive(data, now), now);
-    this.requestFlush();
+    // In a hidden tab a timer that was set by a timer may be a minute late; set from here it is late
+    // by a second. What is due by now does not wait for it.
+    this.#timerAt = Infinity;
+    if (now > protocol.timer()) this.handleTimer(now);
+    else this.requestFlush();
     if (protocol.error !== null) {
       this.flush();
       // A broken rule closes this connection, and the next one resumes.
@@ -118,7 +122,11 @@ export class Stream implements LinkHandler {
   }
 
   #leaveIfDone(now: number): void {
-    if (this.protocol.isLeft(now)) this.close(CloseCode.NORMAL, "goaway");
+    if (this.#isOver || !this.protocol.isLeft(now)) return;
+    // PROTOCOL 3.9: "wait for the answers to what was sent, ack, close the connection".
+    this.protocol.sendAck();
+    this.flush();
+    this.close(CloseCode.NORMAL, "goaway");
   }
 
   /** Set the timer to the protocol's next deadline; one that comes early only looks again. */

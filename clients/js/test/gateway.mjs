@@ -257,12 +257,21 @@ export class Clock {
   #now = 1_000;
   #timers = new Map();
   #next = 1;
+  #depth = 0;
+  /** How many timers one after the other have set the newest one, itself included. */
+  depth = 0;
 
   now = () => this.#now;
   date = () => 1_700_000_000_000 + this.#now;
   random = () => 0.5;
   setTimer = (call, ms) => {
-    this.#timers.set(this.#next, { at: this.#now + Math.max(0, ms), call });
+    const depth = (this.depth = this.#depth + 1);
+    const ring = () => {
+      this.#depth = depth;
+      call();
+      queueMicrotask(() => (this.#depth = 0));
+    };
+    this.#timers.set(this.#next, { at: this.#now + Math.max(0, ms), call: ring });
     return this.#next++;
   };
   clearTimer = (timer) => {

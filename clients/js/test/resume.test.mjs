@@ -211,6 +211,7 @@ test("GOAWAY for later: answers are waited for, new requests go on the next conn
   const second = client.request("second");
   connection.answer(asked, 2);
   await first;
+  assert.equal((await connection.find(Type.ACK)).body.ackedSeqId, 2);
   assert.equal((await connection.closed).code, 1000);
   const next = await resume(all, { maxClientSeq: 2 });
   const again = await next.connection.find(4);
@@ -348,6 +349,61 @@ test("a page that was frozen looks at what has arrived before it gives the gatew
   all.connection.heartbeat(beat);
   all.clock.sleep(60_000); // the answer has arrived meanwhile; timers are late
   await all.clock.advance(50);
+  assert.equal(all.client.state, "connected");
+});
+
+test("a late heartbeat has its time, and what is due goes with whatever comes", async (t) => {
+  const all = await setUpPage(t);
+  const { clock, connection, client } = all;
+  connection.notify(2);
+  await until(() => client.serverSeq === 2);
+  clock.sleep(90_000); // no timer rang: the tab is hidden
+  connection.notify(3);
+  assert.equal((await connection.take(Type.ACK)).body.ackedSeqId, 3);
+  connection.heartbeat(await connection.take(Type.HEARTBEAT));
+  connection.notify(4);
+  await until(() => client.serverSeq === 4);
+  clock.sleep(90_000); // and nothing comes
+  await clock.advance(100);
+  const beat = await connection.find(Type.HEARTBEAT);
+  await clock.advance(14_000);
+  assert.equal(client.state, "connected");
+  connection.heartbeat(beat);
+  await clock.advance(1_000);
+  connection.heartbeat(await connection.take(Type.HEARTBEAT));
+  assert.equal(client.state, "connected");
+});
+
+test("a timer is set anew from what comes: a chain of timers is held back in a hidden tab", async (t) => {
+  const all = await setUpPage(t);
+  const { clock, connection } = all;
+  for (let n = 0; n < 5; n++) {
+    await clock.advance(15_000);
+    connection.heartbeat(await connection.find(Type.HEARTBEAT));
+    await until(() => clock.depth === 1);
+  }
+});
+
+test("a page that is left has no connection, and one that is shown again resumes", async (t) => {
+  const all = await setUpPage(t);
+  all.tell(all.window, "pagehide");
+  assert.equal((await all.connection.take(Type.ACK)).body.ackedSeqId, 1);
+  assert.equal((await all.connection.closed).code, 1000);
+  assert.equal(all.client.state, "reconnecting");
+  all.tell(all.window, "pageshow");
+  const next = await all.gateway.next(); // without time
+  assert.equal((await next.take(Type.START)).body.sessionId, "s1");
+});
+
+test("a page that runs again asks before it gives the gateway up", async (t) => {
+  const all = await setUpPage(t);
+  await all.clock.advance(15_000);
+  await all.connection.find(Type.HEARTBEAT);
+  all.clock.sleep(60_000); // the answer is there, and not read yet
+  all.tell(all.document, "resume");
+  assert.equal(all.client.state, "connected");
+  all.connection.heartbeat(await all.connection.take(Type.HEARTBEAT));
+  await all.clock.advance(10_000);
   assert.equal(all.client.state, "connected");
 });
 

@@ -80,6 +80,7 @@ class Tab {
   #resumed = 0; // connections that took the session up again
   #upAt = 0; // when the connection came back after a cut
   #back = null; // the note on that, and how many lines had waited
+  #isSwitching = false; // of transports, not after a cut
   #talker = 0;
   #end = ""; // why the client is closed
 
@@ -116,7 +117,11 @@ class Tab {
     });
     this.#client = client;
     client.on("state", (state) => this.#stateChanged(state));
-    client.on("kicked", ({ reason }) => (this.#end = `This session was ended: ${reason || "by a service"}.`));
+    client.on("kicked", ({ reason }) => {
+      this.#end = reason === "replaced"
+        ? `This session was ended: somebody else came in as ${this.name}.`
+        : `This session was ended: ${reason || "by a service"}.`;
+    });
     client.on("lost", ({ firstSeq, lastSeq }) => {
       this.#room.note(`${lastSeq - firstSeq + 1} messages were dropped by the gateway`, "is-bad");
     });
@@ -136,8 +141,9 @@ class Tab {
   async #join() {
     const answer = await this.#client.request("chat_join", "", { timeout: 15_000 });
     if (!answer.isOk) throw new Error(answer.message);
-    for (const { n, who, text: words, at_ms: at } of JSON.parse(answer.text).lines) {
-      this.#room.take({ n, who, text: words, at, seq: 0, isLate: false });
+    const { room, lines } = JSON.parse(answer.text);
+    for (const { n, who, text: words, at_ms: at } of lines) {
+      this.#room.take({ n, room, who, text: words, at, seq: 0, isLate: false });
     }
   }
 
@@ -164,9 +170,9 @@ class Tab {
 
   #heard({ msgType, title: who, content, data, serverSeq: seq }) {
     if (msgType === "chat") {
-      const { n, at_ms: at } = JSON.parse(new TextDecoder().decode(data));
+      const { n, room, at_ms: at } = JSON.parse(new TextDecoder().decode(data));
       const isLate = at < this.#upAt - LATE_MS && at > this.#cutAt;
-      const isNew = this.#room.take({ n, who, text: content, at, seq, isLate });
+      const isNew = this.#room.take({ n, room, who, text: content, at, seq, isLate });
       if (isNew && isLate && this.#back !== null) {
         this.#back.count++;
         text(this.#back.note, this.#back.words());
@@ -189,6 +195,11 @@ class Tab {
       this.#upAt = Date.now();
       if (!this.#cutAt) {
         this.#room.note("Reloaded, in the same session", "is-good");
+        return;
+      }
+      if (this.#isSwitching) {
+        this.#isSwitching = false;
+        this.#room.note(`Now by ${WAYS[this.#client.transport]}, in the same session`, "is-good");
         return;
       }
       const seconds = ((this.#upAt - this.#cutAt) / 1000).toFixed(1);
@@ -247,6 +258,7 @@ class Tab {
       }
       radio.addEventListener("change", () => {
         this.#setWay(radio.value);
+        this.#isSwitching = this.#client?.isConnected ?? false;
         this.#client?.drop(); // the next connection goes the other way, in the same session
       });
     }
@@ -308,6 +320,7 @@ class Tab {
     const [words, kind] = this.#stateWords(client);
     text(element("state"), words);
     element("state").className = `state ${kind}`;
+    text(element("people-title"), client.isConnected ? "In the room" : "In the room, when last seen");
     const { total, resumed } = client.connects;
     // The state is for the storage; its position is what was acknowledged.
     const { position } = JSON.parse(client.savedState());
@@ -326,7 +339,7 @@ class Tab {
     const { first, last, count, missing, twice } = this.#room.verdict();
     const verdict = element("verdict");
     text(verdict, count
-      ? `Lines ${first} to ${last}: ${missing ? `${missing} missing` : "none missing"}, ${twice ? `${twice} twice` : "none twice"}`
+      ? `${count > 1 ? `Lines ${first} to ${last}` : `Line ${first}`}: ${missing ? `${missing} missing` : "none missing"}, ${twice ? `${twice} twice` : "none twice"}`
       : "No line yet");
     verdict.className = `verdict ${!count ? "" : missing || twice ? "is-bad" : "is-good"}`;
     Object.assign(verdict.dataset, { first, last, count, missing, twice });
@@ -337,7 +350,9 @@ class Tab {
     if (this.#network.isCut) return ["Network cut: the session waits at the gateway", "is-bad"];
     if (!navigator.onLine) return ["Offline", "is-bad"];
     if (client.isConnected) return ["Connected", "is-good"];
-    return [client.state === "reconnecting" ? "Coming back" : "Connecting", "is-waiting"];
+    const [way] = this.#ways;
+    const by = this.#ways.length === 1 ? ` by ${WAYS[way]}` : "";
+    return [`${client.state === "reconnecting" ? "Coming back" : "Connecting"}${by}`, "is-waiting"];
   }
 
   #spark() {
@@ -366,6 +381,12 @@ function notice(words, label = "", act = null) {
   text(button, label);
   button.onclick = act;
 }
+
+// On a phone the room is what matters, and the figures are a tap away.
+const narrow = matchMedia("(max-width: 679px)");
+const fold = () => (element("figures").open = !narrow.matches);
+narrow.addEventListener("change", fold);
+fold();
 
 element("theme").addEventListener("click", () => {
   const { dataset } = document.documentElement;

@@ -30,6 +30,7 @@ export class Room {
   #pushed = new Set(); // of these, the ones that came as pushes
   #first = 0; // the lowest number that came
   #twice = 0;
+  #room = ""; // whose numbers these are
   #last = null; // the last line that is shown, for who goes on speaking
   #list = element("lines");
   #outbox = element("outbox");
@@ -37,7 +38,10 @@ export class Room {
 
   constructor(me) {
     this.#me = me;
-    for (const line of this.#stored()) this.#add(line);
+    for (const line of this.#stored()) {
+      if (line.room !== this.#room) this.#begin(line.room);
+      this.#add(line);
+    }
   }
 
   /** Forget what was said: somebody else sits here. */
@@ -48,10 +52,11 @@ export class Room {
   /**
    * Take a line in, once. It is stored before this returns: the client acknowledges it then.
    *
-   * @param line Number n, who, text, at (ms), seq (0 where it came as history), isLate.
+   * @param line Number n, room, who, text, at (ms), seq (0 where it came as history), isLate.
    */
   take(line) {
-    if (line.n && this.#numbers.has(line.n)) {
+    if (line.room !== this.#room) this.#begin(line.room);
+    if (this.#numbers.has(line.n)) {
       // History and a push may tell the same line; two pushes of one would be a fault.
       if (line.seq && this.#pushed.has(line.n)) this.#twice++;
       return false;
@@ -59,6 +64,14 @@ export class Room {
     this.#add(line);
     this.#store();
     return true;
+  }
+
+  /** Begin to count anew: the service was started again. */
+  #begin(room) {
+    this.#room = room;
+    this.#numbers.clear();
+    this.#pushed.clear();
+    this.#first = this.#twice = 0;
   }
 
   /** Show what happened, among the lines. */
@@ -73,7 +86,7 @@ export class Room {
   wait(words) {
     const state = h("span", { class: "seq" }, "waits");
     const item = h("li", { class: "line is-mine is-waiting" },
-      h("div", { class: "bubble" }, words), state);
+      h("div", { class: "beside" }, h("div", { class: "bubble" }, words), state));
     item.dataset.text = words;
     this.#keepEnd(() => this.#outbox.append(item));
     return {
@@ -120,11 +133,9 @@ export class Room {
 
   #add(line) {
     const { n, who, text: words, at, seq, isLate } = line;
-    if (n) {
-      this.#numbers.add(n);
-      if (seq) this.#pushed.add(n);
-      this.#first = this.#first ? Math.min(this.#first, n) : n;
-    }
+    this.#numbers.add(n);
+    if (seq) this.#pushed.add(n);
+    this.#first = this.#first ? Math.min(this.#first, n) : n;
     this.#lines.push(line);
     if (this.#lines.length > MAX_LINES) this.#lines.shift();
     const isMine = who === this.#me;
@@ -136,8 +147,7 @@ export class Room {
       isMine ? null : face(who),
       h("div", { class: "said" },
         h("div", { class: goesOn ? "unseen" : "speaker" }, who, h("span", { class: "when" }, ` ${when}`)),
-        h("div", { class: "bubble" }, words)),
-      tag);
+        h("div", { class: "beside" }, h("div", { class: "bubble" }, words), tag)));
     item.dataset.n = n;
     item.dataset.seq = seq;
     if (isMine) this.#said(words);

@@ -76,12 +76,14 @@ class WebListener:
         counters: Those of web clients alone.
         connections: The WebSocket connections whose request is complete and whose TCP has not
             ended.
-        pages: Answers plain requests; None for nothing. Its pages may open WebSockets here,
-            whatever the origins let in.
+        pages: Answers plain requests; None for nothing. Pages of the same host and port may
+            connect, whatever the origins let in.
+        page_origins: Other origins of these pages.
         is_any_port: Whether start() takes a free port where the configured one is taken.
     """
 
     pages: Pages | None = None
+    page_origins: frozenset[str] = frozenset()
     is_any_port = False
 
     def __init__(
@@ -108,7 +110,6 @@ class WebListener:
         self._beginning: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._plain: set[socket.socket] = set()
-        self._page_origins: frozenset[str] = frozenset()
         self._address = ("", 0)
         self._tls: ServerTls | None = None
         self._context: ssl.SSLContext | None = None
@@ -137,11 +138,6 @@ class WebListener:
             raise RuntimeError("the listener was not started")
         return self._address
 
-    @property
-    def page_origins(self) -> frozenset[str]:
-        """The origins of pages that start_plain() serves."""
-        return self._page_origins
-
     def prepare(self, config: TransportConfig) -> Callable[[], None]:
         """Return a function that puts other settings in force, for new connections."""
         return lambda: self._set(config)
@@ -167,9 +163,9 @@ class WebListener:
             except ConfigError:
                 self._close_sockets()
                 # A port that is free for one of TCP and UDP may not be for the other.
-                port = 0 if self.is_any_port else port
-                if port or attempt == MAX_PORTS:
+                if (port and not self.is_any_port) or attempt == MAX_PORTS:
                     raise
+                port = 0
         self._is_accepting = True
         for sock in self._sockets:
             self._read(sock)
@@ -183,12 +179,7 @@ class WebListener:
         self._tls = self._quic.tls
         self._context = tls_context(self._tls)
         try:
-            try:
-                self._sockets = await _listen_on(host, port)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or not self.is_any_port:
-                    raise
-                self._sockets = await _listen_on(host, 0)
+            self._sockets = await _listen_on(host, port)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on TCP {self._config.web.bind}: {error.strerror or error}",
@@ -228,9 +219,6 @@ class WebListener:
         port = found[0].getsockname()[1]
         with contextlib.suppress(OSError):
             found += await _listen_on("::1", port)  # where there is IPv6
-        self._page_origins = frozenset(
-            f"http://{host}:{port}" for host in ("localhost", "127.0.0.1", "[::1]")
-        )
         self._plain.update(found)
         self._sockets += found
         for sock in found:
@@ -413,7 +401,7 @@ class WebListener:
         if not origins or "*" in self._origins:
             return None
         origin = plain_origin(origins[0])
-        is_let_in = origin in self._origins or origin in self._page_origins
+        is_let_in = origin in self._origins or origin in self.page_origins
         if not is_let_in and (self.pages is not None or not self._origins):
             # Of https alone: nobody but an attacker on the way serves plain HTTP at this port.
             is_let_in = [origin] == [plain_origin(f"https://{host}") for host in hosts]

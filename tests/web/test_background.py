@@ -1,0 +1,77 @@
+"""Tabs in the background for a minute, with their timers held back by the browser."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .cdp import BareTab, throttling_chromium
+from .conftest import ARGS, CHROMIUM, WAYS, Certificate, Gateway, Serve, page_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
+
+HIDDEN_S = 60
+TICK = "void (window.ticks = 0, function tick() { ticks++; setTimeout(tick, 100); }())"
+NUMBERS = "told('notifies').map(([, text]) => Number(text))"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: make browser installs it")
+async def test_a_minute_in_the_background(
+    serve: Serve, site: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """Connections hold, of pages whose timers run once a minute and of those that stand still."""
+    assert CHROMIUM is not None
+    async with AsyncExitStack() as stack:
+        chromium = await stack.enter_async_context(throttling_chromium(CHROMIUM, tmp_path, *ARGS))
+        gateways: list[Gateway] = []
+        hidden: list[BareTab] = []
+        frozen: list[BareTab] = []
+        for way in WAYS:
+            # Heartbeats each 2 s. Of who is silent for 6 s the gateway ends the connection, and 5 s
+            # later the session.
+            gateway = await stack.enter_async_context(
+                serve(way.backend, "transport.idle_timeout=8s", "session.resume_window=5s")
+            )
+            gateways.append(gateway)
+            for tabs in (hidden, frozen):
+                tab = await chromium.open(
+                    page_url(site, certificate, gateway.web, way, openid="ann")
+                )
+                await tab.until("window.client?.isConnected")
+                await tab.get(TICK)
+                tabs.append(tab)
+        front = await chromium.open("about:blank")
+        assert await front.get("document.visibilityState") == "visible"
+        for tab in frozen:
+            await tab.freeze()
+        for n in range(HIDDEN_S):
+            for gateway in gateways:
+                await gateway.push("ann", range(n, n + 1))
+            await asyncio.sleep(1.0)
+        for tab in hidden:
+            assert await tab.get(NUMBERS) == list(range(HIDDEN_S))
+            assert await tab.get("client.connects.total") == 1
+        for tab in frozen:
+            assert await tab.get("ticks") < HIDDEN_S / 6, "the page did not stand still"
+            # Chromium ends a WebSocket when the page runs again, and not before.
+            await tab.thaw()
+            await tab.until(f"told('notifies').length >= {HIDDEN_S}")
+            assert await tab.get(NUMBERS) == list(range(HIDDEN_S))
+            assert await tab.get("client.connects.total") <= 2
+        for tab in hidden + frozen:
+            assert await tab.get("[ticks < 300, document.visibilityState]") == [True, "hidden"]
+            # One that is cut in the background comes back there.
+            await tab.get("client.drop()")
+            assert await tab.get("ask(0, 3)") == ["0", "1", "2"]
+            assert await tab.get("client.connects.resumed >= 1")
+            assert await tab.get("[client.state, told('lost'), told('sessionLost')]") == [
+                "connected",
+                [],
+                [],
+            ]

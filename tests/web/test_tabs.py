@@ -1,0 +1,105 @@
+"""Several tabs, tabs that are kicked, hidden, frozen, left and shown again; and the race."""
+
+from __future__ import annotations
+
+import pytest
+
+from gatesvr._pb import upstream_pb2 as up
+
+from .conftest import Gateway, Open, Serve, Way, watched
+from .relay import relay
+
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
+
+LIMIT_MS = 1_500
+"""Longest way to a session by WebSocket where UDP is blocked."""
+MAX_TRIES = 5
+"""Of a page on a machine that does something else."""
+
+
+async def test_two_tabs_have_two_sessions(gateway: Gateway, open_tab: Open, way: Way) -> None:
+    openid = f"tabs-{way}"
+    async with (
+        open_tab(gateway.web, way, openid=openid) as one,
+        open_tab(gateway.web, way, openid=openid, context=one.page.context) as two,
+    ):
+        await one.connected()
+        await two.connected()
+        # The browser copies what the first tab has stored into the third.
+        async with one.page.context.expect_page() as opening:
+            await one.get("void window.open(location.href)")
+        three = watched(await opening.value)
+        await three.connected()
+        assert await three.get("told('states').slice(0, 3)") == [
+            "connecting",
+            "connected",
+            "connecting",
+        ]
+        sessions = {await tab.get("client.sessionId") for tab in (one, two, three)}
+        assert len(sessions) == 3
+        await gateway.push(openid, range(50))
+        for tab in (one, two, three):
+            await tab.has_numbers(range(50))
+        for tab in (one, two, three):
+            await tab.page.reload()
+            await tab.connected()
+        assert {await tab.get("client.sessionId") for tab in (one, two, three)} == sessions
+        assert three.complaints == []
+
+
+async def test_a_kicked_tab_stays_kicked(gateway: Gateway, open_tab: Open, way: Way) -> None:
+    openid = f"kicked-{way}"
+    async with open_tab(gateway.web, way, openid=openid) as tab:
+        await tab.connected()
+        session = await tab.get("client.sessionId")
+        await gateway.stub.KickClient(
+            up.KickRequest(target_type="session", target_id=session, reason="enough")
+        )
+        await tab.until("client.state === 'closed'")
+        assert await tab.get("told('kicked')") == ["enough"]
+        assert await tab.get("told('sessionLost')") == [[True, 4410]]
+        await tab.page.context.set_offline(True)
+        await tab.page.context.set_offline(False)
+        await tab.get("void document.dispatchEvent(new Event('visibilitychange'))")
+        assert await tab.get("ask(0, 1).catch((error) => error.isFinal)") is True
+        assert await tab.get("[client.state, client.connects.total]") == ["closed", 1]
+        info = await gateway.stub.GetSession(
+            up.GetSessionRequest(target_type="openid", target_id=openid)
+        )
+        assert not info.found
+
+
+@pytest.mark.parametrize("has_udp", [False, True], ids=["closed", "swallowed"])
+async def test_websocket_where_udp_is_blocked(
+    serve: Serve, gateways, open_tab: Open, has_udp: bool
+) -> None:
+    gateway = await gateways("aioquic")
+    times = []
+    async with relay(gateway.web, has_udp=has_udp) as network:
+        network.cut_udp()
+        for n in range(MAX_TRIES):
+            async with open_tab(network.address, None, openid=f"blocked-{has_udp}-{n}") as tab:
+                times.append(await tab.connected())
+                assert await tab.get("client.transport") == "websocket"
+                assert await tab.get("ask(0, 10)") == [f"{n}" for n in range(10)]
+            if times[-1] <= LIMIT_MS:
+                break
+    assert min(times) <= LIMIT_MS, times
+
+
+async def test_a_page_that_is_left_and_shown_again(
+    gateway: Gateway, open_tab: Open, way: Way
+) -> None:
+    openid = f"left-{way}"
+    async with open_tab(gateway.web, way, openid=openid, storage=False) as tab:
+        await tab.connected()
+        session = await tab.get("client.sessionId")
+        await gateway.push(openid, range(10))
+        await tab.has_numbers(range(10))
+        await tab.page.goto("about:blank")
+        await gateway.push(openid, range(10, 20))
+        await tab.page.go_back(wait_until="commit")
+        await tab.has_numbers(range(20))
+        print(await tab.get("[client.connects, told('states'), told('shown')]"))
+        assert await tab.get("client.sessionId") == session
+        assert await tab.get("told('shown')") == [False, True]
