@@ -49,6 +49,7 @@ async def test_a_minute_in_the_background(
         front = await chromium.open("about:blank")
         assert await front.get("document.visibilityState") == "visible"
         for tab in frozen:
+            await tab.get("ticks = 0")
             await tab.freeze()
         for n in range(HIDDEN_S):
             for gateway in gateways:
