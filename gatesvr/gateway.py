@@ -152,7 +152,8 @@ class Gateway(LocalPushApi):
 
     @property
     def web_address(self) -> str:
-        """The TCP address for WebSocket: ``HOST:PORT``; empty where ``transport.web.bind`` is."""
+        """The address for web clients, UDP and TCP: ``HOST:PORT``; empty where
+        ``transport.web.bind`` is."""
         return join_address(*self.web.address) if self.web.is_on else ""
 
     @property

@@ -46,8 +46,11 @@ def banner(
     backend = f"{gateway.backend} {version_of(gateway.backend)}"
     lines = {"clients": f"{gateway.address} (UDP, QUIC by {backend})"}
     if gateway.web_address:
-        path = gateway.config.transport.web.path
-        lines["web clients"] = f"wss://{gateway.web_address}{path} (TCP, WebSocket)"
+        web = gateway.config.transport.web
+        url = f"{gateway.web_address}{web.path}"
+        ways = [f"https://{url} (UDP, WebTransport)"] if web.webtransport else []
+        ways += [f"wss://{url} (TCP, WebSocket)"] if web.websocket else []
+        lines["web clients"] = ", ".join(ways)
     lines |= {
         "push": f"{gateway.grpc_address} (TCP, gRPC)",
         "services": ", ".join(f"{name} {address}" for name, address in services.items()),
