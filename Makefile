@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
+PAGE_CLIENT := gatesvr/demo/page/client.js
 BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 BASE ?= HEAD
@@ -27,7 +28,7 @@ help: ## List the targets
 
 install: $(STAMP) ## Build .venv with the package, its extras and its compiled core
 
-serve: $(RUNTIME) ## Run a gateway with demo services behind it
+serve: $(RUNTIME) $(PAGE_CLIENT) ## Run a gateway with demo services behind it, and a page to see it
 	@exec $(BIN)/gatesvr serve --demo $(ARGS)
 
 test: install ## Run the tests
@@ -36,11 +37,13 @@ test: install ## Run the tests
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
 	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
 
-browser: install ## Test the console in Chromium, which it installs where there is none
+browser: install ## Test the console and pages of clients in Chromium; installs it and Node where there are none
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	@$(MAKE) --no-print-directory $(PAGE_CLIENT)
 	$(PIP) 'gatesvr[admin,browser]'
-	$(BIN)/python -m pytest -m long tests/console $(ARGS)
+	$(BIN)/python -m pytest -m long tests/console tests/web $(ARGS)
 
 foreign: install ## Test upstreams on grpc-js and grpc-go; installs Node, Go and grpc-go where there are none
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
@@ -75,8 +78,11 @@ bench: install ## Measure; prints ratios to a yardstick taken in the same run
 bench-compare: install ## Measure beside BASE=<rev>; fails where the working tree is slower
 	$(BIN)/python -m bench.compare "$(BASE)" $(ARGS)
 
-soak: install ## Run both QUIC backends through a bad network, a minute each
+soak: install ## Run both QUIC backends, and clients of every kind, through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
+	test -d clients/js/dist || (cd clients/js && npm ci --no-audit --no-fund && npm run build)
+	$(BIN)/python -m tests.soak --backend qh3 --web 15 --js 15 --min-requests 20000 --min-pushes 20000 \
+	  --min-each-requests 5000 --min-each-pushes 5000 --min-each-resumes 50 $(ARGS)
 
 attack: install ## Attack a gateway, with healthy clients beside it; prints attack, limit, measured
 	$(BIN)/python -m tests.attack $(ARGS)
@@ -110,12 +116,22 @@ pb: install ## Generate gatesvr/_pb again from protos/
 	$(BIN)/python -m grpc_tools.protoc -Igatesvr/_pb=protos --grpc_python_out=. \
 	  protos/upstream.proto protos/auth.proto
 
-wheel: install ## Build the sdist and the wheel into dist/
+wheel: install $(PAGE_CLIENT) ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build --outdir dist .
 
 clean: ## Remove everything that was built
 	rm -rf $(VENV) build dist clients/js/dist clients/js/node_modules *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
-	rm -f gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
+	rm -f $(PAGE_CLIENT) gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
+
+# The client that the demo's page loads. Without npm, or a network at the first time, there is none, and
+# the page says so; the next call tries again.
+$(PAGE_CLIENT): $(wildcard clients/js/src/*.ts) clients/js/package.json clients/js/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  echo "building the JavaScript client of the demo's page (once)"; \
+	  { cd clients/js && npm ci --silent --no-audit --no-fund --fetch-retries=1 && \
+	    npm run --silent build && cp dist/bundle.js ../../$@; } || \
+	  echo "make: it could not be built; the page does without" >&2; \
+	fi
 
 # A copy of the tree in build/$(1) whose core is compiled with the flags $(2).
 , := ,

@@ -1,10 +1,13 @@
 """Measures how sessions fare beside a greedy one, and services beside one that hangs.
 
 100 sessions ask once a second each, and their latencies are taken in rounds without and with a
-neighbour, in turn: ``flood`` is one session that keeps 128 requests in flight, ``hang`` ten
-sessions with 120 requests each to a service that does not answer. ``burn`` asks nothing: it takes
-as much of the processors as the client and the upstream of a flood do, and tells what a machine of
-few processors does to latencies by itself. The loop's delay is the gateway's own part. Run it as::
+neighbour, in turn: ``flood`` is one session with 128 requests in flight and 20,000 a second,
+``hang`` ten sessions with 120 requests each to a service that does not answer. ``burn`` asks
+nothing: it takes as much of the processors as the client and the upstream of a flood do.
+
+The gateway has a core to itself, and the neighbour runs behind all that is measured (placement.py):
+what its requests do to the latencies of others is the gateway's doing. Run it as root on a machine
+that is otherwise idle, or the processes share their cores, and the scheduler is measured, too::
 
     python -m bench.fairness --transport qh3 --rounds 5
 """
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from gatesvr import Gateway
 from gatesvr.bench.run import Crew
 from gatesvr.bench.scenario import Plan
+from gatesvr.bench.schedule import Alarm, Schedule
 from gatesvr.config import load, parse_address
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
@@ -30,6 +34,7 @@ from gatesvr.transport.udp.driver import Driver
 
 from .clients import BACKEND, GatewayClient, Round
 from .load import PAYLOAD_BYTES, Process, serve_upstream, until_readable
+from .placement import Place, Placement
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
@@ -42,6 +47,8 @@ START_S = 5.0
 IN_FLIGHT = 128
 HANGING = 10
 HANGING_IN_FLIGHT = 120
+LIMITS = {"flood": 2.0, "hang": 1.5}
+"""Of the p99 with a neighbour ÷ without."""
 LAG_TICK_S = 0.005
 ROUTES = ", ".join(
     f'{{action="{action}", service="{service}"}}'
@@ -51,13 +58,49 @@ ROUTES = ", ".join(
 
 
 class Greedy(GatewayClient):
-    """Keeps its requests in flight until it is closed."""
+    """Keeps IN_FLIGHT requests in flight until it is closed, or as many as its rate allows."""
+
+    _in_flight = 0
+    _schedule: Schedule | None = None
+
+    def go(self, rate: float, now: float) -> None:
+        """Begin.
+
+        Args:
+            rate: Requests a second, 0 for as many as it can.
+            now: Loop time.
+        """
+        if rate:
+            schedule = self._schedule = Schedule(rate, now)
+
+            def ring(now: float) -> None:
+                self._send_due(now)
+                alarm.set(schedule.next_at)
+
+            alarm = Alarm(ring)
+            alarm.set(now)
+        self._send_due(now)
 
     def connection_lost(self, how: Disconnect, now: float) -> None: ...
 
+    def _answered(self, now: float) -> None:
+        self._in_flight -= 1
+        if self._schedule is None:
+            self._send_due(now)
 
-class Hanging(Greedy):
+    def _send_due(self, now: float) -> None:
+        while self._in_flight < IN_FLIGHT and (
+            self._schedule is None or self._schedule.take(now) is not None
+        ):
+            self._in_flight += 1
+            self._send(now)
+        self._flush()
+
+
+class Hanging(GatewayClient):
     """Asks for what takes longer than the run."""
+
+    def connection_lost(self, how: Disconnect, now: float) -> None: ...
 
     def _send(self, now: float) -> None:
         self.round.unsent -= 1
@@ -119,10 +162,17 @@ async def serve_burn(pipe: Pipe) -> None:
     pipe.send(pipe.recv())
 
 
-async def serve_neighbour(pipe: Pipe, kind: str, address: tuple[str, int]) -> None:
-    """Be the greedy session, or those of the hanging service, until the pipe says stop."""
+async def serve_neighbour(pipe: Pipe, kind: str, address: tuple[str, int], rate: float) -> None:
+    """Be the greedy session, or those of the hanging service, until the pipe says stop.
+
+    Args:
+        pipe: To the parent.
+        kind: ``flood`` or ``hang``.
+        address: The gateway's.
+        rate: Requests a second of the greedy session, 0 for as many as it can.
+    """
     driver = Driver()
-    count, in_flight = (1, IN_FLIGHT) if kind == "flood" else (HANGING, HANGING_IN_FLIGHT)
+    count = 1 if kind == "flood" else HANGING
     logins, endless = Round(count), Round(1 << 60)
     clients: list[GatewayClient] = []
 
@@ -138,9 +188,13 @@ async def serve_neighbour(pipe: Pipe, kind: str, address: tuple[str, int]) -> No
         for _ in range(count)
     ]
     await logins.wait()
+    now = time.monotonic()
     for client in clients:
         client.round = endless
-        client.begin(in_flight, time.monotonic())
+        if isinstance(client, Greedy):
+            client.go(rate, now)
+        else:
+            client.begin(HANGING_IN_FLIGHT, now)
     pipe.send("up")
     await until_readable(pipe)
     pipe.recv()
@@ -150,8 +204,20 @@ async def serve_neighbour(pipe: Pipe, kind: str, address: tuple[str, int]) -> No
     pipe.send("down")
 
 
-def measure(gateway: Process, options: argparse.Namespace) -> dict[str, float]:
-    """Return the latencies of sessions that ask once a second each."""
+def measure(
+    gateway: Process,
+    others: dict[str, int],
+    placement: Placement,
+    options: argparse.Namespace,
+) -> dict[str, float]:
+    """Return the latencies of sessions that ask once a second each, and what was full.
+
+    Args:
+        gateway: The gateway.
+        others: Further processes by name, whose CPU is told.
+        placement: Of the measured clients.
+        options: Of the command.
+    """
     plan = Plan(
         scenario="echo",
         clients=options.sessions,
@@ -166,24 +232,29 @@ def measure(gateway: Process, options: argparse.Namespace) -> dict[str, float]:
         upstream_delay_ms=0,
         run=int.from_bytes(os.urandom(4), "big"),
     )
-    answered: list[int] = []
+    states: dict[str, tuple[float, dict[str, Any]]] = {}
 
     def progress(phase: str, part: float) -> None:
-        if phase == "warming up":  # what is measured begins behind the logins
-            answered.append(gateway.ask("reset")["answers"])
+        if phase in ("warming up", "draining"):  # the last of one and the first of the other
+            states[phase] = time.monotonic(), gateway.ask(phase)
 
-    with Crew(1) as crew:
-        result = crew.run(plan, {"gateway": gateway.pid}, progress)
+    with placement.starting(Place.MEASURED):
+        crew = Crew(1)
+    with crew:
+        result = crew.run(plan, {"gateway": gateway.pid, **others}, progress)
     if result.found or result.failures:
         raise RuntimeError(f"{result.found} broken promises, failures: {dict(result.failures)}")
-    state = gateway.ask("read")
+    began, first = states["warming up"]
+    ended, state = states["draining"]
+    answers = state["answers"] - first["answers"]
     summary = result.meter.total.summary()
     return {
         **state,
-        "answers": state["answers"] - answered[-1],
+        "answers": answers,
         "p50_ms": summary["p50"] / 1e3,
         "p99_ms": summary["p99"] / 1e3,
-        "busy": result.usage.share("gateway"),
+        "answers_per_s": answers / (ended - began),
+        **{f"{name}_cpu": result.usage.share(name) for name in result.usage.cpu},
     }
 
 
@@ -192,23 +263,37 @@ def main() -> None:
     parser.add_argument("--transport", default="qh3", help="the gateway's QUIC library")
     parser.add_argument("--neighbour", default="burn,flood,hang", help="those to try")
     parser.add_argument("--sessions", type=int, default=100, help="one request a second each")
+    parser.add_argument(
+        "--rate", type=float, default=20_000.0, help="the greedy session's, 0: as many as it can"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="measured time of a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="leave all processes to the scheduler, instead of a core for the gateway alone",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    upstream = Process(serve_upstream)
+    placement = Placement(is_wanted=not options.together)
+    with placement.starting(Place.SERVICE):
+        upstream = Process(serve_upstream)
     task_timeout = START_S + WARM_UP_S + options.seconds
-    gateway = Process(serve_gateway, options.transport, upstream.hello, task_timeout)
+    with placement.starting(Place.GATEWAY):
+        gateway = Process(serve_gateway, options.transport, upstream.hello, task_timeout)
+    others = {"upstream": upstream.pid}
     results: dict[str, dict[str, Any]] = {}
     for kind in options.neighbour.split(","):
         rounds: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
         for _ in range(options.rounds):
-            rounds["without"].append(measure(gateway, options))
-            if kind == "burn":
-                neighbours = [Process(serve_burn) for _ in range(2)]
-            else:
-                neighbours = [Process(serve_neighbour, kind, gateway.hello)]
-            rounds["with"].append(measure(gateway, options))
+            rounds["without"].append(measure(gateway, others, placement, options))
+            with placement.starting(Place.NEIGHBOUR):
+                if kind == "burn":
+                    neighbours = [Process(serve_burn) for _ in range(2)]
+                else:
+                    neighbours = [Process(serve_neighbour, kind, gateway.hello, options.rate)]
+            pids = {f"neighbour {i}": process.pid for i, process in enumerate(neighbours)}
+            rounds["with"].append(measure(gateway, others | pids, placement, options))
             for neighbour in neighbours:
                 neighbour.stop()
             while gateway.ask("read")["running"]:
@@ -216,6 +301,9 @@ def main() -> None:
         results[kind] = {
             what: {key: statistics.median(f[key] for f in figures) for key in figures[0]}
             for what, figures in rounds.items()
+        }
+        results[kind]["p99s_ms"] = {
+            what: [round(f["p99_ms"], 2) for f in figures] for what, figures in rounds.items()
         }
         results[kind]["ratios"] = [
             round(b["p99_ms"] / a["p99_ms"], 2)
@@ -226,12 +314,16 @@ def main() -> None:
     if options.json:
         print(json.dumps(results))
         return
+    if placement.missing:
+        print(f"the processes are not in their places ({placement.missing}): the scheduler counts")
     for kind, result in results.items():
         print(f"{kind}, {options.transport}")
         for what in ("without", "with"):
             print(f"  {what:8}", "  ".join(f"{k}={v:.2f}" for k, v in result[what].items()))
-        ratios = result["ratios"]
-        print(f"  p99 with ÷ without: {statistics.median(ratios):.2f} (median of {ratios})")
+            print(f"  {what:8} p99_ms of each round: {result['p99s_ms'][what]}")
+        ratio, limit = statistics.median(result["ratios"]), LIMITS.get(kind)
+        verdict = f", at most {limit}" if limit else ""
+        print(f"  p99 with ÷ without: {ratio:.2f}{verdict} (median of {result['ratios']})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the reference pages that come from the code: the commands, and codes with refusals.
+"""Write the reference pages that come from the code: commands, refusals, cases of the kit.
 
 docs/generate.py runs it; tests/test_docs_site.py fails when a page is not what the code says.
 """
@@ -18,6 +18,7 @@ import click
 from gatesvr import errors
 from gatesvr.admin.counters import AdminCounters
 from gatesvr.cli.main import commands
+from gatesvr.conformance.case import all_cases
 from gatesvr.figures import COUNTERS, REFUSALS
 from gatesvr.observe.metrics import Counters, member_texts
 
@@ -266,7 +267,20 @@ def close_policies() -> dict[int | None, list[str]]:
     return found
 
 
-PAGES: dict[str, Any] = {"cli.md": cli, "codes.md": codes}
+# The conformance kit -----------------------------------------------------------------------------
+
+CASES_MARK = "<!-- Cases: written by docs/reference.py from the kit itself. -->\n"
+
+
+def conformance() -> str:
+    """Return docs/conformance.md, with a table of the kit's cases at its end."""
+    head = (DOCS / "conformance.md").read_text("utf-8").partition(CASES_MARK)[0]
+    rows = ["| section | case | the rule |", "| --- | --- | --- |"]
+    rows += [f"| {case.rule} | `{case.name}` | {cell(case.title)} |" for case in all_cases()]
+    return head + CASES_MARK + "\n" + "\n".join(rows) + "\n"
+
+
+PAGES: dict[str, Any] = {"cli.md": cli, "codes.md": codes, "conformance.md": conformance}
 
 
 def main() -> None:

@@ -303,8 +303,10 @@ class ConnectionFailed(GatesvrError):
     Args:
         message: Why, in one line.
         code: The close code or QUIC error code, 0 for none.
+        is_final: Whether the server's answer says that trying again would not help.
     """
 
-    def __init__(self, message: str, code: int = 0) -> None:
+    def __init__(self, message: str, code: int = 0, *, is_final: bool = False) -> None:
         self.code = code
+        self.is_final = is_final
         super().__init__(message)

@@ -88,3 +88,19 @@ def test_lanes(tmp_path: Path) -> None:
         assert row["direct"]["per_s"] > 0
         assert row["grpcio"]["per_s"] > 0
         assert row["cpu_ratio"]["median"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "figure"),
+    [
+        (["cpu", "--clients", "4", "--seconds", "0.3", "--warm-up", "0.1"], "cpu_us"),
+        (["memory", "--clients", "5", "--way", "websocket", "--way", "quic qh3"], "kb_each"),
+    ],
+)
+def test_ways(tmp_path: Path, options: list[str], figure: str) -> None:
+    run("-m", "bench.ways", *options, "--rounds", "1", "--json", str(tmp_path / "ways.json"))
+    rows = json.loads((tmp_path / "ways.json").read_text("utf-8"))
+    assert set(rows) >= {"quic qh3", "websocket"}
+    assert rows["quic qh3"]["ratio"] == 1
+    assert all(figure in row for row in rows.values())

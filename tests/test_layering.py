@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 #                                                   dispatch ← drain ← gateway
 #                                                       gateway, reload ← admin ← cli
 #                                                        control ← grpc_api ← gateway
-#         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
+#         protocol ← transport ← client ← bench, conformance ← cli     service ← demo ← cli
 LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
 BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 WITHOUT_IO = BOTTOM | {"session", "upstream", "auth"}
@@ -59,11 +59,13 @@ ALLOWED: dict[str, frozenset[str]] = {
     "client": frozenset({"transport", "protocol"}) | LEAVES,
     "demo": frozenset({"service", ""}) | LEAVES,
     "bench": frozenset({"client", "transport", "protocol", ""}) | LEAVES,
+    "conformance": frozenset({"client", "transport", "protocol", "_core"}) | LEAVES,
     "bench.checker": frozenset({"bench.findings", "bench.ledger"}),
     "bench.findings": frozenset(),
     "bench.ledger": frozenset(),
     "cli": BOTTOM
     | {"admin", "auth", "transport", "gateway", "drain", "reload", "client", "demo", "bench"}
+    | {"conformance"}
     | {"service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),

@@ -10,7 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("gatesvr", "protos", "tests", "bench", "docs", "examples", "deploy")
 BUILT = {".c", ".so", ".html", ".pyc", ".pyd"}
-WRITTEN = {"tests/fuzz/coverage.c", "gatesvr/admin/console/index.html"}  # not by Cython
+WRITTEN = {
+    "tests/fuzz/coverage.c",
+    "gatesvr/admin/console/index.html",
+    "gatesvr/demo/page/index.html",
+}  # not by Cython
 
 
 def sources() -> set[str]:
@@ -34,7 +38,7 @@ def test_sdist_holds_every_source_file(tmp_path: Path) -> None:
     assert {name for name in held if Path(name).suffix in BUILT} == WRITTEN
 
 
-def test_console_is_in_the_wheel_with_the_licence_of_what_it_holds() -> None:
+def test_pages_are_in_the_wheel_with_the_licence_of_what_it_holds() -> None:
     console = ROOT / "gatesvr" / "admin" / "console"
     (patterns,) = (
         line
@@ -42,5 +46,6 @@ def test_console_is_in_the_wheel_with_the_licence_of_what_it_holds() -> None:
         if line.startswith("gatesvr = [") and "py.typed" in line
     )
     assert '"admin/console/**/*"' in patterns
+    assert '"demo/page/*"' in patterns
     for library in (console / "vendor").glob("*.js"):
         assert (library.parent / f"{library.name.split('.')[0]}.LICENSE").is_file()

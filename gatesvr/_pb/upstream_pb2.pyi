@@ -449,7 +449,7 @@ class SubscribeRequest(_message.Message):
     def __init__(self, kinds: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SessionEvent(_message.Message):
-    __slots__ = ("kind", "session_id", "openid", "generation", "reason", "at_ms", "last_sent_seq", "last_acked_seq", "max_client_seq", "undelivered", "missed")
+    __slots__ = ("kind", "session_id", "openid", "generation", "reason", "at_ms", "last_sent_seq", "last_acked_seq", "max_client_seq", "undelivered", "missed", "transport")
     KIND_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     OPENID_FIELD_NUMBER: _ClassVar[int]
@@ -461,6 +461,7 @@ class SessionEvent(_message.Message):
     MAX_CLIENT_SEQ_FIELD_NUMBER: _ClassVar[int]
     UNDELIVERED_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     kind: str
     session_id: str
     openid: str
@@ -472,4 +473,5 @@ class SessionEvent(_message.Message):
     max_client_seq: int
     undelivered: int
     missed: int
-    def __init__(self, kind: _Optional[str] = ..., session_id: _Optional[str] = ..., openid: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ..., at_ms: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., undelivered: _Optional[int] = ..., missed: _Optional[int] = ...) -> None: ...
+    transport: str
+    def __init__(self, kind: _Optional[str] = ..., session_id: _Optional[str] = ..., openid: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ..., at_ms: _Optional[int] = ..., last_sent_seq: _Optional[int] = ..., last_acked_seq: _Optional[int] = ..., max_client_seq: _Optional[int] = ..., undelivered: _Optional[int] = ..., missed: _Optional[int] = ..., transport: _Optional[str] = ...) -> None: ...

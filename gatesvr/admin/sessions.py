@@ -441,6 +441,7 @@ def _detail(event: SessionEvent) -> str:
         "acked": event.last_acked_seq,
         "client_seq": event.max_client_seq,
         "undelivered": event.undelivered,
+        "transport": event.transport,
     }
     return format_keys(parts)
 

@@ -25,7 +25,7 @@ from ..protocol.events import (
 )
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import OK
-from ..transport.client import ClientConnection, open_connection
+from ..transport.client import AnyConnection, Server, open_first
 from ..transport.tls import client_tls
 from ..transport.udp.driver import Driver
 from .checker import DeliveryChecker
@@ -67,7 +67,7 @@ class LoadClient:
         self.protocol = ClientProtocol(self._session)
         self.session_id = ""
         self.is_up = False
-        self.connection: ClientConnection | None = None
+        self.connection: AnyConnection | None = None
         self._link: Link | None = None
         self._login_seq = 0
         self._cuts = 0  # connections cut here whose end is not reported yet
@@ -81,10 +81,9 @@ class LoadClient:
         self._ready = ready = fleet.loop.create_future()
         try:
             async with asyncio.timeout(fleet.plan.timeout):
-                self.connection = await open_connection(
-                    *fleet.plan.server,
+                self.connection = await open_first(
+                    [fleet.server],
                     self._attach,
-                    tls=fleet.tls,
                     backend=fleet.plan.backend,
                     connect_timeout=fleet.plan.timeout,
                     driver=fleet.driver,
@@ -320,7 +319,9 @@ class Fleet:
         self.plan = plan
         self.loop = asyncio.get_running_loop()
         self.driver = Driver(self.loop)
-        self.tls = client_tls(plan.server[0], ca=plan.ca, insecure=plan.insecure)
+        host, port, path, is_plain = plan.server
+        tls = client_tls(host, ca=plan.ca, insecure=plan.insecure)
+        self.server = Server(host, port, tls, path, is_plain)
         self.recorder = recorder
         self.checker = DeliveryChecker(knows_ends=False)
         self.failures: Counter[str] = Counter()

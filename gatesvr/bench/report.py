@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..config import join_address
 from .process import CLOCK_S, Sample, verdict
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Report:
             "settings": {
                 **settings,
                 "backend": self._backend,
-                "server": join_address(*plan.server),
+                "server": str(plan.server),
             },
             "interrupted": result.is_interrupted,
             "seconds": round(result.seconds, 3),

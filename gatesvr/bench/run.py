@@ -102,6 +102,11 @@ class Crew:
                 self._processes.append(process)
                 self._pipes.append(ours)
 
+    @property
+    def pids(self) -> list[int]:
+        """The process ids."""
+        return [process.pid or 0 for process in self._processes]
+
     def __enter__(self) -> Self:
         return self
 
@@ -139,7 +144,7 @@ class Crew:
             ConnectionFailed: No client could connect, or the push API is unreachable.
             GatesvrError: A load process failed.
         """
-        names = {f"load {i}": process.pid or 0 for i, process in enumerate(self._processes)}
+        names = {f"load {i}": pid for i, pid in enumerate(self.pids)}
         sampler = Sampler({**names, **pids})
         run = _Run(self._pipes, plan, sampler, progress, check)
         return run.run()

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..credentials import Access
 
+from ..transport.addresses import Place
 from .tokens import TokenSigner
 
 __all__ = ["SCENARIOS", "Plan", "Scenario"]
 
+NOWHERE = Place("", 0)
 MIN_PAYLOAD_BYTES = 32
 """Room for the mark that makes each message unique: run, client, number and time."""
 
@@ -124,7 +126,8 @@ class Plan:
         warmup: Seconds of load before the measurement.
         payload: Bytes of a request's or a push's data.
         backend: The clients' QUIC library: auto, aioquic or qh3.
-        server: The gateway's host and UDP port; filled in later if the bench starts the gateway.
+        server: Where the gateway is, and the way to it; filled in later if the bench starts the
+            gateway.
         push_server: The gateway's gRPC address, HOST:PORT, empty for none.
         push_ca: PEM file of certificates to trust the push port by, empty for plain text.
         push_cert: PEM file of the certificate to show there.
@@ -151,7 +154,7 @@ class Plan:
     warmup: float = 2.0
     payload: int = 128
     backend: str = "auto"
-    server: tuple[str, int] = ("", 0)
+    server: Place = NOWHERE
     push_server: str = ""
     push_ca: str = ""
     push_cert: str = ""

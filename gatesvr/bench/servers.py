@@ -14,8 +14,8 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import IO, Self
 
-from ..config import parse_address
 from ..errors import GatesvrError
+from ..transport.addresses import Place, parse_place
 
 __all__ = ["OwnServers", "ServerFailed"]
 
@@ -75,7 +75,7 @@ class OwnServers:
         upstreams: Addresses of services that run already, by name; empty to start the demo's.
 
     Attributes:
-        server: The gateway's host and UDP port.
+        server: Where the gateway's UDP port is.
         push_server: Its gRPC address.
         pids: Process ids of ``gateway`` and, where it is started, ``upstream``.
     """
@@ -90,7 +90,7 @@ class OwnServers:
         is_unary: bool = False,
         upstreams: Mapping[str, str] | None = None,
     ) -> None:
-        self.server = ("", 0)
+        self.server = Place("", 0)
         self.push_server = ""
         self.pids: dict[str, int] = {}
         self._command = list(command)
@@ -157,7 +157,7 @@ class OwnServers:
             args += ["--set", text]
         gateway = self._spawn("gateway", *args)
         gateway.read_until("push", end)
-        self.server = parse_address(gateway.address("clients"))
+        self.server = parse_place(gateway.address("clients"))
         self.push_server = gateway.address("push")
 
     def _spawn(self, name: str, *args: str) -> _Server:

@@ -29,6 +29,7 @@ def banner(
     admin: AdminServer | None = None,
     *,
     is_demo: bool = False,
+    page: str = "",
 ) -> str:
     """Return the banner of a running gateway.
 
@@ -38,6 +39,7 @@ def banner(
         services: For each service name: its address, as the gateway reaches it.
         admin: The admin server, None for none.
         is_demo: Whether the demo services are running, which answer `echo`.
+        page: Where the demo's page is, empty for nowhere.
     """
     tls = gateway.listener.tls
     certificate = f"{tls.path} (development)" if tls.is_development else tls.path
@@ -51,6 +53,8 @@ def banner(
         ways = [f"https://{url} (UDP, WebTransport)"] if web.webtransport else []
         ways += [f"wss://{url} (TCP, WebSocket)"] if web.websocket else []
         lines["web clients"] = ", ".join(ways)
+    if page:
+        lines["page"] = page
     lines |= {
         "push": f"{gateway.grpc_address} (TCP, gRPC)",
         "services": ", ".join(f"{name} {address}" for name, address in services.items()),
@@ -163,6 +167,6 @@ def _certified_name(host: str, cert_pem: bytes) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    from ..transport.tls import is_loopback
+    from ..transport.addresses import is_loopback
 
     return is_loopback(host)

@@ -16,9 +16,9 @@ import click
 
 from ..bench.scenario import MIN_PAYLOAD_BYTES, SCENARIOS, Plan
 from ..bench.threshold import METRICS, Threshold
-from ..config import Size, parse_address
+from ..config import Size
 from ..errors import ConfigError
-from .options import ADDRESS, DURATION, push_options, transport_option
+from .options import ADDRESS, DURATION, SERVER, push_options, transport_option
 from .terminal import echo, escape_control, to_json
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ _EPILOG = "\b\nScenarios:\n" + "\n".join(
 @click.option("--self", "own", is_flag=True, help="Start a gateway and demo services for the run.")
 @click.option(
     "--server",
-    type=ADDRESS,
-    help=f"The gateway to load; its `echo` must return the data. [{_DEFAULT_SERVER}]",
+    type=SERVER,
+    help="The gateway to load, by QUIC, or with wss://HOST:PORT/gatesvr by WebSocket; its `echo`"
+    f" must return the data. [{_DEFAULT_SERVER}]",
 )
 @click.option("--push-server", type=ADDRESS, help="Its gRPC address, for scenarios that push.")
 @push_options
@@ -245,13 +246,16 @@ def command(
         if own:
             result = _run_own(plan, gateway_transport, sets, progress, is_unary=upstream == "unary")
         else:
-            address = parse_address(server or _DEFAULT_SERVER)
-            plan = replace(plan, server=address, push_server=push_server or "")
+            from ..transport.addresses import parse_place
+
+            place = parse_place(server or _DEFAULT_SERVER)
+            plan = replace(plan, server=place, push_server=push_server or "")
             result = _run(plan, {} if pid is None else {"gateway": pid}, progress)
     from ..bench.report import Report
     from ..transport.quic.choose import pick_backend
 
-    report = Report(result, pick_backend(plan.backend).name, thresholds)
+    way = "websocket" if result.plan.server.path else pick_backend(plan.backend).name
+    report = Report(result, way, thresholds)
     _write(report, json_file, plot_file, is_quiet=quiet)
     return report.exit_code
 

@@ -30,6 +30,7 @@ _ACTIONS = {
     "zone, zone_info": "the caller's details at the zone service",
     "chat_join, chat_leave": "into the room of `gatesvr demo chat`, and out of it",
     "chat_say, chat_who": "the data, as a line to everybody there; who is there",
+    "chat_people": "who is there, and how",
     "slow ms=1000": "the data, after a delay",
     "status": "the hello service's state",
     "heartbeat": "the hello service's time",

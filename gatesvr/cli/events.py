@@ -97,6 +97,7 @@ def _as_text(event: SessionEvent) -> str:
             "acked": event.last_acked_seq,
             "client_seq": event.max_client_seq,
             "undelivered": event.undelivered,
+            "transport": event.transport,
         }
     if event.missed:
         values["missed"] = event.missed

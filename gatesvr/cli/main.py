@@ -42,6 +42,7 @@ _COMMANDS = {
     "upstream": "Run demo upstream services.",
     "demo": "Things to try a gateway with: a chat room.",
     "bench": "Load a gateway, check every delivery, and report.",
+    "conformance": "Say which rules of the protocol a client breaks.",
     "config": "Check, print and describe the settings.",
     "gencert": "Write a self-signed certificate and its key.",
     "token": "Make and show tokens to test authentication with.",

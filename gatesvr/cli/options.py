@@ -32,6 +32,7 @@ __all__ = [
     "ADDRESS",
     "DURATION",
     "PAIR",
+    "SERVER",
     "TEXT",
     "Target",
     "push_options",
@@ -51,6 +52,21 @@ class _Address(_AddressBase):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             parse_address(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class _Server(_AddressBase):
+    """HOST:PORT, or the wss:// URL of a gateway's WebSockets; checked, and passed on as text."""
+
+    name = "HOST:PORT|URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..transport.addresses import parse_place
+
+        try:
+            parse_place(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return str(value)
@@ -110,6 +126,7 @@ class _Pair(_PairBase):
 
 
 ADDRESS = _Address()
+SERVER = _Server()
 DURATION = _Duration()
 TIMEOUT = _Duration(0.001)
 PAIR = _Pair()
@@ -185,11 +202,12 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option(
                 "--server",
-                type=ADDRESS,
+                type=SERVER,
                 multiple=True,
                 default=["localhost:8453"],
                 show_default=True,
-                help="The gateway; repeatable, for others to go to when it goes away.",
+                help="The gateway, by QUIC, or with wss://HOST:PORT/gatesvr by WebSocket;"
+                " repeatable, for others to go to when it goes away.",
             ),
             click.option(
                 "--openid",

@@ -86,6 +86,13 @@ logger = logging.getLogger("gatesvr.cli")
     help="Where to serve console, metrics and commands over HTTP."
     " [off; with --demo 127.0.0.1:8090]",
 )
+@click.option(
+    "--web-bind",
+    type=TEXT,
+    metavar="HOST:PORT",
+    help="TCP and UDP address for web clients; port 0: any free port; empty: none."
+    " [none; with --demo 127.0.0.1:8443, and a page there]",
+)
 @click.option("--stats", type=DURATION, help="Print counters at this interval, for example 5s.")
 @click.option(
     "--loop",
@@ -136,8 +143,12 @@ async def _serve(
     from ..observe.log import configure, keys
     from ..reload import Reloader
     from .banner import banner
+    from .page import open_page, page_settings
+
+    is_any_web_port = False
 
     def configured(**demos: str) -> tuple[Config, Origins]:
+        nonlocal is_any_web_port
         named: dict[str, list[dict[str, str]]] = {}
         for name, address in upstreams:
             named.setdefault(name, []).append({"address": address})
@@ -147,7 +158,12 @@ async def _serve(
             **overrides,
             **{f"upstream.services.{name}": ends for name, ends in named.items()},
         }
-        return load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
+        found = load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
+        if demo and not found[1].of("transport.web.bind"):
+            is_any_web_port = True
+            values |= page_settings(found[0].transport)
+            found = load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
+        return found
 
     # The demo services take part in the check; their ports come later.
     config, origins = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
@@ -188,6 +204,7 @@ async def _serve(
             )
             config, origins = configured(**addresses)
         gateway = Gateway(config)
+        gateway.web.is_any_port = is_any_web_port
         read_last = origins
 
         def read() -> Config:
@@ -219,6 +236,7 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
+        page = await open_page(gateway) if demo else ""
         gateway.on_drain = stop.set
         log.release_held()
         endpoints = {
@@ -226,7 +244,7 @@ async def _serve(
             for name, group in config.upstream.services.items()
         }
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        out.echo(banner(gateway, loop, endpoints, admin, is_demo=demo))
+        out.echo(banner(gateway, loop, endpoints, admin, is_demo=demo, page=page))
         if stats:
             await _print_stats(gateway, log, out, stop, stats)
         await stop.wait()
@@ -331,6 +349,7 @@ def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         "bind": "transport.bind",
         "grpc_bind": "push.bind",
+        "web_bind": "transport.web.bind",
         "transport": "transport.backend",
         "cert": "transport.cert",
         "key": "transport.key",

@@ -12,7 +12,7 @@ from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..config import Range, check_numbers, join_address
+from ..config import Range, check_numbers
 from ..errors import ConfigError, ErrorCode, Outcome, QueueFull, RequestFailed, SessionLost
 from ..observe.trace import begin_call, global_tracer
 from ..protocol import events
@@ -86,22 +86,26 @@ class Client:
     later one takes the session over and the other ends.
 
     Args:
-        server: The gateway, ``"HOST:PORT"`` or (host, port); a link-local address with its
-            interface: ``"[fe80::1%eth0]:8453"``. Of a name's addresses, whichever answers first.
+        server: The gateway, ``"HOST:PORT"`` or (host, port) for QUIC; a link-local address with its
+            interface: ``"[fe80::1%eth0]:8453"``. Or the URL of its WebSockets, for where UDP is
+            blocked: ``"wss://HOST:PORT/gatesvr"``. Of a name's addresses, whichever answers first.
             Or a list of several gateways, the preferred one first: where one goes away, or cannot
             be reached, the client goes to another. A session does not move with it: where the other
-            does not know it, a new one begins.
+            does not know it, a new one begins. Both ways to one gateway may be in the list, and the
+            session goes on over either.
         openid: Who logs in. May be left out with resume, and must be the same otherwise; and with
             auth_token, where the token says it.
         client_id: The device or program, for the gateway's operator.
         auth_token: Proof of the openid, if the gateway asks for one; or an async callable that
             returns it. The callable is asked before each connection, and again before the token
-            expires, so that a session outlives its first token.
+            expires, so that a session outlives its first token. What it raises at the first
+            connect, connect() raises; later it is asked again until reconnect_timeout is over. It
+            is cancelled where it takes longer than connect_timeout, and by close().
         zone: Zone to log in to.
         ca: PEM file with certificates to trust. Without it a loopback server is verified against
             the development certificate, any other against the system's CAs.
         insecure: Accept any certificate.
-        transport: QUIC library: auto, aioquic or qh3.
+        transport: QUIC library: auto, aioquic or qh3; a WebSocket needs none.
         login: Log in while connecting; without it call login().
         login_params: For the login service, or what returns them each time: the client logs in by
             itself whenever a new session takes the place of one that is gone, such as after a
@@ -122,9 +126,9 @@ class Client:
             session. What the callback raises closes the connection, and the client tries again.
 
     Raises:
-        ConfigError: The server is no HOST:PORT, resume is no state or of another openid, a text
-            cannot be written as UTF-8, a number is out of its range: only reconnect_timeout may
-            be 0.
+        ConfigError: The server is no HOST:PORT and no wss:// URL, resume is no state or of another
+            openid, a text cannot be written as UTF-8, a number is out of its range: only
+            reconnect_timeout may be 0.
         TypeError: A parameter has another type; the message names it.
     """
 
@@ -209,7 +213,7 @@ class Client:
         self._end: SessionLost | None = None
 
     def __repr__(self) -> str:
-        servers = ", ".join(join_address(*server) for server in self._servers)
+        servers = ", ".join(map(str, self._servers))
         return f"<Client {self.openid!r} session={self.session_id!r} {servers}>"
 
     async def __aenter__(self) -> Self:
@@ -233,6 +237,11 @@ class Client:
     def is_connected(self) -> bool:
         """Whether the session has a connection now; without one, requests wait for the next."""
         return self._connector is not None and self._connector.is_connected
+
+    @property
+    def transport(self) -> str:
+        """The way that the session is connected: ``quic``, ``websocket``, or empty for not now."""
+        return "" if self._connector is None else self._connector.transport
 
     @property
     def in_flight(self) -> int:
@@ -272,8 +281,14 @@ class Client:
         self._tracer = global_tracer()
         self._connector = Connector(
             [
-                Server(host, port, client_tls(host, ca=self._ca, insecure=self._insecure))
-                for host, port in self._servers
+                Server(
+                    place.host,
+                    place.port,
+                    client_tls(place.host, ca=self._ca, insecure=self._insecure),
+                    place.path,
+                    place.is_plain,
+                )
+                for place in self._servers
             ],
             self._session,
             self,
@@ -433,7 +448,7 @@ class Client:
     ) -> Answer:
         """As _send(), in a span whose context the request carries."""
         assert self._tracer is not None
-        server = self._servers[0] if self._connector is None else self._connector.server
+        server = self._servers[0][:2] if self._connector is None else self._connector.server
         trace = begin_call(self._tracer, action, headers, server)
         if len(trace.headers) <= MAX_HEADERS:
             headers = trace.headers

@@ -33,8 +33,7 @@ from ..protocol.events import (
 from ..protocol.link import Disconnect, Link
 from ..protocol.messages import is_valid_text
 from ..transport.addresses import host_name
-from ..transport.client import CONNECTION_REFUSED, ClientConnection, Server, open_first
-from ..transport.tls import ClientTls
+from ..transport.client import CONNECTION_REFUSED, AnyConnection, Server, open_first
 from .login import LoginNotMade
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
@@ -60,6 +59,8 @@ RENEWAL_SHARE = 0.8
 """Credentials are renewed when this much of their time has passed."""
 MIN_RENEWAL_S = 1.0
 """Shortest time between two renewals."""
+MIN_CONNECT_S = 0.1
+"""A connect gets as long at least, however long its token took."""
 MAX_REFUSED_TRIES = 3
 """Tries that lengthen the pauses while a gateway that stops refuses every one."""
 MAX_HOST_BYTES = 253
@@ -99,8 +100,11 @@ class Connector:
         reconnect_timeout: How long to try to get the session back, seconds; 0 for not at all.
         login: Called behind each START whose session is not logged in; may raise LoginNotMade.
         token: Returns an auth_token; called before each connection, and before the one that was
-            sent last expires. May raise LoginNotMade.
+            sent last expires, each time for connect_timeout at most. May raise LoginNotMade.
     """
+
+    jitter: Callable[[], float] = staticmethod(random.random)
+    """Chance of the pauses between tries, 0 to 1; the conformance kit has no time for long ones."""
 
     def __init__(
         self,
@@ -148,6 +152,11 @@ class Connector:
     def is_connected(self) -> bool:
         """Whether the session has a connection with an answered START."""
         return self._link is not None and self._is_started
+
+    @property
+    def transport(self) -> str:
+        """The way that the session is connected, empty for not."""
+        return self._link.transport if self._link is not None and self._is_started else ""
 
     @property
     def server(self) -> tuple[str, int]:
@@ -278,8 +287,7 @@ class Connector:
                 pause = 0.0
             else:
                 delay = 0.0 if self._servers.goes_elsewhere else verdict.delay
-                # S311: jitter wants spread, not secrecy.
-                pause = backoff.next(random.random(), max(delay, self._goaway_delay))  # noqa: S311
+                pause = backoff.next(self.jitter(), max(delay, self._goaway_delay))
             self._goaway_delay = 0.0
             if verdict.action is Action.STOP or now + pause >= lost_at + patience:
                 if failure is not None and (
@@ -301,7 +309,7 @@ class Connector:
         """Connect, START, log in, and stay until the connection has ended; return how it did.
 
         Args:
-            timeout_s: Longest time for the handshake; None for connect_timeout.
+            timeout_s: Longest time for token and handshake; None for connect_timeout.
 
         Raises:
             ConnectionFailed: It did not come to a session.
@@ -310,13 +318,15 @@ class Connector:
         """
         self._refusal = self._kick = self._how = None
         self._was_started = self._was_resumed = False
+        timeout_s = self._connect_timeout if timeout_s is None else timeout_s
         if self._token is not None:
-            self._session.auth_token = await self._token()
+            began = self._loop.time()
+            self._session.auth_token = await self._make_token(self._token, timeout_s)
+            timeout_s = max(MIN_CONNECT_S, timeout_s - (self._loop.time() - began))
         self._outcome = outcome = self._loop.create_future()
         # A connect that is cancelled while the connection opens never awaits it.
         outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._server = None
-        timeout_s = self._connect_timeout if timeout_s is None else timeout_s
         connection = await open_first(
             self._servers.next(),
             self._make_handler,
@@ -348,6 +358,29 @@ class Connector:
                 await asyncio.gather(renewal, return_exceptions=True)
             await connection.close(CloseCode.NORMAL)
 
+    async def _make_token(
+        self,
+        token: Callable[[], Coroutine[Any, Any, str]],
+        timeout_s: float,
+    ) -> str:
+        """Return what the application's token returns, in time.
+
+        Raises:
+            ConnectionFailed: It takes too long; or it fails, and not for the first time: there may
+                be no network for it either.
+            LoginNotMade: It fails at the first connect, where the application hears of it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await token()
+        except TimeoutError:
+            raise ConnectionFailed("no token in time") from None
+        except LoginNotMade as error:
+            if not self._ready.done():
+                raise
+            cause = error.error
+            raise ConnectionFailed(f"no token: {type(cause).__name__}: {cause}") from cause
+
     async def _keep_credentials(self, token: Callable[[], Coroutine[Any, Any, str]]) -> None:
         """Renew the session's credentials before they expire, for as long as it is connected.
 
@@ -358,8 +391,8 @@ class Connector:
             left = expires_at - time.time()
             await asyncio.sleep(max(MIN_RENEWAL_S, left * RENEWAL_SHARE))
             try:
-                new = await token()
-            except LoginNotMade as error:
+                new = await self._make_token(token, self._connect_timeout)
+            except (ConnectionFailed, LoginNotMade) as error:
                 logger.warning("auth_token_failed", extra=keys(error=str(error)))
                 continue
             self._renewed = renewed = self._loop.create_future()
@@ -374,7 +407,7 @@ class Connector:
                     "auth_not_renewed", extra=keys(code=answer.code, message=answer.message)
                 )
 
-    async def _log_in(self, connection: ClientConnection) -> None:
+    async def _log_in(self, connection: AnyConnection) -> None:
         """Log in, for as long as the connection lasts."""
         task = self._loop.create_task(self._login())
         ended = self._loop.create_task(connection.wait_ended())
@@ -432,7 +465,8 @@ class Connector:
             return
         delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
         self._goaway_delay = delay
-        named = _parse_server(event.address, self._servers.first.tls) if event.address else None
+        here = self._server or self._servers.first
+        named = _named_server(event.address, here) if event.address else None
         if event.address and named is None:
             logger.warning("goaway_address_ignored", extra=keys(address=event.address))
         # Who wants its clients back at once keeps their sessions.
@@ -486,15 +520,21 @@ def _first_verdict(error: ConnectionFailed | RequestFailed | SessionLost) -> Ver
         is_final = is_spoken or error.code < ErrorCode.INTERNAL
         return Verdict(Action.STOP if is_final else Action.FRESH)
     # A certificate that is not accepted will not be the next time.
-    return Verdict(Action.STOP) if error.code in _TLS_ERRORS else None
+    is_final = isinstance(error, ConnectionFailed) and error.is_final
+    return Verdict(Action.STOP) if is_final or error.code in _TLS_ERRORS else None
 
 
-def _parse_server(address: str, tls: ClientTls) -> Server | None:
-    """Return what a gateway says is another, None where it is no HOST:PORT."""
+def _named_server(address: str, here: Server) -> Server | None:
+    """Return what a gateway says is another, to be reached in the same way; None for nonsense.
+
+    Args:
+        address: HOST:PORT.
+        here: The gateway that says so.
+    """
     try:
         host, port = parse_address(address)
         host_name(host)
     except ValueError:
         return None
     is_good = host and port and is_valid_text(host, MAX_HOST_BYTES)
-    return Server(host, port, tls) if is_good else None
+    return here._replace(host=host, port=port) if is_good else None

@@ -10,9 +10,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from ..config import parse_address
 from ..errors import ConfigError
-from ..transport.addresses import host_name
+from ..transport.addresses import Place, host_name, parse_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,8 +105,8 @@ class Servers:
         return home is not None and any(server != home for server in self._servers)
 
 
-def parse_servers(servers: object) -> list[tuple[str, int]]:
-    """Return host and port of each gateway, of whichever form.
+def parse_servers(servers: object) -> list[Place]:
+    """Return where each gateway is, of whichever form.
 
     Raises:
         ConfigError: One is of none, there is none, or one is there twice.
@@ -131,21 +130,26 @@ def _is_pair(servers: tuple[object, ...] | list[object]) -> bool:
     return not (isinstance(second, tuple | list) or (isinstance(second, str) and ":" in second))
 
 
-def _server(server: object) -> tuple[str, int]:
-    """Return host and port, of whichever form.
+def _server(server: object) -> Place:
+    """Return where a gateway is, of whichever form.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is of none.
     """
     if not isinstance(server, str | tuple | list):
         raise ConfigError(
-            f"must be 'HOST:PORT' or (host, port), not {type(server).__name__}", field="server"
+            f"must be 'HOST:PORT', a wss:// URL or (host, port), not {type(server).__name__}",
+            field="server",
         )
     try:
-        host, port = parse_address(server) if isinstance(server, str) else server[:2]
-        host_name(host)
-        if not isinstance(port, int) or not 0 <= port <= 65535:
-            raise ValueError(f"{port!r:.40} is no UDP port")
+        if isinstance(server, str):
+            place = parse_place(server)
+        else:
+            host, port = server[:2]
+            place = Place(host, port)
+        host_name(place.host)
+        if not isinstance(place.port, int) or not 0 <= place.port <= 65535:
+            raise ValueError(f"{place.port!r:.40} is no port")
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(str(error), field="server") from None
-    return host or "localhost", port
+    return place if place.host else place._replace(host="localhost")

@@ -59,7 +59,7 @@ class StreamHandler:
             self._link.request_flush()
             if protocol.error is not None:
                 raise protocol.error
-            self._leave_if_done()
+            self._leave_if_done(now)
 
     async def work(self) -> None:
         """Nothing waits for a task on the client's side."""
@@ -91,11 +91,13 @@ class StreamHandler:
                 self._link.close(CloseCode.TIMEOUT, "silent")
             else:
                 self._link.request_flush()
-                self._leave_if_done()
+                self._leave_if_done(now)
 
-    def _leave_if_done(self) -> None:
-        """Close a connection that GOAWAY asked to leave, once its answers are here."""
+    def _leave_if_done(self, now: float) -> None:
+        """Close a connection that GOAWAY asked to leave, once its answers are here and acked."""
         if self._protocol.is_leaving and self._protocol.is_left:
+            self._protocol.send_ack()
+            self.write_ready(now)
             self._link.close(CloseCode.NORMAL, "goaway")
 
     def stream_ended(self, now: float) -> None:

@@ -1,13 +1,18 @@
-"""A chat room for ``gatesvr demo chat``: its actions, and a user who answers.
+"""A chat room for the demo's page and ``gatesvr demo chat``: its actions, and a user who answers.
 
 Everybody who is logged in hears what is said, those whose connection is lost when they are back.
+Lines are numbered, and told in the order of their numbers; who joins gets the last of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
+import secrets
+import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import GatesvrError
@@ -21,31 +26,48 @@ __all__ = ["JOINED", "LEFT", "MAX_TEXT", "SAID", "Companion", "Line", "add_chat"
 MAX_TEXT = 500
 """Longest line, characters."""
 MAX_NAMES = 50
-"""Most names that chat_who tells."""
+"""Most users that chat_who and chat_people tell of."""
+MAX_HISTORY = 50
+"""Lines that who joins gets."""
 LINE_TTL_S = 600.0
 """How long a line waits for somebody who is away, seconds."""
 
 SAID, JOINED, LEFT = "chat", "chat_joined", "chat_left"
-"""The msg_types; the title is the speaker, the content the line."""
+"""The msg_types; the title is the speaker, the content the line. The data of a line are JSON: its
+number n, at_ms (since the epoch), and room, another one for each service, whose numbers begin at 1.
+"""
 
 
 def add_chat(service: UpstreamService) -> None:
-    """Add chat_join, chat_say, chat_who and chat_leave to a service."""
+    """Add chat_join, chat_say, chat_who, chat_people and chat_leave to a service."""
+    history: deque[dict[str, object]] = deque(maxlen=MAX_HISTORY)
+    in_order = asyncio.Lock()
+    last, room = 0, secrets.token_hex(4)
 
-    async def tell(msg_type: str, who: str, text: str = "") -> Reply:
+    async def tell(msg_type: str, who: str, text: str = "", **about: object) -> Reply:
         try:
             pushed = await service.gateway.broadcast(
-                msg_type=msg_type, title=who, content=text, suspended=True, ttl=LINE_TTL_S
+                msg_type=msg_type,
+                title=who,
+                content=text,
+                data=json.dumps(about).encode() if about else b"",
+                suspended=True,
+                ttl=LINE_TTL_S,
             )
         except GatesvrError as error:
             return Reply(503, f"cannot push: {error}")
         if not pushed.success:
             return Reply(503, f"cannot push: {pushed.message}")
-        return Reply(data=json.dumps({"sessions": pushed.sessions}).encode())
+        return Reply(data=json.dumps({"sessions": pushed.sessions, **about}).encode())
 
     @service.action("chat_join")
     async def join(request: Request) -> Reply:
-        return await tell(JOINED, request.openid)
+        """Tell everybody who came in, unless param quiet says not to; return the last lines."""
+        if not request.params.get("quiet"):
+            told = await tell(JOINED, request.openid)
+            if told.code != 200:
+                return told
+        return Reply(data=json.dumps({"room": room, "lines": list(history)}).encode())
 
     @service.action("chat_leave")
     async def leave(request: Request) -> Reply:
@@ -57,7 +79,14 @@ def add_chat(service: UpstreamService) -> None:
         text = request.data.decode("utf-8", "replace").strip()
         if not 0 < len(text) <= MAX_TEXT:
             return Reply(400, f"a line has 1 to {MAX_TEXT} characters")
-        return await tell(SAID, request.openid, text)
+        nonlocal last
+        async with in_order:
+            number, at_ms = last + 1, int(time.time() * 1000)
+            told = await tell(SAID, request.openid, text, n=number, at_ms=at_ms, room=room)
+            if told.code == 200:
+                last = number
+                history.append({"n": number, "at_ms": at_ms, "who": request.openid, "text": text})
+        return told
 
     @service.action("chat_who")
     async def who(_: Request) -> Reply:
@@ -72,6 +101,27 @@ def add_chat(service: UpstreamService) -> None:
         except GatesvrError as error:
             return Reply(503, f"cannot ask the gateway: {error}")
         return Reply(data=json.dumps(sorted(names)[:MAX_NAMES]).encode())
+
+    @service.action("chat_people")
+    async def people(_: Request) -> Reply:
+        """Return who is logged in and how: name, state, transport and messages that wait."""
+        found: list[dict[str, object]] = []
+        try:
+            for state in ("Normal", "Suspended"):
+                async for session in service.gateway.sessions(state=state):
+                    if len(found) >= MAX_NAMES:
+                        break
+                    found.append(
+                        {
+                            "name": session.openid,
+                            "state": session.state,
+                            "transport": session.transport,
+                            "waiting": session.queued_messages,
+                        }
+                    )
+        except GatesvrError as error:
+            return Reply(503, f"cannot ask the gateway: {error}")
+        return Reply(data=json.dumps(found).encode())
 
 
 # The other user ----------------------------------------------------------------------------------

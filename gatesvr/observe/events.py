@@ -75,6 +75,8 @@ class SessionEvent:
         max_client_seq: The highest client seq accepted.
         undelivered: Messages queued and not acknowledged; with an end they are dropped.
         missed: Events left out directly before this one, because the subscriber was too slow.
+        transport: The way that its client last came by: ``quic``, ``webtransport`` or
+            ``websocket``; empty with MISSED.
     """
 
     kind: EventKind | str
@@ -88,6 +90,7 @@ class SessionEvent:
     max_client_seq: int = 0
     undelivered: int = 0
     missed: int = 0
+    transport: str = ""
 
     @property
     def is_end(self) -> bool:

@@ -159,7 +159,7 @@ class ClientProtocol:
             return
         session.position = seq
         if self.is_live and self._acks.moved(seq, self._now):
-            self._send_ack()
+            self.send_ack()
 
     def stop(self, reason: StopReason = StopReason.APP_CLOSE) -> None:
         """End the session: queue STOP. The gateway closes; wait up to 1 s for it (PROTOCOL 3.9).
@@ -182,7 +182,7 @@ class ClientProtocol:
     def leave(self, now: float, within: float = 0.0) -> None:
         """Stop sending requests here, to resume on another connection as GOAWAY asks.
 
-        Close the connection once is_left is set.
+        Once is_left is set, call send_ack(), write, and close the connection.
 
         Args:
             now: Loop time.
@@ -206,6 +206,13 @@ class ClientProtocol:
                 or not any(request.is_sent for request in self.session.pending.values())
             )
         )
+
+    def send_ack(self) -> None:
+        """Queue an ack of the position, unless the gateway knows it."""
+        seq = self._take_ack()
+        if seq:
+            payload = pb.ClientAck(acked_seq_id=seq).SerializeToString()
+            self._output.append(encode_request(0, 0, RequestType.ACK, payload))
 
     def data_to_send(self) -> bytes:
         """Return the stream bytes to write now, b"" for none; store the state before."""
@@ -244,7 +251,7 @@ class ClientProtocol:
         """Send a due ack or heartbeat, or set is_silent. May be called early."""
         self._now = now
         if self._acks.due_at is not None and now >= self._acks.due_at:
-            self._send_ack()
+            self.send_ack()
         if self._start_deadline is not None and now >= self._start_deadline:
             self._start_deadline = None
             self.is_silent = True
@@ -363,7 +370,7 @@ class ClientProtocol:
         if session.is_stopped:
             self._send_stop()
         if session.position > self._acks.acked and self._acks.moved(session.position, self._now):
-            self._send_ack()
+            self.send_ack()
 
     def _send_again(self, max_client_seq: int, events: list[ClientEvent]) -> None:
         """Send what the gateway has not accepted, and continue its numbering (PROTOCOL 4.6)."""
@@ -396,12 +403,6 @@ class ClientProtocol:
         session = self.session
         return self._take_ack() if session.protocol and session.carries_acks else 0
 
-    def _send_ack(self) -> None:
-        seq = self._take_ack()
-        if seq:
-            payload = pb.ClientAck(acked_seq_id=seq).SerializeToString()
-            self._output.append(encode_request(0, 0, RequestType.ACK, payload))
-
     def _take_ack(self) -> int:
         seq = self._acks.take(self.session.position)
         if seq:
@@ -410,7 +411,7 @@ class ClientProtocol:
 
     def _send_stop(self) -> None:
         # The gateway reports unacknowledged messages to its services as undelivered.
-        self._send_ack()
+        self.send_ack()
         payload = pb.StopRequest(reason=self._stop_reason.value).SerializeToString()  # type: ignore[arg-type]
         msg_id = self.session.take_msg_id()
         self._output.append(encode_request(msg_id, 0, RequestType.STOP, payload))

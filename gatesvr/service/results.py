@@ -106,6 +106,8 @@ class SessionInfo:
         before_notifies: Notifies bound to a request in flight that go before its answer.
         after_notifies: Notifies bound to a request in flight that go after its answer.
         held_notifies: Notifies that wait for the login.
+        transport: How the client's last connection came: ``quic``, ``webtransport`` or
+            ``websocket``.
     """
 
     session_id: str
@@ -140,6 +142,7 @@ class SessionInfo:
     before_notifies: int
     after_notifies: int
     held_notifies: int
+    transport: str
 
     @classmethod
     def of(cls, message: pb.SessionInfo) -> SessionInfo:

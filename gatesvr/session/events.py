@@ -182,6 +182,7 @@ class EventHub:
             last_acked_seq=queue.last_acked_seq,
             max_client_seq=session.max_client_seq,
             undelivered=len(queue),
+            transport=session.transport,
         )
         if self.recent is not None:
             self.recent.append(event)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterable
 from itertools import chain, zip_longest
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote, urlsplit
+
+from ..config import join_address, parse_address
 
 __all__ = [
     "Address",
     "Datagram",
+    "Place",
     "host_name",
+    "is_loopback",
+    "parse_place",
     "plain_address",
     "resolve",
     "unscoped",
@@ -27,6 +34,75 @@ Where a socket receives for several addresses of this host, the one that the pee
 as bytes. So each answer leaves from the address that was asked, and a change of it is a new path.
 """
 Datagram: TypeAlias = "tuple[bytes, Address]"
+
+WEB_PATH = "/gatesvr"
+"""Path of a gateway's WebSocket where the URL has none."""
+MAX_URL = 2_048
+_WEB_PORTS = {"wss": 443, "ws": 80}
+_PATH_CHARACTERS = "/%:@!$&'()*+,;=~"
+
+
+class Place(NamedTuple):
+    """Where a gateway is, and the way to it; str() writes it as a person would.
+
+    Attributes:
+        host: Its name or address, a link-local one with its interface: ``fe80::1%eth0``.
+        port: Its UDP port, or the TCP port of its WebSockets.
+        path: Path and query of its WebSocket's URL; empty for QUIC.
+        is_plain: Whether the WebSocket is without TLS.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+    is_plain: bool = False
+
+    def __str__(self) -> str:
+        address = join_address(self.host, self.port)
+        if not self.path:
+            return address
+        return f"{'ws' if self.is_plain else 'wss'}://{address}{self.path}"
+
+
+def parse_place(text: str) -> Place:
+    """Return the gateway that ``HOST:PORT`` or ``wss://HOST[:PORT][/PATH]`` names.
+
+    ``ws://``, without TLS, is for a host of this machine only.
+
+    Raises:
+        ValueError: It is neither; the message says why.
+    """
+    if "://" not in text:
+        return Place(*parse_address(text))
+    shown = f"{text!r:.80}"
+    if len(text) > MAX_URL or not text.isprintable() or " " in text:
+        raise ValueError(f"{shown} is no URL")
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as error:
+        raise ValueError(f"{shown} is no URL: {error}") from None
+    host = (url.hostname or "").replace("%25", "%")
+    if url.scheme not in _WEB_PORTS:
+        raise ValueError(f"{shown} is neither HOST:PORT nor wss://HOST:PORT{WEB_PATH}")
+    if not host or "@" in url.netloc or url.fragment:
+        raise ValueError(f"{shown} is not wss://HOST:PORT{WEB_PATH}")
+    if url.scheme == "ws" and not is_loopback(host):
+        raise ValueError(f"{shown} is without TLS, which is for this machine only: write wss://")
+    path = quote(url.path or WEB_PATH, _PATH_CHARACTERS)
+    if url.query:
+        path += "?" + quote(url.query, _PATH_CHARACTERS + "?")
+    return Place(host, _WEB_PORTS[url.scheme] if port is None else port, path, url.scheme == "ws")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether host is this machine by name or by address."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(without_scope(host)).is_loopback
+    except ValueError:
+        return False
 
 
 def without_scope(host: str) -> str:

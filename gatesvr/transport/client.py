@@ -1,4 +1,4 @@
-"""The client's side: one connection on a UDP socket of its own.
+"""The client's side: one connection on a UDP socket of its own, or on a WebSocket.
 
 A client may know several servers, and a name several addresses. Each is tried a little after the
 one before it, or as soon as that one has failed, and the first whose handshake is complete is taken
@@ -13,7 +13,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..config import TransportConfig
 from ..errors import CloseCode, ConnectionFailed
@@ -28,7 +28,17 @@ from .udp.driver import Driver, Timer
 from .udp.endpoint import Endpoint
 from .udp.sockets import open_socket
 
-__all__ = ["CONNECTION_REFUSED", "ClientConnection", "Server", "open_connection", "open_first"]
+if TYPE_CHECKING:
+    from .web.client import WebClientConnection
+
+__all__ = [
+    "CONNECTION_REFUSED",
+    "AnyConnection",
+    "ClientConnection",
+    "Server",
+    "open_connection",
+    "open_first",
+]
 
 CONNECT_TIMEOUT = 5.0
 RACE_DELAY_S = 0.25
@@ -45,17 +55,21 @@ class Server(NamedTuple):
 
     Attributes:
         host: Its name or address, a link-local one with its interface: ``fe80::1%eth0``.
-        port: Its UDP port.
+        port: Its UDP port, or the TCP port of its WebSockets.
         tls: Certificates to accept.
+        path: Path and query of its WebSocket's URL; empty for QUIC.
+        is_plain: Whether the WebSocket is without TLS.
     """
 
     host: str
     port: int
     tls: ClientTls
+    path: str = ""
+    is_plain: bool = False
 
 
 class ClientConnection:
-    """A client's connection and its socket.
+    """A client's QUIC connection and its socket.
 
     Attributes:
         connection: The QUIC connection.
@@ -128,8 +142,12 @@ class ClientConnection:
         try:
             await self._ready
         except BaseException:
-            self.connection.close(CloseCode.NORMAL)
+            self.give_up()
             raise
+
+    def give_up(self) -> None:
+        """Close without waiting: nobody wants the connection."""
+        self.connection.close(CloseCode.NORMAL)
 
     async def wait_ended(self) -> Disconnect:
         """Wait until the connection has ended; return how."""
@@ -229,6 +247,10 @@ class ClientConnection:
             self._driver.close()
 
 
+AnyConnection: TypeAlias = "ClientConnection | WebClientConnection"
+"""A connection of either way. What a client uses of it, both have."""
+
+
 async def open_connection(
     host: str,
     port: int,
@@ -240,7 +262,7 @@ async def open_connection(
     config: TransportConfig | None = None,
     driver: Driver | None = None,
 ) -> ClientConnection:
-    """Connect to a gateway, at the first of its addresses to answer.
+    """Connect to a gateway over QUIC, at the first of its addresses to answer.
 
     Args:
         host: Its name or address, a link-local one with its interface: ``fe80::1%eth0``.
@@ -259,7 +281,7 @@ async def open_connection(
         ConfigError: The backend is not installed.
     """
     server = Server(host, port, tls or client_tls(host))
-    return await open_first(
+    connection = await open_first(
         [server],
         handler_factory,
         backend=backend,
@@ -267,6 +289,8 @@ async def open_connection(
         config=config,
         driver=driver,
     )
+    assert isinstance(connection, ClientConnection)
+    return connection
 
 
 async def open_first(
@@ -277,8 +301,8 @@ async def open_first(
     connect_timeout: float = CONNECT_TIMEOUT,
     config: TransportConfig | None = None,
     driver: Driver | None = None,
-) -> ClientConnection:
-    """Connect to the first of several gateways to answer.
+) -> AnyConnection:
+    """Connect to the first of several gateways to answer, each in its own way.
 
     Args:
         servers: One or more, the preferred ones first.
@@ -299,7 +323,25 @@ async def open_first(
 
     async def attempt(
         server: Server, name: str, family: socket.AddressFamily, address: Address
-    ) -> ClientConnection:
+    ) -> AnyConnection:
+        if server.path:
+            # Only here: a client of QUIC alone does not load the library.
+            from .web.client import WebClientConnection
+
+            try:
+                return await WebClientConnection.open(
+                    server,
+                    name,
+                    family,
+                    address,
+                    handler_factory,
+                    driver=driver,
+                    config=config,
+                    deadline=deadline,
+                    is_wanted=winner.take,
+                )
+            except OSError as error:
+                raise _unreachable(server.host, address, error) from None
         try:
             sock = open_socket(
                 address,
@@ -329,7 +371,7 @@ async def open_first(
         await connection.wait_ready()
         return connection
 
-    async def look_up(server: Server) -> ClientConnection:
+    async def look_up(server: Server) -> AnyConnection:
         place = f"{server.host} port {server.port}"
         try:
             name = host_name(server.host)
@@ -366,8 +408,8 @@ class _Winner:
 
 
 async def _race(
-    attempts: list[Callable[[], Coroutine[Any, Any, ClientConnection]]],
-) -> ClientConnection:
+    attempts: list[Callable[[], Coroutine[Any, Any, AnyConnection]]],
+) -> AnyConnection:
     """Return the first connection that comes up, and give up the other attempts.
 
     Args:
@@ -378,7 +420,7 @@ async def _race(
     """
     if len(attempts) == 1:
         return await attempts[0]()
-    running: set[asyncio.Task[ClientConnection]] = set()
+    running: set[asyncio.Task[AnyConnection]] = set()
     failures: list[ConnectionFailed] = []
     try:
         while attempts or running:
@@ -397,14 +439,15 @@ async def _race(
                     failures.append(error)
         # The code of a refused certificate goes first: trying again does not help.
         code = max(failure.code for failure in failures)
-        raise ConnectionFailed("; ".join(map(str, failures)), code)
+        is_final = any(failure.is_final for failure in failures)
+        raise ConnectionFailed("; ".join(map(str, failures)), code, is_final=is_final)
     finally:
         for task in running:
             task.cancel()
         # They close their connections at once, without waiting.
         for ended in await asyncio.gather(*running, return_exceptions=True):
-            if isinstance(ended, ClientConnection):
-                ended.connection.close(CloseCode.NORMAL)  # it came up too late
+            if not isinstance(ended, BaseException):
+                ended.give_up()  # it came up too late
 
 
 def _unreachable(host: str, address: Address, error: OSError) -> ConnectionFailed:

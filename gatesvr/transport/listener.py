@@ -231,7 +231,7 @@ class ConnectionListener:
         New handshakes get the new certificate. One that cannot be used is left alone until the
         files change again, and the one before stays.
         """
-        if not self._files.have_changed():
+        if not self._files.have_changed(self.tls):
             return
         config = self._config
         try:

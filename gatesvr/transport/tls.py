@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..config import TransportConfig
 from ..credentials import FileWatch, check_certificates, read_file
 from ..errors import ConfigError
 from ..observe.log import keys
-from .addresses import without_scope
+from .addresses import is_loopback
 
 __all__ = [
     "CertificateFiles",
@@ -38,7 +39,6 @@ __all__ = [
     "client_tls",
     "development_path",
     "generate_certificate",
-    "is_loopback",
     "load_server_tls",
 ]
 
@@ -46,10 +46,13 @@ logger = logging.getLogger("gatesvr.transport")
 
 DEVELOPMENT_NAMES = ("localhost", "127.0.0.1", "::1")
 VALID_DAYS = 365
+DEVELOPMENT_DAYS = 13
+"""Browsers accept a certificate by its hash (WebTransport) if it is good for 14 days at most."""
+MAX_WEB_HASH = datetime.timedelta(days=14)
 SETTLE_S = 0.5
 """A certificate is read this long after the last change of its files: chain and key are two."""
-RENEW_DAYS = 30
-"""A development certificate with fewer days left is replaced at the next start."""
+RENEW_DAYS = 4
+"""A development certificate with fewer days left is replaced, at a start or while it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +78,55 @@ class ServerTls:
         """Return when the certificate ends, seconds since the epoch."""
         return x509.load_pem_x509_certificate(self.cert_pem).not_valid_after_utc.timestamp()
 
+    def web_hash(self) -> bytes:
+        """Return the hash by which a browser's WebTransport accepts it, empty where none does.
+
+        That is the SHA-256 of the leaf in DER, of an elliptic curve P-256 and good for at most 14
+        days (W3C WebTransport, custom certificate requirements).
+        """
+        leaf = x509.load_pem_x509_certificate(self.cert_pem)
+        key = leaf.public_key()
+        is_p256 = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1"
+        if not is_p256 or leaf.not_valid_after_utc - leaf.not_valid_before_utc > MAX_WEB_HASH:
+            return b""
+        return leaf.fingerprint(hashes.SHA256())
+
 
 class CertificateFiles:
-    """Tells when the files of the gateway's certificate have changed.
+    """Tells when the gateway's certificate has to be read again.
 
     Args:
-        config: It names them; the development certificate is not watched.
+        config: It names the files; without any it is about the development certificate.
     """
 
     def __init__(self, config: TransportConfig) -> None:
         paths = tuple(filter(None, (config.cert, config.key)))
+        if not paths and (path := development_path()) is not None:
+            paths = (str(path),)  # another gateway may renew it
         self._watch = FileWatch(*paths, settle=SETTLE_S) if paths else None
+        self._renew_at: float | None = None
 
-    def have_changed(self) -> bool:
-        """Return True once after each change, when the files are at rest again."""
-        return self._watch is not None and self._watch.has_changed()
+    def have_changed(self, shown: ServerTls) -> bool:
+        """Return True once after each change, when the files are at rest again.
+
+        The development certificate has changed, too, when its time is nearly over: it is made anew
+        when it is read.
+
+        Args:
+            shown: The certificate that clients see.
+        """
+        if shown.is_development:
+            if self._renew_at is None:
+                self._renew_at = shown.expires() - RENEW_DAYS * 86400
+            if time.time() > self._renew_at:
+                self._renew_at = None
+                return True
+            if not shown.path:
+                return False
+        if self._watch is None or not self._watch.has_changed():
+            return False
+        self._renew_at = None
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +196,6 @@ def check_purpose(leaf: x509.Certificate) -> None:
     purposes = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
     if not any(purpose in usage for purpose in purposes):
         raise ValueError("the certificate is not for a server (extended key usage)")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether host is this machine by name or by address."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(without_scope(host)).is_loopback
-    except ValueError:
-        return False
 
 
 def development_path() -> Path | None:
@@ -244,7 +271,7 @@ def _development_tls() -> ServerTls:
         with _locked(path.with_suffix(".lock")):
             pem = path.read_bytes() if path.exists() else b""
             if not _is_fresh(pem):
-                pem = b"".join(generate_certificate())
+                pem = b"".join(generate_certificate(days=DEVELOPMENT_DAYS))
                 _write_private(path, pem)
     except OSError as error:
         pem = b""
@@ -256,13 +283,13 @@ def _development_tls() -> ServerTls:
 
 
 def _tls_in_memory(why: str) -> ServerTls:
-    cert_pem, key_pem = generate_certificate()
+    cert_pem, key_pem = generate_certificate(days=DEVELOPMENT_DAYS)
     logger.warning("certificate_in_memory", extra=keys(why=why))
     return ServerTls(cert_pem, key_pem, "", True)
 
 
 def _is_fresh(pem: bytes) -> bool:
-    """Return whether pem is a development certificate with more than RENEW_DAYS left."""
+    """Return whether pem is a development certificate of ours with more than RENEW_DAYS left."""
     try:
         leaf = x509.load_pem_x509_certificate(pem)
         key = serialization.load_pem_private_key(_key_of(pem), None)
@@ -271,7 +298,7 @@ def _is_fresh(pem: bytes) -> bool:
         return False
     left = leaf.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return (
-        left > datetime.timedelta(days=RENEW_DAYS)
+        datetime.timedelta(days=RENEW_DAYS) < left <= datetime.timedelta(days=DEVELOPMENT_DAYS)
         and key.public_key() == leaf.public_key()
         and all(_name(name) in names for name in DEVELOPMENT_NAMES)
     )

@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from websockets.exceptions import ConnectionClosed
+
 from gatesvr import Client, Gateway
 from gatesvr.admin.server import AdminServer
 from gatesvr.cli.loop import spare_collector
@@ -25,6 +27,8 @@ from gatesvr.protocol import events
 from gatesvr.service.request import Reply, Request
 from gatesvr.service.service import UpstreamService
 
+from ..e2e.plain_client import answer, business
+from ..e2e.web_client import web_client
 from ..soak.child import Commands
 from .case import Latency, Sample
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
 
     from gatesvr._pb import auth_pb2 as auth_pb
+    from gatesvr._pb import message_pb2 as pb
 
 __all__ = ["serve_gateway", "serve_healthy", "serve_service"]
 
@@ -217,7 +222,7 @@ def _service(calls: Counter[str]) -> UpstreamService:
 async def serve_healthy(pipe: Pipe) -> None:
     """Run healthy clients beside an attack.
 
-    Commands: ``("connect", address, tokens)``, ``("window",)`` begins a measurement,
+    Commands: ``("connect", address, web address, tokens)``, ``("window",)`` begins a measurement,
     ``("report",)`` ends it and is answered by its Latency, ``("leave",)`` ends the clients.
     """
     commands = Commands(pipe)
@@ -234,31 +239,35 @@ class Healthy:
     """Clients that each ask for an echo every INTERVAL_S, whatever became of the last one."""
 
     def __init__(self) -> None:
-        self._clients: list[_HealthyClient] = []
+        self._clients: list[_HealthyClient | _HealthyWebClient] = []
         self._askers: list[asyncio.Task[None]] = []
         self._asked: set[asyncio.Task[None]] = set()
         self._latencies: list[float] = []
         self._failed = 0
 
-    async def connect(self, address: str, tokens: Mapping[str, str]) -> str:
+    async def connect(self, address: str, web_address: str, tokens: Mapping[str, str]) -> str:
         """Log in clients with these openids and auth_tokens, and let them ask.
+
+        Where there is a web address, every other one goes there.
 
         Returns:
             What went wrong, "" for nothing.
         """
         self._clients = [
-            _HealthyClient(
+            _HealthyWebClient(web_address, openid, token)
+            if web_address and number % 2
+            else _HealthyClient(
                 address,
                 openid=openid,
                 insecure=True,
                 auth_token=token,
                 request_timeout=REQUEST_TIMEOUT_S,
             )
-            for openid, token in tokens.items()
+            for number, (openid, token) in enumerate(tokens.items())
         ]
         try:
             await asyncio.gather(*(client.connect() for client in self._clients))
-        except GatesvrError as error:
+        except (GatesvrError, OSError) as error:
             return f"the healthy clients could not connect: {error}"
         self._askers = [
             asyncio.ensure_future(self._ask_on(client, INTERVAL_S * number / len(tokens)))
@@ -304,7 +313,7 @@ class Healthy:
     def _dropped(self) -> int:
         return sum(client.losses > 0 or not client.is_connected for client in self._clients)
 
-    async def _ask_on(self, client: Client, offset: float) -> None:
+    async def _ask_on(self, client: _HealthyClient | _HealthyWebClient, offset: float) -> None:
         await asyncio.sleep(offset)
         while True:
             task = asyncio.ensure_future(self._ask(client))
@@ -312,7 +321,7 @@ class Healthy:
             task.add_done_callback(self._asked.discard)
             await asyncio.sleep(INTERVAL_S)
 
-    async def _ask(self, client: Client) -> None:
+    async def _ask(self, client: _HealthyClient | _HealthyWebClient) -> None:
         began = time.perf_counter()  # the loop's own time stands still while it works
         latencies = self._latencies
         try:
@@ -335,3 +344,52 @@ class _HealthyClient(Client):
             self.losses += self._is_started
             self._is_started = True
         super().handle_event(event, now)
+
+
+class _HealthyWebClient:
+    """The same by WebSocket: it stays gone where its connection is lost."""
+
+    losses = 0
+
+    def __init__(self, address: str, openid: str, token: str) -> None:
+        self.is_connected = False
+        self._address = address
+        self._openid = openid
+        self._token = token
+        self._stack = AsyncExitStack()
+        self._seq = 1  # the hello
+        self._acked = 1
+        self._asked: dict[int, asyncio.Future[pb.BusinessResponse]] = {}
+
+    async def connect(self) -> None:
+        self._client = await self._stack.enter_async_context(web_client(self._address))
+        await self._client.login(self._openid, auth_token=self._token)
+        self.is_connected = True
+        self._reading = asyncio.ensure_future(self._read())
+
+    async def request(self, action: str, data: bytes) -> pb.BusinessResponse:
+        self._seq += 1
+        asked = self._asked[self._seq] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await self._client.send(business(self._seq, action, data, ack=self._acked))
+                return await asked
+        except (ConnectionClosed, TimeoutError) as error:
+            raise GatesvrError(repr(error)) from None
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                push = await self._client.receive()
+                self._acked = max(self._acked, push.seq_id)
+                asked = self._asked.pop(push.client_seq_id, None)
+                if asked is not None and not asked.done():
+                    asked.set_result(answer(push))
+        except (ConnectionClosed, TimeoutError):
+            self.is_connected = False
+            self.losses += 1

@@ -179,7 +179,7 @@ class Runner:
         make = case.token or (lambda _: "")
         openids = [f"healthy{number}" for number in range(HEALTHY)]
         wrong = await self._healthy.ask(
-            ("connect", where[0], {name: make(name) for name in openids})
+            ("connect", where[0], where[3], {name: make(name) for name in openids})
         )
         if wrong:
             raise ConnectionError(wrong)

@@ -22,7 +22,7 @@ from gatesvr.bench.scenario import SCENARIOS
 from gatesvr.bench.servers import OwnServers, ServerFailed
 from gatesvr.cli import main
 from gatesvr.config import parse_address
-from gatesvr.transport.tls import is_loopback
+from gatesvr.transport.addresses import is_loopback
 
 from ..cli.process import DEADLINE_S, environment, gatesvr, start
 from ..e2e.harness import counter, running_gateway
@@ -84,7 +84,7 @@ def test_scenario(
     scenario: str,
 ) -> None:
     own = servers[backend]
-    host, port = own.server
+    host, port = own.server[:2]
     file = tmp_path / "report.json"
     code, out, err = bench(
         capsys,
@@ -346,6 +346,18 @@ async def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
     assert code == 1
     assert report["findings"]["count"] > 0
     assert all(each.startswith("WrongAnswer ") for each in report["findings"]["first"])
+
+
+async def test_a_gateway_is_loaded_over_websocket(tmp_path: Path) -> None:
+    web = "transport.web.bind=127.0.0.1:0"
+    async with lying_service(10**9) as upstream, running_gateway("qh3", upstream, web) as gateway:
+        url = f"wss://{gateway.web_address}/gatesvr"
+        code, report = await bench_against(gateway, tmp_path, "resume", "--server", url)
+        assert counter(gateway, "web.accepted") == 2 + report["done"]
+    counts = code, report["findings"]["count"], report["failures"]["count"]
+    assert counts == (0, 0, 0)
+    assert report["done"] > 0
+    assert (report["settings"]["server"], report["settings"]["backend"]) == (url, "websocket")
 
 
 @pytest.mark.parametrize(

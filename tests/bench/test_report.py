@@ -21,6 +21,7 @@ from gatesvr.bench.scenario import SCENARIOS, Plan
 from gatesvr.bench.threshold import Threshold
 from gatesvr.bench.tokens import TokenSigner
 from gatesvr.errors import ConfigError
+from gatesvr.transport.addresses import Place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 PLAN = Plan(
     scenario="echo",
     clients=4,
-    server=("127.0.0.1", 1),
+    server=Place("127.0.0.1", 1),
     token="secret",
     signer=TokenSigner(b"secret", "HS256", "a", "i", 0),
 )

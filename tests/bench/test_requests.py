@@ -11,6 +11,7 @@ from gatesvr.bench.client import Fleet
 from gatesvr.bench.meter import Recorder
 from gatesvr.bench.requests import MAX_OPEN, Asking, AskingClient
 from gatesvr.bench.scenario import Plan
+from gatesvr.transport.addresses import Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,7 +44,9 @@ class Load:
     """Three clients under an open load, at times that the test gives."""
 
     def __init__(self) -> None:
-        plan = Plan(scenario="echo", clients=3, rate=RATE, insecure=True, server=("127.0.0.1", 1))
+        plan = Plan(
+            scenario="echo", clients=3, rate=RATE, insecure=True, server=Place("127.0.0.1", 1)
+        )
         self.fleet = Fleet(plan, Counting, plan.share(0), Recorder())
         self.fleet.is_running = True
         self.clients = [each for each in self.fleet.clients if isinstance(each, Counting)]

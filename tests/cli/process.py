@@ -33,7 +33,9 @@ def environment(state: Path) -> dict[str, str]:
     """Return an environment with a fresh state folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATESVR_")}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**kept, "XDG_STATE_HOME": str(state), "PYTHONPATH": path}
+    # Without a word on them a demo would serve web clients and their page, on usual ports.
+    own = {"XDG_STATE_HOME": str(state), "GATESVR_TRANSPORT__WEB__BIND": ""}
+    return {**kept, **own, "PYTHONPATH": path}
 
 
 async def start(state: Path, *args: str) -> asyncio.subprocess.Process:

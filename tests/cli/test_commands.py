@@ -87,6 +87,8 @@ def test_bench_refuses_reports_that_it_could_not_write(
         (["serve", "--cert", "/none/c.pem"], ["transport.cert", "key"]),
         (["call", "echo", "--param", "x"], ["--param", "'x'"]),
         (["call", "echo", "--server", "here"], ["--server", "'here'"]),
+        (["call", "echo", "--server", "ws://gate.example/x"], ["--server", "without TLS"]),
+        (["bench", "echo", "--server", "http://h:1/x"], ["--server", "wss://HOST:PORT"]),
         (["call"], ["ACTION"]),
         (["call", "\udcff"], ["ACTION", "'\\udcff' is not UTF-8"]),
         (["call", "echo", "--openid", "\udcff"], ["--openid", "'\\udcff' is not UTF-8"]),

@@ -133,11 +133,13 @@ def test_text_from_outside_brings_no_lines_and_no_keys() -> None:
         "\x1b[2J bye",
         1_500,
         missed=3,
+        transport="websocket",
     )
     text = _as_text(event)
     assert text.partition(" ")[2] == (
         'kicked session=s1 openid="eve\\" reason=good\\\\n12:00:00 closed" generation=2'
-        ' reason="\\\\x1b[2J bye" sent=0 acked=0 client_seq=0 undelivered=0 missed=3'
+        ' reason="\\\\x1b[2J bye" sent=0 acked=0 client_seq=0 undelivered=0'
+        " transport=websocket missed=3"
     )
     line = _as_json(event)
     assert line.isprintable()

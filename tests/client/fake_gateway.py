@@ -1,4 +1,4 @@
-"""A gateway for client tests: real QUIC and the server protocol, sessions of a few lines.
+"""A gateway for client tests: real connections and the server protocol, sessions of a few lines.
 
 What a request does is in its action: ``echo`` answers at once, ``hold`` when release() is called,
 ``fail`` by an ERROR, ``push`` by as many notifies as its data says and then an answer.
@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING
 
 from gatesvr._core.codec import error_body, notify_body, push_body, push_frame
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.config import TransportConfig
+from gatesvr.config import TransportConfig, WebConfig
 from gatesvr.protocol.messages import LostReason, PushType, RequestType, SessionState
 from gatesvr.protocol.server import ServerProtocol
 from gatesvr.transport.listener import ConnectionListener
+from gatesvr.transport.web.listener import WebListener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from gatesvr._core.codec import ClientRequest
     from gatesvr.protocol.link import Disconnect, Link
+
+WEBSOCKET = "websocket"
+"""In the place of a QUIC backend: the gateway listens for WebSockets."""
 
 
 class FakeSession:
@@ -39,6 +43,7 @@ class FakeSession:
         self.sent: dict[int, bytes] = {}
         self.held: list[ClientRequest] = []
         self.link: Link | None = None
+        self.on_detached: Callable[[], None] = lambda: None
 
     def send(self, body: bytes, msg_id: int = 0) -> None:
         self.last_seq += 1
@@ -113,13 +118,13 @@ class FakeGateway:
         self.stops = 0
         self.starts: list[pb.StartRequest] = []
         self.lost: list[Disconnect] = []
-        self.listener: ConnectionListener | None = None
+        self.listener: ConnectionListener | WebListener | None = None
 
     @property
     def server(self) -> str:
         assert self.listener is not None
         host, port = self.listener.address
-        return f"{host}:{port}"
+        return f"wss://{host}:{port}" if self.backend == WEBSOCKET else f"{host}:{port}"
 
     @property
     def session(self) -> FakeSession:
@@ -272,6 +277,7 @@ class _Handler:
         self.gateway.lost.append(how)
         if self.session is not None and self.session.link is self.link:
             self.session.link = None
+            self.session.on_detached()
             if self.gateway.is_forgetful:
                 self.gateway.sessions.pop(self.session.session_id, None)
 
@@ -280,11 +286,30 @@ class _Handler:
 async def fake_gateway(backend: str, bind: str = "127.0.0.1:0") -> AsyncIterator[FakeGateway]:
     """Run a fake gateway, on a free port of loopback."""
     gateway = FakeGateway(backend)
-    config = TransportConfig(bind=bind, backend=backend)
-    gateway.listener = ConnectionListener(config, lambda link: _Handler(gateway, link))
-    await gateway.listener.start()
+
+    def make(link: Link) -> _Handler:
+        return _Handler(gateway, link)
+
+    is_web = backend == WEBSOCKET
+    web = WebConfig(bind=bind if is_web else "")
+    quic = ConnectionListener(
+        TransportConfig(bind="127.0.0.1:0", web=web)
+        if is_web
+        else TransportConfig(bind=bind, backend=backend),
+        make,
+    )
+    listeners: list[ConnectionListener | WebListener] = [quic]
+    if is_web:
+        config = TransportConfig(web=web)
+        listeners.append(
+            WebListener(config, quic, make, max_login_bytes=64 << 10, max_message_bytes=1 << 20)
+        )
+    for listener in listeners:
+        await listener.start()
+    gateway.listener = listeners[-1]
     try:
         yield gateway
     finally:
         gateway.listener.close_all(0)
-        await gateway.listener.stop()
+        for listener in reversed(listeners):
+            await listener.stop()

@@ -355,6 +355,8 @@ async def test_goaway_for_later_waits_for_answers(backend: str) -> None:
         session = gateway.session
         held = asyncio.create_task(client.request("hold"))
         await until(lambda: session.held)
+        acked: list[int] = []
+        session.on_detached = lambda: acked.append(session.acked)
         go_away(session, after_ms=1)
         await until(lambda: client._connector.protocol.is_leaving)
         later = asyncio.create_task(client.request("echo", b"later"))
@@ -368,6 +370,8 @@ async def test_goaway_for_later_waits_for_answers(backend: str) -> None:
         assert len(gateway.starts) == 2
         assert gateway.lost[0].kind == "peer"
         assert client.session_id == session.session_id
+        # PROTOCOL 3.9: "wait for the answers to what was sent, ack, close the connection".
+        assert acked == [2]
 
 
 async def test_goaway_for_now_takes_the_answers_along(backend: str) -> None:

@@ -136,6 +136,7 @@ async def test_upstream_reads_every_field() -> None:
             last_acked_seq=0,
             max_client_seq=1,
             undelivered=1,
+            transport=got[1].transport,
         )
         await until(lambda: rig.counters["events_sent"] == 3)
         assert (rig.counters["event_streams"], rig.counters["calls"]) == (1, 1)
@@ -349,6 +350,6 @@ async def test_kind_of_a_newer_gateway_is_text(monkeypatch: pytest.MonkeyPatch) 
 def test_an_event_has_the_fields_of_its_message() -> None:
     names = [field.name for field in dataclasses.fields(SessionEvent)]
     assert sorted(names) == sorted(field.name for field in pb.SessionEvent.DESCRIPTOR.fields)
-    event = SessionEvent(EventKind.RESUMED, "s1", "alice", 2, "steal", 3, 4, 5, 6, 7, 8)
+    event = SessionEvent(EventKind.RESUMED, "s1", "alice", 2, "steal", 3, 4, 5, 6, 7, 8, "quic")
     assert from_pb(to_pb(event)) == event
     assert from_pb(pb.SessionEvent.FromString(to_pb(event).SerializeToString())) == event

@@ -44,9 +44,23 @@ async def test_room_tells_everybody_in_order(
             Client(gateway.address, openid="bob") as bob,
         ):
             pushes.append(gateway.grpc_address)
-            assert (await ann.request("chat_join")).is_ok
-            for text in ("one", "two"):
-                assert (await ann.request("chat_say", text.encode())).is_ok
+            joined = await ann.request("chat_join")
+            assert (joined.code, json.loads(joined.data)["lines"]) == (200, [])
+            for number, text in ((1, "one"), (2, "two")):
+                said = await ann.request("chat_say", text.encode())
+                assert (said.code, json.loads(said.data)["n"]) == (200, number)
+            again = await bob.request("chat_join", params={"quiet": "1"})
+            assert [
+                (line["n"], line["who"], line["text"]) for line in json.loads(again.data)["lines"]
+            ] == [
+                (1, "ann", "one"),
+                (2, "ann", "two"),
+            ]
+            people = json.loads((await bob.request("chat_people")).data)
+            assert [(one["name"], one["state"], one["transport"]) for one in people] == [
+                ("ann", "Normal", "quic"),
+                ("bob", "Normal", "quic"),
+            ]
             names = json.loads((await bob.request("chat_who")).data)
             assert names == ["ann", "bob"]
             for bad in (b"", b"  ", b"x" * (MAX_TEXT + 1)):
@@ -60,6 +74,7 @@ async def test_room_tells_everybody_in_order(
                     (SAID, "ann", "two"),
                     (LEFT, "ann", ""),
                 ]
+                assert [json.loads(n.data)["n"] for n in heard if n.msg_type == SAID] == [1, 2]
 
 
 def test_companion_answers_others_only() -> None:

@@ -59,6 +59,7 @@ async def test_a_session_goes_from_quic_to_websocket_and_back(backend: str) -> N
         plain_client(gateway.address) as first,
         web_client(gateway.web_address) as second,
         plain_client(gateway.address) as third,
+        gateway.events(["logged_in", "resumed"]) as events,
     ):
         started = await first.login("ann")
         assert upstream.requests[-1].peer.transport == "quic"
@@ -76,6 +77,8 @@ async def test_a_session_goes_from_quic_to_websocket_and_back(backend: str) -> N
         assert await second.closed() == 4409
         assert answer(await third.receive()).data == b"three"
         assert (await services.info(started.session_id)).transport == "quic"
+        told = [(await anext(events)).transport for _ in range(3)]
+        assert told == ["quic", "websocket", "quic"]
 
 
 async def test_a_kick_comes_before_its_close() -> None:

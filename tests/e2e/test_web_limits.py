@@ -174,6 +174,10 @@ async def test_an_idle_client_is_pinged_and_a_dead_one_ends() -> None:
         ((), "null", False),
         (('transport.web.origins=["https://game.test"]',), "https://Game.test", True),
         (('transport.web.origins=["https://game.test"]',), "https://{}", False),
+        (('transport.web.origins=["https://Game.test:443"]',), "https://game.test", True),
+        (('transport.web.origins=["https://game.test"]',), "https://game.test:443", True),
+        (('transport.web.origins=["https://game.test:443"]',), "http://game.test:443", False),
+        (('transport.web.origins=["http://game.test:80"]',), "http://game.test", True),
         (('transport.web.origins=["*"]',), "https://elsewhere.test", True),
     ],
 )

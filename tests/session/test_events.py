@@ -82,6 +82,7 @@ def test_a_life_is_told_with_its_positions():
             acked,
             client_seq,
             undelivered,
+            transport="quic",
         )
 
     assert sessions.told() == [

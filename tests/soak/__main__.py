@@ -1,9 +1,12 @@
 """Soak the gateway: ``python -m tests.soak --backend qh3 --seconds 60 --seed 1``.
 
 50 clients ask and upstreams push through a network that loses, repeats and reorders datagrams,
-changes source ports, goes black and cuts connections, all in processes of their own. Prints what
-was seen, and a line for each promise that was broken; exit code 1 where there is one. It goes on
-until each --min is reached, for --longest-s at most: that one was not reached is a finding too.
+changes source ports, goes black and cuts connections, all in processes of their own. With --web and
+--js some of the clients come over WebSocket, through TCP that stalls, resets and goes black.
+
+Prints what was seen, and a line for each promise that was broken; exit code 1 where there is one.
+It goes on until each --min is reached, for --longest-s at most: that one was not reached is a
+finding too.
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .js import missing_build
 from .plan import Plan
 from .soak import soak
 
 if TYPE_CHECKING:
     from .soak import Verdict
 
-MINIMA = ("requests", "pushes", "resumes", "renewals")
+MINIMA = (
+    *("requests", "pushes", "resumes", "renewals"),
+    *("each_requests", "each_pushes", "each_resumes"),
+)
 MAX_LINES = 50
 GATEWAY = (
     "session.resumes",
@@ -29,6 +36,7 @@ GATEWAY = (
     "session.duplicates",
     "session.notifies_expired",
     "transport.accepted",
+    "web.accepted",
     "transport.address_changes",
     "transport.path_limits",
     "auth.authenticated",
@@ -48,6 +56,8 @@ def main() -> int:
             seconds=options.seconds,
             seed=options.seed,
             clients=options.clients,
+            web=options.web,
+            js=options.js,
             workers=options.workers,
             longest_s=options.longest_s,
             pause_s=options.pause_s,
@@ -70,7 +80,10 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=text.split("\n")[0])
     parser.add_argument("--backend", default="both", choices=("both", "aioquic", "qh3"))
     parser.add_argument("--client", choices=("aioquic", "qh3"), help="the clients' QUIC library")
-    for name in ("seconds", "longest_s", "seed", "clients", "workers", "pause_s", "token_s"):
+    for name in (
+        *("seconds", "longest_s", "seed", "clients", "web", "js"),
+        *("workers", "pause_s", "token_s"),
+    ):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type(defaults[name]), default=defaults[name])
     parser.add_argument(
@@ -78,9 +91,17 @@ def _parse() -> argparse.Namespace:
     )
     for name in MINIMA:
         least = defaults[f"min_{name}"]
-        parser.add_argument(f"--min-{name}", type=int, default=least, help=f"the least {name}")
+        flag, what = f"--min-{name.replace('_', '-')}", name.replace("each_", "of each kind's ")
+        parser.add_argument(flag, type=int, default=least, help=f"the least {what}")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.web + options.js >= options.clients:
+        parser.error("--web and --js are parts of --clients, and leave some to QUIC")
+    if options.js and options.token_s:
+        parser.error("--js clients have no tokens: leave out --token-s")
+    if options.js and (why := missing_build()):
+        parser.error(why)
+    return options
 
 
 def _print(plan: Plan, verdict: Verdict) -> None:
@@ -93,6 +114,12 @@ def _print(plan: Plan, verdict: Verdict) -> None:
         "pushes delivered": verdict.pushes,
         "announced losses": verdict.announced_losses,
         "resumes": verdict.resumes,
+        **{
+            f"{kind}, {counts['clients']} clients: {name}": counts.get(name, 0)
+            for kind, counts in verdict.kinds.items()
+            for name in ("requests", "answers", "notifies", "resumes")
+            if len(verdict.kinds) > 1
+        },
         **{f"clients: {name}": n for name, n in sorted(verdict.clients.items())
            if not name.startswith("failed_") and name not in ("requests", "answers", "resumes")},
         **{f"pusher: {name}": n for name, n in sorted(verdict.upstreams.items())

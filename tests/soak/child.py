@@ -101,7 +101,7 @@ class Commands:
         found = await self.next()
         assert found == command, found
 
-    async def expect_counting(self, command: str, counts: Callable[[], Mapping[str, int]]) -> None:
+    async def expect_counting(self, command: str, counts: Callable[[], Mapping[str, Any]]) -> None:
         """Wait for a command; say the counts so far at each ``counts`` before it."""
         while (found := await self.next()) == "counts":
             self._pipe.send(dict(counts()))

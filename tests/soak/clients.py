@@ -1,4 +1,4 @@
-"""The clients' process: the SDK's clients, each with its own way through the network."""
+"""The Python clients' process: the SDK's clients, each with its own way through the network."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ SETTLE_S = 0.75 * PATIENCE_S
 async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]) -> None:
     """Run the clients until the parent says stop.
 
-    Says ``ready`` when all are logged in; on ``begin`` they ask, at ``counts`` says what they did
-    so far, on ``calm`` they ask no more and wait for what is under way; is told each session's last
-    seq, waits for that; says what happened at ``stop``.
+    Says ``ready`` when all are logged in; on ``begin`` they ask, at ``counts`` says what those of
+    each kind did so far, on ``calm`` they ask no more and wait for what is under way; is told each
+    session's last seq, waits for that; says what happened at ``stop``.
     """
     commands = Commands(pipe)
     history = History()
@@ -52,10 +52,10 @@ async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]
         Device(plan, number, address, history) for number, address in enumerate(addresses, 1)
     ]
 
-    def counts() -> Counter[str]:
-        total: Counter[str] = Counter()
+    def counts() -> dict[str, Counter[str]]:
+        total: dict[str, Counter[str]] = {}
         for device in devices:
-            total += device.counts
+            total.setdefault(device.kind, Counter()).update(device.counts)
         return total
 
     turns = asyncio.Semaphore(CONNECTING)
@@ -79,7 +79,7 @@ async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]
     await commands.expect("stop")
     # What comes from here on is not judged: sessions end.
     calls = list(history.calls)
-    counted = dict(counts())
+    counted = counts()
     await asyncio.gather(*(device.close() for device in devices))
     pipe.send((calls, counted))
 
@@ -89,13 +89,15 @@ class Device(Client):
 
     Attributes:
         name: Its openid.
+        kind: ``quic`` or ``websocket``.
         counts: What was done.
     """
 
     def __init__(self, plan: Plan, number: int, address: tuple[str, int], history: History) -> None:
         self.name = f"client{number}"
+        self.kind = "quic" if number <= plan.quic else "websocket"
         super().__init__(
-            "{}:{}".format(*address),
+            ("{}:{}" if self.kind == "quic" else "wss://{}:{}/gatesvr").format(*address),
             openid=self.name,
             auth_token=self.fetch_token if plan.token_s else "",
             insecure=True,

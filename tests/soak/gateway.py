@@ -30,6 +30,7 @@ class GatewayProcess:
 
     Attributes:
         address: For clients.
+        web_address: For those over WebSocket, None where there are none.
         push_address: For pushes.
         stats: Its counters as last printed.
         log: What it wrote to standard error: warnings and errors.
@@ -38,6 +39,9 @@ class GatewayProcess:
     def __init__(self, server: Server) -> None:
         host, _, port = server.address("clients").rpartition(":")
         self.address = (host, int(port))
+        self.web_address: tuple[str, int] | None = None
+        if found := re.search(r"wss://(\S+):(\d+)/", server.banner):
+            self.web_address = (found[1], int(found[2]))
         self.push_address = server.address("push")
         self.stats: dict[str, float] = {}
         self.log: list[str] = []
@@ -105,6 +109,8 @@ async def running_gateway(
         "leeway": f"{LEEWAY_S}s",
     }
     settings = [f"auth.{name}={value}" for name, value in auth.items()] if plan.token_s else []
+    if plan.web or plan.js:
+        settings.append("transport.web.bind=127.0.0.1:0")
     process = await start(
         folder,
         "serve",

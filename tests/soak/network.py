@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from tests.e2e.bad_line import BadLine
 from tests.e2e.bad_network import BadNetwork, Weather
 
 from .child import Commands
@@ -19,23 +20,35 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_network"]
 
+Line = BadNetwork | BadLine
+
 LONG_S = (2.5, 4.0)
 """A blackout in which clients give their connections up: they hear nothing for two heartbeats."""
 SHORT_S = (0.2, 1.0)
 """A blackout that connections outlive."""
 
 
-async def serve_network(pipe: Pipe, plan: Plan, gateway: tuple[str, int]) -> None:
-    """Carry datagrams until the parent says stop.
+async def serve_network(
+    pipe: Pipe, plan: Plan, gateway: tuple[str, int], web: tuple[str, int] | None
+) -> None:
+    """Carry datagrams and TCP until the parent says stop.
 
-    Says the clients' addresses; on ``begin`` the weather begins, at ``counts`` says what was done
-    so far; on ``calm`` all but the loss ends, ``clear`` ends that too; ``stop`` asks what was done.
+    Says the clients' addresses, those of QUIC first; on ``begin`` the weather begins, at ``counts``
+    says what was done so far; on ``calm`` all but the loss ends, ``clear`` ends that too; ``stop``
+    asks what was done.
     """
     commands = Commands(pipe)
     weather = Weather(delay_s=plan.delay_s)
-    lines = [
-        BadNetwork(gateway, plan.seed * 1_000 + number, weather) for number in range(plan.clients)
-    ]
+    lines: list[Line] = []
+    for number in range(plan.clients):
+        seed = plan.seed * 1_000 + number
+        if number < plan.quic:
+            lines.append(BadNetwork(gateway, seed, weather))
+        else:
+            assert web is not None
+            line = BadLine(web, seed, weather)
+            await line.start()
+            lines.append(line)
     pipe.send([line.address for line in lines])
 
     def tally() -> Counter[str]:
@@ -61,10 +74,13 @@ async def serve_network(pipe: Pipe, plan: Plan, gateway: tuple[str, int]) -> Non
     await commands.expect("stop")
     pipe.send(dict(tally()))
     for line in lines:
-        line.close()
+        if isinstance(line, BadLine):
+            await line.close()
+        else:
+            line.close()
 
 
-async def blow(plan: Plan, lines: list[BadNetwork]) -> None:
+async def blow(plan: Plan, lines: list[Line]) -> None:
     """Change source ports or go black, every few seconds."""
     chance = random.Random(f"{plan.seed}/storms")
     while True:
@@ -83,20 +99,20 @@ async def blow(plan: Plan, lines: list[BadNetwork]) -> None:
             black_out(lines, chance.uniform(*(LONG_S if kind < 0.95 else SHORT_S)))
 
 
-async def cut(plan: Plan, lines: list[BadNetwork]) -> None:
+async def cut(plan: Plan, lines: list[Line]) -> None:
     """Cut one client off after the other; a fifth never, for their ports to change often."""
     chance = random.Random(f"{plan.seed}/cuts")
-    lines = lines[len(lines) // 5 :]
+    lines = lines[plan.quic // 5 :]
     while True:
         await asyncio.sleep(chance.expovariate(1 / plan.cut_s))
         chance.choice(lines).cut()
 
 
-def rebind(lines: list[BadNetwork]) -> None:
+def rebind(lines: list[Line]) -> None:
     for line in lines:
         line.change_source_ports()
 
 
-def black_out(lines: list[BadNetwork], seconds: float) -> None:
+def black_out(lines: list[Line], seconds: float) -> None:
     for line in lines:
         line.black_out(seconds)

@@ -31,7 +31,12 @@ class Plan:
         min_pushes: The least number of notifies handed to applications.
         min_resumes: The least number of sessions taken up again.
         seed: Of every choice.
-        clients: How many.
+        clients: How many, of all kinds.
+        web: Of these, Python clients over WebSocket.
+        js: Of these, JavaScript clients over WebSocket, in Node.
+        min_each_requests: The least number of requests of each kind of client.
+        min_each_pushes: The least number of notifies handed to clients of each kind.
+        min_each_resumes: The least number of sessions taken up again by clients of each kind.
         workers: Requests that each client has under way, at most.
         pause_s: Mean pause of a worker between two requests.
         push_streams: PushStreams, each with clients of its own.
@@ -55,6 +60,11 @@ class Plan:
     min_resumes: int = 5
     seed: int = 1
     clients: int = 50
+    web: int = 0
+    js: int = 0
+    min_each_requests: int = 100
+    min_each_pushes: int = 100
+    min_each_resumes: int = 1
     workers: int = 8
     pause_s: float = 0.1
     push_streams: int = 4
@@ -67,6 +77,17 @@ class Plan:
     cut_s: float = 0.1
     token_s: float = 0.0
     min_renewals: int = 0
+
+    @property
+    def quic(self) -> int:
+        """How many clients are Python clients over QUIC; they are the first ones."""
+        return self.clients - self.web - self.js
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """The kinds of clients, each with how many there are."""
+        numbers = {"quic": self.quic, "websocket": self.web, "js": self.js}
+        return {kind: number for kind, number in numbers.items() if number}
 
 
 TOKEN_SECRET = "a secret of thirty-two bytes, at least"

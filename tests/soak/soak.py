@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from .clients import serve_clients
 from .controls import CONTROLS, NothingToSpoil
 from .gateway import running_gateway
 from .history import judge, merge
+from .js import NodeClients
 from .network import serve_network
 from .upstream import serve_upstream
 
@@ -27,6 +29,8 @@ __all__ = ["Verdict", "soak"]
 
 WEATHER = ("lost", "duplicated", "reordered", "rebinds", "cuts", "blackouts")
 """What the network must have done, each at least once."""
+TCP_WEATHER = ("tcp_stalls", "tcp_resets", "tcp_holes", "tcp_blackouts")
+"""The same, where there are clients over WebSocket."""
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Verdict:
         resumes: Sessions taken up again by clients whose connection the network had ended.
         network: What the network did.
         clients: What the clients counted.
+        kinds: For each kind of client: how many there are, and what they counted.
         upstreams: What the upstreams and the pusher counted.
         gateway: What the gateway counted.
         controls: Ways in which the history was spoilt, and what was found in it: it must be found.
@@ -62,6 +67,7 @@ class Verdict:
     resumes: int = 0
     network: dict[str, int] = field(default_factory=dict)
     clients: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
     upstreams: dict[str, int] = field(default_factory=dict)
     gateway: dict[str, float] = field(default_factory=dict)
     controls: dict[str, str] = field(default_factory=dict)
@@ -75,7 +81,8 @@ class Verdict:
 async def soak(plan: Plan) -> Verdict:
     """Run a soak to its end."""
     verdict = Verdict(plan.backend, plan.seconds)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as children:
+    async with AsyncExitStack() as children:
+        folder = children.enter_context(tempfile.TemporaryDirectory())
 
         def child(*args: object) -> Child:
             started = Child(*args)  # type: ignore[arg-type]
@@ -86,14 +93,22 @@ async def soak(plan: Plan) -> Verdict:
         services = await upstream.receive()
         async with running_gateway(plan, Path(folder), services) as gateway:
             upstream.send(gateway.push_address)
-            network = child(serve_network, plan, gateway.address)
-            clients = child(serve_clients, plan, await network.receive())
-            assert await clients.receive() == "ready"
-            for each in (upstream, network, clients):
+            network = child(serve_network, plan, gateway.address, gateway.web_address)
+            addresses = await network.receive()
+            python = plan.clients - plan.js
+            fleets: list[Child | NodeClients] = [child(serve_clients, plan, addresses[:python])]
+            if plan.js:
+                node = NodeClients(plan, addresses[python:])
+                children.push_async_callback(node.kill)
+                await node.start()
+                fleets.append(node)
+            for fleet in fleets:
+                assert await fleet.receive() == "ready"
+            for each in (upstream, network, *fleets):
                 each.send("begin")
             began = time.monotonic()
             await asyncio.sleep(plan.seconds)
-            while missing := await _missing(plan, network, clients, gateway):
+            while missing := await _missing(plan, network, fleets, gateway):
                 if time.monotonic() >= began + plan.longest_s:
                     verdict.findings += missing
                     break
@@ -102,34 +117,70 @@ async def soak(plan: Plan) -> Verdict:
             # The weather first, or the last ones asked might wait for it.
             assert await network.ask("calm") == "calm"
             assert await upstream.ask("calm") == "calm"
-            assert await clients.ask("calm") == "calm"
+            assert await _ask_all(fleets, "calm") == ["calm"] * len(fleets)
             last_seqs = await upstream.ask("sessions")
-            assert await clients.ask(last_seqs) == "settled"
+            assert await _ask_all(fleets, last_seqs) == ["settled"] * len(fleets)
             assert await network.ask("clear") == "clear"
-            seen, verdict.clients = await clients.ask("stop")
+            seen, counts = [], {}
+            for fleet in fleets:
+                if isinstance(fleet, NodeClients):
+                    calls, counted = await fleet.stop()
+                else:
+                    calls, counted = await fleet.ask("stop")
+                seen.append(calls)
+                counts.update(counted)
+            verdict.clients = dict(_total(counts))
+            verdict.kinds = {
+                kind: {"clients": number, **counts[kind]} for kind, number in plan.kinds.items()
+            }
             verdict.gateway = await gateway.last_stats()
             code = await gateway.stop()
             done, verdict.upstreams = await upstream.ask("stop")
             verdict.network = await network.ask("stop")
-    calls = merge((seen, done))
+    calls = merge((*seen, done))
     names = [f"client{number}" for number in range(1, plan.clients + 1)]
     _judge(verdict, calls, names, last_seqs)
     _look_at_gateway(verdict, code, gateway.log)
     return verdict
 
 
+async def _ask_all(fleets: list[Child | NodeClients], message: object) -> list[object]:
+    """Send a command to all at once, and return the answers."""
+    return await asyncio.gather(*(fleet.ask(message) for fleet in fleets))
+
+
+def _total(counts: dict[str, Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts.values():
+        total.update(each)
+    return total
+
+
 async def _missing(
-    plan: Plan, network: Child, clients: Child, gateway: GatewayProcess
+    plan: Plan, network: Child, fleets: list[Child | NodeClients], gateway: GatewayProcess
 ) -> list[str]:
     """Return what is still less than it should be: how long that takes is the machine's affair."""
-    done = await clients.ask("counts")
+    counts: dict[str, Counter[str]] = {}
+    for counted in await _ask_all(fleets, "counts"):
+        counts.update(counted)  # type: ignore[call-overload]
+    done = _total(counts)
     weather = await network.ask("counts")
     least = {
         "requests": (done.get("requests", 0), plan.min_requests),
         "pushes": (done.get("notifies", 0), plan.min_pushes),
         "resumes": (done.get("resumes", 0), plan.min_resumes),
         "renewals": (gateway.stats.get("auth.renewed", 0), plan.min_renewals),
+        **{
+            f"{kind}: {name}": (counts[kind].get(name, 0), wanted)
+            for kind in plan.kinds
+            for name, wanted in (
+                ("requests", plan.min_each_requests),
+                ("notifies", plan.min_each_pushes),
+                ("resumes", plan.min_each_resumes),
+            )
+        },
         **{name: (weather[name], 1) for name in WEATHER},
+        **{name: (weather[name], 1) for name in TCP_WEATHER if plan.web or plan.js},
         "address changes": (gateway.stats.get("transport.address_changes", 0), 1),
     }
     return [

@@ -11,6 +11,8 @@ import pytest
 
 from tests.cli.process import ROOT, environment
 
+from .js import missing_build
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,6 +25,15 @@ MINIMA = {"requests": 1_000, "pushes": 1_000, "resumes": 20}
 @pytest.mark.long
 async def test_soak(backend: str, tmp_path: Path) -> None:
     await soak(backend, tmp_path, "--seconds", str(SECONDS), **MINIMA)
+
+
+@pytest.mark.long
+async def test_clients_of_every_kind(backend: str, tmp_path: Path) -> None:
+    if why := missing_build():
+        pytest.skip(why)
+    size = ("--clients", "30", "--web", "10", "--js", "10", "--seconds", "5")
+    minima = {"requests": 1_000, "pushes": 1_000, "resumes": 10, "each-resumes": 2}
+    await soak(backend, tmp_path, *size, **minima)
 
 
 @pytest.mark.long

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import socket
+import ssl
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError, ConnectionFailed
 from gatesvr.transport import listener, tls
+from gatesvr.transport.addresses import is_loopback
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.quic.choose import pick_backend
 from gatesvr.transport.tls import (
+    CertificateFiles,
     ClientTls,
     client_tls,
     development_path,
     generate_certificate,
-    is_loopback,
     load_server_tls,
 )
 
@@ -56,7 +59,11 @@ def test_the_development_certificate(home: Path) -> None:
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
     with pytest.raises(x509.ExtensionNotFound):
         leaf.extensions.get_extension_for_class(x509.BasicConstraints)
-    assert leaf.not_valid_after_utc - datetime.datetime.now(datetime.UTC) > datetime.timedelta(90)
+    left = leaf.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(12) < left < datetime.timedelta(14)
+    assert (
+        made.web_hash() == hashlib.sha256(ssl.PEM_cert_to_DER_cert(made.cert_pem.decode())).digest()
+    )
     assert b"PRIVATE" not in made.cert_pem
     assert b"PRIVATE" not in client_tls("localhost").ca_pem
     assert "PRIVATE" not in repr(made)
@@ -67,12 +74,13 @@ def test_the_development_certificate(home: Path) -> None:
     [
         b"",
         b"rubbish",
-        b"".join(generate_certificate(days=20)),
-        b"".join(generate_certificate(["localhost"])),
-        generate_certificate()[0] + generate_certificate()[1],
-        generate_certificate()[0],
+        b"".join(generate_certificate(days=4)),
+        b"".join(generate_certificate()),
+        b"".join(generate_certificate(["localhost"], days=13)),
+        generate_certificate(days=13)[0] + generate_certificate(days=13)[1],
+        generate_certificate(days=13)[0],
     ],
-    ids=["empty", "rubbish", "near its end", "other names", "another's key", "no key"],
+    ids=["empty", "rubbish", "near its end", "too long", "other names", "another's key", "no key"],
 )
 def test_the_development_certificate_is_renewed(home: Path, old: bytes) -> None:
     path = development_path()
@@ -82,6 +90,44 @@ def test_the_development_certificate_is_renewed(home: Path, old: bytes) -> None:
     made = load_server_tls()
     assert old not in (path.read_bytes(), made.cert_pem + made.key_pem)
     assert load_server_tls() == made
+
+
+def test_a_shown_development_certificate_is_renewed_in_time(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = CertificateFiles(TransportConfig())
+    shown = load_server_tls()
+    assert not files.have_changed(shown)
+    monkeypatch.setattr(tls, "RENEW_DAYS", 13.5)
+    files = CertificateFiles(TransportConfig())
+    assert files.have_changed(shown)
+    renewed = load_server_tls()
+    assert renewed != shown
+    monkeypatch.setattr(tls, "RENEW_DAYS", 4)
+    assert not files.have_changed(renewed)
+
+
+def test_another_gateway_renews_the_development_certificate(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "SETTLE_S", -1.0)
+    shown = load_server_tls()
+    files = CertificateFiles(TransportConfig())
+    assert not files.have_changed(shown)
+    Path(shown.path).unlink()
+    renewed = load_server_tls()
+    assert files.have_changed(shown)
+    assert not files.have_changed(renewed)
+    # One in memory has no file to look at.
+    Path(shown.path).unlink()
+    assert not files.have_changed(tls.ServerTls(shown.cert_pem, shown.key_pem, "", True))
+
+
+def test_certificates_that_no_browser_takes_by_their_hash() -> None:
+    cert, key = generate_certificate(days=15)
+    assert tls.ServerTls(cert, key, "").web_hash() == b""
+    cert, key = _certificate(rsa.generate_private_key(65537, 2048), days=(-1, 9))
+    assert tls.ServerTls(cert, key, "").web_hash() == b""
 
 
 def test_a_state_folder_that_cannot_be_used(home: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -122,7 +122,11 @@ export class Stream implements LinkHandler {
   }
 
   #leaveIfDone(now: number): void {
-    if (this.protocol.isLeft(now)) this.close(CloseCode.NORMAL, "goaway");
+    if (this.#isOver || !this.protocol.isLeft(now)) return;
+    // PROTOCOL 3.9: "wait for the answers to what was sent, ack, close the connection".
+    this.protocol.sendAck();
+    this.flush();
+    this.close(CloseCode.NORMAL, "goaway");
   }
 
   /** Set the timer to the protocol's next deadline; one that comes early only looks again. */

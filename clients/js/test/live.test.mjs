@@ -6,13 +6,21 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import test from "node:test";
+import { fileURLToPath } from "node:url";
 import { WebSocket } from "ws";
 import { Client, SessionLost } from "../dist/index.js";
 import { until } from "./gateway.mjs";
+import { Relay } from "./relay.mjs";
+import { Locks, Storage } from "./tab.mjs";
 
 const command = process.env.GATESVR;
+const page = fileURLToPath(new URL("page.mjs", import.meta.url));
+const OFFLINE_MS = 5_000;
 const skip = command ? false : "GATESVR names no command of a gateway";
 
 /** `ws` that accepts the development certificate. */
@@ -22,7 +30,7 @@ class Trusting extends WebSocket {
   }
 }
 
-/** Run a gateway with its demo services; return its web address and what ends it. */
+/** Run a gateway with its demo services; return its addresses and what ends it. */
 async function serve(bind = "127.0.0.1:0") {
   const [program, ...args] = command.split(" ");
   const gateway = spawn(
@@ -44,20 +52,57 @@ async function serve(bind = "127.0.0.1:0") {
   );
   const exited = once(gateway, "exit");
   const lines = [];
-  const address = await new Promise((resolve, reject) => {
+  const [address, quic] = await new Promise((resolve, reject) => {
     let found = "";
     for (const stream of [gateway.stdout, gateway.stderr]) {
       createInterface(stream).on("line", (line) => {
         lines.push(line);
         found ||= /gateway_started .*\bweb=(\S+)/.exec(line)?.[1] ?? "";
-        if (found && /Try it/.test(line)) resolve(found);
+        const call = / call echo --server (\S+)/.exec(line);
+        if (found && call) resolve([found, call[1]]);
       });
     }
     exited.then(([code]) =>
       reject(new Error(`the gateway ended with ${code}:\n${lines.join("\n")}`)),
     );
   });
-  return { address, end: (signal = "SIGKILL") => (gateway.kill(signal), exited) };
+  return { address, quic, end: (signal = "SIGKILL") => (gateway.kill(signal), exited) };
+}
+
+/** Run `gatesvr client --state` over QUIC: it asks for an echo, and keeps the session. */
+async function echoOverQuic(server, file, text) {
+  const [program, ...args] = command.split(" ");
+  const client = spawn(
+    program,
+    [...args, "client", "--server", server, "--openid", "quinn", "--insecure", "--state", file],
+    { stdio: ["pipe", "pipe", "inherit"] },
+  );
+  const exited = once(client, "exit");
+  client.stdin.write(`echo -- ${text}\n`);
+  for await (const line of createInterface(client.stdout)) {
+    if (line === text) client.kill("SIGINT"); // the end of its input would end the session
+  }
+  await exited;
+}
+
+/** A page's process; told() says what it printed, each line as [server seq, content]. */
+function openPage(address, file) {
+  const process_ = spawn(process.execPath, [page, address, file], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const exited = once(process_, "exit");
+  const lines = [];
+  let session = "";
+  createInterface(process_.stdout).on("line", (line) => {
+    const [seq, content] = line.split(" ");
+    if (seq === "session") session = content;
+    else lines.push([Number(seq), content]);
+  });
+  return {
+    told: () => lines,
+    session: () => session,
+    kill: () => (process_.kill("SIGKILL"), exited),
+  };
 }
 
 function open(address, openid, options = {}) {
@@ -80,6 +125,7 @@ test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
   t.after(() => Promise.all([ann.close(), bob.close()]));
   await Promise.all([ann.connect(), bob.connect()]);
   assert.equal(ann.transport, "websocket");
+  assert.notEqual(ann.sessionId, bob.sessionId);
   const reader = ann.notifies();
 
   await t.test("1,000 requests, each answered by its own answer", async () => {
@@ -135,6 +181,112 @@ test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
     assert.deepEqual(new Set(told), new Set(["after 1"]));
     assert.equal(ann.connects.resumed, 5);
     assert.equal(ann.counters.lost + ann.counters.sessionLosses, 0);
+  });
+
+  await t.test("killed and back in mid-stream: each number once, in order", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "gatesvr-"));
+    const file = join(folder, "session");
+    const last = 150;
+    let pages = 1;
+    let eve = openPage(address, file);
+    const seen = new Map(); // by server seq: what was read last may come again
+    const take = () => {
+      for (const [seq, content] of eve.told().splice(0)) {
+        if (seen.has(seq)) assert.equal(seen.get(seq), content);
+        else seen.set(seq, content);
+      }
+      return seen.size;
+    };
+    try {
+      const session = await until(() => eve.session());
+      for (let n = 1; n <= last; n++) {
+        await bob.request("chat_say", `${n}`);
+        if (n % 50 === 25) {
+          await until(() => take() > n - 20);
+          await eve.kill();
+          take();
+          eve = openPage(address, file);
+          pages++;
+          assert.equal(await until(() => eve.session()), session);
+        }
+      }
+      await until(() => take() >= last);
+      const seqs = [...seen.keys()];
+      assert.deepEqual(
+        seqs,
+        seqs.map((_, n) => seqs[0] + n),
+      );
+      assert.deepEqual(
+        [...seen.values()],
+        seqs.map((_, n) => `${n + 1}`),
+      );
+      assert.equal(pages, 4);
+    } finally {
+      await eve.kill();
+      rmSync(folder, { recursive: true });
+    }
+    while ((await reader.next()).value.content !== `${last}`);
+  });
+
+  await t.test("two tabs with one storage have two sessions", async () => {
+    const storage = new Storage();
+    const locks = new Locks();
+    const one = open(address, "tab", { storage, locks });
+    await one.connect();
+    const copy = open(address, "twin", { storage: storage.duplicate(), locks });
+    await copy.connect();
+    assert.notEqual(one.sessionId, copy.sessionId);
+    for (const tab of [one, copy]) {
+      assert.equal((await tab.request("echo", tab.openid)).text, tab.openid);
+    }
+    await Promise.all([one.close(), copy.close()]);
+  });
+
+  await t.test("offline for five seconds, and back: nothing is lost", async () => {
+    const relay = await Relay.open(address);
+    const kim = open(relay.address, "kim");
+    try {
+      await kim.connect();
+      const lines = kim.notifies();
+      relay.offline();
+      await until(() => kim.state === "reconnecting");
+      const asked = kim.request("echo", "asked while offline");
+      for (let n = 1; n <= 20; n++) await bob.request("chat_say", `line ${n}`);
+      await new Promise((resolve) => setTimeout(resolve, OFFLINE_MS));
+      assert.equal(kim.isConnected, false);
+      relay.online();
+      assert.equal((await asked).text, "asked while offline");
+      for (let n = 1; n <= 20; n++) {
+        assert.equal((await lines.next()).value.content, `line ${n}`);
+      }
+      assert.deepEqual([kim.connects, kim.counters.lost], [{ total: 2, resumed: 1 }, 0]);
+      while ((await reader.next()).value.content !== "line 20");
+    } finally {
+      await kim.close();
+      relay.close();
+    }
+  });
+
+  await t.test("a session goes from QUIC to WebSocket and back", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "gatesvr-"));
+    const file = join(folder, "state");
+    try {
+      await echoOverQuic(gateway.quic, file, "over QUIC");
+      const { client_id, session_id, resume_token, ...saved } = JSON.parse(readFileSync(file));
+      const names = { clientId: client_id, sessionId: session_id, resumeToken: resume_token };
+      const quinn = open(address, "quinn", { resume: JSON.stringify({ ...saved, ...names }) });
+      await quinn.connect();
+      assert.equal(quinn.sessionId, session_id);
+      assert.equal(quinn.connects.resumed, 1);
+      assert.equal((await quinn.request("echo", "over WebSocket")).text, "over WebSocket");
+      const { clientId, sessionId, resumeToken, ...state } = JSON.parse(await quinn.suspend());
+      const back = { client_id: clientId, session_id: sessionId, resume_token: resumeToken };
+      writeFileSync(file, JSON.stringify({ ...state, ...back }));
+      await echoOverQuic(gateway.quic, file, "over QUIC again");
+      assert.equal(JSON.parse(readFileSync(file)).session_id, session_id);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   await t.test("a state goes to another client, and the first one stays away", async () => {

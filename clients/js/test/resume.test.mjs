@@ -211,6 +211,7 @@ test("GOAWAY for later: answers are waited for, new requests go on the next conn
   const second = client.request("second");
   connection.answer(asked, 2);
   await first;
+  assert.equal((await connection.find(Type.ACK)).body.ackedSeqId, 2);
   assert.equal((await connection.closed).code, 1000);
   const next = await resume(all, { maxClientSeq: 2 });
   const again = await next.connection.find(4);

@@ -5,37 +5,7 @@ import test from "node:test";
 import { WebSocket } from "ws";
 import { Client } from "../dist/index.js";
 import { Clock, Gateway, Type, until } from "./gateway.mjs";
-
-/** One tab's sessionStorage. */
-class Storage {
-  #items;
-
-  constructor(items = []) {
-    this.#items = new Map(items);
-  }
-
-  getItem = (key) => this.#items.get(key) ?? null;
-  setItem = (key, value) => void this.#items.set(key, value);
-  duplicate = () => new Storage(this.#items);
-}
-
-/** The browser's locks: exclusive, first come first served. */
-class Locks {
-  held = new Map();
-
-  async request(name, { signal }, hold) {
-    while (this.held.has(name)) {
-      const aborted = new Promise((_, reject) => {
-        signal.addEventListener("abort", () => reject(signal.reason));
-      });
-      await Promise.race([this.held.get(name), aborted]);
-    }
-    const holding = hold();
-    this.held.set(name, holding);
-    await holding;
-    this.held.delete(name);
-  }
-}
+import { Locks, Storage } from "./tab.mjs";
 
 async function setUp(t) {
   const gateway = await Gateway.open();

@@ -1,10 +1,10 @@
 """WebConnection: one WebSocket connection, from its HTTP request to its end.
 
-It is the asyncio protocol of a TLS connection, the Carrier of the handler's bytes and the owner of
-its Stream, as Connection is for QUIC. The WebSocket protocol itself (RFC 6455) is that of the
-websockets library, without its I/O. Its states, in their order::
+It is the asyncio protocol of a TlsTransport (or of plain TCP), the Carrier of the handler's bytes
+and the owner of its Stream, as Connection is for QUIC. The HTTP request is that of the websockets
+library, without its I/O. Its states, in their order::
 
-    REQUEST   the HTTP request is not complete
+    REQUEST   the TLS handshake or the HTTP request is not complete
     OPEN      the handler has been made
     CLOSING   a close frame was written; the stream has ended, the client has CLOSE_LINGER_S to
               answer, and what it sends is dropped
@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
 import struct
+from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
-from websockets.frames import Close, Frame, Opcode
+from websockets.frames import Close
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -36,6 +36,8 @@ from ...protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Disconnect, Path
 from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..stream import CLOSED, CUT, WRITABLE, Stream
 from ..udp.driver import Timer
+from .frames import BINARY, CLOSE, PING, PONG, FrameReader, close_of, head_of
+from .pages import page_response
 
 if TYPE_CHECKING:
     from ...config import TransportConfig
@@ -43,16 +45,15 @@ if TYPE_CHECKING:
     from ..counters import TransportCounters
     from ..udp.driver import Driver
     from .counters import WebCounters
+    from .pages import Page
 
 __all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
 
 SUBPROTOCOL = "gatesvr"
 MAX_REQUEST_BYTES = 16 << 10
 """Longest HTTP request, cookies included."""
-SLICE_BYTES = 1 << 10
-"""Bytes parsed before what they hold is judged: some 170 of the smallest frames."""
-MAX_PIECES = 256
-"""Pieces that a message may come in."""
+MAX_JOINED_BYTES = 64 << 10
+"""Clients join frames to messages of this size at most, however short the longest frame is."""
 CONTROL_RATE = 10.0
 CONTROL_BURST = 100
 """Pings and pongs of a client a second, and at once; more: 4429."""
@@ -88,6 +89,9 @@ class WebOwner(Protocol):
     def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
 
+    def page(self, request: Request) -> Page | None:
+        """Return what answers a request that is for no WebSocket, None for nothing."""
+
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
         """The WebSocket is open: return the factory of the handler, None after a close()."""
 
@@ -118,7 +122,7 @@ class WebConnection(asyncio.Protocol):
 
     Attributes:
         stream: The Link of its handler.
-        is_made: Whether TLS came up.
+        is_made: Whether it was given its TCP connection.
         ended: Done when the TCP connection is gone.
     """
 
@@ -149,17 +153,15 @@ class WebConnection(asyncio.Protocol):
         self._idle_timeout: float = config.idle_timeout
         self._max_message_bytes = max_message_bytes
         self._max_unread_bytes = 2 * max_message_bytes + HIGH_WATER_BYTES  # then no more pongs
-        self._socket = ServerProtocol(
+        self._http: ServerProtocol | None = ServerProtocol(  # None behind the request
             extensions=None,  # permessage-deflate would let a client make memory out of nothing
             subprotocols=[Subprotocol(SUBPROTOCOL)],
-            max_size=PREFIX_BYTES + max_login_bytes,
             logger=_silent,
         )
+        self._reader = FrameReader(PREFIX_BYTES + max_login_bytes)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._state = _REQUEST
         self._request_bytes = 0
-        self._pieces: list[bytes] = []  # of a message that is not complete
-        self._began_at = math.inf  # when the message that is not complete began
         self._controls = TokenBucket(CONTROL_RATE, CONTROL_BURST)
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -180,10 +182,10 @@ class WebConnection(asyncio.Protocol):
         """Whether the request is complete and the end has not begun."""
         return self._state == _OPEN
 
-    # asyncio calls these.
+    # asyncio and the TlsTransport call these.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Expect the HTTP request: TLS is up."""
+        """Expect the TLS handshake and the HTTP request."""
         self.is_made = True
         self._transport = cast("asyncio.Transport", transport)
         # Stream.feed() stops at low water: from there on resume_writing() has to come.
@@ -198,21 +200,20 @@ class WebConnection(asyncio.Protocol):
         self._is_pinged = False
         self._web_counters.bytes_received += len(data)
         try:
-            if len(data) <= SLICE_BYTES:
-                self._take(data, now)
-            else:
-                for start in range(0, len(data), SLICE_BYTES):
-                    self._take(data[start : start + SLICE_BYTES], now)
+            if self._state == _REQUEST:
+                self._take_request(data, now)
+            elif self._state == _OPEN or self._is_answer_expected(len(data)):
+                for opcode, payload in self._reader.receive(data, now):
+                    self._handle_frame(opcode, payload, now)
+                    if self._state != _OPEN and not self._is_answer_expected(len(payload) + 6):
+                        break
         except ProtocolError as error:
-            self._web_counters.violations += 1
-            self.stream.protocol_error(error)
+            self._violate(error)
         except BaseException as error:
             self.fail(error)
-        if self._state == _OPEN:
-            self._driver.mark_dirty(self)  # deadlines have moved, and an answer may be ready
-
-    def eof_received(self) -> None:
-        """Close: TLS has no half-closed connections."""
+        # Of the other deadlines, none comes nearer by what has arrived, or a flush is due.
+        if self._reader.began_at is not inf and self._state == _OPEN:
+            self._schedule()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end of the TCP connection."""
@@ -224,14 +225,12 @@ class WebConnection(asyncio.Protocol):
         elif self._has_last:
             self._counters.last_pushes_expired += 1
         self._state = _ENDED
+        self._transport = cast("asyncio.Transport", None)  # its memory goes now
         if not self.ended.done():
             self.ended.set_result(None)
         self._driver.timers.cancel(self._timer)
         self._driver.forget(self)
         self._owner.connection_ended(self)
-
-    def pause_writing(self) -> None:
-        """Do nothing: whoever feeds this connection asks for its unsent bytes."""
 
     def resume_writing(self) -> None:
         """Feed the stream again: its bytes are below low water."""
@@ -240,75 +239,46 @@ class WebConnection(asyncio.Protocol):
 
     # Reading.
 
-    def _take(self, data: bytes, now: float) -> None:
-        """Parse some bytes and handle what they complete."""
-        if self._state >= _CLOSING:
-            self._take_late(data)
+    def _take_request(self, data: bytes, now: float) -> None:
+        """Parse some bytes of the HTTP request."""
+        http = self._http
+        assert http is not None
+        self._request_bytes += len(data)
+        if self._request_bytes > MAX_REQUEST_BYTES:
+            self._refuse(431, "the request is too long")
             return
-        if self._state == _REQUEST:
-            self._request_bytes += len(data)
-            if self._request_bytes > MAX_REQUEST_BYTES:
-                self._refuse(431, "the request is too long")
-                return
-        protocol = self._socket
-        protocol.receive_data(data)
-        events = protocol.events_received()
-        for event in events:
-            if isinstance(event, Request):
-                self._handle_request(event, now)
-            elif isinstance(event, Frame):
-                self._handle_frame(event, now)
-        if protocol.parser_exc is not None or protocol.handshake_exc is not None:
-            self._handle_violation()
-            return
-        if self._state == _OPEN:
-            if events and not self._pieces and not protocol.reader.buffer:
-                self._began_at = math.inf
-            elif self._began_at is math.inf or (events and not self._pieces):
-                self._began_at = now
-            self._send_controls()
-
-    def _take_late(self, data: bytes) -> None:
-        """Look for the client's answer to our close; all else is dropped."""
-        protocol = self._socket
-        if protocol.state is not State.CLOSING or protocol.parser_exc is not None:
-            return
-        self._late_bytes += len(data)
-        if self._late_bytes > MAX_LATE_BYTES:
-            return
-        protocol.receive_data(data)
-        protocol.events_received()
-        protocol.data_to_send()
-        if protocol.close_rcvd is not None:
-            if self._has_last:
-                # The client answers the close, which it read behind the last push.
-                self._has_last = False
-                self._counters.last_pushes += 1
-            self._transport.close()
-
-    def _handle_violation(self) -> None:
-        if self._state == _REQUEST:
+        http.receive_data(data)
+        events = http.events_received()
+        if http.handshake_exc is not None:
             self._web_counters.requests_refused += 1
             self._finish_request()
-        elif self._state == _OPEN:
-            reason = str(self._socket.parser_exc)
-            # The library has a close frame of its own ready; ours has the code of PROTOCOL 1.4.
-            self._socket.data_to_send()
-            raise ProtocolError(reason)
+        elif events and (len(events) > 1 or http.reader.buffer or http.parser_exc is not None):
+            # A client waits for the response (RFC 6455 4.1).
+            self._refuse(400, "there are bytes behind the request")
+        elif events:
+            assert isinstance(events[0], Request)
+            self._handle_request(events[0], now)
 
     def _handle_request(self, request: Request, now: float) -> None:
-        protocol = self._socket
-        refused = self._owner.judge_request(self, request)
-        if refused is not None:
-            protocol.send_response(protocol.reject(refused[0], refused[1] + "\n"))
+        http = self._http
+        assert http is not None
+        page = self._owner.page(request)
+        if page is not None:
+            http.send_response(page_response(page))
             self._finish_request()
             return
-        protocol.send_response(protocol.accept(request))
-        if protocol.state is not State.OPEN:
+        refused = self._owner.judge_request(self, request)
+        if refused is not None:
+            http.send_response(http.reject(refused[0], refused[1] + "\n"))
+            self._finish_request()
+            return
+        http.send_response(http.accept(request))
+        if http.state is not State.OPEN:
             self._web_counters.requests_refused += 1
             self._finish_request()
             return
-        self._send_controls()
+        self._send_response()
+        self._http = None
         self._state = _OPEN
         stream = self.stream
         stream.state = WRITABLE
@@ -320,62 +290,77 @@ class WebConnection(asyncio.Protocol):
         task = self._driver.loop.create_task(stream.run(handler))
         self._owner.task_started(self, task)
         handler.connection_made(now)
+        self._schedule()
 
     def _refuse(self, status: int, text: str) -> None:
-        """Refuse a request that is not complete."""
+        """Refuse a request that the owner has not judged."""
+        http = self._http
+        assert http is not None
         self._web_counters.requests_refused += 1
-        protocol = self._socket
-        protocol.send_response(protocol.reject(status, text + "\n"))
+        http.send_response(http.reject(status, text + "\n"))
         self._finish_request()
 
     def _finish_request(self) -> None:
-        """Send the refusal of the request, and end."""
-        self._send_controls()
+        """Send the answer to the request, which opens no WebSocket, and end."""
+        self._send_response()
         self._state = _CLOSING
         self._deadline = self._driver.clock() + CLOSE_LINGER_S
         self.stream.state = CLOSED
         self._transport.close()
         self._schedule()
 
-    def _handle_frame(self, frame: Frame, now: float) -> None:
-        if frame.opcode is Opcode.CLOSE:
-            self._handle_close()
-            return
-        if self._state != _OPEN:
-            return
-        if frame.opcode is Opcode.PING or frame.opcode is Opcode.PONG:
-            if self._controls.take(now) or self.unsent_bytes() > self._max_unread_bytes:
-                self._web_counters.control_frames_limited += 1
-                self._socket.data_to_send()
-                self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={CONTROL_RETRY_MS}")
-            return
-        if frame.opcode is Opcode.TEXT:
-            raise ProtocolError("a text message")
-        data = bytes(frame.data)
-        if self._pieces or not frame.fin:
-            self._pieces.append(data)
-            if len(self._pieces) > MAX_PIECES:
-                raise ProtocolError("a message in too many pieces")
-            if not frame.fin:
-                return
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-        self._web_counters.messages_received += 1
-        _check_whole(data)
-        self.stream.receive(data, False, now)
+    def _send_response(self) -> None:
+        """Send what the library has ready."""
+        assert self._http is not None
+        self._transport.write(b"".join(self._http.data_to_send()))
 
-    def _handle_close(self) -> None:
-        """The client closes, or answers our close: the library has the answer ready."""
-        self._send_controls()
+    def _handle_frame(self, opcode: int, payload: bytes, now: float) -> None:
+        if self._state != _OPEN:
+            if opcode == CLOSE:
+                self._handle_late_close()
+        elif opcode == BINARY:
+            self._web_counters.messages_received += 1
+            if _is_whole(payload):
+                self.stream.receive(payload, False, now)
+            else:
+                self._violate(ProtocolError("a message that is not whole frames"))
+        elif opcode == CLOSE:
+            self._handle_close(payload)
+        elif self._controls.take(now) or self.unsent_bytes() > self._max_unread_bytes:
+            self._web_counters.control_frames_limited += 1
+            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={CONTROL_RETRY_MS}")
+        elif opcode == PING:
+            self._transport.write(head_of(len(payload), PONG) + payload)
+
+    def _violate(self, error: ProtocolError) -> None:
+        """Close because the client broke the protocol; behind a close it does not matter."""
         if self._state == _OPEN:
-            received = self._socket.close_rcvd
-            assert received is not None
-            code = 0 if received.code in (_NORMAL, _NO_CODE) else int(received.code)
-            self._state = _CLOSING
-            self._deadline = self._driver.clock() + CLOSE_LINGER_S
-            self._counters.closed_peer += 1
-            self._end(Disconnect("peer", code, received.reason))
-            self._schedule()
+            self._web_counters.violations += 1
+            self.stream.protocol_error(error)
+
+    def _handle_close(self, payload: bytes) -> None:
+        """The client closes: answer, and let go."""
+        close = close_of(payload)
+        self._transport.write(head_of(len(payload), CLOSE) + payload)
+        code = 0 if close.code in (_NORMAL, _NO_CODE) else int(close.code)
+        self._state = _CLOSING
+        self._deadline = self._driver.clock() + CLOSE_LINGER_S
+        self._counters.closed_peer += 1
+        self._end(Disconnect("peer", code, close.reason))
+        self._schedule()
+        self._transport.close()
+
+    def _is_answer_expected(self, more: int) -> bool:
+        """Return whether so many bytes may hold the answer to our close; all else is dropped."""
+        self._late_bytes += more
+        return self._late_bytes <= MAX_LATE_BYTES and not self._transport.is_closing()
+
+    def _handle_late_close(self) -> None:
+        """The client answers our close, or has crossed it with its own."""
+        if self._has_last:
+            # It has read the close, which came behind the last push.
+            self._has_last = False
+            self._counters.last_pushes += 1
         self._transport.close()
 
     # Writing: the Carrier.
@@ -397,12 +382,6 @@ class WebConnection(asyncio.Protocol):
         """Return whether TCP has taken everything written; it does not say what arrived."""
         return not self.unsent_bytes()
 
-    def _send_controls(self) -> None:
-        """Send what the library has ready."""
-        for data in self._socket.data_to_send():
-            if data:
-                self._transport.write(data)
-
     # The StreamOwner.
 
     def transmit(self, now: float) -> bytes:
@@ -412,13 +391,11 @@ class WebConnection(asyncio.Protocol):
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._out_bytes = 0
-            if self._socket.state is not State.OPEN:
-                return b""  # what is being handled came with a close behind it, or with a fault
-            self._socket.send_binary(data)
-            self._socket.max_message_size = PREFIX_BYTES + self._max_message_bytes
+            self._transport.write(head_of(len(data)) + data)
+            longest = max(self._max_message_bytes, MAX_JOINED_BYTES)
+            self._reader.max_bytes = PREFIX_BYTES + longest
             self._web_counters.messages_sent += 1
             self._web_counters.bytes_sent += len(data)
-            self._send_controls()
         return b""
 
     def flush(self, now: float) -> None:
@@ -485,14 +462,8 @@ class WebConnection(asyncio.Protocol):
         self._schedule()
 
     def _send_close(self, code: int, reason: str = "") -> None:
-        protocol = self._socket
-        if protocol.state is State.OPEN:
-            protocol.send_close(_wire_code(code), reason)
-            self._send_controls()
-        else:
-            # The library has failed the connection, with a code of its own that was not sent.
-            payload = Close(_wire_code(code), reason).serialize()
-            self._transport.write(Frame(Opcode.CLOSE, payload).serialize(mask=False))
+        payload = Close(_wire_code(code), reason).serialize()
+        self._transport.write(head_of(len(payload), CLOSE) + payload)
 
     def fail(self, error: BaseException) -> None:
         """End this connection, and this one alone, because of an exception."""
@@ -514,7 +485,6 @@ class WebConnection(asyncio.Protocol):
             self._counters.closed_local += 1
             self._deadline = self._driver.clock() + CLOSE_LINGER_S
             try:
-                self._socket.data_to_send()
                 self._send_close(CloseCode.INTERNAL_ERROR)
             except BaseException as second:
                 # If the protocol itself has failed, the client hears nothing.
@@ -535,7 +505,6 @@ class WebConnection(asyncio.Protocol):
         """End the stream; the TCP connection may live on for a while."""
         self._out.clear()
         self._out_bytes = 0
-        self._pieces.clear()
         self._driver.forget(self)
         self._owner.stream_ended(self, how)
         self.stream.end(how)
@@ -549,7 +518,9 @@ class WebConnection(asyncio.Protocol):
             stream = self.stream
             share = 2 if stream.keep_alive and not self._is_pinged else 1
             nearest = self._last_received + self._idle_timeout / share
-            nearest = min(nearest, self._began_at + MESSAGE_TIMEOUT_S)
+            ends = self._reader.began_at + MESSAGE_TIMEOUT_S
+            if ends < nearest:
+                nearest = ends
             if stream.handler is not None:
                 when = stream.handler.get_timer()
                 if when is not None and when < nearest:
@@ -585,15 +556,14 @@ class WebConnection(asyncio.Protocol):
             self._end(Disconnect("idle"))
             self._transport.abort()
             return
-        if now >= self._began_at + MESSAGE_TIMEOUT_S:
+        if now >= self._reader.began_at + MESSAGE_TIMEOUT_S:
             self._web_counters.messages_timed_out += 1
             self.close(CloseCode.TIMEOUT, "message begun and not ended")
             return
         if stream.keep_alive and not self._is_pinged and silence >= self._idle_timeout / 2:
             self._is_pinged = True
             self._counters.pings_sent += 1
-            self._socket.send_ping(b"")
-            self._send_controls()
+            self._transport.write(head_of(0, PING))
         if stream.handler is not None:
             when = stream.handler.get_timer()
             if when is not None and now >= when:
@@ -603,19 +573,12 @@ class WebConnection(asyncio.Protocol):
                     stream.protocol_error(error)
 
 
-def _check_whole(data: bytes) -> None:
-    """Refuse a message that is not one or more whole frames.
-
-    Raises:
-        ProtocolError: It is not.
-    """
+def _is_whole(data: bytes) -> bool:
+    """Return whether a message is one or more whole frames."""
     position, end = 0, len(data)
-    while True:
+    while position < end:
         position += PREFIX_BYTES + int.from_bytes(data[position : position + PREFIX_BYTES])
-        if position >= end:
-            break
-    if position != end or end <= PREFIX_BYTES:
-        raise ProtocolError("a message that is not whole frames")
+    return position == end > PREFIX_BYTES
 
 
 def _wire_code(code: int) -> int:

@@ -47,6 +47,8 @@ class WebCounters(Counters):
     """HTTP requests refused: malformed, too long, of another path, or for another protocol."""
     origins_refused: Counter = 0
     """HTTP requests refused 403 because pages of their origin are not let in."""
+    pages_served: Counter = 0
+    """HTTP requests answered with a file of the demo's page."""
     messages_received: Counter = 0
     """Binary messages read."""
     messages_sent: Counter = 0

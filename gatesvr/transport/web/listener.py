@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
-import os
 import socket
 import ssl
 import struct
-import tempfile
 from typing import TYPE_CHECKING
 
 from ..._core.limits import TokenBucket
@@ -30,6 +29,7 @@ from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS, Door
 from ..quic.interface import WEB_ALPN
 from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters
+from .tls import TlsTransport, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from ..prefixes import Prefixes
     from ..tls import ServerTls
     from .connection import WebConnection
+    from .pages import Page, Pages
 
-__all__ = ["WebListener"]
+__all__ = ["WebListener", "plain_origin"]
 
 logger = logging.getLogger("gatesvr.transport")
 
@@ -75,7 +76,15 @@ class WebListener:
         counters: Those of web clients alone.
         connections: The WebSocket connections whose request is complete and whose TCP has not
             ended.
+        pages: Answers plain requests; None for nothing. Pages of the same host and port may
+            connect, whatever the origins let in.
+        page_origins: Other origins of these pages.
+        is_any_port: Whether start() takes a free port where the configured one is taken.
     """
+
+    pages: Pages | None = None
+    page_origins: frozenset[str] = frozenset()
+    is_any_port = False
 
     def __init__(
         self,
@@ -95,10 +104,12 @@ class WebListener:
         self._max_message_bytes = max_message_bytes
         self._is_shedding_handshakes = is_shedding_handshakes
         self._half_open: set[WebConnection] = set()
+        self._refused: set[WebConnection] = set()  # of the half-open, for want of places
         self._prefixes: dict[WebConnection, Prefixes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._shaking: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
+        self._plain: set[socket.socket] = set()
         self._address = ("", 0)
         self._tls: ServerTls | None = None
         self._context: ssl.SSLContext | None = None
@@ -113,7 +124,7 @@ class WebListener:
         self._config = config
         rate = web.accept_rate or 1  # 0: no limit, and not asked
         self._accepts = TokenBucket(rate, 2 * rate)
-        self._origins = frozenset(origin.lower() for origin in web.origins)
+        self._origins = frozenset(plain_origin(origin) for origin in web.origins)
 
     @property
     def is_on(self) -> bool:
@@ -152,8 +163,9 @@ class WebListener:
             except ConfigError:
                 self._close_sockets()
                 # A port that is free for one of TCP and UDP may not be for the other.
-                if port or attempt == MAX_PORTS:
+                if (port and not self.is_any_port) or attempt == MAX_PORTS:
                     raise
+                port = 0
         self._is_accepting = True
         for sock in self._sockets:
             self._read(sock)
@@ -165,14 +177,10 @@ class WebListener:
 
         self._make = WebConnection
         self._tls = self._quic.tls
-        self._context = _context(self._tls)
+        self._context = tls_context(self._tls)
         try:
-            for family, address in await resolve(host or "0.0.0.0", port):  # noqa: S104
-                if self._sockets and not port:
-                    address = (address[0], self._sockets[0].getsockname()[1], *address[2:])
-                self._sockets.append(_listen(family, address))
+            self._sockets = await _listen_on(host, port)
         except OSError as error:
-            self._close_sockets()
             raise ConfigError(
                 f"cannot listen on TCP {self._config.web.bind}: {error.strerror or error}",
                 field="transport.web.bind",
@@ -186,6 +194,36 @@ class WebListener:
         door = Door(WEB_ALPN, functools.partial(WebTransportConnection, self))
         address = await self._quic.open(door, join_address(host, port), "transport.web.bind")
         self._address = self._address if self._sockets else address[:2]
+
+    async def start_plain(self, port: int) -> int:
+        """Serve on loopback without TLS, too; return the port.
+
+        Browsers take pages of loopback for as safe as those of HTTPS (W3C Secure Contexts 3.1), and
+        ask for no exception from a certificate that they do not know.
+
+        Args:
+            port: The port; where it is taken, or 0, any free one.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        try:
+            try:
+                found = await _listen_on("127.0.0.1", port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                found = await _listen_on("127.0.0.1", 0)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on TCP 127.0.0.1: {error.strerror}") from None
+        port = found[0].getsockname()[1]
+        with contextlib.suppress(OSError):
+            found += await _listen_on("::1", port)  # where there is IPv6
+        self._plain.update(found)
+        self._sockets += found
+        for sock in found:
+            self._read(sock)
+        return port
 
     def stop_accepting(self) -> None:
         """Take no more clients: those that connect find the port closed."""
@@ -203,7 +241,7 @@ class WebListener:
             return
         self._is_stopped = True
         self.stop_accepting()
-        for task in self._shaking:
+        for task in self._beginning:
             task.cancel()
         for connection in list(self._half_open):
             connection.abort()
@@ -215,7 +253,7 @@ class WebListener:
             connection.abort()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._shaking, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._beginning, return_exceptions=True)
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -239,6 +277,7 @@ class WebListener:
                 asyncio.get_running_loop().remove_reader(sock.fileno())
                 sock.close()
         self._sockets.clear()
+        self._plain.clear()
 
     def _accept(self, sock: socket.socket) -> None:
         """Accept some of the clients that wait."""
@@ -256,12 +295,12 @@ class WebListener:
                 loop.remove_reader(sock.fileno())
                 loop.call_later(ACCEPT_PAUSE_S, self._read, sock)
                 return
-            if not self._admit(tcp, plain_address(address)):
+            if not self._admit(tcp, plain_address(address), is_plain=sock in self._plain):
                 with contextlib.suppress(OSError):
                     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 tcp.close()
 
-    def _admit(self, tcp: socket.socket, peer: tuple[str, int]) -> bool:
+    def _admit(self, tcp: socket.socket, peer: tuple[str, int], *, is_plain: bool = False) -> bool:
         """Begin the handshake of a client, unless a limit is reached; return whether it began."""
         quic, config, counters = self._quic, self._config, self.counters
         now = quic.driver.clock()
@@ -270,9 +309,9 @@ class WebListener:
             return False
         limits = quic.limits
         prefixes = limits.prefixes(peer[0])
-        most = config.max_connections + max(1, config.max_connections // 20)
+        taken = self._count() + len(quic.connections)
         if (
-            self._count() + len(quic.connections) >= most
+            taken >= config.max_connections + max(1, config.max_connections // 20)
             or len(self._half_open) >= config.web.max_handshakes
             or self._is_shedding_handshakes(peer[0])
             or (prefixes is not None and not limits.admits(prefixes, now))
@@ -300,32 +339,31 @@ class WebListener:
             limits.begin(prefixes)
             self._prefixes[connection] = prefixes
         self._half_open.add(connection)
+        if taken >= config.max_connections:
+            self._refused.add(connection)
         self._gauge()
-        task = asyncio.get_running_loop().create_task(self._shake_hands(tcp, connection))
-        self._shaking.add(task)
-        task.add_done_callback(functools.partial(self._hands_shaken, tcp, connection))
+        task = asyncio.get_running_loop().create_task(
+            self._begin(tcp, connection, is_plain=is_plain)
+        )
+        self._beginning.add(task)
+        task.add_done_callback(functools.partial(self._begun, tcp, connection))
         return True
 
-    async def _shake_hands(self, tcp: socket.socket, connection: WebConnection) -> None:
-        """Bring TLS up; the connection goes on by itself from then on."""
+    async def _begin(
+        self, tcp: socket.socket, connection: WebConnection, *, is_plain: bool
+    ) -> None:
+        """Hand the socket to the loop; the connection goes on by itself, under its deadline."""
+        protocol = connection if is_plain else TlsTransport(self._current_context(), connection)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
-                tcp,
-                ssl=self._current_context(),
-                ssl_handshake_timeout=self._config.web.handshake_timeout,
-                ssl_shutdown_timeout=CLOSE_LINGER_S,
-            )
-        except ConnectionAbortedError:
-            self.counters.handshakes_timed_out += 1
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, tcp)
         except OSError:
             self.counters.handshakes_failed += 1
 
-    def _hands_shaken(
+    def _begun(
         self, tcp: socket.socket, connection: WebConnection, task: asyncio.Task[None]
     ) -> None:
-        """Forget a client whose TLS did not come up, also where the task never ran."""
-        self._shaking.discard(task)
+        """Forget a client whose socket the loop did not take, also where the task never ran."""
+        self._beginning.discard(task)
         if not connection.is_made:
             tcp.close()
             self.connection_ended(connection)
@@ -337,7 +375,7 @@ class WebListener:
         if tls is not self._tls:
             self._tls = tls
             try:
-                self._context = _context(tls)
+                self._context = tls_context(tls)
             except ConfigError as error:
                 logger.warning("certificate_kept", extra=keys(why=error))
         return self._context
@@ -362,24 +400,31 @@ class WebListener:
             return 404, "there is nothing here"
         if not origins or "*" in self._origins:
             return None
-        origin = origins[0].lower()
-        if self._origins:
-            is_let_in = origin in self._origins
-        else:
+        origin = plain_origin(origins[0])
+        is_let_in = origin in self._origins or origin in self.page_origins
+        if not is_let_in and (self.pages is not None or not self._origins):
             # Of https alone: nobody but an attacker on the way serves plain HTTP at this port.
-            is_let_in = [origin] == [f"https://{host.lower()}" for host in hosts]
+            is_let_in = [origin] == [plain_origin(f"https://{host}") for host in hosts]
         if len(origins) > 1 or not is_let_in:
             self.counters.origins_refused += 1
             return 403, "pages of this origin are not let in"
         return None
 
+    def page(self, request: Request) -> Page | None:
+        """Return what answers a request that is for no WebSocket, None for nothing."""
+        page = None if self.pages is None else self.pages(request.path.partition("?")[0])
+        if page is not None:
+            self.counters.pages_served += 1
+        return page
+
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
         """Return the factory of the handler, or refuse the connection."""
         self._leave_handshake(connection)
-        others = self._count() + len(self._quic.connections)
         self.connections.add(connection)
         self._gauge()
-        if self._is_accepting and others < self._config.max_connections:
+        is_refused = connection in self._refused
+        self._refused.discard(connection)
+        if self._is_accepting and not is_refused:
             self.counters.accepted += 1
             return self._handler_factory
         self.counters.connections_refused += 1
@@ -405,6 +450,7 @@ class WebListener:
     def connection_ended(self, connection: WebConnection) -> None:
         """Take connection out of everything."""
         self._leave_handshake(connection)
+        self._refused.discard(connection)
         self.connections.discard(connection)
         prefixes = self._prefixes.pop(connection, None)
         if prefixes is not None:
@@ -415,6 +461,37 @@ class WebListener:
         """Keep track of the connection's task."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def plain_origin(origin: str) -> str:
+    """Return an origin as browsers write it: in lower case, without the port that is the default.
+
+    What is no origin comes back as it is, in lower case.
+    """
+    origin = origin.lower()
+    for scheme, port in (("https://", ":443"), ("http://", ":80")):
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin
+
+
+async def _listen_on(host: str, port: int) -> list[socket.socket]:
+    """Return sockets on all addresses of a host, all of one port.
+
+    Raises:
+        OSError: One of them cannot be used.
+    """
+    found: list[socket.socket] = []
+    try:
+        for family, address in await resolve(host or "0.0.0.0", port):  # noqa: S104
+            if found and not port:
+                address = (address[0], found[0].getsockname()[1], *address[2:])
+            found.append(_listen(family, address))
+    except OSError:
+        for sock in found:
+            sock.close()
+        raise
+    return found
 
 
 def _listen(family: socket.AddressFamily, address: Address) -> socket.socket:
@@ -431,27 +508,3 @@ def _listen(family: socket.AddressFamily, address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _context(tls: ServerTls) -> ssl.SSLContext:
-    """Return the TLS context of a certificate.
-
-    Raises:
-        ConfigError: OpenSSL cannot use it.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    # OpenSSL's Python module reads files only.
-    descriptor, name = tempfile.mkstemp()
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(tls.cert_pem + tls.key_pem)
-        context.load_cert_chain(name)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"TLS cannot use the certificate: {error.reason}", field="transport.cert"
-        ) from None
-    finally:
-        os.unlink(name)
-    return context

@@ -30,6 +30,7 @@ const GROUPS = {
   ],
   Connection: [
     ["Address", "connection.address", (s) => s.connection?.address],
+    ["Transport", "transport", (s) => s.transport],
     ["Number", "connection.number", (s) => format.count(s.connection?.number)],
     ["Backend", "connection.backend", (s) => s.connection?.backend],
     ["Round trip", "connection.rtt_s", (s) => format.seconds(s.connection?.rtt_s || null)],

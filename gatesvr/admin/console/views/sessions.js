@@ -14,7 +14,7 @@ const COLUMNS = [
   { label: "In flight", class: "num wide" }, { label: "Rate", sort: "rate", class: "num" },
   { label: "RTT", class: "num wide" }, { label: "Idle", class: "num wide" },
   { label: "Age", sort: "age", class: "num" }, { label: "Zone", class: "wide" },
-  { label: "Address", class: "mono wide" }, { label: "Client", class: "wide" },
+  { label: "Address", class: "mono wide" }, { label: "Transport", class: "wide" }, { label: "Client", class: "wide" },
 ];
 
 export class Sessions {
@@ -161,7 +161,8 @@ export class Sessions {
       text(cells[8], format.span(one.age_s));
       text(cells[9], one.zone || "–");
       text(cells[10], one.ip || "–");
-      text(cells[11], one.client_id || "–");
+      text(cells[11], one.transport || "–");
+      text(cells[12], one.client_id || "–");
     });
   }
 }

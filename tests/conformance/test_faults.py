@@ -1,0 +1,46 @@
+"""The kit finds planted faults of a client, and finds nothing in one that is whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from .faults import FAULTS
+from .in_process import CASES, play
+
+QUICK = [name for name in FAULTS if not CASES[name].lasts]
+ALONE = ["resume-token-rotation", "resume-attempts", "restart-attempts", "duplicate-seqs", "gap"]
+ALONE += ["numbers-server-seq", "error-unsequenced", "close-4409"]
+ALONE += ["hint-reconnect", "goaway-answers"]
+
+
+@pytest.mark.parametrize("name", QUICK)
+async def test_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    FAULTS[name](monkeypatch.setattr)
+    (verdict,) = await play(replace(CASES[name], deadline=1.5))
+    assert verdict.outcome == "broken", FAULTS[name].__name__
+    assert verdict.expected
+    assert verdict.did
+    assert verdict.transcript
+
+
+async def test_client_that_is_whole_keeps_the_same_rules(backend: str) -> None:
+    verdicts = await play(*(CASES[name] for name in QUICK), backend=backend, slowness=4)
+    assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
+
+
+@pytest.mark.long
+async def test_client_keeps_every_rule(backend: str) -> None:
+    verdicts = await play(*CASES.values(), backend=backend, jobs=16, slowness=4)
+    assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ALONE)
+async def test_no_other_case_finds_the_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    FAULTS[name](monkeypatch.setattr)
+    # Its own case may be found out by a deadline alone.
+    own = replace(CASES[name], deadline=3)
+    verdicts = await play(own, *(c for c in CASES.values() if not c.lasts and c.name != name))
+    assert [v.case.name for v in verdicts if v.outcome == "broken"] == [name]
