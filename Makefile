@@ -15,7 +15,7 @@ SANITIZED := tests/core tests/fuzz tests/e2e \
   --deselect tests/e2e/test_limits.py::test_client_that_never_acks_is_bounded_and_closed_4413 \
   --deselect tests/e2e/test_one_address.py::test_who_is_told_to_come_back_does
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
-JS_CODE := $(addprefix clients/js/,src test examples README.md package.json)
+JS_CODE := $(addprefix clients/js/,src test examples conformance.mjs README.md package.json)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -208,7 +208,7 @@ class SessionRow(_Answer, frozen=True, kw_only=True):
     ip: str
     """The client's address at its last START."""
     transport: str
-    """The way that it last came by: ``quic`` or ``websocket``."""
+    """The way that it last came by: ``quic``, ``websocket`` or ``webtransport``."""
     zone: str
     """Its user's zone."""
     created: float
@@ -259,7 +259,7 @@ class ConnectionView(_Answer, frozen=True, kw_only=True):
     address: str
     """The client's HOST:PORT."""
     backend: str
-    """The QUIC library, or ``websocket``."""
+    """The QUIC library; for web clients ``websocket`` or ``webtransport``."""
     rtt_s: float
     """Smoothed round trip; 0 before the first sample."""
     cwnd: int

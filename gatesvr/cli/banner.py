@@ -49,10 +49,10 @@ def banner(
     lines = {"clients": f"{gateway.address} (UDP, QUIC by {backend})"}
     if gateway.web_address:
         web = gateway.config.transport.web
-        ways = ["TCP, WebSocket"] * web.websocket + ["UDP, WebTransport"] * web.webtransport
-        scheme = "wss" if web.websocket else "https"
-        address = f"{scheme}://{gateway.web_address}{web.path}"
-        lines["web clients"] = f"{address} ({'; '.join(ways)})"
+        url = f"{gateway.web_address}{web.path}"
+        ways = [f"https://{url} (UDP, WebTransport)"] if web.webtransport else []
+        ways += [f"wss://{url} (TCP, WebSocket)"] if web.websocket else []
+        lines["web clients"] = ", ".join(ways)
     if page:
         lines["page"] = page
     lines |= {

@@ -47,8 +47,8 @@ _LENGTH = struct.Struct(">I")
 class Carrier(Protocol):
     """Takes bytes to the client, by QUIC or by WebSocket."""
 
-    def send(self, pieces: Sequence[bytes]) -> None:
-        """Send bytes, cut as they are given."""
+    def send(self, pieces: Sequence[bytes | str]) -> None:
+        """Send bytes, cut as they are given; text is for WebSocket alone."""
 
     def close(self, code: int, reason: str, last: bytes) -> None:
         """Close with an application code, behind a last push if there is one."""
@@ -259,8 +259,8 @@ class Peer:
         """Send frames in one piece."""
         self.carrier.send([b"".join(frames)])
 
-    def send_pieces(self, pieces: Sequence[bytes]) -> None:
-        """Send bytes, cut as they are given."""
+    def send_pieces(self, pieces: Sequence[bytes | str]) -> None:
+        """Send bytes, cut as they are given; text is for WebSocket alone."""
         self.carrier.send(pieces)
 
     def respond(self, *, future: bytes = b"", **fields: object) -> None:

@@ -69,7 +69,7 @@ class Link(Protocol):
     moves: tuple[Move, ...]
     """The client's last moves to another address, the oldest first."""
     transport: str
-    """The way that it came by: ``quic`` or ``websocket``."""
+    """The way that it came by: ``quic``, ``websocket`` or ``webtransport``."""
     keep_alive: bool
     """Whether the transport PINGs after half the idle time-out of silence; over QUIC the handler
     switches it off at the first HEARTBEAT, from which on silence counts (PROTOCOL 3.8)."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from gatesvr.conformance.python_client import READY
+
+from ..conftest import BACKENDS
 from .faults import FAULTS
 from .in_process import CASES, play
 
+if TYPE_CHECKING:
+    from gatesvr.conformance.case import Case
+
+WAYS = [("quic", backend) for backend in BACKENDS]
+WAYS += [(way, "auto") for way in READY["transports"] if way != "quic"]
 QUICK = [name for name in FAULTS if not CASES[name].lasts]
 ALONE = ["resume-token-rotation", "resume-attempts", "restart-attempts", "duplicate-seqs", "gap"]
 ALONE += ["numbers-server-seq", "error-unsequenced", "close-4409"]
@@ -25,14 +34,19 @@ async def test_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch
     assert verdict.transcript
 
 
-async def test_client_that_is_whole_keeps_the_same_rules(backend: str) -> None:
-    verdicts = await play(*(CASES[name] for name in QUICK), backend=backend, slowness=4)
-    assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
+@pytest.mark.parametrize("way", WAYS)
+async def test_client_that_is_whole_keeps_the_same_rules(way: tuple[str, str]) -> None:
+    await keeps([CASES[name] for name in QUICK], *way)
 
 
 @pytest.mark.long
-async def test_client_keeps_every_rule(backend: str) -> None:
-    verdicts = await play(*CASES.values(), backend=backend, jobs=16, slowness=4)
+@pytest.mark.parametrize("way", WAYS)
+async def test_client_keeps_every_rule(way: tuple[str, str]) -> None:
+    await keeps([c for c in CASES.values() if c.transport in ("", way[0])], *way)
+
+
+async def keeps(cases: list[Case], transport: str, backend: str) -> None:
+    verdicts = await play(*cases, transport=transport, backend=backend, jobs=16, slowness=4)
     assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
 
 

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.errors import ConfigError
+from gatesvr.transport.web.http3 import Code
 
 from ..fakes import until
 from .harness import counter, pusher, running_gateway
-from .plain_client import answer, business, heartbeat, stop
+from .plain_client import ack, answer, business, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
-from .wt_client import wt_client
+from .web_client import web_client
+from .wt_client import h3_client, wt_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gatesvr.gateway import Gateway
 
 WEB = "transport.web.bind=127.0.0.1:0"
+
+
+@asynccontextmanager
+async def web_gateway(backend: str, *sets: str) -> AsyncIterator[Gateway]:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, WEB, *sets) as gateway,
+    ):
+        yield gateway
 
 
 async def test_a_whole_session(backend: str) -> None:
@@ -20,6 +43,7 @@ async def test_a_whole_session(backend: str) -> None:
         pusher(gateway) as services,
         wt_client(gateway.web_address) as client,
     ):
+        assert client.h3.headers.get(b"sec-webtransport-http3-draft") is None
         started = await client.login("ann")
         await client.send(*(business(seq, "echo", b"%d" % seq, ack=1) for seq in range(2, 12)))
         got = [await client.receive() for _ in range(10)]
@@ -35,8 +59,238 @@ async def test_a_whole_session(backend: str) -> None:
         large = b"x" * 900_000
         await client.send(business(12, "echo", large, ack=12))
         assert answer(await client.receive()).data == large
+        assert gateway.figures().connections == 1
+        assert counter(gateway, "web.webtransport_sessions") == 1
+        assert counter(gateway, "transport.datagrams_received") > 600
         await client.send(stop())
         assert await client.closed() == 0
         await until(lambda: not counter(gateway, "web.webtransport_sessions"))
         assert counter(gateway, "web.webtransport_accepted") == 1
         assert gateway.figures().closes["local"]["0"] == 1
+
+
+async def test_a_session_goes_from_way_to_way(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, WEB) as gateway,
+        pusher(gateway) as services,
+        plain_client(gateway.address) as quic,
+        wt_client(gateway.web_address) as webtransport,
+        web_client(gateway.web_address) as websocket,
+        wt_client(gateway.web_address) as again,
+        plain_client(gateway.address) as back,
+    ):
+        started = await quic.login("ann")
+        await services.push_all(started.session_id, b"one", b"two")
+        resumed = await webtransport.resume(started, 1)
+        assert (resumed.resumed, resumed.replay_from, resumed.replay_to) == (True, 2, 3)
+        assert await quic.closed() == 4409
+        assert [answer(await webtransport.receive()).data for _ in range(2)] == [b"one", b"two"]
+        await webtransport.send(ack(2), business(2, "echo", b"three"))
+        assert answer(await webtransport.receive()).data == b"three"
+        assert upstream.requests[-1].peer.transport == "webtransport"
+        last = resumed
+        for client, old, name in (
+            (websocket, webtransport, "websocket"),
+            (again, websocket, "webtransport"),
+            (back, again, "quic"),
+        ):
+            last = await client.resume(last, 3)  # type: ignore[attr-defined]
+            assert (last.resumed, last.max_client_seq) == (True, 2)
+            assert await old.closed() == 4409
+            assert answer(await client.receive()).data == b"three"  # type: ignore[attr-defined]
+            assert (await services.info(started.session_id)).transport == name
+
+
+async def test_closes_say_their_code(backend: str) -> None:
+    async with web_gateway(backend) as gateway:
+        async with wt_client(gateway.web_address) as client:
+            await client.login("ann")
+            await gateway.kick("ann", reason="enough")
+            push = await client.receive()
+            assert push.type == pb.PUSH_KICK
+            assert await client.close_info() == (4410, "enough")
+            assert client.stream in client.h3.ended  # behind the last push
+            await until(lambda: counter(gateway, "transport.last_pushes") == 1)
+            assert (await client.h3.closed())[0] == Code.NO_ERROR
+        async with wt_client(gateway.web_address) as client:
+            await client.send_bytes(b"\xff\xff\xff\xff")
+            code, reason = await client.close_info()
+            assert code == 4400
+            assert reason.startswith("frame of length")
+        assert counter(gateway, "transport.connection_errors") == 0
+
+
+async def test_a_client_closes_or_vanishes(backend: str) -> None:
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, WEB) as gateway,
+        pusher(gateway) as services,
+    ):
+        async with wt_client(gateway.web_address) as client:
+            started = await client.login("ann")
+            client.close_session(4000, "bye")
+            assert (await client.h3.closed())[0] == Code.NO_ERROR
+        await until(lambda: counter(gateway, "session.suspended") == 1)
+        assert counter(gateway, "transport.closed_peer") == 1
+        async with wt_client(gateway.web_address) as client:
+            started = await client.resume(started, 1)
+            assert started.resumed
+            client.h3.write(client.session, b"", end=True)  # the same as code 0
+            await client.h3.closed()
+        await until(lambda: counter(gateway, "transport.closed_peer") == 2)
+        async with wt_client(gateway.web_address) as client:
+            started = await client.resume(started, 1)
+            assert started.resumed
+        # It has closed QUIC, with no word of the session's.
+        await until(lambda: counter(gateway, "transport.closed_transport") == 1)
+        await services.push_all(started.session_id, b"missed")
+        async with wt_client(gateway.web_address) as client:
+            assert (await client.resume(started, 1)).replay_to == 2
+            assert answer(await client.receive()).data == b"missed"
+
+
+async def test_a_stop_says_goodbye(backend: str) -> None:
+    async with plain_upstream() as upstream:
+        gateway_cm = running_gateway(backend, upstream.address, WEB)
+        gateway = await gateway_cm.__aenter__()
+        async with wt_client(gateway.web_address) as client:
+            await client.login("ann")
+            stopping = asyncio.ensure_future(gateway_cm.__aexit__(None, None, None))
+            assert (await client.receive()).type == pb.PUSH_GOAWAY
+            assert await client.closed() == 4503
+            await stopping
+
+
+async def test_a_full_gateway_says_when_to_come_back(backend: str) -> None:
+    async with (
+        web_gateway(backend, "transport.max_connections=1") as gateway,
+        wt_client(gateway.web_address) as first,
+    ):
+        await first.login("ann")
+        async with wt_client(gateway.web_address) as second:
+            assert await second.close_info() == (4503, "retry_after_ms=5000")
+        assert counter(gateway, "transport.connections_refused") == 1
+
+
+async def test_requests_that_are_refused(backend: str) -> None:
+    async with web_gateway(backend) as gateway:
+        address = gateway.web_address
+        async with h3_client(address) as client:
+            wrong = (
+                client.request(address, "/elsewhere"),
+                client.request(address, "/gatesvr", _method="GET"),
+                client.request(address, "/gatesvr", _protocol="websocket"),
+            )
+            assert [await client.answer(stream_id) for stream_id in wrong] == [404, 404, 404]
+            assert counter(gateway, "web.requests_refused") == 3
+            other = client.request(address, "/gatesvr", origin="https://evil.test")
+            assert await client.answer(other) == 403
+            assert counter(gateway, "web.origins_refused") == 1
+            # The gateway ends a connection that got no more than refusals.
+            assert (await client.closed())[0] == Code.NO_ERROR
+        async with wt_client(
+            f"{address}", origin=f"https://{address}", **{"sec-webtransport-http3-draft02": "1"}
+        ) as session:
+            assert session.h3.headers[b"sec-webtransport-http3-draft"] == b"draft02"
+            second = session.h3.request(address, "/gatesvr")
+            await session.h3.until(lambda: second in session.h3.resets)
+            assert set(session.h3.resets[second]) == {Code.REQUEST_REJECTED}
+            await session.login("ann")
+        assert counter(gateway, "transport.handshakes_timed_out") == 0
+
+
+async def test_a_client_that_asks_for_no_session(backend: str) -> None:
+    async with (
+        web_gateway(backend, "transport.handshake_timeout=300ms") as gateway,
+        h3_client(gateway.web_address) as client,
+    ):
+        assert counter(gateway, "transport.handshakes") == 1
+        assert (await client.closed())[0] == Code.REQUEST_INCOMPLETE
+        assert counter(gateway, "transport.handshakes_timed_out") == 1
+        assert counter(gateway, "transport.handshakes_failed") == 1
+        assert counter(gateway, "transport.accepted") == 0
+
+
+async def test_other_streams_are_refused_by_themselves(backend: str) -> None:
+    async with web_gateway(backend) as gateway, wt_client(gateway.web_address) as client:
+        await client.login("ann")
+        h3 = client.h3
+        http = h3.http
+        streams = [
+            http.create_webtransport_stream(client.session),
+            http.create_webtransport_stream(client.session, is_unidirectional=True),
+        ]
+        for stream_id in streams:
+            h3.write(stream_id, b"data")
+        unknown = h3.quic.get_next_available_stream_id(is_unidirectional=True)
+        h3.write(unknown, b"\x21")
+        await h3.until(lambda: {*streams, unknown} <= set(h3.resets))
+        assert set(h3.resets[streams[0]]) == {Code.BUFFERED_STREAM_REJECTED}
+        assert h3.resets[unknown] == [Code.STREAM_CREATION_ERROR]
+        assert counter(gateway, "transport.streams_refused") == 3
+        h3.quic.send_datagram_frame(b"\0nothing")
+        await client.send(business(2, "echo", b"alive", ack=1))
+        assert answer(await client.receive()).data == b"alive"
+        # The stream that carries messages may end, as stream 0 of a QUIC client.
+        h3.write(client.stream, b"", end=True)
+        assert await client.closed() == 0
+
+
+async def test_a_broken_rule_ends_the_connection(backend: str) -> None:
+    async with web_gateway(backend) as gateway:
+        async with wt_client(gateway.web_address) as client:
+            await client.login("ann")
+            client.h3.write(client.session, b"\x04\x00")  # SETTINGS
+            assert (await client.h3.closed())[0] == Code.FRAME_UNEXPECTED
+        await until(lambda: counter(gateway, "session.suspended") == 1)
+        async with h3_client(gateway.web_address) as client:
+            client.write(client.quic.get_next_available_stream_id(), b"\x01\x50\x01")
+            assert (await client.closed())[0] == Code.EXCESSIVE_LOAD
+        assert counter(gateway, "web.http3_violations") == 2
+        assert gateway.figures().closes["local"]["other"] == 1
+        assert counter(gateway, "transport.handshakes_failed") == 1
+        await until(lambda: not counter(gateway, "web.webtransport_sessions"))
+
+
+async def test_either_way_can_be_off() -> None:
+    async with web_gateway("aioquic", "transport.web.websocket=false") as gateway:
+        async with wt_client(gateway.web_address) as client:
+            await client.login("ann")
+        with pytest.raises(ConnectionRefusedError):
+            async with web_client(gateway.web_address):
+                pass
+    async with web_gateway("aioquic", "transport.web.webtransport=false") as gateway:
+        async with web_client(gateway.web_address) as client:
+            await client.login("ann")
+        assert len(gateway.listener._doors) == 1
+    with pytest.raises(ConfigError, match="there is no way in"):
+        async with web_gateway(
+            "aioquic", "transport.web.websocket=false", "transport.web.webtransport=false"
+        ):
+            pass
+
+
+async def test_a_new_certificate_is_shown_here_too(backend: str) -> None:
+    async with web_gateway(backend) as gateway:
+        doors = gateway.listener._doors
+        before = [door.server for door in doors]
+        gateway.apply(gateway.config)
+        assert all(door.server is not old for door, old in zip(doors, before, strict=True))
+        async with wt_client(gateway.web_address) as client:
+            await client.login("ann")
+
+
+async def test_a_client_whose_connection_id_has_no_bytes(backend: str) -> None:
+    async with (
+        web_gateway(backend) as gateway,
+        wt_client(gateway.web_address, id_length=0) as client,
+    ):
+        await client.login("ann")
+        large = b"x" * 300_000
+        await client.send(business(2, "echo", large, ack=1))
+        assert answer(await client.receive()).data == large
+        # qh3 takes such a client only at an id of ours, which a Retry gives.
+        assert (counter(gateway, "transport.retries_validated") > 0) == (backend == "qh3")
+        await client.send(stop())
+        assert await client.closed() == 0

@@ -49,8 +49,7 @@ class Way:
         return self.transport if self.transport == "websocket" else f"webtransport-{self.backend}"
 
 
-ALL = [Way("websocket", "auto"), Way("webtransport", "aioquic"), Way("webtransport", "qh3")]
-WAYS = ALL[:1]
+WAYS = [Way("websocket", "auto"), Way("webtransport", "aioquic"), Way("webtransport", "qh3")]
 
 
 @pytest.fixture(params=WAYS, ids=str)

@@ -84,6 +84,7 @@ async def test_websocket_where_udp_is_blocked(
                 assert await tab.get("ask(0, 10)") == [f"{n}" for n in range(10)]
             if times[-1] <= LIMIT_MS:
                 break
+    print(f"UDP {'swallowed' if has_udp else 'closed'}: a session after {times} ms")
     assert min(times) <= LIMIT_MS, times
 
 
@@ -103,3 +104,32 @@ async def test_a_page_that_is_left_and_shown_again(
         print(await tab.get("[client.connects, told('states'), told('shown')]"))
         assert await tab.get("client.sessionId") == session
         assert await tab.get("told('shown')") == [False, True]
+
+
+@pytest.mark.parametrize("backend", ["aioquic", "qh3"])
+async def test_webtransport_first_and_websocket_where_it_stops(
+    serve: Serve, open_tab: Open, backend: str
+) -> None:
+    # Heartbeats each second: two unanswered ones end the connection.
+    async with (
+        serve(backend, "session.heartbeat_interval=1s") as gateway,
+        relay(gateway.web) as network,
+        open_tab(network.address, None, openid="ann") as tab,
+    ):
+        await tab.connected()
+        session = await tab.get("client.sessionId")
+        assert await tab.get("client.transport") == "webtransport"
+        await gateway.push("ann", range(10))
+        await tab.has_numbers(range(10))
+        network.cut_udp()
+        await gateway.push("ann", range(10, 20))
+        await tab.has_numbers(range(20))
+        assert await tab.get("ask(0, 10)") == [f"{n}" for n in range(10)]
+        assert await tab.get("[client.transport, client.sessionId]") == ["websocket", session]
+        # Another network may have UDP: the page tries again when it is told of one.
+        network.mend()
+        await tab.page.context.set_offline(True)
+        await gateway.push("ann", range(20, 30))
+        await tab.page.context.set_offline(False)
+        await tab.has_numbers(range(30))
+        assert await tab.get("[client.transport, client.sessionId]") == ["webtransport", session]
