@@ -80,7 +80,8 @@ bench-compare: install ## Measure beside BASE=<rev>; fails where the working tre
 
 soak: install ## Run both QUIC backends, and clients of every kind, through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
-	test -d clients/js/dist || (cd clients/js && npm ci --no-audit --no-fund && npm run build)
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	@test -d clients/js/dist || { cd clients/js && npm ci --no-audit --no-fund && npm run build; }
 	$(BIN)/python -m tests.soak --backend qh3 --web 15 --js 15 --min-requests 20000 --min-pushes 20000 \
 	  --min-each-requests 5000 --min-each-pushes 5000 --min-each-resumes 50 $(ARGS)
 
