@@ -53,8 +53,8 @@ _REFUSALS = {
         refusals_limited receive_errors lost_errors last_pushes_expired""",
     "web": """
         accepts_limited accepts_dropped accept_errors connections_refused handshakes_failed
-        handshakes_timed_out requests_refused origins_refused violations control_frames_limited
-        messages_timed_out closes_expired""",
+        handshakes_timed_out requests_refused origins_refused violations http3_violations
+        control_frames_limited messages_timed_out closes_expired""",
     "auth": """
         refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
         refused_signature refused_expired refused_not_yet refused_audience refused_issuer

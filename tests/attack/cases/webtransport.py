@@ -13,6 +13,9 @@ from ...e2e.wt_client import H3Client, h3_client
 from ..case import Off, case, gauge, memory, moved, saw
 
 if TYPE_CHECKING:
+    from gatesvr.transport.web.http3 import Http3Error
+    from gatesvr.transport.web.webtransport import WebTransportConnection
+
     from ..attacker import Attacker
 
 MANY = 24
@@ -48,6 +51,10 @@ async def each(
     await asyncio.gather(*(one() for _ in range(number)))
 
 
+def drop(connection: WebTransportConnection, error: Http3Error, now: float) -> None:
+    """Stands for _handle_violation()."""
+
+
 async def session(client: H3Client) -> int:
     """Open a session; return its stream."""
     stream_id = client.request("localhost", "/gatesvr")
@@ -63,7 +70,7 @@ async def session(client: H3Client) -> int:
     memory(32),
     off=Off(
         "what is broken is dropped",
-        patches={f"{_CONNECTION}._handle_violation": lambda self, error, now: None},
+        patches={f"{_CONNECTION}._handle_violation": drop},
     ),
     sets=ON,
 )
