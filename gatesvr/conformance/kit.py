@@ -194,7 +194,7 @@ class Kit:
         try:
             async with asyncio.timeout(case.deadline * self._slowness):
                 await case.script(play)
-                play.check()
+            play.check()
         except Broken as error:
             return Verdict(case, "broken", error.rule or rule, error.expected, error.did)
         except DriverError as error:

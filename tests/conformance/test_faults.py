@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 WAYS = [("quic", backend) for backend in BACKENDS]
 WAYS += [(way, "auto") for way in READY["transports"] if way != "quic"]
 QUICK = [name for name in FAULTS if not CASES[name].lasts]
-ALONE = ["resume-token-rotation", "resume-attempts", "restart-attempts", "duplicate-seqs", "gap"]
-ALONE += ["numbers-server-seq", "error-unsequenced", "close-4409"]
-ALONE += ["hint-reconnect", "goaway-answers"]
+GROUPS = [list(FAULTS)[first::4] for first in range(4)]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -51,10 +49,15 @@ async def keeps(cases: list[Case], transport: str, backend: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ALONE)
-async def test_no_other_case_finds_the_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    FAULTS[name](monkeypatch.setattr)
+@pytest.mark.parametrize("names", GROUPS, ids=range(len(GROUPS)))
+async def test_no_other_case_finds_the_faults(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several faults at once break their own cases alone."""
+    for name in names:
+        FAULTS[name](monkeypatch.setattr)
     # Its own case may be found out by a deadline alone.
-    own = replace(CASES[name], deadline=3)
-    verdicts = await play(own, *(c for c in CASES.values() if not c.lasts and c.name != name))
-    assert [v.case.name for v in verdicts if v.outcome == "broken"] == [name]
+    own = [replace(CASES[name], deadline=6) for name in names]
+    others = [c for c in CASES.values() if not c.lasts and c.name not in names]
+    verdicts = await play(*own, *others, jobs=16)
+    assert [v.case.name for v in verdicts if v.outcome == "broken"] == names
