@@ -43,7 +43,7 @@ browser: install ## Test the console and pages of clients in Chromium; installs 
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
 	@$(MAKE) --no-print-directory $(PAGE_CLIENT)
 	$(PIP) 'gatesvr[admin,browser]'
-	$(BIN)/python -m pytest -m long tests/console tests/web $(ARGS)
+	$(BIN)/python -m pytest -m long tests/web tests/console --numprocesses auto --dist worksteal $(ARGS)
 
 foreign: install ## Test upstreams on grpc-js and grpc-go; installs Node, Go and grpc-go where there are none
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }

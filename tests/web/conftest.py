@@ -49,7 +49,7 @@ class Way:
         return self.transport if self.transport == "websocket" else f"webtransport-{self.backend}"
 
 
-WAYS = [Way("websocket", "auto"), Way("webtransport", "aioquic"), Way("webtransport", "qh3")]
+WAYS = [Way("websocket", "qh3"), Way("webtransport", "aioquic"), Way("webtransport", "qh3")]
 
 
 @pytest.fixture(params=WAYS, ids=str)

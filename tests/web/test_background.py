@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .cdp import BareTab, throttling_chromium
-from .conftest import ARGS, CHROMIUM, WAYS, Certificate, Gateway, Serve, page_url
+from .conftest import ARGS, CHROMIUM, WAYS, Certificate, Serve, page_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 HIDDEN_S = 60
+# Heartbeats each 2 s; who is silent for 6 s is cut off. A frozen page is not, over a WebSocket, for
+# the browser answers pings: the short window for resumes shows it. WebTransport Chromium ends when
+# it freezes the page, which then resumes.
+SETS = {
+    "websocket": ("transport.idle_timeout=8s", "session.resume_window=5s"),
+    "webtransport": ("transport.idle_timeout=8s", "session.resume_window=120s"),
+}
 TICK = "void (window.ticks = 0, function tick() { ticks++; setTimeout(tick, 100); }())"
 NUMBERS = "told('notifies').map(([, text]) => Number(text))"
 
@@ -29,18 +36,12 @@ async def test_a_minute_in_the_background(
     assert CHROMIUM is not None
     async with AsyncExitStack() as stack:
         chromium = await stack.enter_async_context(throttling_chromium(CHROMIUM, tmp_path, *ARGS))
-        gateways: list[Gateway] = []
+        gateways = await asyncio.gather(
+            *(stack.enter_async_context(serve(way.backend, *SETS[way.transport])) for way in WAYS)
+        )
         hidden: list[BareTab] = []
         frozen: list[BareTab] = []
-        for way in WAYS:
-            # Heartbeats each 2 s; who is silent for 6 s is cut off. A frozen page is not, over a
-            # WebSocket, for the browser answers pings: the short window for resumes shows it.
-            # WebTransport Chromium ends when it freezes the page, which then resumes.
-            window = "5s" if way.transport == "websocket" else "120s"
-            gateway = await stack.enter_async_context(
-                serve(way.backend, "transport.idle_timeout=8s", f"session.resume_window={window}")
-            )
-            gateways.append(gateway)
+        for way, gateway in zip(WAYS, gateways, strict=True):
             for tabs in (hidden, frozen):
                 tab = await chromium.open(
                     page_url(site, certificate, gateway.web, way, openid="ann")

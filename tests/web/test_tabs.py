@@ -101,7 +101,6 @@ async def test_a_page_that_is_left_and_shown_again(
         await gateway.push(openid, range(10, 20))
         await tab.page.go_back(wait_until="commit")
         await tab.has_numbers(range(20))
-        print(await tab.get("[client.connects, told('states'), told('shown')]"))
         assert await tab.get("client.sessionId") == session
         assert await tab.get("told('shown')") == [False, True]
 
@@ -133,3 +132,22 @@ async def test_webtransport_first_and_websocket_where_it_stops(
         await tab.page.context.set_offline(False)
         await tab.has_numbers(range(30))
         assert await tab.get("[client.transport, client.sessionId]") == ["webtransport", session]
+
+
+async def test_pages_of_one_site_hand_the_session_on(
+    gateway: Gateway, open_tab: Open, way: Way
+) -> None:
+    openid = f"site-{way}"
+    async with open_tab(gateway.web, way, openid=openid) as tab:
+        await tab.connected()
+        session = await tab.get("client.sessionId")
+        for n, move in enumerate(("away", "back", "away")):
+            await gateway.push(openid, range(10 * n, 10 * n + 5))
+            if move == "away":
+                await tab.page.goto(f"{tab.page.url}&page={n}")
+            else:
+                await tab.page.go_back(wait_until="commit")
+            await gateway.push(openid, range(10 * n + 5, 10 * n + 10))
+            await tab.until("window.client?.isConnected")
+            assert await tab.get("client.sessionId") == session
+            await tab.has_numbers(range(10 * n + 10))
