@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 #                                                       gateway, reload ← admin ← cli
 #                                                        control ← grpc_api ← gateway
 #         protocol ← transport ← client ← bench ← cli     service ← demo ← cli
-LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials"})
-BOTTOM = frozenset({"_core", "protocol", "threads"}) | LEAVES
+LEAVES = frozenset({"errors", "config", "_pb", "observe", "grpcio", "credentials", "threads"})
+BOTTOM = frozenset({"_core", "protocol"}) | LEAVES
 WITHOUT_IO = BOTTOM | {"session", "upstream", "auth"}
 """Below the engine, which the simulator runs: no transport, no gRPC server."""
 
