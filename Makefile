@@ -15,7 +15,7 @@ SANITIZED := tests/core tests/fuzz tests/e2e \
   --deselect tests/e2e/test_limits.py::test_client_that_never_acks_is_bounded_and_closed_4413 \
   --deselect tests/e2e/test_one_address.py::test_who_is_told_to_come_back_does
 PYTHON_CODE := gatesvr tests bench docs examples setup.py
-JS_CODE := $(addprefix clients/js/,src test examples README.md package.json)
+JS_CODE := $(addprefix clients/js/,src test examples conformance.mjs README.md package.json)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -80,7 +80,8 @@ bench-compare: install ## Measure beside BASE=<rev>; fails where the working tre
 
 soak: install ## Run both QUIC backends, and clients of every kind, through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
-	test -d clients/js/dist || (cd clients/js && npm ci --no-audit --no-fund && npm run build)
+	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
+	@test -d clients/js/dist || { cd clients/js && npm ci --no-audit --no-fund && npm run build; }
 	$(BIN)/python -m tests.soak --backend qh3 --web 15 --js 15 --min-requests 20000 --min-pushes 20000 \
 	  --min-each-requests 5000 --min-each-pushes 5000 --min-each-resumes 50 $(ARGS)
 
@@ -123,12 +124,12 @@ clean: ## Remove everything that was built
 	rm -rf $(VENV) build dist clients/js/dist clients/js/node_modules *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(PAGE_CLIENT) gatesvr/_core/*.c gatesvr/_core/*.so gatesvr/_core/*.html
 
-# The client that the demo's page loads. Without npm, or a network at the first time, there is none, and
-# the page says so; the next call tries again.
-$(PAGE_CLIENT): $(wildcard clients/js/src/*.ts) clients/js/package.json clients/js/package-lock.json
-	@if command -v npm >/dev/null; then \
+# The client that the demo's page loads. Without npm, or a network at the first time, there is none,
+# and the page says so; the next call tries again. A source distribution brings it along.
+$(PAGE_CLIENT): $(wildcard $(addprefix clients/js/,src/*.ts package.json package-lock.json))
+	@if command -v npm >/dev/null && test -d clients/js; then \
 	  echo "building the JavaScript client of the demo's page (once)"; \
-	  { cd clients/js && npm ci --silent --no-audit --no-fund --fetch-retries=1 && \
+	  { cd clients/js && npm ci --silent --no-audit --no-fund --fetch-retries=1 --fetch-timeout=20000 && \
 	    npm run --silent build && cp dist/bundle.js ../../$@; } || \
 	  echo "make: it could not be built; the page does without" >&2; \
 	fi

@@ -208,7 +208,7 @@ by these names, `gateway.stats()` returns them.
 
 RUNBOOKS = {
     "transport": "Datagrams and connections",
-    "web": "WebSocket",
+    "web": "Web clients",
     "auth": "Who may come in",
     "session": "Sessions, resumes and pushes",
     "dispatch": "Requests",

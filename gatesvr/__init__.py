@@ -88,22 +88,13 @@ def __getattr__(name: str) -> Any:
     if name == "pb":
         return importlib.import_module(".pb", __name__)
     if name == "__version__":
-        value: Any = _version()
+        value: Any = importlib.import_module(".observe.version", __name__).package_version()
     elif name in _MODULES:
         value = getattr(importlib.import_module(_MODULES[name], __name__), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(__name__)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0+checkout"
 
 
 def __dir__() -> list[str]:

@@ -5,9 +5,6 @@ They are the one source of everything that shows numbers, so that all show the s
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import metadata
-
 import msgspec
 
 from ._core.histogram import HistogramSnapshot
@@ -28,7 +25,6 @@ __all__ = [
     "Figures",
     "Moment",
     "PathFigures",
-    "package_version",
     "refusals",
 ]
 
@@ -57,8 +53,8 @@ _REFUSALS = {
         refusals_limited receive_errors lost_errors last_pushes_expired""",
     "web": """
         accepts_limited accepts_dropped accept_errors connections_refused handshakes_failed
-        handshakes_timed_out requests_refused origins_refused violations control_frames_limited
-        messages_timed_out closes_expired""",
+        handshakes_timed_out requests_refused origins_refused violations http3_violations
+        control_frames_limited messages_timed_out closes_expired""",
     "auth": """
         refused_missing refused_too_large refused_malformed refused_algorithm refused_unknown_key
         refused_signature refused_expired refused_not_yet refused_audience refused_issuer
@@ -83,9 +79,9 @@ _REFUSALS = {
         unknown_answers retried_calls cancelled_calls protocol_errors floods failed_lookups
         ejections ejections_overflow register_refused leases_unknown leases_expired""",
     "push": """
-        refused_no_credentials refused_token refused_certificate refused_role refused_streams
-        refused_broadcasts watches_refused reflections_refused not_found ambiguous invalid
-        too_large internal_errors""",
+        refused_no_credentials refused_token guesses_limited refused_certificate refused_role
+        refused_streams refused_broadcasts watches_refused reflections_refused not_found ambiguous
+        invalid too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",
     "admin": """
@@ -197,12 +193,3 @@ class Figures(Moment, frozen=True, kw_only=True):
     """Durations by stage: ``queue_wait``, ``upstream:SERVICE``, ``send``, ``request``,
     ``handshake``, ``login``, ``rtt``, ``lag``, ``gc_pause``. Those before the handshake are empty
     without ``metrics.stages``."""
-
-
-@cache
-def package_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return metadata.version("gatesvr")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0+checkout"

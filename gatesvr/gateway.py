@@ -15,11 +15,12 @@ from .control.local import LocalPushApi
 from .drain import STOP_REASON, Drain
 from .engine import Engine
 from .errors import CloseCode
-from .figures import Figures, PathFigures, package_version
+from .figures import Figures, PathFigures
 from .grpc_api.service import PushService
 from .observe.clock import RunningClock
 from .observe.log import keys
 from .observe.stages import GcPauses
+from .observe.version import package_version
 from .overload import TICK_S, resident_bytes
 from .transport.listener import ConnectionListener
 from .transport.web.listener import WebListener

@@ -108,6 +108,8 @@ SHARED_NAMES = {
     "too_large": {"push", "upstream"},
     # To upstreams; from them.
     "calls": {"upstream", "push"},
+    # Wrong tokens of operators; of services.
+    "guesses_limited": {"admin", "push"},
     # Each layer's own.
     "internal_errors": {"session", "dispatch", "push", "admin"},
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import count, repeat, takewhile
 from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
 
 from gatesvr import Client, ConnectionFailed
+from gatesvr._pb import message_pb2 as pb
 from gatesvr.config import (
     Config,
     Endpoint,
@@ -27,23 +29,30 @@ from gatesvr.dispatch.task import AsyncTask
 from gatesvr.dispatch.traced import TaskTracer
 from gatesvr.errors import ConfigError
 from gatesvr.gateway import Gateway
+from gatesvr.protocol.messages import StopReason
 from gatesvr.reload import Reloader
 from gatesvr.transport.tls import generate_certificate
 from gatesvr.upstream.lanes import LANES
 
 from .e2e.plain_client import business, plain_client
 from .e2e.plain_upstream import PlainUpstream, plain_upstream
-from .fakes import until
+from .fakes import FakeLink, until
 from .test_config import COMPANIONS, FIELDS, other_value, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from gatesvr.session.context import SessionContext
+    from gatesvr.session.outcome import StartOutcome
     from gatesvr.session.session import Session
+    from gatesvr.transport.prefixes import Prefixes, PrefixLimits
 
     from .spans import Spans
 
+MOMENTS = count(1e6, 1e3)
+"""Times so far apart that every rate has all of its burst again."""
+MANY = 1_500
 FREE_PORTS = ["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]
 SERVICES = 'upstream.services={hello=[{address="127.0.0.1:9"}], zone=[{address="127.0.0.1:9"}]}'
 
@@ -62,12 +71,74 @@ def starter(gateway: Gateway) -> Any:
     return gateway.session_manager._starter
 
 
-def rates(gateway: Gateway) -> Any:
-    return starter(gateway)._rates
+def begun(gateway: Gateway) -> tuple[SessionContext, pb.StartResponse]:
+    """Return what a session that begins now lives by, and what its client is told."""
+    now = time.monotonic()
+    outcome = start(gateway, "u", now)
+    assert outcome.session is not None
+    gateway.session_manager.stop(outcome.session, StopReason.USER_LOGOUT, now)
+    return outcome.session.context, outcome.response
 
 
-def prefixes(gateway: Gateway) -> Any:
-    return gateway.listener._admission.limits
+def start(gateway: Gateway, openid: str, now: float) -> StartOutcome:
+    """Begin a session."""
+    return gateway.session_manager.start(pb.StartRequest(openid=openid), FakeLink(), now)
+
+
+def starts(gateway: Gateway, openid: str) -> int:
+    """Return how many sessions may begin at once, MANY for all; {} is another openid each time."""
+    now = next(MOMENTS)
+    for number in range(MANY):
+        session = start(gateway, openid.format(number), now).session
+        if session is None:
+            return number
+        gateway.session_manager.stop(session, StopReason.USER_LOGOUT, now)
+    return MANY
+
+
+def admitted(
+    gateway: Gateway, times: Iterable[float], *, is_complete: bool = True, is_kept: bool = True
+) -> int:
+    """Return how many connections of a network are admitted.
+
+    Args:
+        gateway: The gateway.
+        times: When they come.
+        is_complete: Whether their handshakes end.
+        is_kept: Whether they stay.
+    """
+    limits = gateway.listener.limits
+    networks = limits.prefixes("198.51.100.1")
+    assert networks is not None
+    admitted = list(
+        takewhile(lambda now: _admits(limits, networks, now, is_complete, is_kept), times)
+    )
+    for _ in admitted:
+        if not is_complete:
+            limits.complete(networks)
+        if is_kept:
+            limits.end(networks)
+    return len(admitted)
+
+
+def _admits(
+    limits: PrefixLimits, networks: Prefixes, now: float, is_complete: bool, is_kept: bool
+) -> bool:
+    if not limits.admits(networks, now):
+        return False
+    limits.begin(networks)
+    if is_complete:
+        limits.complete(networks)
+    if not is_kept:
+        limits.end(networks)
+    return True
+
+
+def rate(gateway: Gateway) -> int:
+    """Return how many connections of a network are admitted in a second, after a burst."""
+    now = next(MOMENTS)
+    admitted(gateway, repeat(now), is_kept=False)
+    return admitted(gateway, repeat(now + 1), is_kept=False)
 
 
 def lane(gateway: Gateway) -> Any:
@@ -88,11 +159,6 @@ def gate(gateway: Gateway) -> Any:
     return gateway.dispatcher.gate
 
 
-def burst(take: Callable[[float], float]) -> int:
-    """Return how often something can be taken at once; at most 10,000 times."""
-    return next(count for count in range(10_000) if take(1e6))
-
-
 IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "transport.cert": lambda g: g.listener.tls.path,
     "transport.key": lambda g: g.listener._config.key,
@@ -102,14 +168,20 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         else None
     ),
     "transport.max_handshakes": lambda g: g.listener._admission._max_handshakes,
-    "transport.max_connections_per_prefix": lambda g: prefixes(g)._max_connections,
-    "transport.max_handshakes_per_prefix": lambda g: prefixes(g)._max_handshakes,
-    "transport.max_connection_rate_per_prefix": lambda g: prefixes(g)._rate[0],
-    "transport.connection_burst_per_prefix": lambda g: prefixes(g)._rate[1],
+    "transport.max_connections_per_prefix": lambda g: admitted(g, MOMENTS),
+    "transport.max_handshakes_per_prefix": lambda g: admitted(g, MOMENTS, is_complete=False),
+    "transport.max_connection_rate_per_prefix": rate,
+    "transport.connection_burst_per_prefix": lambda g: admitted(
+        g, repeat(next(MOMENTS)), is_kept=False
+    ),
     "transport.unlimited_prefixes": lambda g: [
-        text for text in ("10.0.0.0/8",) if prefixes(g).prefixes(text.partition("/")[0]) is None
+        text for text in ("10.0.0.0/8",) if g.listener.limits.prefixes("10.1.2.3") is None
     ],
-    "transport.dry_run": lambda g: list(prefixes(g)._dry_run),
+    "transport.dry_run": lambda g: [
+        name
+        for name in ("max_handshakes_per_prefix",)
+        if admitted(g, MOMENTS, is_complete=False) > g.config.transport.max_handshakes_per_prefix
+    ],
     "transport.web.path": lambda g: g.web._config.web.path,
     "transport.web.origins": lambda g: list(g.web._origins),
     "transport.web.max_handshakes": lambda g: g.web._config.web.max_handshakes,
@@ -158,21 +230,21 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
         else None
     ),
     "session.slow_consumer_timeout": lambda g: g.session_manager._config.slow_consumer_timeout,
-    "session.max_queue_size": lambda g: starter(g)._context.max_queue_size,
-    "session.max_queue_bytes": lambda g: starter(g)._context.max_queue_bytes,
+    "session.max_queue_size": lambda g: begun(g)[1].max_unacked_messages,
+    "session.max_queue_bytes": lambda g: begun(g)[1].max_unacked_bytes,
     "session.max_queues_bytes": lambda g: g.session_manager._budget._limit,
-    "session.max_in_flight": lambda g: starter(g)._context.max_in_flight,
+    "session.max_in_flight": lambda g: begun(g)[1].max_in_flight,
     "session.max_login_bytes": lambda g: g.dispatcher.session_config.max_login_bytes,
     "session.max_inited_per_address": lambda g: starter(g)._config.max_inited_per_address,
-    "session.max_start_rate": lambda g: burst(rates(g)._all.take),
-    "session.max_start_rate_per_openid": lambda g: (
-        burst(lambda now: rates(g)._openids.take("u", now)) / 10
-    ),
-    "session.max_requests_per_second": lambda g: starter(g)._context.max_requests_per_second,
-    "session.dry_run": lambda g: list(rates(g)._dry_run),
+    "session.max_start_rate": lambda g: starts(g, "u{}"),
+    "session.max_start_rate_per_openid": lambda g: starts(g, "u") / 10,
+    "session.max_requests_per_second": lambda g: begun(g)[0].max_requests_per_second,
+    "session.dry_run": lambda g: [
+        name for name in ("max_start_rate",) if starts(g, "u{}") > g.config.session.max_start_rate
+    ],
     "session.max_logged_in": lambda g: g.session_manager._policy._max_logged_in,
     "session.on_duplicate": lambda g: g.session_manager._policy._policy,
-    "session.when_full": lambda g: starter(g)._context.when_full,
+    "session.when_full": lambda g: begun(g)[0].when_full,
     "session.base_resume": lambda g: starter(g)._config.base_resume,
     "dispatch.workers": lambda g: g.processor.start_workers,
     "dispatch.max_workers": lambda g: g.processor._bulkheads["hello"]._max_running,
@@ -197,7 +269,7 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "upstream.lane": lambda g: next(name for name, kind in LANES.items() if type(lane(g)) is kind),
     "upstream.max_connections": lambda g: lane(g)._config.max_connections,
     "upstream.max_batch": lambda g: lane(g)._max_batch,
-    "upstream.max_open": lambda g: lane(g).max_open,
+    "upstream.max_open": lambda g: g.upstream.endpoints()[0].max_open,
     "upstream.adaptive_limit": lambda g: lane(g)._limit is not None,
     "upstream.min_open": lambda g: lane(g)._config.min_open,
     "upstream.max_waiting": lambda g: lane(g)._max_waiting,

@@ -26,16 +26,14 @@ import http.cookies
 import ipaddress
 import logging
 import math
-import os
 import time
 import urllib.parse
 from typing import TYPE_CHECKING
 
-from .._core.limits import TokenBuckets
+from ..auth.guesses import GuessLimit
 from ..config import parse_address
 from ..credentials import token_digest
 from ..observe.limiter import LogLimiter
-from ..protocol.network import network_of
 from .refusal import Refused
 
 if TYPE_CHECKING:
@@ -54,10 +52,6 @@ LOGIN_S = 12 * 3600
 """How long a login of the console holds, seconds."""
 CHANGING = "X-GateSvr"
 """The header that a request which changes something carries."""
-GUESS_RATE, GUESS_BURST = 1.0, 10.0
-"""Wrong tokens of one network: a second, and at once."""
-MAX_NETWORKS = 1 << 12
-"""Networks whose wrong tokens are remembered, 16 bytes each."""
 _OPEN_PATHS = ("/api/v1/login", "/api/v1/openapi.json")
 _SAFE = ("GET", "HEAD")
 
@@ -89,8 +83,7 @@ class Access:
         self._counters = counters
         self._clock = clock
         self._monotonic = monotonic
-        seed = int.from_bytes(os.urandom(8))
-        self._guesses = TokenBuckets(GUESS_RATE, GUESS_BURST, MAX_NETWORKS, seed)
+        self._guesses = GuessLimit()
         self._lines = LogLimiter(logger)
         self._names = {"localhost", *(name.lower() for name in config.hosts)}
         if config.bind:
@@ -195,17 +188,14 @@ class Access:
         Raises:
             Refused: Too many of the client's network were not.
         """
-        digest = token_digest(token)
-        if not ip:
-            return tokens.holds(digest)
-        now, network = self._monotonic(), network_of(ip.removeprefix("::ffff:"))
-        if wait := self._guesses.wait(network, now):
+        now = self._monotonic()
+        if wait := self._guesses.wait(ip, now):
             self._counters.guesses_limited += 1
-            self._lines.log(logging.WARNING, "guesses_limited", now, network, peer=ip)
+            self._lines.log(logging.WARNING, "guesses_limited", now, ip, peer=ip)
             raise Refused.limited("too many wrong tokens from this network", math.ceil(wait))
-        if tokens.holds(digest):
+        if tokens.holds(token_digest(token)):
             return True
-        self._guesses.take(network, now)
+        self._guesses.guessed(ip, now)
         return False
 
     def _is_cookie_good(self, tokens: TokenFile, header: str) -> bool:

@@ -17,6 +17,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import jwt
@@ -32,6 +33,7 @@ from ..config.changes import shown_url
 from ..credentials import read_file
 from ..errors import ConfigError
 from ..observe.log import keys as log_keys
+from ..threads import in_thread
 from .reasons import AuthCounters
 
 __all__ = [
@@ -187,7 +189,7 @@ class UrlKeys:
         self._fetched_at = 0.0
         self._looked_at = -UNKNOWN_PAUSE_S
         self._fetching: asyncio.Task[None] | None = None
-        self._thread: threading.Thread | None = None
+        self._blocking: concurrent.futures.Future[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def find(self, kid: str) -> Key | None:
@@ -252,25 +254,15 @@ class UrlKeys:
     async def _document(self) -> bytes:
         """Return what a fetch in a thread returns.
 
-        Nothing ends the look-up of a name before its time, so a thread that is too late is left to
-        end by itself. It is a daemon, so that it does not hold up the end of the process either.
+        Nothing ends the look-up of a name before its time, so a fetch that is too late is left to
+        end by itself.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._blocking is not None and not self._blocking.done():
             raise TimeoutError("the fetch before has not ended")
-        future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()
-
-        def fetch() -> None:
-            try:
-                future.set_result(self._fetch(self._url))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._thread = threading.Thread(target=fetch, name="gatesvr-jwks", daemon=True)
-        self._thread.start()
+        self._blocking = in_thread(partial(self._fetch, self._url), "gatesvr-jwks")
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
-                return await asyncio.wrap_future(future)
+                return await asyncio.wrap_future(self._blocking)
         except TimeoutError:
             raise _too_late() from None
 

@@ -81,7 +81,7 @@ def banner(
     width = max(map(len, lines))
     text = [style(f"GateSvr {version_of('gatesvr')}", bold=True)]
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
-    text += ["", "Try it from another shell:", ""]
+    text += ["", f"{'Open the page, or try' if page else 'Try'} it from another shell:", ""]
     line = call_line(parse_address(gateway.address), tls, "echo" if is_demo else "hello")
     if auth.mode != "none":
         line += " --openid OPENID --token TOKEN"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+SHOWN = 3
+"""Cases that the progress names, when so few are left."""
 _COLOURS = {"kept": "green", "broken": "red", "left out": "yellow"}
 
 
@@ -109,7 +112,8 @@ def command(
         raise click.UsageError("give either --command or --listen")
     host = _host(listen) if listen is not None else "127.0.0.1"
     began = time.monotonic()
-    with _progress(len(cases)) as told:
+    logging.getLogger("gatesvr").addHandler(logging.NullHandler())  # the report says everything
+    with _progress(cases) as told:
         try:
             kit, verdicts = run(
                 _play(
@@ -184,17 +188,22 @@ async def _play(
 class _Progress:
     """Counts verdicts, and shows the count on a terminal's one line."""
 
-    def __init__(self, total: int, *, is_shown: bool) -> None:
-        self._total = total
-        self._done = self._broken = 0
+    def __init__(self, cases: list[Case], *, is_shown: bool) -> None:
+        self._total = len(cases)
+        self._left = {case.name for case in cases}
+        self._broken = 0
         self._is_shown = is_shown
 
     def add(self, verdict: Verdict) -> None:
         """Count a verdict."""
-        self._done += 1
+        self._left.discard(verdict.case.name)
         self._broken += verdict.outcome == "broken"
-        broken = f", {self._broken} broken" if self._broken else ""
-        self.show(f"{self._done} of {self._total} cases{broken}: {verdict.case.name}")
+        text = f"{self._total - len(self._left)} of {self._total} cases"
+        if self._broken:
+            text += f", {self._broken} broken"
+        if 0 < len(self._left) <= SHOWN:
+            text += f"; still at {', '.join(sorted(self._left))}"
+        self.show(text)
 
     def show(self, text: str) -> None:
         """Replace the line by text."""
@@ -203,8 +212,8 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[_Progress]:
-    progress = _Progress(total, is_shown=sys.stderr.isatty() and not is_dumb())
+def _progress(cases: list[Case]) -> Iterator[_Progress]:
+    progress = _Progress(cases, is_shown=sys.stderr.isatty() and not is_dumb())
     try:
         yield progress
     finally:

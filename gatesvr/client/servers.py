@@ -3,6 +3,9 @@
 A session lives at one gateway, its *home*. So a client whose connection is lost tries that one by
 itself first, and the others only where it does not answer, or has said that it goes (GOAWAY, or a
 refusal). All that are tried at once race for the first handshake.
+
+A QUIC address and a WebSocket URL of one host are two *ways* to one gateway: they are tried
+together, in their order, and go away together.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Servers:
     def is_home_next(self) -> bool:
         """Whether a session's home is tried next, by itself although others are known."""
         home = self._home
-        return self._named is None and home not in self._last and self._has_others(home)
+        return self._named is None and home not in self._last and self._has_others()
 
     @property
     def goes_elsewhere(self) -> bool:
@@ -58,7 +61,7 @@ class Servers:
         if self._named is not None:
             return [self._named]
         if self._home is not None and self.is_home_next:
-            return [self._home]
+            return self._ways(self._home)
         good = [server for server in self._servers if server not in self._last]
         if self._last:
             # Else all clients of a gateway that goes would crowd the next one in the order.
@@ -78,9 +81,9 @@ class Servers:
             named: Where it sends them, None for anywhere.
         """
         self._named = named
-        if self._home is None or not self._has_others(self._home):
+        if self._home is None or not self._has_others():
             return named is not None
-        self._last.add(self._home)
+        self._last.update(self._ways(self._home))
         return True
 
     def failed(self, server: Server | None = None) -> bool:
@@ -95,14 +98,24 @@ class Servers:
         if self._home is not None and self.is_home_next:
             server = self._home
         if server is not None:
-            self._last.add(server)
+            self._last.update(self._ways(server))
             if any(other not in self._last for other in self._servers):
                 return True
         self._last.clear()
         return False
 
-    def _has_others(self, home: Server | None) -> bool:
-        return home is not None and any(server != home for server in self._servers)
+    def _ways(self, gateway: Server) -> list[Server]:
+        """Return every way to a gateway, the preferred one first."""
+        ways = [server for server in self._servers if _is_same_gateway(server, gateway)]
+        return ways if gateway in ways else [gateway, *ways]  # one that a GOAWAY named
+
+    def _has_others(self) -> bool:
+        home = self._home
+        return home is not None and not all(_is_same_gateway(each, home) for each in self._servers)
+
+
+def _is_same_gateway(one: Server, other: Server) -> bool:
+    return one == other or (one.host == other.host and bool(one.path) != bool(other.path))
 
 
 def parse_servers(servers: object) -> list[Place]:

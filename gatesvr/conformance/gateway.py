@@ -117,11 +117,12 @@ class _QuicCarrier:
 
     # Carrier.
 
-    def send(self, pieces: Sequence[bytes]) -> None:
-        if len(pieces) == 1 and self._feeding is None:
-            self._link.write(pieces[0])
+    def send(self, pieces: Sequence[bytes | str]) -> None:
+        data = [piece for piece in pieces if isinstance(piece, bytes)]
+        if len(data) == 1 and self._feeding is None:
+            self._link.write(data[0])
             return
-        self._pieces += pieces
+        self._pieces += data
         if self._feeding is None:
             self._feeding = asyncio.get_running_loop().create_task(self._feed())
 
@@ -195,10 +196,10 @@ class _WebCarrier:
     def __init__(self, socket: ServerConnection, tell: Callable[[str], None]) -> None:
         self._socket = socket
         self.peer = Peer(self, tell, is_message_wise=True)
-        self._queue: asyncio.Queue[Sequence[bytes] | tuple[int, str]] = asyncio.Queue()
+        self._queue: asyncio.Queue[list[bytes | str] | tuple[int, str]] = asyncio.Queue()
         self._is_closing = False
 
-    def send(self, pieces: Sequence[bytes]) -> None:
+    def send(self, pieces: Sequence[bytes | str]) -> None:
         if not self._is_closing:
             self._queue.put_nowait(list(pieces))
 
@@ -240,7 +241,7 @@ class _WebCarrier:
                     await self._socket.close(*item)
                     return
                 # Several pieces are one message in several RFC 6455 frames.
-                await self._socket.send(item[0] if len(item) == 1 else item)
+                await self._socket.send(item[0] if len(item) == 1 else cast("list[bytes]", item))
         except ConnectionClosed:
             return  # run() tells
 

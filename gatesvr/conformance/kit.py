@@ -169,7 +169,7 @@ class Kit:
         """Play one case; return its verdict, and whether the client can play another one."""
         assert self._doors is not None
         if case.transport and case.transport != self._doors.transport:
-            return Verdict(case, "left out", case.rule, did=f"it is about {case.transport}"), True
+            return Verdict(case, "left out", case.rule, did=f"it is for {case.transport}"), True
         if case.needs and case.needs not in driver.features:
             why = f"the client does not offer {case.needs!r}"
             return Verdict(case, "left out", case.rule, did=why), True
@@ -194,7 +194,7 @@ class Kit:
         try:
             async with asyncio.timeout(case.deadline * self._slowness):
                 await case.script(play)
-                play.check()
+            play.check()
         except Broken as error:
             return Verdict(case, "broken", error.rule or rule, error.expected, error.did)
         except DriverError as error:

@@ -47,8 +47,8 @@ _LENGTH = struct.Struct(">I")
 class Carrier(Protocol):
     """Takes bytes to the client, by QUIC or by WebSocket."""
 
-    def send(self, pieces: Sequence[bytes]) -> None:
-        """Send bytes, cut as they are given."""
+    def send(self, pieces: Sequence[bytes | str]) -> None:
+        """Send bytes, cut as they are given; text is for WebSocket alone."""
 
     def close(self, code: int, reason: str, last: bytes) -> None:
         """Close with an application code, behind a last push if there is one."""
@@ -88,6 +88,7 @@ class Peer:
     Attributes:
         table: The session, as the case has it.
         door: The number of the door that it came by; a case may open several.
+        on_violation: Called when a rule was broken whatever the case is about.
         acked: The highest server seq that the client has acknowledged here.
         acks: How many acknowledgements came here, alone or on a request.
         heartbeats: Those that came, with their times.
@@ -102,6 +103,7 @@ class Peer:
         self.carrier = carrier
         self.table = Table("unused")
         self.door = 0
+        self.on_violation: Callable[[], None] = lambda: None
         self.acked = 0
         self.acks = 0
         self.heartbeats: list[tuple[float, ClientRequest]] = []
@@ -143,7 +145,7 @@ class Peer:
 
     def _take(self, request: ClientRequest) -> None:
         kind = request.type
-        name = RequestType(kind).name if kind in list(RequestType) else str(kind)
+        name = _name(kind)
         seq = f" {request.seq_id}" if kind == RequestType.BUSINESS else ""
         self._tell(f"client sent {name}{seq}")
         has_msg_id = (RequestType.START, RequestType.BUSINESS, RequestType.HEARTBEAT)
@@ -179,6 +181,7 @@ class Peer:
         if self._violation is None:
             self._violation = Broken(expected, did, rule)
         self._changed.set()
+        self.on_violation()
 
     def check(self) -> None:
         """Raise the rule that was broken whatever the case is about."""
@@ -214,7 +217,7 @@ class Peer:
         await self.until(lambda: self._arrived)
         request = self._arrived.popleft()
         if request.type != kind:
-            raise Broken(f"a {kind.name}", f"the client sent type {request.type}")
+            raise Broken(f"a {kind.name}", f"the client sent {_name(request.type)}")
         return request
 
     async def start(self) -> pb.StartRequest:
@@ -259,8 +262,8 @@ class Peer:
         """Send frames in one piece."""
         self.carrier.send([b"".join(frames)])
 
-    def send_pieces(self, pieces: Sequence[bytes]) -> None:
-        """Send bytes, cut as they are given."""
+    def send_pieces(self, pieces: Sequence[bytes | str]) -> None:
+        """Send bytes, cut as they are given; text is for WebSocket alone."""
         self.carrier.send(pieces)
 
     def respond(self, *, future: bytes = b"", **fields: object) -> None:
@@ -378,6 +381,11 @@ class Peer:
         """Let the connection break."""
         self._tell("gateway cut the connection")
         self.carrier.cut()
+
+
+def _name(kind: int) -> str:
+    """Return the name of a request's type."""
+    return RequestType(kind).name if kind in set(RequestType) else f"type {kind}"
 
 
 def answer_frame(request: ClientRequest, seq: int, data: bytes, code: int = 200) -> bytes:

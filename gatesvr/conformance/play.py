@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .broken import Broken, DriverError
 from .peer import Peer, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from .driver import Driver
@@ -27,6 +28,7 @@ TRANSCRIPT = 40
 
 Said = dict[str, Any]
 """An event of the client."""
+T = TypeVar("T")
 
 _DELIVERIES = ("notify", "lost", "session_lost", "closed")
 _OUTCOMES = ("answer", "error")
@@ -100,6 +102,7 @@ class Play:
     def _accept(self, peer: Peer, door: int) -> None:
         peer.table = self.table
         peer.door = door
+        peer.on_violation = self._changed.set
         self._peers.append(peer)
         self.tell("client connected")
         self._connections.append(peer)
@@ -129,12 +132,20 @@ class Play:
             self._failure = error
             self._changed.set()
 
-    async def _until(self, found: Any) -> Any:
+    async def _until(
+        self, found: Callable[[], T | None], refuse: Callable[[], None] = lambda: None
+    ) -> T:
+        """Wait until there is something, and return it.
+
+        Args:
+            found: Returns it, None while there is nothing.
+            refuse: Raises Broken where something else has happened.
+        """
         while True:
             if (value := found()) is not None:
                 return value
-            if self._failure is not None:
-                raise self._failure
+            refuse()
+            self.check()
             self._changed.clear()
             await self._changed.wait()
 
@@ -186,37 +197,25 @@ class Play:
     async def connected(self) -> None:
         """Wait until the client says that it is logged in."""
         self._waits('the event "connected"')
-        event = await self._until(lambda: self._others.popleft() if self._others else None)
+        event = await self._until(lambda: _pop(self._others))
         if event["event"] != "connected":
             raise Broken("a login that works", f"the client says {_describe(event)}")
 
     async def failed(self) -> Said:
         """Wait until the client says that it gave up connecting."""
         self._waits('the event "failed"')
-        event: Said = await self._until(lambda: self._others.popleft() if self._others else None)
+        event: Said = await self._until(lambda: _pop(self._others))
         if event["event"] != "failed":
             raise Broken("a login that fails", f"the client says {_describe(event)}")
-        return event
-
-    async def told(self, kind: str) -> Said:
-        """Return the client's next event of a kind that stands for itself, such as ``state``."""
-        self._waits(f'the event "{kind}"')
-        event: Said = await self._until(lambda: self._others.popleft() if self._others else None)
-        if event["event"] != kind:
-            raise Broken(f'the event "{kind}"', f"the client says {_describe(event)}")
         return event
 
     async def connection(self) -> Peer:
         """Return the client's next connection."""
         self._waits("a new connection")
-        peer: Peer = await self._until(
-            lambda: (
-                self._connections.popleft()
-                if self._connections
-                else _refuse_end(self._deliveries, "a new connection")
-            )
+        return await self._until(
+            lambda: _pop(self._connections),
+            lambda: _refuse_end(self._deliveries, "a new connection"),
         )
-        return peer
 
     async def resumed(self, max_client_seq: int, **fields: Any) -> Peer:
         """Let the client resume on its next connection; return that."""
@@ -280,9 +279,7 @@ class Play:
         """
         for each in wanted:
             self._waits(_name(each))
-            event = await self._until(
-                lambda: self._deliveries.popleft() if self._deliveries else None
-            )
+            event = await self._until(lambda: _pop(self._deliveries))
             if _delivery(event) != str(each):
                 raise Broken(_name(each), f"the client says {_describe(event)}")
 
@@ -296,11 +293,7 @@ class Play:
         self._waits('the event "closed", and no new connection')
         while True:
             event = await self._until(
-                lambda: (
-                    self._deliveries.popleft()
-                    if self._deliveries
-                    else _refuse_connection(self._connections)
-                )
+                lambda: _pop(self._deliveries), lambda: _refuse_connection(self._connections)
             )
             if event["event"] == "closed":
                 break
@@ -312,7 +305,7 @@ class Play:
         """Let time pass; the client must not connect."""
         try:
             async with asyncio.timeout(seconds):
-                await self._until(lambda: _refuse_connection(self._connections))
+                await self._until(lambda: None, lambda: _refuse_connection(self._connections))
         except TimeoutError:
             return
 
@@ -337,6 +330,10 @@ def expect_resume(start: Any, table: Table) -> None:
         raise Broken("the newest resume_token", "START has another", "4.2")
     if not start.attempt:
         raise Broken("an attempt from 1", "START has none", "4.3")
+
+
+def _pop(queue: deque[T]) -> T | None:
+    return queue.popleft() if queue else None
 
 
 def _refuse_connection(connections: deque[Peer]) -> None:

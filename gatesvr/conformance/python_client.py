@@ -20,7 +20,7 @@ from ..errors import GatesvrError, NotifyOverflow, Outcome, RequestFailed, Sessi
 
 __all__ = ["READY", "PythonClient"]
 
-READY = {
+READY: dict[str, Any] = {
     "event": "ready",
     "client": "gatesvr (Python)",
     "transports": ["quic"],

@@ -28,6 +28,8 @@ class PushCounters(Counters):
     """Calls refused because their caller proved nothing."""
     refused_token: Counter = 0
     """Calls refused because their token is nobody's."""
+    guesses_limited: Counter = 0
+    """Calls refused unseen because too many tokens from their network were wrong."""
     refused_certificate: Counter = 0
     """Calls refused because their certificate names nobody in push.caller."""
     refused_role: Counter = 0

@@ -4,12 +4,17 @@ A caller proves who it is by a bearer token, or by its certificate if it sends n
 looked at before anything of the call's message is read. Every refusal says the same; the counters
 and a line of the log, one a second at most, say more.
 
+A network that shows many wrong tokens has to wait before the next one is looked at, be it a good
+one. Whoever has shown its token from there before goes on: a service whose token was not rotated
+must not cut off those beside it.
+
 Roles: ``push`` may push, and register endpoints of the services named for it; ``admin`` may do
 everything.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,11 +22,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
+from ..auth.guesses import GuessLimit
 from ..credentials import TokenFile, token_digest
 from ..observe.limiter import LogLimiter
+from .servicer import caller_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from ..config import PushConfig
     from ..control.counters import PushCounters
@@ -50,6 +57,10 @@ _PUSH = frozenset(
 _REGISTER = frozenset(
     _SERVICE + name for name in ("RegisterUpstream", "KeepUpstreamAlive", "DeregisterUpstream")
 )
+
+MAX_KNOWN = 1_024
+"""Good tokens remembered with the address that they came from."""
+_NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +110,9 @@ class Guard(grpc.aio.ServerInterceptor):
         self._counters = counters
         self._clock = clock
         self._lines = LogLimiter(logger)
+        self._guesses = GuessLimit()
+        self._limited_until = 0.0  # no network waits from then on
+        self._known: dict[tuple[str, bytes], None] = {}
         self._callers: list[Caller] = []
         self._has_certificates = False
         self.prepare(config)()
@@ -135,21 +149,16 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the call's handler, or one that refuses the call without reading it."""
+        """Return the call's handler, behind a look at its caller."""
         method = str(handler_call_details.method)
+        handler = await continuation(handler_call_details)
         if method in _OPEN:
-            return await continuation(handler_call_details)
+            return handler
         metadata: Any = handler_call_details.invocation_metadata
         token = _token(metadata)
-        if token is not None:
-            caller = self._by_token(token)
-            if caller is not None and caller.may_call(method):
-                return await continuation(handler_call_details)
-            return self._refusal(method, caller)
-        if not self._has_certificates:
-            return self._refusal(method, None, is_bare=True)
-        handler = await continuation(handler_call_details)
-        return self._by_certificates(method, handler) if handler is not None else None
+        if handler is None or not self._may_read(method, token):
+            return self._unread(method, token, handler)
+        return self._guarded(method, token, handler)
 
     async def registrant(self, context: _Context, service: str) -> str:
         """Return the name of the caller that registers a service; end the call if it may not."""
@@ -170,7 +179,9 @@ class Guard(grpc.aio.ServerInterceptor):
         self._lines.close()
 
     def _by_token(self, token: str) -> Caller | None:
-        digest = token_digest(token)
+        return self._by_digest(token_digest(token))
+
+    def _by_digest(self, digest: bytes) -> Caller | None:
         found = None
         for caller in self._callers:  # all of them: the time tells nothing
             if caller.tokens is not None and caller.tokens.holds(digest):
@@ -185,30 +196,84 @@ class Guard(grpc.aio.ServerInterceptor):
         texts = {name.decode("utf-8", "replace") for name in names}
         return next((c for c in self._callers if not texts.isdisjoint(c.certificates)), None)
 
-    def _by_certificates(self, method: str, handler: Any) -> Any:
-        """Return handler behind a look at the caller's certificate."""
-        kind = (
-            f"{'stream' if handler.request_streaming else 'unary'}_"
-            f"{'stream' if handler.response_streaming else 'unary'}"
-        )
+    def _may_read(self, method: str, token: str | None) -> bool:
+        """Return whether a call's message may be read before its caller is looked at again.
+
+        Not while a network waits: then the time of the answer must not tell a good token.
+        """
+        if token is None:
+            return self._has_certificates
+        caller = self._by_token(token)
+        is_let_in = caller is not None and caller.may_call(method)
+        return is_let_in and self._clock() >= self._limited_until
+
+    def _guarded(self, method: str, token: str | None, handler: Any) -> Any:
+        """Return a method's handler behind a look at the caller."""
+        kind = _kind(handler)
         behaviour = getattr(handler, kind)
 
         async def call(request: Any, context: _Context) -> Any:
-            caller = self._by_certificate(context)
-            if caller is None or not caller.may_call(method):
-                await self._refuse(method, caller, context, "certificate")
+            await self._admit(method, token, context)
             return await behaviour(request, context)
 
+        async def generate(request: Any, context: _Context) -> AsyncIterator[Any]:
+            await self._admit(method, token, context)
+            async for response in behaviour(request, context):
+                yield response
+
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(call, handler.request_deserializer, handler.response_serializer)
+        return make(
+            generate if inspect.isasyncgenfunction(behaviour) else call,
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
 
-    def _refusal(self, method: str, caller: Caller | None, *, is_bare: bool = False) -> Any:
-        """Return a handler that refuses a call without reading its message."""
+    def _unread(self, method: str, token: str | None, handler: Any) -> Any:
+        """Return the same, with no message read before; it costs a call half as much again."""
 
-        async def refuse(requests: Any, context: _Context) -> None:
-            await self._refuse(method, caller, context, "no_credentials" if is_bare else "token")
+        async def call(requests: AsyncIterator[Any], context: _Context) -> None:
+            await self._admit(method, token, context)
+            if handler is None:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+            await _run(handler, requests, context)
 
-        return grpc.stream_stream_rpc_method_handler(refuse)
+        # Of whatever kind the method is: a unary handler would get the message first.
+        return grpc.stream_stream_rpc_method_handler(
+            call,
+            handler and handler.request_deserializer,
+            handler and handler.response_serializer,
+        )
+
+    async def _admit(self, method: str, token: str | None, context: _Context) -> None:
+        """End the call unless its caller is known and may make it."""
+        if token is not None:
+            caller, proof = await self._admit_token(method, token, context), "token"
+        elif self._has_certificates:
+            caller, proof = self._by_certificate(context), "certificate"
+        else:
+            caller, proof = None, "no_credentials"
+        if caller is None or not caller.may_call(method):
+            await self._refuse(method, caller, context, proof)
+
+    async def _admit_token(self, method: str, token: str, context: _Context) -> Caller | None:
+        """Return whose token it is; end the call if too many of its network were wrong."""
+        ip, digest, now = caller_ip(context.peer()), token_digest(token), self._clock()
+        is_known = (ip, digest) in self._known
+        if not is_known and self._guesses.wait(ip, now):
+            self._counters.guesses_limited += 1
+            self._lines.log(logging.WARNING, "guesses_limited", now, ip, peer=ip, rpc=method)
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many wrong tokens from this network"
+            )
+        caller = self._by_digest(digest)
+        if caller is None:
+            self._guesses.guessed(ip, now)
+            self._limited_until = max(self._limited_until, now + self._guesses.wait(ip, now))
+        elif not is_known:
+            self._known[ip, digest] = None
+            if len(self._known) > MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+        return caller
 
     async def _refuse(
         self, method: str, caller: Caller | None, context: _Context, proof: str
@@ -237,6 +302,32 @@ class Guard(grpc.aio.ServerInterceptor):
         if caller is None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid credentials")
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not allowed to this caller")
+
+
+def _kind(handler: Any) -> str:
+    """Return a handler's kind, as gRPC names it."""
+    takes, gives = (
+        "stream" if is_streaming else "unary"
+        for is_streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    return f"{takes}_{gives}"
+
+
+async def _run(handler: Any, requests: AsyncIterator[Any], context: _Context) -> None:
+    """Run a method's handler of any kind as one of streams."""
+    behaviour = getattr(handler, _kind(handler))
+    argument: Any = requests
+    if not handler.request_streaming:
+        argument = await anext(aiter(requests), _NOTHING)
+        if argument is _NOTHING:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
+    if inspect.isasyncgenfunction(behaviour):
+        async for response in behaviour(argument, context):
+            await context.write(response)
+        return
+    response = await behaviour(argument, context)
+    if not handler.response_streaming:
+        await context.write(response)
 
 
 def _token(metadata: _Metadata) -> str | None:

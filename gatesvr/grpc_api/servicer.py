@@ -289,6 +289,7 @@ def decoder(kind: type[Message]) -> Callable[[bytes], Message | None]:
     return decode
 
 
+@functools.lru_cache(maxsize=1024)
 def caller_ip(peer: str) -> str:
     """Return the IP address in a gRPC peer name, empty where there is none.
 

@@ -16,17 +16,18 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from ..config import TransportConfig, parse_address
-from ..errors import CloseCode, ConfigError
+from ..config import TransportConfig
+from ..errors import CloseCode
 from ..observe.clock import RunningClock
 from ..observe.log import keys
 from ..observe.metrics import CodeCounts
 from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
-from .addresses import Address, Datagram, resolve
+from .addresses import Address, Datagram
 from .admission import Admission, Admitted
 from .connection import CLOSE_LINGER_S, Connection
-from .counters import EndpointCounters, TransportCounters
+from .counters import TransportCounters
+from .door import Door
 from .paths import Paths
 from .prefixes import PrefixLimits
 from .quic.choose import pick_backend
@@ -38,10 +39,9 @@ from .quic.secret import derive_key, read_secret
 from .routes import Draining, Routes, Waiting
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
-from .udp.endpoint import Endpoint, EndpointGroup, add_up
-from .udp.sockets import is_wildcard, open_sockets
+from .udp.endpoint import add_up
 
-__all__ = ["ConnectionListener", "Door"]
+__all__ = ["ConnectionListener"]
 
 logger = logging.getLogger("gatesvr.transport")
 
@@ -57,38 +57,6 @@ MIN_HANDSHAKES_S = 0.001
 MAX_HANDSHAKES_S = 0.01
 """Seconds of a turn that they may take at least, and at most."""
 _SHORT_HEADER_BYTES = 1 + CONNECTION_ID_LENGTH
-
-
-class Door:
-    """A UDP address, and what becomes of the clients that come in there.
-
-    Args:
-        alpn: The protocol that they speak.
-        make: Makes their connections; Connection's arguments.
-
-    Attributes:
-        alpn: The protocol.
-        make: Makes connections.
-        server: Makes their QUIC, with the certificate of now.
-        endpoint: The socket; None until the door is open.
-        counters: The socket's.
-    """
-
-    __slots__ = ("alpn", "counters", "endpoint", "make", "server")
-
-    def __init__(self, alpn: str, make: Callable[..., Connection]) -> None:
-        self.alpn = alpn
-        self.make = make
-        self.server: ServerFactory
-        self.endpoint: Endpoint | EndpointGroup | None = None
-        self.counters = EndpointCounters()
-
-    def count_apart(self) -> None:
-        """Go on counting in counters of its own."""
-        assert self.endpoint is not None
-        mine = EndpointCounters()
-        add_up(mine, [self.counters])
-        self.counters = self.endpoint.counters = mine
 
 
 class ConnectionListener:
@@ -132,9 +100,8 @@ class ConnectionListener:
         self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
-        self._door = Door(ALPN, Connection)
+        self._door = Door(ALPN, Connection, self._counters)
         self._door.server = backend.server(self.tls, config.idle_timeout, self._token_of)
-        self._door.counters = self._counters
         self._doors = [self._door]
         self._secret = read_secret(config.secret) if config.secret else b""
         self._resets: StatelessResets | None = None
@@ -187,8 +154,7 @@ class ConnectionListener:
     def counters(self) -> TransportCounters:
         """The counters of the sockets and of all connections."""
         for door in self._doors:
-            if isinstance(door.endpoint, EndpointGroup):
-                door.endpoint.count()
+            door.count()
         if len(self._doors) > 1:
             add_up(self._counters, [door.counters for door in self._doors])
         self._counters.timers = 0 if self._driver is None else len(self._driver.timers)
@@ -269,26 +235,22 @@ class ConnectionListener:
         """
         if self._driver is not None:
             raise RuntimeError("the listener was started before")
-        config = self._config
-        socks = await self._open_sockets(config.bind, "transport.bind")
         driver = Driver(asyncio.get_running_loop(), self._clock)
         if self._stages is not None:
             driver.requests = self._stages.requests
+        config, door = self._config, self._door
         try:
-            self._door.endpoint = endpoint = self._make_endpoint(
-                driver, socks, self._datagrams_received, self._door.counters
+            address = await door.open(
+                config.bind, "transport.bind", config, driver, self._datagrams_received
             )
             if self._secret:
                 key = shared_reset_key(self._secret)
             else:
-                key = reset_key(self.tls.key_pem, socket.gethostname(), endpoint.address)
+                key = reset_key(self.tls.key_pem, socket.gethostname(), address)
             self._resets = StatelessResets(key, self._counters)
         except BaseException:
-            if self._door.endpoint is not None:
-                self._door.endpoint.close()
-                self._door.endpoint = None
-            for sock in socks:
-                sock.close()
+            door.close()
+            door.endpoint = None
             driver.close()
             raise
         self._driver = driver
@@ -307,51 +269,12 @@ class ConnectionListener:
         """
         config = self._config
         door.server = self._backend.server(self.tls, config.idle_timeout, self._token_of, door.alpn)
-        socks = await self._open_sockets(bind, field)
         receive = functools.partial(self._datagrams_received, door=door)
-        door.endpoint = self._make_endpoint(self.driver, socks, receive, door.counters)
+        address = await door.open(bind, field, config, self.driver, receive)
         if len(self._doors) == 1:
             self._door.count_apart()
         self._doors.append(door)
-        return door.endpoint.address
-
-    async def _open_sockets(self, bind: str, field: str) -> list[socket.socket]:
-        config = self._config
-        host, port = parse_address(bind)
-        try:
-            return open_sockets(
-                # An empty host is every address, as in config.
-                await resolve(host or "0.0.0.0", port),  # noqa: S104
-                receive_buffer=config.receive_buffer,
-                send_buffer=config.send_buffer,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on UDP {bind}: {error.strerror or error}", field=field
-            ) from None
-
-    def _make_endpoint(
-        self,
-        driver: Driver,
-        socks: list[socket.socket],
-        receive: Callable[[list[Datagram], float], None],
-        counters: EndpointCounters,
-    ) -> Endpoint | EndpointGroup:
-        is_batched = self._config.batch_io
-        if len(socks) == 1:
-            return Endpoint(
-                driver,
-                socks[0],
-                receive,
-                counters=counters,
-                is_batched=is_batched,
-                with_local=is_wildcard(socks[0]),
-            )
-        group = EndpointGroup(driver, socks, receive, counters, is_batched=is_batched)
-        logger.info(
-            "listening", extra=keys(udp=" ".join(str(address[:2]) for address in group.addresses))
-        )
-        return group
+        return address
 
     def stop_accepting(self) -> None:
         """Refuse new clients from now on; connections live on."""
@@ -365,7 +288,7 @@ class ConnectionListener:
             assert self._driver is not None
             refusal = self._admission.refuse(initial, self._driver.clock())
             if refusal is not None:
-                _send(refusal, address, waiting.door)
+                waiting.door.send(refusal, address)
 
     def close_all(self, code: int = CloseCode.OVERLOADED, reason: str = "") -> None:
         """Close every connection."""
@@ -396,8 +319,7 @@ class ConnectionListener:
         self._routes.end_draining()
         self._driver.close()
         for door in self._doors:
-            assert door.endpoint is not None
-            door.endpoint.close()
+            door.close()
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
 
@@ -432,7 +354,7 @@ class ConnectionListener:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
         self._counters.datagrams_after_close += 1
         if draining.answers():
-            _send(draining.farewell, address, door)
+            door.send(draining.farewell, address)
 
     def _handle_unknown(self, data: bytes, address: Address, now: float, door: Door) -> None:
         """Answer, or put a new client in line; a failure costs this datagram only."""
@@ -453,7 +375,7 @@ class ConnectionListener:
             self._waiting.append(waiting)
             self._begin_soon(now)
         elif found:
-            _send(found, address, door)
+            door.send(found, address)
 
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
@@ -594,8 +516,3 @@ class ConnectionListener:
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._counters.tasks = len(self._tasks)
-
-
-def _send(data: bytes, address: Address, door: Door) -> None:
-    assert door.endpoint is not None
-    door.endpoint.send([(data, address)])

@@ -16,7 +16,7 @@ from .udp.driver import Driver, Timer
 
 if TYPE_CHECKING:
     from .admission import Admitted
-    from .listener import Door
+    from .door import Door
 
 __all__ = ["Draining", "Routes", "Waiting"]
 

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .._core.http2 import Http2Connection
+from ..observe.version import package_version
 from .dial import DialError, dial, early_end, reason_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ async def connect(
 
     def make() -> UpstreamConnection:
         core = Http2Connection(
-            target.authority, "https" if is_tls else "http", max_message_bytes=max_message_bytes
+            target.authority,
+            "https" if is_tls else "http",
+            max_message_bytes=max_message_bytes,
+            user_agent=f"gatesvr/{package_version()}",
         )
         return UpstreamConnection(user, core, config.keepalive, is_tls=is_tls, is_extra=is_extra)
 

@@ -88,6 +88,9 @@ async def dial(
     Raises:
         DialError: No place can be reached.
     """
+    name = target.server_name
+    if context is not None and (not name or name.startswith(".")):
+        raise DialError(f"TLS: no certificate is for {name!r}: see authority and tls.server_name")
     loop = asyncio.get_running_loop()
     due = loop.time() + within
     reasons: list[str] = []

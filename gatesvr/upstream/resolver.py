@@ -7,10 +7,12 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..config import parse_address
 from ..observe.log import keys
+from ..threads import in_thread
 from .dial import NO_NAME, reason_of
 from .lane import Lane, LaneState
 from .pauses import jitter
@@ -42,8 +44,9 @@ async def look_up(host: str, port: int) -> list[tuple[str, int]]:
         OSError: There are none, or they cannot be had now.
         UnicodeError: It is no name.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # Not by the loop's own, whose few threads are everybody's: a slow DNS would take them all.
+    call = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.wrap_future(in_thread(call, "gatesvr-name"))
     # An IPv6 address has more parts; its text has those that matter.
     return [(str(at[0]), int(at[1])) for family, _, _, _, at in found if family in _FAMILIES]
 

@@ -361,7 +361,7 @@ async def test_login_sets_a_cookie(tmp_path: Path) -> None:
 async def test_guesses_are_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gatesvr.admin.access.GUESS_RATE", 0.001)
+    monkeypatch.setattr("gatesvr.auth.guesses.RATE", 0.001)
     tokens = tmp_path / "tokens"
     tokens.write_text("a-token-of-the-file-1234\n")
     async with running_admin(f"admin.token={tokens}") as rig:

@@ -3,6 +3,12 @@
 Each case is a real gateway in a process of its own, healthy clients beside it, and an attacker, all
 on loopback. Prints attack, limit, measured and verdict; exit code 1 where a limit is passed. With
 --self-test each case runs with its defence switched off, and has to pass a limit then.
+
+``--json attack.json --document`` refreshes the table of docs/security.md. If a row was spoiled by
+the machine, run its case again and put the two together::
+
+    python -m tests.attack --case "log flood" --json again.json
+    python -m tests.attack --from attack.json --from again.json --document
 """
 
 from __future__ import annotations
@@ -14,9 +20,10 @@ import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .case import BACKENDS
+from .document import DOCUMENT, document, merge, read
 from .runner import Row, Runner
 from .table import as_markdown, as_object, as_text, is_good, reason, summary
 
@@ -35,15 +42,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for case in cases:
             print(f"{case.name}: {case.says}. Off: {case.off.how}.")
         return 0
+    if options.runs:
+        found = merge([read(path) for path in options.runs], [case.name for case in cases])
+        if options.markdown:
+            print(as_markdown(found))
+        return _document(found, cases, options) if options.document else int(found["exit_code"])
     began = time.monotonic()
     rows, missing = asyncio.run(_run(cases, options))
     seconds = time.monotonic() - began
     found = as_object(rows, seconds)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    print(as_markdown(rows) if options.markdown else as_text(rows))
+    print(as_markdown(found) if options.markdown else as_text(rows))
     print(summary(rows, seconds), file=sys.stderr if options.markdown else sys.stdout)
+    if options.document and not missing:
+        return _document(found, cases, options)
     return int(found["exit_code"] or missing > 0)
+
+
+def _document(found: dict[str, Any], cases: Sequence[Case], options: argparse.Namespace) -> int:
+    """Write the table into docs/security.md, if it is whole and every limit was kept."""
+    have = {(row["attack"], row["backend"]) for row in found["rows"]}
+    wanted = {(case.name, backend) for case in cases for backend in case.backends}
+    bad = [
+        f"{row['attack']} ({row['backend']}): {row['verdict']}"
+        for row in found["rows"]
+        if row["verdict"] != "held"
+    ]
+    bad += [f"{name} ({backend}): not run" for name, backend in sorted(wanted - have)]
+    if bad:
+        print(f"{DOCUMENT} is left alone: {'; '.join(bad)}", file=sys.stderr)
+        return 1
+    document(found)
+    return 0
 
 
 async def _run(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Row], int]:
@@ -88,6 +119,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the table to a file, too")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument(
+        "--document",
+        action="store_true",
+        help="write the table into docs/security.md, if it is whole and all limits were kept",
+    )
+    parser.add_argument(
+        "--from",
+        dest="runs",
+        action="append",
+        metavar="FILE",
+        help="attack nothing: take the rows that --json wrote; repeatable, later rows count",
+    )
+    parser.add_argument(
         "--no-latency",
         action="store_true",
         help="leave out the limits that depend on the machine's speed, and the idle measurement",
@@ -96,6 +139,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--self-test", action="store_true", help="switch each defence off: its case has to fail"
     )
     options = parser.parse_args(arguments)
+    if options.document and (options.case or options.self_test or options.no_latency):
+        parser.error("--document takes the whole table")
     patterns = options.case or ["*"]
     options.cases = []
     for pattern in patterns:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .runner import Row
 
@@ -99,23 +99,29 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([*columns, cells[-1]]).replace("\N{NO-BREAK SPACE}", " ").rstrip()
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(found: Mapping[str, Any]) -> str:
     """Return the table as Markdown: a row for each attack, a column for each backend.
 
     What every case asks for and every row kept is left out: no healthy client dropped, no request
     of theirs failed.
+
+    Args:
+        found: As as_object() returns it; ``again`` names the attacks that a later run measured.
     """
-    backends = sorted({row.backend for row in rows})
-    lines = [f"Measured on {machine()}.", ""]
+    rows = found["rows"]
+    backends = sorted({row["backend"] for row in rows})
+    again = found.get("again", ())
+    later = f"; in later runs of their own: {', '.join(f'*{name}*' for name in again)}"
+    lines = [f"Measured on {found['machine']}{later if again else ''}.", ""]
     lines += [f"| attack | limit | {' | '.join(backends)} |", "| --- " * (2 + len(backends)) + "|"]
-    by_attack: dict[str, dict[str, Row]] = {}
+    by_attack: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
-        by_attack.setdefault(row.case.name, {})[row.backend] = row
-    for found in by_attack.values():
-        case = next(iter(found.values())).case
-        told = {backend: _told(row) for backend, row in found.items()}
+        by_attack.setdefault(row["attack"], {})[row["backend"]] = row
+    for name, group in by_attack.items():
+        told = {backend: _told(row) for backend, row in group.items()}
         limits = list(dict.fromkeys(limit for measured in told.values() for limit in measured))
-        cells = [f"**{case.name}**: {case.says}", "<br>".join(limits)]
+        does = next(iter(group.values()))["does"]
+        cells = [f"**{name}**: {does}", "<br>".join(limits)]
         for backend in backends:
             measured = told.get(backend, {})
             cells.append("<br>".join(measured.get(limit, "not run") for limit in limits))
@@ -123,12 +129,18 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _told(row: Row) -> dict[str, str]:
+def _told(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what was measured, by limit."""
-    pairs = _pairs(row)
-    return {
-        left: right for left, right in pairs if not (left.startswith("healthy") and right == "0")
+    passed = [limit for limit in row["limits"] if not limit["is_kept"]]
+    if row["defence_off"]:
+        why = [f"{limit['limit']}: {limit['measured']}" for limit in passed]
+        return {row["defence_off"]: _reason(why, row["wrong"])}
+    told = {
+        limit["limit"]: limit["measured"] + ("" if limit["is_kept"] else "  ← PASSED")
+        for limit in row["limits"]
+        if not (limit["limit"].startswith("healthy") and limit["measured"] == "0")
     }
+    return told | ({"": row["wrong"]} if row["wrong"] else {})
 
 
 def as_object(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
@@ -180,5 +192,8 @@ def is_good(row: Row) -> bool:
 
 def reason(row: Row) -> str:
     """Return why a row is not as it should be."""
-    passed = [f"{finding.limit}: {finding.measured}" for finding in row.passed]
-    return "; ".join([*passed, *filter(None, [row.wrong])]) or "no limit was passed"
+    return _reason([f"{finding.limit}: {finding.measured}" for finding in row.passed], row.wrong)
+
+
+def _reason(passed: Sequence[str], wrong: str) -> str:
+    return "; ".join([*passed, *filter(None, [wrong])]) or "no limit was passed"

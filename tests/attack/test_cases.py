@@ -12,6 +12,7 @@ import pytest
 from . import __main__ as command
 from .case import BACKENDS, Case, Latency, Limit, Measured, Off, Sample, answers, memory, moved
 from .cases import ALL
+from .document import BEGIN, DOCUMENT, END, document, merge
 from .processes import patch
 from .runner import Finding, Row, Runner, judge
 from .table import as_markdown, as_object, as_text, summary
@@ -84,7 +85,7 @@ def test_a_passed_limit_fails_the_table(figures: dict[str, Any], what: str) -> N
     assert found.verdict == "PASSED"
     assert as_object([found], 1.0)["exit_code"] == 1
     assert f"PASSED: planted (qh3): {what}" in summary([found], 1.0)
-    for text in (as_text([found]), as_markdown([found])):
+    for text in (as_text([found]), as_markdown(as_object([found], 1.0))):
         assert "← PASSED" in text
 
 
@@ -183,3 +184,45 @@ async def test_an_attack_on_a_real_gateway() -> None:
         for backend in BACKENDS:
             held = await runner.run(cases["Version Negotiation packets"], backend)
             assert held.is_held, held
+
+
+def run_of(name: str, backend: str = "qh3", *, p99: float = 0.001) -> dict[str, Any]:
+    """Return a run of one case as --json writes it."""
+    found = row(measured(p99=p99))
+    found.case = Case(name, "nothing", nothing, (), Off("nothing"))
+    found.backend = backend
+    return as_object([found], 1.0)
+
+
+def test_table_of_several_runs(tmp_path: Path) -> None:
+    path = tmp_path / "security.md"
+    path.write_text(f"before\n{BEGIN}old\n{END}after\n", "utf-8")
+    runs = [run_of("b", p99=9.0), run_of("gone"), run_of("a", "aioquic"), run_of("b", p99=0.002)]
+    found = merge(runs, ["a", "b"])
+    assert [(r["attack"], r["backend"]) for r in found["rows"]] == [("a", "aioquic"), ("b", "qh3")]
+    assert (found["exit_code"], found["again"]) == (0, ["a", "b"])
+    for _ in range(2):  # what it has written it can write again
+        document(found, path)
+    lines = path.read_text("utf-8").splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert "old" not in lines
+    assert "in later runs of their own: *a*, *b*." in lines[3]
+    assert [line.count("|") for line in lines if line.startswith("|")] == [5, 5, 5, 5]
+    path.write_text("no marks", "utf-8")
+    with pytest.raises(ValueError, match="no place"):
+        document(found, path)
+
+
+def test_documentation_is_left_alone_while_a_row_is_missing_or_bad(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = DOCUMENT.read_text("utf-8")
+    assert BEGIN in text
+    assert END in text
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(run_of("junk", p99=9.0)), "utf-8")
+    assert command.main(["--from", str(file), "--document"]) == 1
+    said = capsys.readouterr().err
+    assert "junk (qh3): PASSED" in said
+    assert "junk (aioquic): not run" in said
+    assert DOCUMENT.read_text("utf-8") == text

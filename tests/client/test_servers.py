@@ -85,6 +85,26 @@ def test_servers_are_taken_in_every_form(given: object, found: list[tuple[str, i
     assert [place[:2] for place in client._servers] == found
 
 
+def test_two_ways_to_one_gateway_are_tried_together_and_go_together() -> None:
+    web = A._replace(port=2, path="/gatesvr")
+    alone = Servers([A, web])
+    assert alone.next() == [A, web]
+    alone.started(web)
+    assert (alone.next(), alone.is_home_next) == ([A, web], False)
+    assert not alone.leave()  # it goes, and so does its other way
+    assert not alone.failed(A)
+    servers = Servers([A, web, B])
+    servers.started(web)
+    assert (servers.next(), servers.is_home_next) == ([A, web], True)
+    assert servers.failed()
+    assert servers.next()[0] == B
+    servers.started(A)
+    assert servers.leave()
+    assert servers.next()[0] == B
+    servers.started(B)
+    assert servers.next() == [B]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -20,6 +20,7 @@ from gatesvr.transport.addresses import Place, parse_place
 from gatesvr.transport.tls import generate_certificate
 from gatesvr.transport.web import client_socket
 
+from ..e2e.bad_network import bad_network
 from ..e2e.harness import counter, pusher, running_gateway
 from ..e2e.plain_upstream import plain_upstream
 from ..fakes import until
@@ -205,6 +206,43 @@ async def test_a_list_may_hold_both_ways(backend: str) -> None:
         servers = [gateway.address, url]
         async with Client(servers, openid="ann", transport=backend, insecure=True) as client:
             assert client.transport == "quic"
+
+
+async def test_a_session_goes_on_where_udp_is_no_more(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda self, random, delay=0.0: delay)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, WEB, "session.heartbeat_interval=1s") as gateway,
+        pusher(gateway) as services,
+        bad_network(gateway.address, 1) as network,
+    ):
+        servers = [network.address, f"wss://{gateway.web_address}"]
+        client = Client(servers, openid="ann", transport=backend, insecure=True)
+        async with client:
+            assert client.transport == "quic"
+            session_id = client.session_id
+            network.black_out(2 * DEADLINE_S)
+            await services.push_all(session_id, b"over TCP")
+            assert (await client.request("echo", b"asked")).data == b"asked"
+            assert (await anext(client)).data == b"over TCP"
+            assert (client.transport, client.session_id) == ("websocket", session_id)
+        assert counter(gateway, "session.resumes") == 1
+
+
+async def test_what_has_arrived_goes_before_a_timer_that_is_late() -> None:
+    async with both(WEBSOCKET) as (_, client):
+        link: Any = client._connector._link  # type: ignore[union-attr]
+        handled: list[float] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(link.handler, "get_timer", lambda: 10.0)
+            patch.setattr(link.handler, "handle_timer", handled.append)
+            link._connection._on_timer(20.0)
+            assert handled == []
+            link._connection._on_timer(20.1)
+            assert handled == [20.1]
 
 
 async def test_a_certificate_that_is_not_trusted_is_final(tmp_path: Path) -> None:

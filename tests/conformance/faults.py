@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from gatesvr._core.codec import PushDecoder, encode_request
+from gatesvr._core.codec import PushDecoder
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.client import connector, login, reconnect, stream
 from gatesvr.client.reconnect import Action
@@ -15,7 +15,7 @@ from gatesvr.protocol import client as protocol
 from gatesvr.protocol import client_session, pacing, pending
 from gatesvr.protocol.client import ClientProtocol
 from gatesvr.protocol.client_session import ClientSession
-from gatesvr.protocol.messages import PushType, RequestType
+from gatesvr.protocol.messages import PushType
 
 Patch = Callable[[object, str, Any], None]
 """monkeypatch.setattr: an object, a name and another value."""
@@ -171,20 +171,6 @@ def acks_in_32_bits(patch: Patch) -> None:
 @fault("ack-bytes")
 def ignores_the_bound_of_bytes(patch: Patch) -> None:
     patch(pacing, "UNACKED_BYTES_SHARE", 1e-9)
-
-
-@fault("ack-batches")
-def acks_every_message(patch: Patch) -> None:
-    patch(pacing.AckPacer, "moved", lambda self, position, now: position > self.acked)
-
-
-@fault("stop-acks")
-def stops_without_an_ack(patch: Patch) -> None:
-    def faulty(self: ClientProtocol) -> None:
-        payload = pb.StopRequest().SerializeToString()
-        self._output.append(encode_request(77, 0, RequestType.STOP, payload))
-
-    patch(ClientProtocol, "_send_stop", faulty)
 
 
 @fault("error-unsequenced")

@@ -20,7 +20,7 @@ class InProcess:
     """A driver of a PythonClient, by method calls."""
 
     name = "gatesvr (Python)"
-    transports = ("quic",)
+    transports = READY["transports"]
     features = frozenset(READY["features"])
 
     def __init__(self, backend: str) -> None:
@@ -59,8 +59,14 @@ class InProcesses:
 
 
 async def play(
-    *cases: Case, backend: str = "auto", jobs: int = 8, slowness: float = 1.0
+    *cases: Case,
+    transport: str = "auto",
+    backend: str = "auto",
+    jobs: int = 8,
+    slowness: float = 1.0,
 ) -> list[Verdict]:
     """Play cases against the Python client as it is now."""
-    kit = Kit(InProcesses(backend), backend=backend, jobs=jobs, slowness=slowness)
+    kit = Kit(
+        InProcesses(backend), transport=transport, backend=backend, jobs=jobs, slowness=slowness
+    )
     return await kit.run(cases)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from gatesvr.conformance.python_client import READY
+
+from ..conftest import BACKENDS
 from .faults import FAULTS
 from .in_process import CASES, play
 
+if TYPE_CHECKING:
+    from gatesvr.conformance.case import Case
+
+WAYS = [("quic", backend) for backend in BACKENDS]
+WAYS += [(way, "auto") for way in READY["transports"] if way != "quic"]
 QUICK = [name for name in FAULTS if not CASES[name].lasts]
-ALONE = ["resume-token-rotation", "resume-attempts", "restart-attempts", "duplicate-seqs", "gap"]
-ALONE += ["numbers-server-seq", "error-unsequenced", "close-4409"]
-ALONE += ["hint-reconnect", "goaway-answers"]
+GROUPS = [list(FAULTS)[first::4] for first in range(4)]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -25,22 +32,32 @@ async def test_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch
     assert verdict.transcript
 
 
-async def test_client_that_is_whole_keeps_the_same_rules(backend: str) -> None:
-    verdicts = await play(*(CASES[name] for name in QUICK), backend=backend, slowness=4)
+@pytest.mark.parametrize("way", WAYS)
+async def test_client_that_is_whole_keeps_the_same_rules(way: tuple[str, str]) -> None:
+    await keeps([CASES[name] for name in QUICK], *way)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
+async def test_client_keeps_every_rule(way: tuple[str, str]) -> None:
+    await keeps([c for c in CASES.values() if c.transport in ("", way[0])], *way)
+
+
+async def keeps(cases: list[Case], transport: str, backend: str) -> None:
+    verdicts = await play(*cases, transport=transport, backend=backend, jobs=16, slowness=4)
     assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
 
 
 @pytest.mark.long
-async def test_client_keeps_every_rule(backend: str) -> None:
-    verdicts = await play(*CASES.values(), backend=backend, jobs=16, slowness=4)
-    assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ALONE)
-async def test_no_other_case_finds_the_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    FAULTS[name](monkeypatch.setattr)
+@pytest.mark.parametrize("names", GROUPS, ids=range(len(GROUPS)))
+async def test_no_other_case_finds_the_faults(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several faults at once break their own cases alone."""
+    for name in names:
+        FAULTS[name](monkeypatch.setattr)
     # Its own case may be found out by a deadline alone.
-    own = replace(CASES[name], deadline=3)
-    verdicts = await play(own, *(c for c in CASES.values() if not c.lasts and c.name != name))
-    assert [v.case.name for v in verdicts if v.outcome == "broken"] == [name]
+    own = [replace(CASES[name], deadline=6) for name in names]
+    others = [c for c in CASES.values() if not c.lasts and c.name not in names]
+    verdicts = await play(*own, *others, jobs=16)
+    assert [v.case.name for v in verdicts if v.outcome == "broken"] == names

@@ -27,10 +27,11 @@ from gatesvr.conformance.kit import Kit
 from gatesvr.conformance.peer import Peer, Table
 from gatesvr.conformance.python_client import READY, PythonClient
 from gatesvr.protocol.messages import RequestType
+from gatesvr.protocol.pacing import AckPacer
 from gatesvr.transport.tls import generate_certificate
 
 from ..e2e.web_client import client_context
-from .in_process import CASES, InProcess, InProcesses
+from .in_process import CASES, InProcess, InProcesses, play
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -202,6 +203,16 @@ async def test_what_breaks_a_rule_in_any_case(
             await peer.closed()
         assert caught.value.rule == rule
         assert did in caught.value.did
+
+
+async def test_rule_that_is_broken_beside_the_case_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take = AckPacer.take
+    monkeypatch.setattr(AckPacer, "take", lambda self, position: take(self, position) + 1)
+    (verdict,) = await play(CASES["stop-unanswered"])
+    assert (verdict.outcome, verdict.rule) == ("broken", "2.5")
+    assert verdict.did.startswith("the client acked ")
 
 
 async def test_websocket_that_is_cut(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A bad network for TCP: a seeded relay on loopback, to what BadNetwork is for datagrams.
+"""A bad network for TCP: a seeded relay on loopback, as BadNetwork is one for datagrams.
 
 TCP hides loss: what is lost comes later, and all behind it too. So the relay delays, stops for a
 while, goes black, and ends connections: by a reset that both sides see, or by a hole that neither
@@ -106,8 +106,9 @@ class BadLine:
             self.change_source_ports()
             return
         for path in self._paths:
-            path.reset()
-            self.tally.tcp_resets += 1
+            if not path.is_hole:
+                path.reset()
+                self.tally.tcp_resets += 1
 
     async def close(self) -> None:
         """End all connections, and listen no more."""

@@ -279,3 +279,39 @@ async def test_a_new_certificate_is_shown_here_too(backend: str) -> None:
         assert all(door.server is not old for door, old in zip(doors, before, strict=True))
         async with wt_client(gateway.web_address) as client:
             await client.login("ann")
+
+
+async def test_a_client_whose_connection_id_has_no_bytes(backend: str) -> None:
+    async with (
+        web_gateway(backend) as gateway,
+        wt_client(gateway.web_address, id_length=0) as client,
+    ):
+        await client.login("ann")
+        large = b"x" * 300_000
+        await client.send(business(2, "echo", large, ack=1))
+        assert answer(await client.receive()).data == large
+        # qh3 takes such a client only at an id of ours, which a Retry gives.
+        assert (counter(gateway, "transport.retries_validated") > 0) == (backend == "qh3")
+        await client.send(stop())
+        assert await client.closed() == 0
+
+
+async def test_a_client_without_connection_id_moves(backend: str) -> None:
+    async with (
+        web_gateway(backend) as gateway,
+        wt_client(gateway.web_address, id_length=0) as client,
+    ):
+        await client.login("ann")
+        loop = asyncio.get_running_loop()
+        before = client.h3._transport
+        other, _ = await loop.create_datagram_endpoint(
+            lambda: client.h3, local_addr=before.get_extra_info("sockname")[:1] + (0,)
+        )
+        for seq in range(2, 6):
+            await client.send(business(seq, "echo", b"%d" % seq, ack=seq - 1))
+            assert answer(await client.receive()).data == b"%d" % seq
+        await until(lambda: counter(gateway, "transport.address_changes") == 1)
+        before.close()
+        await client.send(business(6, "echo", b"there", ack=5))
+        assert answer(await client.receive()).data == b"there"
+        other.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 import struct
 from contextlib import asynccontextmanager
@@ -52,6 +53,11 @@ class H3Client(QuicConnectionProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        if not self.quic.configuration.connection_id_length:
+            # aioquic makes the gateway's first id as long, and would offer more of its own.
+            self.quic._replenish_connection_ids = lambda: None
+            original = os.urandom(8)
+            self.quic._peer_cid.cid = self.quic._original_destination_connection_id = original
         self.http: Any = None
         self.statuses: dict[int, int] = {}
         self.headers: dict[bytes, bytes] = {}
@@ -185,12 +191,18 @@ class WtClient(WebClient):
 
 
 @asynccontextmanager
-async def h3_client(address: str) -> AsyncIterator[H3Client]:
-    """Connect to the gateway without checking its certificate, and send SETTINGS."""
+async def h3_client(address: str, *, id_length: int = 8) -> AsyncIterator[H3Client]:
+    """Connect to the gateway without checking its certificate, and send SETTINGS.
+
+    Args:
+        address: The gateway's, for web clients.
+        id_length: Bytes of the client's connection ids; browsers have 0.
+    """
     host, _, port = address.rpartition(":")
     configuration = QuicConfiguration(
         alpn_protocols=["h3"],
         is_client=True,
+        connection_id_length=id_length,
         max_datagram_frame_size=65536,
         verify_mode=ssl.CERT_NONE,
         server_name="localhost",
@@ -206,10 +218,10 @@ async def h3_client(address: str) -> AsyncIterator[H3Client]:
 
 @asynccontextmanager
 async def wt_client(
-    address: str, *, path: str = "/gatesvr", **headers: str
+    address: str, *, path: str = "/gatesvr", id_length: int = 8, **headers: str
 ) -> AsyncIterator[WtClient]:
     """Open a session."""
-    async with h3_client(address) as h3:
+    async with h3_client(address, id_length=id_length) as h3:
         session = h3.request(address, path, **headers)
         assert await h3.answer(session) == 200
         yield WtClient(h3, session)

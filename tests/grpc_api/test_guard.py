@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gatesvr import GatewayClient, Push, credentials
 from gatesvr._pb import upstream_pb2 as pb
+from gatesvr.auth import guesses
 from gatesvr.config import PushCaller, PushConfig
 from gatesvr.credentials import Access, FileWatch, ServerCertificate, TokenFile
 from gatesvr.errors import ConfigError, UpstreamError
+from gatesvr.grpc_api import guard
 
 from .certificates import Signed, make
 from .test_service import Rig, running, texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 ADMIN, PUSH, OTHER, NOBODY = (f"{name}-{'x' * 16}" for name in ("admin", "push", "other", "none"))
+LIMITED = "RESOURCE_EXHAUSTED: too many wrong tokens from this network"
 UNKNOWN = "UNAUTHENTICATED: no valid credentials"
 FORBIDDEN = "PERMISSION_DENIED: not allowed to this caller"
 
@@ -144,7 +149,10 @@ async def test_without_a_token_nothing_is_done(tokens: dict[str, str]) -> None:
         assert rig.counters["refused_no_credentials"] == 11
 
 
-async def test_with_a_wrong_token_nothing_is_done(tokens: dict[str, str]) -> None:
+async def test_with_a_wrong_token_nothing_is_done(
+    tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "BURST", 100.0)
     async with running(by_token(tokens)) as rig:
         rig.session("alice")
         async with calling(rig, token_file=tokens[OTHER]) as client:
@@ -233,18 +241,19 @@ async def test_health_needs_no_credentials(tokens: dict[str, str]) -> None:
 
 
 async def test_refusals_are_one_line_a_second(
-    tokens: dict[str, str], caplog: pytest.LogCaptureFixture
+    tokens: dict[str, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "gatesvr.grpc_api")
+    monkeypatch.setattr(guesses, "BURST", 100.0)
     async with running(by_token(tokens)) as rig:
-        guard = rig.service._guard
-        assert guard is not None
-        guard._clock = lambda: 100.0
+        found = rig.service._guard
+        assert found is not None
+        found._clock = lambda: 100.0
         async with calling(rig, token_file=tokens[OTHER]) as client:
             for _ in range(20):
                 with pytest.raises(UpstreamError):
                     await client.kick("alice")
-            guard._clock = lambda: 101.0
+            found._clock = lambda: 101.0
             with pytest.raises(UpstreamError):
                 await client.kick("alice")
     lines = [r.keys for r in caplog.records if r.getMessage() == "call_refused"]  # type: ignore[attr-defined]
@@ -253,6 +262,64 @@ async def test_refusals_are_one_line_a_second(
     assert lines[0]["peer"].startswith("ipv4:127.0.0.1:")
     assert lines[0]["rpc"].endswith("/KickClient")
     assert OTHER not in caplog.text
+
+
+async def test_guesses_wait_and_who_is_known_goes_on(
+    tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guesses, "RATE", 1e-6)
+    async with running(by_token(tokens)) as rig:
+        rig.session("alice")
+        async with (
+            calling(rig, token_file=tokens[PUSH]) as pusher,
+            calling(rig, token_file=tokens[ADMIN]) as admin,
+            calling(rig, token_file=tokens[OTHER]) as guesser,
+        ):
+            assert (await pusher.push("alice")).success
+            for _ in range(10):
+                with pytest.raises(UpstreamError, match=UNKNOWN):
+                    await guesser.kick("alice")
+            for client in (guesser, admin):  # a good token must not be told apart
+                with pytest.raises(UpstreamError, match=LIMITED):
+                    await client.kick("alice")
+            call = rig.channel.unary_unary("/gatesvr.proto.GatewayService/KickClient")
+            for token in (ADMIN, OTHER):  # not by a call without a message, either
+                with pytest.raises(grpc.aio.AioRpcError, match="RESOURCE_EXHAUSTED"):
+                    await call(b"\xff\xff", metadata=(("authorization", f"Bearer {token}"),))
+            assert (await pusher.push("alice")).success
+            async with pusher.push_stream() as stream:
+                assert [r.success for r in await stream.push(Push("alice"))] == [True]
+        assert rig.counters["guesses_limited"] == 4
+        assert rig.counters["refused_token"] == 10
+        assert rig.counters["kicks"] == 0
+    lines = [r.keys for r in caplog.records if r.getMessage() == "guesses_limited"]  # type: ignore[attr-defined]
+    assert len(lines) + sum(line["suppressed"] for line in lines) == 4
+    assert {line["peer"] for line in lines} == {"127.0.0.1"}
+
+
+async def test_known_tokens_are_bounded(
+    tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_KNOWN", 1)
+    async with running(by_token(tokens)) as rig:
+        rig.session("alice")
+        for token in (PUSH, ADMIN, PUSH):
+            async with calling(rig, token_file=tokens[token]) as client:
+                assert (await client.push("alice")).success
+        assert rig.service._guard is not None
+        assert len(rig.service._guard._known) == 1
+
+
+async def test_call_without_a_message(tokens: dict[str, str]) -> None:
+    async with running(by_token(tokens)) as rig:
+        assert rig.service._guard is not None
+        rig.service._guard._limited_until = math.inf
+        call: Any = rig.channel.stream_unary("/gatesvr.proto.GatewayService/PushToClient")
+        with pytest.raises(grpc.aio.AioRpcError, match="no message"):
+            await call(iter(()), metadata=(("authorization", f"Bearer {ADMIN}"),))
+        unknown: Any = rig.channel.unary_unary("/no.Such/Method")
+        with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+            await unknown(b"", metadata=(("authorization", f"Bearer {ADMIN}"),))
 
 
 # TLS.
@@ -290,6 +357,35 @@ async def test_certificate_of_a_role(made: dict[str, Signed]) -> None:
                 assert [r.success for r in await stream.push(Push("alice"))] == [True]
         async with calling(rig, ca=ca, cert=ops.cert, key=ops.key) as client, client.events():
             assert (await client.kick("alice")).success
+
+
+@pytest.fixture
+def pusher(made: dict[str, Signed]) -> grpc.ChannelCredentials:
+    """Return the certificate of a pusher."""
+    files = (made["ca"].cert, made["pusher"].key, made["pusher"].cert)
+    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() for file in files))
+
+
+async def test_reflection_by_certificate_and_by_token(
+    made: dict[str, Signed], tokens: dict[str, str], pusher: grpc.ChannelCredentials
+) -> None:
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with (
+        running(by_certificate(made)) as rig,
+        grpc.aio.secure_channel(rig.service.address, pusher) as channel,
+    ):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        [names] = [answer async for answer in stub.ServerReflectionInfo(iter([question]))]
+        assert len(names.list_services_response.service) == 3
+    for is_limited in (False, True):
+        async with running(by_token(tokens)) as rig:
+            assert rig.service._guard is not None
+            rig.service._guard._limited_until = math.inf if is_limited else 0.0
+            stub = reflection_pb2_grpc.ServerReflectionStub(rig.channel)
+            bearer = (("authorization", f"Bearer {PUSH}"),)
+            answers = stub.ServerReflectionInfo(iter([question]), metadata=bearer)
+            [names] = [answer async for answer in answers]
+            assert len(names.list_services_response.service) == 3
 
 
 async def test_without_a_certificate_of_the_ca_there_is_no_connection(

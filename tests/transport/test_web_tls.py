@@ -122,7 +122,8 @@ def test_a_close_ends_the_stream_behind_what_was_written() -> None:
     pair.server.write(b"last")
     pair.server.close()
     assert pair.tcp.is_ended
-    assert not (pair.tcp.is_aborted or pair.tcp.is_closed)
+    assert not pair.tcp.is_aborted
+    assert not pair.tcp.is_closed
     pair.client.write(b"late")
     pair.carry()
     assert pair.read(4) == b"last"

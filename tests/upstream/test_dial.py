@@ -150,6 +150,16 @@ def test_the_places_are_tried_in_order(run: Any) -> None:
     run(body())
 
 
+@pytest.mark.parametrize("authority", [".game.test:443", ".", ":443"])
+def test_no_certificate_can_be_for_the_authority(run: Any, authority: str) -> None:
+    async def body() -> None:
+        target = Target.of(f"127.0.0.1:{unused_port()}", authority)
+        assert (await why(target, ssl.create_default_context())).startswith("TLS: no certificate")
+        assert await why(target) == "connection refused"
+
+    run(body())
+
+
 def test_no_such_name(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         async def nothing(*args: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -109,6 +110,25 @@ async def test_the_system_resolves_localhost() -> None:
     assert {port for _, port in found} == {80}
     (places,) = choose(found)
     assert Target.of("localhost:80").at(places).places == places
+
+
+async def test_names_that_hang_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    over, real = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: str, *more: Any, **options: Any) -> Any:
+        if host == "hangs.test":
+            over.wait(60)
+            host = "127.0.0.1"
+        return real(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    hanging = [asyncio.create_task(look_up("hangs.test", 80)) for _ in range(40)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        assert ("127.0.0.1", 80) in await look_up("127.0.0.1", 80)
+    assert not any(task.done() for task in hanging)
+    over.set()
+    assert await asyncio.gather(*hanging) == [[("127.0.0.1", 80)]] * 40
 
 
 async def test_all_addresses_share_the_calls() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hyperframe.frame import Frame, HeadersFrame
 
+import gatesvr
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.upstream.lane import LaneState
 
@@ -222,7 +223,7 @@ async def test_calls_nobody_waits_for_are_reset() -> None:
         timeout = head.pop("grpc-timeout")
         assert timeout.endswith("m")
         assert 10_000 < int(timeout[:-1]) <= 20_000
-        assert head.pop("user-agent").startswith("gatesvr")
+        assert head.pop("user-agent") == f"gatesvr/{gatesvr.__version__}"
         assert head == {
             ":method": "POST",
             ":scheme": "http",

@@ -244,17 +244,20 @@ test("a real gateway", { skip, timeout: 120_000 }, async (t) => {
 
   await t.test("offline for five seconds, and back: nothing is lost", async () => {
     const relay = await Relay.open(address);
-    const kim = open(relay.address, "kim");
+    const window = new EventTarget();
+    const kim = open(relay.address, "kim", { environment: { window } });
     try {
       await kim.connect();
       const lines = kim.notifies();
       relay.offline();
+      window.dispatchEvent(new Event("offline"));
       await until(() => kim.state === "reconnecting");
       const asked = kim.request("echo", "asked while offline");
       for (let n = 1; n <= 20; n++) await bob.request("chat_say", `line ${n}`);
       await new Promise((resolve) => setTimeout(resolve, OFFLINE_MS));
       assert.equal(kim.isConnected, false);
       relay.online();
+      window.dispatchEvent(new Event("online"));
       assert.equal((await asked).text, "asked while offline");
       for (let n = 1; n <= 20; n++) {
         assert.equal((await lines.next()).value.content, `line ${n}`);

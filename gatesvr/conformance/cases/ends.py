@@ -203,15 +203,3 @@ async def stop_unanswered(play: Play) -> None:
     await peer.receive(RequestType.STOP)
     await play.stays_away()
     await peer.closed()
-
-
-@case("stop-acks", "2.5", "What was handed over is acked at the latest with STOP")
-async def stop_acks(play: Play) -> None:
-    peer = await play.log_in()
-    peer.notify(count=3)
-    await play.delivered(2, 3, 4)
-    play.command("stop")
-    await peer.receive(RequestType.STOP)
-    if peer.acked < 4:
-        raise Broken("an ack of 4", f"STOP came with an ack of {peer.acked}")
-    peer.close(0)

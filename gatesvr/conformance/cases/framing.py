@@ -98,6 +98,12 @@ async def frame_garbage(play: Play) -> None:
     await _gives_up(play, peer, b"\x00\x00\x00\x10" + b"\xff" * 16)
 
 
+@case("websocket-text", "1.9", _garbage_title("A text message"), transport="websocket")
+async def websocket_text(play: Play) -> None:
+    peer = await play.log_in()
+    await _gives_up(play, peer, "text")
+
+
 @case("payload-garbage", "1.4", _garbage_title("A payload that does not decode"))
 async def payload_garbage(play: Play) -> None:
     peer = await play.log_in()
@@ -115,22 +121,11 @@ async def garbage_at_start(play: Play) -> None:
     await play.fence(await play.resumed(1))
 
 
-@case("message-before-start-resp", "4.2", "A sequenced push before START_RESP is no message")
-async def message_before_start_resp(play: Play) -> None:
-    peer = await play.log_in()
-    peer.cut()
-    bad = await play.resume_asked()
-    bad.send(message_frame(2))
-    await bad.closed()
-    again = await play.resumed(1)
-    await play.fence(again)
-
-
-async def _gives_up(play: Play, peer: Peer, garbage: bytes) -> None:
+async def _gives_up(play: Play, peer: Peer, garbage: bytes | str) -> None:
     """Send good frames and garbage; the client closes, and comes back or not."""
     peer.notify()
     await play.delivered(2)
-    peer.send(garbage)
+    peer.send_pieces([garbage])
     play.awaited = "the client to close the connection"
     await peer.closed()
     if peer.close_code in (4410, 4401):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..._core.codec import error_body, push_frame
 from ...protocol.messages import MAX_CLIENT_SEQ, Outcome
-from ..broken import Broken
 from ..case import case
 
 if TYPE_CHECKING:
@@ -15,18 +14,14 @@ if TYPE_CHECKING:
 _CODES = (400, 401, 403, 404, 413, 429, 500, 501, 502, 503, 504, 507)
 
 
-@case("request-numbers", "2.1", "Requests count 1, 2, 3 … without a gap, with a msg_id each")
+@case("request-numbers", "2.1", "Requests count 1, 2, 3 … without a gap")
 async def request_numbers(play: Play) -> None:
     peer = await play.log_in()
     ids = [play.request("echo", str(n)) for n in range(20)]
-    seen = set()
     for n, request in enumerate(ids):
         asked = await peer.business(n + 2, "echo")
-        seen.add(asked.msg_id)
         peer.answer(asked, b"%d" % n)
         await play.answered(request, str(n))
-    if len(seen) != len(ids):
-        raise Broken("a msg_id of its own for each request", "some are the same")
 
 
 @case("answers-out-of-order", "2.4", "Answers are matched by client_seq_id, in whatever order")

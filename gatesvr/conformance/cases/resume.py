@@ -94,6 +94,20 @@ async def resume_stale_attempt(play: Play) -> None:
     await play.fence(again)
 
 
+@case("resume-overtaken", "6", "4409 on a try that was the newest: again, and resume")
+async def resume_overtaken(play: Play) -> None:
+    peer = await play.log_in()
+    peer.cut()
+    overtaken = await play.resume_asked()
+    assert overtaken.start_request is not None
+    overtaken.close(4409)
+    again = await play.resume_asked()
+    assert again.start_request is not None
+    _higher(overtaken.start_request.attempt, again.start_request.attempt)
+    again.respond_resumed(1)
+    await play.fence(again)
+
+
 @case("resume-waits", "4.2", "Behind a START that resumes nothing is sent until START_RESP")
 async def resume_waits(play: Play) -> None:
     peer = await play.log_in()

@@ -136,9 +136,10 @@ class Tab {
     this.#over();
   }
 
-  /** Say hello to the room, and take in what was said before. */
-  async #join() {
-    const answer = await this.#client.request("chat_join", "", { timeout: 15_000 });
+  /** Take in what was said before; the room hears of it, unless isAgain. */
+  async #join(isAgain = false) {
+    const params = isAgain ? { quiet: "1" } : {};
+    const answer = await this.#client.request("chat_join", "", { params, timeout: 15_000 });
     if (!answer.isOk) throw new Error(answer.message);
     const { room, lines } = JSON.parse(answer.text);
     for (const { n, who, text: words, at_ms: at } of lines) {
@@ -159,7 +160,7 @@ class Tab {
         } else if (error instanceof SessionLost && !error.isFinal) {
           this.#room.note("The gateway knows the session no more: this is a new one", "is-bad");
           this.#back = null;
-          await this.#join();
+          await this.#join(true);
         } else {
           throw error;
         }

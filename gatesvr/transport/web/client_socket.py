@@ -31,7 +31,7 @@ from websockets.uri import WebSocketURI
 
 from ...errors import CloseCode, ConnectionFailed, ProtocolError
 from ...protocol.link import LOW_WATER_BYTES, Disconnect, PathState
-from ..addresses import Place, without_scope
+from ..addresses import Place, host_name, without_scope
 from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..counters import TransportCounters
 from ..stream import CLOSED, CUT, WRITABLE, Stream
@@ -117,7 +117,9 @@ class ClientSocket(asyncio.Protocol):
         self._is_wanted = is_wanted
         path, _, query = place.path.partition("?")
         self._socket = ClientProtocol(
-            WebSocketURI(not place.is_plain, without_scope(place.host), place.port, path, query),
+            WebSocketURI(
+                not place.is_plain, without_scope(host_name(place.host)), place.port, path, query
+            ),
             extensions=None,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             max_size=MAX_MESSAGE_BYTES,
@@ -202,12 +204,12 @@ class ClientSocket(asyncio.Protocol):
             status, phrase = error.response.status_code, error.response.reason_phrase
             hint = " (is the path right?)" if status == HTTPStatus.NOT_FOUND else ""
             is_final = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING
-            text = f"{status} {phrase}".strip()
+            text = f"{status} {phrase:.80}".strip()
             self._refuse(f"{self._place} answers HTTP {text}{hint}", is_final=is_final)
         elif isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
             self._refuse(f"{self._place} closed the connection: no answer")
         elif error is not None:
-            self._refuse(f"{self._place} is no WebSocket server: {error}", is_final=True)
+            self._refuse(f"{self._place} is no WebSocket server: {error!s:.200}", is_final=True)
         elif protocol.state is State.OPEN:
             if protocol.subprotocol != SUBPROTOCOL:
                 why = f"{self._place} does not speak the gatesvr protocol: it takes no subprotocol"

@@ -40,6 +40,8 @@ from .frames import BINARY, CLOSE, PING, PONG, FrameReader, close_of, head_of
 from .pages import page_response
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...config import TransportConfig
     from ...protocol.link import HandlerFactory
     from ..counters import TransportCounters
@@ -151,7 +153,7 @@ class WebConnection(asyncio.Protocol):
         self._web_counters = web
         self._tcp = tcp
         self._idle_timeout: float = config.idle_timeout
-        self._max_message_bytes = max_message_bytes
+        self._max_joined_bytes = PREFIX_BYTES + max(max_message_bytes, MAX_JOINED_BYTES)
         self._max_unread_bytes = 2 * max_message_bytes + HIGH_WATER_BYTES  # then no more pongs
         self._http: ServerProtocol | None = ServerProtocol(  # None behind the request
             extensions=None,  # permessage-deflate would let a client make memory out of nothing
@@ -160,6 +162,7 @@ class WebConnection(asyncio.Protocol):
         )
         self._reader = FrameReader(PREFIX_BYTES + max_login_bytes)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._tcp_unsent: Callable[[], int] = lambda: 0
         self._state = _REQUEST
         self._request_bytes = 0
         self._controls = TokenBucket(CONTROL_RATE, CONTROL_BURST)
@@ -188,6 +191,7 @@ class WebConnection(asyncio.Protocol):
         """Expect the TLS handshake and the HTTP request."""
         self.is_made = True
         self._transport = cast("asyncio.Transport", transport)
+        self._tcp_unsent = self._transport.get_write_buffer_size
         # Stream.feed() stops at low water: from there on resume_writing() has to come.
         self._transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES // 2)
         self._last_received = self._driver.clock()
@@ -204,7 +208,10 @@ class WebConnection(asyncio.Protocol):
                 self._take_request(data, now)
             elif self._state == _OPEN or self._is_answer_expected(len(data)):
                 for opcode, payload in self._reader.receive(data, now):
-                    self._handle_frame(opcode, payload, now)
+                    if opcode == BINARY and self._state == _OPEN:
+                        self._handle_message(payload, now)
+                    else:
+                        self._handle_control(opcode, payload, now)
                     if self._state != _OPEN and not self._is_answer_expected(len(payload) + 6):
                         break
         except ProtocolError as error:
@@ -226,6 +233,7 @@ class WebConnection(asyncio.Protocol):
             self._counters.last_pushes_expired += 1
         self._state = _ENDED
         self._transport = cast("asyncio.Transport", None)  # its memory goes now
+        self._tcp_unsent = lambda: 0
         if not self.ended.done():
             self.ended.set_result(None)
         self._driver.timers.cancel(self._timer)
@@ -314,16 +322,10 @@ class WebConnection(asyncio.Protocol):
         assert self._http is not None
         self._transport.write(b"".join(self._http.data_to_send()))
 
-    def _handle_frame(self, opcode: int, payload: bytes, now: float) -> None:
+    def _handle_control(self, opcode: int, payload: bytes, now: float) -> None:
         if self._state != _OPEN:
             if opcode == CLOSE:
                 self._handle_late_close()
-        elif opcode == BINARY:
-            self._web_counters.messages_received += 1
-            if _is_whole(payload):
-                self.stream.receive(payload, False, now)
-            else:
-                self._violate(ProtocolError("a message that is not whole frames"))
         elif opcode == CLOSE:
             self._handle_close(payload)
         elif self._controls.take(now) or self.unsent_bytes() > self._max_unread_bytes:
@@ -331,6 +333,14 @@ class WebConnection(asyncio.Protocol):
             self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={CONTROL_RETRY_MS}")
         elif opcode == PING:
             self._transport.write(head_of(len(payload), PONG) + payload)
+
+    def _handle_message(self, message: bytes, now: float) -> None:
+        self._web_counters.messages_received += 1
+        is_one_frame = PREFIX_BYTES + int.from_bytes(message[:PREFIX_BYTES]) == len(message)
+        if (is_one_frame and len(message) > PREFIX_BYTES) or _is_whole(message):
+            self.stream.receive(message, False, now)
+        else:
+            self._violate(ProtocolError("a message that is not whole frames"))
 
     def _violate(self, error: ProtocolError) -> None:
         """Close because the client broke the protocol; behind a close it does not matter."""
@@ -372,7 +382,7 @@ class WebConnection(asyncio.Protocol):
 
     def unsent_bytes(self) -> int:
         """Return the bytes that TCP has not taken."""
-        return self._out_bytes + self._transport.get_write_buffer_size()
+        return self._out_bytes + self._tcp_unsent()
 
     def is_stream_open(self) -> bool:
         """Return whether send_stream_data may be called."""
@@ -392,8 +402,7 @@ class WebConnection(asyncio.Protocol):
             out.clear()
             self._out_bytes = 0
             self._transport.write(head_of(len(data)) + data)
-            longest = max(self._max_message_bytes, MAX_JOINED_BYTES)
-            self._reader.max_bytes = PREFIX_BYTES + longest
+            self._reader.max_bytes = self._max_joined_bytes
             self._web_counters.messages_sent += 1
             self._web_counters.bytes_sent += len(data)
         return b""
@@ -410,8 +419,11 @@ class WebConnection(asyncio.Protocol):
                 self.transmit(now)
                 if stream.is_blocked:
                     stream.is_blocked = self.unsent_bytes() > 0
-            if self._state == _OPEN:
-                self._schedule()
+            # The other deadlines move when something arrives, and away from now.
+            if self._state == _OPEN and stream.handler is not None:
+                when = stream.handler.get_timer()
+                if when is not None and when < self._timer.first:
+                    self._driver.schedule(self._timer, when)
         except BaseException as error:
             self.fail(error)
 
@@ -437,7 +449,7 @@ class WebConnection(asyncio.Protocol):
         """Add a stall that our clock left out to the silence that a ping breaks."""
         self._last_received -= seconds
         if self._state == _OPEN:
-            self._driver.mark_dirty(self)
+            self._schedule()
 
     def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
         """Close with an application code; see Link.close()."""
@@ -516,8 +528,9 @@ class WebConnection(asyncio.Protocol):
             nearest = self._deadline
         else:
             stream = self.stream
-            share = 2 if stream.keep_alive and not self._is_pinged else 1
-            nearest = self._last_received + self._idle_timeout / share
+            nearest = self._last_received + self._idle_timeout
+            if stream.keep_alive and not self._is_pinged:
+                nearest -= self._idle_timeout / 2
             ends = self._reader.began_at + MESSAGE_TIMEOUT_S
             if ends < nearest:
                 nearest = ends

@@ -25,7 +25,8 @@ from ...errors import CloseCode, ConfigError
 from ...observe.log import keys
 from ..addresses import plain_address, resolve, without_scope
 from ..connection import CLOSE_LINGER_S
-from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS, Door
+from ..door import Door
+from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from ..quic.interface import WEB_ALPN
 from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters

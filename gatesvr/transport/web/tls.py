@@ -65,14 +65,11 @@ class TlsTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decrypt what has arrived; behind a close it is dropped."""
-        if len(data) <= RECORD_BYTES:
-            self._take(data)
-        else:
-            for start in range(0, len(data), RECORD_BYTES):
-                self._take(data[start : start + RECORD_BYTES])
-
-    def _take(self, data: bytes) -> None:
         if self._is_closing:
+            return
+        if len(data) > RECORD_BYTES:
+            for start in range(0, len(data), RECORD_BYTES):
+                self.data_received(data[start : start + RECORD_BYTES])
             return
         tls, incoming = self._tls, self._incoming
         incoming.write(data)

@@ -23,6 +23,7 @@ THEMES = (
     "upstreams",
     "http2_upstreams",
     "web",
+    "webtransport",
     "callers",
     "admin",
 )

@@ -37,9 +37,9 @@ def http(attacker: Attacker) -> httpx.AsyncClient:
     saw("let in", most=0),
     saw("looked at", least=10, most=10),
     moved("admin.guesses_limited", least=GUESSES, most=GUESSES),
-    off=Off("no limit", patches={"gatesvr.admin.access:GUESS_BURST": 1e6}),
+    off=Off("no limit", patches={"gatesvr.auth.guesses:BURST": 1e6}),
     sets=(*ADMIN, 'admin.token="{folder}/token"'),
-    patches={"gatesvr.admin.access:GUESS_RATE": 0.01},  # else one is looked at each second
+    patches={"gatesvr.auth.guesses:RATE": 0.01},  # else one is looked at each second
     files={"token": TOKEN.encode()},
 )
 async def guesses(attacker: Attacker) -> None:

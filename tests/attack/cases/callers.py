@@ -22,6 +22,7 @@ ADMIN = "a-token-of-somebody-who-does-everything"
 GAME = '{name="game", token="{folder}/pusher", services=["chat"]}'
 OPERATOR = '{name="operator", role="admin", token="{folder}/admin"}'
 GUARDED = (f"push.caller=[{GAME}, {OPERATOR}]", "upstream.services.chat=[]")
+GUESSES = 200
 UNGUARDED = Off("anybody may call", sets=("push.caller=[]",))
 FILES = {"pusher": PUSHER.encode(), "admin": ADMIN.encode()}
 
@@ -64,6 +65,7 @@ async def call_all(
     off=UNGUARDED,
     sets=GUARDED,
     files=FILES,
+    patches={"gatesvr.auth.guesses:BURST": 1_000},
 )
 async def no_credentials(attacker: Attacker) -> None:
     victim = await attacker.connect()
@@ -71,6 +73,50 @@ async def no_credentials(attacker: Attacker) -> None:
     for authorization in (None, "Bearer wrong-but-long-enough", "Basic YTpi", f"Bearer {ADMIN}x"):
         await call_all(attacker, started.session_id, authorization)
     attacker.seen["victim kicked"] = victim.terminated is not None
+
+
+@case(
+    "guesses at push tokens",
+    f"a caller shows ten wrong tokens and {GUESSES} more, of which every tenth is right; a service"
+    " at its address pushes on",
+    saw("let in", most=0),
+    saw("looked at", least=10, most=10),
+    moved("push.guesses_limited", least=GUESSES, most=GUESSES),
+    saw("pushes of the service", least=2, most=2),
+    off=Off("no limit", patches={"gatesvr.auth.guesses:BURST": 1e6}),
+    sets=GUARDED,
+    files=FILES,
+    patches={"gatesvr.auth.guesses:RATE": 0.01},  # else one is looked at each second
+)
+async def guesses(attacker: Attacker) -> None:
+    victim = await attacker.connect()
+    started = await victim.login("victim")
+    target = {"target_type": "session", "target_id": started.session_id}
+    stub = attacker.stub()
+
+    async def push() -> None:
+        await stub.PushToClient(
+            up.UnicastPushRequest(**target, data=b"x"),
+            metadata=(("authorization", f"Bearer {PUSHER}"),),
+            timeout=2.0,
+        )
+        attacker.seen["pushes of the service"] += 1
+
+    await push()
+    for i in range(-10, GUESSES):
+        token = ADMIN if i >= 0 and i % 10 == 0 else f"a-wrong-token-of-nobody-{i}"
+        try:
+            await stub.GetSession(
+                up.GetSessionRequest(**target),
+                metadata=(("authorization", f"Bearer {token}"),),
+                timeout=2.0,
+            )
+            attacker.seen["let in"] += 1
+            attacker.seen["looked at"] += 1
+        except grpc.aio.AioRpcError as error:
+            limited = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            attacker.seen["looked at"] += not limited
+    await push()
 
 
 _CERT, _KEY = generate_certificate(DEVELOPMENT_NAMES)

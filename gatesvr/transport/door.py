@@ -1,0 +1,138 @@
+"""Door: a UDP address that clients come in by, and what becomes of them.
+
+The ConnectionListener has one for its own protocol, and may open others.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..config import parse_address
+from ..errors import ConfigError
+from ..observe.log import keys
+from .addresses import resolve
+from .counters import EndpointCounters
+from .udp.endpoint import Endpoint, EndpointGroup, add_up
+from .udp.sockets import is_wildcard, open_sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import TransportConfig
+    from .addresses import Address, Datagram
+    from .connection import Connection
+    from .quic.interface import ServerFactory
+    from .udp.driver import Driver
+
+__all__ = ["Door"]
+
+logger = logging.getLogger("gatesvr.transport")
+
+
+class Door:
+    """A UDP address, and the connections that begin there.
+
+    Args:
+        alpn: The protocol that clients speak.
+        make: Makes their connections; Connection's arguments.
+        counters: Where to count the sockets' datagrams; by default in counters of its own.
+
+    Attributes:
+        alpn: The protocol.
+        make: Makes connections.
+        counters: The sockets'.
+        server: Makes their QUIC, with the certificate of now; the listener's.
+        endpoint: The sockets; None until the door is open.
+    """
+
+    __slots__ = ("alpn", "counters", "endpoint", "make", "server")
+
+    def __init__(
+        self,
+        alpn: str,
+        make: Callable[..., Connection],
+        counters: EndpointCounters | None = None,
+    ) -> None:
+        self.alpn = alpn
+        self.make = make
+        self.counters = counters or EndpointCounters()
+        self.server: ServerFactory
+        self.endpoint: Endpoint | EndpointGroup | None = None
+
+    async def open(
+        self,
+        bind: str,
+        field: str,
+        config: TransportConfig,
+        driver: Driver,
+        receive: Callable[[list[Datagram], float], None],
+    ) -> Address:
+        """Listen; return the address, with the real port.
+
+        Args:
+            bind: The address to listen on.
+            field: The setting that it comes from.
+            config: The sockets' buffers.
+            driver: Drives the sockets.
+            receive: Takes batches of datagrams.
+
+        Raises:
+            ConfigError: The address cannot be used.
+        """
+        host, port = parse_address(bind)
+        try:
+            socks = open_sockets(
+                # An empty host is every address, as in config.
+                await resolve(host or "0.0.0.0", port),  # noqa: S104
+                receive_buffer=config.receive_buffer,
+                send_buffer=config.send_buffer,
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on UDP {bind}: {error.strerror or error}", field=field
+            ) from None
+        is_batched = config.batch_io
+        try:
+            if len(socks) == 1:
+                self.endpoint = Endpoint(
+                    driver,
+                    socks[0],
+                    receive,
+                    counters=self.counters,
+                    is_batched=is_batched,
+                    with_local=is_wildcard(socks[0]),
+                )
+            else:
+                self.endpoint = group = EndpointGroup(
+                    driver, socks, receive, self.counters, is_batched=is_batched
+                )
+                addresses = " ".join(str(address[:2]) for address in group.addresses)
+                logger.info("listening", extra=keys(udp=addresses))
+        except BaseException:
+            for sock in socks:
+                sock.close()
+            raise
+        return self.endpoint.address
+
+    def send(self, data: bytes, address: Address) -> None:
+        """Send a datagram at the end of this turn."""
+        assert self.endpoint is not None
+        self.endpoint.send([(data, address)])
+
+    def close(self) -> None:
+        """Close the sockets; does nothing where they are not open."""
+        if self.endpoint is not None:
+            self.endpoint.close()
+
+    def count(self) -> None:
+        """Bring the counters up to date."""
+        if isinstance(self.endpoint, EndpointGroup):
+            self.endpoint.count()
+
+    def count_apart(self) -> None:
+        """Go on counting in counters of its own."""
+        assert self.endpoint is not None
+        mine = EndpointCounters()
+        add_up(mine, [self.counters])
+        self.counters = self.endpoint.counters = mine
