@@ -143,6 +143,8 @@ def serve(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) ->
                 Pusher(channel),
                 rpc.GatewayServiceStub(channel),
             )
+            if server.process.returncode is None:
+                server.process.kill()  # in order it would take a second
 
     return run
 

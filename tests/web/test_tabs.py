@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gatesvr._pb import upstream_pb2 as up
@@ -98,6 +100,11 @@ async def test_a_page_that_is_left_and_shown_again(
         await gateway.push(openid, range(10))
         await tab.has_numbers(range(10))
         await tab.page.goto("about:blank")
+        # Acknowledged to the last, and closed.
+        async with asyncio.timeout(60):
+            while (info := await gateway.services.info(session)).state != "Suspended":
+                await asyncio.sleep(0.02)
+        assert info.queued_messages == 0
         await gateway.push(openid, range(10, 20))
         await tab.page.go_back(wait_until="commit")
         await tab.has_numbers(range(20))
