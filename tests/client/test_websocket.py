@@ -287,6 +287,7 @@ UPGRADE = (
     ("answer", "said"),
     [
         ("HTTP/1.1 404 Not Found\n\nnothing", "answers HTTP 404 Not Found .is the path right"),
+        ("HTTP/1.1 200 OK\n\na page", "answers HTTP 200 OK .is the path right"),
         ("HTTP/1.1 403 Forbidden\nContent-Length: 0\n\n", "answers HTTP 403 Forbidden"),
         ("HTTP/1.1 301 Moved\nLocation: /\nContent-Length: 0\n\n", "answers HTTP 301 Moved"),
         (f"{UPGRADE}\n", "takes no subprotocol 'gatesvr'"),

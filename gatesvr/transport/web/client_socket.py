@@ -202,7 +202,8 @@ class ClientSocket(asyncio.Protocol):
         error = protocol.handshake_exc
         if isinstance(error, InvalidStatus):
             status, phrase = error.response.status_code, error.response.reason_phrase
-            hint = " (is the path right?)" if status == HTTPStatus.NOT_FOUND else ""
+            is_path = status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
+            hint = " (is the path right?)" if is_path else ""
             is_final = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING
             text = f"{status} {phrase:.80}".strip()
             self._refuse(f"{self._place} answers HTTP {text}{hint}", is_final=is_final)
