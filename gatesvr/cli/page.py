@@ -66,7 +66,9 @@ async def open_page(gateway: Gateway) -> str:
         origins += [f"https://{name}:{secure}" for name in local]
     gateway.web.page_origins = frozenset(origins)
     without = "" if pages(CLIENT) else " (its client is not built: that takes npm)"
-    return f"https://{join_address(host, secure)}/, or http://localhost:{port}/ without TLS{without}"
+    return (
+        f"https://{join_address(host, secure)}/, or http://localhost:{port}/ without TLS{without}"
+    )
 
 
 class DemoPage:
