@@ -208,7 +208,8 @@ class ClientSocket(asyncio.Protocol):
             text = f"{status} {phrase:.80}".strip()
             self._refuse(f"{self._place} answers HTTP {text}{hint}", is_final=is_final)
         elif isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
-            self._refuse(f"{self._place} closed the connection: no answer")
+            hint = " (is it TLS, wss://?)" if self._place.is_plain else ""
+            self._refuse(f"{self._place} closed the connection: no answer{hint}")
         elif error is not None:
             self._refuse(f"{self._place} is no WebSocket server: {error!s:.200}", is_final=True)
         elif protocol.state is State.OPEN:
