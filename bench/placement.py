@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Role", "Placement"]
+__all__ = ["Placement", "Role"]
 
 MEASURED_PRIORITY = 20
 SERVICE_PRIORITY = 10
