@@ -315,3 +315,12 @@ async def test_a_client_without_connection_id_moves(backend: str) -> None:
         await client.send(business(6, "echo", b"there", ack=5))
         assert answer(await client.receive()).data == b"there"
         other.close()
+
+
+async def test_start_is_due_as_over_quic(backend: str) -> None:
+    async with (
+        web_gateway(backend, "session.start_timeout=50ms") as gateway,
+        wt_client(gateway.web_address) as client,
+    ):
+        assert await client.closed() == 4408
+        assert counter(gateway, "dispatch.start_timeouts") == 1
