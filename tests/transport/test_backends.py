@@ -253,6 +253,7 @@ QH3_ATTRIBUTES = (
     "_is_client",
     "_peer_token",
     "_remote_addr",
+    "_retry_source_connection_id",
     "_tls",
 )
 QH3_CORE = (
@@ -265,9 +266,11 @@ QH3_CORE = (
     "handle_timer",
     "has_events",
     "handshake_confirmed",
+    "install_packet_key",
     "latest_rtt",
     "loss_total",
     "next_event",
+    "open_stream",
     "poll_transmit",
     "pto_count",
     "receive_many_datagrams",
@@ -322,6 +325,8 @@ SOURCES = {
     qh3connection.QuicConnection.receive_datagram: "0c890ef019b2",
     qh3connection.QuicConnection.datagrams_to_send: "e4e01b99afcb",
     qh3connection.QuicConnection.send_stream_data: "05b8862775d1",
+    qh3connection.QuicConnection._create_core: "a95f4d45aecf",
+    qh3connection.QuicConnection._learn_remote_source_cid: "85cba11ad8c6",
     qh3connection.QuicConnection._stream_can_send: "6a5ce7b0f887",
     qh3bridge.QuicTlsBridge.__init__: "514da1cfb5d6",
     qh3bridge.QuicTlsBridge.receive_crypto: "219aedab09b1",

@@ -261,7 +261,8 @@ class QuicBackend(Protocol):
 
     name: Literal["aioquic", "qh3"]
     needs_retry: bool
-    """Whether an Initial packet that ends before its datagram must be answered with Retry."""
+    """Whether an Initial packet that ends before its datagram must be answered with Retry, and one
+    whose source id has no bytes."""
 
     def server(
         self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN

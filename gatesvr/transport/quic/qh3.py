@@ -1,7 +1,8 @@
 """qh3 as a QuicTransport. A test pins the private parts of qh3 that it uses.
 
 This file works around faults that qh3 2.1 has as a server (DESIGN D3): see datagrams_to_send() and
-is_path_limit_near(). Admission answers with the Retry that qh3 needs.
+is_path_limit_near(). Admission answers with the Retry that qh3 needs; one need is that of clients
+whose connection id has no bytes, as browsers have it: see Qh3Core.
 
 qh3's probe time-out follows RFC 9002 5.3 to the letter, where a round trip that *falls* raises the
 variance. After a handshake of 1 s, as in a rush of log-ins, a packet lost on a path of 6 ms is sent
