@@ -12,6 +12,7 @@ round trip.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from functools import partial
 from typing import Any, Literal
@@ -385,14 +386,16 @@ class Qh3Connection:
         except (ValueError, RuntimeError):
             return  # it has ended already, or the connection has
 
-    def open_stream(self) -> int:
-        """Return the id of a new unidirectional stream."""
-        stream_id: int = self._quic._core.open_stream(True)
-        return stream_id
+    def open_stream(self, data: bytes) -> None:
+        """Open a unidirectional stream, and write to it."""
+        core = self._quic._core
+        with contextlib.suppress(ValueError, RuntimeError):  # the connection has ended
+            core.send_stream(core.open_stream(True), data, False)
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream."""
-        self._quic._core.send_stream(stream_id, data, end)
+        """Write to a stream of the peer's."""
+        with contextlib.suppress(ValueError, RuntimeError):  # it has ended, or the connection has
+            self._quic._core.send_stream(stream_id, data, end)
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
