@@ -327,7 +327,7 @@ async def test_start_is_due_as_over_quic(backend: str) -> None:
 
 
 async def test_who_asks_and_wants_no_answer(backend: str) -> None:
-    async with web_gateway(backend) as gateway:
+    async with web_gateway(backend, "transport.handshake_timeout=300ms") as gateway:
         for path in ("/gatesvr", "/elsewhere"):
             async with h3_client(gateway.web_address) as client:
                 client.request(gateway.web_address, path, is_stopped=True)
