@@ -46,7 +46,7 @@ async def test_client_keeps_every_rule(way: tuple[str, str]) -> None:
 
 
 async def keeps(cases: list[Case], transport: str, backend: str) -> None:
-    verdicts = await play(*cases, transport=transport, backend=backend, jobs=16, slowness=4)
+    verdicts = await play(*cases, transport=transport, backend=backend, slowness=4)
     assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
 
 
@@ -59,8 +59,8 @@ async def test_no_other_case_finds_the_faults(
     for name in names:
         FAULTS[name](monkeypatch.setattr)
     own = [
-        replace(CASES[name], deadline=6) if name in AT_DEADLINE else CASES[name] for name in names
+        replace(CASES[name], deadline=1.5) if name in AT_DEADLINE else CASES[name] for name in names
     ]
     others = [c for c in CASES.values() if not c.lasts and c.name not in names]
-    verdicts = await play(*own, *others, jobs=16)
+    verdicts = await play(*own, *others, slowness=4)
     assert [v.case.name for v in verdicts if v.outcome == "broken"] == names
