@@ -194,7 +194,10 @@ async def test_transports_change_and_the_session_stays(
                     await tab.say(f"by {way}")
                     await tab.until(f"(n) => ({VERDICT}).count >= n", number + 1)
                 assert await tab.field("session") == session
-                assert await tab.field("connects") == "3 2"
+                await tab.until(
+                    "(n) => document.querySelector('[data-field=connects]').dataset.value === n",
+                    "3 2",
+                )
                 verdict = await tab.page.evaluate(VERDICT)
                 assert (verdict["missing"], verdict["twice"]) == ("0", "0")
 
