@@ -305,7 +305,7 @@ async def test_a_client_without_connection_id_moves(backend: str) -> None:
         loop = asyncio.get_running_loop()
         before = client.h3._transport
         other, _ = await loop.create_datagram_endpoint(
-            lambda: client.h3, local_addr=before.get_extra_info("sockname")[:1] + (0,)
+            lambda: client.h3, local_addr=(*before.get_extra_info("sockname")[:1], 0)
         )
         for seq in range(2, 6):
             await client.send(business(seq, "echo", b"%d" % seq, ack=seq - 1))
@@ -315,3 +315,22 @@ async def test_a_client_without_connection_id_moves(backend: str) -> None:
         await client.send(business(6, "echo", b"there", ack=5))
         assert answer(await client.receive()).data == b"there"
         other.close()
+
+
+async def test_start_is_due_as_over_quic(backend: str) -> None:
+    async with (
+        web_gateway(backend, "session.start_timeout=50ms") as gateway,
+        wt_client(gateway.web_address) as client,
+    ):
+        assert await client.closed() == 4408
+        assert counter(gateway, "dispatch.start_timeouts") == 1
+
+
+async def test_who_asks_and_wants_no_answer(backend: str) -> None:
+    async with web_gateway(backend, "transport.handshake_timeout=300ms") as gateway:
+        for path in ("/gatesvr", "/elsewhere"):
+            async with h3_client(gateway.web_address) as client:
+                client.request(gateway.web_address, path, is_stopped=True)
+                await client.closed()
+        assert counter(gateway, "transport.connection_errors") == 0
+        assert counter(gateway, "web.webtransport_sessions") == 0
