@@ -338,12 +338,18 @@ class AioquicConnection:
 
     def open_stream(self) -> int:
         """Return the id of a new unidirectional stream."""
-        stream_id: int = self._quic.get_next_available_stream_id(is_unidirectional=True)
+        quic = self._quic
+        stream_id: int = quic.get_next_available_stream_id(is_unidirectional=True)
+        if stream_id >> 2 >= quic._remote_max_streams_uni:
+            raise ValueError("the peer lets us open no stream")
         return stream_id
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """Write to any stream."""
-        self._quic.send_stream_data(stream_id, data, end)
+        try:
+            self._quic.send_stream_data(stream_id, data, end)
+        except (ValueError, RuntimeError):
+            return  # the peer has stopped the stream
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

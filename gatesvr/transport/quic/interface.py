@@ -216,10 +216,17 @@ class QuicTransport(Protocol):
         """Refuse a stream of the peer's (PROTOCOL 1.2)."""
 
     def open_stream(self) -> int:
-        """Return the id of a new unidirectional stream (server, after the handshake)."""
+        """Return the id of a new unidirectional stream (server, after the handshake).
+
+        Raises:
+            ValueError: The peer lets us open none.
+        """
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream (server, after the handshake); end adds FIN."""
+        """Write to any stream (server, after the handshake); end adds FIN.
+
+        Where the peer has stopped the stream, nothing is written.
+        """
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

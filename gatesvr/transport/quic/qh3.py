@@ -391,7 +391,10 @@ class Qh3Connection:
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """Write to any stream."""
-        self._quic._core.send_stream(stream_id, data, end)
+        try:
+            self._quic._core.send_stream(stream_id, data, end)
+        except (ValueError, RuntimeError):
+            return  # the peer has stopped the stream
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
