@@ -171,6 +171,7 @@ def tls_context(tls: ServerTls) -> ssl.SSLContext:
 
     Raises:
         ConfigError: OpenSSL cannot use it.
+        OSError: There is no temporary file to be had.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
