@@ -45,13 +45,15 @@ class Answer:
         self.headers = dict(line.lower().split(": ", 1) for line in lines)
 
 
-async def get(address: str, path: str, *, is_plain: bool = False) -> Answer:
-    """Ask for a path, and read until the connection ends."""
+async def get(
+    address: str, path: str, *, is_plain: bool = False, name: str = "localhost"
+) -> Answer:
+    """Ask a host of this name for a path, and read until the connection ends."""
     host, port = parse_address(address)
     async with asyncio.timeout(DEADLINE_S):
         context = None if is_plain else client_context()
         reader, writer = await asyncio.open_connection(host, port, ssl=context)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
         raw = await reader.read()
         writer.close()
         return Answer(raw)
@@ -123,6 +125,16 @@ async def test_the_hash_is_that_of_the_certificate_shown_now(gateway: Gateway) -
         page = html.unescape((await get(plain, "/", is_plain=True)).body.decode())
         assert f'"hash": "{base64.b64encode(shown.web_hash()).decode()}"' in page
     assert '"hash": ""' in page  # 30 days are too long
+
+
+@pytest.mark.parametrize("name", ["evil.test", "127.0.0.1.evil.test", "[::1", "[2001:db8::1]", ""])
+async def test_without_tls_it_is_for_this_machine_by_name(gateway: Gateway, name: str) -> None:
+    plain = f"127.0.0.1:{plain_port(await open_page(gateway))}"
+    assert (await get(plain, "/", is_plain=True, name=name)).status in (400, 404)
+    for own in ("localhost", "LOCALHOST.", "127.0.0.1", "[::1]"):
+        assert (await get(plain, "/", is_plain=True, name=own)).status == 200
+    # A browser has checked the name by the certificate.
+    assert (await get(gateway.web_address, "/", name="gate.test")).status == 200
 
 
 async def test_its_files_are_all_that_is_served(gateway: Gateway) -> None:

@@ -12,6 +12,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
+from gatesvr.errors import ConfigError
+from gatesvr.transport.tls import ServerTls, generate_certificate
+
 from ..fakes import until
 from .harness import counter, running_gateway
 from .plain_client import business, frame, heartbeat, plain_client
@@ -330,6 +333,35 @@ async def test_a_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPat
         gateway.web._read(sock)
         async with web_client(gateway.web_address) as client:
             await client.login("ann")
+
+
+async def test_a_certificate_waits_for_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(24, "too many open files")
+
+    async def shown(gateway: Gateway) -> bytes:
+        async with tcp(gateway) as (_, writer):
+            der: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return der
+
+    async with web_gateway() as gateway:
+        before = await shown(gateway)
+        gateway.listener.tls = ServerTls(*generate_certificate(), "")
+        with monkeypatch.context() as patched:
+            patched.setattr("gatesvr.transport.web.tls.tempfile.mkstemp", fail)
+            assert await shown(gateway) == before
+        after = ssl.PEM_cert_to_DER_cert(gateway.listener.tls.cert_pem.decode())
+        assert await shown(gateway) == after
+
+
+async def test_a_gateway_without_room_for_a_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("gatesvr.transport.web.tls.tempfile.mkstemp", fail)
+    with pytest.raises(ConfigError, match="Read-only file system"):
+        async with web_gateway():
+            pass
 
 
 async def test_who_never_reads_its_close_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from .harness import counter, pusher, running_gateway
 from .plain_client import ack, answer, business, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
 from .web_client import web_client
-from .wt_client import h3_client, wt_client
+from .wt_client import H3Client, h3_client, wt_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -251,6 +251,43 @@ async def test_a_broken_rule_ends_the_connection(backend: str) -> None:
         assert gateway.figures().closes["local"]["other"] == 1
         assert counter(gateway, "transport.handshakes_failed") == 1
         await until(lambda: not counter(gateway, "web.webtransport_sessions"))
+
+
+@pytest.mark.parametrize("path", ["/gatesvr", "/elsewhere"])
+async def test_a_client_that_wants_no_answer(backend: str, path: str) -> None:
+    async with web_gateway(backend) as gateway, h3_client(gateway.web_address) as client:
+        await until(lambda: counter(gateway, "transport.handshakes") == 1)
+        stream_id = client.request("localhost", path)
+        client.quic.stop_stream(stream_id, Code.NO_ERROR)
+        client.transmit()  # both datagrams are there before either is handled
+        assert (await client.closed())[0] == Code.NO_ERROR
+        await until(lambda: not counter(gateway, "web.webtransport_sessions"))
+        assert counter(gateway, "transport.connection_errors") == 0
+
+
+async def test_a_close_nobody_wants_to_read(backend: str) -> None:
+    async with web_gateway(backend) as gateway, wt_client(gateway.web_address) as client:
+        await client.login("ann")
+        client.h3.quic.stop_stream(client.session, Code.NO_ERROR)
+        await client.send_bytes(b"\xff\xff\xff\xff")
+        assert (await client.h3.closed())[0] == Code.NO_ERROR
+        await until(lambda: not counter(gateway, "web.webtransport_sessions"))
+        assert counter(gateway, "transport.connection_errors") == 0
+
+
+async def test_a_client_that_lets_us_open_no_stream(backend: str) -> None:
+    class Mean(H3Client):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.quic._local_max_streams_uni.value = 0
+
+    async with (
+        web_gateway(backend) as gateway,
+        h3_client(gateway.web_address, protocol=Mean) as client,
+    ):
+        assert (await client.closed())[0] == Code.GENERAL_PROTOCOL_ERROR
+        assert counter(gateway, "web.http3_violations") == 1
+        assert counter(gateway, "transport.connection_errors") == 0
 
 
 async def test_either_way_can_be_off() -> None:

@@ -198,12 +198,15 @@ class WtClient(WebClient):
 
 
 @asynccontextmanager
-async def h3_client(address: str, *, id_length: int = 8) -> AsyncIterator[H3Client]:
+async def h3_client(
+    address: str, *, id_length: int = 8, protocol: type[H3Client] = H3Client
+) -> AsyncIterator[H3Client]:
     """Connect to the gateway without checking its certificate, and send SETTINGS.
 
     Args:
         address: The gateway's, for web clients.
         id_length: Bytes of the client's connection ids; browsers have 0.
+        protocol: Makes the client.
     """
     host, _, port = address.rpartition(":")
     configuration = QuicConfiguration(
@@ -216,7 +219,7 @@ async def h3_client(address: str, *, id_length: int = 8) -> AsyncIterator[H3Clie
     )
     logging.getLogger("quic").setLevel(logging.ERROR)
     async with connect(
-        host, int(port), configuration=configuration, create_protocol=H3Client
+        host, int(port), configuration=configuration, create_protocol=protocol
     ) as client:
         assert isinstance(client, H3Client)
         client.begin()

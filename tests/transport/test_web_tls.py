@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import ssl
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -12,6 +14,9 @@ from gatesvr.transport.tls import load_server_tls
 from gatesvr.transport.web.tls import RECORD_BYTES, TlsTransport, tls_context
 
 from ..e2e.web_client import client_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Tcp:
@@ -76,8 +81,8 @@ class Pair:
         self.tcp, self.told = Tcp(), Told()
         self.server = TlsTransport(tls_context(load_server_tls("", "")), self.told)
         self.server.connection_made(cast("asyncio.Transport", self.tcp))
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.client = client_context().wrap_bio(self._incoming, self._outgoing)
+        self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.client = client_context().wrap_bio(self._incoming, self.outgoing)
         while True:
             try:
                 self.client.do_handshake()
@@ -88,7 +93,7 @@ class Pair:
 
     def carry(self, more: bytes = b"") -> None:
         """Carry bytes both ways, those to the server in steps."""
-        data = self._outgoing.read() + more
+        data = self.outgoing.read() + more
         for start in range(0, len(data), self._step):
             self.server.data_received(data[start : start + self._step])
         self._incoming.write(bytes(self.tcp.written))
@@ -165,3 +170,34 @@ def test_what_is_no_handshake_is_cut() -> None:
     server.data_received(b"GET / HTTP/1.1\r\n\r\n")
     assert tcp.is_aborted
     assert told.data == b""
+
+
+def test_who_asks_for_new_keys_without_end_is_cut() -> None:
+    pair = Pair()
+    ask = key_updates(pair.client)
+    asked = 0
+    while not pair.tcp.is_aborted and asked < 2_000:
+        ask()
+        pair.server.data_received(pair.outgoing.read())
+        asked += 1
+    assert 300 < asked < 1_000
+    assert len(pair.tcp.written) < 20_000
+
+
+def key_updates(tls: ssl.SSLObject) -> Callable[[], None]:
+    """Return a function that asks for a new key, which Python's module has none for."""
+    module = getattr(_ssl, "__file__", None)
+    if module is None:
+        pytest.skip("OpenSSL is out of reach")
+    library = ctypes.CDLL(module)
+    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+    # The object's head, its socket, and then OpenSSL's own.
+    place = id(tls._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)  # type: ignore[attr-defined]
+    connection = ctypes.c_void_p.from_address(place)
+
+    def ask() -> None:
+        assert library.SSL_key_update(connection, 1) == 1
+        assert library.SSL_do_handshake(connection) == 1
+
+    return ask

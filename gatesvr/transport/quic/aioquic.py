@@ -339,7 +339,10 @@ class AioquicConnection:
     def open_stream(self, data: bytes) -> None:
         """Open a unidirectional stream, and write to it."""
         quic = self._quic
-        quic.send_stream_data(quic.get_next_available_stream_id(is_unidirectional=True), data)
+        stream_id = quic.get_next_available_stream_id(is_unidirectional=True)
+        if stream_id >> 2 >= quic._remote_max_streams_uni:
+            raise ValueError("the peer lets us open no stream")
+        quic.send_stream_data(stream_id, data)
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """Write to a stream of the peer's."""

@@ -216,7 +216,11 @@ class QuicTransport(Protocol):
         """Refuse a stream of the peer's (PROTOCOL 1.2)."""
 
     def open_stream(self, data: bytes) -> None:
-        """Open a unidirectional stream, and write to it (server, after the handshake)."""
+        """Open a unidirectional stream, and write to it (server, after the handshake).
+
+        Raises:
+            ValueError: The peer lets us open none.
+        """
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """Write to a stream of the peer's; end adds FIN. It does nothing where the peer wants no

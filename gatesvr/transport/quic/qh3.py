@@ -389,7 +389,7 @@ class Qh3Connection:
     def open_stream(self, data: bytes) -> None:
         """Open a unidirectional stream, and write to it."""
         core = self._quic._core
-        with contextlib.suppress(ValueError, RuntimeError):  # the connection has ended
+        with contextlib.suppress(RuntimeError):  # the connection has ended
             core.send_stream(core.open_stream(True), data, False)
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:

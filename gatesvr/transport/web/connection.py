@@ -91,7 +91,7 @@ class WebOwner(Protocol):
     def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
 
-    def page(self, request: Request) -> Page | None:
+    def page(self, connection: WebConnection, request: Request) -> Page | None:
         """Return what answers a request that is for no WebSocket, None for nothing."""
 
     def connection_opened(self, connection: WebConnection) -> HandlerFactory | None:
@@ -118,12 +118,14 @@ class WebConnection(asyncio.Protocol):
         web: Of WebSocket connections.
         tcp: The socket, for a look at its path.
         peer: The client's address.
+        is_plain: Whether it is without TLS.
         deadline: Loop time by which the HTTP request is complete.
         max_login_bytes: Largest frame until the gateway has written something.
         max_message_bytes: Largest frame from then on.
 
     Attributes:
         stream: The Link of its handler.
+        is_plain: Whether it is without TLS.
         is_made: Whether it was given its TCP connection.
         ended: Done when the TCP connection is gone.
     """
@@ -138,6 +140,7 @@ class WebConnection(asyncio.Protocol):
         tcp: socket.socket,
         peer: tuple[str, int],
         *,
+        is_plain: bool,
         deadline: float,
         max_login_bytes: int,
         max_message_bytes: int,
@@ -145,6 +148,7 @@ class WebConnection(asyncio.Protocol):
         self.stream = Stream(
             self, self, driver, config, counters, peer, keep_alive=True, transport="websocket"
         )
+        self.is_plain = is_plain
         self.is_made = False
         self.ended: asyncio.Future[None] = driver.loop.create_future()
         self._owner = owner
@@ -270,7 +274,7 @@ class WebConnection(asyncio.Protocol):
     def _handle_request(self, request: Request, now: float) -> None:
         http = self._http
         assert http is not None
-        page = self._owner.page(request)
+        page = self._owner.page(self, request)
         if page is not None:
             http.send_response(page_response(page))
             self._finish_request()

@@ -23,7 +23,7 @@ from ..._core.limits import TokenBucket
 from ...config import join_address, parse_address
 from ...errors import CloseCode, ConfigError
 from ...observe.log import keys
-from ..addresses import plain_address, resolve, without_scope
+from ..addresses import is_loopback, plain_address, resolve, without_scope
 from ..connection import CLOSE_LINGER_S
 from ..door import Door
 from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
@@ -178,7 +178,13 @@ class WebListener:
 
         self._make = WebConnection
         self._tls = self._quic.tls
-        self._context = tls_context(self._tls)
+        try:
+            self._context = tls_context(self._tls)
+        except OSError as error:
+            raise ConfigError(
+                f"TLS cannot read the certificate from a file: {error.strerror or error}",
+                field="transport.cert",
+            ) from None
         try:
             self._sockets = await _listen_on(host, port)
         except OSError as error:
@@ -332,6 +338,7 @@ class WebListener:
             counters,
             tcp,
             peer,
+            is_plain=is_plain,
             deadline=now + config.web.handshake_timeout,
             max_login_bytes=self._max_login_bytes,
             max_message_bytes=self._max_message_bytes,
@@ -343,17 +350,14 @@ class WebListener:
         if taken >= config.max_connections:
             self._refused.add(connection)
         self._gauge()
-        task = asyncio.get_running_loop().create_task(
-            self._begin(tcp, connection, is_plain=is_plain)
-        )
+        task = asyncio.get_running_loop().create_task(self._begin(tcp, connection))
         self._beginning.add(task)
         task.add_done_callback(functools.partial(self._begun, tcp, connection))
         return True
 
-    async def _begin(
-        self, tcp: socket.socket, connection: WebConnection, *, is_plain: bool
-    ) -> None:
+    async def _begin(self, tcp: socket.socket, connection: WebConnection) -> None:
         """Hand the socket to the loop; the connection goes on by itself, under its deadline."""
+        is_plain = connection.is_plain
         protocol = connection if is_plain else TlsTransport(self._current_context(), connection)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, tcp)
@@ -374,11 +378,16 @@ class WebListener:
         assert self._context is not None
         tls = self._quic.tls
         if tls is not self._tls:
-            self._tls = tls
             try:
                 self._context = tls_context(tls)
             except ConfigError as error:
                 logger.warning("certificate_kept", extra=keys(why=error))
+            except OSError as error:
+                # No descriptor, or no room for the file: the next client's turn.
+                driver = self._quic.driver
+                driver.lines.log(logging.WARNING, "certificate_kept", driver.clock(), why=error)
+                return self._context
+            self._tls = tls
         return self._context
 
     def _gauge(self) -> None:
@@ -411,8 +420,11 @@ class WebListener:
             return 403, "pages of this origin are not let in"
         return None
 
-    def page(self, request: Request) -> Page | None:
+    def page(self, connection: WebConnection, request: Request) -> Page | None:
         """Return what answers a request that is for no WebSocket, None for nothing."""
+        if connection.is_plain and not _is_for_loopback(request.headers.get_all("Host")):
+            # A page of elsewhere, whose name its owner lets lead to this machine, would read ours.
+            return None
         page = None if self.pages is None else self.pages(request.path.partition("?")[0])
         if page is not None:
             self.counters.pages_served += 1
@@ -462,6 +474,13 @@ class WebListener:
         """Keep track of the connection's task."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _is_for_loopback(hosts: Sequence[str]) -> bool:
+    """Return whether the values of a request's header Host are one, and name this machine."""
+    name = hosts[0] if len(hosts) == 1 else ""
+    name = name[: name.find("]") + 1] or name.partition(":")[0]
+    return is_loopback(name.strip("[]"))
 
 
 def plain_origin(origin: str) -> str:

@@ -25,6 +25,9 @@ __all__ = ["TlsTransport", "tls_context"]
 RECORD_BYTES = 16 << 10
 """The most that a TLS record holds (RFC 8446 5.1), and that OpenSSL is given at a time: its buffers
 grow to that and never shrink."""
+MAX_ANSWERS_BYTES = 16 << 10
+"""Bytes that TLS itself may answer a client with behind the handshake, in the connection's life: a
+new key costs 27, and a client that asks for them and reads nothing would make the queue grow."""
 
 
 class TlsTransport(asyncio.Protocol):
@@ -41,8 +44,8 @@ class TlsTransport(asyncio.Protocol):
         get_write_buffer_size: Returns the bytes that TCP has not taken.
     """
 
-    __slots__ = ("_incoming", "_is_closing", "_is_up", "_outgoing", "_protocol", "_tcp", "_tls",
-                 "get_write_buffer_size")  # fmt: skip
+    __slots__ = ("_answers_left", "_incoming", "_is_closing", "_is_up", "_outgoing", "_protocol",
+                 "_tcp", "_tls", "get_write_buffer_size")  # fmt: skip
 
     get_write_buffer_size: Callable[[], int]
 
@@ -54,6 +57,7 @@ class TlsTransport(asyncio.Protocol):
         self._tcp: asyncio.Transport = cast("asyncio.Transport", None)
         self._is_up = False
         self._is_closing = False
+        self._answers_left = MAX_ANSWERS_BYTES
 
     # asyncio calls these.
 
@@ -91,8 +95,12 @@ class TlsTransport(asyncio.Protocol):
             self._send()  # the alert
             self.abort()
             return
-        if self._outgoing.pending:
-            self._send()  # of the handshake, or a new key
+        if self._outgoing.pending:  # of the handshake, or a new key
+            if self._is_up:
+                self._answers_left -= self._outgoing.pending
+            self._send()
+            if self._answers_left < 0:
+                self.abort()
 
     def eof_received(self) -> None:
         """Close: TLS has no half-closed connections."""
@@ -163,6 +171,7 @@ def tls_context(tls: ServerTls) -> ssl.SSLContext:
 
     Raises:
         ConfigError: OpenSSL cannot use it.
+        OSError: There is no temporary file to be had.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -163,8 +163,7 @@ class WebTransportConnection(Connection):
                     self._owner.connection_id_retired(self, event.connection_id)
                 elif isinstance(event, HandshakeCompleted):
                     self._is_greeted = True
-                    self._quic.open_stream(self._http.greeting())
-                    self._driver.mark_dirty(self)
+                    self._greet()
                 elif isinstance(event, Closed):
                     closed = event.how
                     if stream.state < CUT:
@@ -182,6 +181,15 @@ class WebTransportConnection(Connection):
         if closed is not None and self._state != _ENDED:
             self._handle_closed(closed, now)
         return is_heard
+
+    def _greet(self) -> None:
+        """Open our control stream."""
+        try:
+            self._quic.open_stream(self._http.greeting())
+        except ValueError:
+            # RFC 9114 6.2: a client must give us three.
+            raise Http3Error(Code.GENERAL_PROTOCOL_ERROR, "no stream for our SETTINGS") from None
+        self._driver.mark_dirty(self)
 
     def _handle(self, events: list[Http3Event], now: float) -> SessionEnded | None:
         """Handle events of HTTP/3; return the end of the session, if it is among them."""
