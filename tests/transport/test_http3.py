@@ -176,6 +176,7 @@ def test_faults_that_end_the_connection(name: str) -> None:
 
 SESSION_FAULTS = {
     "headers": (headers(), False, Code.FRAME_UNEXPECTED),
+    "a stream's head": (b"\x40\x41\x00", False, Code.FRAME_ERROR),
     "a close too short": (frame(0, b"\x68\x43\x03abc"), False, Code.MESSAGE_ERROR),
     "a close too long": (frame(0, b"\x68\x43\x44\x05"), False, Code.MESSAGE_ERROR),
     "half a frame": (frame(0, b"\x21\x01a")[:-1], True, Code.FRAME_ERROR),

@@ -404,6 +404,8 @@ class Http3:
                     break
                 kind, size, start = head
                 if kind == WEBTRANSPORT_BIDI:
+                    if stream.kind == _SESSION:
+                        raise Http3Error(Code.FRAME_ERROR, "a stream's first frame on a session")
                     # Its second number is the session, and no length.
                     self._open(stream_id, stream, size, data[start:], events)
                     return
@@ -456,7 +458,7 @@ class Http3:
     ) -> None:
         if session & 3:
             raise Http3Error(Code.ID_ERROR, "a session that cannot be")
-        if session != self._session or self._has_messages or stream.kind != _REQUEST:
+        if session != self._session or self._has_messages:
             self._refuse(stream_id, stream, Code.BUFFERED_STREAM_REJECTED, events)
             return
         self._has_messages = True
