@@ -162,6 +162,19 @@ async def test_a_stop_says_goodbye(backend: str) -> None:
             await stopping
 
 
+async def test_requests_that_are_given_up_at_once(backend: str) -> None:
+    async with web_gateway(backend) as gateway, h3_client(gateway.web_address) as client:
+        for path in ("/elsewhere", "/gatesvr"):
+            stream_id = client.request(gateway.web_address, path)
+            # In another datagram of the same turn: the gateway reads both before it answers.
+            client.quic.stop_stream(stream_id, 0)
+            client.transmit()
+        assert (await client.closed())[0] == Code.NO_ERROR
+        await until(lambda: not counter(gateway, "web.webtransport_sessions"))
+        assert counter(gateway, "web.webtransport_accepted") == 1
+        assert counter(gateway, "transport.connection_errors") == 0
+
+
 async def test_a_full_gateway_says_when_to_come_back(backend: str) -> None:
     async with (
         web_gateway(backend, "transport.max_connections=1") as gateway,

@@ -342,8 +342,12 @@ class AioquicConnection:
         return stream_id
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream."""
-        self._quic.send_stream_data(stream_id, data, end)
+        """Write to any stream that the peer reads."""
+        quic = self._quic
+        stream = quic._streams.get(stream_id)
+        is_stopped = stream is not None and stream.sender._reset_error_code is not None
+        if not is_stopped and not quic._stream_is_discarded(stream_id):
+            quic.send_stream_data(stream_id, data, end)
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

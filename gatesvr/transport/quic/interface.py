@@ -219,7 +219,10 @@ class QuicTransport(Protocol):
         """Return the id of a new unidirectional stream (server, after the handshake)."""
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream (server, after the handshake); end adds FIN."""
+        """Write to any stream (server, after the handshake); end adds FIN.
+
+        Does nothing on a stream that the peer has stopped, or that has ended.
+        """
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""

@@ -390,8 +390,11 @@ class Qh3Connection:
         return stream_id
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream."""
-        self._quic._core.send_stream(stream_id, data, end)
+        """Write to any stream that the peer reads."""
+        try:
+            self._quic._core.send_stream(stream_id, data, end)
+        except (ValueError, RuntimeError):
+            return  # the peer has stopped it, or it has ended
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
