@@ -23,7 +23,7 @@ __all__ = ["READY", "PythonClient"]
 READY: dict[str, Any] = {
     "event": "ready",
     "client": "gatesvr (Python)",
-    "transports": ["quic"],
+    "transports": ["quic", "websocket"],
     "features": ["state", "renew"],
 }
 MAX_LINE_BYTES = 16 << 20
