@@ -28,13 +28,14 @@ from gatesvr.bench.run import Crew
 from gatesvr.bench.scenario import Plan
 from gatesvr.bench.schedule import Alarm, Schedule
 from gatesvr.config import load, parse_address
+from gatesvr.transport.addresses import Place
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.driver import Driver
 
 from .clients import BACKEND, GatewayClient, Round
 from .load import PAYLOAD_BYTES, Process, serve_upstream, until_readable
-from .placement import Place, Placement
+from .placement import Placement, Role
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
@@ -232,7 +233,7 @@ def measure(
         warmup=WARM_UP_S,
         payload=PAYLOAD_BYTES,
         backend=BACKEND,
-        server=tuple(gateway.hello),
+        server=Place(*gateway.hello),
         insecure=True,
         upstream_delay_ms=0,
         run=int.from_bytes(os.urandom(4), "big"),
@@ -243,7 +244,7 @@ def measure(
         if phase in ("warming up", "draining"):  # the last of one and the first of the other
             states[phase] = time.monotonic(), gateway.ask(phase)
 
-    with placement.starting(Place.MEASURED):
+    with placement.starting(Role.MEASURED):
         crew = Crew(1)
     with crew:
         result = crew.run(plan, {"gateway": gateway.pid, **others}, progress)
@@ -281,10 +282,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     placement = Placement(is_wanted=not options.together)
-    with placement.starting(Place.SERVICE):
+    with placement.starting(Role.SERVICE):
         upstream = Process(serve_upstream)
     task_timeout = START_S + WARM_UP_S + options.seconds
-    with placement.starting(Place.GATEWAY):
+    with placement.starting(Role.GATEWAY):
         gateway = Process(serve_gateway, options.transport, upstream.hello, task_timeout)
     others = {"upstream": upstream.pid}
     results: dict[str, dict[str, Any]] = {}
@@ -292,7 +293,7 @@ def main() -> None:
         rounds: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
         for _ in range(options.rounds):
             rounds["without"].append(measure(gateway, others, placement, options))
-            with placement.starting(Place.NEIGHBOUR):
+            with placement.starting(Role.NEIGHBOUR):
                 if kind == "burn":
                     neighbours = [Process(serve_burn) for _ in range(2)]
                 else:

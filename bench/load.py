@@ -35,6 +35,7 @@ from gatesvr.bench.schedule import Alarm, Schedule
 from gatesvr.cli.loop import spare_collector
 from gatesvr.config import TransportConfig, load, parse_address
 from gatesvr.demo import services
+from gatesvr.transport.addresses import Place
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.tls import client_tls
@@ -255,7 +256,7 @@ def load_gateway(server: Process, options: argparse.Namespace) -> dict[str, floa
         warmup=options.warm_up,
         payload=options.payload,
         backend=options.client,
-        server=tuple(server.hello),
+        server=Place(*server.hello),
         insecure=True,
         upstream_delay_ms=options.slow_ms,
         run=int.from_bytes(os.urandom(4), "big"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Place", "Placement"]
+__all__ = ["Placement", "Role"]
 
 MEASURED_PRIORITY = 20
 SERVICE_PRIORITY = 10
@@ -28,7 +28,7 @@ NEIGHBOUR_NICE = -10
 """Behind all real-time processes, and ahead of what else runs on the machine."""
 
 
-class Place(Enum):
+class Role(Enum):
     """A process's core and rank."""
 
     GATEWAY = "gateway"
@@ -39,11 +39,11 @@ class Place(Enum):
 
 
 _RANKS = {
-    Place.GATEWAY: ("SCHED_FIFO", GATEWAY_PRIORITY, 0),
-    Place.MEASURED: ("SCHED_FIFO", MEASURED_PRIORITY, 0),
-    Place.SERVICE: ("SCHED_FIFO", SERVICE_PRIORITY, 0),
-    Place.NEIGHBOUR: ("SCHED_OTHER", 0, NEIGHBOUR_NICE),
-    Place.REST: ("SCHED_OTHER", 0, 0),
+    Role.GATEWAY: ("SCHED_FIFO", GATEWAY_PRIORITY, 0),
+    Role.MEASURED: ("SCHED_FIFO", MEASURED_PRIORITY, 0),
+    Role.SERVICE: ("SCHED_FIFO", SERVICE_PRIORITY, 0),
+    Role.NEIGHBOUR: ("SCHED_OTHER", 0, NEIGHBOUR_NICE),
+    Role.REST: ("SCHED_OTHER", 0, 0),
 }
 """Policy by its name in os, priority, niceness."""
 
@@ -71,7 +71,7 @@ class Placement:
             self.missing, self._cores = "there is one core only", []
 
     @contextmanager
-    def starting(self, place: Place) -> Iterator[None]:
+    def starting(self, place: Role) -> Iterator[None]:
         """Give a place to the processes that start within; their threads and children follow."""
         if self._cores:
             self._take(place)
@@ -79,13 +79,13 @@ class Placement:
             yield
         finally:
             if self._cores:
-                self._take(Place.REST)
+                self._take(Role.REST)
 
-    def _take(self, place: Place) -> None:
+    def _take(self, place: Role) -> None:
         """Put this process in a place, which its children inherit."""
         policy, priority, nice = _RANKS[place]
         try:
-            os.sched_setaffinity(0, {self._cores[0 if place is Place.GATEWAY else 1]})
+            os.sched_setaffinity(0, {self._cores[0 if place is Role.GATEWAY else 1]})
             os.sched_setscheduler(0, getattr(os, policy), os.sched_param(priority))
             os.setpriority(os.PRIO_PROCESS, 0, nice)
         except OSError as error:

@@ -165,6 +165,9 @@ TOGETHER = {
     "transport.web.origins = ['example.com']": (
         "1: transport.web.origins[0]: 'example.com' is no origin: write https://HOST or *"
     ),
+    "[transport.web]\nbind = 'h:1'\nwebsocket = false\nwebtransport = false": (
+        "2: transport.web.bind: there is no way in: websocket and webtransport are off"
+    ),
     "push.bind = 'a..b:1'": "1: push.bind: 'a..b' is no host name: a label has 1 to 63 characters",
     "push.bind = '0.0.0.0:1'": f"1: push.bind: 0.0.0.0:1: {ports.OPEN_PUSH_PORT}",
     "push.register_cidrs = ['10.0.0.0/33']": (
