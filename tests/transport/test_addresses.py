@@ -12,7 +12,7 @@ import uvloop
 
 from gatesvr.config import TransportConfig
 from gatesvr.errors import ConfigError
-from gatesvr.transport import listener
+from gatesvr.transport import door, listener
 from gatesvr.transport.addresses import resolve
 from gatesvr.transport.client import open_connection
 from gatesvr.transport.listener import ConnectionListener
@@ -48,7 +48,7 @@ def named(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
             for host in hosts
         ]
 
-    monkeypatch.setattr(listener, "resolve", resolve)
+    monkeypatch.setattr(door, "resolve", resolve)
 
 
 @pytest.mark.parametrize("batch_io", [True, False], ids=["batch", "plain"])
@@ -183,7 +183,7 @@ async def _fail(hosts: list[str], what: str, monkeypatch: pytest.MonkeyPatch) ->
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(listener, what, fail)
+        patch.setattr(listener if what == "reset_key" else door, what, fail)
         with pytest.raises(ZeroDivisionError):
             await gateway.start()
     await gateway.stop()
