@@ -318,7 +318,7 @@ async def test_a_client_without_connection_id_moves(backend: str) -> None:
         loop = asyncio.get_running_loop()
         before = client.h3._transport
         other, _ = await loop.create_datagram_endpoint(
-            lambda: client.h3, local_addr=before.get_extra_info("sockname")[:1] + (0,)
+            lambda: client.h3, local_addr=(*before.get_extra_info("sockname")[:1], 0)
         )
         for seq in range(2, 6):
             await client.send(business(seq, "echo", b"%d" % seq, ack=seq - 1))
