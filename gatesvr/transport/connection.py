@@ -35,7 +35,6 @@ time that counts.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from typing import Protocol, cast
 
@@ -579,22 +578,10 @@ class Connection:
 
     def fail(self, error: BaseException) -> None:
         """End this connection, and this one alone, because of an exception."""
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
-        self._counters.connection_errors += 1
-        now = self._driver.clock()
-        self._driver.lines.log(
-            logging.ERROR,
-            "connection_error",
-            now,
-            type(error),
-            error,
-            connection=self.connection_id,
-            peer=self.stream.peer[0],
-            error=repr(error),
-        )
+        self.stream.count_error(error)
         if self._state == _ENDED:
             return
+        now = self._driver.clock()
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)
         try:
             self._finish(now)
