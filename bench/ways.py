@@ -52,12 +52,12 @@ WAYS = {
     "webtransport qh3": ("qh3", "webtransport"),
     "webtransport aioquic": ("aioquic", "webtransport"),
 }
+"""For each way: the gateway's QUIC library, and how clients come in."""
 OPEN: dict[str, Any] = {
     "quic": open_connection,
     "websocket": open_websocket,
     "webtransport": open_webtransport,
 }
-"""For each way: the gateway's QUIC library, and how clients come in."""
 YARDSTICK = "quic qh3"
 CONNECT_BATCH = 25
 FIRST_SESSIONS = 50
