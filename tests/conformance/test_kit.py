@@ -98,8 +98,15 @@ async def test_client_that_ends_in_a_case_breaks_it_and_the_next_case_has_anothe
 
 
 async def test_client_that_does_not_come_by_the_transport() -> None:
+    class QuicOnly(InProcess):
+        transports = ["quic"]  # noqa: RUF012
+
+    class QuicOnlies(InProcesses):
+        async def next(self) -> InProcess:
+            return QuicOnly("auto")
+
     with pytest.raises(DriverError, match="does not come by websocket; it says: quic"):
-        await Kit(InProcesses(), transport="websocket").run([CASES["kick"]])
+        await Kit(QuicOnlies(), transport="websocket").run([CASES["kick"]])
 
 
 async def test_case_that_needs_what_the_client_does_not_offer_is_left_out() -> None:
