@@ -88,7 +88,7 @@ class Peer:
     Attributes:
         table: The session, as the case has it.
         door: The number of the door that it came by; a case may open several.
-        on_violation: Called when a rule was broken whatever the case is about.
+        on_change: Called when something arrived, or the connection ended.
         acked: The highest server seq that the client has acknowledged here.
         acks: How many acknowledgements came here, alone or on a request.
         heartbeats: Those that came, with their times.
@@ -103,7 +103,7 @@ class Peer:
         self.carrier = carrier
         self.table = Table("unused")
         self.door = 0
-        self.on_violation: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self.acked = 0
         self.acks = 0
         self.heartbeats: list[tuple[float, ClientRequest]] = []
@@ -129,7 +129,7 @@ class Peer:
             self._take(request)
         if self._decoder.error:
             self._violate("frames that decode", f"one does not: {self._decoder.error}", "1.3")
-        self._changed.set()
+        self._change()
 
     def text_received(self) -> None:
         """The client sent a text message."""
@@ -141,7 +141,11 @@ class Peer:
             self.is_ended = True
             self.close_code = code
             self._tell(f"client closed with {code}" if code is not None else "connection ended")
-            self._changed.set()
+            self._change()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self.on_change()
 
     def _take(self, request: ClientRequest) -> None:
         kind = request.type
@@ -180,8 +184,7 @@ class Peer:
     def _violate(self, expected: str, did: str, rule: str) -> None:
         if self._violation is None:
             self._violation = Broken(expected, did, rule)
-        self._changed.set()
-        self.on_violation()
+        self._change()
 
     def check(self) -> None:
         """Raise the rule that was broken whatever the case is about."""

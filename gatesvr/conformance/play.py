@@ -102,7 +102,7 @@ class Play:
     def _accept(self, peer: Peer, door: int) -> None:
         peer.table = self.table
         peer.door = door
-        peer.on_violation = self._changed.set
+        peer.on_change = self._changed.set
         self._peers.append(peer)
         self.tell("client connected")
         self._connections.append(peer)
@@ -148,6 +148,19 @@ class Play:
             self.check()
             self._changed.clear()
             await self._changed.wait()
+
+    def _refuse_return(self) -> None:
+        if self._connections:
+            raise Broken("no new connection", "the client connected again")
+
+    def _refuse_delivery(self) -> None:
+        if self._deliveries:
+            told = _describe(self._deliveries[0])
+            raise Broken("nothing to be handed over", f"the client says {told}")
+
+    def _refuse_end(self) -> None:
+        if any(event["event"] == "closed" for event in self._deliveries):
+            raise Broken("a new connection", "the client says that it is closed for good")
 
     def _waits(self, what: str) -> None:
         self.awaited = what
@@ -214,7 +227,7 @@ class Play:
         self._waits("a new connection")
         return await self._until(
             lambda: _pop(self._connections),
-            lambda: _refuse_end(self._deliveries, "a new connection"),
+            self._refuse_end,
         )
 
     async def resumed(self, max_client_seq: int, **fields: Any) -> Peer:
@@ -240,8 +253,7 @@ class Play:
     async def end_of(self, request: int) -> Said:
         """Return the client's word of a request's end: ``answer`` or ``error``."""
         self._waits(f"the end of request {request}")
-        event: Said = await self._until(lambda: self._ends.get(request))
-        return event
+        return await self._until(lambda: self._ends.get(request), self._refuse_return)
 
     async def answered(self, request: int, data: str | None = None, code: int = 200) -> Said:
         """Wait for the answer of a request."""
@@ -279,22 +291,38 @@ class Play:
         """
         for each in wanted:
             self._waits(_name(each))
-            event = await self._until(lambda: _pop(self._deliveries))
+            event = await self._until(lambda: _pop(self._deliveries), self._refuse_return)
             if _delivery(event) != str(each):
                 raise Broken(_name(each), f"the client says {_describe(event)}")
 
     async def fence(self, peer: Peer) -> None:
-        """Push one more notify; nothing else may be told before it."""
-        peer.notify(b"fence")
-        await self.delivered(peer.table.seq)
+        """Push two more notifies; they must be told next, and nothing before them."""
+        peer.notify(b"fence", 2)
+        await self.delivered(peer.table.seq - 1, peer.table.seq)
+
+    async def left(self, peer: Peer, why: str) -> None:
+        """Wait until the client has closed a connection; nothing may be told meanwhile."""
+        self._waits(f"the client to close the connection: {why}")
+        await self._until(lambda: peer.is_ended or None, self._refuse_delivery)
+        self._refuse_delivery()
+
+    async def refused(self, request: int, peer: Peer) -> None:
+        """Wait until the client says that it does not send a request."""
+        self._waits(f"the refusal of request {request}")
+
+        def refuse() -> None:
+            if peer.waiting:
+                raise Broken("no such request", "the client sent it")
+
+        event = await self._until(lambda: self._ends.get(request), refuse)
+        if event["event"] != "error":
+            raise Broken("a refusal by the client", f"the client says {_describe(event)}")
 
     async def stays_away(self) -> None:
         """Wait until the client says that it is closed for good; it must not connect again."""
         self._waits('the event "closed", and no new connection')
         while True:
-            event = await self._until(
-                lambda: _pop(self._deliveries), lambda: _refuse_connection(self._connections)
-            )
+            event = await self._until(lambda: _pop(self._deliveries), self._refuse_return)
             if event["event"] == "closed":
                 break
             if event["event"] != "session_lost":
@@ -305,7 +333,7 @@ class Play:
         """Let time pass; the client must not connect."""
         try:
             async with asyncio.timeout(seconds):
-                await self._until(lambda: None, lambda: _refuse_connection(self._connections))
+                await self._until(lambda: None, self._refuse_return)
         except TimeoutError:
             return
 
@@ -334,16 +362,6 @@ def expect_resume(start: Any, table: Table) -> None:
 
 def _pop(queue: deque[T]) -> T | None:
     return queue.popleft() if queue else None
-
-
-def _refuse_connection(connections: deque[Peer]) -> None:
-    if connections:
-        raise Broken("no new connection", "the client connected again")
-
-
-def _refuse_end(deliveries: deque[Said], what: str) -> None:
-    if any(event["event"] == "closed" for event in deliveries):
-        raise Broken(what, "the client says that it is closed for good")
 
 
 def _delivery(event: Said) -> str:

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 WAYS = [("quic", backend) for backend in BACKENDS]
 WAYS += [(way, "auto") for way in READY["transports"] if way != "quic"]
-QUICK = [name for name in FAULTS if not CASES[name].lasts]
+AT_DEADLINE = {"numbers-server-seq", "ack-bytes"}
+"""Cases that find their fault by what does not come."""
+QUICK = [name for name in FAULTS if not CASES[name].lasts and name not in AT_DEADLINE]
 GROUPS = [list(FAULTS)[first::4] for first in range(4)]
 
 
 @pytest.mark.parametrize("name", QUICK)
 async def test_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     FAULTS[name](monkeypatch.setattr)
-    (verdict,) = await play(replace(CASES[name], deadline=1.5))
+    (verdict,) = await play(replace(CASES[name], deadline=60))
     assert verdict.outcome == "broken", FAULTS[name].__name__
     assert verdict.expected
-    assert verdict.did
+    assert "nothing within" not in verdict.did
     assert verdict.transcript
 
 
@@ -44,7 +46,7 @@ async def test_client_keeps_every_rule(way: tuple[str, str]) -> None:
 
 
 async def keeps(cases: list[Case], transport: str, backend: str) -> None:
-    verdicts = await play(*cases, transport=transport, backend=backend, jobs=16, slowness=4)
+    verdicts = await play(*cases, transport=transport, backend=backend, slowness=4)
     assert [(v.case.name, v.expected, v.did) for v in verdicts if v.outcome != "kept"] == []
 
 
@@ -56,8 +58,9 @@ async def test_no_other_case_finds_the_faults(
     """Several faults at once break their own cases alone."""
     for name in names:
         FAULTS[name](monkeypatch.setattr)
-    # Its own case may be found out by a deadline alone.
-    own = [replace(CASES[name], deadline=6) for name in names]
+    own = [
+        replace(CASES[name], deadline=1.5) if name in AT_DEADLINE else CASES[name] for name in names
+    ]
     others = [c for c in CASES.values() if not c.lasts and c.name not in names]
-    verdicts = await play(*own, *others, jobs=16)
+    verdicts = await play(*own, *others, slowness=4)
     assert [v.case.name for v in verdicts if v.outcome == "broken"] == names

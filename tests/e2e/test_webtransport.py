@@ -162,19 +162,6 @@ async def test_a_stop_says_goodbye(backend: str) -> None:
             await stopping
 
 
-async def test_requests_that_are_given_up_at_once(backend: str) -> None:
-    async with web_gateway(backend) as gateway, h3_client(gateway.web_address) as client:
-        for path in ("/elsewhere", "/gatesvr"):
-            stream_id = client.request(gateway.web_address, path)
-            # In another datagram of the same turn: the gateway reads both before it answers.
-            client.quic.stop_stream(stream_id, 0)
-            client.transmit()
-        assert (await client.closed())[0] == Code.NO_ERROR
-        await until(lambda: not counter(gateway, "web.webtransport_sessions"))
-        assert counter(gateway, "web.webtransport_accepted") == 1
-        assert counter(gateway, "transport.connection_errors") == 0
-
-
 async def test_a_full_gateway_says_when_to_come_back(backend: str) -> None:
     async with (
         web_gateway(backend, "transport.max_connections=1") as gateway,
@@ -328,3 +315,22 @@ async def test_a_client_without_connection_id_moves(backend: str) -> None:
         await client.send(business(6, "echo", b"there", ack=5))
         assert answer(await client.receive()).data == b"there"
         other.close()
+
+
+async def test_start_is_due_as_over_quic(backend: str) -> None:
+    async with (
+        web_gateway(backend, "session.start_timeout=50ms") as gateway,
+        wt_client(gateway.web_address) as client,
+    ):
+        assert await client.closed() == 4408
+        assert counter(gateway, "dispatch.start_timeouts") == 1
+
+
+async def test_who_asks_and_wants_no_answer(backend: str) -> None:
+    async with web_gateway(backend, "transport.handshake_timeout=300ms") as gateway:
+        for path in ("/gatesvr", "/elsewhere"):
+            async with h3_client(gateway.web_address) as client:
+                client.request(gateway.web_address, path, is_stopped=True)
+                await client.closed()
+        assert counter(gateway, "transport.connection_errors") == 0
+        assert counter(gateway, "web.webtransport_sessions") == 0

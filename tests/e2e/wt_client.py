@@ -113,8 +113,13 @@ class H3Client(QuicConnectionProtocol):
         self._quic.send_stream_data(stream_id, data, end)
         self.transmit()
 
-    def request(self, authority: str, path: str, **headers: str) -> int:
-        """Send a CONNECT for a session; return its stream. A header ``_x`` is a pseudo-header."""
+    def request(
+        self, authority: str, path: str, *, is_stopped: bool = False, **headers: str
+    ) -> int:
+        """Send a CONNECT for a session; return its stream. A header ``_x`` is a pseudo-header.
+
+        With is_stopped the same packet says that no answer is wanted.
+        """
         stream_id: int = self._quic.get_next_available_stream_id()
         fields = {
             ":method": "CONNECT",
@@ -126,6 +131,8 @@ class H3Client(QuicConnectionProtocol):
         }
         pairs = [(name.encode(), value.encode()) for name, value in fields.items()]
         self.http.send_headers(stream_id, pairs)
+        if is_stopped:
+            self._quic.stop_stream(stream_id, 0)
         self.transmit()
         return stream_id
 

@@ -38,6 +38,11 @@ class Relay:
         if self._udp is not None:
             self._udp.black_out(FOREVER_S)
 
+    def rebind(self) -> None:
+        """Let the gateway see every datagram's sender at another port, as behind a new NAT."""
+        assert self._udp is not None
+        self._udp.change_source_ports()
+
     def mend(self) -> None:
         """Let everything through again."""
         self._tcp.end_blackout()

@@ -54,28 +54,34 @@ async def test_a_minute_in_the_background(
         for tab in frozen:
             await tab.get("ticks = 0")
             await tab.freeze()
-        for n in range(HIDDEN_S):
-            for gateway in gateways:
-                await gateway.push("ann", range(n, n + 1))
+        pushed = 0
+        ends_at = asyncio.get_running_loop().time() + HIDDEN_S
+        while asyncio.get_running_loop().time() < ends_at:
+            numbers = range(pushed, pushed + 1)
+            await asyncio.gather(*(gateway.push("ann", numbers) for gateway in gateways))
+            pushed += 1
             await asyncio.sleep(1.0)
         for tab in hidden:
-            assert await tab.get(NUMBERS) == list(range(HIDDEN_S))
+            assert await tab.get(NUMBERS) == list(range(pushed))
             assert await tab.get("client.connects.total") == 1
         for tab in frozen:
             assert await tab.get("ticks") < HIDDEN_S / 6, "the page did not stand still"
             # A WebSocket Chromium ends now, and not before.
             await tab.thaw()
-            await tab.until(f"told('notifies').length >= {HIDDEN_S}")
-            assert await tab.get(NUMBERS) == list(range(HIDDEN_S))
-            assert await tab.get("client.connects.total") <= 2
-        for tab in hidden + frozen:
-            assert await tab.get("[ticks < 300, document.visibilityState]") == [True, "hidden"]
-            # One that is cut in the background comes back there.
-            await tab.get("client.drop()")
-            assert await tab.get("ask(0, 3)") == ["0", "1", "2"]
-            assert await tab.get("client.connects.resumed >= 1")
-            assert await tab.get("[client.state, told('lost'), told('sessionLost')]") == [
-                "connected",
-                [],
-                [],
-            ]
+        await asyncio.gather(*(_goes_on(tab, pushed) for tab in hidden + frozen))
+
+
+async def _goes_on(tab: BareTab, pushed: int) -> None:
+    """Expect that a page was told everything once, and that in the background it resumes too."""
+    await tab.until(f"told('notifies').length >= {pushed}")
+    assert await tab.get(NUMBERS) == list(range(pushed))
+    assert await tab.get("client.connects.total") <= 2
+    assert await tab.get("[ticks < 300, document.visibilityState]") == [True, "hidden"]
+    await tab.get("client.drop()")
+    assert await tab.get("ask(0, 3)") == ["0", "1", "2"]
+    assert await tab.get("client.connects.resumed >= 1")
+    assert await tab.get("[client.state, told('lost'), told('sessionLost')]") == [
+        "connected",
+        [],
+        [],
+    ]

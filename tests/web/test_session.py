@@ -19,6 +19,15 @@ NOTIFIES = """async () => {
 }"""
 
 
+LARGE = """async () => {
+  const sent = Uint8Array.from({ length: 900_000 }, (_, at) => at * 31 + (at >> 8));
+  const asked = Array.from({ length: 4 }, () => client.request("echo", sent));
+  const answers = await Promise.all(asked);
+  const isSame = ({ data }) => data.length === sent.length && data.every((b, at) => b === sent[at]);
+  return answers.map(isSame);
+}"""
+
+
 async def test_requests_bound_notifies_and_pushes(
     gateway: Gateway, open_tab: Open, way: Way
 ) -> None:
@@ -47,3 +56,14 @@ async def test_requests_bound_notifies_and_pushes(
         assert await tab.get("told('states')") == ["connecting", "connected"]
         await tab.get("client.close()")
         assert not (await gateway.services.info(session)).found
+
+
+async def test_large_messages(gateway: Gateway, open_tab: Open, way: Way) -> None:
+    async with open_tab(gateway.web, way, openid=f"large-{way}") as tab:
+        await tab.connected()
+        assert await tab.get(LARGE) == [True] * 4
+        assert await tab.get("ask(0, 2).then((texts) => [client.connects.total, ...texts])") == [
+            1,
+            "0",
+            "1",
+        ]

@@ -34,8 +34,8 @@ async def ack_messages(play: Play) -> None:
 
 @case("ack-bytes", "2.5", "The client acks after a quarter of max_unacked_bytes")
 async def ack_bytes(play: Play) -> None:
-    peer = await play.log_in(max_unacked_bytes=64 << 10)
-    await _flow(play, peer, count=160, window=8, data=b"x" * (8 << 10))
+    peer = await play.log_in(max_unacked_bytes=32 << 10)
+    await _flow(play, peer, count=400, window=8, data=b"x" * (4 << 10))
 
 
 async def _flow(play: Play, peer: Peer, *, count: int, window: int, data: bytes) -> None:
@@ -43,7 +43,7 @@ async def _flow(play: Play, peer: Peer, *, count: int, window: int, data: bytes)
     last = peer.table.seq + count
     play.awaited = f"acks early enough for {count} messages, {window} at a time"
     try:
-        async with asyncio.timeout(play.slow(count / window / 4)):
+        async with asyncio.timeout(play.slow(count / window / 10)):
             while peer.table.seq < last:
                 await peer.until(lambda: peer.table.seq - peer.acked < window)
                 peer.notify(

@@ -126,8 +126,7 @@ async def _gives_up(play: Play, peer: Peer, garbage: bytes | str) -> None:
     peer.notify()
     await play.delivered(2)
     peer.send_pieces([garbage])
-    play.awaited = "the client to close the connection"
-    await peer.closed()
+    await play.left(peer, "it has garbage")
     if peer.close_code in (4410, 4401):
         raise Broken("a close that says what is wrong", f"it closed with {peer.close_code}")
     again = await play.connection()

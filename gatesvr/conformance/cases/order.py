@@ -12,7 +12,6 @@ from ..case import case
 from ..peer import message_frame, skip_frame
 
 if TYPE_CHECKING:
-    from ..peer import Peer
     from ..play import Play
 
 _EXPIRED = 1
@@ -46,7 +45,7 @@ async def gap(play: Play) -> None:
     await play.delivered(2)
     peer.table.seq = 4
     peer.send(message_frame(4))
-    await _leaves(play, peer, "the client to close a connection with a gap")
+    await play.left(peer, "it has a gap")
     again = await play.connection()
     start = await again.start()
     if start.last_acked_seq_id != 2:
@@ -92,7 +91,7 @@ async def skip_gap(play: Play) -> None:
     peer = await play.log_in()
     peer.table.seq = 6
     peer.send(skip_frame(4, 6))
-    await _leaves(play, peer, "the client to close a connection with a gap")
+    await play.left(peer, "it has a gap")
     again = await play.resumed(1)
     again.send(skip_frame(2, 6))
     await play.delivered("lost 2-6")
@@ -168,8 +167,3 @@ async def numbers_server_seq(play: Play) -> None:
     start = await again.start()
     if start.last_acked_seq_id != _EXACT + 2:
         raise Broken(f"the position {_EXACT + 2}", f"START has {start.last_acked_seq_id}")
-
-
-async def _leaves(play: Play, peer: Peer, what: str) -> None:
-    play.awaited = what
-    await peer.closed()

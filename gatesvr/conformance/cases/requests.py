@@ -118,7 +118,7 @@ async def error_unknown_type(play: Play) -> None:
 async def request_too_large(play: Play) -> None:
     peer = await play.log_in(max_message_bytes=4096)
     large = play.request("echo", "x" * 8000)
-    await play.failed_request(large)
+    await play.refused(large, peer)
     small = play.request("echo", "y")
     asked = await peer.business(2, "echo")
     peer.answer(asked, b"y")

@@ -127,14 +127,14 @@ async def hello_order(play: Play) -> None:
 
 @case(
     "auth-renewal", "3.10", "A client renews its credentials by AUTH before they expire",
-    needs="renew", lasts=2,
+    needs="renew", lasts=9,
 )  # fmt: skip
 async def auth_renewal(play: Play) -> None:
     peer = await play.connect(tokens=[_FIRST, _SECOND])
     start = await peer.start()
     if start.auth_token != _FIRST:
         raise Broken("the auth_token first", f"START has {start.auth_token!r}")
-    expires = time.time() + 3
+    expires = time.time() + 10
     peer.respond(auth_expires_at_ms=int(expires * 1000))
     await play.hello(peer)
     await play.connected()

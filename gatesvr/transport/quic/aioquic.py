@@ -13,6 +13,7 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStreamSender
 from aioquic.tls import Epoch
 
 from ...errors import ConfigError
@@ -316,8 +317,7 @@ class AioquicConnection:
         stream = self._quic._streams.get(self._stream_id)
         if stream is None:
             return self._quic._is_client and not self._quic._stream_is_discarded(self._stream_id)
-        sender = stream.sender
-        return sender._buffer_fin is None and sender._reset_error_code is None
+        return _is_open(stream.sender)
 
     def is_acknowledged(self) -> bool:
         """Return whether everything written was acknowledged."""
@@ -336,18 +336,16 @@ class AioquicConnection:
         if not stream_id & 2:
             quic.reset_stream(stream_id, code)
 
-    def open_stream(self) -> int:
-        """Return the id of a new unidirectional stream."""
-        stream_id: int = self._quic.get_next_available_stream_id(is_unidirectional=True)
-        return stream_id
+    def open_stream(self, data: bytes) -> None:
+        """Open a unidirectional stream, and write to it."""
+        quic = self._quic
+        quic.send_stream_data(quic.get_next_available_stream_id(is_unidirectional=True), data)
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream that the peer reads."""
-        quic = self._quic
-        stream = quic._streams.get(stream_id)
-        is_stopped = stream is not None and stream.sender._reset_error_code is not None
-        if not is_stopped and not quic._stream_is_discarded(stream_id):
-            quic.send_stream_data(stream_id, data, end)
+        """Write to a stream of the peer's."""
+        stream = self._quic._streams.get(stream_id)
+        if stream is not None and _is_open(stream.sender):
+            self._quic.send_stream_data(stream_id, data, end)
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
@@ -395,3 +393,7 @@ class AioquicConnection:
         rtt = loss._rtt_smoothed if loss._rtt_initialized else 0.0
         lost = window.lost if isinstance(window, CountingReno) else 0
         return PathState(rtt, window.congestion_window, window.bytes_in_flight, lost)
+
+
+def _is_open(sender: QuicStreamSender) -> bool:
+    return sender._buffer_fin is None and sender._reset_error_code is None

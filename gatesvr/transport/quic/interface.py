@@ -215,14 +215,12 @@ class QuicTransport(Protocol):
     def refuse_stream(self, stream_id: int, code: int = STREAM_REFUSED) -> None:
         """Refuse a stream of the peer's (PROTOCOL 1.2)."""
 
-    def open_stream(self) -> int:
-        """Return the id of a new unidirectional stream (server, after the handshake)."""
+    def open_stream(self, data: bytes) -> None:
+        """Open a unidirectional stream, and write to it (server, after the handshake)."""
 
     def send_on(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to any stream (server, after the handshake); end adds FIN.
-
-        Does nothing on a stream that the peer has stopped, or that has ended.
-        """
+        """Write to a stream of the peer's; end adds FIN. It does nothing where the peer wants no
+        more (server, after the handshake)."""
 
     def ping(self) -> None:
         """Send a PING, which the peer acknowledges."""
@@ -264,7 +262,8 @@ class QuicBackend(Protocol):
 
     name: Literal["aioquic", "qh3"]
     needs_retry: bool
-    """Whether an Initial packet that ends before its datagram must be answered with Retry."""
+    """Whether an Initial packet that ends before its datagram must be answered with Retry, and one
+    whose source id has no bytes."""
 
     def server(
         self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN

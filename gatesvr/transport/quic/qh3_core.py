@@ -87,7 +87,8 @@ class Qh3Core(QuicConnection):
 
         It learns of no client's id that has no bytes, as browsers have them, and would send to
         initial_dcid for ever. So it gets the right one from the start, with the keys that follow
-        from the other. Then it reads only what is sent to an id of its own: see Qh3Backend.
+        from the other. Then it reads only what is sent to an id of its own; so admission sends such
+        a client a Retry, and the id that the Retry gives is the connection's first one.
         """
         if not self._is_nameless:
             super()._create_core(remote_addr, initial_dcid, now)

@@ -163,7 +163,7 @@ class WebTransportConnection(Connection):
                     self._owner.connection_id_retired(self, event.connection_id)
                 elif isinstance(event, HandshakeCompleted):
                     self._is_greeted = True
-                    self._quic.send_on(self._quic.open_stream(), self._http.greeting())
+                    self._quic.open_stream(self._http.greeting())
                     self._driver.mark_dirty(self)
                 elif isinstance(event, Closed):
                     closed = event.how
