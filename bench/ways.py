@@ -37,7 +37,7 @@ from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.driver import Driver
 
 from .clients import GatewayClient, Round
-from .load import Process, figures_of, serve_upstream, until_readable
+from .load import Process, figures_of, serve_upstream, tell_stats
 from .web import open_websocket, open_webtransport
 
 if TYPE_CHECKING:
@@ -92,13 +92,7 @@ async def serve_ways(
         web = parse_address(gateway.web_address)
         quic = parse_address(gateway.address)
         pipe.send({"quic": quic, "websocket": web, "webtransport": web})
-        while True:
-            await until_readable(pipe)
-            if pipe.recv() != "stats":
-                pipe.send("stopped")
-                return
-            gc.collect()
-            pipe.send(gateway.stats())
+        await tell_stats(pipe, gateway)
 
 
 class Window(Round):
