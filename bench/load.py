@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -179,6 +180,17 @@ async def serve_echo(pipe: Pipe, backend: str, batch_io: bool) -> None:
     await until_readable(pipe)
     pipe.send({"transport": listener.counters.snapshot()})
     await listener.stop()
+
+
+async def tell_stats(pipe: Pipe, gateway: Gateway) -> None:
+    """Answer each ``stats`` with the gateway's, and with no garbage left, until told to stop."""
+    while True:
+        await until_readable(pipe)
+        if pipe.recv() != "stats":
+            pipe.send("stopped")
+            return
+        gc.collect()
+        pipe.send(gateway.stats())
 
 
 async def until_readable(pipe: Pipe) -> None:

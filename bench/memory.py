@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,9 @@ import psutil
 import uvloop
 
 if __package__ in (None, ""):
-    from load import Idle, Process, serve_upstream, until_readable
+    from load import Idle, Process, serve_upstream, tell_stats
 else:
-    from .load import Idle, Process, serve_upstream, until_readable
+    from .load import Idle, Process, serve_upstream, tell_stats
 
 from gatesvr import Gateway
 from gatesvr._pb import upstream_pb2 as pb
@@ -71,13 +70,7 @@ async def serve_gateway(pipe: Pipe, backend: str, services: dict[str, str]) -> N
     )
     async with Gateway(config) as gateway:
         pipe.send((parse_address(gateway.address), gateway.grpc_address))
-        while True:
-            await until_readable(pipe)
-            if pipe.recv() != "stats":
-                pipe.send("stopped")
-                return
-            gc.collect()
-            pipe.send(gateway.stats())
+        await tell_stats(pipe, gateway)
 
 
 class Quiet(Idle):

@@ -37,7 +37,7 @@ from gatesvr.transport.tls import client_tls
 from gatesvr.transport.udp.driver import Driver
 
 from .clients import GatewayClient, Round
-from .load import Process, figures_of, serve_upstream, until_readable
+from .load import Process, figures_of, serve_upstream, tell_stats
 from .web import open_websocket, open_webtransport
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ WAYS = {
     "webtransport qh3": ("qh3", "webtransport"),
     "webtransport aioquic": ("aioquic", "webtransport"),
 }
+"""For each way: the gateway's QUIC library, and how clients come in."""
 OPEN: dict[str, Any] = {
     "quic": open_connection,
     "websocket": open_websocket,
     "webtransport": open_webtransport,
 }
-"""For each way: the gateway's QUIC library, and how clients come in."""
 YARDSTICK = "quic qh3"
 CONNECT_BATCH = 25
 FIRST_SESSIONS = 50
@@ -92,13 +92,7 @@ async def serve_ways(
         web = parse_address(gateway.web_address)
         quic = parse_address(gateway.address)
         pipe.send({"quic": quic, "websocket": web, "webtransport": web})
-        while True:
-            await until_readable(pipe)
-            if pipe.recv() != "stats":
-                pipe.send("stopped")
-                return
-            gc.collect()
-            pipe.send(gateway.stats())
+        await tell_stats(pipe, gateway)
 
 
 class Window(Round):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ..credentials import Access
-
 from ..transport.addresses import Place
 from .tokens import TokenSigner
+
+if TYPE_CHECKING:
+    from ..credentials import Access
 
 __all__ = ["SCENARIOS", "Plan", "Scenario"]
 

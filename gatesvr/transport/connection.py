@@ -35,7 +35,6 @@ time that counts.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from typing import Protocol, cast
 
@@ -87,10 +86,10 @@ MOVE_S = 5.0
 """Seconds for each further move. A client that goes on is closed 4429."""
 
 # States. Plain numbers: they are compared for every datagram.
-_HANDSHAKE = 0
-_OPEN = 1
-_LINGERING = 2
-_ENDED = 3
+HANDSHAKE = 0
+OPEN = 1
+LINGERING = 2
+ENDED = 3
 _STATE_NAMES = ("handshake", "open", "lingering", "ended")
 
 
@@ -197,7 +196,7 @@ class Connection:
         self._has_moved = False
         self._is_unproved = False
         self._moves = TokenBucket(1 / MOVE_S, MAX_MOVES)
-        self._state = _HANDSHAKE
+        self._state = HANDSHAKE
         self._handshake_bytes = 0  # received
         self._deadline: float = deadline  # of the handshake, later of the last push
         self._refused: set[int] = set()  # streams whose end the peer has not confirmed
@@ -229,10 +228,10 @@ class Connection:
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram in; process() follows once the batch is through."""
-        if self._state == _ENDED:
+        if self._state == ENDED:
             self._counters.datagrams_after_close += 1
             return
-        if self._state == _HANDSHAKE:
+        if self._state == HANDSHAKE:
             if address != self._address and not self._is_client:
                 # The handshake proves the address that it began at, and none besides.
                 self._counters.datagrams_elsewhere += 1
@@ -250,13 +249,13 @@ class Connection:
 
     def process(self, now: float) -> None:
         """Handle the events of the datagrams received."""
-        if self._state == _ENDED:
+        if self._state == ENDED:
             return
-        was_open = self._state == _OPEN
+        was_open = self._state == OPEN
         self._last_received = now
         stream = self.stream
         try:
-            if not self._handle_events(now) and self._state == _OPEN:
+            if not self._handle_events(now) and self._state == OPEN:
                 # No stream byte: was it an acknowledgement of something new?
                 mark = self._quic.ack_mark()
                 if mark != self._ack_mark:
@@ -266,7 +265,7 @@ class Connection:
                 self._handle_move(now)
             elif (
                 was_open
-                and self._state == _OPEN
+                and self._state == OPEN
                 and not stream.is_feeding
                 and not stream.is_blocked
                 and self._quic.can_wait(now)
@@ -286,31 +285,31 @@ class Connection:
 
     def flush(self, now: float) -> None:
         """Send all that is ready, and schedule the timer."""
-        if self._state == _ENDED:
+        if self._state == ENDED:
             return
         if self._is_put_off:
             self._is_put_off = False
             self._driver.flushed(self)
         stream = self.stream
         try:
-            if stream.is_feeding and self._state == _OPEN:
+            if stream.is_feeding and self._state == OPEN:
                 stream.feed(now)
             else:
                 self.transmit(now)
                 if stream.is_blocked:
                     stream.is_blocked = stream.carrier.unsent_bytes() > 0
-            if self._state != _ENDED and self._quic.events:
+            if self._state != ENDED and self._quic.events:
                 self._handle_events(now)
-            if self._state == _LINGERING:
+            if self._state == LINGERING:
                 self._linger(now)
-            if self._state != _ENDED:
+            if self._state != ENDED:
                 self._schedule(now)
         except BaseException as error:
             self.fail(error)
 
     def probe(self) -> None:
         """Make the peer answer something at once, however much is in flight."""
-        if self._state != _OPEN:
+        if self._state != OPEN:
             return
         try:
             self._quic.probe()
@@ -321,7 +320,7 @@ class Connection:
 
     def path(self) -> PathState | None:
         """Return how the path does, None once the connection has ended; count the lost packets."""
-        return None if self._state == _ENDED else self._look(self._quic)
+        return None if self._state == ENDED else self._look(self._quic)
 
     def _look(self, quic: QuicTransport) -> PathState:
         path = quic.path()
@@ -349,7 +348,7 @@ class Connection:
         try:
             if last and stream.state == WRITABLE:
                 stream.write_last(last)
-                self._state = _LINGERING
+                self._state = LINGERING
                 wait = min(CLOSE_LINGER_S, LINGER_PTOS * self._quic.probe_timeout())
                 self._deadline = now + wait
                 self._driver.mark_dirty(self)
@@ -360,7 +359,7 @@ class Connection:
 
     def discard(self, reason: str = "") -> None:
         """End at once; the peer is not told."""
-        if self._state != _ENDED:
+        if self._state != ENDED:
             self._end(Disconnect("handshake", 0, reason))
 
     # Events.
@@ -394,7 +393,7 @@ class Connection:
                 self._owner.connection_id_retired(self, event.connection_id)
             elif isinstance(event, HandshakeCompleted):
                 self._handle_handshake(now)
-                if self._state == _ENDED:
+                if self._state == ENDED:
                     return False
             elif isinstance(event, StreamReset | StopSending):
                 if event.stream_id != STREAM_ID:
@@ -412,12 +411,12 @@ class Connection:
         is_heard = bool(data) or is_end
         if is_heard:
             stream.receive(data if chunks is None else b"".join(chunks), is_end, now)
-        if closed is not None and self._state != _ENDED:
+        if closed is not None and self._state != ENDED:
             self._handle_closed(closed, now)
         return is_heard
 
     def _handle_handshake(self, now: float) -> None:
-        self._state = _OPEN
+        self._state = OPEN
         stream = self.stream
         if self._is_client:
             stream.state = WRITABLE
@@ -433,7 +432,7 @@ class Connection:
 
     def _handle_move(self, now: float) -> None:
         self._has_moved = False
-        if self._state != _OPEN:
+        if self._state != OPEN:
             return
         address = self._quic.peer_address()
         if address == self._address and not self._is_unproved:
@@ -461,9 +460,9 @@ class Connection:
             return
         if how.kind == "local" and how.code in VIOLATIONS:
             self._counters.quic_violations += 1
-        if self._state == _HANDSHAKE:
+        if self._state == HANDSHAKE:
             how = Disconnect("handshake", how.code, how.reason)
-        elif self._state == _LINGERING and how.kind == "peer":
+        elif self._state == LINGERING and how.kind == "peer":
             assert self._how is not None
             how = self._how  # the peer has read the last push and went first
             self._counters.last_pushes += 1
@@ -517,7 +516,7 @@ class Connection:
         when = self._quic.get_timer()
         nearest = math.inf if when is None else when
         self._quic_timer = nearest
-        if self._state != _OPEN:
+        if self._state != OPEN:
             nearest = min(nearest, self._deadline)
         else:
             stream = self.stream
@@ -540,7 +539,7 @@ class Connection:
             self._driver.schedule(self._timer, nearest)
 
     def _on_timer(self, now: float) -> None:
-        if self._state == _ENDED:
+        if self._state == ENDED:
             return
         if now < self._due:
             self._driver.schedule(self._timer, self._due)  # it fired early, see TimerHeap
@@ -550,9 +549,9 @@ class Connection:
             if now >= self._quic_timer and not self._is_put_off:
                 self._quic.handle_timer(now)
                 self._handle_events(now)
-            if self._state == _OPEN:
+            if self._state == OPEN:
                 self._handle_timers(now)
-            elif self._state == _HANDSHAKE and now >= self._deadline:
+            elif self._state == HANDSHAKE and now >= self._deadline:
                 self._time_out(now)
         except BaseException as error:
             self.fail(error)
@@ -579,22 +578,10 @@ class Connection:
 
     def fail(self, error: BaseException) -> None:
         """End this connection, and this one alone, because of an exception."""
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
-        self._counters.connection_errors += 1
-        now = self._driver.clock()
-        self._driver.lines.log(
-            logging.ERROR,
-            "connection_error",
-            now,
-            type(error),
-            error,
-            connection=self.connection_id,
-            peer=self.stream.peer[0],
-            error=repr(error),
-        )
-        if self._state == _ENDED:
+        self.stream.count_error(error)
+        if self._state == ENDED:
             return
+        now = self._driver.clock()
         self._how = Disconnect("local", CloseCode.INTERNAL_ERROR)
         try:
             self._finish(now)
@@ -605,9 +592,9 @@ class Connection:
             self._end(self._how)
 
     def _end(self, how: Disconnect, farewell: bytes = b"") -> None:
-        if self._state != _HANDSHAKE:
+        if self._state != HANDSHAKE:
             self._count_end(how, is_ours=how is self._how)
-        self._state = _ENDED
+        self._state = ENDED
         self.stream.state = CLOSED
         self._how = how
         self._driver.timers.cancel(self._timer)

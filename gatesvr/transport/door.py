@@ -1,4 +1,4 @@
-"""Door: a UDP address that clients come in by, and what becomes of them.
+"""Door: a UDP address that clients come in by, and the kind of connection made for them.
 
 The ConnectionListener has one for its own protocol, and may open others.
 """

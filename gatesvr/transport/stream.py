@@ -308,6 +308,22 @@ class Stream:
         )
         self._connection.close(error.close_code, str(error))
 
+    def count_error(self, error: BaseException) -> None:
+        """Count and log an exception that ends the connection; raise one that ends the process."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        self._counters.connection_errors += 1
+        self._driver.lines.log(
+            logging.ERROR,
+            "connection_error",
+            self._driver.clock(),
+            type(error),
+            error,
+            connection=self.connection_id,
+            peer=self.peer[0],
+            error=repr(error),
+        )
+
     # The connection task.
 
     async def run(self, handler: ConnectionHandler) -> None:

@@ -74,9 +74,15 @@ class BadLine:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Listen on a free port of loopback."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=BUFFER_BYTES)
+    async def start(self, port: int = 0) -> None:
+        """Listen on a port of loopback, 0 for any free one.
+
+        Raises:
+            OSError: It is taken.
+        """
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", port, limit=BUFFER_BYTES
+        )
         self.address = self._server.sockets[0].getsockname()
 
     def black_out(self, seconds: float) -> None:
@@ -88,7 +94,7 @@ class BadLine:
         self.tally.tcp_blackouts += 1
 
     def end_blackout(self) -> None:
-        """Have the light again before the time."""
+        """Let everything through again before the time."""
         if self._light_handle is not None:
             self._light_handle.cancel()
         self._light.set()

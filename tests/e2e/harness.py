@@ -12,6 +12,8 @@ from gatesvr._pb import upstream_pb2 as up
 from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.config import load
 
+from .plain_upstream import plain_upstream
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -86,3 +88,16 @@ def counter(gateway: Gateway, name: str) -> int:
 def unread(gateway: Gateway) -> int:
     """Return the most bytes that wait in one connection and were never sent."""
     return max((c.stream.unsent_bytes() for c in gateway.listener.connections), default=0)
+
+
+WEB = "transport.web.bind=127.0.0.1:0"
+
+
+@asynccontextmanager
+async def web_gateway(*sets: str, backend: str = "aioquic") -> AsyncIterator[Gateway]:
+    """Run a gateway for web clients, and an upstream."""
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, WEB, *sets) as gateway,
+    ):
+        yield gateway

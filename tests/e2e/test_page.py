@@ -24,14 +24,13 @@ from gatesvr.cli.page import open_page
 from gatesvr.config import load, parse_address
 from gatesvr.transport.tls import ServerTls, generate_certificate
 
-from .harness import counter, gateway_sets, running_gateway
+from .harness import WEB, counter, gateway_sets, running_gateway
 from .plain_upstream import plain_upstream
 from .web_client import WebClient, client_context, web_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-WEB = "transport.web.bind=127.0.0.1:0"
 DEADLINE_S = 20.0
 
 

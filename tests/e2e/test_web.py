@@ -9,12 +9,10 @@ import pytest
 from gatesvr._pb import message_pb2 as pb
 
 from ..fakes import until
-from .harness import counter, pusher, running_gateway
+from .harness import WEB, counter, pusher, running_gateway
 from .plain_client import ack, answer, business, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
 from .web_client import web_client
-
-WEB = "transport.web.bind=127.0.0.1:0"
 
 
 async def test_a_whole_session() -> None:

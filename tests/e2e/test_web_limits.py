@@ -16,26 +16,14 @@ from gatesvr.errors import ConfigError
 from gatesvr.transport.tls import ServerTls, generate_certificate
 
 from ..fakes import until
-from .harness import counter, running_gateway
+from .harness import counter, web_gateway
 from .plain_client import business, frame, heartbeat, plain_client
-from .plain_upstream import plain_upstream
 from .web_client import WebClient, client_context, web_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gatesvr import Gateway
-
-WEB = "transport.web.bind=127.0.0.1:0"
-
-
-@asynccontextmanager
-async def web_gateway(*sets: str) -> AsyncIterator[Gateway]:
-    async with (
-        plain_upstream() as upstream,
-        running_gateway("aioquic", upstream.address, WEB, *sets) as gateway,
-    ):
-        yield gateway
 
 
 @asynccontextmanager

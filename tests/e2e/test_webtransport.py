@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,27 +12,11 @@ from gatesvr.errors import ConfigError
 from gatesvr.transport.web.http3 import Code
 
 from ..fakes import until
-from .harness import counter, pusher, running_gateway
+from .harness import WEB, counter, pusher, running_gateway, web_gateway
 from .plain_client import ack, answer, business, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
 from .web_client import web_client
 from .wt_client import H3Client, h3_client, wt_client
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from gatesvr.gateway import Gateway
-
-WEB = "transport.web.bind=127.0.0.1:0"
-
-
-@asynccontextmanager
-async def web_gateway(backend: str, *sets: str) -> AsyncIterator[Gateway]:
-    async with (
-        plain_upstream() as upstream,
-        running_gateway(backend, upstream.address, WEB, *sets) as gateway,
-    ):
-        yield gateway
 
 
 async def test_a_whole_session(backend: str) -> None:
@@ -103,7 +86,7 @@ async def test_a_session_goes_from_way_to_way(backend: str) -> None:
 
 
 async def test_closes_say_their_code(backend: str) -> None:
-    async with web_gateway(backend) as gateway:
+    async with web_gateway(backend=backend) as gateway:
         async with wt_client(gateway.web_address) as client:
             await client.login("ann")
             await gateway.kick("ann", reason="enough")
@@ -164,7 +147,7 @@ async def test_a_stop_says_goodbye(backend: str) -> None:
 
 async def test_a_full_gateway_says_when_to_come_back(backend: str) -> None:
     async with (
-        web_gateway(backend, "transport.max_connections=1") as gateway,
+        web_gateway("transport.max_connections=1", backend=backend) as gateway,
         wt_client(gateway.web_address) as first,
     ):
         await first.login("ann")
@@ -174,7 +157,7 @@ async def test_a_full_gateway_says_when_to_come_back(backend: str) -> None:
 
 
 async def test_requests_that_are_refused(backend: str) -> None:
-    async with web_gateway(backend) as gateway:
+    async with web_gateway(backend=backend) as gateway:
         address = gateway.web_address
         async with h3_client(address) as client:
             wrong = (
@@ -202,7 +185,7 @@ async def test_requests_that_are_refused(backend: str) -> None:
 
 async def test_a_client_that_asks_for_no_session(backend: str) -> None:
     async with (
-        web_gateway(backend, "transport.handshake_timeout=300ms") as gateway,
+        web_gateway("transport.handshake_timeout=300ms", backend=backend) as gateway,
         h3_client(gateway.web_address) as client,
     ):
         assert counter(gateway, "transport.handshakes") == 1
@@ -213,7 +196,7 @@ async def test_a_client_that_asks_for_no_session(backend: str) -> None:
 
 
 async def test_other_streams_are_refused_by_themselves(backend: str) -> None:
-    async with web_gateway(backend) as gateway, wt_client(gateway.web_address) as client:
+    async with web_gateway(backend=backend) as gateway, wt_client(gateway.web_address) as client:
         await client.login("ann")
         h3 = client.h3
         http = h3.http
@@ -238,7 +221,7 @@ async def test_other_streams_are_refused_by_themselves(backend: str) -> None:
 
 
 async def test_a_broken_rule_ends_the_connection(backend: str) -> None:
-    async with web_gateway(backend) as gateway:
+    async with web_gateway(backend=backend) as gateway:
         async with wt_client(gateway.web_address) as client:
             await client.login("ann")
             client.h3.write(client.session, b"\x04\x00")  # SETTINGS
@@ -255,7 +238,7 @@ async def test_a_broken_rule_ends_the_connection(backend: str) -> None:
 
 @pytest.mark.parametrize("path", ["/gatesvr", "/elsewhere"])
 async def test_a_client_that_wants_no_answer(backend: str, path: str) -> None:
-    async with web_gateway(backend) as gateway, h3_client(gateway.web_address) as client:
+    async with web_gateway(backend=backend) as gateway, h3_client(gateway.web_address) as client:
         await until(lambda: counter(gateway, "transport.handshakes") == 1)
         stream_id = client.request("localhost", path)
         client.quic.stop_stream(stream_id, Code.NO_ERROR)
@@ -266,7 +249,7 @@ async def test_a_client_that_wants_no_answer(backend: str, path: str) -> None:
 
 
 async def test_a_close_nobody_wants_to_read(backend: str) -> None:
-    async with web_gateway(backend) as gateway, wt_client(gateway.web_address) as client:
+    async with web_gateway(backend=backend) as gateway, wt_client(gateway.web_address) as client:
         await client.login("ann")
         client.h3.quic.stop_stream(client.session, Code.NO_ERROR)
         await client.send_bytes(b"\xff\xff\xff\xff")
@@ -282,7 +265,7 @@ async def test_a_client_that_lets_us_open_no_stream(backend: str) -> None:
             self.quic._local_max_streams_uni.value = 0
 
     async with (
-        web_gateway(backend) as gateway,
+        web_gateway(backend=backend) as gateway,
         h3_client(gateway.web_address, protocol=Mean) as client,
     ):
         assert (await client.closed())[0] == Code.GENERAL_PROTOCOL_ERROR
@@ -291,25 +274,23 @@ async def test_a_client_that_lets_us_open_no_stream(backend: str) -> None:
 
 
 async def test_either_way_can_be_off() -> None:
-    async with web_gateway("aioquic", "transport.web.websocket=false") as gateway:
+    async with web_gateway("transport.web.websocket=false") as gateway:
         async with wt_client(gateway.web_address) as client:
             await client.login("ann")
         with pytest.raises(ConnectionRefusedError):
             async with web_client(gateway.web_address):
                 pass
-    async with web_gateway("aioquic", "transport.web.webtransport=false") as gateway:
+    async with web_gateway("transport.web.webtransport=false") as gateway:
         async with web_client(gateway.web_address) as client:
             await client.login("ann")
         assert len(gateway.listener._doors) == 1
     with pytest.raises(ConfigError, match="there is no way in"):
-        async with web_gateway(
-            "aioquic", "transport.web.websocket=false", "transport.web.webtransport=false"
-        ):
+        async with web_gateway("transport.web.websocket=false", "transport.web.webtransport=false"):
             pass
 
 
 async def test_a_new_certificate_is_shown_here_too(backend: str) -> None:
-    async with web_gateway(backend) as gateway:
+    async with web_gateway(backend=backend) as gateway:
         doors = gateway.listener._doors
         before = [door.server for door in doors]
         gateway.apply(gateway.config)
@@ -320,7 +301,7 @@ async def test_a_new_certificate_is_shown_here_too(backend: str) -> None:
 
 async def test_a_client_whose_connection_id_has_no_bytes(backend: str) -> None:
     async with (
-        web_gateway(backend) as gateway,
+        web_gateway(backend=backend) as gateway,
         wt_client(gateway.web_address, id_length=0) as client,
     ):
         await client.login("ann")
@@ -335,7 +316,7 @@ async def test_a_client_whose_connection_id_has_no_bytes(backend: str) -> None:
 
 async def test_a_client_without_connection_id_moves(backend: str) -> None:
     async with (
-        web_gateway(backend) as gateway,
+        web_gateway(backend=backend) as gateway,
         wt_client(gateway.web_address, id_length=0) as client,
     ):
         await client.login("ann")
@@ -356,7 +337,7 @@ async def test_a_client_without_connection_id_moves(backend: str) -> None:
 
 async def test_start_is_due_as_over_quic(backend: str) -> None:
     async with (
-        web_gateway(backend, "session.start_timeout=50ms") as gateway,
+        web_gateway("session.start_timeout=50ms", backend=backend) as gateway,
         wt_client(gateway.web_address) as client,
     ):
         assert await client.closed() == 4408
@@ -364,7 +345,7 @@ async def test_start_is_due_as_over_quic(backend: str) -> None:
 
 
 async def test_who_asks_and_wants_no_answer(backend: str) -> None:
-    async with web_gateway(backend, "transport.handshake_timeout=300ms") as gateway:
+    async with web_gateway("transport.handshake_timeout=300ms", backend=backend) as gateway:
         for path in ("/gatesvr", "/elsewhere"):
             async with h3_client(gateway.web_address) as client:
                 client.request(gateway.web_address, path, is_stopped=True)

@@ -17,6 +17,7 @@ from gatesvr.transport.web.http3 import (
     Request,
     SessionEnded,
     close_frame,
+    frame,
     response_frame,
 )
 
@@ -30,10 +31,6 @@ FIELDS = [
     (b":path", b"/gatesvr"),
     (b"origin", b"https://localhost:8443"),
 ]
-
-
-def frame(kind: int, payload: bytes) -> bytes:
-    return http3._frame(kind, payload)
 
 
 def headers(fields: list[tuple[bytes, bytes]] = FIELDS) -> bytes:

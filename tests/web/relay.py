@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ..e2e.bad_network import BadNetwork
+from ..e2e.bad_line import BadLine
+from ..e2e.bad_network import BadNetwork, Weather
 from ..e2e.plain_client import host_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 MAX_TRIES = 100
-PIECE_BYTES = 64 << 10
 FOREVER_S = 3_600.0
 
 
@@ -25,18 +23,14 @@ class Relay:
         address: HOST:PORT for the clients.
     """
 
-    def __init__(self, gateway: str, tcp: socket.socket, udp: BadNetwork | None) -> None:
-        self.address = "{}:{}".format(*tcp.getsockname())
-        self._gateway = host_port(gateway)
+    def __init__(self, tcp: BadLine, udp: BadNetwork | None) -> None:
+        self.address = "{}:{}".format(*tcp.address)
         self._tcp = tcp
         self._udp = udp
-        self._is_up = asyncio.Event()
-        self._is_up.set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def cut(self) -> None:
         """Let nothing through any more: neither side is told. TCP sends it again after mend()."""
-        self._is_up.clear()
+        self._tcp.black_out(FOREVER_S)
         self.cut_udp()
 
     def cut_udp(self) -> None:
@@ -51,71 +45,30 @@ class Relay:
 
     def mend(self) -> None:
         """Let everything through again."""
-        self._is_up.set()
+        self._tcp.end_blackout()
         if self._udp is not None:
             self._udp.end_blackout()
-
-    async def run(self) -> None:
-        """Accept TCP connections, until cancelled."""
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                client, _ = await loop.sock_accept(self._tcp)
-                task = asyncio.create_task(self._serve(client))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, client: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        client.setblocking(False)
-        with closing(client), closing(socket.socket()) as server:
-            server.setblocking(False)
-            await self._is_up.wait()
-            try:
-                await loop.sock_connect(server, self._gateway)
-                async with asyncio.TaskGroup() as pumps:
-                    pumps.create_task(self._pump(client, server))
-                    pumps.create_task(self._pump(server, client))
-            except* OSError:
-                pass  # one of them is gone, and with it the other
-
-    async def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await loop.sock_recv(source, PIECE_BYTES):
-            await self._is_up.wait()
-            await loop.sock_sendall(target, data)
-        target.shutdown(socket.SHUT_WR)
 
 
 @asynccontextmanager
 async def relay(gateway: str, *, has_udp: bool = True) -> AsyncIterator[Relay]:
     """Run a relay to a gateway's HOST:PORT; without UDP its port is closed for that."""
-    udp: BadNetwork | None = None
-    for _ in range(MAX_TRIES):
-        udp = BadNetwork(host_port(gateway), seed=1)
-        tcp = socket.socket()
+    target = host_port(gateway)
+    tcp = BadLine(target, 1, Weather())
+    for tries_left in reversed(range(MAX_TRIES)):
+        udp = BadNetwork(target, seed=1)
         try:
-            tcp.bind(udp.address)
+            await tcp.start(udp.address[1])
             break
         except OSError:  # that number is taken for TCP
-            tcp.close()
             udp.close()
+            if not tries_left:
+                raise
     if not has_udp:
         udp.close()
-        udp = None
-    tcp.listen()
-    tcp.setblocking(False)
-    found = Relay(gateway, tcp, udp)
-    running = asyncio.create_task(found.run())
     try:
-        yield found
+        yield Relay(tcp, udp if has_udp else None)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        tcp.close()
-        if udp is not None:
+        await tcp.close()
+        if has_udp:
             udp.close()

@@ -15,15 +15,15 @@ import pytest
 import gatesvr
 
 from ..cli.process import FREE_PORTS, serving
-from ..console.conftest import CHROMIUM, SIZES
+from ..console.conftest import SIZES
+from .conftest import DEADLINE_S
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 CLIENT = Path(gatesvr.__file__).parent / "demo" / "page" / "client.js"
-DEADLINE_S = 60.0
 LINES = "[...document.querySelectorAll('#lines .line .bubble')].map((line) => line.textContent)"
 VERDICT = "({...document.getElementById('verdict').dataset})"
 
@@ -73,19 +73,11 @@ Open = Callable[..., AbstractAsyncContextManager[Tab]]
 
 
 @pytest.fixture
-async def chromium() -> AsyncIterator[Browser]:
-    """Start Chromium."""
-    api = pytest.importorskip("playwright.async_api", reason="the extra browser is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: make browser installs it")
+def chromium(browser: Browser) -> Browser:
+    """Return the browser of all tests, where the page has its client."""
     if not CLIENT.exists():
         pytest.skip("the client is not built: make browser builds it")
-    async with api.async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        await browser.close()
+    return browser
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ notice, by its heartbeats (PROTOCOL 3.8).
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
@@ -36,6 +35,7 @@ from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..counters import TransportCounters
 from ..stream import CLOSED, CUT, WRITABLE, Stream
 from ..udp.driver import LATE_S, Driver, Timer
+from .frames import NORMAL, PREFIX_BYTES, PRIVATE, SUBPROTOCOL, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientSocket"]
 
-SUBPROTOCOL = "gatesvr"
 MESSAGE_BYTES = 32 << 10
 """Frames are joined to messages of at most this size; a longer frame goes alone (PROTOCOL 1.9)."""
 MAX_MESSAGE_BYTES = 4 << 20
@@ -54,23 +53,16 @@ MAX_UNREAD_BYTES = 4 << 20
 """Bytes that a gateway leaves unread before its pings end the connection."""
 ANSWER_S = 0.25
 """Longest wait for the answer to our close: neither the next connection nor the end hangs on it."""
-PREFIX_BYTES = 4  # of a frame: its length
 
 _OPENING = 0
 _OPEN = 1
 _CLOSING = 2
 _ENDED = 3
 
-_NORMAL = 1000
-_PRIVATE = range(3000, 5000)
-"""Close codes that an application may send (RFC 6455 7.4.2)."""
 _PASSING = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
 """Statuses below 500 that say nothing of the next request."""
-
-_silent = logging.Logger("gatesvr.websockets", logging.CRITICAL)
-"""The library's lines: a connection's end says what matters."""
 
 
 class ClientSocket(asyncio.Protocol):
@@ -123,7 +115,7 @@ class ClientSocket(asyncio.Protocol):
             extensions=None,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             max_size=MAX_MESSAGE_BYTES,
-            logger=_silent,
+            logger=silent,
         )
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._state = _OPENING
@@ -217,7 +209,7 @@ class ClientSocket(asyncio.Protocol):
                 why = f"{self._place} does not speak the gatesvr protocol: it takes no subprotocol"
                 self._refuse(f"{why} {SUBPROTOCOL!r}", is_final=True)
             elif not self._is_wanted():
-                protocol.send_close(_NORMAL)
+                protocol.send_close(NORMAL)
                 self._send_ready()
                 self._refuse("another connection was faster")
             else:
@@ -267,9 +259,9 @@ class ClientSocket(asyncio.Protocol):
             received = self._socket.close_rcvd
             assert received is not None
             code = int(received.code)
-            if code == _NORMAL or code in _PRIVATE:
+            if code == NORMAL or code in PRIVATE:
                 self._counters.closed_peer += 1
-                how = Disconnect("peer", 0 if code == _NORMAL else code, received.reason)
+                how = Disconnect("peer", 0 if code == NORMAL else code, received.reason)
             else:
                 # Not a gateway's: something between it and us gives the connection up.
                 self._counters.closed_transport += 1
@@ -361,7 +353,7 @@ class ClientSocket(asyncio.Protocol):
 
     def _send_close(self, code: int, reason: str = "") -> None:
         protocol = self._socket
-        wire_code = _NORMAL if code == CloseCode.NORMAL else code
+        wire_code = NORMAL if code == CloseCode.NORMAL else code
         if protocol.state is State.OPEN:
             protocol.send_close(wire_code, reason)
             self._send_ready()
@@ -389,19 +381,7 @@ class ClientSocket(asyncio.Protocol):
 
     def fail(self, error: BaseException) -> None:
         """End this connection, and this one alone, because of an exception."""
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
-        self._counters.connection_errors += 1
-        self._driver.lines.log(
-            logging.ERROR,
-            "connection_error",
-            self._driver.clock(),
-            type(error),
-            error,
-            connection=self.stream.connection_id,
-            peer=self.stream.peer[0],
-            error=repr(error),
-        )
+        self.stream.count_error(error)
         if self._state == _OPEN:
             try:
                 self._socket.data_to_send()

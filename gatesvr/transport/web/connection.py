@@ -18,7 +18,6 @@ pings are answered at a bounded rate.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 from math import inf
@@ -36,7 +35,20 @@ from ...protocol.link import HIGH_WATER_BYTES, LOW_WATER_BYTES, Disconnect, Path
 from ..connection import CLOSE_LINGER_S, MAX_REASON_BYTES
 from ..stream import CLOSED, CUT, WRITABLE, Stream
 from ..udp.driver import Timer
-from .frames import BINARY, CLOSE, PING, PONG, FrameReader, close_of, head_of
+from .frames import (
+    BINARY,
+    CLOSE,
+    NORMAL,
+    PING,
+    PONG,
+    PREFIX_BYTES,
+    PRIVATE,
+    SUBPROTOCOL,
+    FrameReader,
+    close_of,
+    head_of,
+    silent,
+)
 from .pages import page_response
 
 if TYPE_CHECKING:
@@ -49,9 +61,8 @@ if TYPE_CHECKING:
     from .counters import WebCounters
     from .pages import Page
 
-__all__ = ["SUBPROTOCOL", "WebConnection", "WebOwner"]
+__all__ = ["WebConnection", "WebOwner"]
 
-SUBPROTOCOL = "gatesvr"
 MAX_REQUEST_BYTES = 16 << 10
 """Longest HTTP request, cookies included."""
 MAX_JOINED_BYTES = 64 << 10
@@ -65,7 +76,6 @@ CONTROL_RETRY_MS = 1_000
 MAX_LATE_BYTES = 1 << 10
 """Bytes looked at behind a close, for the client's answer to it; more are dropped unread, and the
 connection ends at its deadline."""
-PREFIX_BYTES = 4  # of a frame: its length
 
 _REQUEST = 0
 _OPEN = 1
@@ -75,20 +85,14 @@ _STATE_NAMES = ("request", "open", "closing", "ended")
 
 _NO_CODE = 1005
 """Stands for a close frame without a code (RFC 6455 7.1.5)."""
-_NORMAL = 1000
-_PRIVATE = range(3000, 5000)
-"""Close codes that an application may send (RFC 6455 7.4.2)."""
 _TCP_INFO = struct.Struct("=8B24I")
 _TCP_RTT, _TCP_WINDOW, _TCP_UNACKED, _TCP_MSS, _TCP_LOST = 15 + 8, 18 + 8, 4 + 8, 2 + 8, 23 + 8
-
-_silent = logging.Logger("gatesvr.websockets", logging.CRITICAL)
-"""The library's lines: a client causes them, and this connection counts what matters."""
 
 
 class WebOwner(Protocol):
     """The listener, as a connection knows it."""
 
-    def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
+    def judge_request(self, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
 
     def page(self, connection: WebConnection, request: Request) -> Page | None:
@@ -162,7 +166,7 @@ class WebConnection(asyncio.Protocol):
         self._http: ServerProtocol | None = ServerProtocol(  # None behind the request
             extensions=None,  # permessage-deflate would let a client make memory out of nothing
             subprotocols=[Subprotocol(SUBPROTOCOL)],
-            logger=_silent,
+            logger=silent,
         )
         self._reader = FrameReader(PREFIX_BYTES + max_login_bytes)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
@@ -279,7 +283,7 @@ class WebConnection(asyncio.Protocol):
             http.send_response(page_response(page))
             self._finish_request()
             return
-        refused = self._owner.judge_request(self, request)
+        refused = self._owner.judge_request(request)
         if refused is not None:
             http.send_response(http.reject(refused[0], refused[1] + "\n"))
             self._finish_request()
@@ -356,7 +360,7 @@ class WebConnection(asyncio.Protocol):
         """The client closes: answer, and let go."""
         close = close_of(payload)
         self._transport.write(head_of(len(payload), CLOSE) + payload)
-        code = 0 if close.code in (_NORMAL, _NO_CODE) else int(close.code)
+        code = 0 if close.code in (NORMAL, _NO_CODE) else int(close.code)
         self._state = _CLOSING
         self._deadline = self._driver.clock() + CLOSE_LINGER_S
         self._counters.closed_peer += 1
@@ -483,19 +487,7 @@ class WebConnection(asyncio.Protocol):
 
     def fail(self, error: BaseException) -> None:
         """End this connection, and this one alone, because of an exception."""
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
-        self._counters.connection_errors += 1
-        self._driver.lines.log(
-            logging.ERROR,
-            "connection_error",
-            self._driver.clock(),
-            type(error),
-            error,
-            connection=self.stream.connection_id,
-            peer=self.stream.peer[0],
-            error=repr(error),
-        )
+        self.stream.count_error(error)
         if self._state == _OPEN:
             self._state = _CLOSING
             self._counters.closed_local += 1
@@ -601,5 +593,5 @@ def _is_whole(data: bytes) -> bool:
 def _wire_code(code: int) -> int:
     """Return the WebSocket close code for one of ours; a service's own may be none."""
     if code == CloseCode.NORMAL:
-        return _NORMAL
-    return code if code in _PRIVATE else int(CloseCode.KICKED)
+        return NORMAL
+    return code if code in PRIVATE else int(CloseCode.KICKED)

@@ -5,6 +5,7 @@ The websockets library has them too; here, a short binary message costs a few op
 
 from __future__ import annotations
 
+import logging
 import struct
 from math import inf
 from typing import TYPE_CHECKING
@@ -22,7 +23,30 @@ from ...errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BINARY", "CLOSE", "MAX_PIECES", "PING", "PONG", "FrameReader", "close_of", "head_of"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "MAX_PIECES",
+    "NORMAL",
+    "PING",
+    "PONG",
+    "PREFIX_BYTES",
+    "PRIVATE",
+    "SUBPROTOCOL",
+    "FrameReader",
+    "close_of",
+    "head_of",
+    "silent",
+]
+
+SUBPROTOCOL = "gatesvr"
+PREFIX_BYTES = 4
+"""Length of a frame of PROTOCOL 1.3, in front of it; a message is whole ones."""
+NORMAL = 1000
+PRIVATE = range(3000, 5000)
+"""Close codes that an application may send (RFC 6455 7.4.2)."""
+silent = logging.Logger("gatesvr.websockets", logging.CRITICAL)
+"""The library's lines: a peer causes them, and a connection counts or tells what matters."""
 
 MAX_PIECES = 256
 """Pieces that a message may come in."""

@@ -35,7 +35,9 @@ __all__ = [
     "Request",
     "SessionEnded",
     "close_frame",
+    "frame",
     "response_frame",
+    "varint",
 ]
 
 MAX_BYTES = 64 << 10
@@ -245,8 +247,8 @@ class Http3:
     @staticmethod
     def greeting() -> bytes:
         """Return the bytes of our control stream."""
-        settings = b"".join(_varint(name) + _varint(value) for name, value in _SETTINGS.items())
-        return _varint(CONTROL) + _frame(SETTINGS, settings)
+        settings = b"".join(varint(name) + varint(value) for name, value in _SETTINGS.items())
+        return varint(CONTROL) + frame(SETTINGS, settings)
 
     def accept(self, stream_id: int) -> list[Http3Event]:
         """Make a request the session: capsules follow on its stream; return what came already."""
@@ -494,13 +496,13 @@ def response_frame(status: int, *headers: tuple[str, str]) -> bytes:
     fields = [(b":status", b"%d" % status)]
     fields += [(name.encode(), value.encode()) for name, value in headers]
     _, block = pylsqpack.Encoder().encode(0, fields)
-    return _frame(HEADERS, block)
+    return frame(HEADERS, block)
 
 
 def close_frame(code: int, reason: str) -> bytes:
     """Return the DATA frame with the capsule that closes a session."""
     capsule = code.to_bytes(4) + reason.encode()
-    return _frame(DATA, _varint(_CLOSE_SESSION) + _varint(len(capsule)) + capsule)
+    return frame(DATA, varint(_CLOSE_SESSION) + varint(len(capsule)) + capsule)
 
 
 def _request(stream_id: int, block: bytes) -> Request | None:
@@ -565,12 +567,14 @@ def _pair(data: bytes, at: int) -> tuple[int, int, int] | None:
     return None if second is None else (first[0], *second)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return a variable-length integer (RFC 9000 16)."""
     for size in (1, 2, 4, 8):
         if value < 1 << (8 * size - 2):
             return (value | (size.bit_length() - 1) << (8 * size - 2)).to_bytes(size)
     raise ValueError("too large a number")
 
 
-def _frame(kind: int, payload: bytes) -> bytes:
-    return _varint(kind) + _varint(len(payload)) + payload
+def frame(kind: int, payload: bytes) -> bytes:
+    """Return a frame of HTTP/3 (RFC 9114 7.1)."""
+    return varint(kind) + varint(len(payload)) + payload

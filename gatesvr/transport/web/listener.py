@@ -200,7 +200,8 @@ class WebListener:
 
         door = Door(WEB_ALPN, functools.partial(WebTransportConnection, self))
         address = await self._quic.open(door, join_address(host, port), "transport.web.bind")
-        self._address = self._address if self._sockets else address[:2]
+        if not self._sockets:
+            self._address = address[:2]
 
     async def start_plain(self, port: int) -> int:
         """Serve on loopback without TLS, too; return the port.
@@ -396,7 +397,7 @@ class WebListener:
 
     # WebOwner.
 
-    def judge_request(self, connection: WebConnection, request: Request) -> tuple[int, str] | None:
+    def judge_request(self, request: Request) -> tuple[int, str] | None:
         """Return the HTTP status and text that refuse a request, None to go on."""
         headers = request.headers
         return self.judge(request.path, headers.get_all("Origin"), headers.get_all("Host"))
@@ -404,7 +405,13 @@ class WebListener:
     def judge(
         self, target: str, origins: Sequence[str], hosts: Sequence[str]
     ) -> tuple[int, str] | None:
-        """The same, for a request's path, and the values of its headers Origin and Host."""
+        """Return the HTTP status and text that refuse a request, None to go on.
+
+        Args:
+            target: Its path and query.
+            origins: The values of its headers Origin.
+            hosts: The values of its headers Host.
+        """
         if target.partition("?")[0] != self._config.web.path:
             self.counters.requests_refused += 1
             return 404, "there is nothing here"

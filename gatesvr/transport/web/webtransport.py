@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...errors import CloseCode
 from ...protocol.link import Disconnect
 from ..connection import (
-    _ENDED,
-    _HANDSHAKE,
-    _LINGERING,
-    _OPEN,
     CLOSE_LINGER_S,
+    ENDED,
+    HANDSHAKE,
     LINGER_PTOS,
+    LINGERING,
     MAX_REASON_BYTES,
+    OPEN,
     Connection,
 )
 from ..quic.interface import (
@@ -120,7 +120,7 @@ class WebTransportConnection(Connection):
             else:
                 self._say_close(now)
                 stream.state = CLOSING
-            self._state = _LINGERING
+            self._state = LINGERING
             self._wait_a_little(now)
         except BaseException as error:
             self.fail(error)
@@ -176,9 +176,9 @@ class WebTransportConnection(Connection):
         is_heard = bool(chunks) or is_end
         if is_heard:
             stream.receive(b"".join(chunks), is_end, now)
-        if ended is not None and self._state in (_OPEN, _LINGERING):
+        if ended is not None and self._state in (OPEN, LINGERING):
             self._handle_session_end(ended, now)
-        if closed is not None and self._state != _ENDED:
+        if closed is not None and self._state != ENDED:
             self._handle_closed(closed, now)
         return is_heard
 
@@ -207,7 +207,7 @@ class WebTransportConnection(Connection):
 
     def _handle_request(self, request: Request, now: float) -> SessionEnded | None:
         quic, fields = self._quic, request.fields
-        if self._session != _NOT_OPEN or self._state != _HANDSHAKE:
+        if self._session != _NOT_OPEN or self._state != HANDSHAKE:
             # One session a connection.
             self._refuse_stream(request.stream_id, Code.REQUEST_REJECTED)
             return None
@@ -261,13 +261,13 @@ class WebTransportConnection(Connection):
         )
         how = self._how
         if how is None:
-            is_open = self._state != _HANDSHAKE
+            is_open = self._state != HANDSHAKE
             how = Disconnect("local" if is_open else "handshake", int(error.code), str(error))
         self._leave(how, error.code, now)
 
     def _handle_session_end(self, ended: SessionEnded, now: float) -> None:
         """The client has closed the session, or has answered our close."""
-        if self._state == _LINGERING:
+        if self._state == LINGERING:
             assert self._how is not None
             if not self._has_said:
                 self._counters.last_pushes += 1
@@ -279,7 +279,7 @@ class WebTransportConnection(Connection):
     def _handle_closed(self, how: Disconnect, now: float) -> None:
         """QUIC has ended; a code of the client's is one of HTTP/3's here, and none of ours."""
         if how.kind == "peer":
-            if self._state == _LINGERING:
+            if self._state == LINGERING:
                 assert self._how is not None
                 if not self._has_said:
                     self._counters.last_pushes += 1

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from gatesvr.transport.web.http3 import DATA, HEADERS, Code, _frame, _varint
+from gatesvr.transport.web.http3 import DATA, HEADERS, Code, frame, varint
 
 from ...e2e.wt_client import H3Client, h3_client
 from ..case import Off, case, gauge, memory, moved, saw
@@ -83,7 +83,7 @@ async def frame_garbage(attacker: Attacker) -> None:
         for stream_id in (request, http._local_encoder_stream_id, http._local_control_stream_id):
             client.quic.send_stream_data(stream_id, rng.randbytes(2_000))
         # Whatever came out of that, this is a frame of another kind of stream.
-        client.write(request + 4, _frame(7, b"\0"))
+        client.write(request + 4, frame(7, b"\0"))
 
     await each(attacker, MANY, attack, 2)
 
@@ -109,7 +109,7 @@ async def frame_garbage(attacker: Attacker) -> None:
 async def qpack_bombs(attacker: Attacker) -> None:
     async def references(client: H3Client) -> None:
         block = b"\0\0" + b"\xff\x16" * 60_000  # content-security-policy, with its longest value
-        client.write(client.quic.get_next_available_stream_id(), _frame(HEADERS, block))
+        client.write(client.quic.get_next_available_stream_id(), frame(HEADERS, block))
 
     async def entries(client: H3Client) -> None:
         data = b"\x3f\xe1\x1f" + b"\x41a\x01b" * 10_000
@@ -138,7 +138,7 @@ async def streams(attacker: Attacker) -> None:
     async def attack(client: H3Client) -> None:
         session_id = await session(client)
         client.quic._remote_max_streams_uni = client.quic._remote_max_streams_bidi = 1 << 20
-        head = _varint(0x54) + _varint(session_id)
+        head = varint(0x54) + varint(session_id)
         for number in range(1_000):
             stream_id = client.quic.get_next_available_stream_id(is_unidirectional=True)
             client.quic.send_stream_data(stream_id, head + b"x")
@@ -165,12 +165,12 @@ async def streams(attacker: Attacker) -> None:
 async def capsule_garbage(attacker: Attacker) -> None:
     async def unknown(client: H3Client) -> None:
         stream_id = await session(client)
-        client.write(stream_id, _frame(DATA, _varint(_UNKNOWN_CAPSULE) + _varint(BIG)))
-        client.write(stream_id, _frame(DATA, bytes(250_000)))
+        client.write(stream_id, frame(DATA, varint(_UNKNOWN_CAPSULE) + varint(BIG)))
+        client.write(stream_id, frame(DATA, bytes(250_000)))
 
     async def close(client: H3Client) -> None:
         stream_id = await session(client)
-        client.write(stream_id, _frame(DATA, _varint(0x2843) + _varint(1 << 30) + bytes(50_000)))
+        client.write(stream_id, frame(DATA, varint(0x2843) + varint(1 << 30) + bytes(50_000)))
 
     await asyncio.gather(*(each(attacker, MANY, attack, 2) for attack in (unknown, close)))
 
