@@ -111,8 +111,10 @@ GIVEN_UP = {"direct": "cancelled_calls", "grpcio": "late_answers"}
 
 async def test_late_answer_is_dropped_and_counted(lane_kind: str) -> None:
     async with auth_server() as auth, managing(auth.address) as manager:
+        await until(lambda: manager.counters.lanes_up == 1)
         with pytest.raises(UpstreamError, match="no answer in time"):
-            await manager.ask("auth", METHOD, b"\x0a\x04slow", 0.2)
+            await manager.ask("auth", METHOD, b"\x0a\x04slow", 0.5)
+        assert auth.requests
         auth.gate.set()
         await until(lambda: getattr(manager.counters, GIVEN_UP[lane_kind]) == 1)
 
