@@ -25,6 +25,7 @@ __all__ = ["DemoPage", "open_page", "page_settings"]
 WEB_PORT = 8443
 PLAIN_PORT = 8080
 INDEX = "index.html"
+CLIENT = "/client.js"
 PLACE = "{{settings}}"
 """Where index.html takes the settings of its scripts."""
 MEDIA = {
@@ -54,7 +55,7 @@ async def open_page(gateway: Gateway) -> str:
     web = gateway.config.transport.web
     if not (web.bind and web.websocket):
         return ""
-    gateway.web.pages = DemoPage(gateway)
+    pages = gateway.web.pages = DemoPage(gateway)
     port = await gateway.web.start_plain(PLAIN_PORT if parse_address(web.bind)[1] else 0)
     host, secure = gateway.web.address
     local = ("localhost", "127.0.0.1", "[::1]")
@@ -64,7 +65,10 @@ async def open_page(gateway: Gateway) -> str:
         # From a page by one of its names, WebTransport goes to another.
         origins += [f"https://{name}:{secure}" for name in local]
     gateway.web.page_origins = frozenset(origins)
-    return f"https://{join_address(host, secure)}/, or http://localhost:{port}/ without TLS"
+    without = "" if pages(CLIENT) else " (its client is not built: that takes npm)"
+    return (
+        f"https://{join_address(host, secure)}/, or http://localhost:{port}/ without TLS{without}"
+    )
 
 
 class DemoPage:

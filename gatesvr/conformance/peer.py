@@ -89,6 +89,7 @@ class Peer:
         table: The session, as the case has it.
         door: The number of the door that it came by; a case may open several.
         on_change: Called when something arrived, or the connection ended.
+        on_wait: Told which request of the client's is waited for.
         acked: The highest server seq that the client has acknowledged here.
         acks: How many acknowledgements came here, alone or on a request.
         heartbeats: Those that came, with their times.
@@ -104,6 +105,7 @@ class Peer:
         self.table = Table("unused")
         self.door = 0
         self.on_change: Callable[[], None] = lambda: None
+        self.on_wait: Callable[[str], None] = lambda what: None
         self.acked = 0
         self.acks = 0
         self.heartbeats: list[tuple[float, ClientRequest]] = []
@@ -230,6 +232,8 @@ class Peer:
 
     async def business(self, seq: int = 0, action: str = "") -> ClientRequest:
         """Return the client's next BUSINESS request; check its number and action where given."""
+        what = action or "a request"
+        self.on_wait(f"{what} with seq {seq}" if seq else what)
         request = await self.receive(RequestType.BUSINESS)
         if seq and request.seq_id != seq:
             raise Broken(f"request {seq}", f"the client sent {request.seq_id}", "2.1")
@@ -377,7 +381,7 @@ class Peer:
 
     def close(self, code: int, reason: str = "") -> None:
         """Close with an application code."""
-        self._tell(f"gateway closed with {code}")
+        self._tell(f"gateway closed with {code}{reason and f' ({reason})'}")
         self.carrier.close(code, reason, b"")
 
     def cut(self) -> None:

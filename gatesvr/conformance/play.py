@@ -103,6 +103,7 @@ class Play:
         peer.table = self.table
         peer.door = door
         peer.on_change = self._changed.set
+        peer.on_wait = self._waits
         self._peers.append(peer)
         self.tell("client connected")
         self._connections.append(peer)
@@ -204,7 +205,6 @@ class Play:
 
     async def hello(self, peer: Peer, seq: int = 1) -> None:
         """Take the client's login, and accept it."""
-        self._waits(f"hello with seq {seq}")
         peer.answer(await peer.business(seq, "hello"))
 
     async def connected(self) -> None:
@@ -247,6 +247,7 @@ class Play:
     def request(self, action: str = "echo", data: str = "") -> int:
         """Make the client send a request; return the id by which its end is asked for."""
         self._requests += 1
+        self.tell(f"client is told to request {action} (id {self._requests})")
         self.command("request", id=self._requests, action=action, data=data)
         return self._requests
 

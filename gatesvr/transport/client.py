@@ -465,7 +465,7 @@ def _failure(how: Disconnect, server: Address, tls: ClientTls) -> ConnectionFail
     if alert in _CERTIFICATE_ALERTS:
         trusted = f" (trusting {tls.source})" if tls.source else ""
         message = f"the certificate of {host} port {port} was not accepted{trusted}: {how.reason}"
-    elif alert == _NO_ALPN:
+    elif alert == _NO_ALPN or "ALPN" in how.reason:  # some libraries have one alert for all
         message = f"{host} port {port} does not speak the gatesvr protocol: {how.reason}"
     elif how.code or how.reason not in ("", "time-out"):
         message = f"{host} port {port} closed the handshake: {how.reason or how.code}"

@@ -20,6 +20,7 @@ from gatesvr.transport.addresses import Place, parse_place
 from gatesvr.transport.tls import generate_certificate
 from gatesvr.transport.web import client_socket
 
+from ..conftest import BACKENDS
 from ..e2e.bad_network import bad_network
 from ..e2e.harness import counter, pusher, running_gateway
 from ..e2e.plain_upstream import plain_upstream
@@ -104,6 +105,18 @@ async def test_a_list_of_frames_fits_a_gateway_of_short_ones() -> None:
         answers = await asyncio.gather(*(client.request("echo", text) for text in texts))
         assert [answer.data for answer in answers] == texts
         assert counter(gateway, "web.accepted") == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_the_quic_port_of_web_clients_is_none_of_ours(backend: str) -> None:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address, WEB) as gateway,
+    ):
+        client = Client(gateway.web_address, openid="ann", insecure=True, transport=backend)
+        with pytest.raises(ConnectionFailed, match="does not speak the gatesvr protocol"):
+            await client.connect()
 
 
 async def test_goaway_leads_to_another_gateways_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +300,7 @@ UPGRADE = (
     ("answer", "said"),
     [
         ("HTTP/1.1 404 Not Found\n\nnothing", "answers HTTP 404 Not Found .is the path right"),
+        ("HTTP/1.1 200 OK\n\na page", "answers HTTP 200 OK .is the path right"),
         ("HTTP/1.1 403 Forbidden\nContent-Length: 0\n\n", "answers HTTP 403 Forbidden"),
         ("HTTP/1.1 301 Moved\nLocation: /\nContent-Length: 0\n\n", "answers HTTP 301 Moved"),
         (f"{UPGRADE}\n", "takes no subprotocol 'gatesvr'"),
@@ -304,6 +318,12 @@ async def test_an_answer_that_is_no_gateways_is_final(answer: str, said: str) ->
         assert requests[0].startswith("GET /here?x=1 HTTP/1.1\r\n")
         assert "\r\nSec-WebSocket-Protocol: gatesvr\r\n" in requests[0]
         assert "Sec-WebSocket-Extensions" not in requests[0]
+
+
+async def test_a_plain_url_of_a_server_that_hangs_up_is_asked_about() -> None:
+    async with web_server("") as (url, _):
+        with pytest.raises(ConnectionFailed, match=r"no answer \(is it TLS, wss://\?\)"):
+            await Client(url, openid="ann", connect_timeout=0.2).connect()
 
 
 async def test_a_server_that_is_busy_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

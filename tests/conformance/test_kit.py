@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from gatesvr.conformance.gateway import Doors, open_door
 from gatesvr.conformance.kit import Kit
 from gatesvr.conformance.peer import Peer, Table
 from gatesvr.conformance.python_client import READY, PythonClient
-from gatesvr.protocol.messages import RequestType
+from gatesvr.protocol.messages import MAX_CLIENT_SEQ, RequestType
 from gatesvr.protocol.pacing import AckPacer
 from gatesvr.transport.tls import generate_certificate
 
@@ -97,16 +98,32 @@ async def test_client_that_ends_in_a_case_breaks_it_and_the_next_case_has_anothe
     assert len(started) == 2
 
 
-async def test_client_that_does_not_come_by_the_transport() -> None:
-    class QuicOnly(InProcess):
-        transports = ["quic"]  # noqa: RUF012
+async def test_what_was_waited_for_and_what_happened_are_told() -> None:
+    class Idle(InProcess):
+        def send(self, command: dict[str, Any]) -> None:
+            if command["do"] != "request":
+                super().send(command)
 
-    class QuicOnlies(InProcesses):
+    class AllIdle(InProcesses):
         async def next(self) -> InProcess:
-            return QuicOnly("auto")
+            return Idle("auto")
+
+    case = replace(CASES["numbers-client-seq"], deadline=0.5)
+    (verdict,) = await Kit(AllIdle()).run([case])
+    assert verdict.expected == f"a request with seq {MAX_CLIENT_SEQ - 2}"
+    assert verdict.transcript[-1].endswith("client is told to request echo (id 1)")
+
+
+async def test_client_that_does_not_come_by_the_transport() -> None:
+    class OfQuic(InProcess):
+        transports = ("quic",)
+
+    class AllOfQuic(InProcesses):
+        async def next(self) -> InProcess:
+            return OfQuic("auto")
 
     with pytest.raises(DriverError, match="does not come by websocket; it says: quic"):
-        await Kit(QuicOnlies(), transport="websocket").run([CASES["kick"]])
+        await Kit(AllOfQuic(), transport="websocket").run([CASES["kick"]])
 
 
 async def test_case_that_needs_what_the_client_does_not_offer_is_left_out() -> None:

@@ -79,6 +79,14 @@ async def test_a_gateway_has_no_page(gateway: Gateway) -> None:
     assert counter(gateway, "web.pages_served") == 0
 
 
+async def test_a_page_without_its_client_is_told(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatesvr.cli.page.CLIENT", "/nothing.js")
+    where = await open_page(gateway)
+    assert where.endswith("/ without TLS (its client is not built: that takes npm)")
+
+
 async def test_the_demo_has_one(gateway: Gateway) -> None:
     where = await open_page(gateway)
     secure = gateway.web_address

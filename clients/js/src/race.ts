@@ -27,7 +27,7 @@ export function openFirst(
     let running = 0;
     let isOver = false;
     let stagger: unknown = null;
-    let last: Error = new ConnectionFailed("no transport to connect with");
+    let failure: ConnectionFailed | null = null; // of all ways so far
 
     const end = () => {
       isOver = true;
@@ -47,7 +47,9 @@ export function openFirst(
       const index = next;
       const dial = dials[index];
       if (dial === undefined) {
-        if (running === 0) fail(last);
+        if (running === 0) {
+          fail(failure ?? new ConnectionFailed("no transport here (on Node, pass a WebSocket)"));
+        }
         return;
       }
       next++;
@@ -65,7 +67,9 @@ export function openFirst(
         (error: unknown) => {
           running--;
           if (isOver) return;
-          last = error instanceof ConnectionFailed ? error : new ConnectionFailed(String(error));
+          const { message, code } =
+            error instanceof ConnectionFailed ? error : new ConnectionFailed(String(error));
+          failure = new ConnectionFailed(failure ? `${failure.message}; ${message}` : message, code);
           startNext();
         },
       );

@@ -48,7 +48,7 @@ export function webSocketDial(url: URL, WebSocket: WebSocketClass): Dial {
         why = event.message ?? "";
       };
       socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
-        fail(why || reason || "it did not open", code >= 4000 ? code : 0);
+        fail(why || reason || "it did not open (certificate, origin, path?)", code >= 4000 ? code : 0);
       };
       socket.onopen = () => {
         signal.removeEventListener("abort", giveUp);

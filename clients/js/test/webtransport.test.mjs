@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { WebSocket } from "ws";
-import { Client } from "../dist/index.js";
+import { Client, ConnectionFailed } from "../dist/index.js";
+import { openFirst } from "../dist/race.js";
 import { Clock, Connection, Gateway, Type, resume, until } from "./gateway.mjs";
 
 /** A WebTransport as browsers have it, whose other end is the scripted gateway's. */
@@ -226,5 +227,16 @@ test("without TLS, or where the platform has none, there is only WebSocket", asy
     transports: ["webtransport"],
     environment: { ...clock },
   });
-  await assert.rejects(clock.settle(none.connect()), /no transport/);
+  await assert.rejects(clock.settle(none.connect()), /no transport here/);
+});
+
+test("where no way comes up, the error has the reason of each", async () => {
+  const failing = (why) => () => Promise.reject(new ConnectionFailed(why));
+  const opening = openFirst(
+    [failing("no UDP"), failing("no TCP")],
+    new Clock(),
+    1_000,
+    new AbortController().signal,
+  );
+  await assert.rejects(opening, { message: "no UDP; no TCP" });
 });

@@ -194,12 +194,14 @@ class ClientSocket(asyncio.Protocol):
         error = protocol.handshake_exc
         if isinstance(error, InvalidStatus):
             status, phrase = error.response.status_code, error.response.reason_phrase
-            hint = " (is the path right?)" if status == HTTPStatus.NOT_FOUND else ""
+            is_path = status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
+            hint = " (is the path right?)" if is_path else ""
             is_final = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING
             text = f"{status} {phrase:.80}".strip()
             self._refuse(f"{self._place} answers HTTP {text}{hint}", is_final=is_final)
         elif isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
-            self._refuse(f"{self._place} closed the connection: no answer")
+            hint = " (is it TLS, wss://?)" if self._place.is_plain else ""
+            self._refuse(f"{self._place} closed the connection: no answer{hint}")
         elif error is not None:
             self._refuse(f"{self._place} is no WebSocket server: {error!s:.200}", is_final=True)
         elif protocol.state is State.OPEN:
