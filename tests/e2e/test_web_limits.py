@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from gatesvr.errors import ConfigError
+from gatesvr.protocol.link import LOW_WATER_BYTES
 from gatesvr.transport.tls import ServerTls, generate_certificate
 
 from ..fakes import until
@@ -362,6 +363,15 @@ async def test_who_never_reads_its_close_is_cut(monkeypatch: pytest.MonkeyPatch)
         await until(lambda: counter(gateway, "transport.last_pushes_expired") == 1)
         await until(lambda: not counter(gateway, "web.connections"))
         client.connection.transport.abort()
+
+
+async def test_a_queue_that_stops_the_feeding_is_told_of_its_end() -> None:
+    async with web_gateway() as gateway, web_client(gateway.web_address) as client:
+        await client.login("ann")
+        (connection,) = gateway.web.connections
+        _, limit = connection._transport._tcp.get_write_buffer_limits()  # type: ignore[attr-defined]
+        # A transport tells of what has been above the limit, and no feeding is at low water.
+        assert limit < LOW_WATER_BYTES
 
 
 async def test_who_never_reads_its_answers_is_cut() -> None:

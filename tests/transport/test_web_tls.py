@@ -25,12 +25,19 @@ class Tcp:
     def __init__(self) -> None:
         self.written = bytearray()
         self.is_ended = False
+        self.is_reading = True
         self.is_aborted = False
         self.is_closed = False
 
     def write(self, data: bytes) -> None:
         assert not self.is_ended
         self.written += data
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
 
     def get_write_buffer_size(self) -> int:
         return len(self.written)
@@ -73,13 +80,25 @@ class Told(asyncio.Protocol):
         self.is_lost = True
 
 
+def server_of(told: Told) -> TlsTransport:
+    buffer = memoryview(bytearray(RECORD_BYTES))
+    return TlsTransport(tls_context(load_server_tls("", "")), told, buffer)
+
+
+def receive(server: TlsTransport, data: bytes) -> None:
+    """Do as a transport that reads data."""
+    buffer = server.get_buffer(-1)
+    buffer[: len(data)] = data
+    server.buffer_updated(len(data))
+
+
 class Pair:
     """A client and the TlsTransport, their handshake complete."""
 
-    def __init__(self, step: int = 1 << 20) -> None:
+    def __init__(self, step: int = RECORD_BYTES - 1) -> None:
         self._step = step
         self.tcp, self.told = Tcp(), Told()
-        self.server = TlsTransport(tls_context(load_server_tls("", "")), self.told)
+        self.server = server_of(self.told)
         self.server.connection_made(cast("asyncio.Transport", self.tcp))
         self._incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.client = client_context().wrap_bio(self._incoming, self.outgoing)
@@ -95,7 +114,7 @@ class Pair:
         """Carry bytes both ways, those to the server in steps."""
         data = self.outgoing.read() + more
         for start in range(0, len(data), self._step):
-            self.server.data_received(data[start : start + self._step])
+            receive(self.server, data[start : start + self._step])
         self._incoming.write(bytes(self.tcp.written))
         self.tcp.written.clear()
 
@@ -106,7 +125,7 @@ class Pair:
         return data
 
 
-@pytest.mark.parametrize("step", [1, 700, 1 << 20])
+@pytest.mark.parametrize("step", [1, 700, RECORD_BYTES - 1])
 def test_bytes_go_both_ways_however_they_are_cut(step: int) -> None:
     pair = Pair(step)
     sent = bytes(range(256)) * (3 * RECORD_BYTES // 256) + b"end"
@@ -165,9 +184,9 @@ def test_forged_bytes_are_fatal() -> None:
 
 def test_what_is_no_handshake_is_cut() -> None:
     told, tcp = Told(), Tcp()
-    server = TlsTransport(tls_context(load_server_tls("", "")), told)
+    server = server_of(told)
     server.connection_made(cast("asyncio.Transport", tcp))
-    server.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    receive(server, b"GET / HTTP/1.1\r\n\r\n")
     assert tcp.is_aborted
     assert told.data == b""
 
@@ -178,10 +197,23 @@ def test_who_asks_for_new_keys_without_end_is_cut() -> None:
     asked = 0
     while not pair.tcp.is_aborted and asked < 2_000:
         ask()
-        pair.server.data_received(pair.outgoing.read())
+        receive(pair.server, pair.outgoing.read())
         asked += 1
     assert 300 < asked < 1_000
     assert len(pair.tcp.written) < 20_000
+
+
+async def test_who_sends_much_lets_others_have_their_turn() -> None:
+    pair = Pair()
+    pair.client.write(bytes(2 * RECORD_BYTES))
+    data = pair.outgoing.read()
+    receive(pair.server, data[:RECORD_BYTES])
+    assert not pair.tcp.is_reading
+    await asyncio.sleep(0)
+    assert pair.tcp.is_reading
+    receive(pair.server, data[RECORD_BYTES : 2 * RECORD_BYTES - 1])
+    assert pair.tcp.is_reading
+    assert len(pair.told.data) == RECORD_BYTES
 
 
 def key_updates(tls: ssl.SSLObject) -> Callable[[], None]:

@@ -200,8 +200,9 @@ class WebConnection(asyncio.Protocol):
         self.is_made = True
         self._transport = cast("asyncio.Transport", transport)
         self._tcp_unsent = self._transport.get_write_buffer_size
-        # Stream.feed() stops at low water: from there on resume_writing() has to come.
-        self._transport.set_write_buffer_limits(high=LOW_WATER_BYTES, low=LOW_WATER_BYTES // 2)
+        # Stream.feed() stops at low water: from there on resume_writing() has to come. It does when
+        # there was more than the limit.
+        self._transport.set_write_buffer_limits(high=LOW_WATER_BYTES - 1, low=LOW_WATER_BYTES // 2)
         self._last_received = self._driver.clock()
         self._schedule()
 

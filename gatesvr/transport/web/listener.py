@@ -30,7 +30,7 @@ from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from ..quic.interface import WEB_ALPN
 from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters
-from .tls import TlsTransport, tls_context
+from .tls import RECORD_BYTES, TlsTransport, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +114,7 @@ class WebListener:
         self._address = ("", 0)
         self._tls: ServerTls | None = None
         self._context: ssl.SSLContext | None = None
+        self._buffer = memoryview(bytearray(RECORD_BYTES))
         self._make: type[WebConnection]
         self._is_accepting = False
         self._is_stopped = False
@@ -358,8 +359,9 @@ class WebListener:
 
     async def _begin(self, tcp: socket.socket, connection: WebConnection) -> None:
         """Hand the socket to the loop; the connection goes on by itself, under its deadline."""
-        is_plain = connection.is_plain
-        protocol = connection if is_plain else TlsTransport(self._current_context(), connection)
+        protocol: asyncio.BaseProtocol = connection
+        if not connection.is_plain:
+            protocol = TlsTransport(self._current_context(), connection, self._buffer)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, tcp)
         except OSError:

@@ -30,7 +30,7 @@ MAX_ANSWERS_BYTES = 16 << 10
 new key costs 27, and a client that asks for them and reads nothing would make the queue grow."""
 
 
-class TlsTransport(asyncio.Protocol):
+class TlsTransport(asyncio.BufferedProtocol):
     """A TLS connection of a client.
 
     It is the protocol of the TCP transport, and has of a transport what its own protocol uses.
@@ -39,18 +39,22 @@ class TlsTransport(asyncio.Protocol):
         context: The server's certificate.
         protocol: Takes what arrives. Its connection_made() comes with that of TCP: it may write
             from its first data_received() on.
+        buffer: Takes what is read at a time, RECORD_BYTES; connections of one loop share it.
 
     Attributes:
         get_write_buffer_size: Returns the bytes that TCP has not taken.
     """
 
-    __slots__ = ("_answers_left", "_incoming", "_is_closing", "_is_up", "_outgoing", "_protocol",
-                 "_tcp", "_tls", "get_write_buffer_size")  # fmt: skip
+    __slots__ = ("_answers_left", "_buffer", "_incoming", "_is_closing", "_is_up", "_outgoing",
+                 "_protocol", "_tcp", "_tls", "get_write_buffer_size")  # fmt: skip
 
     get_write_buffer_size: Callable[[], int]
 
-    def __init__(self, context: ssl.SSLContext, protocol: asyncio.Protocol) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, protocol: asyncio.Protocol, buffer: memoryview
+    ) -> None:
         self._protocol = protocol
+        self._buffer = buffer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -67,16 +71,24 @@ class TlsTransport(asyncio.Protocol):
         self.get_write_buffer_size = self._tcp.get_write_buffer_size
         self._protocol.connection_made(cast("asyncio.BaseTransport", self))
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to read to.
+
+        With a buffer of their own, asyncio's transports take a quarter of a megabyte in one turn of
+        the loop, which is ten thousand records of a byte.
+        """
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what has arrived; behind a close it is dropped."""
         if self._is_closing:
             return
-        if len(data) > RECORD_BYTES:
-            for start in range(0, len(data), RECORD_BYTES):
-                self.data_received(data[start : start + RECORD_BYTES])
-            return
         tls, incoming = self._tls, self._incoming
-        incoming.write(data)
+        incoming.write(self._buffer[:nbytes])
+        if nbytes == RECORD_BYTES:
+            # There is more, and uvloop would read all of it: the others get their turn first.
+            self._tcp.pause_reading()
+            asyncio.get_running_loop().call_soon(self._tcp.resume_reading)
         try:
             if not self._is_up:
                 tls.do_handshake()
