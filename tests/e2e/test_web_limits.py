@@ -230,6 +230,17 @@ async def test_a_request_is_judged(changed: dict[str, str], status: bytes) -> No
             await until(lambda: not counter(gateway, "web.handshakes"))
 
 
+@pytest.mark.parametrize("more", [b"\xff\xff", b"\x82\x81\0\0\0\0a", GOOD.encode(), b"\x82"])
+async def test_nothing_comes_behind_a_request(more: bytes) -> None:
+    async with web_gateway() as gateway, tcp(gateway) as (reader, writer):
+        writer.write(GOOD.format(**FIELDS).encode() + more)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"behind the request\n")
+        assert counter(gateway, "web.requests_refused") == 1
+        assert counter(gateway, "transport.connection_errors") == 0
+
+
 async def test_what_is_no_tls_fails() -> None:
     async with web_gateway() as gateway, tcp(gateway, tls=False) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\n\r\n")

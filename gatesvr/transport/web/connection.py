@@ -294,7 +294,7 @@ class WebConnection(asyncio.Protocol):
             self._web_counters.requests_refused += 1
             self._finish_request()
             return
-        self._send_response()
+        self._transport.write(b"".join(http.data_to_send()))
         self._http = None
         self._state = _OPEN
         stream = self.stream
@@ -314,22 +314,21 @@ class WebConnection(asyncio.Protocol):
         http = self._http
         assert http is not None
         self._web_counters.requests_refused += 1
-        http.send_response(http.reject(status, text + "\n"))
-        self._finish_request()
+        # By itself: the library may have failed at what is behind the request, and sends no more.
+        self._end_request(http.reject(status, text + "\n").serialize())
 
     def _finish_request(self) -> None:
-        """Send the answer to the request, which opens no WebSocket, and end."""
-        self._send_response()
+        """Send the answer that the library has ready, which opens no WebSocket, and end."""
+        assert self._http is not None
+        self._end_request(b"".join(self._http.data_to_send()))
+
+    def _end_request(self, answer: bytes) -> None:
+        self._transport.write(answer)
         self._state = _CLOSING
         self._deadline = self._driver.clock() + CLOSE_LINGER_S
         self.stream.state = CLOSED
         self._transport.close()
         self._schedule()
-
-    def _send_response(self) -> None:
-        """Send what the library has ready."""
-        assert self._http is not None
-        self._transport.write(b"".join(self._http.data_to_send()))
 
     def _handle_control(self, opcode: int, payload: bytes, now: float) -> None:
         if self._state != _OPEN:

@@ -85,10 +85,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             return
         tls, incoming = self._tls, self._incoming
         incoming.write(self._buffer[:nbytes])
-        if nbytes == RECORD_BYTES:
-            # There is more, and uvloop would read all of it: the others get their turn first.
-            self._tcp.pause_reading()
-            asyncio.get_running_loop().call_soon(self._tcp.resume_reading)
+        found = 0
         try:
             if not self._is_up:
                 tls.do_handshake()
@@ -97,6 +94,7 @@ class TlsTransport(asyncio.BufferedProtocol):
                 # One record, and all of it: nothing stays in OpenSSL.
                 plain = tls.read(RECORD_BYTES)
                 if plain:
+                    found += len(plain)
                     self._protocol.data_received(plain)
                 else:
                     self.close()  # the client has, and reads nothing more
@@ -107,6 +105,10 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._send()  # the alert
             self.abort()
             return
+        if nbytes == RECORD_BYTES and found < nbytes // 2:
+            # Small records cost much, and uvloop reads on while there are more: the others first.
+            self._tcp.pause_reading()
+            asyncio.get_running_loop().call_soon(self._tcp.resume_reading)
         if self._outgoing.pending:  # of the handshake, or a new key
             if self._is_up:
                 self._answers_left -= self._outgoing.pending
