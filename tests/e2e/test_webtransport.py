@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.errors import ConfigError
+from gatesvr.errors import CloseCode, ConfigError
+from gatesvr.transport.web import webtransport
 from gatesvr.transport.web.http3 import Code
 
-from ..fakes import until
+from ..fakes import DEADLINE_S, until
 from .harness import WEB, counter, pusher, running_gateway, web_gateway
 from .plain_client import ack, answer, business, heartbeat, plain_client, stop
 from .plain_upstream import plain_upstream
@@ -256,6 +257,23 @@ async def test_a_close_nobody_wants_to_read(backend: str) -> None:
         assert (await client.h3.closed())[0] == Code.NO_ERROR
         await until(lambda: not counter(gateway, "web.webtransport_sessions"))
         assert counter(gateway, "transport.connection_errors") == 0
+
+
+async def test_a_page_may_read_the_last_push_before_the_session_closes(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser acknowledges for its page, and drops what is unread when the session closes."""
+    monkeypatch.setattr(webtransport, "HAND_OVER_S", DEADLINE_S)
+    async with web_gateway(backend=backend) as gateway, wt_client(gateway.web_address) as client:
+        await client.login("ann")
+        client.h3.reads_at_once = False
+        await gateway.kick("ann")
+        assert (await client.receive()).type == pb.PUSH_KICK
+        await until(lambda: counter(gateway, "transport.last_pushes") == 1)
+        assert client.session not in client.h3.ended
+        client.h3.write(client.stream, b"", end=True)
+        assert await client.closed() == CloseCode.KICKED
+        assert counter(gateway, "transport.last_pushes") == 1
 
 
 async def test_a_client_that_lets_us_open_no_stream(backend: str) -> None:

@@ -67,6 +67,7 @@ class H3Client(QuicConnectionProtocol):
         self.ended: set[int] = set()
         self.close_event: tuple[int, str] | None = None
         self.message_stream = -1
+        self.reads_at_once = True  # and says so
         self._changed = asyncio.Event()
 
     @property
@@ -88,6 +89,8 @@ class H3Client(QuicConnectionProtocol):
             self.messages += event.data
             if event.end_stream:
                 self.ended.add(event.stream_id)
+                if self.reads_at_once:
+                    self.write(event.stream_id, b"", end=True)
         elif self.http is not None:
             for found in self.http.handle_event(event):
                 if isinstance(found, HeadersReceived):

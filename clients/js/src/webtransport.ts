@@ -90,6 +90,8 @@ class WebTransportLink extends Link {
         if (done) break;
         this.received(value);
       }
+      // Says that the last push was read: the gateway closes the session then.
+      this.#writer.close().catch(() => undefined);
       this.streamEnded();
     } catch {
       // The session's end, which follows, says why.

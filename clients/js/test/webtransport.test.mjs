@@ -33,6 +33,7 @@ function network() {
       this.readable = new ReadableStream({ start: (controller) => (this.toClient = controller) });
       const writable = new WritableStream({
         write: (data) => listeners.get("message")(Buffer.from(data), true),
+        close: () => (this.hasRead = true),
       });
       gateway.send = (data) => own.toClient.enqueue(new Uint8Array(data));
       this.connection = new Connection(gateway);
@@ -182,6 +183,7 @@ test("a kick over WebTransport: the push, FIN, then the close with its code", as
   await connecting;
   sessions[0].connection.kick(1001, "bye");
   sessions[0].toClient.close();
+  await until(() => sessions[0].hasRead);
   sessions[0].end({ closeCode: 4410, reason: "kicked" });
   await until(() => client.state === "closed");
   assert.deepEqual(kicks, ["bye"]);

@@ -4,8 +4,9 @@ It is a Connection with HTTP/3 (http3.py) between QUIC and its stream. Its state
 Connection, with two differences. HANDSHAKE lasts until a CONNECT request has become the session:
 a client that never asks for one has the places and the deadline of a half-open connection.
 LINGERING has two steps, a last push, if there is one, and then the capsule that closes the session
-with its code; each waits to be acknowledged. Then the connection is closed, with a code of
-HTTP/3's that says nothing.
+with its code; each waits to be acknowledged. Between them the client has HAND_OVER_S to end its
+half of the stream, which says that it has read the push: a browser drops what its page has not read
+when the session closes. Then the connection is closed, with a code of HTTP/3's that says nothing.
 
 The client opens the one stream that carries messages; from there on its bytes take the same way as
 those of stream 0 of a QUIC client.
@@ -63,6 +64,8 @@ PROTOCOLS = ("webtransport", "webtransport-h3")
 """Names of the protocol: that of the drafts, and that of the newest ones."""
 _DRAFT_ASKED, _DRAFT_ANSWER = "sec-webtransport-http3-draft02", "sec-webtransport-http3-draft"
 _NOT_OPEN = -1
+HAND_OVER_S = 0.5
+"""For a client to read the last push: a browser acknowledges before its page has read."""
 
 
 class WebTransportOwner(Protocol):
@@ -87,8 +90,10 @@ class WebTransportConnection(Connection):
     __slots__ = (
         "_has_said",
         "_http",
+        "_is_acknowledged",
         "_is_answered",
         "_is_greeted",
+        "_is_read",
         "_messages",
         "_session",
         "_web",
@@ -102,6 +107,8 @@ class WebTransportConnection(Connection):
         self._session = _NOT_OPEN  # stream of the CONNECT request, once it is accepted
         self._messages = _NOT_OPEN  # the stream that carries messages
         self._has_said = False  # the close of the session was written
+        self._is_acknowledged = False  # the last push was; the client reads it
+        self._is_read = False  # the client has ended its half of the stream
         self._is_greeted = False  # QUIC's handshake is complete, and our SETTINGS were written
         self._is_answered = False  # a request was refused
         self._quic.stream_id = _NOT_OPEN
@@ -142,6 +149,7 @@ class WebTransportConnection(Connection):
                     if event.stream_id == self._messages:
                         chunks.append(event.data)
                         is_end = is_end or event.is_end
+                        self._is_read = self._is_read or event.is_end
                         continue
                     found = self._http.receive(event.stream_id, event.data, event.is_end)
                     if found and isinstance(opened := found[-1], Opened):
@@ -150,7 +158,7 @@ class WebTransportConnection(Connection):
                     ended = self._handle(found, now) or ended
                 elif isinstance(event, StreamReset | StopSending):
                     if event.stream_id == self._messages:
-                        is_end = True
+                        is_end = self._is_read = True
                         if isinstance(event, StopSending) and stream.state < STOPPED:
                             stream.state = STOPPED
                     elif event.stream_id & 1:
@@ -269,7 +277,7 @@ class WebTransportConnection(Connection):
         """The client has closed the session, or has answered our close."""
         if self._state == LINGERING:
             assert self._how is not None
-            if not self._has_said:
+            if not self._has_said and not self._is_acknowledged:
                 self._counters.last_pushes += 1
             self._leave(self._how, Code.NO_ERROR, now)
         else:
@@ -281,7 +289,7 @@ class WebTransportConnection(Connection):
         if how.kind == "peer":
             if self._state == LINGERING:
                 assert self._how is not None
-                if not self._has_said:
+                if not self._has_said and not self._is_acknowledged:
                     self._counters.last_pushes += 1
                 how = self._how  # the client has heard, and went first
                 self._end(how, self.transmit(now))
@@ -310,16 +318,25 @@ class WebTransportConnection(Connection):
 
     def _linger(self, now: float) -> None:
         """Say the close after the last push, and end after the close."""
-        is_acknowledged = self._quic.is_acknowledged()
-        if not is_acknowledged and now < self._deadline:
+        is_due = now >= self._deadline
+        if not self._is_acknowledged and not is_due and not self._quic.is_acknowledged():
             return
-        if self._has_said:
+        if self._has_said or self._session == _NOT_OPEN:
             self._finish(now)
             return
-        if is_acknowledged:
-            self._counters.last_pushes += 1
-        else:
-            self._counters.last_pushes_expired += 1
+        if not self._is_acknowledged:
+            if self._quic.is_acknowledged():
+                self._counters.last_pushes += 1
+                self._is_acknowledged = True
+                self._deadline = now + HAND_OVER_S
+                self._driver.mark_dirty(self)
+                if not self._is_read:
+                    return
+            else:
+                self._counters.last_pushes_expired += 1
+        elif not is_due and not self._is_read:
+            return
+        self._is_acknowledged = False
         self._say_close(now)
         self._wait_a_little(now)
         self.transmit(now)
