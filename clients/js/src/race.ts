@@ -48,7 +48,7 @@ export function openFirst(
       const dial = dials[index];
       if (dial === undefined) {
         if (running === 0) {
-          fail(failure ?? new ConnectionFailed("no transport here (on Node, pass a WebSocket)"));
+          fail(failure ?? new ConnectionFailed("no transport (on Node, pass a WebSocket)"));
         }
         return;
       }
@@ -64,11 +64,9 @@ export function openFirst(
             resolve([link, index]);
           }
         },
-        (error: unknown) => {
+        ({ message, code }: ConnectionFailed) => {
           running--;
           if (isOver) return;
-          const { message, code } =
-            error instanceof ConnectionFailed ? error : new ConnectionFailed(String(error));
           failure = new ConnectionFailed(failure ? `${failure.message}; ${message}` : message, code);
           startNext();
         },

@@ -229,7 +229,7 @@ test("without TLS, or where the platform has none, there is only WebSocket", asy
     transports: ["webtransport"],
     environment: { ...clock },
   });
-  await assert.rejects(clock.settle(none.connect()), /no transport here/);
+  await assert.rejects(clock.settle(none.connect()), /no transport/);
 });
 
 test("where no way comes up, the error has the reason of each", async () => {
