@@ -19,6 +19,7 @@ from gatesvr.bench.client import Fleet, LoadClient
 from gatesvr.bench.meter import Recorder
 from gatesvr.bench.scenario import Plan
 from gatesvr.protocol.events import AuthAnswered, ClientEvent, Notify
+from gatesvr.transport.addresses import Place
 
 from ..auth.tokens import SECRET, token
 from .bad_network import bad_network
@@ -176,7 +177,7 @@ async def test_nothing_is_lost_while_tokens_expire(backend: str, tmp_path: Path)
                 scenario="echo",
                 clients=CLIENTS,
                 backend=backend,
-                server=network.address,
+                server=Place(*network.address),
                 insecure=True,
                 timeout=30.0,
             )
