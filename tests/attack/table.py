@@ -33,7 +33,8 @@ def machine() -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    system = f"{platform.system()} {platform.release().partition("-")[0]}, Python {platform.python_version()}"
+    kernel = platform.release().partition("-")[0]
+    system = f"{platform.system()} {kernel}, Python {platform.python_version()}"
     load = f", load average {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
     return f"{cores} cores of {model}, {system}{load}"
 
