@@ -348,14 +348,21 @@ class Connection:
         try:
             if last and stream.state == WRITABLE:
                 stream.write_last(last)
-                self._state = LINGERING
-                wait = min(CLOSE_LINGER_S, LINGER_PTOS * self._quic.probe_timeout())
-                self._deadline = now + wait
-                self._driver.mark_dirty(self)
+                self._wait_a_little(now)
             else:
-                self._finish(now)
+                self._close_now(now)
         except BaseException as error:
             self.fail(error)
+
+    def _close_now(self, now: float) -> None:
+        """Close where no last push has to arrive first."""
+        self._finish(now)
+
+    def _wait_a_little(self, now: float) -> None:
+        """Let what was written last be acknowledged."""
+        self._state = LINGERING
+        self._deadline = now + min(CLOSE_LINGER_S, LINGER_PTOS * self._quic.probe_timeout())
+        self._driver.mark_dirty(self)
 
     def discard(self, reason: str = "") -> None:
         """End at once; the peer is not told."""

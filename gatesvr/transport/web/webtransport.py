@@ -23,9 +23,7 @@ from ..connection import (
     CLOSE_LINGER_S,
     ENDED,
     HANDSHAKE,
-    LINGER_PTOS,
     LINGERING,
-    MAX_REASON_BYTES,
     OPEN,
     Connection,
 )
@@ -39,7 +37,7 @@ from ..quic.interface import (
     StreamData,
     StreamReset,
 )
-from ..stream import CLOSING, CUT, STOPPED, WRITABLE
+from ..stream import CLOSING, CUT, STOPPED
 from .http3 import (
     Code,
     Http3,
@@ -112,25 +110,6 @@ class WebTransportConnection(Connection):
         self._is_greeted = False  # QUIC's handshake is complete, and our SETTINGS were written
         self._is_answered = False  # a request was refused
         self._quic.stream_id = _NOT_OPEN
-
-    def close(self, code: int, reason: str = "", *, last: bytes = b"") -> None:
-        """Close with an application code; see Link.close()."""
-        stream = self.stream
-        if stream.state >= CUT:
-            return
-        reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-        self._how = Disconnect("local", int(code), reason)
-        now = self._driver.clock()
-        try:
-            if last and stream.state == WRITABLE:
-                stream.write_last(last)
-            else:
-                self._say_close(now)
-                stream.state = CLOSING
-            self._state = LINGERING
-            self._wait_a_little(now)
-        except BaseException as error:
-            self.fail(error)
 
     # Events.
 
@@ -311,10 +290,11 @@ class WebTransportConnection(Connection):
         self._quic.stream_id = self._session
         self._has_said = True
 
-    def _wait_a_little(self, now: float) -> None:
-        """Let what was written last be acknowledged."""
-        self._deadline = now + min(CLOSE_LINGER_S, LINGER_PTOS * self._quic.probe_timeout())
-        self._driver.mark_dirty(self)
+    def _close_now(self, now: float) -> None:
+        """Close where no last push has to arrive first."""
+        self._say_close(now)
+        self.stream.state = CLOSING
+        self._wait_a_little(now)
 
     def _linger(self, now: float) -> None:
         """Say the close after the last push, and end after the close."""
