@@ -44,6 +44,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"_core"}) | LEAVES,
     "transport": BOTTOM,
     "session": BOTTOM,
+    "cluster": BOTTOM,
     "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,

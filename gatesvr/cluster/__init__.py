@@ -1,0 +1,1 @@
+"""Several processes as one gateway: who owns each session, and how sessions move."""
