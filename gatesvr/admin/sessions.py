@@ -310,7 +310,7 @@ class Directory:
             max_message_bytes=session.max_message_bytes,
             auth_subject="" if session.auth is None else session.auth.subject,
             logged_in=session.is_logged_in,
-            hello_pending=session.hello_pending,
+            hello_pending=bool(session.hello_seq),
             generation=session.generation,
             resumes=session.generation - 1,
             tombstone_s=max(0.0, window - (now - session.detached_at)) if is_away else None,

@@ -102,7 +102,7 @@ class Login:
         else:
             deadline = now + self._task_timeout
             task = self.make_task(request_id, session, request, route, deadline, now)
-            session.hello_pending = True
+            session.hello_seq = request.seq_id
             self._processor.run_at_once(task, now, self._answered, self._ended)
 
     def _answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
@@ -155,6 +155,6 @@ class Login:
     def _ended(self, task: AsyncTask) -> None:
         """Let the BUSINESS move that waited for the hello, however that ended."""
         session = task.session
-        session.hello_pending = False
+        session.hello_seq = 0
         if session.link is not None:
             session.link.wake()

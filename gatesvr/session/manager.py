@@ -343,7 +343,7 @@ class SessionManager:
             self.close(session, how.code, how.reason, now)
             return
         session.detach(now)
-        is_login_open = session.hello_pending or session.outbox.has_unacked
+        is_login_open = session.hello_seq or session.outbox.has_unacked
         if session.state is State.INITED and not is_login_open:
             # PROTOCOL 3.9: it outlives its connection only for the sake of its hello.
             why = loss_reason(how)

@@ -68,7 +68,8 @@ class Session:
         max_client_seq: The highest client seq accepted.
         pending: Requests accepted and not answered: client seq to msg_id, and above bit 32 the slot
             of its answer if the route keeps the order of asking.
-        hello_pending: Whether a hello is unanswered; BUSINESS of every connection waits for it.
+        hello_seq: The client seq of the unanswered hello, 0 for none; BUSINESS of every connection
+            waits for it.
         refused_logins: Hellos refused.
         is_after_failed_resume: Whether it was made because a resume found no session; it then
             never replaces another one (PROTOCOL 3.3).
@@ -97,7 +98,7 @@ class Session:
         "create_time",
         "detached_at",
         "generation",
-        "hello_pending",
+        "hello_seq",
         "identity",
         "is_after_failed_resume",
         "is_logged_in",
@@ -161,7 +162,7 @@ class Session:
         self.generation = 1
         self.max_client_seq = 0
         self.pending: dict[int, int] = {}
-        self.hello_pending = False
+        self.hello_seq = 0
         self.refused_logins = 0
         self.is_after_failed_resume = False
         self.identity = encode_identity(session_id, openid)
@@ -217,7 +218,7 @@ class Session:
         """Accept a BUSINESS request if it is the next one and there is room (PROTOCOL 3.4, 3.5).
 
         From NEXT on, the request gets exactly one answer or ERROR. After FULL, the session wakes
-        its connection as soon as an answer has made room. The caller looks at hello_pending first.
+        its connection as soon as an answer has made room. The caller looks at hello_seq first.
 
         Args:
             request: The request.
