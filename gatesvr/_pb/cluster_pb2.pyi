@@ -107,8 +107,8 @@ class MovedLimits(_message.Message):
     max_in_flight: int
     max_queue_size: int
     max_queue_bytes: int
-    max_requests_per_second: float
-    def __init__(self, max_in_flight: _Optional[int] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., max_requests_per_second: _Optional[float] = ...) -> None: ...
+    max_requests_per_second: int
+    def __init__(self, max_in_flight: _Optional[int] = ..., max_queue_size: _Optional[int] = ..., max_queue_bytes: _Optional[int] = ..., max_requests_per_second: _Optional[int] = ...) -> None: ...
 
 class MovedIdentity(_message.Message):
     __slots__ = ("openid", "subject", "claims", "expires_at", "deadline_left_ms")

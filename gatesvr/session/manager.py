@@ -11,13 +11,13 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
-from heapq import nlargest
+from heapq import heappop, heappush, nlargest
 from typing import TYPE_CHECKING
 
 from .._core.queue import BULK
 from .._pb import message_pb2 as pb
 from ..config import PushConfig, SessionConfig, TransportConfig
-from ..errors import CloseCode, ErrorCode
+from ..errors import CloseCode, ErrorCode, ExportError, SessionError
 from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
@@ -31,8 +31,11 @@ from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .index import SessionIndex
 from .login import LOGGED_IN, LoginPolicy, LoginVerdict
 from .memory import MemoryBudget
+from .moved import export_session, install_session
 from .notify import OK
+from .outcome import StartOutcome
 from .resume import ResumeJudge
+from .role import Role
 from .starting import SessionStarter
 from .state import Event, State
 from .tombstones import Tombstones
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from ..observe.stages import Stages
     from ..protocol.identity import Identity
     from ..protocol.link import Disconnect, Link
-    from .outcome import StartOutcome
+    from .moved import MovedCall
     from .session import Session
 
 __all__ = ["SessionManager"]
@@ -116,6 +119,10 @@ class SessionManager:
         self.tombstones = Tombstones(MAX_TOMBSTONES, config.resume_window)
         self._policy = LoginPolicy(config)
         self._credentials = CredentialExpiry()
+        # Sessions that came from other processes, by when their time may be up: they stand in the
+        # index behind some that have lost their connection, or have come, after them.
+        self._moved: list[tuple[float, int, Session]] = []
+        self._awaited: set[Session] = set()  # those in it
         self._starter = SessionStarter(
             config,
             transport.max_connections,
@@ -324,6 +331,123 @@ class SessionManager:
         kind = EventKind.REPLACED
         self._end_by_kick(session, CloseCode.KICKED, "replaced", now, kind, ELSEWHERE)
 
+    # Moves to and from other processes of the gateway; see role.py.
+
+    def turn(
+        self, start: pb.StartRequest, ip: str, now: float, identity: Identity | None = None
+    ) -> StartOutcome | Session:
+        """Judge a START that another process has got, and turn its session to the new connection.
+
+        What a resume does to the session is done then, but for the connection: export() and
+        attach() follow.
+
+        Args:
+            start: The START; it names a session that this process owns.
+            ip: The address that it came from.
+            now: Loop time.
+            identity: Who the client has proved to be, None if it showed no token.
+
+        Returns:
+            The session, or the START's refusal.
+        """
+        session = self.index.by_id[start.session_id]
+        outcome = self._starter.refuse_other(session, identity) or self._starter.turn(
+            session, start, ip, now
+        )
+        if not isinstance(outcome, StartOutcome):
+            return session
+        self._counters.refused_starts += 1
+        return outcome
+
+    def export(self, session: Session, calls: Iterable[MovedCall], now: float) -> bytes:
+        """Return a session as bytes for another process, and stop to act as its owner.
+
+        Args:
+            session: A session without a connection, which this process owns.
+            calls: Its requests that this process has started, or not yet; in any order. Start and
+                end none of them any more: whoever owns the session starts those that wait.
+            now: Loop time.
+        """
+        if session.role is not Role.OWN or session.link is not None or not session.is_valid:
+            raise SessionError("only a session without a connection is exported, by its owner")
+        data = export_session(session, calls, now)
+        self._freeze(session, Role.LEAVING)
+        self._counters.exports += 1
+        return data
+
+    def install(self, data: bytes, now: float) -> Session:
+        """Return the session that another process has exported; own() follows, or forget().
+
+        Raises:
+            ExportError: The bytes are of another major version, were damaged, or make no session.
+            SessionError: There is a copy of it, in whatever role.
+        """
+        try:
+            session = install_session(data, self.context, now)
+        except ExportError:
+            self._counters.exports_refused += 1
+            raise
+        if session.session_id in self.index.by_id:
+            raise SessionError("a copy of the session is here")
+        session.freeze(Role.ARRIVING)
+        self.index.add(session)
+        self._budget.add(session)
+        return session
+
+    def own(self, session: Session, epoch: int, now: float, *, is_awaited: bool = False) -> bool:
+        """Own a session that has arrived, or take one back that nobody took.
+
+        Args:
+            session: An arriving or leaving copy.
+            epoch: Its new epoch.
+            now: Loop time.
+            is_awaited: Whether attach() follows at once.
+
+        Returns:
+            False where it was closed, because it had no reason to outlive its connection.
+        """
+        if session.role is Role.LEAVING:
+            self._counters.taken_back += 1
+        else:
+            self._counters.moved_in += 1
+        session.own(epoch)
+        self.index.show(session)
+        self._credentials.add(session)
+        self._await_end(session)
+        if is_awaited or self._outlives_connection(session):
+            return True
+        self.close(session, CloseCode.NORMAL, "connection lost before login", now)
+        return False
+
+    def attach(self, session: Session, link: Link, now: float) -> StartOutcome:
+        """Attach a session that has moved here to the connection whose START made it move."""
+        assert session.token is not None
+        return self._starter.attach(session, session.token.text, link, "move", now)
+
+    def forget(self, session: Session, now: float) -> None:
+        """Drop a copy: another process owns the session. Its calls here may go on."""
+        link = session.link
+        if link is not None:
+            session.detach(now)
+            link.close(CloseCode.SUPERSEDED, "moved")
+        self._counters.moved_out += session.role in (Role.OWN, Role.LEAVING)
+        self._drop(session)
+        session.role = Role.GONE
+        session.move(Event.CLOSE)
+        session.clear()
+        self._budget.release(session)
+
+    def _freeze(self, session: Session, role: Role) -> None:
+        self.index.hide(session)
+        self._credentials.discard(session)
+        session.freeze(role)
+
+    def _drop(self, session: Session) -> None:
+        """Take a copy out of all lists."""
+        self.index.remove(session)
+        self._credentials.discard(session)
+        self.context.watched.discard(session.outbox)
+
     # Ends.
 
     def detach(self, session: Session, link: Link, how: Disconnect, now: float) -> None:
@@ -339,13 +463,14 @@ class SessionManager:
         """
         if session.link is not link:
             return
+        if session.role is not Role.OWN:
+            session.detach(now)
+            return
         if how.kind == "local" and how.code in _FATAL_CODES:
             self.close(session, how.code, how.reason, now)
             return
         session.detach(now)
-        is_login_open = session.hello_seq or session.outbox.has_unacked
-        if session.state is State.INITED and not is_login_open:
-            # PROTOCOL 3.9: it outlives its connection only for the sake of its hello.
+        if not self._outlives_connection(session):
             why = loss_reason(how)
             self.close(session, how.code, "connection lost before login", now, why=why)
             return
@@ -399,8 +524,7 @@ class SessionManager:
         """
         if session.state is State.CLOSED:
             return
-        self.index.remove(session)
-        self._credentials.discard(session)
+        self._drop(session)
         session.move(Event.CLOSE)
         why = why or close_reason(code)
         self.events.emit(kind, session, why, now)
@@ -408,7 +532,7 @@ class SessionManager:
         session.detach(now)
         session.clear()
         self._budget.release(session)
-        self.context.watched.discard(session.outbox)
+        self.context.results.drop(session.session_id)
         self._counters.closed += 1
         logger.info(
             "session_ended",
@@ -422,6 +546,15 @@ class SessionManager:
         )
         if link is not None:
             link.close(code, reason, last=last)
+
+    def _outlives_connection(self, session: Session) -> bool:
+        """Whether a session that has lost its connection stays.
+
+        Source: PROTOCOL 3.9: one that is not logged in, "only while its hello is unanswered or the
+        answer not acked".
+        """
+        is_login_open = session.hello_seq or session.outbox.has_unacked
+        return session.state is not State.INITED or bool(is_login_open)
 
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
@@ -488,6 +621,7 @@ class SessionManager:
         self._sweep_credentials(now)
         self._sweep_logins(now)
         self._sweep_detached(now)
+        self._sweep_moved(now)
         self._sweep_watched(now)
         self._budget.recount(now)
         self.tombstones.sweep(now)
@@ -516,9 +650,41 @@ class SessionManager:
             session = next(iter(detached))
             if session.detached_at > deadline:
                 break
-            self._counters.expired += 1
-            kind = EventKind.EXPIRED
-            self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
+            self._expire(session, now)
+
+    def _expire(self, session: Session, now: float) -> None:
+        self._counters.expired += 1
+        kind = EventKind.EXPIRED
+        self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
+
+    def _sweep_moved(self, now: float) -> None:
+        moved = self._moved
+        while moved and moved[0][0] <= now:
+            _, _, session = heappop(moved)
+            self._awaited.discard(session)
+            if not session.is_valid:
+                continue
+            if session.state is State.INITED:
+                if session.create_time <= now - self._config.login_timeout:
+                    self.time_out_login(session, now)
+                    continue
+            elif session.link is not None:
+                continue
+            if session.link is None and session.detached_at <= now - self._config.resume_window:
+                self._expire(session, now)
+            else:
+                self._await_end(session)
+
+    def _await_end(self, session: Session) -> None:
+        """Look again at a session that has come from another process when its time may be up."""
+        if session in self._awaited:
+            return
+        config = self._config
+        due = session.detached_at + config.resume_window if session.link is None else math.inf
+        if session.state is State.INITED:
+            due = min(due, session.create_time + config.login_timeout)
+        self._awaited.add(session)
+        heappush(self._moved, (due, session.number, session))
 
     def _sweep_watched(self, now: float) -> None:
         watched = self.context.watched

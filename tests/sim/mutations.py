@@ -171,7 +171,7 @@ def hello_gate_on_the_connection(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, SessionStarter, "_take_over", make)
+    wrap(patch, SessionStarter, "attach", make)
 
 
 @mutation
@@ -286,7 +286,7 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, SessionStarter, "_take_over", make)
+    wrap(patch, SessionStarter, "attach", make)
 
 
 @mutation
