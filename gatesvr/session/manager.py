@@ -419,10 +419,24 @@ class SessionManager:
         self.close(session, CloseCode.NORMAL, "connection lost before login", now)
         return False
 
-    def attach(self, session: Session, link: Link, now: float) -> StartOutcome:
-        """Attach a session that has moved here to the connection whose START made it move."""
-        assert session.token is not None
-        return self._starter.attach(session, session.token.text, link, "move", now)
+    def attach(
+        self,
+        session: Session,
+        link: Link,
+        now: float,
+        identity: Identity | None = None,
+        auth_deadline: float = math.inf,
+    ) -> StartOutcome:
+        """Attach a session that has moved here to the connection whose START made it move.
+
+        Args:
+            session: The session, which this process owns by now.
+            link: The connection.
+            now: Loop time.
+            identity: Who the client has proved to be, None if it showed no token.
+            auth_deadline: Loop time at which its credentials expire.
+        """
+        return self._starter.welcome(session, link, now, identity, auth_deadline)
 
     def forget(self, session: Session, now: float) -> None:
         """Drop a copy: another process owns the session. Its calls here may go on."""

@@ -139,6 +139,25 @@ class SessionStarter:
         if identity is not None and not start.openid:
             start.openid = identity.openid
         outcome = self._start(start, link, now, identity)
+        return self._authenticated(outcome, identity, auth_deadline)
+
+    def welcome(
+        self,
+        session: Session,
+        link: Link,
+        now: float,
+        identity: Identity | None,
+        auth_deadline: float,
+    ) -> StartOutcome:
+        """Attach a session that has moved here; see SessionManager.attach()."""
+        assert session.token is not None
+        outcome = self.attach(session, session.token.text, link, "move", now)
+        return self._authenticated(outcome, identity, auth_deadline)
+
+    def _authenticated(
+        self, outcome: StartOutcome, identity: Identity | None, auth_deadline: float
+    ) -> StartOutcome:
+        """Set who the client of a good START is, and tell it until when that holds."""
         session = outcome.session
         if session is None:
             return outcome
