@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import CloseCode, ErrorCode
 from ..protocol.messages import LOGIN_ACTION, OK, Outcome
+from ..session.results import Result
+from ..session.role import Role
 from .failures import refuse
 from .task import AsyncTask, MakeTask
 
@@ -105,36 +107,83 @@ class Login:
             session.hello_seq = request.seq_id
             self._processor.run_at_once(task, now, self._answered, self._ended)
 
+    def settle(self, session: Session, result: Result, now: float) -> None:
+        """End a hello whose call was made for this process's session by another one.
+
+        Args:
+            session: The session, which this process owns.
+            result: The hello's answer, or its ERROR.
+            now: Loop time.
+        """
+        if result.hello_code:
+            self._decide(session, result, 0, now)
+        else:
+            session.answer(result.client_seq, result.body, result.before, result.after, now)
+        self.let_move(session)
+
+    def let_move(self, session: Session) -> None:
+        """Let the BUSINESS move that waited for the hello, however that ended."""
+        session.hello_seq = 0
+        if session.link is not None:
+            session.link.wake()
+
     def _answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        session = task.session
-        if not session.is_valid:
+        session, client_seq = task.session, task.client_seq
+        before, after = answer.notifies()
+        result = Result(
+            client_seq,
+            answer.body(client_seq),
+            tuple(before),
+            tuple(after),
+            answer.code,
+            answer.zone or "",
+        )
+        if session.is_valid:
+            self._decide(session, result, task.task_id, now)
+        elif session.keep(result):
+            self._counters.answers += 1
+        else:
             self._counters.closed_499 += 1
-        elif answer.code != OK:
-            self._processor.reply(task, answer, now)
+
+    def _decide(self, session: Session, result: Result, request_id: int, now: float) -> None:
+        """Log a session in, or not, by its hello's answer, and pass that on."""
+        if result.hello_code != OK:
+            self._reply(session, result, now)
             self._sessions.refuse_login(session)
             if not session.is_logged_in and session.refused_logins >= MAX_REFUSED_LOGINS:
                 self._end_session(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
+            return
+        verdict = self._sessions.logged_in(session, result.zone, now)
+        if verdict.close_code is None:
+            self._lift_limit(session)
+            self._reply(session, result, now)
         else:
-            verdict = self._sessions.logged_in(session, answer.zone or "", now)
-            if verdict.close_code is None:
-                self._lift_limit(session)
-                self._processor.reply(task, answer, now)
-            else:
-                self._refuse(task, verdict, verdict.close_code, now)
+            self._refuse(session, result.client_seq, request_id, verdict, verdict.close_code, now)
+
+    def _reply(self, session: Session, result: Result, now: float) -> None:
+        if session.answer(result.client_seq, result.body, result.before, result.after, now):
+            self._counters.answers += 1
+        else:
+            self._counters.closed_499 += 1
 
     def _refuse(
-        self, task: AsyncTask, verdict: LoginVerdict, close_code: CloseCode, now: float
+        self,
+        session: Session,
+        client_seq: int,
+        request_id: int,
+        verdict: LoginVerdict,
+        close_code: CloseCode,
+        now: float,
     ) -> None:
         """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
-        session = task.session
         retry_after_ms = verdict.retry_after_ms
         self._counters.answers += session.fail(
-            task.client_seq,
+            client_seq,
             verdict.error_code,
             verdict.reason,
             outcome=Outcome.DONE,
             retry_after_ms=retry_after_ms,
-            detail=str(task.task_id),
+            detail=str(request_id) if request_id else "",
             now=now,
         )
         reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason
@@ -153,8 +202,6 @@ class Login:
             handler.lift_limit()
 
     def _ended(self, task: AsyncTask) -> None:
-        """Let the BUSINESS move that waited for the hello, however that ended."""
-        session = task.session
-        session.hello_seq = 0
-        if session.link is not None:
-            session.link.wake()
+        """Let BUSINESS move; where another process may own the session, it will do so."""
+        if task.session.role is Role.OWN:
+            self.let_move(task.session)

@@ -444,6 +444,8 @@ class SessionManager:
         if link is not None:
             session.detach(now)
             link.close(CloseCode.SUPERSEDED, "moved")
+        if session.role is Role.LEAVING:
+            session.moved_calls.clear()
         self._counters.moved_out += session.role in (Role.OWN, Role.LEAVING)
         self._drop(session)
         session.role = Role.GONE

@@ -500,7 +500,6 @@ class Session:
     def clear(self) -> None:
         """Drop everything that waits: the session is Closed, or no longer here."""
         self.pending.clear()
-        self.moved_calls.clear()
         self.login_answer = None
         self.outbox.clear()
 

@@ -52,7 +52,7 @@ OF_MOVES = frozenset(
 
 COUNTERS = frozenset(SessionCounters().snapshot()) - SessionCounters.gauges() - OF_MOVES
 
-quarters = st.integers(0, 40).map(lambda number: number / 4)  # seconds, and whole ms
+quarters = st.integers(0, 100).map(lambda number: number / 4)  # seconds, and whole ms
 bodies = st.sampled_from((b"", b"body", bytes(300), bytes(1_300), bytes(2_500)))
 
 
@@ -72,7 +72,7 @@ class Side:
 
     def start(self, protocol: int) -> Any:
         self.session, self.link, response = self.sessions.start(
-            protocol=protocol, max_message_bytes=2_000
+            protocol=protocol, max_message_bytes=2_000, client_id="phone"
         )
         return response
 
@@ -188,10 +188,15 @@ class Side:
         after._random = before._random
         session = after.manager.install(data, after.now)
         assert session.role is Role.ARRIVING
+        assert session.epoch == old.epoch
         assert not session.is_valid
         assert session.push(notify(b""), now=after.now).error_code == "MOVING"
-        for seq, call in calls.items():
-            assert session.moved_calls[seq]._replace(deadline=0.0) == call._replace(deadline=0.0)
+        left = {seq: call.deadline - self.now for seq, call in calls.items()}
+        for seq, call in session.moved_calls.items():
+            assert call.deadline - after.now == left.get(seq, call.deadline - after.now)
+            assert call._replace(deadline=0.0) == calls.get(seq, call)._replace(deadline=0.0)
+            assert call.service == "svc"
+        assert list(session.moved_calls) == list(old.pending)
         self.sessions, self.session = after, session
         after.manager.own(session, old.epoch + 1, after.now, is_awaited=is_awaited)
         kept = before.manager.context.results
@@ -252,7 +257,9 @@ class Side:
         sizes = index_sizes(manager)
         # A sweep finds out that nothing is left to be watched, and so does a move.
         del sizes["watched"]
-        assert outbox in manager.context.watched or not (self.session.is_valid and outbox.is_watched)
+        assert outbox in manager.context.watched or not (
+            self.session.is_valid and outbox.is_watched
+        )
         return sizes
 
     def counts(self) -> dict[str, int]:
