@@ -71,7 +71,7 @@ class MovedRequests:
         return len(self._waiting)
 
     def export(self, session: Session, node_id: str, now: float) -> bytes:
-        """Return a session as bytes; see SessionManager.export().
+        """Return a session as bytes; see SessionMover.export().
 
         Args:
             session: A session without a connection, which this process owns.
@@ -83,7 +83,7 @@ class MovedRequests:
         for task in waiting:
             calls[task.client_seq] = _call(task)._replace(request=_message(task.request))
         running = [_call(task)._replace(at=node_id) for task in self._processor.tasks_of(session)]
-        data = self._sessions.export(session, running, now)
+        data = self._sessions.moves.export(session, running, now)
         self._waiting.pop(session, None)
         return data
 

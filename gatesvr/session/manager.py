@@ -11,13 +11,13 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
-from heapq import heappop, heappush, nlargest
+from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from .._core.queue import BULK
 from .._pb import message_pb2 as pb
 from ..config import PushConfig, SessionConfig, TransportConfig
-from ..errors import CloseCode, ErrorCode, ExportError, SessionError
+from ..errors import CloseCode, ErrorCode
 from ..observe.events import EventKind
 from ..observe.log import keys
 from ..protocol.link import HIGH_WATER_BYTES
@@ -31,9 +31,8 @@ from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .index import SessionIndex
 from .login import LOGGED_IN, LoginPolicy, LoginVerdict
 from .memory import MemoryBudget
-from .moved import export_session, install_session
+from .mover import SessionMover
 from .notify import OK
-from .outcome import StartOutcome
 from .resume import ResumeJudge
 from .role import Role
 from .starting import SessionStarter
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from ..observe.stages import Stages
     from ..protocol.identity import Identity
     from ..protocol.link import Disconnect, Link
-    from .moved import MovedCall
+    from .outcome import StartOutcome
     from .session import Session
 
 __all__ = ["SessionManager"]
@@ -85,6 +84,7 @@ class SessionManager:
         census: Sums up their queues.
         context: Shared by all sessions.
         judge: Judges resumes.
+        moves: Takes sessions to other processes of the gateway, and takes in theirs.
         tombstones: Why sessions ended.
     """
 
@@ -119,10 +119,6 @@ class SessionManager:
         self.tombstones = Tombstones(MAX_TOMBSTONES, config.resume_window)
         self._policy = LoginPolicy(config)
         self._credentials = CredentialExpiry()
-        # Sessions that came from other processes, by when their time may be up: they stand in the
-        # index behind some that have lost their connection, or have come, after them.
-        self._moved: list[tuple[float, int, Session]] = []
-        self._awaited: set[Session] = set()  # those in it
         self._starter = SessionStarter(
             config,
             transport.max_connections,
@@ -136,6 +132,18 @@ class SessionManager:
             self.authenticate,
             needs_auth=needs_auth,
             is_shedding=is_shedding,
+        )
+        self.moves = SessionMover(
+            config,
+            context,
+            index,
+            self._budget,
+            self._credentials,
+            self._starter,
+            self.close,
+            self._drop,
+            self._expire,
+            self.time_out_login,
         )
 
     def apply(
@@ -154,6 +162,7 @@ class SessionManager:
         self.tombstones.apply(config.resume_window)
         self._policy = LoginPolicy(config)
         self._starter.apply(config, transport.max_connections, context, needs_auth=needs_auth)
+        self.moves.apply(config, context)
 
     def __len__(self) -> int:
         """Return the number of sessions that are not Closed."""
@@ -331,140 +340,13 @@ class SessionManager:
         kind = EventKind.REPLACED
         self._end_by_kick(session, CloseCode.KICKED, "replaced", now, kind, ELSEWHERE)
 
-    # Moves to and from other processes of the gateway; see role.py.
-
-    def turn(
-        self, start: pb.StartRequest, ip: str, now: float, identity: Identity | None = None
-    ) -> StartOutcome | Session:
-        """Judge a START that another process has got, and turn its session to the new connection.
-
-        What a resume does to the session is done then, but for the connection: export() and
-        attach() follow.
-
-        Args:
-            start: The START; it names a session that this process owns.
-            ip: The address that it came from.
-            now: Loop time.
-            identity: Who the client has proved to be, None if it showed no token.
-
-        Returns:
-            The session, or the START's refusal.
-        """
-        session = self.index.by_id[start.session_id]
-        outcome = self._starter.refuse_other(session, identity) or self._starter.turn(
-            session, start, ip, now
-        )
-        if not isinstance(outcome, StartOutcome):
-            return session
-        self._counters.refused_starts += 1
-        return outcome
-
-    def export(self, session: Session, calls: Iterable[MovedCall], now: float) -> bytes:
-        """Return a session as bytes for another process, and stop to act as its owner.
-
-        Args:
-            session: A session without a connection, which this process owns.
-            calls: Its requests that this process has started, or not yet; in any order. Start and
-                end none of them any more: whoever owns the session starts those that wait.
-            now: Loop time.
-        """
-        if session.role is not Role.OWN or session.link is not None or not session.is_valid:
-            raise SessionError("only a session without a connection is exported, by its owner")
-        data = export_session(session, calls, now)
-        self._freeze(session, Role.LEAVING)
-        self._counters.exports += 1
-        return data
-
-    def install(self, data: bytes, now: float) -> Session:
-        """Return the session that another process has exported; own() follows, or forget().
-
-        Raises:
-            ExportError: The bytes are of another major version, were damaged, or make no session.
-            SessionError: There is a copy of it, in whatever role.
-        """
-        try:
-            session = install_session(data, self.context, now)
-        except ExportError:
-            self._counters.exports_refused += 1
-            raise
-        if session.session_id in self.index.by_id:
-            raise SessionError("a copy of the session is here")
-        session.freeze(Role.ARRIVING)
-        self.index.add(session)
-        self._budget.add(session)
-        return session
-
-    def own(self, session: Session, epoch: int, now: float, *, is_awaited: bool = False) -> bool:
-        """Own a session that has arrived, or take one back that nobody took.
-
-        Args:
-            session: An arriving or leaving copy.
-            epoch: Its new epoch.
-            now: Loop time.
-            is_awaited: Whether attach() follows at once.
-
-        Returns:
-            False where it was closed, because it had no reason to outlive its connection.
-        """
-        if session.role is Role.LEAVING:
-            self._counters.taken_back += 1
-        else:
-            self._counters.moved_in += 1
-        session.own(epoch)
-        self.index.show(session)
-        self._credentials.add(session)
-        self._await_end(session)
-        if is_awaited or self._outlives_connection(session):
-            return True
-        self.close(session, CloseCode.NORMAL, "connection lost before login", now)
-        return False
-
-    def attach(
-        self,
-        session: Session,
-        link: Link,
-        now: float,
-        identity: Identity | None = None,
-        auth_deadline: float = math.inf,
-    ) -> StartOutcome:
-        """Attach a session that has moved here to the connection whose START made it move.
-
-        Args:
-            session: The session, which this process owns by now.
-            link: The connection.
-            now: Loop time.
-            identity: Who the client has proved to be, None if it showed no token.
-            auth_deadline: Loop time at which its credentials expire.
-        """
-        return self._starter.welcome(session, link, now, identity, auth_deadline)
-
-    def forget(self, session: Session, now: float) -> None:
-        """Drop a copy: another process owns the session. Its calls here may go on."""
-        link = session.link
-        if link is not None:
-            session.detach(now)
-            link.close(CloseCode.SUPERSEDED, "moved")
-        if session.role is Role.LEAVING:
-            session.moved_calls.clear()
-        self._counters.moved_out += session.role in (Role.OWN, Role.LEAVING)
-        self._drop(session)
-        session.role = Role.GONE
-        session.move(Event.CLOSE)
-        session.clear()
-        self._budget.release(session)
-
-    def _freeze(self, session: Session, role: Role) -> None:
-        self.index.hide(session)
-        self._credentials.discard(session)
-        session.freeze(role)
+    # Ends.
 
     def _drop(self, session: Session) -> None:
         """Take a copy out of all lists."""
         self.index.remove(session)
         self._credentials.discard(session)
         self.context.watched.discard(session.outbox)
-
-    # Ends.
 
     def detach(self, session: Session, link: Link, how: Disconnect, now: float) -> None:
         """Suspend or close a session whose connection has ended.
@@ -486,7 +368,7 @@ class SessionManager:
             self.close(session, how.code, how.reason, now)
             return
         session.detach(now)
-        if not self._outlives_connection(session):
+        if not session.outlives_connection:
             why = loss_reason(how)
             self.close(session, how.code, "connection lost before login", now, why=why)
             return
@@ -563,15 +445,6 @@ class SessionManager:
         if link is not None:
             link.close(code, reason, last=last)
 
-    def _outlives_connection(self, session: Session) -> bool:
-        """Whether a session that has lost its connection stays.
-
-        Source: PROTOCOL 3.9: one that is not logged in, "only while its hello is unanswered or the
-        answer not acked".
-        """
-        is_login_open = session.hello_seq or session.outbox.has_unacked
-        return session.state is not State.INITED or bool(is_login_open)
-
     def _suspend(self, session: Session, why: str, now: float) -> None:
         """Keep a session that has just lost its connection for the resume window."""
         if self._starter.is_draining:
@@ -637,7 +510,7 @@ class SessionManager:
         self._sweep_credentials(now)
         self._sweep_logins(now)
         self._sweep_detached(now)
-        self._sweep_moved(now)
+        self.moves.sweep(now)
         self._sweep_watched(now)
         self._budget.recount(now)
         self.tombstones.sweep(now)
@@ -672,35 +545,6 @@ class SessionManager:
         self._counters.expired += 1
         kind = EventKind.EXPIRED
         self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
-
-    def _sweep_moved(self, now: float) -> None:
-        moved = self._moved
-        while moved and moved[0][0] <= now:
-            _, _, session = heappop(moved)
-            self._awaited.discard(session)
-            if not session.is_valid:
-                continue
-            if session.state is State.INITED:
-                if session.create_time <= now - self._config.login_timeout:
-                    self.time_out_login(session, now)
-                    continue
-            elif session.link is not None:
-                continue
-            if session.link is None and session.detached_at <= now - self._config.resume_window:
-                self._expire(session, now)
-            else:
-                self._await_end(session)
-
-    def _await_end(self, session: Session) -> None:
-        """Look again at a session that has come from another process when its time may be up."""
-        if session in self._awaited:
-            return
-        config = self._config
-        due = session.detached_at + config.resume_window if session.link is None else math.inf
-        if session.state is State.INITED:
-            due = min(due, session.create_time + config.login_timeout)
-        self._awaited.add(session)
-        heappush(self._moved, (due, session.number, session))
 
     def _sweep_watched(self, now: float) -> None:
         watched = self.context.watched

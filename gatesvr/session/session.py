@@ -222,6 +222,15 @@ class Session:
         """The highest server seq that the client has acked."""
         return self.queue.last_acked_seq
 
+    @property
+    def outlives_connection(self) -> bool:
+        """Whether it stays when its connection is lost.
+
+        Source: PROTOCOL 3.9: one that is not logged in, "only while its hello is unanswered or the
+        answer not acked".
+        """
+        return self.state is not _INITED or self.hello_seq > 0 or self.outbox.has_unacked
+
     def info(self, now: float, wall_ms: int) -> pb.SessionInfo:
         """Return every field of the session and its queue.
 

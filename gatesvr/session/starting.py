@@ -149,7 +149,7 @@ class SessionStarter:
         identity: Identity | None,
         auth_deadline: float,
     ) -> StartOutcome:
-        """Attach a session that has moved here; see SessionManager.attach()."""
+        """Attach a session that has moved here; see SessionMover.attach()."""
         assert session.token is not None
         outcome = self.attach(session, session.token.text, link, "move", now)
         return self._authenticated(outcome, identity, auth_deadline)

@@ -24,8 +24,8 @@ async def leave(rig: Rig, client: Client, session: Session) -> bytes:
 
 def arrive(rig: Rig, data: bytes) -> Session:
     """Install a session at another process, which owns it then."""
-    session = rig.sessions.install(data, rig.now)
-    rig.sessions.own(session, 1, rig.now)
+    session = rig.sessions.moves.install(data, rig.now)
+    rig.sessions.moves.own(session, 1, rig.now)
     rig.dispatcher.moved.adopt(session, rig.now)
     return session
 
@@ -81,7 +81,7 @@ async def test_a_serial_chain_goes_on_wherever_its_requests_run() -> None:
         data = await leave(here, client, session)
         assert here.counters.withdrawn == 2
         arrived = arrive(there, data)
-        here.sessions.forget(session, here.now)
+        here.sessions.moves.forget(session, here.now)
         assert there.dispatcher.moved.nodes() == {"A"}
         other, _ = await resume(there, arrived, token)
         await other.send(business(5, "single"), business(6, "echo"))
@@ -109,11 +109,11 @@ async def test_a_chain_that_moves_twice_waits_for_the_call_of_the_first() -> Non
         client, session, _ = await log_in(here)
         await client.send(business(2, "single"), business(3, "single"))
         arrived = arrive(there, await leave(here, client, session))
-        here.sessions.forget(session, here.now)
+        here.sessions.moves.forget(session, here.now)
         data = there.dispatcher.moved.export(arrived, "B", there.now)
         assert len(there.dispatcher.moved) == 0
         last = arrive(third, data)
-        there.sessions.forget(arrived, there.now)
+        there.sessions.moves.forget(arrived, there.now)
         here.upstream.answer(2)
         forward(third, here, last)
         assert called(there) == []
@@ -129,7 +129,7 @@ async def test_a_session_that_comes_back_goes_on_with_what_it_had() -> None:
         rig.upstream.answer(5)
         await settle()
         assert called(rig) == [1, 2, 5]
-        rig.sessions.own(session, 2, rig.now)
+        rig.sessions.moves.own(session, 2, rig.now)
         rig.dispatcher.moved.adopt(session, rig.now)
         assert called(rig) == [1, 2, 5]
         rig.upstream.answer(2)
@@ -164,7 +164,7 @@ async def test_a_hello_that_was_under_way_logs_in_where_the_session_is() -> None
         assert session is not None
         await client.send(business(1, "hello"))
         arrived = arrive(there, await leave(here, client, session))
-        here.sessions.forget(session, here.now)
+        here.sessions.moves.forget(session, here.now)
         other = Client(there)
         await other.send(resuming(arrived, response.resume_token))
         await other.send(business(2, "echo"))
@@ -185,7 +185,7 @@ async def test_a_refused_hello_and_a_failed_one_count_where_the_session_is() -> 
         assert session is not None
         await client.send(business(1, "hello"))
         arrived = arrive(there, await leave(here, client, session))
-        here.sessions.forget(session, here.now)
+        here.sessions.moves.forget(session, here.now)
         here.upstream.answer(1, code=403)
         forward(there, here, arrived)
         assert arrived.refused_logins == 1
@@ -248,7 +248,7 @@ async def test_only_the_owner_applies_a_result() -> None:
         client, session, _ = await log_in(here)
         await client.send(business(2, "echo"))
         data = await leave(here, client, session)
-        arriving = there.sessions.install(data, there.now)
+        arriving = there.sessions.moves.install(data, there.now)
         assert not there.dispatcher.moved.apply(arriving, Result(2, b""), there.now)
         assert not here.dispatcher.moved.apply(session, Result(2, b""), here.now)
 
@@ -274,10 +274,10 @@ async def test_a_frame_that_is_no_request_is_answered() -> None:
         client.lose()
         await settle()
         data = here.dispatcher.moved.export(session, "A", here.now)
-        arriving = there.sessions.install(data, there.now)
+        arriving = there.sessions.moves.install(data, there.now)
         call = arriving.moved_calls[3]
         arriving.moved_calls[3] = call._replace(request=b"\xff")
-        there.sessions.own(arriving, 1, there.now)
+        there.sessions.moves.own(arriving, 1, there.now)
         there.dispatcher.moved.adopt(arriving, there.now)
         assert list(arriving.pending) == [2, 4]
 
@@ -289,7 +289,7 @@ async def test_a_start_at_another_process_takes_the_session_from_its_connection(
         await client.send(business(2, "ordered"), business(3, "ordered"))
         here.upstream.answer(3)
         message = resuming(session, token)
-        judged = here.sessions.turn(
+        judged = here.sessions.moves.turn(
             pb.StartRequest.FromString(message.payload), "192.0.2.7", here.now
         )
         assert judged is session
@@ -297,9 +297,9 @@ async def test_a_start_at_another_process_takes_the_session_from_its_connection(
         assert client.closed[0] == 4409
         client.lose()
         arrived = arrive(there, here.dispatcher.moved.export(session, "A", here.now))
-        here.sessions.forget(session, here.now)
+        here.sessions.moves.forget(session, here.now)
         other = Client(there)
-        outcome = there.sessions.attach(arrived, other, there.now)
+        outcome = there.sessions.moves.attach(arrived, other, there.now)
         assert outcome.response.resumed
         assert outcome.response.generation == 2
         assert outcome.response.resume_token not in (b"", token)

@@ -58,7 +58,7 @@ def calls() -> list[MovedCall]:
 
 
 def exported(sessions: Sessions) -> bytes:
-    return sessions.manager.export(away(sessions), calls(), sessions.now)
+    return sessions.manager.moves.export(away(sessions), calls(), sessions.now)
 
 
 def test_a_newer_minor_is_read_and_what_is_new_in_it_left_out() -> None:
@@ -69,10 +69,10 @@ def test_a_newer_minor_is_read_and_what_is_new_in_it_left_out() -> None:
         message.MergeFromString(unknown)
     assert moved.SerializeToString().count(b"\x03new") == 5
     there = Sessions()
-    session = there.manager.install(sealed(moved, minor=7), there.now)
+    session = there.manager.moves.install(sealed(moved, minor=7), there.now)
     assert list(session.pending) == [2, 4, 5]
-    there.manager.own(session, 1, there.now)
-    again = opened(there.manager.export(session, (), there.now))
+    there.manager.moves.own(session, 1, there.now)
+    again = opened(there.manager.moves.export(session, (), there.now))
     assert again == opened(data) or again.epoch == 1
     assert b"\x03new" not in again.SerializeToString()
 
@@ -82,7 +82,7 @@ def test_another_major_is_refused(major: int, minor: int) -> None:
     there = Sessions()
     data = sealed(opened(exported(Sessions())), major, minor)
     with pytest.raises(ExportError, match=rf"version {major}\.{minor}; this process takes 1\.x"):
-        there.manager.install(data, there.now)
+        there.manager.moves.install(data, there.now)
     assert there.counters["exports_refused"] == 1
 
 
@@ -116,12 +116,12 @@ def test_what_an_older_minor_lacks_has_a_default(name: str) -> None:
             moved.ClearField(field)
     there = Sessions()
     try:
-        session = there.manager.install(sealed(moved), there.now)
+        session = there.manager.moves.install(sealed(moved), there.now)
     except ExportError:
         assert name in NEEDED
         assert not any(index_sizes(there.manager).values())
         return
-    there.manager.own(session, 1, there.now)
+    there.manager.moves.own(session, 1, there.now)
     there.manager.sweep(there.now)
     session.info(there.now, 1 << 40)
 
@@ -130,19 +130,19 @@ def install_nothing(data: bytes) -> Session | None:
     """Install bytes that may be no session's: it is one, or nothing has changed."""
     there = Sessions()
     try:
-        session = there.manager.install(data, there.now)
+        session = there.manager.moves.install(data, there.now)
     except ExportError:
         assert not any(index_sizes(there.manager).values())
         assert there.manager.counters.queued_bytes == 0
         return None
     # It works as any other: nothing raises.
-    there.manager.own(session, 1, there.now)
+    there.manager.moves.own(session, 1, there.now)
     if not session.is_valid:
         return session
     session.queue._check()
     session.info(there.now, 1 << 40)
     session.push(notify(b"new"), now=there.now, conflate_key="k", push_id="new")
-    there.manager.attach(session, there.link(), there.now)
+    there.manager.moves.attach(session, there.link(), there.now)
     for seq in list(session.pending):
         session.answer(seq, answer_body(seq), now=there.now)
     session.sender.feed(there.now)
@@ -277,7 +277,9 @@ def test_the_bytes_are_bounded() -> None:
         session.bind(notify(bytes(1_000)), waiting[0], True, now=sessions.now, push_id=f"b{key}")
     sessions.manager.detach(session, link, CUT, sessions.now)
     limits = session.context.limits
-    data = sessions.manager.export(session, [call(waiting[0], "", bytes(4_000))], sessions.now)
+    data = sessions.manager.moves.export(
+        session, [call(waiting[0], "", bytes(4_000))], sessions.now
+    )
     assert 20_000 < len(data) <= max_export_bytes(limits, 4_000)
 
 
@@ -288,14 +290,14 @@ def test_only_the_owner_exports_and_only_without_a_connection() -> None:
     sessions = Sessions()
     session, link, _ = sessions.login()
     with pytest.raises(SessionError):
-        sessions.manager.export(session, (), sessions.now)
+        sessions.manager.moves.export(session, (), sessions.now)
     sessions.manager.detach(session, link, CUT, sessions.now)
-    data = sessions.manager.export(session, (), sessions.now)
+    data = sessions.manager.moves.export(session, (), sessions.now)
     assert session.role is Role.LEAVING
     with pytest.raises(SessionError):
-        sessions.manager.export(session, (), sessions.now)
+        sessions.manager.moves.export(session, (), sessions.now)
     with pytest.raises(SessionError, match="a copy"):
-        sessions.manager.install(data, sessions.now)
+        sessions.manager.moves.install(data, sessions.now)
 
 
 def test_a_leaving_copy_takes_nothing_and_ends_nothing() -> None:
@@ -303,7 +305,7 @@ def test_a_leaving_copy_takes_nothing_and_ends_nothing() -> None:
     manager = sessions.manager
     session = away(sessions)
     looks = session.info(sessions.now, 0)
-    manager.export(session, calls(), sessions.now)
+    manager.moves.export(session, calls(), sessions.now)
     assert manager.find("openid", "alice", with_inited=True) == []
     assert manager.find("session", session.session_id) == [session]
     assert session.push(notify(b"x"), now=sessions.now, push_id="p").error_code == "MOVING"
@@ -323,10 +325,10 @@ def test_a_leaving_copy_takes_nothing_and_ends_nothing() -> None:
 def test_a_copy_that_nobody_took_goes_on() -> None:
     sessions = Sessions()
     session = away(sessions)
-    sessions.manager.export(session, calls(), sessions.now)
+    sessions.manager.moves.export(session, calls(), sessions.now)
     assert session.answer(5, answer_body(5), now=sessions.now)
     assert list(session.pending) == [2, 4, 5]
-    assert sessions.manager.own(session, 2, sessions.now)
+    assert sessions.manager.moves.own(session, 2, sessions.now)
     assert session.epoch == 2
     assert sessions.counters["taken_back"] == 1
     assert session.push(notify(b"x"), now=sessions.now).is_ok
@@ -344,12 +346,12 @@ def test_a_copy_that_nobody_took_goes_on() -> None:
 def test_a_copy_that_has_gone_keeps_what_its_calls_bring() -> None:
     here, there = Sessions(), Sessions()
     session = away(here)
-    data = here.manager.export(session, calls(), here.now)
-    arrived = there.manager.install(data, there.now)
+    data = here.manager.moves.export(session, calls(), here.now)
+    arrived = there.manager.moves.install(data, there.now)
     assert arrived.answer(2, answer_body(2), now=there.now)
     assert there.counters["results_kept"] == 1
-    there.manager.own(arrived, 1, there.now)
-    here.manager.forget(session, here.now)
+    there.manager.moves.own(arrived, 1, there.now)
+    here.manager.moves.forget(session, here.now)
     assert session.role is Role.GONE
     assert here.counters["moved_out"] == there.counters["moved_in"] == 1
     assert not any(index_sizes(here.manager).values())
@@ -369,7 +371,7 @@ def test_a_copy_that_has_gone_keeps_what_its_calls_bring() -> None:
 def test_a_session_that_has_ended_keeps_no_results() -> None:
     sessions = Sessions()
     session = away(sessions)
-    sessions.manager.export(session, calls(), sessions.now)
+    sessions.manager.moves.export(session, calls(), sessions.now)
     assert session.answer(5, answer_body(5), now=sessions.now)
     sessions.manager.kick(session, "cheater", sessions.now)
     assert not sessions.manager.context.results.of(session.session_id)
@@ -400,7 +402,7 @@ def test_a_session_that_has_gone_with_too_many_results_counts_what_it_drops() ->
     results = sessions.manager.context.results
     for number in range(MAX_RESULTS):
         results.keep("other", Result(number, b""))
-    sessions.manager.export(session, calls(), sessions.now)
+    sessions.manager.moves.export(session, calls(), sessions.now)
     assert not session.answer(5, answer_body(5), now=sessions.now)
     assert sessions.counters["results_dropped"] == 1
 
@@ -410,20 +412,20 @@ def test_a_session_without_reason_to_stay_is_closed_when_it_arrives() -> None:
     session, _, response = here.start()
     here.offer_hello(session)
     start = start_request("", session_id=session.session_id, resume_token=response.resume_token)
-    assert here.manager.turn(start, "192.0.2.9", here.now) is session
+    assert here.manager.moves.turn(start, "192.0.2.9", here.now) is session
     assert session.link is None
-    data = here.manager.export(session, [call(1)], here.now)
-    arrived = there.manager.install(data, there.now)
-    assert there.manager.own(arrived, 1, there.now)
+    data = here.manager.moves.export(session, [call(1)], here.now)
+    arrived = there.manager.moves.install(data, there.now)
+    assert there.manager.moves.own(arrived, 1, there.now)
     assert arrived.hello_seq == 1
-    here.manager.own(session, 2, here.now)
+    here.manager.moves.own(session, 2, here.now)
     session.answer(1, answer_body(1, code=403), now=here.now)
     session.hello_seq = 0
     session.ack(1, here.now)
-    there.manager.forget(arrived, there.now)
-    data = here.manager.export(session, (), here.now)
-    arrived = there.manager.install(data, there.now)
-    assert not there.manager.own(arrived, 3, there.now)
+    there.manager.moves.forget(arrived, there.now)
+    data = here.manager.moves.export(session, (), here.now)
+    arrived = there.manager.moves.install(data, there.now)
+    assert not there.manager.moves.own(arrived, 3, there.now)
     assert not any(index_sizes(there.manager).values())
 
 
@@ -434,7 +436,9 @@ def test_a_hello_that_was_answered_travels_with_its_answer() -> None:
     assert session.push(notify(b"held"), now=here.now, ttl=30.0).is_ok
     session.login_answer = Result(1, answer_body(1), (notify(b"b"),), (), 200, "7")
     here.manager.detach(session, link, CUT, here.now)
-    arrived = there.manager.install(here.manager.export(session, (), here.now), there.now)
+    arrived = there.manager.moves.install(
+        here.manager.moves.export(session, (), here.now), there.now
+    )
     assert arrived.login_answer == session.login_answer
     assert arrived.outbox.held == [(notify(b"held"), 0, there.now + 30)]
 
@@ -452,7 +456,7 @@ def test_the_owner_judges_a_start_wherever_it_came(fields: dict[str, object], co
     session, _, response = sessions.login()
     start = StartRequest(session_id=session.session_id, resume_token=response.resume_token)
     start.MergeFrom(StartRequest(**fields))  # type: ignore[arg-type]
-    outcome = sessions.manager.turn(start, "192.0.2.9", sessions.now)
+    outcome = sessions.manager.moves.turn(start, "192.0.2.9", sessions.now)
     assert not isinstance(outcome, Session)
     assert outcome.close_code == code
     assert sessions.counters["refused_starts"] == 1
@@ -465,12 +469,12 @@ def test_a_session_that_arrives_ends_when_it_would_have() -> None:
     session, link, _ = here.login()
     here.manager.detach(session, link, CUT, here.now)
     here.now += 50
-    data = here.manager.export(session, (), here.now)
+    data = here.manager.moves.export(session, (), here.now)
     there._random = 100  # for other names
     other, link, _ = there.login("bob")
     there.manager.detach(other, link, CUT, there.now)
-    arrived = there.manager.install(data, there.now)
-    there.manager.own(arrived, 1, there.now)
+    arrived = there.manager.moves.install(data, there.now)
+    there.manager.moves.own(arrived, 1, there.now)
     there.now += 9
     there.manager.sweep(there.now)
     assert arrived.is_valid
@@ -487,8 +491,10 @@ def test_a_larger_queue_than_ours_is_installed_whole_and_takes_no_push() -> None
     for _ in range(20):
         assert session.push(notify(b"x"), now=here.now).is_ok
     here.manager.detach(session, link, CUT, here.now)
-    arrived = there.manager.install(here.manager.export(session, (), here.now), there.now)
-    there.manager.own(arrived, 1, there.now)
+    arrived = there.manager.moves.install(
+        here.manager.moves.export(session, (), here.now), there.now
+    )
+    there.manager.moves.own(arrived, 1, there.now)
     assert len(arrived.queue) == 20
     assert arrived.context.max_queue_size == 32  # as its client was told
 

@@ -134,11 +134,11 @@ class Side:
         start = start_request("", session_id=self.session.session_id, **fields)
         outcome: StartOutcome | Session
         if is_moving:
-            outcome = self.sessions.manager.turn(start, link.peer[0], self.now)
+            outcome = self.sessions.manager.moves.turn(start, link.peer[0], self.now)
             if isinstance(outcome, Session):
                 assert outcome is self.session
                 self.move(is_awaited=True)
-                outcome = self.sessions.manager.attach(self.session, link, self.now)
+                outcome = self.sessions.manager.moves.attach(self.session, link, self.now)
         else:
             outcome = self.sessions.manager.start(start, link, self.now)
         if outcome.session is not None:
@@ -170,7 +170,7 @@ class Side:
 
     def leave(self) -> bytes:
         manager = self.sessions.manager
-        data = manager.export(self.session, self.calls(f"node {self.moves}"), self.now)
+        data = manager.moves.export(self.session, self.calls(f"node {self.moves}"), self.now)
         limits = self.session.context.limits
         assert len(data) <= max_export_bytes(limits, 2_000)
         return data
@@ -186,7 +186,7 @@ class Side:
         self.moves += 1
         after.now = self.now + 1_000 * self.moves
         after._random = before._random
-        session = after.manager.install(data, after.now)
+        session = after.manager.moves.install(data, after.now)
         assert session.role is Role.ARRIVING
         assert session.epoch == old.epoch
         assert not session.is_valid
@@ -198,9 +198,9 @@ class Side:
             assert call.service == "svc"
         assert list(session.moved_calls) == list(old.pending)
         self.sessions, self.session = after, session
-        after.manager.own(session, old.epoch + 1, after.now, is_awaited=is_awaited)
+        after.manager.moves.own(session, old.epoch + 1, after.now, is_awaited=is_awaited)
         kept = before.manager.context.results
-        before.manager.forget(old, before.now)
+        before.manager.moves.forget(old, before.now)
         assert not any(index_sizes(before.manager).values())
         for result in kept.of(old.session_id):
             seq, body, around = result.client_seq, result.body, result[2:4]
@@ -212,7 +212,7 @@ class Side:
     def take_back(self) -> None:
         manager = self.sessions.manager
         session = self.session
-        manager.own(session, session.epoch + 1, self.now)
+        manager.moves.own(session, session.epoch + 1, self.now)
         results = manager.context.results
         for result in results.of(session.session_id):
             assert session.answer(result.client_seq, result.body, *result[2:4], self.now)
