@@ -10,4 +10,14 @@ the seeds as files, ``tests/fuzz/findings`` the inputs that once broke something
 gives each of these files to its target, without atheris.
 """
 
-TARGETS = ("codec", "queue", "hpack", "http2", "protocol", "endpoint", "tokens", "configuration")
+TARGETS = (
+    "codec",
+    "queue",
+    "hpack",
+    "http2",
+    "protocol",
+    "endpoint",
+    "tokens",
+    "configuration",
+    "moved",
+)

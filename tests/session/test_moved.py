@@ -10,55 +10,15 @@ import pytest
 from gatesvr._pb import cluster_pb2 as pb
 from gatesvr._pb.message_pb2 import StartRequest
 from gatesvr.errors import ExportError, SessionError
-from gatesvr.protocol.identity import Identity
 from gatesvr.protocol.messages import LostReason
-from gatesvr.session.moved import MovedCall, max_export_bytes
+from gatesvr.session.moved import max_export_bytes
 from gatesvr.session.outbox import MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS
 from gatesvr.session.results import MAX_RESULTS, Result, Results
 from gatesvr.session.role import Role
 from gatesvr.session.session import Session
 
+from .arrivals import away, exported, install_and_use, moved_call, moved_calls, opened, sealed
 from .rig import CUT, Sessions, answer_body, index_sizes, notify, start_request
-
-
-def sealed(moved: pb.MovedSession, major: int = 1, minor: int = 0) -> bytes:
-    """Return the bytes of a session as export() makes them."""
-    data = moved.SerializeToString()
-    return pb.SessionExport(
-        major=major, minor=minor, crc32=crc32(data), session=data
-    ).SerializeToString()
-
-
-def opened(data: bytes) -> pb.MovedSession:
-    return pb.MovedSession.FromString(pb.SessionExport.FromString(data).session)
-
-
-def call(seq: int, at: str = "A", request: bytes = b"") -> MovedCall:
-    return MovedCall(seq, "echo", "svc", 130.0, at, request)
-
-
-def away(sessions: Sessions) -> Session:
-    """Return a logged-in session without a connection, with something of everything."""
-    session, link, _ = sessions.login()
-    now = sessions.now
-    for seq in (2, 3, 4, 5):
-        sessions.ask(session, "request" if seq < 5 else "completion")
-    session.answer(3, answer_body(3, b"early"), [notify(b"with it")], now=now)
-    assert session.bind(notify(b"bound"), 4, True, now=now, push_id="b").is_ok
-    assert session.push(notify(b"plain"), now=now, push_id="p").is_ok
-    assert session.push(notify(b"short"), now=now, ttl=5.0, conflate_key="k").is_ok
-    assert session.push(notify(b"s"), now=now, ttl=9.0, conflate_key="k").is_ok
-    sessions.manager.authenticate(session, Identity("alice", "sub", {"a": "b"}, 9.9e8), now + 60)
-    sessions.manager.detach(session, link, CUT, now)
-    return session
-
-
-def calls() -> list[MovedCall]:
-    return [call(2), call(4, "", b"frame"), call(5)]
-
-
-def exported(sessions: Sessions) -> bytes:
-    return sessions.manager.moves.export(away(sessions), calls(), sessions.now)
 
 
 def test_a_newer_minor_is_read_and_what_is_new_in_it_left_out() -> None:
@@ -126,37 +86,10 @@ def test_what_an_older_minor_lacks_has_a_default(name: str) -> None:
     session.info(there.now, 1 << 40)
 
 
-def install_nothing(data: bytes) -> Session | None:
-    """Install bytes that may be no session's: it is one, or nothing has changed."""
-    there = Sessions()
-    try:
-        session = there.manager.moves.install(data, there.now)
-    except ExportError:
-        assert not any(index_sizes(there.manager).values())
-        assert there.manager.counters.queued_bytes == 0
-        return None
-    # It works as any other: nothing raises.
-    there.manager.moves.own(session, 1, there.now)
-    if not session.is_valid:
-        return session
-    session.queue._check()
-    session.info(there.now, 1 << 40)
-    session.push(notify(b"new"), now=there.now, conflate_key="k", push_id="new")
-    there.manager.moves.attach(session, there.link(), there.now)
-    for seq in list(session.pending):
-        session.answer(seq, answer_body(seq), now=there.now)
-    session.sender.feed(there.now)
-    session.ack(session.next_server_seq - 1, there.now)
-    session.queue._check()
-    there.now += 3_600
-    there.manager.sweep(there.now)
-    return session
-
-
 def test_cut_bytes_install_nothing() -> None:
     data = exported(Sessions())
     for length in range(len(data)):
-        assert install_nothing(data[:length]) is None, length
+        assert install_and_use(data[:length]) is None, length
 
 
 def test_damaged_bytes_install_nothing() -> None:
@@ -167,7 +100,7 @@ def test_damaged_bytes_install_nothing() -> None:
         before = data[place]
         data[place] ^= 1 << chance.randrange(8)
         if pb_minor(bytes(data)) == 0:
-            assert install_nothing(bytes(data)) is None, place
+            assert install_and_use(bytes(data)) is None, place
         data[place] = before
 
 
@@ -193,7 +126,7 @@ def test_bytes_that_were_made_wrong_install_nothing_or_a_session(seed: int) -> N
         envelope = pb.SessionExport(
             major=1, crc32=crc32(bytes(data)), session=bytes(data)
         ).SerializeToString()
-        refused += install_nothing(envelope) is None
+        refused += install_and_use(envelope) is None
     assert 0 < refused < 150
 
 
@@ -226,7 +159,7 @@ def test_a_field_out_of_range_is_refused(name: str) -> None:
         moved.hello_seq = 3
     else:
         setattr(moved, name, WRONG[name])
-    assert install_nothing(sealed(moved)) is None
+    assert install_and_use(sealed(moved)) is None
 
 
 def test_a_queue_that_contradicts_itself_is_refused() -> None:
@@ -240,7 +173,7 @@ def test_a_queue_that_contradicts_itself_is_refused() -> None:
                 getattr(moved.queue, name).extend(value)
             else:
                 setattr(moved.queue, name, value)
-        return install_nothing(sealed(moved)) is None
+        return install_and_use(sealed(moved)) is None
 
     queue = opened(data).queue
     assert not refused()
@@ -278,7 +211,7 @@ def test_the_bytes_are_bounded() -> None:
     sessions.manager.detach(session, link, CUT, sessions.now)
     limits = session.context.limits
     data = sessions.manager.moves.export(
-        session, [call(waiting[0], "", bytes(4_000))], sessions.now
+        session, [moved_call(waiting[0], "", bytes(4_000))], sessions.now
     )
     assert 20_000 < len(data) <= max_export_bytes(limits, 4_000)
 
@@ -305,7 +238,7 @@ def test_a_leaving_copy_takes_nothing_and_ends_nothing() -> None:
     manager = sessions.manager
     session = away(sessions)
     looks = session.info(sessions.now, 0)
-    manager.moves.export(session, calls(), sessions.now)
+    manager.moves.export(session, moved_calls(), sessions.now)
     assert manager.find("openid", "alice", with_inited=True) == []
     assert manager.find("session", session.session_id) == [session]
     assert session.push(notify(b"x"), now=sessions.now, push_id="p").error_code == "MOVING"
@@ -325,7 +258,7 @@ def test_a_leaving_copy_takes_nothing_and_ends_nothing() -> None:
 def test_a_copy_that_nobody_took_goes_on() -> None:
     sessions = Sessions()
     session = away(sessions)
-    sessions.manager.moves.export(session, calls(), sessions.now)
+    sessions.manager.moves.export(session, moved_calls(), sessions.now)
     assert session.answer(5, answer_body(5), now=sessions.now)
     assert list(session.pending) == [2, 4, 5]
     assert sessions.manager.moves.own(session, 2, sessions.now)
@@ -346,7 +279,7 @@ def test_a_copy_that_nobody_took_goes_on() -> None:
 def test_a_copy_that_has_gone_keeps_what_its_calls_bring() -> None:
     here, there = Sessions(), Sessions()
     session = away(here)
-    data = here.manager.moves.export(session, calls(), here.now)
+    data = here.manager.moves.export(session, moved_calls(), here.now)
     arrived = there.manager.moves.install(data, there.now)
     assert arrived.answer(2, answer_body(2), now=there.now)
     assert there.counters["results_kept"] == 1
@@ -371,7 +304,7 @@ def test_a_copy_that_has_gone_keeps_what_its_calls_bring() -> None:
 def test_a_session_that_has_ended_keeps_no_results() -> None:
     sessions = Sessions()
     session = away(sessions)
-    sessions.manager.moves.export(session, calls(), sessions.now)
+    sessions.manager.moves.export(session, moved_calls(), sessions.now)
     assert session.answer(5, answer_body(5), now=sessions.now)
     sessions.manager.kick(session, "cheater", sessions.now)
     assert not sessions.manager.context.results.of(session.session_id)
@@ -402,7 +335,7 @@ def test_a_session_that_has_gone_with_too_many_results_counts_what_it_drops() ->
     results = sessions.manager.context.results
     for number in range(MAX_RESULTS):
         results.keep("other", Result(number, b""))
-    sessions.manager.moves.export(session, calls(), sessions.now)
+    sessions.manager.moves.export(session, moved_calls(), sessions.now)
     assert not session.answer(5, answer_body(5), now=sessions.now)
     assert sessions.counters["results_dropped"] == 1
 
@@ -414,7 +347,7 @@ def test_a_session_without_reason_to_stay_is_closed_when_it_arrives() -> None:
     start = start_request("", session_id=session.session_id, resume_token=response.resume_token)
     assert here.manager.moves.turn(start, "192.0.2.9", here.now) is session
     assert session.link is None
-    data = here.manager.moves.export(session, [call(1)], here.now)
+    data = here.manager.moves.export(session, [moved_call(1)], here.now)
     arrived = there.manager.moves.install(data, there.now)
     assert there.manager.moves.own(arrived, 1, there.now)
     assert arrived.hello_seq == 1
