@@ -134,6 +134,14 @@ class SessionMover:
         self._counters.exports += 1
         return data
 
+    def create(self, session: Session) -> None:
+        """Let a session that a START has just made wait for the directory.
+
+        own() or forget() follows; until then START is not answered.
+        """
+        self._index.hide(session)
+        session.freeze(Role.CREATING)
+
     def install(self, data: bytes, now: float) -> Session:
         """Return the session that another process has exported; own() follows, or forget().
 
@@ -154,10 +162,10 @@ class SessionMover:
         return session
 
     def own(self, session: Session, epoch: int, now: float, *, is_awaited: bool = False) -> bool:
-        """Own a session that has arrived, or take one back that nobody took.
+        """Own a session that was made or has arrived, or take one back that nobody took.
 
         Args:
-            session: An arriving or leaving copy.
+            session: A creating, arriving or leaving copy.
             epoch: Its new epoch.
             now: Loop time.
             is_awaited: Whether attach() follows at once.
@@ -165,15 +173,15 @@ class SessionMover:
         Returns:
             False where it was closed, because it had no reason to outlive its connection.
         """
-        if session.role is Role.LEAVING:
-            self._counters.taken_back += 1
-        else:
-            self._counters.moved_in += 1
+        is_new = session.role is Role.CREATING
+        self._counters.taken_back += session.role is Role.LEAVING
+        self._counters.moved_in += session.role is Role.ARRIVING
         session.own(epoch)
         self._index.show(session)
         self._credentials.add(session)
-        self._await_end(session)
-        if is_awaited or session.outlives_connection:
+        if not is_new:
+            self._await_end(session)
+        if is_awaited or session.link is not None or session.outlives_connection:
             return True
         self._close(session, CloseCode.NORMAL, "connection lost before login", now)
         return False

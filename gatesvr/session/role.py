@@ -6,12 +6,12 @@
                  │ ▲
                  ▼ │ taken back
                LEAVING ─▶ GONE              another process has it now
-    any ─▶ CLOSING                          the session ends; the directory does not know yet
 
 One process owns a session: it alone sequences, accepts, starts and ends requests, and takes pushes.
 Every other copy is *frozen*: a push gets MOVING, nothing expires, and what services answer to calls
-that this process made is kept for the owner, whoever it is by then (Results). A gateway of one
-process owns all its sessions.
+that this process made is kept for the owner, whoever it is by then (Results). A session that has
+ended is Closed at once (state.py), whatever this process was to it; who ends it tells the
+directory. A gateway of one process owns all its sessions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,5 @@ class Role(IntEnum):
     """It has installed it, and does not own it yet."""
     LEAVING = 3
     """It has exported it, and another process may own it already."""
-    CLOSING = 4
-    """It has ended it, and the directory does not know yet."""
-    GONE = 5
+    GONE = 4
     """It has no copy any more; calls that it made may still be under way."""

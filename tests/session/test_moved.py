@@ -255,6 +255,35 @@ def test_a_leaving_copy_takes_nothing_and_ends_nothing() -> None:
     assert result.client_seq == 5
 
 
+def test_a_session_that_was_made_waits_for_the_directory() -> None:
+    sessions = Sessions()
+    moves = sessions.manager.moves
+    session, link, _ = sessions.start()
+    moves.create(session)
+    assert session.role is Role.CREATING
+    assert session.push(notify(b"x"), now=sessions.now).error_code == "MOVING"
+    assert sessions.manager.find("openid", "alice", with_inited=True) == []
+    assert moves.own(session, 7, sessions.now)
+    assert session.epoch == 7
+    assert session.push(notify(b"x"), now=sessions.now).is_ok
+    assert sessions.hello(session)
+    assert sessions.counters["moved_in"] == sessions.counters["taken_back"] == 0
+
+    session, link, _ = sessions.start("bob")
+    moves.create(session)
+    sessions.manager.detach(session, link, CUT, sessions.now)
+    assert session.link is None
+    assert not moves.own(session, 8, sessions.now)
+    assert sessions.manager.by_id(session.session_id) is None
+
+    session, link, _ = sessions.start("carol")
+    moves.create(session)
+    moves.forget(session, sessions.now)
+    assert link.closed is not None
+    assert sessions.counters["moved_out"] == 0
+    assert len(sessions.manager) == 1
+
+
 def test_a_copy_that_nobody_took_goes_on() -> None:
     sessions = Sessions()
     session = away(sessions)
