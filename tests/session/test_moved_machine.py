@@ -195,7 +195,7 @@ class Side:
         for seq, call in session.moved_calls.items():
             assert call.deadline - after.now == left.get(seq, call.deadline - after.now)
             assert call._replace(deadline=0.0) == calls.get(seq, call)._replace(deadline=0.0)
-            assert call.service == "svc"
+            assert call[1:3] == ("echo", "svc")
         assert list(session.moved_calls) == list(old.pending)
         self.sessions, self.session = after, session
         after.manager.moves.own(session, old.epoch + 1, after.now, is_awaited=is_awaited)
