@@ -118,7 +118,7 @@ class Login:
         if result.hello_code:
             self._decide(session, result, 0, now)
         else:
-            session.answer(result.client_seq, result.body, result.before, result.after, now)
+            _reply(session, result, now)
         self.let_move(session)
 
     def let_move(self, session: Session) -> None:
@@ -138,33 +138,32 @@ class Login:
             answer.code,
             answer.zone or "",
         )
-        if session.is_valid:
+        is_taken = (
             self._decide(session, result, task.task_id, now)
-        elif session.keep(result):
-            self._counters.answers += 1
-        else:
-            self._counters.closed_499 += 1
+            if session.is_valid
+            else session.keep(result)
+        )
+        self._counters.answers += is_taken
+        self._counters.closed_499 += not is_taken
 
-    def _decide(self, session: Session, result: Result, request_id: int, now: float) -> None:
-        """Log a session in, or not, by its hello's answer, and pass that on."""
+    def _decide(self, session: Session, result: Result, request_id: int, now: float) -> bool:
+        """Log a session in, or not, by its hello's answer, and pass that on, or an ERROR.
+
+        Returns:
+            Whether the session took it.
+        """
         if result.hello_code != OK:
-            self._reply(session, result, now)
+            is_taken = _reply(session, result, now)
             self._sessions.refuse_login(session)
             if not session.is_logged_in and session.refused_logins >= MAX_REFUSED_LOGINS:
                 self._end_session(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
-            return
+            return is_taken
         verdict = self._sessions.logged_in(session, result.zone, now)
         if verdict.close_code is None:
             self._lift_limit(session)
-            self._reply(session, result, now)
-        else:
-            self._refuse(session, result.client_seq, request_id, verdict, verdict.close_code, now)
-
-    def _reply(self, session: Session, result: Result, now: float) -> None:
-        if session.answer(result.client_seq, result.body, result.before, result.after, now):
-            self._counters.answers += 1
-        else:
-            self._counters.closed_499 += 1
+            return _reply(session, result, now)
+        close_code = verdict.close_code
+        return self._refuse(session, result.client_seq, request_id, verdict, close_code, now)
 
     def _refuse(
         self,
@@ -174,10 +173,10 @@ class Login:
         verdict: LoginVerdict,
         close_code: CloseCode,
         now: float,
-    ) -> None:
+    ) -> bool:
         """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
         retry_after_ms = verdict.retry_after_ms
-        self._counters.answers += session.fail(
+        is_taken = session.fail(
             client_seq,
             verdict.error_code,
             verdict.reason,
@@ -188,6 +187,7 @@ class Login:
         )
         reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason
         self._end_session(session, close_code, reason, now)
+        return is_taken
 
     def _end_session(self, session: Session, code: int, reason: str, now: float) -> None:
         """Close a session after the answer that it was just given."""
@@ -205,3 +205,7 @@ class Login:
         """Let BUSINESS move; where another process may own the session, it will do so."""
         if task.session.role is Role.OWN:
             self.let_move(task.session)
+
+
+def _reply(session: Session, result: Result, now: float) -> bool:
+    return session.answer(result.client_seq, result.body, result.before, result.after, now)
