@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MovedRequests"]
 
+LOST = "upstream unreachable or broken off"
 LENGTH_BYTES = 4
 MAX_FRAME_BYTES = 1 << 30
 
@@ -95,8 +96,15 @@ class MovedRequests:
         """
         self.settle(session, now)
         calls = session.moved_calls
+        running = set()
         for task in self._processor.tasks_of(session):
+            running.add(task.client_seq)
             self._hold_place(session, task.route)
+        if session.login_answer is not None:
+            running.add(session.hello_seq)
+        for client_seq in session.pending.keys() - running - calls.keys():
+            # Its call has ended while too many results were kept.
+            self._fail(session, client_seq, ErrorCode.UPSTREAM_UNREACHABLE, LOST, now)
         for client_seq in sorted(calls):
             call = calls[client_seq]
             if client_seq not in session.pending:
@@ -145,7 +153,7 @@ class MovedRequests:
             for call in list(session.moved_calls.values()):
                 if call.at == node_id and call.client_seq in session.pending:
                     code = ErrorCode.UPSTREAM_UNREACHABLE
-                    self._fail(session, call, code, "upstream unreachable or broken off", now)
+                    self._fail(session, call.client_seq, code, LOST, now)
                     count += 1
         return count
 
@@ -160,16 +168,17 @@ class MovedRequests:
                 if call.client_seq not in session.pending:
                     self._end(session, call.client_seq, now)
                 elif 0 < call.deadline <= now:
-                    self._fail(session, call, ErrorCode.DEADLINE, "deadline passed", now)
+                    code = ErrorCode.DEADLINE
+                    self._fail(session, call.client_seq, code, "deadline passed", now)
 
     def _fail(
-        self, session: Session, call: MovedCall, code: ErrorCode, message: str, now: float
+        self, session: Session, client_seq: int, code: ErrorCode, message: str, now: float
     ) -> None:
         self._processor.counters.deadlines += code is ErrorCode.DEADLINE
-        session.fail(call.client_seq, code, message, outcome=Outcome.UNKNOWN, now=now)
-        if call.client_seq == session.hello_seq:
+        session.fail(client_seq, code, message, outcome=Outcome.UNKNOWN, now=now)
+        if client_seq == session.hello_seq:
             self._login.let_move(session)
-        self._end(session, call.client_seq, now)
+        self._end(session, client_seq, now)
 
     def _end(self, session: Session, client_seq: int, now: float) -> None:
         """Forget a call of another process: its request has its answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.session.results import Result
+from gatesvr.session.results import MAX_RESULTS, Result
 from gatesvr.session.session import Session
 
 from .fakes import settle
@@ -141,6 +141,24 @@ async def test_a_session_that_comes_back_goes_on_with_what_it_had() -> None:
         assert not session.pending
         assert rig.counters.answers == 5
         assert rig.counters.closed_499 == 0
+
+
+async def test_a_result_that_was_dropped_is_an_error_where_the_session_goes_on() -> None:
+    async with Rig() as rig:
+        client, session, token = await log_in(rig)
+        await client.send(business(2, "single"), business(3, "single"))
+        await leave(rig, client, session)
+        results = rig.sessions.context.results
+        for number in range(MAX_RESULTS):
+            results.keep("other", Result(number, b""))
+        rig.upstream.answer(2)
+        assert rig.counters.closed_499 == 1
+        rig.sessions.moves.own(session, 2, rig.now)
+        rig.dispatcher.moved.adopt(session, rig.now)
+        assert called(rig) == [1, 2, 3]
+        _, (push,) = await resume(rig, session, token)
+        assert push.client_seq_id == 2
+        assert error(push).error_code == 502
 
 
 async def test_what_had_no_place_is_started_by_the_owner_in_order() -> None:
