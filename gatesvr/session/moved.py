@@ -165,7 +165,7 @@ def export_session(session: Session, calls: Iterable[MovedCall], now: float) -> 
         moved.identity.expires_at = identity.expires_at
         if session.auth_deadline != math.inf:
             left_ms = math.ceil((session.auth_deadline - now) * 1000 - 1e-3)
-            moved.identity.deadline_left_ms = max(0, left_ms)
+            moved.identity.deadline_left_ms = left_ms
     if session.pending:
         _export_requests(session, calls, moved, now)
     answer = session.login_answer

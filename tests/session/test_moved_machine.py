@@ -64,7 +64,7 @@ class Side:
 
     def __init__(self) -> None:
         self.sessions = Sessions(**SETTINGS)
-        self.moves = 0
+        self.moves = self.resumes = 0
         self.counted: Counter[str] = Counter()  # by the processes that it was in before
         self.session: Session
         self.link: FakeLink
@@ -130,7 +130,9 @@ class Side:
     def resume(self, is_moving: bool, **fields: object) -> Any:
         """Resume; return the START_RESP, and how the connections have closed."""
         before = self.link
-        link = self.sessions.link()
+        # From ever new addresses: wrong tokens of one are counted by each process for itself.
+        self.resumes += 1
+        link = self.sessions.link(f"198.51.{self.resumes // 250}.{self.resumes % 250}")
         start = start_request("", session_id=self.session.session_id, **fields)
         outcome: StartOutcome | Session
         if is_moving:
