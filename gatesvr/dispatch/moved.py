@@ -80,9 +80,10 @@ class MovedRequests:
             now: Loop time.
         """
         waiting = self._processor.withdraw(session)
-        calls = session.moved_calls
-        for task in waiting:
-            calls[task.client_seq] = _call(task)._replace(request=_message(task.request))
+        if waiting:
+            calls = session.moved_calls = dict(session.moved_calls)
+            for task in waiting:
+                calls[task.client_seq] = _call(task)._replace(request=_message(task.request))
         running = [_call(task)._replace(at=node_id) for task in self._processor.tasks_of(session)]
         data = self._sessions.moves.export(session, running, now)
         self._waiting.pop(session, None)

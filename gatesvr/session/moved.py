@@ -352,6 +352,7 @@ def _install_requests(session: Session, moved: pb.MovedSession, now: float) -> N
     first_slot, next_slot, early = session.queue.slots()
     early_slots = set(early)
     slots = set()
+    calls: dict[int, MovedCall] = {}
     last = 0
     for request in moved.requests:
         client_seq, slot = request.client_seq, request.slot
@@ -370,7 +371,7 @@ def _install_requests(session: Session, moved: pb.MovedSession, now: float) -> N
                 outbox.notifies = NotifyOrderingManager(MAX_BOUND_NOTIFIES, MAX_BOUND_BYTES)
             outbox.notifies.restore(client_seq, request.before, request.after)
         if request.at or request.request:
-            session.moved_calls[client_seq] = MovedCall(
+            calls[client_seq] = MovedCall(
                 client_seq,
                 request.action,
                 request.service,
@@ -378,6 +379,8 @@ def _install_requests(session: Session, moved: pb.MovedSession, now: float) -> N
                 request.at,
                 request.request,
             )
+    if calls:
+        session.moved_calls = calls
     _check(len(slots) + len(early_slots) == next_slot - first_slot, "a slot has no request")
     session.queue.reserved = len(pending)
     hello_seq = moved.hello_seq

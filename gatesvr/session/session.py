@@ -44,6 +44,8 @@ _NORMAL = State.NORMAL
 _SUSPENDED = State.SUSPENDED
 _CLOSED = State.CLOSED
 _OWN = Role.OWN
+# Shared by all sessions with none, as nearly all are; whoever adds one makes a dict.
+_NO_CALLS: dict[int, MovedCall] = {}
 _KEEPING = frozenset((Role.LEAVING, Role.ARRIVING, Role.GONE))
 
 
@@ -181,7 +183,7 @@ class Session:
         self.pending: dict[int, int] = {}
         self.hello_seq = 0
         self.login_answer: Result | None = None
-        self.moved_calls: dict[int, MovedCall] = {}
+        self.moved_calls = _NO_CALLS
         self.refused_logins = 0
         self.is_after_failed_resume = False
         self.identity = encode_identity(session_id, openid)
