@@ -210,6 +210,7 @@ class Engine:
         """End what has expired: sessions, logins, messages. Call it once a second."""
         try:
             self.session_manager.sweep(self.clock())
+            self.dispatcher.moved.sweep(self.clock())
             if self.overload.sheds_slowest:
                 self.session_manager.cut_slowest(self.clock())
             if self.gate is not None:

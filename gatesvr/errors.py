@@ -8,6 +8,7 @@
     ├── SessionError      a session refused something: carries the wire error code
     │   ├── RequestFailed    a request was answered by an ERROR (client)
     │   └── SessionLost      the session ended or could not be resumed (client)
+    ├── ExportError       the bytes of a session make none, or are of another version
     ├── QueueFull         a bounded queue is at a cap; nothing was added
     │   └── NotifyOverflow   unread notifies were dropped (client)
     ├── UpstreamError     an upstream call failed: tells whether the request ran
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigError",
     "ConnectionFailed",
     "ErrorCode",
+    "ExportError",
     "GatesvrError",
     "LostReason",
     "NotifyOverflow",
@@ -158,6 +160,10 @@ class ProtocolError(GatesvrError):
     def __init__(self, message: str, close_code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
         self.close_code = close_code
         super().__init__(message)
+
+
+class ExportError(GatesvrError):
+    """Bytes from another process of the gateway make no session; none was installed."""
 
 
 class SessionError(GatesvrError):

@@ -14,13 +14,18 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
-from gatesvr._pb import auth_pb2, message_pb2, upstream_pb2
+from gatesvr._pb import auth_pb2, cluster_pb2, message_pb2, upstream_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"auth.proto": auth_pb2, "message.proto": message_pb2, "upstream.proto": upstream_pb2}
+MODULES = {
+    "auth.proto": auth_pb2,
+    "cluster.proto": cluster_pb2,
+    "message.proto": message_pb2,
+    "upstream.proto": upstream_pb2,
+}
 
 
 def protoc(out: Path, *options: str) -> None:
@@ -70,6 +75,7 @@ def test_generated_files_are_fresh(tmp_path: Path) -> None:
     protoc(tmp_path, f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}")
     for name in (
         "auth_pb2.pyi",
+        "cluster_pb2.pyi",
         "message_pb2.pyi",
         "upstream_pb2.pyi",
         "auth_pb2_grpc.py",

@@ -59,6 +59,14 @@ cdef class TokenBucket:
         """Return the seconds until there is a token, 0.0 where there is one; take none."""
         return wait_for(self._full_at, self._interval, self._depth, now)
 
+    def full_in(self, double now):
+        """Return the seconds until the bucket is full, if nothing is taken."""
+        return fmax(0.0, self._full_at - now)
+
+    def fill_in(self, double seconds, double now):
+        """Be full in so many seconds, at most those that an empty bucket takes."""
+        self._full_at = now + fmin(fmax(seconds, 0.0), self._depth)
+
 
 @cython.final
 @cython.auto_pickle(False)

@@ -60,3 +60,6 @@ cdef class OrderedQueue:
     cdef int _refuse(self, Py_ssize_t count) except -1
     cdef int _fill_early(self, uint64_t slot, object fast) except -1
     cdef Py_ssize_t _release_waiting(self) noexcept
+    cdef int _restore_ring(self, object state, double now) except -1
+    cdef int _restore_slots(self, object state, double now) except -1
+    cdef int _restore_sums(self, object sums) except -1

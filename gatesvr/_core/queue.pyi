@@ -1,7 +1,7 @@
 # The session's outgoing order: slots, waiting min-heap, sent ring, batch ACK (DESIGN D5, D6).
 
 from collections.abc import Iterable
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 KEEP: int  # flag of answers and bundles: never expires, is never dropped
 BULK: int  # flag of broadcasts and multicasts: dropped first
@@ -60,6 +60,8 @@ class OrderedQueue:
     def drop_oldest(self, messages: int, max_bytes: int) -> int: ...  # messages dropped
     def conflate(self, seq: int) -> bool: ...  # whether it became a mark
     def stop(self) -> None: ...
+    def export(self, now: float) -> dict[str, Any]: ...  # the fields of a MovedQueue
+    def restore(self, state: Any, now: float) -> None: ...  # has them as attributes
     def counters(self) -> dict[str, int]: ...
     def slots(self) -> tuple[int, int, list[int]]: ...  # lowest open, next, those filled early
     def _check(self) -> None: ...

@@ -8,13 +8,16 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free
 from cpython.object cimport PyObject
+from libc.math cimport fmax
 from libc.stdint cimport SIZE_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from gatesvr._core.columns cimport columns_of, rows_of
 from gatesvr._core.entry cimport (
     BAD_FLAGS, BODY_TOO_LARGE, MAX_BODY_BYTES, Bundle, Entry, PyBytes_GET_SIZE,
-    PyLong_AsLongLongAndOverflow, PySequence_Fast, PySequence_Fast_GET_SIZE, Sums, bytes_data,
-    clear_sums, entries_of, let_go, new_bundle, raise_wrong, read_messages, set_entry,
+    PyLong_AsLongLongAndOverflow, PySequence_Fast, PySequence_Fast_GET_SIZE,
+    PySequence_Fast_ITEMS, Sums, bytes_data, clear_sums, entries_of, let_go, new_bundle,
+    raise_wrong, read_message, read_messages, set_entry,
 )
 from gatesvr._core.ring cimport (
     SPARE_MARKS, at, check_ring, commit, find_seq, free_ring, live, make_room, mark, mark_expired,
@@ -61,6 +64,12 @@ cdef inline unsigned char *put_skip(
     out[0] = 0x18  # reason = 3
     out[1] = reason
     return out + 2
+
+
+cdef enum:
+    MAX_OPEN_SLOTS = 1 << 20  # that restore() takes; requests in flight bound them far below
+
+cdef uint64_t MAX_SEQ = <uint64_t>1 << 62  # far above any, and no sum of two overflows
 
 
 @cython.final
@@ -202,6 +211,196 @@ cdef class OrderedQueue:
             "refused": self._refused,
             "skips": self._skips,
         }
+
+    def export(self, double now):
+        """Return all that another queue needs to go on as this one does: see restore().
+
+        Args:
+            now: The time, on the clock of expires_at.
+
+        Returns:
+            The fields of a MovedQueue (protos/cluster.proto), by name.
+
+        Complexity: O(messages + open slots).
+        """
+        cdef list mark_from = []
+        cdef list mark_to = []
+        cdef list mark_reason = []
+        cdef list waiting = []
+        cdef Bundle *bundle
+        cdef Entry *entry
+        cdef uint64_t seq = self._ring.acked_seq
+        cdef size_t index = self._ring.head
+        cdef size_t n
+        cdef object age = None
+        if self._ring.marks:
+            while index != self._ring.tail:
+                entry = at(&self._ring, index)
+                if entry.body == NULL:
+                    mark_from.append(seq + 1)
+                    mark_to.append(entry.seq)
+                    mark_reason.append(entry.reason)
+                seq = entry.seq
+                index += 1
+        for n in range(self._slots.waiting):
+            bundle = self._slots.heap[n].bundle
+            waiting.append({
+                "slot": self._slots.heap[n].slot,
+                "messages": None if bundle == NULL else columns_of(
+                    entries_of(bundle), 0, SIZE_MAX, bundle.count, now
+                ),
+            })
+        if self._oldest_seq and self._oldest_seq == self._ring.acked_seq + 1:
+            age = <uint64_t>fmax(0.0, (now - self._oldest_at) * 1000)
+        return {
+            "next_seq": self._ring.next_seq,
+            "acked_seq": self._ring.acked_seq,
+            "sent_seq": self._sent_seq,
+            "send_seq": self._send_seq,
+            "messages": columns_of(
+                self._ring.entries, self._ring.head, self._ring.capacity - 1,
+                self._ring.tail - self._ring.head, now,
+            ),
+            "mark_from": mark_from,
+            "mark_to": mark_to,
+            "mark_reason": mark_reason,
+            "first_slot": self._slots.first,
+            "next_slot": self._slots.next,
+            "waiting": waiting,
+            "sums": list(self.counters().values()),
+            "oldest_age_ms": age,
+        }
+
+    def restore(self, object state not None, double now):
+        """Go on as another queue did when export() was called on it; caps do not apply.
+
+        Call it on a new queue, and drop that if this raises.
+
+        Args:
+            state: Has the fields of a MovedQueue as attributes.
+            now: The time, on this queue's clock.
+
+        Raises:
+            ValueError, TypeError, OverflowError: The state is none that a queue can be in.
+
+        Complexity: O(messages + open slots).
+        """
+        if self._ring.next_seq != 1 or self._slots.next != 1 or self._stopped:
+            raise ValueError("restore() needs a new queue")
+        try:
+            self._restore_ring(state, now)
+            self._restore_slots(state, now)
+            self._restore_sums(state.sums)
+        except Exception:
+            self.stop()
+            raise
+        if live(&self._ring) and state.HasField("oldest_age_ms"):
+            self._oldest_seq = self._ring.acked_seq + 1
+            self._oldest_at = now - state.oldest_age_ms / 1000.0
+
+    cdef int _restore_ring(self, object state, double now) except -1:
+        cdef Ring *ring = &self._ring
+        cdef list mark_from = list(state.mark_from)
+        cdef list mark_to = list(state.mark_to)
+        cdef list mark_reason = list(state.mark_reason)
+        cdef list rows = rows_of(state.messages, now)
+        cdef PyObject **items = PySequence_Fast_ITEMS(rows)
+        cdef Py_ssize_t marks = len(mark_from)
+        cdef Py_ssize_t messages = len(rows)
+        cdef Py_ssize_t m = 0
+        cdef Py_ssize_t k = 0
+        cdef uint64_t next_seq = state.next_seq
+        cdef uint64_t acked_seq = state.acked_seq
+        cdef uint64_t sent_seq = state.sent_seq
+        cdef uint64_t send_seq = state.send_seq
+        cdef uint64_t seq = acked_seq + 1
+        cdef uint64_t last
+        cdef uint8_t reason
+        cdef Entry *entry
+        cdef Sums sums
+        cdef int wrong
+        if not (acked_seq < next_seq < MAX_SEQ and sent_seq < next_seq):
+            raise ValueError("the seqs of a queue contradict each other")
+        if not acked_seq < send_seq <= next_seq:
+            raise ValueError("the send position is not in the queue")
+        if len(mark_to) != marks or len(mark_reason) != marks:
+            raise ValueError("the columns of marks differ in length")
+        make_room(ring, messages + marks)
+        ring.acked_seq = acked_seq
+        clear_sums(&sums)
+        while k < marks or m < messages:
+            if seq >= next_seq:
+                raise ValueError("the queue has more messages than seqs")
+            entry = at(ring, ring.tail)
+            if k < marks and <uint64_t>mark_from[k] == seq:
+                last = mark_to[k]
+                reason = mark_reason[k]
+                if not seq <= last < next_seq or not 0 < reason < 0x80:
+                    raise ValueError("a mark of a queue is out of range")
+                entry.seq = last
+                entry.body = NULL
+                entry.expires_at = 0
+                entry.msg_id = 0
+                entry.flags = 0
+                entry.reason = reason
+                ring.marks += 1
+                k += 1
+            elif m < messages:
+                last = seq
+                wrong = read_message(items[m], entry, seq, 0, &sums)
+                if wrong:
+                    raise_wrong(wrong)
+                m += 1
+            else:
+                raise ValueError("the marks of a queue are out of order")
+            ring.tail += 1
+            seq = last + 1
+        if seq != next_seq:
+            raise ValueError("the queue has fewer messages than seqs")
+        ring.next_seq = next_seq
+        ring.sums = sums
+        merge_marks(ring)
+        self._sent_seq = sent_seq
+        self._send_seq = send_seq
+        self._send = find_seq(ring, send_seq)
+        return 0
+
+    cdef int _restore_slots(self, object state, double now) except -1:
+        cdef uint64_t first = state.first_slot
+        cdef uint64_t next_slot = state.next_slot
+        cdef uint64_t number
+        cdef object waiting
+        if not 0 < first <= next_slot < MAX_SEQ or next_slot - first > MAX_OPEN_SLOTS:
+            raise ValueError("the slots of a queue are out of range")
+        self._slots.first = self._slots.next = first
+        while self._slots.next != next_slot:
+            reserve_slot(&self._slots)
+        for waiting in state.waiting:
+            number = waiting.slot
+            if number == first or not is_open(&self._slots, number):
+                raise ValueError("a slot that waits is not open")
+            if is_filled(&self._slots, number):
+                raise ValueError("a slot waits twice")
+            self._fill_early(number, PySequence_Fast(rows_of(waiting.messages, now), ""))
+        return 0
+
+    cdef int _restore_sums(self, object sums) except -1:
+        cdef uint64_t count = self._ring.next_seq - 1
+        if len(sums) < 12:
+            raise ValueError("sums of the queue are missing")
+        (
+            self._appended, self._filled, self._released, self._taken, self._taken_bytes,
+            self._acked, self._replayed, self._expired, self._dropped, self._conflated,
+            self._refused, self._skips,
+        ) = list(sums)[:12]
+        if (
+            self._appended + self._released != count
+            or self._acked + self._expired + self._dropped + self._conflated
+            + <uint64_t>live(&self._ring) != count
+            or self._replayed > self._taken
+        ):
+            raise ValueError("the sums of a queue contradict each other")
+        return 0
 
     def slots(self):
         """Return (the lowest open slot, the next slot to open, those filled before their turn).

@@ -310,7 +310,7 @@ class Directory:
             max_message_bytes=session.max_message_bytes,
             auth_subject="" if session.auth is None else session.auth.subject,
             logged_in=session.is_logged_in,
-            hello_pending=session.hello_pending,
+            hello_pending=bool(session.hello_seq),
             generation=session.generation,
             resumes=session.generation - 1,
             tombstone_s=max(0.0, window - (now - session.detached_at)) if is_away else None,
@@ -358,12 +358,13 @@ class Directory:
         found = []
         for client_seq, entry in session.pending.items():
             task = tasks.get(client_seq)
+            call = session.moved_calls.get(client_seq)
             found.append(
                 Pending(
                     client_seq=client_seq,
                     slot=entry >> 32,
-                    action="" if task is None else _action(task),
-                    service="" if task is None else task.service,
+                    action=_action(task) if task is not None else call.action if call else "",
+                    service=task.service if task is not None else call.service if call else "",
                     age_s=0.0 if task is None else now - task.asked_at,
                 )
             )

@@ -133,12 +133,16 @@ class Bulkhead:
         self._share(task.session).chained += 1
         return True
 
-    def release(self, task: AsyncTask) -> None:
+    def hold(self, session: Session, route: Route) -> None:
+        """Let the tasks of a session on a serial route wait for a call that is under way."""
+        self._chains.setdefault((session, route), deque())
+
+    def release(self, session: Session, route: Route) -> None:
         """Queue the task behind one of a serial route that has ended."""
-        key = (task.session, task.route)
+        key = (session, route)
         chain = self._chains.get(key)
         if chain:
-            self._shares[task.session].chained -= 1
+            self._shares[session].chained -= 1
             self._make_ready(chain.popleft())
         else:
             self._chains.pop(key, None)
@@ -177,6 +181,17 @@ class Bulkhead:
             for (owner, _), chain in self._chains.items():
                 if owner is session:
                     yield from chain
+
+    def withdraw(self, session: Session) -> list[AsyncTask]:
+        """Take out and return the tasks of a session that wait, and the places it holds."""
+        share = self._shares.pop(session, None)
+        tasks = list(share or ())
+        if share:
+            self.turns.remove(share)
+        for key in [key for key in self._chains if key[0] is session]:
+            tasks.extend(self._chains.pop(key))
+        self.waiting -= len(tasks)
+        return tasks
 
     def clear(self) -> Iterator[AsyncTask]:
         """Yield every task that waits, each session's in order, and forget it."""

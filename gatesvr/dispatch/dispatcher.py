@@ -15,6 +15,7 @@ from ..session.state import Verdict
 from .failures import refuse
 from .handler import ClientHandler
 from .login import Login, LoginTask
+from .moved import MovedRequests
 from .task import AsyncTask, MakeTask
 from .traced import TaskTracer, TracedLogin, TracedTask
 
@@ -85,6 +86,8 @@ class Dispatcher:
             upstream.next_request_id,
             task_timeout=self._task_timeout,
         )
+        self.moved = MovedRequests(sessions, router, processor, self._login, self._run)
+        """The requests of sessions that come from other processes of the gateway, or go there."""
         self.trace(tracer)
 
     def apply(self, config: Config, gate: Gate | None) -> None:
@@ -170,9 +173,29 @@ class Dispatcher:
         deadline = now + self._task_timeout
         task = self._make_task(self._next_request_id(), session, request, route, deadline, now)
         if not self._processor.submit(task, now):
-            retry_after_ms = self._processor.retry_after_ms(route.service)
-            self._refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms, task)
+            self._refuse_busy(session, request, task, now)
         return verdict
+
+    def _run(self, session: Session, request: ClientRequest, deadline: float, now: float) -> None:
+        """Run a request that another process has accepted for its session."""
+        action = request.action
+        if action is None or request.error:
+            self._refuse(session, request, ErrorCode.BAD_REQUEST, request.error, now)
+            return
+        route = self._router.route(action)
+        if route is None:
+            self.counters.no_route += 1
+            self._refuse(session, request, ErrorCode.NO_ROUTE, "no route", now)
+            return
+        task = self._make_task(self._next_request_id(), session, request, route, deadline, now)
+        if not self._processor.submit(task, now):
+            self._refuse_busy(session, request, task, now)
+
+    def _refuse_busy(
+        self, session: Session, request: ClientRequest, task: AsyncTask, now: float
+    ) -> None:
+        retry_after_ms = self._processor.retry_after_ms(task.service)
+        self._refuse(session, request, ErrorCode.BUSY, "busy", now, retry_after_ms, task)
 
     def _refuse(
         self,

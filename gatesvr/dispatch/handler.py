@@ -208,7 +208,7 @@ class ClientHandler:
                 self._counters.fenced += len(held)
                 self._drop_held()
                 return
-            if session.hello_pending:
+            if session.hello_seq:
                 return
             # Taken out first: a request that ends at once may end this connection, too.
             request = held.popleft()

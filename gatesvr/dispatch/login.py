@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import CloseCode, ErrorCode
 from ..protocol.messages import LOGIN_ACTION, OK, Outcome
+from ..session.results import Result
+from ..session.role import Role
 from .failures import refuse
 from .task import AsyncTask, MakeTask
 
@@ -102,43 +104,90 @@ class Login:
         else:
             deadline = now + self._task_timeout
             task = self.make_task(request_id, session, request, route, deadline, now)
-            session.hello_pending = True
+            session.hello_seq = request.seq_id
             self._processor.run_at_once(task, now, self._answered, self._ended)
 
+    def settle(self, session: Session, result: Result, now: float) -> None:
+        """End a hello whose call was made for this process's session by another one.
+
+        Args:
+            session: The session, which this process owns.
+            result: The hello's answer, or its ERROR.
+            now: Loop time.
+        """
+        if result.hello_code:
+            self._decide(session, result, 0, now)
+        else:
+            _reply(session, result, now)
+        self.let_move(session)
+
+    def let_move(self, session: Session) -> None:
+        """Let the BUSINESS move that waited for the hello, however that ended."""
+        session.hello_seq = 0
+        if session.link is not None:
+            session.link.wake()
+
     def _answered(self, task: AsyncTask, answer: UpstreamAnswer, now: float) -> None:
-        session = task.session
-        if not session.is_valid:
-            self._counters.closed_499 += 1
-        elif answer.code != OK:
-            self._processor.reply(task, answer, now)
+        session, client_seq = task.session, task.client_seq
+        before, after = answer.notifies()
+        result = Result(
+            client_seq,
+            answer.body(client_seq),
+            tuple(before),
+            tuple(after),
+            answer.code,
+            answer.zone or "",
+        )
+        is_taken = (
+            self._decide(session, result, task.task_id, now)
+            if session.is_valid
+            else session.keep(result)
+        )
+        self._counters.answers += is_taken
+        self._counters.closed_499 += not is_taken
+
+    def _decide(self, session: Session, result: Result, request_id: int, now: float) -> bool:
+        """Log a session in, or not, by its hello's answer, and pass that on, or an ERROR.
+
+        Returns:
+            Whether the session took it.
+        """
+        if result.hello_code != OK:
+            is_taken = _reply(session, result, now)
             self._sessions.refuse_login(session)
             if not session.is_logged_in and session.refused_logins >= MAX_REFUSED_LOGINS:
                 self._end_session(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
-        else:
-            verdict = self._sessions.logged_in(session, answer.zone or "", now)
-            if verdict.close_code is None:
-                self._lift_limit(session)
-                self._processor.reply(task, answer, now)
-            else:
-                self._refuse(task, verdict, verdict.close_code, now)
+            return is_taken
+        verdict = self._sessions.logged_in(session, result.zone, now)
+        if verdict.close_code is None:
+            self._lift_limit(session)
+            return _reply(session, result, now)
+        close_code = verdict.close_code
+        return self._refuse(session, result.client_seq, request_id, verdict, close_code, now)
 
     def _refuse(
-        self, task: AsyncTask, verdict: LoginVerdict, close_code: CloseCode, now: float
-    ) -> None:
+        self,
+        session: Session,
+        client_seq: int,
+        request_id: int,
+        verdict: LoginVerdict,
+        close_code: CloseCode,
+        now: float,
+    ) -> bool:
         """End a login that on_duplicate forbids: ERROR, then the close (PROTOCOL 3.3)."""
-        session = task.session
         retry_after_ms = verdict.retry_after_ms
-        self._counters.answers += session.fail(
-            task.client_seq,
+        is_taken = session.fail(
+            client_seq,
             verdict.error_code,
             verdict.reason,
             outcome=Outcome.DONE,
             retry_after_ms=retry_after_ms,
-            detail=str(task.task_id),
+            detail=str(request_id) if request_id else "",
             now=now,
         )
         reason = f"retry_after_ms={retry_after_ms}" if retry_after_ms else verdict.reason
         self._end_session(session, close_code, reason, now)
+        return is_taken
 
     def _end_session(self, session: Session, code: int, reason: str, now: float) -> None:
         """Close a session after the answer that it was just given."""
@@ -153,8 +202,10 @@ class Login:
             handler.lift_limit()
 
     def _ended(self, task: AsyncTask) -> None:
-        """Let the BUSINESS move that waited for the hello, however that ended."""
-        session = task.session
-        session.hello_pending = False
-        if session.link is not None:
-            session.link.wake()
+        """Let BUSINESS move; where another process may own the session, it will do so."""
+        if task.session.role is Role.OWN:
+            self.let_move(task.session)
+
+
+def _reply(session: Session, result: Result, now: float) -> bool:
+    return session.answer(result.client_seq, result.body, result.before, result.after, now)

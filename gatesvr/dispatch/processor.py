@@ -24,7 +24,7 @@ from ..observe.log import keys
 from .bulkhead import Bulkhead
 from .failures import fail, log_failure
 from .task import AsyncTask, DispatchCounters
-from .worker import Worker, WorkerState
+from .worker import CLOSED, Worker, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..observe.stages import Stages
     from ..session.session import Session
     from ..upstream.manager import UpstreamManager
+    from ..upstream.router import Route
 
 __all__ = ["AsyncProcessor", "usable_cpus"]
 
@@ -160,6 +161,28 @@ class AsyncProcessor:
                 yield worker.task
         for bulkhead in self._bulkheads.values():
             yield from bulkhead.tasks_of(session)
+
+    def withdraw(self, session: Session) -> list[AsyncTask]:
+        """Take out and return the tasks of a session that no worker has begun, in their order."""
+        tasks = [task for part in self._bulkheads.values() for task in part.withdraw(session)]
+        self._counters.withdrawn += len(tasks)
+        for task in tasks:
+            if task.trace is not None:
+                task.trace.end(CLOSED)
+        if self._drained is not None and not self.unfinished:
+            self._drained.set()
+        return sorted(tasks, key=lambda task: task.client_seq)
+
+    def hold_place(self, session: Session, route: Route) -> None:
+        """Start nothing of a session on a serial route until give_up_place()."""
+        self._bulkheads[route.service].hold(session, route)
+
+    def give_up_place(self, session: Session, route: Route, now: float) -> None:
+        """Start the next of a session's tasks on a serial route."""
+        bulkhead = self._bulkheads[route.service]
+        bulkhead.release(session, route)
+        if bulkhead.turns and not bulkhead.is_handing_out:
+            self._hand_out(bulkhead, now)
 
     def start(self) -> None:
         """Start the workers.
@@ -367,7 +390,7 @@ class AsyncProcessor:
             self._timer.ended(times, task.asked_at, worker.called_at, now, is_sent)
         bulkhead.ended += 1
         if task.route.serial:
-            bulkhead.release(task)
+            bulkhead.release(task.session, task.route)
         worker.idle_since = now
         if bulkhead.turns and not bulkhead.is_handing_out:
             self._hand_out(bulkhead, now)

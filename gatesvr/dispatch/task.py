@@ -150,11 +150,13 @@ class DispatchCounters(ProtocolCounters):
     traced: Counter = 0
     """Requests whose spans are recorded."""
     tasks: Counter = 0
-    """Tasks made, hellos included; each ends as one of answers or one of closed_499."""
+    """Tasks made, hellos included; each ends as one of answers, closed_499 or withdrawn."""
     answers: Counter = 0
     """Tasks whose client got an answer or an ERROR."""
     closed_499: Counter = 0
     """Tasks whose session was closed before their answer."""
+    withdrawn: Counter = 0
+    """Tasks that were not started when their session went to another process; it starts them."""
     deadlines: Counter = 0
     """Tasks answered by ERROR 504, at whatever step their deadline passed."""
     foreign_answers: Counter = 0

@@ -81,6 +81,20 @@ class SessionCounters(Counters):
     """Resumes, of both kinds, that took the session from a connection it still had."""
     replayed: Counter = 0
     """Messages that had been sent before a resume and are sent again after it."""
+    moved_in: Counter = 0
+    """Sessions that came from another process of the gateway."""
+    moved_out: Counter = 0
+    """Sessions that went to another process of the gateway."""
+    exports: Counter = 0
+    """Sessions exported for another process."""
+    taken_back: Counter = 0
+    """Sessions exported that no other process has taken; they stay here."""
+    exports_refused: Counter = 0
+    """Sessions of other processes that were not installed because their bytes make none."""
+    results_kept: Counter = 0
+    """Answers and ERRORs that came while this process did not own their session."""
+    results_dropped: Counter = 0
+    """Those dropped because too many were kept."""
     bundles: Counter = 0
     """Answers sent with notifies around them."""
     duplicates: Counter = 0
@@ -99,6 +113,8 @@ class SessionCounters(Counters):
     """Notifies that wait for the answer to their request; not among pushes_taken."""
     pushes_busy: Counter = 0
     """Notifies refused because the session's queue, or memory, was full."""
+    pushes_moving: Counter = 0
+    """Notifies not taken because another process of the gateway may own the session."""
     pushes_too_large: Counter = 0
     """Notifies refused because they are larger than the client takes."""
     pushes_too_late: Counter = 0

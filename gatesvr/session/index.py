@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..protocol.network import network_of
+from .role import Role
 
 if TYPE_CHECKING:
     from .session import Session
@@ -16,8 +17,10 @@ __all__ = ["SessionIndex"]
 class SessionIndex:
     """The sessions of one gateway. It finds them; it changes none.
 
+    Copies of sessions that this process does not own are in by_id and by_network alone.
+
     Attributes:
-        by_id: All, in the order in which they were made.
+        by_id: All, in the order in which they were made or came here.
         by_openid: The logged-in ones of each user, in the order of their logins.
         inited: Those that have not logged in, in the order of their STARTs, with their network.
         inited_by_network: How many of them each network has: an IPv4 address, an IPv6 /64.
@@ -57,14 +60,38 @@ class SessionIndex:
     # Changes.
 
     def add(self, session: Session) -> None:
-        """Enter a new session, and number it."""
+        """Enter a session, and number it."""
         self._last_number += 1
         session.number = self._last_number
-        network = self.place(session)
+        self.place(session)
         self.by_id[session.session_id] = session
-        self.inited[session] = network
-        _count(self.inited_by_network, network)
-        self.inited_by_openid.setdefault(session.openid, {})[session] = None
+        if session.role is Role.OWN:
+            self.show(session)
+
+    def show(self, session: Session) -> None:
+        """Enter a session that this process owns, to be found by all but its id."""
+        if session.is_logged_in:
+            openid = session.openid
+            self.by_openid[openid] = (*self.by_openid.get(openid, ()), session)
+        else:
+            self.inited[session] = network = self.networks[session]
+            _count(self.inited_by_network, network)
+            self.inited_by_openid.setdefault(session.openid, {})[session] = None
+        if session.link is None:
+            self.detached[session] = None
+
+    def hide(self, session: Session) -> None:
+        """Forget a session but for its id and its network: this process does not own it."""
+        self.detached.pop(session, None)
+        if session in self.inited:
+            self._leave_inited(session)
+            return
+        openid = session.openid
+        left = tuple(other for other in self.by_openid.get(openid, ()) if other is not session)
+        if left:
+            self.by_openid[openid] = left
+        else:
+            self.by_openid.pop(openid, None)
 
     def place(self, session: Session) -> bytes:
         """Enter the network that a session's connection comes from; return it."""
@@ -87,16 +114,7 @@ class SessionIndex:
         """Forget a session."""
         del self.by_id[session.session_id]
         _uncount(self.by_network, self.networks.pop(session))
-        self.detached.pop(session, None)
-        if session in self.inited:
-            self._leave_inited(session)
-            return
-        openid = session.openid
-        left = tuple(other for other in self.by_openid[openid] if other is not session)
-        if left:
-            self.by_openid[openid] = left
-        else:
-            del self.by_openid[openid]
+        self.hide(session)
 
     def _leave_inited(self, session: Session) -> None:
         _uncount(self.inited_by_network, self.inited.pop(session))

@@ -31,8 +31,10 @@ from .events import ELSEWHERE, EventHub, close_reason, loss_reason
 from .index import SessionIndex
 from .login import LOGGED_IN, LoginPolicy, LoginVerdict
 from .memory import MemoryBudget
+from .mover import SessionMover
 from .notify import OK
 from .resume import ResumeJudge
+from .role import Role
 from .starting import SessionStarter
 from .state import Event, State
 from .tombstones import Tombstones
@@ -82,6 +84,7 @@ class SessionManager:
         census: Sums up their queues.
         context: Shared by all sessions.
         judge: Judges resumes.
+        moves: Takes sessions to other processes of the gateway, and takes in theirs.
         tombstones: Why sessions ended.
     """
 
@@ -130,6 +133,18 @@ class SessionManager:
             needs_auth=needs_auth,
             is_shedding=is_shedding,
         )
+        self.moves = SessionMover(
+            config,
+            context,
+            index,
+            self._budget,
+            self._credentials,
+            self._starter,
+            self.close,
+            self._drop,
+            self._expire,
+            self.time_out_login,
+        )
 
     def apply(
         self,
@@ -147,6 +162,7 @@ class SessionManager:
         self.tombstones.apply(config.resume_window)
         self._policy = LoginPolicy(config)
         self._starter.apply(config, transport.max_connections, context, needs_auth=needs_auth)
+        self.moves.apply(config, context)
 
     def __len__(self) -> int:
         """Return the number of sessions that are not Closed."""
@@ -326,6 +342,12 @@ class SessionManager:
 
     # Ends.
 
+    def _drop(self, session: Session) -> None:
+        """Take a copy out of all lists."""
+        self.index.remove(session)
+        self._credentials.discard(session)
+        self.context.watched.discard(session.outbox)
+
     def detach(self, session: Session, link: Link, how: Disconnect, now: float) -> None:
         """Suspend or close a session whose connection has ended.
 
@@ -339,13 +361,14 @@ class SessionManager:
         """
         if session.link is not link:
             return
+        if session.role is not Role.OWN:
+            session.detach(now)
+            return
         if how.kind == "local" and how.code in _FATAL_CODES:
             self.close(session, how.code, how.reason, now)
             return
         session.detach(now)
-        is_login_open = session.hello_pending or session.outbox.has_unacked
-        if session.state is State.INITED and not is_login_open:
-            # PROTOCOL 3.9: it outlives its connection only for the sake of its hello.
+        if not session.outlives_connection:
             why = loss_reason(how)
             self.close(session, how.code, "connection lost before login", now, why=why)
             return
@@ -399,8 +422,7 @@ class SessionManager:
         """
         if session.state is State.CLOSED:
             return
-        self.index.remove(session)
-        self._credentials.discard(session)
+        self._drop(session)
         session.move(Event.CLOSE)
         why = why or close_reason(code)
         self.events.emit(kind, session, why, now)
@@ -408,7 +430,7 @@ class SessionManager:
         session.detach(now)
         session.clear()
         self._budget.release(session)
-        self.context.watched.discard(session.outbox)
+        self.context.results.drop(session.session_id)
         self._counters.closed += 1
         logger.info(
             "session_ended",
@@ -488,6 +510,7 @@ class SessionManager:
         self._sweep_credentials(now)
         self._sweep_logins(now)
         self._sweep_detached(now)
+        self.moves.sweep(now)
         self._sweep_watched(now)
         self._budget.recount(now)
         self.tombstones.sweep(now)
@@ -516,9 +539,12 @@ class SessionManager:
             session = next(iter(detached))
             if session.detached_at > deadline:
                 break
-            self._counters.expired += 1
-            kind = EventKind.EXPIRED
-            self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
+            self._expire(session, now)
+
+    def _expire(self, session: Session, now: float) -> None:
+        self._counters.expired += 1
+        kind = EventKind.EXPIRED
+        self.close(session, CloseCode.NORMAL, "expired", now, kind=kind, why="resume_window")
 
     def _sweep_watched(self, now: float) -> None:
         watched = self.context.watched

@@ -116,6 +116,10 @@ class MemoryBudget:
         self.left = left
         self._free(now)
 
+    def add(self, session: Session) -> None:
+        """Count a session that has come with a queue, whatever the bound says."""
+        self._count(session)
+
     def release(self, session: Session) -> None:
         """Give back what a session took: it is Closed."""
         outbox = session.outbox

@@ -10,6 +10,7 @@ from .._core.queue import KEEP
 __all__ = [
     "BUSY",
     "BUSY_SUSPENDED",
+    "MOVING",
     "NOT_FOUND",
     "NO_SUCH_REQUEST",
     "OK",
@@ -22,6 +23,8 @@ __all__ = [
 
 BUSY_RETRY_MS = 200
 """retry_after_ms while the client has a connection: a few round trips."""
+MOVING_RETRY_MS = 50
+"""retry_after_ms while the session moves to another process."""
 SUSPENDED_RETRY_MS = 1_000
 """retry_after_ms while it has none."""
 
@@ -34,8 +37,9 @@ class PushResult(NamedTuple):
 
     Attributes:
         error_code: Empty if it was taken, else NOT_FOUND, BUSY, TOO_LARGE, TOO_LATE or
-            NO_SUCH_REQUEST (PROTOCOL 7.5).
-        retry_after_ms: With BUSY: when trying again may help.
+            NO_SUCH_REQUEST (PROTOCOL 7.5). MOVING is for other processes of the gateway alone: this
+            one does not own the session, and has kept nothing of the push.
+        retry_after_ms: With BUSY and MOVING: when trying again may help.
     """
 
     error_code: str = ""
@@ -54,6 +58,7 @@ TOO_LATE = PushResult("TOO_LATE")
 NO_SUCH_REQUEST = PushResult("NO_SUCH_REQUEST")
 BUSY = PushResult("BUSY", BUSY_RETRY_MS)
 BUSY_SUSPENDED = PushResult("BUSY", SUSPENDED_RETRY_MS)
+MOVING = PushResult("MOVING", MOVING_RETRY_MS)
 
 
 class NotifyOrderingManager:
@@ -82,6 +87,17 @@ class NotifyOrderingManager:
     def __len__(self) -> int:
         """Return the number of notifies held."""
         return self.before + self.after
+
+    def of(self, client_seq: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return the bodies held for the answer to client_seq: those before it, those behind."""
+        return self._before.get(client_seq, ()), self._after.get(client_seq, ())
+
+    def restore(self, client_seq: int, before: Sequence[bytes], after: Sequence[bytes]) -> None:
+        """Hold notifies that another process had accepted; bounds do not apply."""
+        for side, bodies in ((self._before, before), (self._after, after)):
+            if bodies:
+                side[client_seq] = list(bodies)
+                self.held_bytes += sum(map(len, bodies))
 
     @property
     def is_empty(self) -> bool:

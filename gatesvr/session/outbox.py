@@ -7,6 +7,8 @@ is in one of three places until it is sent:
 - ``held``, before the login: it follows the answer of the hello (5.4);
 - ``notifies``, while the request that it is bound to is in flight: it leaves with the answer (7.7).
 
+While another process may own the session, ``refusal`` is MOVING and nothing joins (role.py).
+
 An outbox knows its session only by the queue's session_id, so the two form no reference cycle and
 a closed session's memory is free at once.
 """
@@ -21,7 +23,7 @@ from .._core.queue import BULK, KEEP, OrderedQueue
 from ..errors import ErrorCode, QueueFull
 from ..protocol.messages import MAX_HEAD_BYTES, Outcome
 from .memory import MESSAGE_BYTES, NAME_BYTES
-from .notify import BUSY, BUSY_SUSPENDED, NOT_FOUND, OK, TOO_LARGE, NotifyOrderingManager
+from .notify import BUSY, BUSY_SUSPENDED, MOVING, NOT_FOUND, OK, TOO_LARGE, NotifyOrderingManager
 from .sender import OrderedSender
 
 if TYPE_CHECKING:
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["MAX_CONFLATE_KEYS", "Outbox"]
 
 MAX_PUSH_IDS = 256
-"""push_ids that a session remembers (PROTOCOL 7.5)."""
+"""push_ids that a session remembers (PROTOCOL 7.5); more, while they are young."""
+YOUNG_PUSH_ID_S = 2.0
+"""A push_id is remembered for as long at least: until then, a try of its push may still come."""
+MAX_YOUNG_PUSH_IDS = 16_384
+"""Young push_ids; a push with another one gets BUSY."""
 MAX_BOUND_NOTIFIES = 64
 """Notifies bound to one request."""
 MAX_BOUND_BYTES = 256 << 10
@@ -57,18 +63,23 @@ class Outbox:
         sender: Feeds the connection from the queue.
         max_message_bytes: As given.
         is_open: Whether notifies go to the queue: True from login on. Session.move() sets it.
+        refusal: The result of every push, None where pushes are taken: NOT_FOUND once the session
+            is Closed, MOVING while this process does not own it. Where it is set, is_open is not.
         held: (body, flags, expires_at) of the notifies that wait for the login, None for none.
         notifies: Notifies bound to requests in flight, None for none.
-        push_ids: The last push_ids, oldest first, None for none.
+        conflated: Seq and bytes of the newest notify of each conflation key, the least recently
+            used first, None for none.
+        push_ids: The last push_ids with the loop times of their pushes, oldest first, None for
+            none.
         full_since: 0 while the queue has room; below 0 once it was found at a cap; from the next
             sweep on, that sweep's loop time.
         counted_bytes: What MemoryBudget counts for this outbox.
     """
 
     __slots__ = (
-        "_conflated",
         "_context",
         "_full_acked",
+        "conflated",
         "counted_bytes",
         "full_since",
         "held",
@@ -77,6 +88,7 @@ class Outbox:
         "notifies",
         "push_ids",
         "queue",
+        "refusal",
         "sender",
     )
 
@@ -89,11 +101,11 @@ class Outbox:
         self.sender = OrderedSender(self.queue, context.high_water)
         self.max_message_bytes = max_message_bytes
         self.is_open = False
+        self.refusal: PushResult | None = None
         self.held: list[tuple[bytes, int, float]] | None = None
         self.notifies: NotifyOrderingManager | None = None
-        self.push_ids: dict[str, None] | None = None
-        # By conflation key: seq and bytes of the newest notify with it.
-        self._conflated: dict[str, tuple[int, int]] | None = None
+        self.push_ids: dict[str, float] | None = None
+        self.conflated: dict[str, tuple[int, int]] | None = None
         self.full_since = 0.0
         self._full_acked = 0  # last_acked_seq when the queue was found at a cap
         self.counted_bytes = 0
@@ -109,8 +121,8 @@ class Outbox:
         size: int = queue.queued_bytes + MESSAGE_BYTES * len(queue)
         if self.push_ids is not None:
             size += NAME_BYTES * len(self.push_ids)
-        if self._conflated is not None:
-            size += NAME_BYTES * len(self._conflated)
+        if self.conflated is not None:
+            size += NAME_BYTES * len(self.conflated)
         if self.notifies is not None:
             size += self.notifies.held_bytes
         if self.held is not None:
@@ -120,10 +132,25 @@ class Outbox:
     def clear(self) -> None:
         """Drop everything and take nothing more: the session is Closed."""
         self.queue.stop()
+        self.is_open = False
+        self.refusal = NOT_FOUND
         self.held = None
         self.notifies = None
         self.push_ids = None
-        self._conflated = None
+        self.conflated = None
+
+    def freeze(self) -> None:
+        """Take nothing, and let nothing expire: this process does not own the session."""
+        self.is_open = False
+        self.refusal = MOVING
+        self._context.watched.discard(self)
+
+    def thaw(self, is_open: bool) -> None:
+        """Take notifies again."""
+        self.is_open = is_open
+        self.refusal = None
+        if self.is_watched:
+            self._context.watched.add(self)
 
     # Notifies.
 
@@ -139,11 +166,10 @@ class Outbox:
         """Send a notify, or hold it for the login; see Session.push()."""
         counters = self._context.counters
         is_open = self.is_open
-        if not is_open and self.queue.stopped:
-            return NOT_FOUND
-        if push_id and self.push_ids is not None and push_id in self.push_ids:
-            counters.push_repeats += 1
-            return OK
+        if not is_open and self.refusal is not None:
+            return self._refuse()
+        if push_id and self.push_ids is not None and (seen := self._seen(push_id, now)):
+            return seen
         if len(body) + MAX_HEAD_BYTES > self.max_message_bytes:
             counters.pushes_too_large += 1
             return TOO_LARGE
@@ -157,18 +183,21 @@ class Outbox:
         if result is OK:
             counters.pushes_taken += 1
             if push_id:
-                self._remember(push_id)
+                self._remember(push_id, now)
         elif result.error_code == "BUSY":
             counters.pushes_busy += 1
         return result
 
-    def bind(self, body: bytes, client_seq: int, before: bool, push_id: str = "") -> PushResult:
+    def bind(
+        self, body: bytes, client_seq: int, before: bool, now: float, push_id: str = ""
+    ) -> PushResult:
         """Keep a notify for the answer to a request in flight; see Session.bind()."""
         context = self._context
         counters = context.counters
-        if push_id and self.push_ids is not None and push_id in self.push_ids:
-            counters.push_repeats += 1
-            return OK
+        if self.refusal is not None:
+            return self._refuse()
+        if push_id and self.push_ids is not None and (seen := self._seen(push_id, now)):
+            return seen
         if len(body) + MAX_HEAD_BYTES > self.max_message_bytes:
             counters.pushes_too_large += 1
             return TOO_LARGE
@@ -180,7 +209,7 @@ class Outbox:
             return BUSY
         counters.pushes_bound += 1
         if push_id:
-            self._remember(push_id)
+            self._remember(push_id, now)
         return OK
 
     def add_header(self, client_seq: int, header: bytes) -> None:
@@ -259,9 +288,9 @@ class Outbox:
     ) -> PushResult:
         """Queue a notify in place of the last one with its key, if that was not sent yet."""
         queue = self.queue
-        last = self._conflated
+        last = self.conflated
         if last is None:
-            last = self._conflated = {}
+            last = self.conflated = {}
         old_seq, old_bytes = last.pop(key, (0, 0))
         is_replaced = len(body) <= old_bytes and queue.conflate(old_seq)
         if is_replaced:
@@ -301,13 +330,36 @@ class Outbox:
         if expires_at:
             self._context.watched.add(self)
 
-    def _remember(self, push_id: str) -> None:
+    def _refuse(self) -> PushResult:
+        """Return why no push is taken, and count it."""
+        refusal = self.refusal
+        assert refusal is not None
+        self._context.counters.pushes_moving += refusal is MOVING
+        return refusal
+
+    def _seen(self, push_id: str, now: float) -> PushResult | None:
+        """Return the result of a push whose push_id was seen, or has no room; else None."""
+        push_ids = self.push_ids
+        assert push_ids is not None
+        counters = self._context.counters
+        if push_id in push_ids:
+            counters.push_repeats += 1
+            return OK
+        if len(push_ids) < MAX_YOUNG_PUSH_IDS or _is_old(next(iter(push_ids.values())), now):
+            return None
+        counters.pushes_busy += 1
+        return self._busy()
+
+    def _remember(self, push_id: str, now: float) -> None:
         push_ids = self.push_ids
         if push_ids is None:
             push_ids = self.push_ids = {}
-        elif len(push_ids) >= MAX_PUSH_IDS:
-            del push_ids[next(iter(push_ids))]
-        push_ids[push_id] = None
+        while len(push_ids) >= MAX_PUSH_IDS:
+            oldest = next(iter(push_ids))
+            if not _is_old(push_ids[oldest], now):
+                break
+            del push_ids[oldest]
+        push_ids[push_id] = now
 
     # Answers. Session.answer() hands a plain one, as most are, straight to the sender.
 
@@ -396,3 +448,8 @@ class Outbox:
     def is_watched(self) -> bool:
         """Whether the next sweep has something to look at: a TTL, or a queue at a cap."""
         return bool(self.full_since) or self.queue.next_expiry() != float("inf")
+
+
+def _is_old(pushed_at: float, now: float) -> bool:
+    """Return whether no try of a push can come any more."""
+    return now - pushed_at >= YOUNG_PUSH_ID_S

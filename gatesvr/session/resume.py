@@ -27,6 +27,7 @@ __all__ = ["TOKEN_BYTES", "ResumeJudge", "ResumeToken", "TokenMatch"]
 logger = logging.getLogger("gatesvr.session")
 
 TOKEN_BYTES = 16
+DIGEST_BYTES = 32
 RESUME_RATE = 1.0
 RESUME_BURST = 5
 """Resumes of one session, and wrong tokens of one address, a second and at once (PROTOCOL 4.8)."""
@@ -52,36 +53,58 @@ class ResumeToken:
     a client that never read it is handed the same one again.
 
     Attributes:
+        current: The hash of the current one.
+        previous: That of the one before while it is good, else empty.
+        dead: That of the last one that was good and is not any more, empty for none.
+        text: The current one while it is not proved, else empty.
         attempt: The highest attempt seen with the previous token, 0 where there is none.
     """
 
-    __slots__ = ("_current", "_dead", "_previous", "_text", "attempt")
+    __slots__ = ("attempt", "current", "dead", "previous", "text")
 
     def __init__(self) -> None:
-        self._current = b""
-        self._previous = b""
-        self._dead = b""
-        self._text = b""
+        self.current = b""
+        self.previous = b""
+        self.dead = b""
+        self.text = b""
         self.attempt = 0
+
+    @classmethod
+    def restored(
+        cls, current: bytes, previous: bytes, dead: bytes, text: bytes, attempt: int
+    ) -> ResumeToken:
+        """Return the tokens that another process has issued.
+
+        Raises:
+            ValueError: They are none.
+        """
+        if any(len(digest) not in (0, DIGEST_BYTES) for digest in (current, previous, dead)):
+            raise ValueError("a hash of a token is too short or too long")
+        if previous and sha256(text).digest() != current:
+            raise ValueError("the current token is not the one of its hash")
+        token = cls()
+        token.current, token.previous, token.dead = current, previous, dead
+        token.text, token.attempt = text, attempt
+        return token
 
     @property
     def is_unproved(self) -> bool:
         """Whether the token before the current one is still good."""
-        return bool(self._previous)
+        return bool(self.previous)
 
     def issue(self, random_bytes: Callable[[int], bytes]) -> bytes:
         """Return a new session's first token."""
         token = random_bytes(TOKEN_BYTES)
-        self._current = sha256(token).digest()
+        self.current = sha256(token).digest()
         return token
 
     def match(self, token: bytes) -> TokenMatch:
         """Return the standing of a token, in constant time."""
         digest = sha256(token).digest()
         # All are compared, whichever it is.
-        is_current = hmac.compare_digest(digest, self._current)
-        is_previous = hmac.compare_digest(digest, self._previous or self._current)
-        is_dead = hmac.compare_digest(digest, self._dead or self._current)
+        is_current = hmac.compare_digest(digest, self.current)
+        is_previous = hmac.compare_digest(digest, self.previous or self.current)
+        is_dead = hmac.compare_digest(digest, self.dead or self.current)
         if is_current:
             return TokenMatch.CURRENT
         if is_previous:
@@ -102,20 +125,20 @@ class ResumeToken:
         """
         if match is TokenMatch.CURRENT:
             token = random_bytes(TOKEN_BYTES)
-            if self._previous:
-                self._dead = self._previous
-            self._previous = self._current
-            self._current = sha256(token).digest()
-            self._text = token
+            if self.previous:
+                self.dead = self.previous
+            self.previous = self.current
+            self.current = sha256(token).digest()
+            self.text = token
         self.attempt = attempt
-        return self._text
+        return self.text
 
     def prove(self) -> None:
         """Drop the token before: the client has the current one."""
-        if self._previous:
-            self._dead = self._previous
-            self._previous = b""
-            self._text = b""
+        if self.previous:
+            self.dead = self.previous
+            self.previous = b""
+            self.text = b""
             self.attempt = 0
 
 

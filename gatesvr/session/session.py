@@ -17,8 +17,10 @@ from .._pb import upstream_pb2 as pb
 from ..config import normalize_zone
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
 from .info import session_info
-from .notify import NO_SUCH_REQUEST, NOT_FOUND, TOO_LATE
+from .notify import NO_SUCH_REQUEST, TOO_LATE
 from .outbox import Outbox
+from .results import Result
+from .role import Role
 from .state import Event, State, Verdict, next_state
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ..protocol.identity import Identity
     from ..protocol.link import Link
     from .context import SessionContext
+    from .moved import MovedCall
     from .notify import PushResult
     from .resume import ResumeToken
 
@@ -40,6 +43,10 @@ _INITED = State.INITED
 _NORMAL = State.NORMAL
 _SUSPENDED = State.SUSPENDED
 _CLOSED = State.CLOSED
+_OWN = Role.OWN
+# Shared by all sessions with none, as nearly all are; whoever adds one makes a dict.
+_NO_CALLS: dict[int, MovedCall] = {}
+_KEEPING = frozenset((Role.LEAVING, Role.ARRIVING, Role.GONE))
 
 
 class Session:
@@ -59,7 +66,9 @@ class Session:
         transport: The way that its client last came by; see Link.
         link: Its connection now, None while it has none.
         state: See state.py.
-        is_valid: Whether it is not Closed.
+        role: What this process is to it; see role.py. own() and freeze() change it.
+        epoch: Counts its owners, for the directory; 0 in a gateway of one process.
+        is_valid: Whether this process owns it, and it is not Closed.
         is_logged_in: Whether a hello was answered 200 and it is not Closed.
         protocol: 0 for base clients, else 1.
         capabilities: Those that both ends have.
@@ -68,7 +77,12 @@ class Session:
         max_client_seq: The highest client seq accepted.
         pending: Requests accepted and not answered: client seq to msg_id, and above bit 32 the slot
             of its answer if the route keeps the order of asking.
-        hello_pending: Whether a hello is unanswered; BUSINESS of every connection waits for it.
+        hello_seq: The client seq of the unanswered hello, 0 for none; BUSINESS of every connection
+            waits for it.
+        login_answer: The hello's, 200, while the directory has not said whether it logs in; None
+            for none.
+        moved_calls: Pending requests that came with it from another process, by client seq: those
+            whose calls others have made, and those that are not started.
         refused_logins: Hellos refused.
         is_after_failed_resume: Whether it was made because a resume found no session; it then
             never replaces another one (PROTOCOL 3.3).
@@ -96,16 +110,19 @@ class Session:
         "client_id",
         "create_time",
         "detached_at",
+        "epoch",
         "generation",
-        "hello_pending",
+        "hello_seq",
         "identity",
         "is_after_failed_resume",
         "is_logged_in",
         "is_valid",
         "last_activity",
         "link",
+        "login_answer",
         "max_client_seq",
         "max_message_bytes",
+        "moved_calls",
         "number",
         "openid",
         "outbox",
@@ -116,6 +133,7 @@ class Session:
         "refused_logins",
         "request_rate",
         "resume_rate",
+        "role",
         "sender",
         "session_id",
         "state",
@@ -153,6 +171,8 @@ class Session:
         self.transport = ""
         self.link: Link | None = None
         self.state = _INITED
+        self.role = _OWN
+        self.epoch = 0
         self.is_valid = True
         self.is_logged_in = False
         self.protocol = protocol
@@ -161,7 +181,9 @@ class Session:
         self.generation = 1
         self.max_client_seq = 0
         self.pending: dict[int, int] = {}
-        self.hello_pending = False
+        self.hello_seq = 0
+        self.login_answer: Result | None = None
+        self.moved_calls = _NO_CALLS
         self.refused_logins = 0
         self.is_after_failed_resume = False
         self.identity = encode_identity(session_id, openid)
@@ -202,6 +224,15 @@ class Session:
         """The highest server seq that the client has acked."""
         return self.queue.last_acked_seq
 
+    @property
+    def outlives_connection(self) -> bool:
+        """Whether it stays when its connection is lost.
+
+        Source: PROTOCOL 3.9: one that is not logged in, "only while its hello is unanswered or the
+        answer not acked".
+        """
+        return self.state is not _INITED or self.hello_seq > 0 or self.outbox.has_unacked
+
     def info(self, now: float, wall_ms: int) -> pb.SessionInfo:
         """Return every field of the session and its queue.
 
@@ -217,7 +248,7 @@ class Session:
         """Accept a BUSINESS request if it is the next one and there is room (PROTOCOL 3.4, 3.5).
 
         From NEXT on, the request gets exactly one answer or ERROR. After FULL, the session wakes
-        its connection as soon as an answer has made room. The caller looks at hello_pending first.
+        its connection as soon as an answer has made room. The caller looks at hello_seq first.
 
         Args:
             request: The request.
@@ -279,11 +310,14 @@ class Session:
             now: Loop time.
 
         Returns:
-            Whether the request was waiting for it; False also when the session is Closed.
+            Whether the request was waiting for it; False also when the session is Closed. True also
+            where this process does not own the session and keeps the answer for the owner.
         """
         entry = self.pending.pop(client_seq, -1)
         if entry < 0:
-            return False
+            return self.role is not _OWN and self.keep(
+                Result(client_seq, body, tuple(before), tuple(after))
+            )
         queue = self.queue
         queue.reserved = len(self.pending)
         outbox = self.outbox
@@ -320,6 +354,20 @@ class Session:
         self._context.errors.add(code)
         body = error_body(code, message, detail, retry_after_ms, outcome, client_seq)
         return self.answer(client_seq, body, (), (), now)
+
+    def keep(self, result: Result) -> bool:
+        """Keep what a call of this process brought for the session's owner, which it is not.
+
+        Returns:
+            False where the session has ended, or too much is kept.
+        """
+        counters = self._context.counters
+        if self.role not in _KEEPING or (self.role is not Role.GONE and self.state is _CLOSED):
+            return False
+        is_kept = self._context.results.keep(self.session_id, result)
+        counters.results_kept += is_kept
+        counters.results_dropped += not is_kept
+        return is_kept
 
     # Acks in.
 
@@ -387,19 +435,36 @@ class Session:
             ttl: Seconds that it is worth keeping if the request was answered already.
             push_id: The pusher's name for it, against repeats; may be empty.
         """
-        if client_seq in self.pending:
-            return self.outbox.bind(body, client_seq, before, push_id)
-        if self.state is _CLOSED:
-            return NOT_FOUND
+        outbox = self.outbox
+        if client_seq in self.pending or outbox.refusal is not None:
+            return outbox.bind(body, client_seq, before, now, push_id)
         if not 0 < client_seq <= self.max_client_seq:
             self._context.counters.pushes_unasked += 1
             return NO_SUCH_REQUEST
         if before:
             self._context.counters.pushes_too_late += 1
             return TOO_LATE
-        return self.outbox.push(body, now, 0, ttl, push_id)
+        return outbox.push(body, now, 0, ttl, push_id)
 
     # For the manager.
+
+    def freeze(self, role: Role) -> None:
+        """Stop to act as the session's owner; a frozen copy may take another role."""
+        if self.role is _OWN:
+            # Finds no request that an answer could end, so that answer() keeps it: the path of the
+            # others has no check of its own for this.
+            self.pending = _Frozen(self.pending)
+        self.role = role
+        self.is_valid = False
+        self.outbox.freeze()
+
+    def own(self, epoch: int) -> None:
+        """Act as the session's owner from now on, under another epoch."""
+        self.role = _OWN
+        self.epoch = epoch
+        self.pending = dict(self.pending)
+        self.is_valid = self.state is not _CLOSED
+        self.outbox.thaw(self.is_logged_in)
 
     def move(self, event: Event) -> None:
         """Go to the next state.
@@ -408,8 +473,10 @@ class Session:
             SessionError: The transition is illegal.
         """
         state = self.state = next_state(self.state, event)
-        self.is_valid = state is not _CLOSED
-        self.is_logged_in = self.outbox.is_open = state is _NORMAL or state is _SUSPENDED
+        is_own = self.role is _OWN
+        self.is_valid = is_own and state is not _CLOSED
+        self.is_logged_in = state is _NORMAL or state is _SUSPENDED
+        self.outbox.is_open = is_own and self.is_logged_in
 
     def attach(self, link: Link, now: float) -> None:
         """Make link its connection."""
@@ -442,9 +509,17 @@ class Session:
         self._update_peer_info()
 
     def clear(self) -> None:
-        """Drop everything that waits: the session is Closed."""
+        """Drop everything that waits: the session is Closed, or no longer here."""
         self.pending.clear()
+        self.login_answer = None
         self.outbox.clear()
+
+    def restore_place(self, zone: str, user_ip: str, user_port: int, transport: str) -> None:
+        """Set the zone, and the address that the client was last seen at by another process."""
+        self.zone = zone
+        self.user_ip, self.user_port = user_ip, user_port
+        self.transport = transport
+        self._update_peer_info()
 
     def _update_peer_info(self) -> None:
         self._place_info = pb.PeerInfo(
@@ -457,3 +532,11 @@ class Session:
         ).SerializeToString()
         # One message after the other is both of them merged.
         self.peer_info = self._place_info + self._auth_info
+
+
+class _Frozen(dict[int, int]):
+    """The pending requests of a session that this process does not own: nothing ends them."""
+
+    def pop(self, key: int, default: int = -1) -> int:  # type: ignore[override]
+        """Return the default."""
+        return default

@@ -139,6 +139,25 @@ class SessionStarter:
         if identity is not None and not start.openid:
             start.openid = identity.openid
         outcome = self._start(start, link, now, identity)
+        return self._authenticated(outcome, identity, auth_deadline)
+
+    def welcome(
+        self,
+        session: Session,
+        link: Link,
+        now: float,
+        identity: Identity | None,
+        auth_deadline: float,
+    ) -> StartOutcome:
+        """Attach a session that has moved here; see SessionMover.attach()."""
+        assert session.token is not None
+        outcome = self.attach(session, session.token.text, link, "move", now)
+        return self._authenticated(outcome, identity, auth_deadline)
+
+    def _authenticated(
+        self, outcome: StartOutcome, identity: Identity | None, auth_deadline: float
+    ) -> StartOutcome:
+        """Set who the client of a good START is, and tell it until when that holds."""
         session = outcome.session
         if session is None:
             return outcome
@@ -162,10 +181,7 @@ class SessionStarter:
                     self._counters.resumes_unknown += 1
                     return refuse_unauthenticated()
                 return self._resume_nothing(start, link, now)
-            if identity is not None and identity.openid != session.openid:
-                self._counters.resumes_denied += 1
-                return _refuse_lost(CloseCode.RESUME_DENIED, "denied", LostReason.DENIED)
-            return self._resume(session, start, link, now)
+            return self.refuse_other(session, identity) or self._resume(session, start, link, now)
         if not start.openid:
             return _refuse_bad("openid is empty")
         if (
@@ -180,10 +196,31 @@ class SessionStarter:
 
     # Resumes.
 
-    def _resume(
-        self, session: Session, start: pb.StartRequest, link: Link, now: float
-    ) -> StartOutcome:
-        match = self._judge.judge(session, start, link.peer[0], now)
+    def refuse_other(self, session: Session, identity: Identity | None) -> StartOutcome | None:
+        """Return the refusal of a resume by somebody who has proved to be another user."""
+        if identity is None or identity.openid == session.openid:
+            return None
+        self._counters.resumes_denied += 1
+        return _refuse_lost(CloseCode.RESUME_DENIED, "denied", LostReason.DENIED)
+
+    def turn(
+        self, session: Session, start: pb.StartRequest, ip: str, now: float
+    ) -> StartOutcome | bytes:
+        """Do all of a resume that the session's owner does, wherever the client is now.
+
+        The session is left without a connection, for attach(); here, or where it moves.
+
+        Args:
+            session: The session, which this process owns.
+            start: A START that names it.
+            ip: The address that it came from.
+            now: Loop time.
+
+        Returns:
+            The START's refusal; where it is good, the token to hand out, which session.token.text
+            is until it is proved.
+        """
+        match = self._judge.judge(session, start, ip, now)
         if isinstance(match, StartOutcome):
             return match
         if start.last_acked_seq_id >= session.queue.next_expected_seq:
@@ -191,8 +228,17 @@ class SessionStarter:
         assert session.token is not None
         token = session.token.accept(match, start.attempt, self._random_bytes)
         self._counters.resumes += 1
+        self._leave_connection(session, start.last_acked_seq_id, now)
+        return token
+
+    def _resume(
+        self, session: Session, start: pb.StartRequest, link: Link, now: float
+    ) -> StartOutcome:
         reason = "resume" if session.link is None else "steal"
-        return self._take_over(session, token, start.last_acked_seq_id, link, reason, now)
+        token = self.turn(session, start, link.peer[0], now)
+        if isinstance(token, StartOutcome):
+            return token
+        return self.attach(session, token, link, reason, now)
 
     def _resume_nothing(self, start: pb.StartRequest, link: Link, now: float) -> StartOutcome:
         """Answer the resume of a session that no longer exists (PROTOCOL 3.3, 4.7)."""
@@ -241,18 +287,11 @@ class SessionStarter:
         if refusal is not None:
             return refusal
         self._counters.base_resumes += 1
-        return self._take_over(session, b"", start.last_acked_seq_id, link, "base_resume", now)
+        self._leave_connection(session, start.last_acked_seq_id, now)
+        return self.attach(session, b"", link, "base_resume", now)
 
-    def _take_over(
-        self,
-        session: Session,
-        token: bytes,
-        last_acked: int,
-        link: Link,
-        reason: str,
-        now: float,
-    ) -> StartOutcome:
-        """Attach a session to the connection that a good resume came on (PROTOCOL 4.4).
+    def _leave_connection(self, session: Session, last_acked: int, now: float) -> None:
+        """Part a session with the connection that a good resume takes it from (PROTOCOL 4.4).
 
         Generation fences connections, never content: requests in flight go on as they are (4.5).
         """
@@ -261,14 +300,28 @@ class SessionStarter:
             self._counters.steals += 1
             session.detach(now)
             session.move(Event.DETACH)
+            self._index.detached[session] = None
             old.close(CloseCode.SUPERSEDED, "newer connection")
-        else:
-            self._index.detached.pop(session, None)
-        session.move(Event.RESUME)
         session.generation += 1
         session.ack(last_acked, now)
+
+    def attach(
+        self, session: Session, token: bytes, link: Link, reason: str, now: float
+    ) -> StartOutcome:
+        """Attach a session to the connection that a good resume came on; turn() went before.
+
+        Args:
+            session: The session, which this process owns.
+            token: The token to hand out.
+            link: The connection.
+            reason: Why, for the event.
+            now: Loop time.
+        """
+        self._index.detached.pop(session, None)
+        session.move(Event.RESUME)
         queue = session.queue
-        self._counters.replayed += queue.rewind(last_acked + 1)
+        # The client's position is acked by now, if nothing beyond it was (PROTOCOL 4.4).
+        self._counters.replayed += queue.rewind(queue.last_acked_seq + 1)
         session.attach(link, now)
         self._index.place(session)
         outcome = accept_start(session, token, link, self._config)

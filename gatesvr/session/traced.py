@@ -132,8 +132,10 @@ class _TracedOutbox(Outbox):
         self.trace.add("push", f"{_outcome(result)} bytes={len(body)}")
         return result
 
-    def bind(self, body: bytes, client_seq: int, before: bool, push_id: str = "") -> PushResult:
-        result = super().bind(body, client_seq, before, push_id)
+    def bind(
+        self, body: bytes, client_seq: int, before: bool, now: float, push_id: str = ""
+    ) -> PushResult:
+        result = super().bind(body, client_seq, before, now, push_id)
         side = "before" if before else "after"
         detail = f"{_outcome(result)} {side}={client_seq} bytes={len(body)}"
         self.trace.add("bound", detail)

@@ -14,7 +14,7 @@ from gatesvr._core.queue import BULK, KEEP
 
 from .queue_pair import BODIES, Message, Pair
 
-times = st.floats(min_value=0, max_value=20)
+times = st.integers(0, 160).map(lambda eighths: eighths / 8)  # whole ms
 flags = st.sampled_from((0, 0, 0, KEEP, BULK, BULK | KEEP))
 bodies = st.sampled_from(BODIES)
 msg_ids = st.sampled_from((0, 1, 127, 128, 2**31, 2**32 - 1))
@@ -70,9 +70,9 @@ class QueueMachine(RuleBasedStateMachine):
     def rewind(self, back: int) -> None:
         self.pair.call("rewind", max(0, self.pair.model.next_expected_seq - back))
 
-    @rule(step=st.floats(min_value=0, max_value=6))
-    def expire(self, step: float) -> None:
-        self.pair.now += step
+    @rule(step=st.integers(0, 48))
+    def expire(self, step: int) -> None:
+        self.pair.now += step / 8
         self.pair.call("expire", self.pair.now)
 
     @rule(count=st.integers(0, 20), max_bytes=st.sampled_from((0, 1, 200, 4000)))
@@ -90,6 +90,10 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(can_skip=st.booleans())
     def set_can_skip(self, can_skip: bool) -> None:
         self.pair.set("can_skip", can_skip)
+
+    @rule()
+    def move(self) -> None:
+        self.pair.move()
 
     @rule(chance=st.integers(0, 30))
     def stop(self, chance: int) -> None:

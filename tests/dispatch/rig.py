@@ -174,6 +174,8 @@ class Rig:
         )
         self.counters = self.processor.counters
 
+    name = ""  # of the process
+
     def clock(self) -> float:
         return self.now
 

@@ -263,7 +263,7 @@ async def test_more_than_may_be_held_closes_4429() -> None:
     async with Rig(session={"max_message_bytes": 1024, "max_login_bytes": 1024}) as rig:
         client = Client(rig)
         session = await client.login()
-        session.hello_pending = True
+        session.hello_seq = 1
         await client.send(*(business(seq, "echo", bytes(600)) for seq in range(2, 5)))
         assert client.closed is None
         await client.send(business(5, "echo", bytes(600)))
@@ -401,7 +401,7 @@ async def test_hello_outlives_its_connection() -> None:
         session = rig.sessions.by_id(response.session_id)
         assert session is not None
         assert session.is_logged_in
-        assert not session.hello_pending
+        assert not session.hello_seq
         assert session.max_client_seq == 1  # what was held was never accepted
 
 
@@ -409,11 +409,11 @@ async def test_frames_of_a_connection_that_the_session_left_are_ignored() -> Non
     async with Rig() as rig:
         client, other = Client(rig), Client(rig)
         session = await client.login()
-        session.hello_pending = True
+        session.hello_seq = 1
         await client.send(business(2, "echo"))
         session.detach(rig.now)
         session.attach(other, rig.now)
-        session.hello_pending = False
+        session.hello_seq = 0
         client.wake()
         await client.run()
         await client.send(business(2, "echo"), ack(99), stop())

@@ -20,4 +20,5 @@ TARGETS = (
     "tokens",
     "configuration",
     "web",
+    "moved",
 )

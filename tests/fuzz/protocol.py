@@ -151,7 +151,8 @@ class World:
         kind = reader.number()
         body = b"\x18\x03\x22" + bytes((kind & 127,)) + bytes(kind & 127)
         if kind & 128:
-            outbox.bind(body, reader.number() % 8, before=bool(kind & 1), push_id=str(kind % 5))
+            seq = reader.number() % 8
+            outbox.bind(body, seq, bool(kind & 1), self.rig.now, push_id=str(kind % 5))
         else:
             key = "key" if kind & 2 else ""
             outbox.push(body, self.rig.now, flags=kind & 4 and 2, ttl=kind % 3, conflate_key=key)

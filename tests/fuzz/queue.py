@@ -92,6 +92,7 @@ _CALLS: tuple[Callable[[Pair, Reader], object], ...] = (
     lambda pair, reader: pair.set("can_skip", reader.number() & 1),
     _burst,
     _stop,
+    lambda pair, _: pair.move(),
 )
 
 

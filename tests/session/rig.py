@@ -155,7 +155,7 @@ class Sessions:
         seq = session.max_client_seq + 1
         self.offer_hello(session, seq)
         verdict = self.manager.logged_in(session, "1", self.now)
-        session.hello_pending = False
+        session.hello_seq = 0
         if verdict.close_code is not None:
             session.fail(seq, verdict.error_code, verdict.reason, now=self.now)
             self.manager.close(session, verdict.close_code, verdict.reason, self.now)
@@ -166,7 +166,7 @@ class Sessions:
     def offer_hello(self, session: Session, seq: int = 1) -> None:
         """Let a session accept a hello, which stays unanswered."""
         assert session.offer(business(seq, "hello"), "completion", self.now) is Verdict.NEXT
-        session.hello_pending = True
+        session.hello_seq = seq
 
     def offer(self, session: Session, seq: int = 0, order: str = "completion") -> Verdict:
         """Offer the request of that number, by default the next one."""
@@ -257,7 +257,7 @@ class Connection:
         """Move held for as long as the session has room."""
         session = self.session
         while self.held and session is not None and session.link is self.link:
-            if session.hello_pending:
+            if session.hello_seq:
                 return
             request = self.held.pop(0)
             verdict = session.offer(request, "completion", self.sessions.now)

@@ -278,7 +278,7 @@ def test_replacement_comes_before_the_login_that_replaces():
 def test_expiry(is_login_open):
     sessions = Told("replaced", "kicked", "expired", "closed", login_timeout=500.0)
     session, link, _ = sessions.start() if is_login_open else sessions.login()
-    session.hello_pending = is_login_open
+    session.hello_seq = int(is_login_open)
     if not is_login_open:
         session.push(notify(b""), now=sessions.now)
     sessions.manager.detach(session, link, CUT, sessions.now)

@@ -97,7 +97,7 @@ def test_a_session_whose_hellos_answer_is_not_acked_stays_until_the_login_timeou
     sessions = Sessions()
     session, link, _ = sessions.start()
     sessions.offer_hello(session)
-    session.hello_pending = False
+    session.hello_seq = 0
     session.fail(1, 502, "no upstream")
     sessions.manager.detach(session, link, CUT, sessions.now)
     assert session.is_valid

@@ -16,11 +16,11 @@ def test_a_push_id_is_remembered_for_256_pushes():
     sessions = Sessions()
     session, _, _ = sessions.login()
     for number in range(257):
-        assert session.push(notify(b""), now=0.0, push_id=f"p{number}").is_ok
+        assert session.push(notify(b""), now=3.0 * number, push_id=f"p{number}").is_ok
     assert len(session.queue) == 257
-    assert session.push(notify(b""), now=0.0, push_id="p1").is_ok
+    assert session.push(notify(b""), now=800.0, push_id="p1").is_ok
     assert len(session.queue) == 257
-    assert session.push(notify(b""), now=0.0, push_id="p0").is_ok
+    assert session.push(notify(b""), now=800.0, push_id="p0").is_ok
     assert len(session.queue) == 258
     assert sessions.counters["push_repeats"] == 1
 

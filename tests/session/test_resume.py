@@ -195,7 +195,7 @@ def test_an_inited_session_whose_hello_is_out_is_resumed():
     outcome, _ = resume(sessions, session, response.resume_token)
     assert outcome.response.state == pb.SESSION_STATE_INITED
     assert outcome.response.max_client_seq == 1
-    assert session.hello_pending
+    assert session.hello_seq
     sessions.manager.logged_in(session, "1", sessions.now)
     session.answer(1, answer_body(1, b"welcome"), now=sessions.now)
     assert sessions.feed(session) == [b"welcome"]

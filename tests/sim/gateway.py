@@ -91,7 +91,7 @@ class TappedManager(SessionManager):
     def _check_end(self, session: Session, code: int, reason: str) -> None:
         """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
         if reason == "connection lost before login":
-            is_good = not session.hello_pending and not session.outbox.has_unacked
+            is_good = not session.hello_seq and not session.outbox.has_unacked
         else:
             is_good = code in GOOD_ENDS or reason in GOOD_REASONS
         if not is_good:

@@ -166,12 +166,12 @@ def replacement_at_start(patch: pytest.MonkeyPatch) -> None:
 def hello_gate_on_the_connection(patch: pytest.MonkeyPatch) -> None:
     def make(take_over: Any) -> Any:
         def mutant(self: SessionStarter, session: Session, *args: Any) -> Any:
-            session.hello_pending = False
+            session.hello_seq = 0
             return take_over(self, session, *args)
 
         return mutant
 
-    wrap(patch, SessionStarter, "_take_over", make)
+    wrap(patch, SessionStarter, "attach", make)
 
 
 @mutation
@@ -286,7 +286,7 @@ def resume_without_rewind(patch: pytest.MonkeyPatch) -> None:
 
         return mutant
 
-    wrap(patch, SessionStarter, "_take_over", make)
+    wrap(patch, SessionStarter, "attach", make)
 
 
 @mutation
@@ -388,7 +388,7 @@ def push_ids_forgotten_at_resume(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def requests_held_for_ever(patch: pytest.MonkeyPatch) -> None:
     def mutant(self: Login, task: Any) -> None:
-        task.session.hello_pending = False
+        task.session.hello_seq = 0
 
     patch.setattr(Login, "_ended", mutant)
 

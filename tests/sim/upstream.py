@@ -235,7 +235,7 @@ class Pushers:
             found = self.gateway.sessions.find("openid", openid, with_inited=True)
             world.note("kicks %s", found)
             world.counts["kicks"] += 1
-            world.counts["kicks_during_login"] += any(session.hello_pending for session in found)
+            world.counts["kicks_during_login"] += any(session.hello_seq for session in found)
             code = world.random.choice((4410, 4410, 4601, 2000))
             for session in found:
                 self.gateway.sessions.kick(session, "kicked", world.now, code)

@@ -217,7 +217,7 @@ class World:
         if queue.unsent and not connection.unsent and not connection.is_dirty:
             self.checker.broken(session.session_id, f"{connection} is not fed")
             connection.is_dirty = True
-        if handler._held and not connection.is_awake and not session.hello_pending:
+        if handler._held and not connection.is_awake and not session.hello_seq:
             in_flight = len(session.pending)
             limits = self.config.session
             if in_flight < limits.max_in_flight and in_flight + queue.kept < limits.max_queue_size:
