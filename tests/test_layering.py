@@ -44,7 +44,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"_core"}) | LEAVES,
     "transport": BOTTOM,
     "session": BOTTOM,
-    "cluster": BOTTOM,
+    "cluster": WITHOUT_IO | {"dispatch", "control", "engine", "service.results"},
+    "workers": BOTTOM | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"},
     "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,
@@ -55,7 +56,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "grpc_api": LEAVES | {"_core", "auth.guesses", "control"},
     "reload": frozenset({"gateway"}) | LEAVES,
     "gateway": WITHOUT_IO
-    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"},
+    | {"transport", "dispatch", "control", "engine", "grpc_api", "overload", "drain", "figures"}
+    | {"cluster"},
     "admin": WITHOUT_IO
     | {"dispatch", "control", "gateway", "drain", "figures", "reload", "service.results"},
     "client": frozenset({"transport", "protocol"}) | LEAVES,
@@ -67,7 +69,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench.ledger": frozenset(),
     "cli": BOTTOM
     | {"admin", "auth", "transport", "gateway", "drain", "reload", "client", "demo", "bench"}
-    | {"conformance"}
+    | {"conformance", "workers", "cluster"}
     | {"service", ""},
     "pb": frozenset({"_pb"}),
     "__main__": frozenset({"cli"}),

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from gatesvr._pb import upstream_pb2 as gatesvr_dot___pb_dot_upstream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gatesvr/_pb/cluster.proto\x12\rgatesvr.proto\"M\n\rSessionExport\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x0f\n\x07session\x18\x04 \x01(\x0c\"\xd0\x07\n\x0cMovedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06openid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x0f\n\x07user_ip\x18\x06 \x01(\t\x12\x11\n\tuser_port\x18\x07 \x01(\r\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x14\n\x0cis_logged_in\x18\t \x01(\x08\x12\x1e\n\x16is_after_failed_resume\x18\n \x01(\x08\x12\x10\n\x08protocol\x18\x0b \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x0c \x01(\x04\x12\x19\n\x11max_message_bytes\x18\r \x01(\r\x12\x12\n\ngeneration\x18\x0e \x01(\r\x12\x15\n\rcreate_age_ms\x18\x0f \x01(\x04\x12\x17\n\x0f\x61\x63tivity_age_ms\x18\x10 \x01(\x04\x12\x17\n\x0f\x64\x65tached_age_ms\x18\x11 \x01(\x04\x12\r\n\x05token\x18\x14 \x01(\x0c\x12\x16\n\x0eprevious_token\x18\x15 \x01(\x0c\x12\x12\n\ndead_token\x18\x16 \x01(\x0c\x12\x12\n\ntoken_text\x18\x17 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x18 \x01(\r\x12*\n\x06limits\x18\x1e \x01(\x0b\x32\x1a.gatesvr.proto.MovedLimits\x12\x1c\n\x14request_rate_left_ms\x18\x1f \x01(\x04\x12\x1b\n\x13resume_rate_left_ms\x18  \x01(\x04\x12.\n\x08identity\x18! \x01(\x0b\x32\x1c.gatesvr.proto.MovedIdentity\x12\x16\n\x0emax_client_seq\x18( \x01(\x04\x12-\n\x08requests\x18) \x03(\x0b\x32\x1b.gatesvr.proto.MovedRequest\x12\x11\n\thello_seq\x18* \x01(\x04\x12\x30\n\x0clogin_answer\x18+ \x01(\x0b\x32\x1a.gatesvr.proto.MovedAnswer\x12\x16\n\x0erefused_logins\x18, \x01(\r\x12(\n\x05queue\x18\x32 \x01(\x0b\x32\x19.gatesvr.proto.MovedQueue\x12*\n\x04held\x18\x33 \x01(\x0b\x32\x1c.gatesvr.proto.MovedMessages\x12\x10\n\x08push_ids\x18\x34 \x03(\t\x12\x16\n\x0epush_id_age_ms\x18\x35 \x03(\x04\x12\x15\n\rconflate_keys\x18\x36 \x03(\t\x12\x15\n\rconflate_seqs\x18\x37 \x03(\x04\x12\x16\n\x0e\x63onflate_bytes\x18\x38 \x03(\x04\"v\n\x0bMovedLimits\x12\x15\n\rmax_in_flight\x18\x01 \x01(\r\x12\x16\n\x0emax_queue_size\x18\x02 \x01(\r\x12\x17\n\x0fmax_queue_bytes\x18\x03 \x01(\x04\x12\x1f\n\x17max_requests_per_second\x18\x04 \x01(\r\"\xe1\x01\n\rMovedIdentity\x12\x0e\n\x06openid\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x38\n\x06\x63laims\x18\x03 \x03(\x0b\x32(.gatesvr.proto.MovedIdentity.ClaimsEntry\x12\x12\n\nexpires_at\x18\x04 \x01(\x01\x12\x1d\n\x10\x64\x65\x61\x64line_left_ms\x18\x05 \x01(\x12H\x00\x88\x01\x01\x1a-\n\x0b\x43laimsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_deadline_left_ms\"\xb7\x01\n\x0cMovedRequest\x12\x12\n\nclient_seq\x18\x01 \x01(\x04\x12\x0e\n\x06msg_id\x18\x02 \x01(\r\x12\x0c\n\x04slot\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07service\x18\x05 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_left_ms\x18\x06 \x01(\x12\x12\n\n\x02\x61t\x18\x07 \x01(\t\x12\x0f\n\x07request\x18\x08 \x01(\x0c\x12\x0e\n\x06\x62\x65\x66ore\x18\t \x03(\x0c\x12\r\n\x05\x61\x66ter\x18\n \x03(\x0c\"H\n\x0bMovedAnswer\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x03(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x03(\x0c\x12\x0c\n\x04zone\x18\x04 \x01(\t\"\xcc\x02\n\nMovedQueue\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\x12\x11\n\tacked_seq\x18\x02 \x01(\x04\x12\x10\n\x08sent_seq\x18\x03 \x01(\x04\x12\x10\n\x08send_seq\x18\x04 \x01(\x04\x12.\n\x08messages\x18\x05 \x01(\x0b\x32\x1c.gatesvr.proto.MovedMessages\x12\x11\n\tmark_from\x18\x06 \x03(\x04\x12\x0f\n\x07mark_to\x18\x07 \x03(\x04\x12\x13\n\x0bmark_reason\x18\x08 \x03(\r\x12\x12\n\nfirst_slot\x18\t \x01(\x04\x12\x11\n\tnext_slot\x18\n \x01(\x04\x12)\n\x07waiting\x18\x0b \x03(\x0b\x32\x18.gatesvr.proto.MovedSlot\x12\x0c\n\x04sums\x18\x0c \x03(\x04\x12\x1a\n\roldest_age_ms\x18\r \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_oldest_age_ms\"I\n\tMovedSlot\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12.\n\x08messages\x18\x02 \x01(\x0b\x32\x1c.gatesvr.proto.MovedMessages\"P\n\rMovedMessages\x12\x0f\n\x07msg_ids\x18\x01 \x03(\r\x12\r\n\x05\x66lags\x18\x02 \x03(\r\x12\x0f\n\x07left_ms\x18\x03 \x03(\x12\x12\x0e\n\x06\x62odies\x18\x04 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gatesvr/_pb/cluster.proto\x12\rgatesvr.proto\x1a\x1agatesvr/_pb/upstream.proto\"M\n\rSessionExport\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x0f\n\x07session\x18\x04 \x01(\x0c\"\xd0\x07\n\x0cMovedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06openid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x0f\n\x07user_ip\x18\x06 \x01(\t\x12\x11\n\tuser_port\x18\x07 \x01(\r\x12\x11\n\ttransport\x18\x08 \x01(\t\x12\x14\n\x0cis_logged_in\x18\t \x01(\x08\x12\x1e\n\x16is_after_failed_resume\x18\n \x01(\x08\x12\x10\n\x08protocol\x18\x0b \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x0c \x01(\x04\x12\x19\n\x11max_message_bytes\x18\r \x01(\r\x12\x12\n\ngeneration\x18\x0e \x01(\r\x12\x15\n\rcreate_age_ms\x18\x0f \x01(\x04\x12\x17\n\x0f\x61\x63tivity_age_ms\x18\x10 \x01(\x04\x12\x17\n\x0f\x64\x65tached_age_ms\x18\x11 \x01(\x04\x12\r\n\x05token\x18\x14 \x01(\x0c\x12\x16\n\x0eprevious_token\x18\x15 \x01(\x0c\x12\x12\n\ndead_token\x18\x16 \x01(\x0c\x12\x12\n\ntoken_text\x18\x17 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x18 \x01(\r\x12*\n\x06limits\x18\x1e \x01(\x0b\x32\x1a.gatesvr.proto.MovedLimits\x12\x1c\n\x14request_rate_left_ms\x18\x1f \x01(\x04\x12\x1b\n\x13resume_rate_left_ms\x18  \x01(\x04\x12.\n\x08identity\x18! \x01(\x0b\x32\x1c.gatesvr.proto.MovedIdentity\x12\x16\n\x0emax_client_seq\x18( \x01(\x04\x12-\n\x08requests\x18) \x03(\x0b\x32\x1b.gatesvr.proto.MovedRequest\x12\x11\n\thello_seq\x18* \x01(\x04\x12\x30\n\x0clogin_answer\x18+ \x01(\x0b\x32\x1a.gatesvr.proto.MovedAnswer\x12\x16\n\x0erefused_logins\x18, \x01(\r\x12(\n\x05queue\x18\x32 \x01(\x0b\x32\x19.gatesvr.proto.MovedQueue\x12*\n\x04held\x18\x33 \x01(\x0b\x32\x1c.gatesvr.proto.MovedMessages\x12\x10\n\x08push_ids\x18\x34 \x03(\t\x12\x16\n\x0epush_id_age_ms\x18\x35 \x03(\x04\x12\x15\n\rconflate_keys\x18\x36 \x03(\t\x12\x15\n\rconflate_seqs\x18\x37 \x03(\x04\x12\x16\n\x0e\x63onflate_bytes\x18\x38 \x03(\x04\"v\n\x0bMovedLimits\x12\x15\n\rmax_in_flight\x18\x01 \x01(\r\x12\x16\n\x0emax_queue_size\x18\x02 \x01(\r\x12\x17\n\x0fmax_queue_bytes\x18\x03 \x01(\x04\x12\x1f\n\x17max_requests_per_second\x18\x04 \x01(\r\"\xe1\x01\n\rMovedIdentity\x12\x0e\n\x06openid\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x38\n\x06\x63laims\x18\x03 \x03(\x0b\x32(.gatesvr.proto.MovedIdentity.ClaimsEntry\x12\x12\n\nexpires_at\x18\x04 \x01(\x01\x12\x1d\n\x10\x64\x65\x61\x64line_left_ms\x18\x05 \x01(\x12H\x00\x88\x01\x01\x1a-\n\x0b\x43laimsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_deadline_left_ms\"\xb7\x01\n\x0cMovedRequest\x12\x12\n\nclient_seq\x18\x01 \x01(\x04\x12\x0e\n\x06msg_id\x18\x02 \x01(\r\x12\x0c\n\x04slot\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07service\x18\x05 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_left_ms\x18\x06 \x01(\x12\x12\n\n\x02\x61t\x18\x07 \x01(\t\x12\x0f\n\x07request\x18\x08 \x01(\x0c\x12\x0e\n\x06\x62\x65\x66ore\x18\t \x03(\x0c\x12\r\n\x05\x61\x66ter\x18\n \x03(\x0c\"H\n\x0bMovedAnswer\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x03(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x03(\x0c\x12\x0c\n\x04zone\x18\x04 \x01(\t\"\xcc\x02\n\nMovedQueue\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\x12\x11\n\tacked_seq\x18\x02 \x01(\x04\x12\x10\n\x08sent_seq\x18\x03 \x01(\x04\x12\x10\n\x08send_seq\x18\x04 \x01(\x04\x12.\n\x08messages\x18\x05 \x01(\x0b\x32\x1c.gatesvr.proto.MovedMessages\x12\x11\n\tmark_from\x18\x06 \x03(\x04\x12\x0f\n\x07mark_to\x18\x07 \x03(\x04\x12\x13\n\x0bmark_reason\x18\x08 \x03(\r\x12\x12\n\nfirst_slot\x18\t \x01(\x04\x12\x11\n\tnext_slot\x18\n \x01(\x04\x12)\n\x07waiting\x18\x0b \x03(\x0b\x32\x18.gatesvr.proto.MovedSlot\x12\x0c\n\x04sums\x18\x0c \x03(\x04\x12\x1a\n\roldest_age_ms\x18\r \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_oldest_age_ms\"I\n\tMovedSlot\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12.\n\x08messages\x18\x02 \x01(\x0b\x32\x1c.gatesvr.proto.MovedMessages\"P\n\rMovedMessages\x12\x0f\n\x07msg_ids\x18\x01 \x03(\r\x12\r\n\x05\x66lags\x18\x02 \x03(\r\x12\x0f\n\x07left_ms\x18\x03 \x03(\x12\x12\x0e\n\x06\x62odies\x18\x04 \x03(\x0c\"5\n\tPeerBatch\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.gatesvr.proto.PeerFrame\"k\n\tPeerFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07is_more\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\r\"\x8c\x01\n\x0bTakeRequest\x12\x0f\n\x07move_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05start\x18\x04 \x01(\x0c\x12\n\n\x02ip\x18\x05 \x01(\t\x12.\n\x08identity\x18\x06 \x01(\x0b\x32\x1c.gatesvr.proto.MovedIdentity\"\x88\x01\n\nTakeAnswer\x12)\n\x06result\x18\x01 \x01(\x0e\x32\x19.gatesvr.proto.TakeResult\x12\r\n\x05state\x18\x02 \x01(\x0c\x12\x16\n\x0estart_response\x18\x03 \x01(\x0c\x12\x12\n\nclose_code\x18\x04 \x01(\r\x12\x14\n\x0c\x63lose_reason\x18\x05 \x01(\t\"3\n\x0cTakenRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07move_id\x18\x02 \x01(\t\"P\n\x0bGiveRequest\x12\x0f\n\x07move_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\x0c\"\x1e\n\nGiveAnswer\x12\x10\n\x08is_taken\x18\x01 \x01(\x08\"x\n\x0e\x46orwardRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nclient_seq\x18\x02 \x01(\x04\x12*\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x1a.gatesvr.proto.MovedAnswer\x12\x12\n\nhello_code\x18\x04 \x01(\r\";\n\rForwardAnswer\x12*\n\x06result\x18\x01 \x01(\x0e\x32\x1a.gatesvr.proto.OwnerResult\"l\n\x10OwnedPushRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bneeds_login\x18\x02 \x01(\x08\x12/\n\x04push\x18\x03 \x01(\x0b\x32!.gatesvr.proto.UnicastPushRequest\"s\n\x0fOwnedPushAnswer\x12*\n\x06result\x18\x01 \x01(\x0e\x32\x1a.gatesvr.proto.OwnerResult\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".gatesvr.proto.UnicastPushResponse\"P\n\x10OwnedKickRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12(\n\x04kick\x18\x02 \x01(\x0b\x32\x1a.gatesvr.proto.KickRequest\"=\n\x0fOwnedKickAnswer\x12*\n\x06result\x18\x01 \x01(\x0e\x32\x1a.gatesvr.proto.OwnerResult\"%\n\x0fReplacedRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"!\n\x0bLifeRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"2\n\nLifeAnswer\x12\x10\n\x08has_copy\x18\x01 \x01(\x08\x12\x12\n\nshows_life\x18\x02 \x01(\x08\"\t\n\x07Nothing*S\n\nTakeResult\x12\x0f\n\x0bTAKE_MOVING\x10\x00\x12\x12\n\x0eTAKE_NOT_OWNER\x10\x01\x12\x10\n\x0cTAKE_REFUSED\x10\x02\x12\x0e\n\nTAKE_GIVEN\x10\x03*D\n\x0bOwnerResult\x12\x10\n\x0cOWNER_MOVING\x10\x00\x12\x13\n\x0fOWNER_NOT_OWNER\x10\x01\x12\x0e\n\nOWNER_DONE\x10\x02\x32J\n\x04Peer\x12\x42\n\x08\x45xchange\x12\x18.gatesvr.proto.PeerBatch\x1a\x18.gatesvr.proto.PeerBatch(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +34,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MOVEDIDENTITY_CLAIMSENTRY']._loaded_options = None
   _globals['_MOVEDIDENTITY_CLAIMSENTRY']._serialized_options = b'8\001'
-  _globals['_SESSIONEXPORT']._serialized_start=44
-  _globals['_SESSIONEXPORT']._serialized_end=121
-  _globals['_MOVEDSESSION']._serialized_start=124
-  _globals['_MOVEDSESSION']._serialized_end=1100
-  _globals['_MOVEDLIMITS']._serialized_start=1102
-  _globals['_MOVEDLIMITS']._serialized_end=1220
-  _globals['_MOVEDIDENTITY']._serialized_start=1223
-  _globals['_MOVEDIDENTITY']._serialized_end=1448
-  _globals['_MOVEDIDENTITY_CLAIMSENTRY']._serialized_start=1382
-  _globals['_MOVEDIDENTITY_CLAIMSENTRY']._serialized_end=1427
-  _globals['_MOVEDREQUEST']._serialized_start=1451
-  _globals['_MOVEDREQUEST']._serialized_end=1634
-  _globals['_MOVEDANSWER']._serialized_start=1636
-  _globals['_MOVEDANSWER']._serialized_end=1708
-  _globals['_MOVEDQUEUE']._serialized_start=1711
-  _globals['_MOVEDQUEUE']._serialized_end=2043
-  _globals['_MOVEDSLOT']._serialized_start=2045
-  _globals['_MOVEDSLOT']._serialized_end=2118
-  _globals['_MOVEDMESSAGES']._serialized_start=2120
-  _globals['_MOVEDMESSAGES']._serialized_end=2200
+  _globals['_TAKERESULT']._serialized_start=3535
+  _globals['_TAKERESULT']._serialized_end=3618
+  _globals['_OWNERRESULT']._serialized_start=3620
+  _globals['_OWNERRESULT']._serialized_end=3688
+  _globals['_SESSIONEXPORT']._serialized_start=72
+  _globals['_SESSIONEXPORT']._serialized_end=149
+  _globals['_MOVEDSESSION']._serialized_start=152
+  _globals['_MOVEDSESSION']._serialized_end=1128
+  _globals['_MOVEDLIMITS']._serialized_start=1130
+  _globals['_MOVEDLIMITS']._serialized_end=1248
+  _globals['_MOVEDIDENTITY']._serialized_start=1251
+  _globals['_MOVEDIDENTITY']._serialized_end=1476
+  _globals['_MOVEDIDENTITY_CLAIMSENTRY']._serialized_start=1410
+  _globals['_MOVEDIDENTITY_CLAIMSENTRY']._serialized_end=1455
+  _globals['_MOVEDREQUEST']._serialized_start=1479
+  _globals['_MOVEDREQUEST']._serialized_end=1662
+  _globals['_MOVEDANSWER']._serialized_start=1664
+  _globals['_MOVEDANSWER']._serialized_end=1736
+  _globals['_MOVEDQUEUE']._serialized_start=1739
+  _globals['_MOVEDQUEUE']._serialized_end=2071
+  _globals['_MOVEDSLOT']._serialized_start=2073
+  _globals['_MOVEDSLOT']._serialized_end=2146
+  _globals['_MOVEDMESSAGES']._serialized_start=2148
+  _globals['_MOVEDMESSAGES']._serialized_end=2228
+  _globals['_PEERBATCH']._serialized_start=2230
+  _globals['_PEERBATCH']._serialized_end=2283
+  _globals['_PEERFRAME']._serialized_start=2285
+  _globals['_PEERFRAME']._serialized_end=2392
+  _globals['_TAKEREQUEST']._serialized_start=2395
+  _globals['_TAKEREQUEST']._serialized_end=2535
+  _globals['_TAKEANSWER']._serialized_start=2538
+  _globals['_TAKEANSWER']._serialized_end=2674
+  _globals['_TAKENREQUEST']._serialized_start=2676
+  _globals['_TAKENREQUEST']._serialized_end=2727
+  _globals['_GIVEREQUEST']._serialized_start=2729
+  _globals['_GIVEREQUEST']._serialized_end=2809
+  _globals['_GIVEANSWER']._serialized_start=2811
+  _globals['_GIVEANSWER']._serialized_end=2841
+  _globals['_FORWARDREQUEST']._serialized_start=2843
+  _globals['_FORWARDREQUEST']._serialized_end=2963
+  _globals['_FORWARDANSWER']._serialized_start=2965
+  _globals['_FORWARDANSWER']._serialized_end=3024
+  _globals['_OWNEDPUSHREQUEST']._serialized_start=3026
+  _globals['_OWNEDPUSHREQUEST']._serialized_end=3134
+  _globals['_OWNEDPUSHANSWER']._serialized_start=3136
+  _globals['_OWNEDPUSHANSWER']._serialized_end=3251
+  _globals['_OWNEDKICKREQUEST']._serialized_start=3253
+  _globals['_OWNEDKICKREQUEST']._serialized_end=3333
+  _globals['_OWNEDKICKANSWER']._serialized_start=3335
+  _globals['_OWNEDKICKANSWER']._serialized_end=3396
+  _globals['_REPLACEDREQUEST']._serialized_start=3398
+  _globals['_REPLACEDREQUEST']._serialized_end=3435
+  _globals['_LIFEREQUEST']._serialized_start=3437
+  _globals['_LIFEREQUEST']._serialized_end=3470
+  _globals['_LIFEANSWER']._serialized_start=3472
+  _globals['_LIFEANSWER']._serialized_end=3522
+  _globals['_NOTHING']._serialized_start=3524
+  _globals['_NOTHING']._serialized_end=3533
+  _globals['_PEER']._serialized_start=3690
+  _globals['_PEER']._serialized_end=3764
 # @@protoc_insertion_point(module_scope)

@@ -1,10 +1,32 @@
+from gatesvr._pb import upstream_pb2 as _upstream_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class TakeResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TAKE_MOVING: _ClassVar[TakeResult]
+    TAKE_NOT_OWNER: _ClassVar[TakeResult]
+    TAKE_REFUSED: _ClassVar[TakeResult]
+    TAKE_GIVEN: _ClassVar[TakeResult]
+
+class OwnerResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OWNER_MOVING: _ClassVar[OwnerResult]
+    OWNER_NOT_OWNER: _ClassVar[OwnerResult]
+    OWNER_DONE: _ClassVar[OwnerResult]
+TAKE_MOVING: TakeResult
+TAKE_NOT_OWNER: TakeResult
+TAKE_REFUSED: TakeResult
+TAKE_GIVEN: TakeResult
+OWNER_MOVING: OwnerResult
+OWNER_NOT_OWNER: OwnerResult
+OWNER_DONE: OwnerResult
 
 class SessionExport(_message.Message):
     __slots__ = ("major", "minor", "crc32", "session")
@@ -216,3 +238,155 @@ class MovedMessages(_message.Message):
     left_ms: _containers.RepeatedScalarFieldContainer[int]
     bodies: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, msg_ids: _Optional[_Iterable[int]] = ..., flags: _Optional[_Iterable[int]] = ..., left_ms: _Optional[_Iterable[int]] = ..., bodies: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class PeerBatch(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[PeerFrame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[PeerFrame, _Mapping]]] = ...) -> None: ...
+
+class PeerFrame(_message.Message):
+    __slots__ = ("call", "method", "body", "is_more", "error", "timeout_ms")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    IS_MORE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    method: str
+    body: bytes
+    is_more: bool
+    error: str
+    timeout_ms: int
+    def __init__(self, call: _Optional[int] = ..., method: _Optional[str] = ..., body: _Optional[bytes] = ..., is_more: _Optional[bool] = ..., error: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class TakeRequest(_message.Message):
+    __slots__ = ("move_id", "session_id", "epoch", "start", "ip", "identity")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    session_id: str
+    epoch: int
+    start: bytes
+    ip: str
+    identity: MovedIdentity
+    def __init__(self, move_id: _Optional[str] = ..., session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., start: _Optional[bytes] = ..., ip: _Optional[str] = ..., identity: _Optional[_Union[MovedIdentity, _Mapping]] = ...) -> None: ...
+
+class TakeAnswer(_message.Message):
+    __slots__ = ("result", "state", "start_response", "close_code", "close_reason")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    START_RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_CODE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_REASON_FIELD_NUMBER: _ClassVar[int]
+    result: TakeResult
+    state: bytes
+    start_response: bytes
+    close_code: int
+    close_reason: str
+    def __init__(self, result: _Optional[_Union[TakeResult, str]] = ..., state: _Optional[bytes] = ..., start_response: _Optional[bytes] = ..., close_code: _Optional[int] = ..., close_reason: _Optional[str] = ...) -> None: ...
+
+class TakenRequest(_message.Message):
+    __slots__ = ("session_id", "move_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    move_id: str
+    def __init__(self, session_id: _Optional[str] = ..., move_id: _Optional[str] = ...) -> None: ...
+
+class GiveRequest(_message.Message):
+    __slots__ = ("move_id", "session_id", "epoch", "state")
+    MOVE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    move_id: str
+    session_id: str
+    epoch: int
+    state: bytes
+    def __init__(self, move_id: _Optional[str] = ..., session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
+
+class GiveAnswer(_message.Message):
+    __slots__ = ("is_taken",)
+    IS_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    is_taken: bool
+    def __init__(self, is_taken: _Optional[bool] = ...) -> None: ...
+
+class ForwardRequest(_message.Message):
+    __slots__ = ("session_id", "client_seq", "answer", "hello_code")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_SEQ_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    HELLO_CODE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    client_seq: int
+    answer: MovedAnswer
+    hello_code: int
+    def __init__(self, session_id: _Optional[str] = ..., client_seq: _Optional[int] = ..., answer: _Optional[_Union[MovedAnswer, _Mapping]] = ..., hello_code: _Optional[int] = ...) -> None: ...
+
+class ForwardAnswer(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: OwnerResult
+    def __init__(self, result: _Optional[_Union[OwnerResult, str]] = ...) -> None: ...
+
+class OwnedPushRequest(_message.Message):
+    __slots__ = ("session_id", "needs_login", "push")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_LOGIN_FIELD_NUMBER: _ClassVar[int]
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    needs_login: bool
+    push: _upstream_pb2.UnicastPushRequest
+    def __init__(self, session_id: _Optional[str] = ..., needs_login: _Optional[bool] = ..., push: _Optional[_Union[_upstream_pb2.UnicastPushRequest, _Mapping]] = ...) -> None: ...
+
+class OwnedPushAnswer(_message.Message):
+    __slots__ = ("result", "response")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    result: OwnerResult
+    response: _upstream_pb2.UnicastPushResponse
+    def __init__(self, result: _Optional[_Union[OwnerResult, str]] = ..., response: _Optional[_Union[_upstream_pb2.UnicastPushResponse, _Mapping]] = ...) -> None: ...
+
+class OwnedKickRequest(_message.Message):
+    __slots__ = ("session_id", "kick")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    KICK_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    kick: _upstream_pb2.KickRequest
+    def __init__(self, session_id: _Optional[str] = ..., kick: _Optional[_Union[_upstream_pb2.KickRequest, _Mapping]] = ...) -> None: ...
+
+class OwnedKickAnswer(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: OwnerResult
+    def __init__(self, result: _Optional[_Union[OwnerResult, str]] = ...) -> None: ...
+
+class ReplacedRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class LifeRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class LifeAnswer(_message.Message):
+    __slots__ = ("has_copy", "shows_life")
+    HAS_COPY_FIELD_NUMBER: _ClassVar[int]
+    SHOWS_LIFE_FIELD_NUMBER: _ClassVar[int]
+    has_copy: bool
+    shows_life: bool
+    def __init__(self, has_copy: _Optional[bool] = ..., shows_life: _Optional[bool] = ...) -> None: ...
+
+class Nothing(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
