@@ -27,14 +27,14 @@ class PeerUnreachableError(Exception):
 class Peers(Protocol):
     """Reaches the processes of the gateway by their node ids; the own one is among them."""
 
-    async def call(self, node_id: str, call: Call[Q, A], request: Q, timeout: float) -> A:
+    async def call(self, node_id: str, call: Call[Q, A], request: Q, within: float) -> A:
         """Ask a node, and return its answer.
 
         Args:
             node_id: The node.
             call: What is asked.
             request: The question.
-            timeout: Seconds to wait, connecting included.
+            within: Seconds to wait, connecting included.
 
         Raises:
             PeerUnreachableError: There is no answer: the node is not known or not reached, the time

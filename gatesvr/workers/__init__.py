@@ -1,0 +1,1 @@
+"""The processes of one gateway, and what starts and watches them."""
