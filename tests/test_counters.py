@@ -14,6 +14,7 @@ import gatesvr
 from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
+from gatesvr.cluster.peer_link import PeerCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
 from gatesvr.drain import DrainCounters
@@ -56,6 +57,7 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     OverloadCounters: ("overload.py",),
     DrainCounters: ("drain.py",),
     AdminCounters: ("admin",),
+    PeerCounters: ("cluster",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
