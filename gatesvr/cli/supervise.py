@@ -49,12 +49,13 @@ async def supervise(
         admin_flag: ``--admin``.
     """
     supervisor: Supervisor | None = None
-    hurrying: asyncio.Task[None] | None = None
+    is_hurried = False
 
     def hurry() -> None:
-        nonlocal hurrying
+        nonlocal is_hurried
+        is_hurried = True
         if supervisor is not None:
-            hurrying = asyncio.ensure_future(supervisor.hurry())
+            supervisor.hurry()
 
     stop = stop_event(hurry)
     running = asyncio.get_running_loop()
@@ -109,4 +110,4 @@ async def supervise(
         ready_wait = 0.0 if stop.is_interrupt else None
         draining = asyncio.ensure_future(supervisor.drain(ready_wait=ready_wait))
         await show_drain(supervisor.drain_status, log, draining)
-    return 1 if hurrying is not None else 0
+    return 1 if is_hurried else 0

@@ -1,9 +1,9 @@
 """Assignment: what a worker gets from its supervisor, and the channel it comes by.
 
 The channel is a pair of connected sockets; a worker inherits one end. It has one JSON document a
-line: down goes the Assignment, then Go; up goes Ready, or Failed. After that it carries nothing
-more, and its end says to either side that the other one is gone, however it died. All else that
-the two say to each other is calls (calls.py).
+line: down go the Assignment, then Go, and at the end Leave or Hurry; up goes Ready, or Failed. Its
+end says to either side that the other one is gone, however it died. What has an answer is no
+document, but a call (calls.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ __all__ = [
     "ChannelError",
     "Failed",
     "Go",
+    "Hurry",
+    "Leave",
     "Ready",
     "datagram_socket",
     "hub_socket",
@@ -90,6 +92,18 @@ def datagram_socket(assignment: Assignment) -> str:
 
 class Go(msgspec.Struct, frozen=True, tag=True):
     """The worker is one of the gateway's now; it may log."""
+
+
+class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker is to drain and end; None for what its configuration says (Gateway.drain())."""
+
+    rate: float | None = None
+    timeout: float | None = None
+    ready_wait: float | None = None
+
+
+class Hurry(msgspec.Struct, frozen=True, tag=True):
+    """The worker is to close all connections and end."""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -16,14 +16,11 @@ from ..cluster.calls import Call
 from ..config import Config
 
 __all__ = [
-    "DRAIN",
-    "HURRY",
     "RELOAD",
     "STATUS",
-    "DrainOrder",
     "Nothing",
-    "Reloaded",
     "ReloadOrder",
+    "Reloaded",
     "WorkerStatus",
     "pack",
     "unpack",
@@ -31,10 +28,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-DRAIN = Call("WorkerDrain", BytesValue, BytesValue)
-"""Begin to drain, and end (DrainOrder → Nothing)."""
-HURRY = Call("WorkerHurry", BytesValue, BytesValue)
-"""End now (Nothing → Nothing)."""
 RELOAD = Call("WorkerReload", BytesValue, BytesValue)
 """Put a configuration in force (ReloadOrder → Reloaded)."""
 STATUS = Call("WorkerStatus", BytesValue, BytesValue)
@@ -43,14 +36,6 @@ STATUS = Call("WorkerStatus", BytesValue, BytesValue)
 
 class Nothing(msgspec.Struct, frozen=True):
     """No question, or no answer."""
-
-
-class DrainOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """How to drain; None for what the configuration says (Gateway.drain())."""
-
-    rate: float | None = None
-    timeout: float | None = None
-    ready_wait: float | None = None
 
 
 class ReloadOrder(msgspec.Struct, frozen=True, kw_only=True):

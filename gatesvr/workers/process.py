@@ -10,12 +10,12 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from .assignment import Channel, ChannelError, Failed, Go, Ready, peer_socket
+from .assignment import Channel, ChannelError, Failed, Ready, peer_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .assignment import Assignment
+    from .assignment import Assignment, Go, Hurry, Leave
 
 __all__ = ["WorkerProcess", "spell_end", "worker_command"]
 
@@ -115,10 +115,10 @@ class WorkerProcess:
             self.ended.set_result(code)
         return code
 
-    def go(self) -> None:
-        """Tell it that it is one of the gateway's now."""
+    def tell(self, order: Go | Leave | Hurry) -> None:
+        """Give it an order; nothing where it has ended."""
         if self._channel is not None:
-            self._channel.send(Go())
+            self._channel.send(order)
 
     def kill(self) -> None:
         """End it at once."""

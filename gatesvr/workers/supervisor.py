@@ -30,14 +30,19 @@ from ..drain import DrainStatus
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
-from .assignment import Assignment, Failed, Ready, datagram_socket, hub_socket
+from .assignment import (
+    Assignment,
+    Failed,
+    Go,
+    Hurry,
+    Leave,
+    Ready,
+    datagram_socket,
+    hub_socket,
+)
 from .calls import (
-    DRAIN,
-    HURRY,
     RELOAD,
     STATUS,
-    DrainOrder,
-    Nothing,
     Reloaded,
     ReloadOrder,
     WorkerStatus,
@@ -225,7 +230,7 @@ class Supervisor:
     def go(self) -> None:
         """Let the workers log, once start() is done and has been told of."""
         for worker in self.workers.values():
-            worker.go()
+            worker.tell(Go())
 
     async def _first_reports(self, workers: list[WorkerProcess]) -> list[Ready]:
         """Wait until all are ready; the first that fails is raised."""
@@ -293,7 +298,7 @@ class Supervisor:
         self.slots.ready(worker.number, self._clock())
         self.links.add(worker.node_id, worker.socket)
         if self._is_serving:
-            worker.go()
+            worker.tell(Go())
         logger.info("worker_ready", extra=keys(worker=worker.number, pid=worker.pid))
 
     def _ended(self, worker: WorkerProcess, why: str) -> None:
@@ -395,21 +400,10 @@ class Supervisor:
                 error = f"worker {worker.number}: {problem}"
             if error:
                 for each in done:
-                    await self._try(each, RELOAD, back)
+                    with contextlib.suppress(PeerUnreachableError):  # it has ended
+                        await self.ask(each, RELOAD, back, Reloaded)
                 raise GatesvrError(error)
             done.append(worker)
-
-    async def _try(
-        self, worker: WorkerProcess, call: Call[BytesValue, BytesValue], order: Any = None
-    ) -> bool:
-        """Tell a worker something; return whether it has answered."""
-        try:
-            await self.ask(worker, call, order, Nothing)
-        except PeerUnreachableError as error:
-            if worker.number in self.workers:
-                logger.warning("worker_silent", extra=keys(worker=worker.number, why=error))
-            return False
-        return True
 
     # End.
 
@@ -440,10 +434,11 @@ class Supervisor:
         """Return how far the drains of all workers have come; up to LOOK_S old."""
         return self._drain_status
 
-    async def hurry(self) -> None:
+    def hurry(self) -> None:
         """Cut a drain short: the workers close all connections, and end."""
         self._leave()
-        await asyncio.gather(*(self._try(w, HURRY) for w in self.serving_or_leaving()))
+        for worker in self.workers.values():
+            worker.tell(Hurry())
 
     def _leave(self) -> None:
         """Start no worker any more; those that start have no clients, and end."""
@@ -455,19 +450,14 @@ class Supervisor:
             if self.slots.phase(number) == "starting":
                 worker.kill()
 
-    def serving_or_leaving(self) -> list[WorkerProcess]:
-        """Return the workers that have clients."""
-        return [worker for worker in self.workers.values() if worker.ready is not None]
-
     async def _drain(
         self, rate: float | None, within: float | None, ready_wait: float | None
     ) -> None:
         try:
             self._leave()
-            workers = self.serving_or_leaving()
-            share = (rate or self.config.drain.rate) / max(1, len(workers))
-            order = DrainOrder(rate=share, timeout=within, ready_wait=ready_wait)
-            await asyncio.gather(*(self._try(worker, DRAIN, order) for worker in workers))
+            share = (rate or self.config.drain.rate) / max(1, len(self.workers))
+            for worker in self.workers.values():
+                worker.tell(Leave(rate=share, timeout=within, ready_wait=ready_wait))
             async with asyncio.timeout((within or self.config.drain.timeout) + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
@@ -479,7 +469,7 @@ class Supervisor:
         """Add up how far the workers' drains are until all have ended."""
         known: dict[int, WorkerStatus] = {}
         while self.workers:
-            for worker in self.serving_or_leaving():
+            for worker in list(self.workers.values()):
                 try:
                     known[worker.number] = await self.ask(worker, STATUS, None, WorkerStatus)
                 except PeerUnreachableError:
@@ -504,8 +494,8 @@ class Supervisor:
         self._leave()
         try:
             if self.workers:
+                self.hurry()
                 async with asyncio.timeout(STOP_S):
-                    await self.hurry()
                     await asyncio.wait([worker.ended for worker in self.workers.values()])
         except TimeoutError:
             logger.error("workers_killed", extra=keys(workers=len(self.workers)))

@@ -15,13 +15,10 @@ from ..observe.log import keys
 from ..observe.version import package_version
 from ..reload import follow_log
 from ..transport.siblings import Siblings
-from .assignment import Channel, Go, Ready, hub_socket, peer_socket
+from .assignment import Go, Hurry, Leave, Ready, hub_socket, peer_socket
 from .calls import (
-    DRAIN,
-    HURRY,
     RELOAD,
     STATUS,
-    DrainOrder,
     Nothing,
     Reloaded,
     ReloadOrder,
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.wrappers_pb2 import BytesValue
 
-    from .assignment import Assignment
+    from .assignment import Assignment, Channel
 
 __all__ = ["Worker"]
 
@@ -91,7 +88,7 @@ class Worker:
         )
         self.gateway.on_drain = self._leaves
         self._stop = asyncio.Event()
-        self._drain = DrainOrder()
+        self._drain = Leave()
 
     async def start(self) -> None:
         """Serve.
@@ -101,8 +98,6 @@ class Worker:
         """
         handlers = {
             **self.gateway.handlers(),
-            DRAIN: self._on_drain,
-            HURRY: self._on_hurry,
             RELOAD: self._on_reload,
             STATUS: self._on_status,
         }
@@ -138,16 +133,16 @@ class Worker:
         await self.gateway.stop()
         await self.links.close()
 
-    def leave(self, order: DrainOrder | None = None) -> None:
+    def leave(self, order: Leave | None = None) -> None:
         """Begin to drain, and then end; a second call changes nothing."""
         if not self._stop.is_set():
-            self._drain = order or DrainOrder()
+            self._drain = order or Leave()
             self._stop.set()
 
     def hurry(self) -> None:
         """Close all connections, and end."""
         self.is_hurried = True
-        self.leave(DrainOrder(timeout=0.0, ready_wait=0.0))
+        self.leave(Leave(timeout=0.0, ready_wait=0.0))
         self.gateway.end_drain()
         self.gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
@@ -158,25 +153,20 @@ class Worker:
     async def _watch(self, released: Callable[[], None]) -> None:
         """Hear the supervisor until it has ended."""
         try:
-            while await self._channel.receive(Go) is not None:
+            while (order := await self._channel.receive(Go | Leave | Hurry)) is not None:
                 released()
+                if isinstance(order, Leave):
+                    self.leave(order)
+                elif isinstance(order, Hurry):
+                    self.hurry()
         except GatesvrError as error:
             logger.error("supervisor_not_understood", extra=keys(why=error))
         released()
-        logger.warning("supervisor_gone")
+        if not self._stop.is_set():
+            logger.warning("supervisor_gone")
         self.leave()
 
     # What the supervisor asks.
-
-    def _on_drain(self, request: BytesValue, _: float) -> BytesValue:
-        self.leave(unpack(request, DrainOrder))
-        return pack()
-
-    def _on_hurry(self, request: BytesValue, _: float) -> BytesValue:
-        unpack(request, Nothing)
-        # After the answer.
-        asyncio.get_running_loop().call_soon(self.hurry)
-        return pack()
 
     def _on_reload(self, request: BytesValue, _: float) -> BytesValue:
         before = self.gateway.config.log
