@@ -23,8 +23,8 @@ from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
 if TYPE_CHECKING:
-    from ..control.commands import Commands
     from ..control.events import EventStream
+    from ..control.interface import CommandSet
     from .guard import Guard
 
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -76,7 +76,7 @@ class GatewayServicer:
     """
 
     def __init__(
-        self, commands: Commands, guard: Guard | None = None, max_streams: int = 128
+        self, commands: CommandSet, guard: Guard | None = None, max_streams: int = 128
     ) -> None:
         self.counters = commands.counters
         self._commands = commands
