@@ -240,13 +240,21 @@ class PushCommands:
             return refusal.as_response()
         return pb.UnicastPushResponse(success=True, sessions=1)
 
-    def check(self, request: pb.UnicastPushRequest) -> None:
-        """Check what can be checked of a push without its sessions.
+    def begin(self, request: pb.UnicastPushRequest) -> None:
+        """Count a push, and check whom it names.
 
         Raises:
             RefusedError: INVALID.
         """
+        self._counters.pushes += 1
         self._targets.check(request.target_type, request.target_id)
+
+    def check(self, request: pb.UnicastPushRequest) -> None:
+        """Check the other fields of a push, as push_to() does.
+
+        Raises:
+            RefusedError: INVALID.
+        """
         self._checked_body(request)
 
     def _queue(
