@@ -140,7 +140,13 @@ class SessionMover:
         own() or forget() follows; until then START is not answered.
         """
         self._index.hide(session)
+        self._credentials.discard(session)
         session.freeze(Role.CREATING)
+
+    def discard(self, session: Session, now: float) -> None:
+        """Drop a session that a START has made, and that the directory does not take."""
+        session.detach(now)
+        self._close(session, CloseCode.OVERLOADED, "not entered", now)
 
     def install(self, data: bytes, now: float) -> Session:
         """Return the session that another process has exported; own() follows, or forget().
@@ -168,7 +174,7 @@ class SessionMover:
             session: A creating, arriving or leaving copy.
             epoch: Its new epoch.
             now: Loop time.
-            is_awaited: Whether attach() follows at once.
+            is_awaited: Whether attach() follows soon, else end_idle().
 
         Returns:
             False where it was closed, because it had no reason to outlive its connection.
@@ -181,10 +187,14 @@ class SessionMover:
         self._credentials.add(session)
         if not is_new:
             self._await_end(session)
-        if is_awaited or session.link is not None or session.outlives_connection:
-            return True
+        return is_awaited or not self.end_idle(session, now)
+
+    def end_idle(self, session: Session, now: float) -> bool:
+        """Close a session that has no reason to outlive its connection; return whether it did."""
+        if session.link is not None or session.outlives_connection:
+            return False
         self._close(session, CloseCode.NORMAL, "connection lost before login", now)
-        return False
+        return True
 
     def attach(
         self,
