@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..config import PushConfig
-    from ..control.commands import Commands
+    from ..control.interface import CommandSet
 
 __all__ = ["PushService"]
 
@@ -56,7 +56,7 @@ class PushService:
     def __init__(
         self,
         config: PushConfig,
-        commands: Commands,
+        commands: CommandSet,
         *,
         max_message_bytes: int = 1 << 20,
         is_ready: Callable[[], bool] = lambda: True,
