@@ -89,6 +89,7 @@ class ClusterCommands:
         self.pushes = ClusterPushes(commands, manager, node, Lookups(directory), self._bulk)
         self.sessions = ClusterSessions(commands, manager, node, directory, siblings)
         self.registration = ClusterRegistrations(commands, registry, siblings)
+        manager.moves.arrived = self._bulk.arrived
         self._events = ClusterEvents(manager.events, siblings)
         self._handlers: Handlers = {
             BULK: self._bulk.handle,

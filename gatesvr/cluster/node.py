@@ -103,7 +103,7 @@ class Node:
         )
         self._starts = Starts(context, owning, self._ends)
         self._leaving = Leaving(context, owning, self._ends, self._starts.next_move_id)
-        self._pushes = Pushes(context, self._ends, engine.commands.pushes.push)
+        self._pushes = Pushes(context, self._ends, engine.commands.pushes.push_to)
         self._renewal = owning.renewal = Renewal(context, owning, self._ends, address)
         self._loop: asyncio.Task[None] | None = None
 

@@ -40,14 +40,16 @@ class Pushes:
     Args:
         context: The node's.
         ends: Sessions that have ended here.
-        push: Pushes to sessions of this process.
+        push: Pushes to a session of this process, whichever way the push names it.
     """
 
     def __init__(
         self,
         context: NodeContext,
         ends: Ends,
-        push: Callable[[upstream_pb2.UnicastPushRequest], upstream_pb2.UnicastPushResponse],
+        push: Callable[
+            [Session, upstream_pb2.UnicastPushRequest], upstream_pb2.UnicastPushResponse
+        ],
     ) -> None:
         self._context = context
         self._ends = ends
@@ -171,12 +173,7 @@ class Pushes:
             return _MOVING
         if session.link is None and context.is_cut_off():
             return _CUT_OFF
-        if request.target_type != "session" or request.target_id != session_id:
-            copy = upstream_pb2.UnicastPushRequest()
-            copy.CopyFrom(request)
-            copy.target_type, copy.target_id = "session", session_id
-            request = copy
-        return pb.OwnedPushAnswer(result=pb.OWNER_DONE, response=self._push(request))
+        return pb.OwnedPushAnswer(result=pb.OWNER_DONE, response=self._push(session, request))
 
     # Kicks.
 

@@ -161,7 +161,7 @@ class PushCommands:
             RefusedError: INVALID, TOO_LARGE, or BUSY: more than max_broadcasts, or too much load.
         """
         self._counters.broadcasts += 1
-        body = self._bulk_body(request)
+        body = self._admitted_body(request)
         if self._broadcast_rate is not None and self._broadcast_rate.take(self._clock()):
             self._counters.refused_broadcasts += 1
             raise RefusedError("BUSY", f"more than {self._max_broadcasts} broadcasts a second")
@@ -178,7 +178,7 @@ class PushCommands:
             raise self._targets.refuse(
                 "TOO_LARGE", f"{len(request.targets)} targets, {MAX_TARGETS} at most"
             )
-        return self._bulk_body(request.push)
+        return self._admitted_body(request.push)
 
     async def sessions_of(self, targets: Iterable[pb.UnicastTarget]) -> list[Session]:
         """Return the sessions of many targets, each once.
@@ -312,9 +312,17 @@ class PushCommands:
                 "INVALID", f"{field}: not {MAX_NAME_BYTES} bytes of plain text"
             )
 
-    def _bulk_body(self, push: pb.BroadcastRequest) -> bytes:
+    def _admitted_body(self, push: pb.BroadcastRequest) -> bytes:
         if self._sheds_broadcast():
             raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
+        return self.bulk_body(push)
+
+    def bulk_body(self, push: pb.BroadcastRequest) -> bytes:
+        """Encode a broadcast or a multicast.
+
+        Raises:
+            RefusedError: INVALID or TOO_LARGE.
+        """
         body = self._body(push)
         if len(body) + MAX_HEAD_BYTES > self._max_message_bytes:
             raise self._targets.refuse(

@@ -12,7 +12,7 @@ from ..protocol.messages import is_valid_text
 from .targets import SLICE, RefusedError, Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..session.manager import SessionManager
     from ..session.session import Session
@@ -158,7 +158,7 @@ class SessionCommands:
 
     async def list_by_id(
         self, request: pb.ListSessionsRequest, after: str, count: int
-    ) -> list[pb.SessionInfo]:
+    ) -> Sequence[pb.SessionInfo]:
         """Return the first sessions that this process owns, in the order of their ids.
 
         Args:

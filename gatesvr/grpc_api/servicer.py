@@ -124,7 +124,7 @@ class GatewayServicer:
     @_rpc
     def PushToClient(  # noqa: N802 - the name is the schema's
         self, request: pb.UnicastPushRequest, context: object
-    ) -> pb.UnicastPushResponse:
+    ) -> pb.UnicastPushResponse | Awaitable[pb.UnicastPushResponse]:
         """Queue a notify for a session, or for every session of an openid."""
         return self._pushes.push(request)
 
@@ -230,7 +230,7 @@ class GatewayServicer:
     @_rpc
     def GetSession(  # noqa: N802
         self, request: pb.GetSessionRequest, context: object
-    ) -> pb.SessionInfo:
+    ) -> pb.SessionInfo | Awaitable[pb.SessionInfo]:
         """Return a session and its queue; found is false where there is none.
 
         An openid with several sessions gets FAILED_PRECONDITION; ask by session id then.
@@ -255,19 +255,20 @@ class GatewayServicer:
         if self._guard is not None:
             owner = await self._guard.registrant(context, request.service_name)
         registration = self._commands.registration
-        return registration.register(request, caller_ip(context.peer()), owner)
+        answer = registration.register(request, caller_ip(context.peer()), owner)
+        return await answer if inspect.isawaitable(answer) else answer
 
     @_rpc
     def KeepUpstreamAlive(  # noqa: N802
         self, request: pb.LeaseRequest, context: object
-    ) -> pb.UpstreamRegisterResponse:
+    ) -> pb.UpstreamRegisterResponse | Awaitable[pb.UpstreamRegisterResponse]:
         """Restart an endpoint's lease."""
         return self._commands.registration.keep_alive(request)
 
     @_rpc
     def DeregisterUpstream(  # noqa: N802
         self, request: pb.LeaseRequest, context: object
-    ) -> pb.UpstreamRegisterResponse:
+    ) -> pb.UpstreamRegisterResponse | Awaitable[pb.UpstreamRegisterResponse]:
         """Remove an endpoint."""
         return self._commands.registration.deregister(request)
 

@@ -16,7 +16,6 @@ from ..._pb import routing_pb2, upstream_pb2
 from ...control.targets import RefusedError
 from ..directory import DirectoryUnreachableError
 from .calls import BULK
-from .node import TRY_S
 
 if TYPE_CHECKING:
     from ...control.commands import Commands
@@ -28,7 +27,8 @@ __all__ = ["BulkPushes"]
 
 KEPT_S = 2.0
 """For as long as a session may be on its way from one process to another, a bulk push is kept."""
-MAX_KEPT = 256
+MAX_KEPT_BYTES = 16 << 20
+"""Bodies kept; beyond it the oldest are forgotten."""
 BULK_S = 5.0
 """Seconds for a process to carry one out."""
 BUSY_MS = 200
@@ -150,8 +150,5 @@ class BulkPushes:
         kept = self._kept
         for bulk_id in [name for name, each in kept.items() if each.until <= now]:
             del kept[bulk_id]
-        while len(kept) >= MAX_KEPT:
+        while kept and sum(len(each.body) for each in kept.values()) > MAX_KEPT_BYTES:
             del kept[next(iter(kept))]
-
-
-assert KEPT_S > TRY_S

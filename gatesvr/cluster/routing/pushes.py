@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ...control.commands import Commands
     from ...session.manager import SessionManager
+    from ...session.session import Session
     from ..entries import Found
     from .bulk import BulkPushes
     from .lookups import Lookups
@@ -183,21 +184,26 @@ class ClusterPushes:
         return sessions
 
     def is_own(self, session_id: str) -> bool:
-        """Return whether a push for a session needs nobody else.
+        """Return whether a session is owned here, so that a push for it needs nobody else."""
+        return self._own(session_id) is not None
 
-        One without a connection is the node's to judge: whether it may be owned elsewhere by now.
+    def _own(self, session_id: str) -> Session | None:
+        """Return a session that is owned here.
+
+        While this process is cut off it may lose those without a connection, and the node refuses
+        pushes for them (M9).
         """
         session = self._manager.by_id(session_id)
-        return session is not None and session.is_valid and session.link is not None
+        if session is None or not session.is_valid:
+            return None
+        return session if session.link is not None or not self._manager.is_cut_off() else None
 
     def take(
         self, session_id: str, request: pb.UnicastPushRequest, *, needs_login: bool = True
     ) -> pb.UnicastPushResponse | None:
         """Push to a session that is owned here; None where the node has to look for it."""
-        session = self._manager.by_id(session_id)
-        if session is None or not session.is_valid or session.link is None:
-            return None
-        if needs_login and not session.is_logged_in:
+        session = self._own(session_id)
+        if session is None or (needs_login and not session.is_logged_in):
             return None
         return self._local.push_to(session, request)
 
