@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cluster.hub import HUB, HubDirectory
@@ -71,8 +72,8 @@ class Worker:
         siblings = Siblings(
             assignment.number,
             assignment.key,
-            assignment.folder,
-            FolderLoads(assignment.folder, assignment.number),
+            Path(assignment.folder),
+            FolderLoads(assignment.folder),
             sockets,
             secret=assignment.secret,
         )
