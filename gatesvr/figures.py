@@ -70,8 +70,8 @@ _REFUSALS = {
         memory_closed resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
         resumes_tombstoned token_reused exports_refused results_dropped duplicates gaps
         answers_too_large answers_not_kept pushes_busy pushes_too_large pushes_too_late
-        pushes_unasked push_repeats notifies_expired notifies_dropped notifies_conflated slow_consumers slowest_cut
-        events_missed event_subscribers_refused internal_errors""",
+        pushes_unasked push_repeats notifies_expired notifies_dropped notifies_conflated
+        slow_consumers slowest_cut events_missed event_subscribers_refused internal_errors""",
     "dispatch": """
         unknown_types bad_msg_ids bad_heartbeats bad_payloads not_logged_in no_route
         requests_limited refused_full refused_draining deadlines closed_499 start_timeouts
