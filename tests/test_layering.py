@@ -45,7 +45,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "transport": BOTTOM,
     "session": BOTTOM,
     "cluster": WITHOUT_IO | {"dispatch", "control", "engine", "service.results"},
-    "workers": BOTTOM | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"},
+    "workers": BOTTOM
+    | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"}
+    | {"overload", "session.memory"},
     "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,
