@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .cluster.commands import ClusterCommands
+from .cluster.handover import Handover as SessionHandover
 from .cluster.node import Node
 from .config import Config, Range, check_numbers, join_address
 from .config.changes import within_reach
@@ -30,7 +31,7 @@ from .transport.web.listener import WebListener
 from .upstream.manager import UpstreamManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -101,9 +102,7 @@ class Gateway(LocalPushApi):
     core = "compiled"
     """Kind of the core."""
 
-    def __init__(
-        self, config: Config | None = None, membership: Membership | None = None
-    ) -> None:
+    def __init__(self, config: Config | None = None, membership: Membership | None = None) -> None:
         if config is None:
             config = Config()
         elif not isinstance(config, Config):
@@ -475,6 +474,16 @@ class Gateway(LocalPushApi):
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
+
+    def handover(self, nodes: Sequence[str]) -> Handover | None:
+        """Return what leaves this process's sessions to others, for drain().
+
+        Args:
+            nodes: Their names in the directory.
+        """
+        if self.node is None:
+            return None
+        return SessionHandover(self.node, self.session_manager, nodes, self.engine.clock)
 
     def drain_status(self) -> DrainStatus:
         """Return how far a drain has come; phase ``serving`` where there is none."""
