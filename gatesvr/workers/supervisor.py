@@ -438,9 +438,12 @@ class Supervisor:
 
     async def _begin_upgrade(self, read: Callable[[], Config]) -> None:
         try:
-            config, _ = within_reach(self.config, read())
+            config, kept = within_reach(self.config, read(), is_upgrade=True)
         except ConfigError as error:
+            logger.error("upgrade_given_up", extra=keys(why=error))
             raise UpgradeError(str(error)) from None
+        if kept:
+            logger.warning("needs_restart", extra=keys(settings=", ".join(kept)))
         own = config.workers
         self._upgrade = Upgrade(
             WorkerCrew(self),
