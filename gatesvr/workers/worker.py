@@ -127,7 +127,15 @@ class WorkerServer:
         try:
             await self._stop.wait()
             order = self._drain
-            await gateway.drain(order.rate, order.timeout, ready_wait=order.ready_wait)
+            if order.to:
+                # Others read them too. What comes for connections here, these hand on.
+                gateway.listener.set_reading(is_reading=False)
+            await gateway.drain(
+                order.rate,
+                order.timeout,
+                ready_wait=order.ready_wait,
+                handover=gateway.handover(order.to) if order.to else None,
+            )
         finally:
             watch.cancel()
 
@@ -202,6 +210,7 @@ class WorkerServer:
                 connections_told=drain.connections_told,
                 connections_left=drain.connections_left,
                 requests_left=drain.requests_left,
+                sessions_left=drain.sessions_left,
                 elapsed_s=drain.elapsed_s,
                 remaining_s=drain.remaining_s,
                 rate=drain.rate,
