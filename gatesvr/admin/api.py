@@ -268,7 +268,7 @@ class Api:
     async def drain(self, _id: str, _query: Any, body: DrainBody) -> DrainStatus:
         """Begin to drain, or return how far the drain is that has begun."""
         if self._draining is None:
-            asked = self._gateway.drain(body.rate, body.timeout)
+            asked = self._gateway.drain(body.rate, body.timeout, to=body.to, to_web=body.to_web)
             draining = asyncio.create_task(asked, name="gatesvr-admin-drain")
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # it has begun, so that the answer shows it
