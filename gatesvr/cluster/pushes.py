@@ -64,6 +64,7 @@ class Pushes:
         request: upstream_pb2.UnicastPushRequest,
         *,
         needs_login: bool = False,
+        owner: str = "",
     ) -> upstream_pb2.UnicastPushResponse:
         """Push to one session, wherever it is.
 
@@ -71,6 +72,7 @@ class Pushes:
             session_id: The session.
             request: The push, whatever its target. It gets a push_id if it has none.
             needs_login: Whether it is for the user: a session that has not logged in is none.
+            owner: Who the directory has just said owns it; empty: it is asked.
 
         Returns:
             What the owner said; NOT_FOUND where there is none; BUSY where none was found in time;
@@ -85,17 +87,19 @@ class Pushes:
             request.push_id = next(self._names)
         is_unsure = False
         pause = PAUSE_S
+        found: str | None = owner
         while (left := until - context.clock()) > 0:
-            owner = await self._owner(session_id, left)
-            if owner is None:
+            if not found:
+                found = await self._owner(session_id, left)
+            if found is None:
                 return self._unsure() if is_unsure else _NOT_FOUND
-            if owner == context.node_id:
+            if found == context.node_id:
                 answer = self._own_push(session_id, request, needs_login)
-            elif owner and (left := until - context.clock()) > 0:
+            elif found and (left := until - context.clock()) > 0:
                 context.counters.pushes_routed += 1
                 try:
                     answer = await context.peers.call(
-                        owner,
+                        found,
                         PUSH,
                         pb.OwnedPushRequest(
                             session_id=session_id,
@@ -111,6 +115,7 @@ class Pushes:
             if answer.result == pb.OWNER_DONE:
                 response = answer.response
                 return self._unsure() if is_unsure and not response.success else response
+            found = ""
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE_S)
         if is_unsure:
