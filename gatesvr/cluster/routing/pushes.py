@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..._pb import upstream_pb2 as pb
 from ...control.targets import RefusedError
+from ...session.outbox import MADE_PUSH_ID
 from ..directory import DirectoryUnreachableError
 from .node import RETRY_S, TRY_S
 from .ordered import PushOrder
@@ -74,7 +75,7 @@ class ClusterPushes:
         self.multicast = bulk.multicast
         self.check_batch = commands.pushes.check_batch
         self._numbers = count(1)
-        self._prefix = secrets.token_hex(6)
+        self._prefix = f"{MADE_PUSH_ID}{secrets.token_hex(6)}"
 
     def apply(self, max_broadcasts: int) -> None:
         """Take another bound on broadcasts a second: this process's share."""
