@@ -15,6 +15,7 @@ from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
 from gatesvr.cluster.counters import ClusterCounters
+from gatesvr.cluster.peer_link import PeerCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
 from gatesvr.drain import DrainCounters
@@ -60,6 +61,7 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     DrainCounters: ("drain.py",),
     ClusterCounters: ("cluster",),
     AdminCounters: ("admin",),
+    PeerCounters: ("cluster",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
