@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections import deque
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from .pages import Place
     from .questions import SessionQuery
 
-__all__ = ["Directory", "TraceEvents", "TraceMark", "slow_sessions"]
+__all__ = ["TRACE_S", "Directory", "TraceEvents", "TraceMark", "slow_sessions"]
 
 SLICE = 250
 """Sessions looked at in a turn of the loop, half a millisecond; of those shown, a quarter."""
@@ -98,7 +99,7 @@ class _Look:
 
 @dataclass(slots=True)
 class _Traced:
-    """A trace, its number, and when somebody last followed it."""
+    """A trace, its number, which no other process has, and when somebody last followed it."""
 
     trace: Trace
     number: int
@@ -384,7 +385,7 @@ class Directory:
             if len(self._traces) >= MAX_TRACED:
                 raise Refused(503, "BUSY", f"{MAX_TRACED} sessions are traced, no more can be")
             self._counters.traces += 1
-            traced = _Traced(Trace(self._wall_clock), self._counters.traces, self._clock())
+            traced = _Traced(Trace(self._wall_clock), secrets.randbits(48), self._clock())
             self._traces[session_id] = traced
             begin_trace(session, traced.trace)
         return traced.trace
