@@ -54,6 +54,10 @@ class SessionMover:
         drop: Takes a session out of all lists: (session).
         expire: Closes a session that nobody came back to: (session, now).
         time_out_login: Closes a session that has not logged in: (session, now).
+
+    Attributes:
+        arrived: Called with each session that this process owns again, or for the first time after
+            another one.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class SessionMover:
         # index behind some that have lost their connection, or have come, after them.
         self._moved: list[tuple[float, int, Session]] = []
         self._awaited: set[Session] = set()  # those in it
+        self.arrived: Callable[[Session], None] = lambda session: None
 
     def apply(self, config: SessionConfig, context: SessionContext) -> None:
         """Take other settings."""
@@ -140,7 +145,13 @@ class SessionMover:
         own() or forget() follows; until then START is not answered.
         """
         self._index.hide(session)
+        self._credentials.discard(session)
         session.freeze(Role.CREATING)
+
+    def discard(self, session: Session, now: float) -> None:
+        """Drop a session that a START has made, and that the directory does not take."""
+        session.detach(now)
+        self._close(session, CloseCode.OVERLOADED, "not entered", now)
 
     def install(self, data: bytes, now: float) -> Session:
         """Return the session that another process has exported; own() follows, or forget().
@@ -168,7 +179,7 @@ class SessionMover:
             session: A creating, arriving or leaving copy.
             epoch: Its new epoch.
             now: Loop time.
-            is_awaited: Whether attach() follows at once.
+            is_awaited: Whether attach() follows soon, else end_idle().
 
         Returns:
             False where it was closed, because it had no reason to outlive its connection.
@@ -181,10 +192,15 @@ class SessionMover:
         self._credentials.add(session)
         if not is_new:
             self._await_end(session)
-        if is_awaited or session.link is not None or session.outlives_connection:
-            return True
+            self.arrived(session)
+        return is_awaited or not self.end_idle(session, now)
+
+    def end_idle(self, session: Session, now: float) -> bool:
+        """Close a session that has no reason to outlive its connection; return whether it did."""
+        if session.link is not None or session.outlives_connection:
+            return False
         self._close(session, CloseCode.NORMAL, "connection lost before login", now)
-        return False
+        return True
 
     def attach(
         self,

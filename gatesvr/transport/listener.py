@@ -3,6 +3,8 @@
 It routes datagrams by connection id (routes.py), asks admission.py about unknown ones, and owns the
 endpoint, the timers and the connection tasks.
 
+Where the gateway has several processes, what is not this one's goes to its siblings (siblings.py).
+
 Known connections go first. A handshake costs as much as a hundred requests, so admitted clients
 wait in line: each turn of the loop begins handshakes for a quarter of its time.
 """
@@ -14,7 +16,7 @@ import functools
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..config import TransportConfig
 from ..errors import CloseCode
@@ -24,19 +26,28 @@ from ..observe.metrics import CodeCounts
 from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram
-from .admission import Admission, Admitted
+from .admission import Admission, Admitted, Verdict
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .door import Door
 from .paths import Paths
 from .prefixes import PrefixLimits
 from .quic.choose import pick_backend
-from .quic.initial import parse_initial
-from .quic.interface import ALPN, CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
+from .quic.initial import V1, destination_id, parse_initial
+from .quic.interface import (
+    ALPN,
+    CONNECTION_ID_LENGTH,
+    NO_CRYPTO,
+    QuicTransport,
+    ServerFactory,
+    random_id,
+)
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
-from .routes import Draining, Routes, Waiting
+from .routes import Draining, Elsewhere, Routes, Waiting
+from .siblings import ADMITTED, ASK, CLAIM, DATAGRAM, INITIAL, Handed, Siblings
+from .steering import QUIC
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import add_up
@@ -51,6 +62,14 @@ REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
 STOPS_RETRY_MS = 1_000
 """The same where the gateway stops: another one may be in its place soon."""
+SIBLING_RETRY_MS = 50
+"""The same where another process of this gateway takes the client at once."""
+MAX_HOPS = 8
+"""How often a datagram of a client that was handed on may follow it."""
+CLAIM_S = 60.0
+"""How long an id leads to the sibling that claimed it."""
+ASK_S = 0.05
+"""Wait for a sibling to claim an id, before a stateless reset answers it, seconds."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -72,6 +91,8 @@ class ConnectionListener:
         is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
             Initial.
         stages: Takes how long handshakes and the sending of answers take, None for nobody.
+        siblings: The other processes of this gateway, and the sockets to read; None where this one
+            is alone.
 
     Attributes:
         backend: Name of the QUIC library.
@@ -89,7 +110,10 @@ class ConnectionListener:
         clock: RunningClock | None = None,
         is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
         stages: Stages | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
+        self._siblings = siblings
+        self._make_id = random_id if siblings is None else siblings.make_id
         self._backend = backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
@@ -100,15 +124,20 @@ class ConnectionListener:
         self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
-        self._door = Door(ALPN, Connection, self._counters)
-        self._door.server = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._door = Door(ALPN, Connection, QUIC, self._counters)
+        self._door.server = self._server(self._door, self.tls, config)
         self._doors = [self._door]
         self._secret = read_secret(config.secret) if config.secret else b""
+        if siblings is not None and not self._secret:
+            self._secret = siblings.secret
         self._resets: StatelessResets | None = None
         self._admission = Admission(
             config,
             self._counters,
-            Retries(derive_key(self._secret, b"gatesvr retry", KEY_BYTES)),
+            Retries(
+                derive_key(self._secret, b"gatesvr retry", KEY_BYTES),
+                make_id=random_id if siblings is None else siblings.make_retry_id,
+            ),
             needs_retry=backend.needs_retry,
             is_shedding_handshakes=is_shedding_handshakes,
         )
@@ -212,10 +241,12 @@ class ConnectionListener:
 
     def _servers(self, tls: ServerTls, config: TransportConfig) -> list[ServerFactory]:
         """Return a factory for each door."""
-        return [
-            self._backend.server(tls, config.idle_timeout, self._token_of, door.alpn)
-            for door in self._doors
-        ]
+        return [self._server(door, tls, config) for door in self._doors]
+
+    def _server(self, door: Door, tls: ServerTls, config: TransportConfig) -> ServerFactory:
+        return self._backend.server(
+            tls, config.idle_timeout, self._token_of, door.alpn, self._make_id
+        )
 
     def _show(self, tls: ServerTls, servers: list[ServerFactory]) -> None:
         """Use a certificate, and the factories with it, for new connections."""
@@ -241,13 +272,20 @@ class ConnectionListener:
         config, door = self._config, self._door
         try:
             address = await door.open(
-                config.bind, "transport.bind", config, driver, self._datagrams_received
+                config.bind,
+                "transport.bind",
+                config,
+                driver,
+                self._datagrams_received,
+                self._inherited(door),
             )
             if self._secret:
                 key = shared_reset_key(self._secret)
             else:
                 key = reset_key(self.tls.key_pem, socket.gethostname(), address)
             self._resets = StatelessResets(key, self._counters)
+            if self._siblings is not None:
+                self._siblings.open(driver, self._counters, self._take_over, self._take_back)
         except BaseException:
             door.close()
             door.endpoint = None
@@ -268,25 +306,39 @@ class ConnectionListener:
             ConfigError: The address cannot be used.
         """
         config = self._config
-        door.server = self._backend.server(self.tls, config.idle_timeout, self._token_of, door.alpn)
+        door.server = self._server(door, self.tls, config)
         receive = functools.partial(self._datagrams_received, door=door)
-        address = await door.open(bind, field, config, self.driver, receive)
+        address = await door.open(bind, field, config, self.driver, receive, self._inherited(door))
         if len(self._doors) == 1:
             self._door.count_apart()
         self._doors.append(door)
         return address
 
+    def _inherited(self, door: Door) -> Sequence[socket.socket]:
+        """Return the sockets that are open already for a door."""
+        return () if self._siblings is None else self._siblings.sockets.get(door.name, ())
+
+    def set_reading(self, *, is_reading: bool) -> None:
+        """Read the sockets, or leave them to the process that reads them too from now on.
+
+        What comes for connections here is handed on by that one; answers leave as before.
+        """
+        for door in self._doors:
+            door.set_reading(is_reading=is_reading)
+
     def stop_accepting(self) -> None:
-        """Refuse new clients from now on; connections live on."""
+        """Refuse new clients from now on, or hand them on; connections live on."""
         self._admission.is_accepting = False
         while self._waiting:
-            waiting = self._waiting.popleft()
+            assert self._driver is not None
+            waiting, now = self._waiting.popleft(), self._driver.clock()
             self._abandon(waiting)
+            if self._send_away(waiting, now):
+                continue
             data, address = waiting.datagrams[0]
             initial = parse_initial(data)
             assert initial is not None  # it was admitted
-            assert self._driver is not None
-            refusal = self._admission.refuse(initial, self._driver.clock())
+            refusal = self._admission.refuse(initial, now)
             if refusal is not None:
                 waiting.door.send(refusal, address)
 
@@ -320,6 +372,8 @@ class ConnectionListener:
         self._driver.close()
         for door in self._doors:
             door.close()
+        if self._siblings is not None:
+            self._siblings.close()
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
 
@@ -345,6 +399,8 @@ class ConnectionListener:
                 self._handle_unknown(data, address, now, door or self._door)
             elif isinstance(target, Waiting):
                 target.add(data, address)
+            elif isinstance(target, Elsewhere):
+                self._follow(target, data, address, now, door or self._door)
             else:
                 self._handle_late(target, address, door or self._door)
         for connection in touched:
@@ -356,26 +412,70 @@ class ConnectionListener:
         if draining.answers():
             door.send(draining.farewell, address)
 
-    def _handle_unknown(self, data: bytes, address: Address, now: float, door: Door) -> None:
-        """Answer, or put a new client in line; a failure costs this datagram only."""
+    def _handle_unknown(
+        self,
+        data: bytes,
+        address: Address,
+        now: float,
+        door: Door,
+        kind: int = DATAGRAM,
+        hops: int = 0,
+    ) -> None:
+        """Answer, hand on, or put a new client in line; a failure costs this datagram only.
+
+        Args:
+            data: The datagram.
+            address: The peer's.
+            now: Loop time.
+            door: Where it came in.
+            kind: How a sibling handed it on.
+            hops: How often siblings handed it on.
+        """
+        siblings = self._siblings
         try:
-            if data[0] & 0x80:
-                found = self._admission.judge(data, address, now)
-            else:
-                # The peer's connection is not known here, as after a restart.
-                assert self._resets is not None
+            if (
+                siblings is not None
+                and not hops
+                and self._hand_on(siblings, data, address, now, door)
+            ):
+                return
+            if not data[0] & 0x80:
                 self._counters.datagrams_unknown += 1
-                found = self._resets.answer(data, now)
+                if siblings is None or not self._ask(siblings, data, address, now, door):
+                    self._reset(data, address, now, door)
+                return
+            following = None if siblings is None else siblings.next_accepting(hops)
+            judge = self._admission.admit if kind == ADMITTED else self._admission.judge
+            found = judge(data, address, now, may_go_on=following is not None)
+            if found is Verdict.NO_PLACE:
+                assert following is not None
+                kind = ADMITTED if kind == ADMITTED else INITIAL
+                if self._hand_client_on(data, address, now, door, following, kind, hops + 1):
+                    return
+                found = judge(data, address, now)
         except Exception as error:
             self._handle_error(error, address, now)
             return
         if isinstance(found, Admitted):
+            if (
+                not hops
+                and found.retry_id is None
+                and self._balance(found, data, address, now, door)
+            ):
+                return
             waiting = Waiting(found, data, address, now + self._config.handshake_timeout, door)
             self._routes.by_id[found.first_id] = waiting
             self._waiting.append(waiting)
             self._begin_soon(now)
-        elif found:
+        elif isinstance(found, bytes):
             door.send(found, address)
+
+    def _reset(self, data: bytes, address: Address, now: float, door: Door) -> None:
+        """Answer a datagram of a connection that is not known, as after a restart."""
+        assert self._resets is not None
+        reset = self._resets.answer(data, now)
+        if reset:
+            door.send(reset, address)
 
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
@@ -389,6 +489,168 @@ class ConnectionListener:
             peer=address[0],
             error=repr(error),
         )
+
+    # Siblings.
+
+    def _hand_on(
+        self, siblings: Siblings, data: bytes, address: Address, now: float, door: Door
+    ) -> bool:
+        """Hand a datagram on to the process that its id names; return whether there is one."""
+        if data[0] & 0x80 and data[1:5] != V1:
+            return False
+        connection_id = destination_id(data)
+        if len(connection_id) != CONNECTION_ID_LENGTH:
+            return False
+        number = siblings.owner(connection_id)
+        if number == siblings.number:
+            return False
+        handed = self._handed(DATAGRAM, 1, siblings, data, address, door)
+        if not siblings.give(number, handed, now):
+            return False
+        self._counters.handed_on += 1
+        return True
+
+    def _follow(
+        self,
+        route: Elsewhere,
+        data: bytes,
+        address: Address,
+        now: float,
+        door: Door,
+        hops: int = 0,
+    ) -> None:
+        """Hand a datagram on after its client, or its connection, that is at another process."""
+        siblings = self._siblings
+        assert siblings is not None
+        if hops >= MAX_HOPS:
+            self._counters.hand_overs_dropped += 1
+            return
+        handed = self._handed(DATAGRAM, hops + 1, siblings, data, address, door)
+        if now < route.until and siblings.give(route.number, handed, now):
+            self._counters.handed_on += 1
+        else:
+            self._routes.leave(route)
+            self._handle_unknown(data, address, now, door, hops=hops)
+
+    def _balance(
+        self, client: Admitted, data: bytes, address: Address, now: float, door: Door
+    ) -> bool:
+        """Hand an admitted client on to a less loaded sibling, if one chosen at random is that.
+
+        A Retry has chosen before: its id leads to the process.
+        """
+        number = None if self._siblings is None else self._siblings.less_loaded()
+        if number is None:
+            return False
+        if not self._hand_client_on(data, address, now, door, number, ADMITTED, 1):
+            return False
+        self._admission.abandon(client)
+        return True
+
+    def _hand_client_on(
+        self,
+        data: bytes,
+        address: Address,
+        now: float,
+        door: Door,
+        number: int,
+        kind: int,
+        hops: int,
+    ) -> bool:
+        """Hand a new client on, and all that it sends; return whether the sibling lives."""
+        siblings = self._siblings
+        assert siblings is not None
+        handed = self._handed(kind, hops, siblings, data, address, door)
+        if not siblings.give(number, handed, now):
+            return False
+        self._counters.initials_handed_on += 1
+        self._routes.lead(destination_id(data), number, now, self._config.handshake_timeout)
+        return True
+
+    def _send_away(self, waiting: Waiting, now: float) -> bool:
+        """Hand a client that waits here on to a sibling that takes clients; False for none."""
+        number = None if self._siblings is None else self._siblings.next_accepting(0)
+        if number is None:
+            return False
+        # A client with a Retry's token is judged by that.
+        kind = ADMITTED if waiting.client.retry_id is None else INITIAL
+        (data, address), *more = waiting.datagrams
+        if not self._hand_client_on(data, address, now, waiting.door, number, kind, 1):
+            return False
+        route = self._routes.by_id[waiting.client.first_id]
+        assert isinstance(route, Elsewhere)
+        for data, address in more:
+            self._follow(route, data, address, now, waiting.door)
+        return True
+
+    def _handed(
+        self, kind: int, hops: int, siblings: Siblings, data: bytes, address: Address, door: Door
+    ) -> Handed:
+        return Handed(kind, hops, siblings.number, self._doors.index(door), data, address)
+
+    def _ask(
+        self, siblings: Siblings, data: bytes, address: Address, now: float, door: Door
+    ) -> bool:
+        """Ask all siblings for an id that one's QUIC library may have made; return whether we do.
+
+        A reset follows where none claims it.
+        """
+        if not self._backend.makes_ids:
+            return False
+        assert self._driver is not None
+        if not siblings.ask(self._handed(ASK, 1, siblings, data, address, door), now):
+            return False
+        self._driver.loop.call_later(ASK_S, self._answer_unclaimed, data, address, door)
+        return True
+
+    def _answer_unclaimed(self, data: bytes, address: Address, door: Door) -> None:
+        if not self._is_stopped and destination_id(data) not in self._routes.by_id:
+            self._reset(data, address, self.driver.clock(), door)
+
+    def _take_over(self, batch: list[Handed], now: float) -> None:
+        """Take what siblings have handed on."""
+        routes, siblings = self._routes, self._siblings
+        assert siblings is not None
+        touched: dict[Connection, None] = {}
+        for handed in batch:
+            kind, hops, _, index, data, address = handed
+            if kind == CLAIM:
+                if data not in routes.by_id:
+                    routes.lead(data, handed.sender, now, CLAIM_S)
+                continue
+            if index >= len(self._doors) or len(data) < _SHORT_HEADER_BYTES or address is None:
+                self._counters.hand_overs_dropped += 1
+                continue
+            door = self._doors[index]
+            target = routes.by_id.get(destination_id(data))
+            if isinstance(target, Connection):
+                target.receive(data, address, now)
+                touched[target] = None
+                if kind == ASK:
+                    siblings.claim(handed, now)
+            elif isinstance(target, Waiting):
+                target.add(data, address)
+            elif isinstance(target, Draining):
+                self._handle_late(target, address, door)
+            elif kind == ASK:
+                continue  # another sibling's, or nobody's
+            elif isinstance(target, Elsewhere):
+                self._follow(target, data, address, now, door, hops)
+            else:
+                self._handle_unknown(data, address, now, door, kind, hops)
+        for connection in touched:
+            connection.process(now)
+
+    def _take_back(self, batch: list[Handed], now: float) -> None:
+        """Treat as ours what was handed on to a sibling that is dead."""
+        for handed in batch:
+            if handed.kind in (ASK, CLAIM):
+                continue
+            door, data, address = self._doors[handed.door], handed.data, handed.address
+            route = self._routes.by_id.get(destination_id(data))
+            if isinstance(route, Elsewhere):
+                self._routes.leave(route)
+            self._handle_unknown(data, address, now, door, handed.kind, handed.hops)
 
     # New connections.
 
@@ -489,7 +751,11 @@ class ConnectionListener:
             if self._stages is not None and self._driver is not None:
                 self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
-        retry_ms = REFUSED_RETRY_MS if self._admission.is_accepting else STOPS_RETRY_MS
+        retry_ms = REFUSED_RETRY_MS
+        if not self._admission.is_accepting:
+            siblings = self._siblings
+            is_alone = siblings is None or siblings.next_accepting(0) is None
+            retry_ms = STOPS_RETRY_MS if is_alone else SIBLING_RETRY_MS
         connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 
