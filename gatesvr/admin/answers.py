@@ -192,7 +192,8 @@ class WorkerView(_Answer, frozen=True, kw_only=True):
     answered_s: float | None
     """Since it has told its figures; null for never."""
     restarts: int
-    """How often a process of this place has ended by itself and was started anew."""
+    """Processes of its place that have ended by themselves, in a row: one that has lived for a
+    minute begins a new row."""
     connections: int
     """Connections whose handshake is complete."""
     sessions: int

@@ -126,7 +126,7 @@ class Api:
         sampler: Sampler,
         streams: Streams,
         access: Access,
-        origins: Callable[[], Origins] | None,
+        origins: Callable[[], Origins | None] | None,
     ) -> None:
         self._source = source
         self._sampler = sampler

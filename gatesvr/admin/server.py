@@ -66,7 +66,7 @@ class AdminServer:
         gateway: Gateway | Source,
         config: AdminConfig,
         *,
-        origins: Callable[[], Origins] | None = None,
+        origins: Callable[[], Origins | None] | None = None,
         reload: Callable[[], ReloadReport] | None = None,
         any_port: bool = False,
     ) -> None:

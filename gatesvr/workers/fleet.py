@@ -29,12 +29,15 @@ from ..admin.refusal import Refused
 from ..admin.sessions import TRACE_S, slow_sessions
 from ..admin.source import Sample
 from ..cluster.entries import Entry
+from ..cluster.peer_link import PeerCounters
 from ..cluster.peers import PeerUnreachableError
 from ..errors import ConfigError
-from ..figures import COUNTERS, Figures
+from ..figures import CLUSTER_COUNTERS, COUNTERS, Figures
 from ..observe.log import set_level
+from ..observe.metrics import Counters
 from ..observe.version import package_version
 from ..overload import resident_bytes
+from .counters import WorkerCounters
 from .questions import (
     KICK,
     KICK_SESSION,
@@ -71,15 +74,21 @@ if TYPE_CHECKING:
     from ..cluster.peers import Peers
     from ..config import Config
     from ..drain import DrainStatus
-    from ..observe.metrics import Counters
     from ..reload import ReloadReport
     from .questions import Question
 
-__all__ = ["Fleet", "Supervision", "Worker"]
+__all__ = ["LAYERS", "Fleet", "Supervision", "Worker"]
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
+LAYERS: dict[str, type[Counters]] = {
+    **COUNTERS,
+    **CLUSTER_COUNTERS,
+    "peers": PeerCounters,
+    "workers": WorkerCounters,
+}
+"""The counters of each layer of a gateway of several processes, the supervisor's own the last."""
 SAMPLE_S = 0.8
 """Longest wait for a worker's figures, which are asked once a second."""
 ASK_S = 3.0
@@ -133,8 +142,8 @@ class Supervision(Protocol):
         """The configuration in force."""
 
     @property
-    def counters(self) -> Counters:
-        """What became of the workers; ``deaths`` is among them."""
+    def counters(self) -> WorkerCounters:
+        """What became of the workers."""
 
     def view(self) -> Sequence[Worker]:
         """Return the live workers, by number."""
@@ -190,8 +199,6 @@ class Fleet:
         entries: Knows the owner of each session.
         slots: Places, each with a worker in the normal case.
         reload: Reads the configuration again, and puts it in force in all workers.
-        layers: Counters that the workers of a gateway have besides, and the supervisor's own as
-            ``workers``, by layer.
     """
 
     def __init__(
@@ -202,9 +209,8 @@ class Fleet:
         *,
         slots: int,
         reload: Callable[[], Awaitable[ReloadReport]] | None = None,
-        layers: dict[str, type[Counters]] | None = None,
     ) -> None:
-        self.layers = {**COUNTERS, **(layers or {}), "workers": type(supervision.counters)}
+        self.layers = LAYERS
         self.more_counters: dict[str, Counters] = {"workers": supervision.counters}
         self._supervision = supervision
         self._peers = peers
@@ -295,7 +301,7 @@ class Fleet:
         views.sort(key=lambda view: (view.slot, -view.uptime_s))
         return FleetView(
             slots=self._slots,
-            restarts=self._supervision.counters.snapshot().get("deaths", 0),
+            restarts=self._supervision.counters.deaths,
             workers=views,
         )
 

@@ -27,6 +27,7 @@ from .calls import (
     pack,
     unpack,
 )
+from .desk import AdminDesk
 from .loads import FolderLoads
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Worker:
             ),
         )
         self.gateway.on_drain = self._leaves
+        self.gateway.more_counters["peers"] = self.links.counters
+        self._desk = AdminDesk(self.gateway)
         self._stop = asyncio.Event()
         self._drain = Leave()
 
@@ -99,6 +102,7 @@ class Worker:
         """
         handlers = {
             **self.gateway.handlers(),
+            **self._desk.handlers(),
             RELOAD: self._on_reload,
             STATUS: self._on_status,
         }
@@ -131,6 +135,7 @@ class Worker:
 
     async def stop(self) -> None:
         """End what start() began. Idempotent."""
+        self._desk.close()
         await self.gateway.stop()
         await self.links.close()
 

@@ -12,9 +12,9 @@ from gatesvr.cluster.entries import Entries
 from gatesvr.cluster.peers import PeerUnreachableError
 from gatesvr.config import Config, load
 from gatesvr.drain import DrainStatus
-from gatesvr.observe.metrics import Counter, Counters
 from gatesvr.session.session import Session
 from gatesvr.session.state import Event
+from gatesvr.workers.counters import WorkerCounters
 from gatesvr.workers.desk import AdminDesk
 from gatesvr.workers.fleet import Fleet
 from tests.fakes import FakeLink
@@ -55,14 +55,6 @@ class MemoryPeers:
         raise NotImplementedError
 
 
-@dataclass(slots=True)
-class FakeCounters(Counters):
-    """What became of the workers."""
-
-    deaths: Counter = 0
-    """Workers that have died."""
-
-
 @dataclass(frozen=True)
 class FakeWorker:
     """What a supervisor knows of a worker."""
@@ -81,7 +73,7 @@ class FakeSupervision:
     """A supervisor that has been told what to say."""
 
     config: Config
-    counters: FakeCounters = field(default_factory=FakeCounters)
+    counters: WorkerCounters = field(default_factory=WorkerCounters)
     workers: list[FakeWorker] = field(default_factory=list)
     status: DrainStatus = field(default_factory=DrainStatus)
     drains: list[tuple[float | None, float | None]] = field(default_factory=list)
