@@ -101,9 +101,7 @@ class Gateway(LocalPushApi):
     core = "compiled"
     """Kind of the core."""
 
-    def __init__(
-        self, config: Config | None = None, membership: Membership | None = None
-    ) -> None:
+    def __init__(self, config: Config | None = None, membership: Membership | None = None) -> None:
         if config is None:
             config = Config()
         elif not isinstance(config, Config):

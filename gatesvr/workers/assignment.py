@@ -56,7 +56,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         steers: Whether the kernel steers datagrams to the workers' sockets.
         loop: Name of the event loop.
         is_demo: Whether this is ``gatesvr serve --demo``.
-        plain_port: Where the demo's page is without TLS; 0 for nowhere.
         stats: Interval at which counters are printed, seconds; 0 for never.
     """
 
@@ -71,7 +70,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     steers: bool = False
     loop: str = "uvloop"
     is_demo: bool = False
-    plain_port: int = 0
     stats: float = 0.0
 
 

@@ -180,7 +180,7 @@ class Supervisor:
         return self._folder
 
     def serving(self) -> list[WorkerProcess]:
-        """Return the workers that serve, by number; neither those that start nor those that leave."""
+        """Return the workers that serve, by number, without those that start or leave."""
         return [
             worker
             for number, worker in sorted(self.workers.items())
@@ -269,7 +269,6 @@ class Supervisor:
             steers=self._steers,
             loop=self._loop_name,
             is_demo=self._is_demo,
-            plain_port=self._ports.plain_port,
             stats=self._stats,
         )
         worker = self.workers[number] = WorkerProcess(assignment, self._clock())
@@ -455,6 +454,7 @@ class Supervisor:
     ) -> None:
         try:
             self._leave()
+            self._drain_status = DrainStatus(phase="unready")
             share = (rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
                 worker.tell(Leave(rate=share, timeout=within, ready_wait=ready_wait))
@@ -474,12 +474,12 @@ class Supervisor:
                     known[worker.number] = await self.ask(worker, STATUS, None, WorkerStatus)
                 except PeerUnreachableError:
                     continue  # it ends, or is asked again
-            self._drain_status = _sum(
-                [
-                    status if number in self.workers else _gone(status)
-                    for number, status in known.items()
-                ]
-            )
+            for number in known.keys() - self.workers.keys():
+                known[number] = _gone(known[number])
+            if known:
+                self._drain_status = status = _sum(list(known.values()))
+                if status.phase not in ("serving", "unready"):
+                    self._ports.stop_listening()
             ends = [worker.ended for worker in self.workers.values()]
             if ends:
                 await asyncio.wait(ends, timeout=LOOK_S)

@@ -1,4 +1,4 @@
-"""Worker: a gateway that is one of several, under a supervisor."""
+"""WorkerServer: a gateway that is one of several, under a supervisor."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
     from .assignment import Assignment, Channel
 
-__all__ = ["Worker"]
+__all__ = ["WorkerServer"]
 
 logger = logging.getLogger("gatesvr.workers")
 
 
-class Worker:
+class WorkerServer:
     """One process of a gateway, from its assignment to its end.
 
     Args:
