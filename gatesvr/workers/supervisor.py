@@ -26,7 +26,7 @@ from ..cluster.hub import HUB, HubServer
 from ..cluster.peer_link import PeerLinks
 from ..cluster.peers import PeerUnreachableError
 from ..config.changes import changes, within_reach
-from ..drain import DrainStatus
+from ..drain import DrainStatus, check_drain
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
@@ -479,6 +479,8 @@ class Supervisor:
         timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
+        to: str = "",
+        to_web: str = "",
     ) -> None:
         """Take the gateway out of service so that its users do not notice, then stop it.
 
@@ -489,9 +491,16 @@ class Supervisor:
             rate: Clients asked to leave a second, of all workers together; None for ``drain.rate``.
             timeout: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds of false readiness first; None for ``drain.ready_wait``.
+            to: Another gateway to send clients to; see Gateway.drain().
+            to_web: The same for web clients.
+
+        Raises:
+            ConfigError: A number is out of range, or an address is none; no drain has begun.
         """
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain(rate, timeout, ready_wait))
+            order = Leave(timeout=timeout, ready_wait=ready_wait, address=to, web_address=to_web)
+            self._draining = asyncio.ensure_future(self._drain(rate, order))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
@@ -516,16 +525,15 @@ class Supervisor:
             if self.slots.phase(number) == "starting":
                 worker.kill()
 
-    async def _drain(
-        self, rate: float | None, within: float | None, ready_wait: float | None
-    ) -> None:
+    async def _drain(self, rate: float | None, order: Leave) -> None:
+        within = self.config.drain.timeout if order.timeout is None else order.timeout
         try:
             self._leave()
             self._drain_status = DrainStatus(phase="unready")
             share = (rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
-                worker.tell(Leave(rate=share, timeout=within, ready_wait=ready_wait))
-            async with asyncio.timeout((within or self.config.drain.timeout) + LATE_S):
+                worker.tell(msgspec.structs.replace(order, rate=share))
+            async with asyncio.timeout(within + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
             logger.error("workers_late", extra=keys(workers=len(self.workers)))

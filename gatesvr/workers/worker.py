@@ -28,6 +28,7 @@ from .calls import (
     pack,
     unpack,
 )
+from .desk import AdminDesk
 from .loads import FolderLoads
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class WorkerServer:
             ),
         )
         self.gateway.on_drain = self._leaves
+        self.gateway.more_counters["peers"] = self.links.counters
+        self._desk = AdminDesk(self.gateway)
         self._stop = asyncio.Event()
         self._drain = Leave()
 
@@ -101,6 +104,7 @@ class WorkerServer:
         """
         handlers = {
             **self.gateway.handlers(),
+            **self._desk.handlers(),
             RELOAD: self._on_reload,
             STATUS: self._on_status,
         }
@@ -134,6 +138,8 @@ class WorkerServer:
                 order.rate,
                 order.timeout,
                 ready_wait=order.ready_wait,
+                to=order.address,
+                to_web=order.web_address,
                 handover=gateway.handover(order.to) if order.to else None,
             )
         finally:
@@ -141,6 +147,7 @@ class WorkerServer:
 
     async def stop(self) -> None:
         """End what start() began. Idempotent."""
+        self._desk.close()
         await self.gateway.stop()
         await self.links.close()
         if self._is_orphan:
