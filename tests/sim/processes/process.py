@@ -81,6 +81,11 @@ class ProcessUpstream(Upstream):
         session = self.process.sessions.by_id(call.session_id)
         return session is not None and call.client_seq in session.pending
 
+    def _carry(self, call: Call, response: up.UpstreamResponse) -> None:
+        # Where an ERROR has taken the answer's place, nobody gets what it carries.
+        if call.client_seq not in self.world.checker._session(call.session_id).answered:
+            super()._carry(call, response)
+
     def forget(self) -> None:
         self.calls[:] = [call for call in self.calls if call.of is not self]
 
@@ -192,6 +197,7 @@ class Process:
         def attach_(session: Session, token: bytes, link: Any, *args: Any) -> StartOutcome:
             world.checker.resumed(session.session_id, link.ordinal)
             world.counts["resumes"] += 1
+            world.attached_at[session.session_id] = world.now
             return attach(session, token, link, *args)
 
         def own_(session: Session, epoch: int, now: float, **how: Any) -> bool:

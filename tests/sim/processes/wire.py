@@ -18,8 +18,22 @@ if TYPE_CHECKING:
     from .process import Process
     from .world import ProcessesWorld
 
+SLOW_CALLS = (
+    "Take",
+    "Taken",
+    "Give",
+    "Push",
+    "Forward",
+    "Life",
+    "create",
+    "move",
+    "remove",
+    "login",
+    "bury",
+    "find",
+    "renew",
+)
 DIRECTORY_TIMEOUT_S = 1.0
-NOTHING: Any = object()
 
 
 class Wire:
@@ -226,6 +240,7 @@ class FarDirectory:
                 process, None, name, serve, DIRECTORY_TIMEOUT_S, DirectoryUnreachableError
             )
 
+        ask.__name__ = name
         return ask
 
 

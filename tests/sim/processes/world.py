@@ -68,7 +68,8 @@ class ProcessesWorld(World):
         self.automatic: set[str] = set()
         self.ended: dict[str, str] = {}
         self.ended_at: dict[str, float] = {}
-        self.found_at: dict[str, float] = {}
+        self.found: dict[str, tuple[float, frozenset[str]]] = {}
+        self.attached_at: dict[str, float] = {}
         self._draw_config()
         self.wire = Wire(self)
         self.directory: MemoryDirectory = self.loop.call(
@@ -211,8 +212,9 @@ class ProcessesWorld(World):
             return because("replaced", log_in, entry, replaced, now)
 
         def find_(openid: str, now: float) -> Any:
-            self.found_at[openid] = now
-            return find(openid, now)
+            found = find(openid, now)
+            self.found[openid] = (now, found.leased)
+            return found
 
         def move_(session_id: str, owner: str, epoch: int, to: str, now: float) -> Any:
             before = entries._entries.get(session_id)
@@ -295,15 +297,18 @@ class ProcessesWorld(World):
     def _shows_life(self, entry: Entry) -> bool:
         """Say whether a session shows life for sure, since before it was judged."""
         process = self.by_node_id[entry.owner]
-        if process.is_dead or not self.directory.entries._is_leased(entry.owner, self.now):
+        found_at, leased = self.found.get(entry.openid, (0.0, frozenset()))
+        if process.is_dead or entry.owner not in leased:
+            return False
+        if not self.directory.entries._is_leased(entry.owner, self.now):
             return False
         session = process.sessions.by_id(entry.session_id)
         if session is None or session.role is not Role.OWN or session.link is None:
             return False
         link: Any = session.link
-        found_at = self.found_at.get(entry.openid, 0.0)
         return bool(
-            link.alive_since < found_at and self.now - link.last_heard < SIGN_OF_LIFE_S - 0.1
+            max(link.alive_since, self.attached_at.get(entry.session_id, 0.0)) < found_at
+            and self.now - link.last_heard < SIGN_OF_LIFE_S - 0.1
         )
 
     # The run.
