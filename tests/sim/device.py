@@ -371,6 +371,7 @@ class Device:
         if asked is not None:
             self.world.counts[f"failed_{event.code}"] += 1
             self.world.checker.failed(self.name, asked.name, event.code, event.outcome)
+            self.world.told_failed(asked.name, event.code)
 
 
 class Stranger(Device):

@@ -135,6 +135,9 @@ class World:
     def told_lost(self, session_id: str, reason: str) -> None:
         """A client was told why its session is gone."""
 
+    def told_failed(self, name: str, code: int) -> None:
+        """A client was told that a request has failed."""
+
     def held(self, session: Session) -> int:
         """Return the notifies that wait for a session's login."""
         return len(session.outbox.held or ())

@@ -81,6 +81,12 @@ class ProcessUpstream(Upstream):
         session = self.process.sessions.by_id(call.session_id)
         return session is not None and call.client_seq in session.pending
 
+    def _end(self, call: Call, response: up.UpstreamResponse) -> None:
+        if not response.client_seq_id:
+            assert isinstance(call.of, ProcessUpstream)
+            self.process.world.answerers[call.name] = call.of.process
+        super()._end(call, response)
+
     def _carry(self, call: Call, response: up.UpstreamResponse) -> None:
         # Where an ERROR has taken the answer's place, nobody gets what it carries.
         if call.client_seq not in self.world.checker._session(call.session_id).answered:
@@ -126,6 +132,8 @@ class Process:
         is_dead: It has crashed, or has ended.
         is_ready: It has joined, and takes connections.
         is_leaving: It is about to end, and takes no more connections.
+        was_out: Somebody was told that its lease is out.
+        died_at: When it crashed.
     """
 
     def __init__(self, world: ProcessesWorld, number: int) -> None:
@@ -135,6 +143,8 @@ class Process:
         self.is_dead = False
         self.is_ready = False
         self.is_leaving = False
+        self.was_out = False
+        self.died_at = math.inf
         self.upstream = ProcessUpstream(self)
         clock = world.loop.time
         upstream: Any = self.upstream
@@ -182,6 +192,7 @@ class Process:
     def crash(self) -> None:
         """End at once; nobody is told."""
         self.is_dead = True
+        self.died_at = self.world.now
         self.upstream.forget()
 
     def copies(self) -> list[Session]:

@@ -231,6 +231,7 @@ class FarDirectory:
             world = wire.world
 
             def serve() -> Any:
+                world.asker = process.node_id
                 result = at_once(method(*args, **kwargs))
                 if world.is_verbose and name not in ("renew", "nodes", "is_leased"):
                     world.note("  directory: %s %s%s = %s", process, name, args, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -12,6 +13,7 @@ from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.cluster.directory import MemoryDirectory
 from gatesvr.cluster.entries import Entry
 from gatesvr.config import Config, DispatchConfig, PushConfig, SessionConfig
+from gatesvr.errors import ErrorCode
 from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.role import Role
@@ -68,7 +70,9 @@ class ProcessesWorld(World):
         self.automatic: set[str] = set()
         self.ended: dict[str, str] = {}
         self.ended_at: dict[str, float] = {}
-        self.found: dict[str, tuple[float, frozenset[str]]] = {}
+        self.answerers: dict[str, Process] = {}
+        self.asker = ""
+        self.found: dict[tuple[str, str], tuple[float, frozenset[str]]] = {}
         self.attached_at: dict[str, float] = {}
         self._draw_config()
         self.wire = Wire(self)
@@ -189,7 +193,7 @@ class ProcessesWorld(World):
         entries: Any = self.directory.entries
         drop, log_in, mark, find = entries._drop, entries._log_in, entries._mark, entries.find
         move, remove, bury, leave = entries.move, entries.remove, entries.bury, entries.leave
-        create = entries.create
+        create, is_leased = entries.create, entries.is_leased
         why = ["by nobody"]
 
         def because(reason: str, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -213,7 +217,7 @@ class ProcessesWorld(World):
 
         def find_(openid: str, now: float) -> Any:
             found = find(openid, now)
-            self.found[openid] = (now, found.leased)
+            self.found[openid, self.asker] = (now, found.leased)
             return found
 
         def move_(session_id: str, owner: str, epoch: int, to: str, now: float) -> Any:
@@ -222,6 +226,12 @@ class ProcessesWorld(World):
             if after is not before and isinstance(after, Entry):
                 self.counts["moves" if owner != to else "taken_back"] += after != before
             return after
+
+        def is_leased_(node_id: str, now: float) -> bool:
+            is_good = is_leased(node_id, now)
+            if not is_good and (process := self.process_of(node_id)) is not None:
+                process.was_out = True
+            return bool(is_good)
 
         def create_(session_id: str, *args: Any) -> Any:
             is_there = session_id in entries._entries
@@ -241,7 +251,7 @@ class ProcessesWorld(World):
 
         entries._drop, entries._mark, entries._log_in, entries.find = drop_, mark_, log_in_, find_
         entries.move, entries.remove, entries.bury, entries.leave = move_, remove_, bury_, leave_
-        entries.create = create_
+        entries.create, entries.is_leased = create_, is_leased_
 
     def owner_began(self, process: Process, session: Session, epoch: int) -> None:
         """A process takes itself for the owner from now on."""
@@ -290,14 +300,14 @@ class ProcessesWorld(World):
         for other in replaced:
             if is_automatic:
                 self.checker.broken(other.session_id, "replaced after a failed resume")
-            elif policy != "replace" and self._shows_life(other):
+            elif policy != "replace" and self._shows_life(other, entry.owner):
                 self.checker.broken(other.session_id, "replaced while it showed life")
             self.checker.ended(other.session_id, replaced_in=other.openid)
 
-    def _shows_life(self, entry: Entry) -> bool:
+    def _shows_life(self, entry: Entry, judge: str) -> bool:
         """Say whether a session shows life for sure, since before it was judged."""
         process = self.by_node_id[entry.owner]
-        found_at, leased = self.found.get(entry.openid, (0.0, frozenset()))
+        found_at, leased = self.found.get((entry.openid, judge), (0.0, frozenset()))
         if process.is_dead or entry.owner not in leased:
             return False
         if not self.directory.entries._is_leased(entry.owner, self.now):
@@ -394,6 +404,7 @@ class ProcessesWorld(World):
             self.directory.entries.sweep(now)
             for process in self.living():
                 process.engine.sweep()
+                self._check_waiting(process)
         for connection in self.connections:
             if connection.gateway_open:
                 timer = connection.handler.get_timer()
@@ -402,6 +413,18 @@ class ProcessesWorld(World):
         for device in self.devices:
             device.handle_timer()
         self.loop.settle()
+
+    def _check_waiting(self, process: Process) -> None:
+        """Check what holds of a process once a second."""
+        is_leased = self.directory.entries._is_leased(process.node_id, self.now)
+        if not is_leased or self.wire.is_directory_down or self.wire.slow_call:
+            return
+        for session in process.dispatcher.moved._waiting:
+            for call in session.moved_calls.values():
+                other = self.by_node_id.get(call.at)
+                if other is not None and self.now > other.died_at + 4 * self.lease + 5.0:
+                    self.checker.broken(session.session_id, f"waits for {other}, which is dead")
+                    other.died_at = math.inf
 
     def step(self) -> None:
         """Do one of the things that can happen now."""
@@ -634,6 +657,17 @@ class ProcessesWorld(World):
                 self.checker.broken("", f"the directory's {name} is left at the end")
 
     # Told to the devices.
+
+    def told_failed(self, name: str, code: int) -> None:
+        """A client was told that a request has failed."""
+        process = self.answerers.get(name)
+        if (
+            code == ErrorCode.UPSTREAM_UNREACHABLE
+            and process is not None
+            and not process.is_dead
+            and not process.was_out
+        ):
+            self.checker.broken("", f"{name} was answered, and failed by {code}")
 
     def told_lost(self, session_id: str, reason: str) -> None:
         """A client was told why its session is gone."""
