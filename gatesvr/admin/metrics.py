@@ -23,7 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from ..figures import COUNTERS, Figures, refusals
+from ..figures import CLUSTER_COUNTERS, COUNTERS, Figures, refusals
 from ..observe.metrics import Counters
 from ..observe.stages import UPSTREAM
 from .counters import AdminCounters
@@ -54,8 +54,8 @@ PART_SAMPLES = 200
 OTHER = "other"
 """The service of endpoints that serve what the configuration does not name."""
 
-LAYERS: dict[str, type[Counters]] = {**COUNTERS, "admin": AdminCounters}
-"""The counters of each layer of a gateway with an admin server."""
+LAYERS: dict[str, type[Counters]] = {**COUNTERS, **CLUSTER_COUNTERS, "admin": AdminCounters}
+"""The counters of each layer of a gateway of several processes with an admin server."""
 
 Kind: TypeAlias = Literal["gauge", "counter", "histogram"]
 Values: TypeAlias = "Iterable[tuple[tuple[str, ...], float]]"

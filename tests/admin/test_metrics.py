@@ -22,6 +22,7 @@ from gatesvr.admin.metrics import (
     counter_measures,
     measures,
 )
+from gatesvr.cluster.counters import ClusterCounters
 from gatesvr.config import load
 from gatesvr.figures import COUNTERS, REFUSALS
 
@@ -106,7 +107,8 @@ def test_every_layer_has_its_counters() -> None:
     ],
 )
 async def test_a_page_is_what_the_parsers_read(accept: str, content_type: str) -> None:
-    collector = GatewayCollector(idle(), {"admin": AdminCounters()})
+    others = {"cluster": ClusterCounters(), "admin": AdminCounters()}
+    collector = GatewayCollector(idle(), others)
     page, found = await collector.page(accept)
     assert found.startswith(content_type)
     text = page.decode()
