@@ -14,27 +14,42 @@ def targeted(**draws: Any) -> type[ProcessesWorld]:
     return type("TargetedWorld", (ProcessesWorld,), {"DRAWS": draws})
 
 
-_SLOW_ANSWERS = targeted(
-    weight_answer=0.05, weight_given_up=0.8, task_timeout=30.0, wire_slow_call="", weight_cut=0.0
-)
-_CUT_OFF = targeted(
-    size=2, lease=1.5, weight_cut=0.3, weight_given_up=0.5, wire_slow_call="bury", wire_loss=0.1
+_SLOW_ANSWERS = {
+    "weight_answer": 0.05,
+    "weight_given_up": 0.8,
+    "weight_cut": 0.0,
+    "weight_outage": 0.0,
+    "weight_isolate": 0.0,
+    "task_timeout": 30.0,
+}
+_SERIAL = targeted(**_SLOW_ANSWERS, wire_slow_call="")
+_ALONE = targeted(
+    size=2, lease=1.5, weight_isolate=0.1, weight_given_up=0.5, wire_slow_call="bury", wire_loss=0.0
 )
 
 WORLDS: dict[str, type[ProcessesWorld]] = {
     "entries_removed_without_compare": targeted(
-        size=2, lease=1.5, wire_slow_call="renew", weight_given_up=0.8, weight_give=0.4
+        size=2, lease=1.5, stickiness=0.0, wire_slow_call="renew", weight_given_up=2.0
     ),
     "ended_sessions_entered_again": targeted(
-        policy="replace", wire_slow_call="create", wire_repeats=0.8, wire_loss=0.15
+        policy="replace",
+        lease=12.0,
+        login_weight=1.0,
+        wire_slow_call=("create", "Replaced"),
+        wire_slow_s=8.0,
+        wire_repeats=1.0,
     ),
-    "live_owners_buried": _CUT_OFF,
-    "lost_sessions_kept": _CUT_OFF,
+    "live_owners_buried": _ALONE,
+    "lost_sessions_kept": _ALONE,
     "answered_hello_travels_as_unanswered": targeted(
-        wire_slow_call="login", weight_given_up=0.8, weight_give=0.4
+        login_weight=1.0, wire_slow_call="login", weight_given_up_early=0.8, weight_give=0.4
     ),
     "failed_resume_forgotten_on_the_way": targeted(
-        policy="replace", weight_crash=0.04, weight_give=0.4, wire_slow_call="login"
+        policy="replace",
+        weight_crash=0.04,
+        weight_give=0.4,
+        weight_given_up_early=0.4,
+        wire_slow_call="login",
     ),
     "unanswered_removals_count_as_done": targeted(wire_loss=0.3, weight_kick=0.05),
     "taken_counts_for_any_move": targeted(
@@ -43,13 +58,20 @@ WORLDS: dict[str, type[ProcessesWorld]] = {
     "requests_of_the_dead_wait_for_ever": targeted(
         lease=1.5, weight_answer=0.02, task_timeout=30.0, weight_crash=0.05, wire_slow_call=""
     ),
-    "serial_chains_end_at_a_move": _SLOW_ANSWERS,
-    "waiting_requests_start_where_they_were": _SLOW_ANSWERS,
-    "results_sent_once": _SLOW_ANSWERS,
-    "leaving_copies_take_results": _SLOW_ANSWERS,
-    "silent_owners_have_no_life": targeted(policy="reject", weight_cut=0.1, wire_loss=0.15),
+    "serial_chains_end_at_a_move": _SERIAL,
+    "waiting_requests_start_where_they_were": _SERIAL,
+    "results_sent_once": targeted(**_SLOW_ANSWERS, wire_slow_call="Forward", wire_loss=0.2),
+    "leaving_copies_take_results": targeted(**_SLOW_ANSWERS, wire_slow_call="Take", wire_loss=0.0),
+    "silent_owners_have_no_life": targeted(
+        policy="reject", wire_slow_call="Life", weight_given_up=0.1
+    ),
     "refused_pushes_taken_when_they_come_again": targeted(
-        wire_slow_call="Push", wire_repeats=0.7, weight_push=0.8, weight_give=0.8
+        wire_slow_call="Push",
+        wire_repeats=0.8,
+        wire_loss=0.0,
+        weight_push=2.0,
+        max_queue_size=8,
+        when_full="refuse",
     ),
 }
 """By the mutation that they find."""

@@ -87,6 +87,8 @@ class ProcessesWorld(World):
                 setattr(self.wire, rest, value)
             elif kind == "weight":
                 self.weight[rest] = value
+            elif hasattr(self, name):
+                setattr(self, name, value)
         self.directory: MemoryDirectory = self.loop.call(
             lambda: MemoryDirectory(
                 lease=self.lease, resume_window=self.config.session.resume_window
@@ -129,17 +131,19 @@ class ProcessesWorld(World):
             "sleep": draw((0.0, 0.01)),
             "push": draw((0.1, 0.4)),
             "given_up": draw((0.1, 0.3, 0.8)),
+            "given_up_early": draw((0.0, 0.0, 0.2)),
             "answer": draw((0.1, 0.4, 0.4)),
+            "isolate": draw((0.0, 0.0, 0.01)),
         }
         policy = drawn.get("policy") or draw(("replace", "replace", "reject", "allow"))
         self.has_three = policy == "allow"
         self.config = Config(
             session=SessionConfig(
-                max_queue_size=draw((8, 40, 1_024)),
+                max_queue_size=drawn.get("max_queue_size") or draw((8, 40, 1_024)),
                 max_in_flight=draw((3, 6, 128)),
                 max_logged_in=2 if self.has_three else 1,
                 on_duplicate=policy,
-                when_full=draw(("drop_oldest", "refuse")),
+                when_full=drawn.get("when_full") or draw(("drop_oldest", "refuse")),
                 resume_window=draw((8.0, 20.0)),
                 login_timeout=draw((6.0, 30.0)),
             ),
@@ -462,8 +466,10 @@ class ProcessesWorld(World):
         if device.connection is None and self.some_process() is None:
             return
         super()._offer_device(device, actions)
-        if device.is_live and device.session.is_logged_in and not self.is_calm:
-            actions.append((self.weight["given_up"], self._leave, device))
+        if device.is_live and not self.is_calm:
+            is_early = not device.session.is_logged_in
+            weight = self.weight["given_up_early" if is_early else "given_up"]
+            actions.append((weight, self._leave, device))
 
     def _offer_rest(self, actions: list[Any]) -> None:
         for call in self.calls[:8]:
@@ -489,6 +495,7 @@ class ProcessesWorld(World):
             actions.append((0.05, self._heal, None))
         actions.append((weight["outage"], self._take_directory_down, None))
         actions.append((weight["give"], self._give, None))
+        actions.append((weight["isolate"], self._isolate, None))
 
     def _wait_long(self) -> None:
         self.note("time passes")
@@ -545,6 +552,15 @@ class ProcessesWorld(World):
 
     def _bring_directory_up(self) -> None:
         self.wire.is_directory_down = False
+
+    def _isolate(self) -> None:
+        """A process reaches nobody but its clients, for longer than its lease may be."""
+        node_id = self.random.choice(self.living()).node_id
+        self.note("%s reaches its clients alone", node_id[:3])
+        self.counts["isolated"] += 1
+        self.wire.alone.add(node_id)
+        within = self.random.random() * 3 * self.lease
+        self.loop.call_later(within, self.wire.alone.discard, node_id)
 
     def _give(self) -> None:
         """A process gives a suspended session to another one."""
@@ -677,7 +693,8 @@ class ProcessesWorld(World):
         if process is None or process.is_dead or process.was_out:
             return
         counts = self.counts
-        is_hurt = counts["peer_cuts"] or counts["directory_cuts"] or counts["outages"]
+        is_hurt = counts["peer_cuts"] or counts["directory_cuts"]
+        is_hurt = is_hurt or counts["outages"] or counts["isolated"]
         if code == ErrorCode.UPSTREAM_UNREACHABLE or (
             code == ErrorCode.DEADLINE and not is_hurt and self.now > since + LATEST_RESULT_S
         ):
