@@ -24,7 +24,16 @@ _SLOW_ANSWERS = {
 }
 _SERIAL = targeted(**_SLOW_ANSWERS, wire_slow_call="")
 _ALONE = targeted(
-    size=2, lease=1.5, weight_isolate=0.1, weight_given_up=0.5, wire_slow_call="bury", wire_loss=0.0
+    size=4,
+    lease=2.0,
+    stickiness=0.0,
+    pace=0.06,
+    weight_isolate=0.06,
+    weight_crash=0.0,
+    weight_given_up=1.0,
+    alone_s=12.0,
+    wire_held_call="bury",
+    wire_loss=0.0,
 )
 
 WORLDS: dict[str, type[ProcessesWorld]] = {
@@ -35,7 +44,8 @@ WORLDS: dict[str, type[ProcessesWorld]] = {
         policy="replace",
         lease=12.0,
         login_weight=1.0,
-        wire_slow_call=("create", "Replaced"),
+        wire_slow_call="create",
+        wire_lost_call="Replaced",
         wire_slow_s=8.0,
         wire_repeats=1.0,
     ),
@@ -60,10 +70,10 @@ WORLDS: dict[str, type[ProcessesWorld]] = {
     ),
     "serial_chains_end_at_a_move": _SERIAL,
     "waiting_requests_start_where_they_were": _SERIAL,
-    "results_sent_once": targeted(**_SLOW_ANSWERS, wire_slow_call="Forward", wire_loss=0.2),
+    "results_sent_once": targeted(**_SLOW_ANSWERS, wire_slow_call="", wire_lost_call="Forward"),
     "leaving_copies_take_results": targeted(**_SLOW_ANSWERS, wire_slow_call="Take", wire_loss=0.0),
     "silent_owners_have_no_life": targeted(
-        policy="reject", wire_slow_call="Life", weight_given_up=0.1
+        policy="reject", wire_lost_call="Life", weight_given_up=0.1
     ),
     "refused_pushes_taken_when_they_come_again": targeted(
         wire_slow_call="Push",

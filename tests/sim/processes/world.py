@@ -119,6 +119,7 @@ class ProcessesWorld(World):
         self.high_water = draw((600, 65_536))
         self.low_water = self.high_water // 2
         self.lease = drawn.get("lease") or draw((1.5, 3.0, 5.0))
+        self.alone_s = 3 * self.lease
         self.pace = draw((0.004, 0.02, 0.06))
         self.stickiness = draw((0.0, 0.3, 0.7))
         self.weight = {
@@ -260,8 +261,9 @@ class ProcessesWorld(World):
         def remove_(*args: Any) -> Any:
             return because("removed", remove, *args)
 
-        def bury_(*args: Any) -> Any:
-            return because("buried", bury, *args)
+        def bury_(session_id: str, owner: str, epoch: int, now: float) -> Any:
+            why = "buried alive" if entries._is_leased(owner, now) else "buried"
+            return because(why, bury, session_id, owner, epoch, now)
 
         def leave_(node_id: str, now: float) -> Any:
             return because("left", leave, node_id, now)
@@ -294,7 +296,7 @@ class ProcessesWorld(World):
             if any(d.session.session_id == session_id for d in self.devices):
                 self.checker.broken(session_id, "its entry was removed, and its client has it")
             return
-        if why == "buried" and self.directory.entries._is_leased(entry.owner, self.now):
+        if why == "buried alive":
             self.checker.broken(session_id, "buried, and its owner's lease is good")
             return
         self.ended.setdefault(session_id, why)
@@ -558,9 +560,9 @@ class ProcessesWorld(World):
         node_id = self.random.choice(self.living()).node_id
         self.note("%s reaches its clients alone", node_id[:3])
         self.counts["isolated"] += 1
-        self.wire.alone.add(node_id)
-        within = self.random.random() * 3 * self.lease
-        self.loop.call_later(within, self.wire.alone.discard, node_id)
+        within = self.random.random() * self.alone_s
+        self.wire.alone[node_id] = self.now + within
+        self.loop.call_later(within, self.wire.alone.pop, node_id, None)
 
     def _give(self) -> None:
         """A process gives a suspended session to another one."""
