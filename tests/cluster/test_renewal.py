@@ -123,6 +123,22 @@ async def test_the_end_of_a_session_is_certain() -> None:
 
 
 @travelling
+async def test_a_renewal_leaves_an_end_that_is_on_its_way_alone() -> None:
+    """Its entry is there still, and names this node; a kick's tombstone must not get lost."""
+    async with Cluster() as cluster:
+        a = cluster.a
+        _, session, _ = await a.log_in()
+        held = cluster.wire.order("remove", "hold", times=9)
+        a.sessions.kick(session, "", a.now)
+        await cluster.pass_time(3)
+        assert a.moves["orphans"] == 0
+        assert cluster.owner(session.session_id) == "a"
+        held.release()
+        await cluster.pass_time(3)
+        assert cluster.entry(session.session_id).reason is LostReason.KICKED
+
+
+@travelling
 async def test_a_late_end_harms_no_other_life_of_the_session() -> None:
     """Another node has it by then: its entry stays."""
     async with Cluster() as cluster:
