@@ -48,6 +48,14 @@ class ProcessManager(SessionManager):
             self.process.world.automatic.add(session.session_id)
         return outcome
 
+    def kick(self, session: Session, *args: Any) -> None:
+        process = self.process
+        is_own = session.state is not State.CLOSED and session.role is Role.OWN
+        super().kick(session, *args)
+        if is_own and not process.is_dead:
+            process.world.ended[session.session_id] = "kicked"
+            process.world.kickers[session.session_id] = process
+
     def close(self, session: Session, code: int, reason: str, now: float, **how: Any) -> None:
         process = self.process
         if session.state is not State.CLOSED and not process.is_dead:
@@ -84,7 +92,7 @@ class ProcessUpstream(Upstream):
     def _end(self, call: Call, response: up.UpstreamResponse) -> None:
         if not response.client_seq_id:
             assert isinstance(call.of, ProcessUpstream)
-            self.process.world.answerers[call.name] = call.of.process
+            self.process.world.answered[call.name] = (call.of.process, self.process.world.now)
         super()._end(call, response)
 
     def _carry(self, call: Call, response: up.UpstreamResponse) -> None:

@@ -41,6 +41,7 @@ class Wire:
 
     Attributes:
         cuts: Pairs of node ids that do not reach each other; the directory is the empty one.
+        alone: Processes that reach neither the directory nor each other.
         is_directory_down: Nobody reaches the directory.
         under_way: Calls that were made, and what still flies of each.
     """
@@ -67,6 +68,8 @@ class Wire:
             )
         )
         self.pace = draw((0.002, 0.01, 0.05))
+        self.slow_s = 4.0
+        self.alone: set[str] = set()
         self.cuts: set[frozenset[str]] = set()
         self.is_directory_down = False
         self.under_way = 0
@@ -77,10 +80,13 @@ class Wire:
         self.slow_call = ""
         self.pace = 0.002
         self.cuts.clear()
+        self.alone.clear()
         self.is_directory_down = False
 
     def is_cut(self, one: str, other: str) -> bool:
         if self.is_directory_down and not (one and other):
+            return True
+        if self.alone and (one in self.alone or other in self.alone):
             return True
         return bool(self.cuts) and frozenset((one, other)) in self.cuts
 
@@ -88,7 +94,7 @@ class Wire:
         """Return how long a message travels."""
         random = self.world.random.random
         if self.slow_call and name.startswith(self.slow_call) and random() < 0.7:
-            return random() * 4.0
+            return float(random() ** 2 * self.slow_s)
         if self.slowness and random() < self.slowness:
             return random() * random() * 5.0
         return random() * self.pace

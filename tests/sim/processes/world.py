@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gatesvr.bench.checker import DeliveryChecker
@@ -36,6 +36,8 @@ EVENTS = 160
 """Events of a history before the network is left alone."""
 CALM_EVENTS = 2_500
 """Events within which everything must have arrived from then on."""
+LATEST_RESULT_S = 12.0
+"""Within which a result reaches the owner of its session, whatever is lost of it on the way."""
 
 
 class ProcessesWorld(World):
@@ -48,6 +50,8 @@ class ProcessesWorld(World):
     """
 
     EVENTS = EVENTS
+    DRAWS: Mapping[str, Any] = {}
+    """Attributes of the world, its wire (``wire_``) and its weights (``weight_``), drawn or not."""
 
     def __init__(self, seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> None:
         self.seed = seed
@@ -70,12 +74,21 @@ class ProcessesWorld(World):
         self.automatic: set[str] = set()
         self.ended: dict[str, str] = {}
         self.ended_at: dict[str, float] = {}
-        self.answerers: dict[str, Process] = {}
+        self.answered: dict[str, tuple[Process, float]] = {}
+        self.kickers: dict[str, Process] = {}
         self.asker = ""
         self.found: dict[tuple[str, str], tuple[float, frozenset[str]]] = {}
         self.attached_at: dict[str, float] = {}
         self._draw_config()
         self.wire = Wire(self)
+        for name, value in self.DRAWS.items():
+            kind, _, rest = name.partition("_")
+            if kind == "wire":
+                setattr(self.wire, rest, value)
+            elif kind == "weight":
+                self.weight[rest] = value
+            elif hasattr(self, name):
+                setattr(self, name, value)
         self.directory: MemoryDirectory = self.loop.call(
             lambda: MemoryDirectory(
                 lease=self.lease, resume_window=self.config.session.resume_window
@@ -94,7 +107,8 @@ class ProcessesWorld(World):
 
     def _draw_config(self) -> None:
         draw = self.random.choice
-        self.size = draw((2, 3, 3, 4))
+        drawn = self.DRAWS
+        self.size = drawn.get("size") or draw((2, 3, 3, 4))
         self.has_lag = draw((False, True))
         self.is_sloppy = draw((False, True))
         self.is_insistent = draw((False, False, True))
@@ -104,7 +118,7 @@ class ProcessesWorld(World):
         self.window = draw((1_000, 100_000))
         self.high_water = draw((600, 65_536))
         self.low_water = self.high_water // 2
-        self.lease = draw((1.5, 3.0, 5.0))
+        self.lease = drawn.get("lease") or draw((1.5, 3.0, 5.0))
         self.pace = draw((0.004, 0.02, 0.06))
         self.stickiness = draw((0.0, 0.3, 0.7))
         self.weight = {
@@ -117,16 +131,19 @@ class ProcessesWorld(World):
             "sleep": draw((0.0, 0.01)),
             "push": draw((0.1, 0.4)),
             "given_up": draw((0.1, 0.3, 0.8)),
+            "given_up_early": draw((0.0, 0.0, 0.2)),
+            "answer": draw((0.1, 0.4, 0.4)),
+            "isolate": draw((0.0, 0.0, 0.01)),
         }
-        policy = draw(("replace", "replace", "reject", "allow"))
+        policy = drawn.get("policy") or draw(("replace", "replace", "reject", "allow"))
         self.has_three = policy == "allow"
         self.config = Config(
             session=SessionConfig(
-                max_queue_size=draw((8, 40, 1_024)),
+                max_queue_size=drawn.get("max_queue_size") or draw((8, 40, 1_024)),
                 max_in_flight=draw((3, 6, 128)),
                 max_logged_in=2 if self.has_three else 1,
                 on_duplicate=policy,
-                when_full=draw(("drop_oldest", "refuse")),
+                when_full=drawn.get("when_full") or draw(("drop_oldest", "refuse")),
                 resume_window=draw((8.0, 20.0)),
                 login_timeout=draw((6.0, 30.0)),
             ),
@@ -134,7 +151,7 @@ class ProcessesWorld(World):
                 workers=1,
                 max_workers=draw((4, 16)),
                 max_queue_size=draw((4, 100)),
-                task_timeout=draw((4.0, 30.0)),
+                task_timeout=drawn.get("task_timeout") or draw((4.0, 30.0)),
             ),
             push=PushConfig(),
             route=list(ROUTES),
@@ -449,12 +466,14 @@ class ProcessesWorld(World):
         if device.connection is None and self.some_process() is None:
             return
         super()._offer_device(device, actions)
-        if device.is_live and device.session.is_logged_in and not self.is_calm:
-            actions.append((self.weight["given_up"], self._leave, device))
+        if device.is_live and not self.is_calm:
+            is_early = not device.session.is_logged_in
+            weight = self.weight["given_up_early" if is_early else "given_up"]
+            actions.append((weight, self._leave, device))
 
     def _offer_rest(self, actions: list[Any]) -> None:
         for call in self.calls[:8]:
-            weight = self.login_weight if call.action == "hello" else 0.4
+            weight = self.login_weight if call.action == "hello" else self.weight["answer"]
             actions.append((weight, self.upstream.answer, call))
         actions.append((0.3, self._wait, None))
         for push in self.pushers.again():
@@ -476,6 +495,7 @@ class ProcessesWorld(World):
             actions.append((0.05, self._heal, None))
         actions.append((weight["outage"], self._take_directory_down, None))
         actions.append((weight["give"], self._give, None))
+        actions.append((weight["isolate"], self._isolate, None))
 
     def _wait_long(self) -> None:
         self.note("time passes")
@@ -532,6 +552,15 @@ class ProcessesWorld(World):
 
     def _bring_directory_up(self) -> None:
         self.wire.is_directory_down = False
+
+    def _isolate(self) -> None:
+        """A process reaches nobody but its clients, for longer than its lease may be."""
+        node_id = self.random.choice(self.living()).node_id
+        self.note("%s reaches its clients alone", node_id[:3])
+        self.counts["isolated"] += 1
+        self.wire.alone.add(node_id)
+        within = self.random.random() * 3 * self.lease
+        self.loop.call_later(within, self.wire.alone.discard, node_id)
 
     def _give(self) -> None:
         """A process gives a suspended session to another one."""
@@ -660,18 +689,23 @@ class ProcessesWorld(World):
 
     def told_failed(self, name: str, code: int) -> None:
         """A client was told that a request has failed."""
-        process = self.answerers.get(name)
-        if (
-            code == ErrorCode.UPSTREAM_UNREACHABLE
-            and process is not None
-            and not process.is_dead
-            and not process.was_out
+        process, since = self.answered.get(name, (None, 0.0))
+        if process is None or process.is_dead or process.was_out:
+            return
+        counts = self.counts
+        is_hurt = counts["peer_cuts"] or counts["directory_cuts"]
+        is_hurt = is_hurt or counts["outages"] or counts["isolated"]
+        if code == ErrorCode.UPSTREAM_UNREACHABLE or (
+            code == ErrorCode.DEADLINE and not is_hurt and self.now > since + LATEST_RESULT_S
         ):
             self.checker.broken("", f"{name} was answered, and failed by {code}")
 
     def told_lost(self, session_id: str, reason: str) -> None:
         """A client was told why its session is gone."""
         why = self.ended.get(session_id, "")
+        kicker = self.kickers.get(session_id)
+        if kicker is not None and (kicker.is_dead or kicker.was_out):
+            return
         age = self.now - self.ended_at.get(session_id, self.now)
         if (
             reason == "UNKNOWN_SESSION"
