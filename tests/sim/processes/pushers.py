@@ -163,7 +163,8 @@ class ProcessPushers:
         except PeerUnreachableError:
             self.world.counts["kicks_unsure"] += 1
             return
-        if is_done and session_id not in self.world.ended:
+        is_there = session_id in self.world.directory.entries._entries
+        if is_done and is_there and session_id not in self.world.ended:
             self.world.checker.broken(session_id, "was kicked and is still there")
 
     def _begin(self, name: str, session_id: str, request: up.UnicastPushRequest) -> None:
