@@ -163,7 +163,8 @@ class ProcessPushers:
         except PeerUnreachableError:
             self.world.counts["kicks_unsure"] += 1
             return
-        is_there = session_id in self.world.directory.entries._entries
+        # One that was never handed out has ended unseen, and its entry may have come late.
+        is_there = any(p.sessions.by_id(session_id) for p in self.world.processes)
         if is_done and is_there and session_id not in self.world.ended:
             self.world.checker.broken(session_id, "was kicked and is still there")
 
