@@ -15,6 +15,7 @@ from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
 from gatesvr.cluster.counters import ClusterCounters
+from gatesvr.cluster.peer_link import PeerCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
 from gatesvr.drain import DrainCounters
@@ -24,6 +25,7 @@ from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
 from gatesvr.transport.web.counters import WebCounters
 from gatesvr.upstream.call import UpstreamCounters
+from gatesvr.workers.counters import WorkerCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +62,8 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     DrainCounters: ("drain.py",),
     ClusterCounters: ("cluster",),
     AdminCounters: ("admin",),
+    PeerCounters: ("cluster",),
+    WorkerCounters: ("workers",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }

@@ -240,10 +240,12 @@ class MovedMessages(_message.Message):
     def __init__(self, msg_ids: _Optional[_Iterable[int]] = ..., flags: _Optional[_Iterable[int]] = ..., left_ms: _Optional[_Iterable[int]] = ..., bodies: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PeerBatch(_message.Message):
-    __slots__ = ("frames",)
+    __slots__ = ("frames", "sent_ms")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SENT_MS_FIELD_NUMBER: _ClassVar[int]
     frames: _containers.RepeatedCompositeFieldContainer[PeerFrame]
-    def __init__(self, frames: _Optional[_Iterable[_Union[PeerFrame, _Mapping]]] = ...) -> None: ...
+    sent_ms: int
+    def __init__(self, frames: _Optional[_Iterable[_Union[PeerFrame, _Mapping]]] = ..., sent_ms: _Optional[int] = ...) -> None: ...
 
 class PeerFrame(_message.Message):
     __slots__ = ("call", "method", "body", "is_more", "error", "timeout_ms")

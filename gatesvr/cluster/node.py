@@ -106,7 +106,7 @@ class Node:
         self._arrivals = Arrivals(context, owning, self._ends)
         self._starts = Starts(context, owning, self._ends, self._arrivals)
         self._leaving = Leaving(context, owning, self._ends, self._starts.next_move_id)
-        self._pushes = Pushes(context, self._ends, engine.commands.pushes.push)
+        self._pushes = Pushes(context, self._ends, engine.commands.pushes.push_to)
         self._renewal = owning.renewal = Renewal(context, owning, self._ends, address)
         self._loop: asyncio.Task[None] | None = None
 
@@ -193,9 +193,10 @@ class Node:
         request: upstream_pb2.UnicastPushRequest,
         *,
         needs_login: bool = False,
+        owner: str = "",
     ) -> upstream_pb2.UnicastPushResponse:
         """Push to one session, wherever it is; see Pushes.push()."""
-        return await self._pushes.push(session_id, request, needs_login=needs_login)
+        return await self._pushes.push(session_id, request, needs_login=needs_login, owner=owner)
 
     async def kick(self, session_id: str, request: upstream_pb2.KickRequest) -> bool:
         """End one session, wherever it is; see Pushes.kick()."""

@@ -505,6 +505,7 @@ class SessionManager:
         now: float,
         suspended: bool = False,
         ttl: float = 0.0,
+        push_id: str = "",
     ) -> int:
         """Push to those of sessions that are logged in; return the number that took it.
 
@@ -516,10 +517,11 @@ class SessionManager:
             now: Loop time.
             suspended: Whether suspended sessions get it too.
             ttl: Seconds that it is worth keeping, 0 for ever.
+            push_id: Keeps a session from taking it twice; may be empty.
         """
         states = (State.NORMAL, State.SUSPENDED) if suspended else (State.NORMAL,)
         return sum(
-            session.outbox.push(body, now, BULK, ttl) is OK
+            session.outbox.push(body, now, BULK, ttl, push_id) is OK
             for session in sessions
             if session.state in states
         )

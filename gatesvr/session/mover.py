@@ -54,6 +54,10 @@ class SessionMover:
         drop: Takes a session out of all lists: (session).
         expire: Closes a session that nobody came back to: (session, now).
         time_out_login: Closes a session that has not logged in: (session, now).
+
+    Attributes:
+        arrived: Called with each session that this process owns again, or for the first time after
+            another one.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class SessionMover:
         # index behind some that have lost their connection, or have come, after them.
         self._moved: list[tuple[float, int, Session]] = []
         self._awaited: set[Session] = set()  # those in it
+        self.arrived: Callable[[Session], None] = lambda session: None
 
     def apply(self, config: SessionConfig, context: SessionContext) -> None:
         """Take other settings."""
@@ -206,6 +211,7 @@ class SessionMover:
             self._index.show(session)
             self._credentials.add(session)
             self._await_end(session)
+            self.arrived(session)
         return is_awaited or not self.end_idle(session, now)
 
     def end_idle(self, session: Session, now: float) -> bool:

@@ -7,12 +7,16 @@ Initial is decrypted only where a handshake would be next.
 At max_connections a new client still completes its handshake, because only then can it be told when
 to come back: it is closed with 4503. 5 % above that its Initials are dropped. A gateway that stops
 answers them with CONNECTION_REFUSED, so that clients go elsewhere at once.
+
+Where the gateway has several processes, a client that finds no place at one of them may find it at
+another: the listener hands it on, and only the last one that it comes to refuses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from enum import Enum
+from typing import Literal, NamedTuple, TypeAlias
 
 from aioquic.quic.packet import encode_quic_version_negotiation
 
@@ -28,7 +32,7 @@ from .quic.interface import MIN_INITIAL_BYTES, NO_CRYPTO, QUIC_V1
 from .quic.refusal import refusal
 from .quic.retry import Retries
 
-__all__ = ["Admission", "Admitted"]
+__all__ = ["Admission", "Admitted", "Judgement", "Verdict"]
 
 MIN_ORIGINAL_ID = 8
 """Shortest destination id that a client may choose for its first Initial (RFC 9000 7.2)."""
@@ -39,6 +43,13 @@ MAX_REFUSALS_PER_S = 10_000
 STOPS = "the gateway stops"
 """The reason that clients are refused for, while it does."""
 _NO_VERSION = bytes(4)
+
+
+class Verdict(Enum):
+    """What a client gets that is neither admitted nor answered nor dropped."""
+
+    NO_PLACE = "no place"
+    """It may find a place at another process of this gateway."""
 
 
 class Admitted(NamedTuple):
@@ -55,6 +66,9 @@ class Admitted(NamedTuple):
     original_id: bytes
     retry_id: bytes | None
     prefixes: Prefixes | None = None
+
+
+Judgement: TypeAlias = Admitted | bytes | Literal[Verdict.NO_PLACE] | None
 
 
 class RetrySwitch:
@@ -152,7 +166,9 @@ class Admission:
         self.limits.apply(config)
         self._set_limits(config)
 
-    def judge(self, data: bytes, address: Address, now: float) -> Admitted | bytes | None:
+    def judge(
+        self, data: bytes, address: Address, now: float, *, may_go_on: bool = False
+    ) -> Judgement:
         """Return the admitted client, the datagram to answer with, or None to drop this one.
 
         An admitted client takes a place at once: begin() or abandon() follows.
@@ -161,6 +177,7 @@ class Admission:
             data: A datagram with a long header and an unknown destination id.
             address: The peer's.
             now: Loop time.
+            may_go_on: Return NO_PLACE for a client that another process may have a place for.
         """
         counters = self._counters
         if len(data) < MIN_INITIAL_BYTES:
@@ -179,8 +196,8 @@ class Admission:
             counters.datagrams_unknown += 1
             return None
         if not self.is_accepting:
-            return self.refuse(initial, now)
-        if len(self.connections) + self._waiting + self.elsewhere() >= self._max_all:
+            return Verdict.NO_PLACE if may_go_on else self.refuse(initial, now)
+        if self._taken() >= self._max_all and not may_go_on:
             counters.connections_dropped += 1
             return None
         if len(self.half_open) + self._waiting >= self._max_handshakes:
@@ -189,7 +206,42 @@ class Admission:
         ip = plain_address(address)[0]
         if self._is_shedding_handshakes(ip):
             return None
-        return self._judge_address(data, initial, address, ip, now)
+        return self._judge_address(data, initial, address, ip, now, may_go_on=may_go_on)
+
+    def admit(
+        self, data: bytes, address: Address, now: float, *, may_go_on: bool = False
+    ) -> Judgement:
+        """Judge a client that another process admitted: whether there is a place for it.
+
+        The arguments and what it returns are those of judge().
+        """
+        initial = parse_initial(data)
+        if initial is None:
+            self._counters.datagrams_malformed += 1
+            return None
+        if not self.is_accepting:
+            return Verdict.NO_PLACE if may_go_on else self.refuse(initial, now)
+        prefixes = self.limits.prefixes(plain_address(address)[0])
+        if may_go_on and self._is_full(prefixes):
+            return Verdict.NO_PLACE
+        if self._taken() >= self._max_all:
+            self._counters.connections_dropped += 1
+            return None
+        if prefixes is not None:
+            if not self.limits.has_place(prefixes):
+                return None
+            self.limits.begin(prefixes)
+        self._waiting += 1
+        return Admitted(initial.destination_id, initial.destination_id, None, prefixes)
+
+    def _taken(self) -> int:
+        return len(self.connections) + self._waiting + self.elsewhere()
+
+    def _is_full(self, prefixes: Prefixes | None) -> bool:
+        """Return whether a client would be refused here for the number of others."""
+        return self._taken() >= self._max_connections or (
+            prefixes is not None and self.limits.is_full(prefixes)
+        )
 
     def refuse(self, initial: Initial, now: float) -> bytes | None:
         """Return the refusal of a new client, None to drop its Initial."""
@@ -216,8 +268,15 @@ class Admission:
         )
 
     def _judge_address(
-        self, data: bytes, initial: Initial, address: Address, ip: str, now: float
-    ) -> Admitted | bytes | None:
+        self,
+        data: bytes,
+        initial: Initial,
+        address: Address,
+        ip: str,
+        now: float,
+        *,
+        may_go_on: bool,
+    ) -> Judgement:
         """Return the client of an Initial, or a Retry where it has to prove its address first."""
         counters = self._counters
         original_id = retry_id = None
@@ -242,6 +301,8 @@ class Admission:
         if not is_authentic(data, initial):
             counters.initials_undecryptable += 1
             return None
+        if may_go_on and self._is_full(prefixes):
+            return Verdict.NO_PLACE
         if prefixes is not None:
             if not self.limits.admits(prefixes, now):
                 return None

@@ -118,6 +118,17 @@ class TransportCounters(EndpointCounters):
     """Initials without a client hello, which is late or lost; dropped silently."""
     datagrams_after_close: Counter = 0
     """Datagrams for a connection that is closed."""
+    handed_on: Counter = 0
+    """Datagrams of connections handed on to the process of this gateway that has them."""
+    initials_handed_on: Counter = 0
+    """New clients handed on to a process that has less to do, or a place for them."""
+    taken_over: Counter = 0
+    """Datagrams that other processes of this gateway handed on."""
+    hand_overs_dropped: Counter = 0
+    """Datagrams dropped because the process that they were to go to did not read, or that came
+    from another release in a form that is not known here."""
+    ids_asked: Counter = 0
+    """Datagrams of connections not known here that all processes of this gateway were asked for."""
     streams_refused: Counter = 0
     """Streams refused: a connection has one."""
     closed_local: Counter = 0

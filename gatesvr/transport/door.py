@@ -17,7 +17,8 @@ from .udp.endpoint import Endpoint, EndpointGroup, add_up
 from .udp.sockets import is_wildcard, open_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
 
     from ..config import TransportConfig
     from .addresses import Address, Datagram
@@ -36,26 +37,30 @@ class Door:
     Args:
         alpn: The protocol that clients speak.
         make: Makes their connections; Connection's arguments.
+        name: Names its sockets among those of all processes: steering.QUIC, steering.WEB_QUIC.
         counters: Where to count the sockets' datagrams; by default in counters of its own.
 
     Attributes:
         alpn: The protocol.
         make: Makes connections.
+        name: Names the sockets.
         counters: The sockets'.
         server: Makes their QUIC, with the certificate of now; the listener's.
         endpoint: The sockets; None until the door is open.
     """
 
-    __slots__ = ("alpn", "counters", "endpoint", "make", "server")
+    __slots__ = ("alpn", "counters", "endpoint", "make", "name", "server")
 
     def __init__(
         self,
         alpn: str,
         make: Callable[..., Connection],
+        name: str,
         counters: EndpointCounters | None = None,
     ) -> None:
         self.alpn = alpn
         self.make = make
+        self.name = name
         self.counters = counters or EndpointCounters()
         self.server: ServerFactory
         self.endpoint: Endpoint | EndpointGroup | None = None
@@ -67,6 +72,7 @@ class Door:
         config: TransportConfig,
         driver: Driver,
         receive: Callable[[list[Datagram], float], None],
+        inherited: Sequence[socket.socket] = (),
     ) -> Address:
         """Listen; return the address, with the real port.
 
@@ -76,22 +82,12 @@ class Door:
             config: The sockets' buffers.
             driver: Drives the sockets.
             receive: Takes batches of datagrams.
+            inherited: Sockets that are open already, in the place of ones on the address.
 
         Raises:
             ConfigError: The address cannot be used.
         """
-        host, port = parse_address(bind)
-        try:
-            socks = open_sockets(
-                # An empty host is every address, as in config.
-                await resolve(host or "0.0.0.0", port),  # noqa: S104
-                receive_buffer=config.receive_buffer,
-                send_buffer=config.send_buffer,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on UDP {bind}: {error.strerror or error}", field=field
-            ) from None
+        socks = list(inherited) or await self._open_sockets(bind, field, config)
         is_batched = config.batch_io
         try:
             if len(socks) == 1:
@@ -114,6 +110,30 @@ class Door:
                 sock.close()
             raise
         return self.endpoint.address
+
+    async def _open_sockets(
+        self, bind: str, field: str, config: TransportConfig
+    ) -> list[socket.socket]:
+        host, port = parse_address(bind)
+        try:
+            return open_sockets(
+                # An empty host is every address, as in config.
+                await resolve(host or "0.0.0.0", port),  # noqa: S104
+                receive_buffer=config.receive_buffer,
+                send_buffer=config.send_buffer,
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on UDP {bind}: {error.strerror or error}", field=field
+            ) from None
+
+    def set_reading(self, *, is_reading: bool) -> None:
+        """Read what arrives, or leave it in the sockets to another process that reads them."""
+        assert self.endpoint is not None
+        if is_reading:
+            self.endpoint.resume_reading()
+        else:
+            self.endpoint.pause_reading()
 
     def send(self, data: bytes, address: Address) -> None:
         """Send a datagram at the end of this turn."""

@@ -3,6 +3,8 @@
 It routes datagrams by connection id (routes.py), asks admission.py about unknown ones, and owns the
 endpoint, the timers and the connection tasks.
 
+Where the gateway has several processes, what is not this one's goes to its siblings (siblings.py).
+
 Known connections go first. A handshake costs as much as a hundred requests, so admitted clients
 wait in line: each turn of the loop begins handshakes for a quarter of its time.
 """
@@ -14,7 +16,7 @@ import functools
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..config import TransportConfig
 from ..errors import CloseCode
@@ -24,19 +26,29 @@ from ..observe.metrics import CodeCounts
 from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram
-from .admission import Admission, Admitted
+from .admission import Admission, Admitted, Judgement
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .door import Door
+from .handover import HandOver
 from .paths import Paths
 from .prefixes import PrefixLimits
 from .quic.choose import pick_backend
 from .quic.initial import parse_initial
-from .quic.interface import ALPN, CONNECTION_ID_LENGTH, NO_CRYPTO, QuicTransport, ServerFactory
+from .quic.interface import (
+    ALPN,
+    CONNECTION_ID_LENGTH,
+    NO_CRYPTO,
+    QuicTransport,
+    ServerFactory,
+    random_id,
+)
 from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
-from .routes import Draining, Routes, Waiting
+from .routes import Draining, Elsewhere, Routes, Waiting
+from .siblings import DATAGRAM, Siblings
+from .steering import QUIC
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
 from .udp.endpoint import add_up
@@ -51,6 +63,8 @@ REFUSED_RETRY_MS = 5_000
 """retry_after_ms told to a client that found max_connections."""
 STOPS_RETRY_MS = 1_000
 """The same where the gateway stops: another one may be in its place soon."""
+SIBLING_RETRY_MS = 50
+"""The same where another process of this gateway takes the client at once."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -72,6 +86,8 @@ class ConnectionListener:
         is_shedding_handshakes: Asked for each new client by its IP address: whether to drop its
             Initial.
         stages: Takes how long handshakes and the sending of answers take, None for nobody.
+        siblings: The other processes of this gateway, and the sockets to read; None where this one
+            is alone.
 
     Attributes:
         backend: Name of the QUIC library.
@@ -89,7 +105,10 @@ class ConnectionListener:
         clock: RunningClock | None = None,
         is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
         stages: Stages | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
+        self._siblings = siblings
+        self._make_id = random_id if siblings is None else siblings.make_id
         self._backend = backend = pick_backend(config.backend)
         self._config = config
         self._handler_factory = handler_factory
@@ -100,15 +119,20 @@ class ConnectionListener:
         self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
-        self._door = Door(ALPN, Connection, self._counters)
-        self._door.server = backend.server(self.tls, config.idle_timeout, self._token_of)
+        self._door = Door(ALPN, Connection, QUIC, self._counters)
+        self._door.server = self._server(self._door, self.tls, config)
         self._doors = [self._door]
         self._secret = read_secret(config.secret) if config.secret else b""
+        if siblings is not None and not self._secret:
+            self._secret = siblings.secret
         self._resets: StatelessResets | None = None
         self._admission = Admission(
             config,
             self._counters,
-            Retries(derive_key(self._secret, b"gatesvr retry", KEY_BYTES)),
+            Retries(
+                derive_key(self._secret, b"gatesvr retry", KEY_BYTES),
+                make_id=random_id if siblings is None else siblings.make_retry_id,
+            ),
             needs_retry=backend.needs_retry,
             is_shedding_handshakes=is_shedding_handshakes,
         )
@@ -116,6 +140,17 @@ class ConnectionListener:
         self.ends: dict[str, CodeCounts] = {kind: CodeCounts(CloseCode) for kind in END_KINDS}
         self.paths = Paths(self.connections, stages.rtt if stages is not None else None)
         self._routes = Routes(self._counters)
+        self._hand_over: HandOver | None = None
+        if siblings is not None:
+            self._hand_over = HandOver(
+                siblings,
+                self._admission,
+                self._routes,
+                self._doors,
+                self._counters,
+                self,
+                makes_ids=backend.makes_ids,
+            )
         self._waiting: deque[Waiting] = deque()
         self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
         self._tasks: set[asyncio.Task[None]] = set()
@@ -212,10 +247,12 @@ class ConnectionListener:
 
     def _servers(self, tls: ServerTls, config: TransportConfig) -> list[ServerFactory]:
         """Return a factory for each door."""
-        return [
-            self._backend.server(tls, config.idle_timeout, self._token_of, door.alpn)
-            for door in self._doors
-        ]
+        return [self._server(door, tls, config) for door in self._doors]
+
+    def _server(self, door: Door, tls: ServerTls, config: TransportConfig) -> ServerFactory:
+        return self._backend.server(
+            tls, config.idle_timeout, self._token_of, door.alpn, self._make_id
+        )
 
     def _show(self, tls: ServerTls, servers: list[ServerFactory]) -> None:
         """Use a certificate, and the factories with it, for new connections."""
@@ -241,13 +278,20 @@ class ConnectionListener:
         config, door = self._config, self._door
         try:
             address = await door.open(
-                config.bind, "transport.bind", config, driver, self._datagrams_received
+                config.bind,
+                "transport.bind",
+                config,
+                driver,
+                self._datagrams_received,
+                self._inherited(door),
             )
             if self._secret:
                 key = shared_reset_key(self._secret)
             else:
                 key = reset_key(self.tls.key_pem, socket.gethostname(), address)
             self._resets = StatelessResets(key, self._counters)
+            if self._hand_over is not None:
+                self._hand_over.open(driver)
         except BaseException:
             door.close()
             door.endpoint = None
@@ -268,25 +312,40 @@ class ConnectionListener:
             ConfigError: The address cannot be used.
         """
         config = self._config
-        door.server = self._backend.server(self.tls, config.idle_timeout, self._token_of, door.alpn)
+        door.server = self._server(door, self.tls, config)
         receive = functools.partial(self._datagrams_received, door=door)
-        address = await door.open(bind, field, config, self.driver, receive)
+        address = await door.open(bind, field, config, self.driver, receive, self._inherited(door))
         if len(self._doors) == 1:
             self._door.count_apart()
         self._doors.append(door)
         return address
 
+    def _inherited(self, door: Door) -> Sequence[socket.socket]:
+        """Return the sockets that are open already for a door."""
+        return () if self._siblings is None else self._siblings.sockets.get(door.name, ())
+
+    def set_reading(self, *, is_reading: bool) -> None:
+        """Read the sockets, or leave them to the process that reads them too from now on.
+
+        What comes for connections here is handed on by that one; answers leave as before.
+        """
+        for door in self._doors:
+            door.set_reading(is_reading=is_reading)
+
     def stop_accepting(self) -> None:
-        """Refuse new clients from now on; connections live on."""
+        """Refuse new clients from now on, or hand them on; connections live on."""
         self._admission.is_accepting = False
         while self._waiting:
-            waiting = self._waiting.popleft()
+            assert self._driver is not None
+            waiting, now = self._waiting.popleft(), self._driver.clock()
             self._abandon(waiting)
+            hand_over, seconds = self._hand_over, self._config.handshake_timeout
+            if hand_over is not None and hand_over.send_away(waiting, now, seconds):
+                continue
             data, address = waiting.datagrams[0]
             initial = parse_initial(data)
             assert initial is not None  # it was admitted
-            assert self._driver is not None
-            refusal = self._admission.refuse(initial, self._driver.clock())
+            refusal = self._admission.refuse(initial, now)
             if refusal is not None:
                 waiting.door.send(refusal, address)
 
@@ -320,6 +379,8 @@ class ConnectionListener:
         self._driver.close()
         for door in self._doors:
             door.close()
+        if self._hand_over is not None:
+            self._hand_over.close()
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
 
@@ -342,39 +403,78 @@ class ConnectionListener:
                 target.receive(data, address, now)
                 touched[target] = None
             elif target is None:
-                self._handle_unknown(data, address, now, door or self._door)
+                self.handle_unknown(data, address, now, door or self._door)
             elif isinstance(target, Waiting):
                 target.add(data, address)
+            elif isinstance(target, Elsewhere):
+                assert self._hand_over is not None
+                self._hand_over.follow(target, data, address, now, door or self._door)
             else:
-                self._handle_late(target, address, door or self._door)
+                self.handle_late(target, address, door or self._door)
         for connection in touched:
             connection.process(now)
 
-    def _handle_late(self, draining: Draining, address: Address, door: Door) -> None:
+    def handle_late(self, draining: Draining, address: Address, door: Door) -> None:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
         self._counters.datagrams_after_close += 1
         if draining.answers():
             door.send(draining.farewell, address)
 
-    def _handle_unknown(self, data: bytes, address: Address, now: float, door: Door) -> None:
-        """Answer, or put a new client in line; a failure costs this datagram only."""
+    def handle_unknown(
+        self,
+        data: bytes,
+        address: Address,
+        now: float,
+        door: Door,
+        kind: int = DATAGRAM,
+        hops: int = 0,
+    ) -> None:
+        """Answer, hand on, or put a new client in line; a failure costs this datagram only.
+
+        Args:
+            data: The datagram.
+            address: The peer's.
+            now: Loop time.
+            door: Where it came in.
+            kind: How a sibling handed it on.
+            hops: How often siblings handed it on.
+        """
+        hand_over = self._hand_over
         try:
-            if data[0] & 0x80:
-                found = self._admission.judge(data, address, now)
-            else:
-                # The peer's connection is not known here, as after a restart.
-                assert self._resets is not None
-                self._counters.datagrams_unknown += 1
-                found = self._resets.answer(data, now)
+            if hand_over is None:
+                if data[0] & 0x80:
+                    self._take(self._admission.judge(data, address, now), data, address, now, door)
+                else:
+                    self.reset(data, address, now, door)
+            elif not hops and hand_over.hand_on(data, address, now, door):
+                return
+            elif data[0] & 0x80:
+                seconds = self._config.handshake_timeout
+                found = hand_over.judge(data, address, now, door, kind, hops, seconds)
+                self._take(found, data, address, now, door)
+            elif not hand_over.ask(data, address, now, door):
+                self.reset(data, address, now, door)
         except Exception as error:
             self._handle_error(error, address, now)
-            return
+
+    def reset(self, data: bytes, address: Address, now: float, door: Door) -> None:
+        """Answer a datagram of a connection that is not known, as after a restart."""
+        assert self._resets is not None
+        self._counters.datagrams_unknown += 1
+        reset = self._resets.answer(data, now)
+        if reset:
+            door.send(reset, address)
+
+    def _take(
+        self, found: Judgement, data: bytes, address: Address, now: float, door: Door
+    ) -> None:
+        """Put an admitted client in line, or send the answer."""
         if isinstance(found, Admitted):
             waiting = Waiting(found, data, address, now + self._config.handshake_timeout, door)
             self._routes.by_id[found.first_id] = waiting
             self._waiting.append(waiting)
             self._begin_soon(now)
-        elif found:
+        elif isinstance(found, bytes):
             door.send(found, address)
 
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
@@ -489,7 +589,11 @@ class ConnectionListener:
             if self._stages is not None and self._driver is not None:
                 self._stages.handshake.record(self._driver.clock() - connection.asked_at)
             return self._handler_factory
-        retry_ms = REFUSED_RETRY_MS if self._admission.is_accepting else STOPS_RETRY_MS
+        retry_ms = REFUSED_RETRY_MS
+        if not self._admission.is_accepting:
+            hand_over = self._hand_over
+            has_place = hand_over is not None and hand_over.has_place()
+            retry_ms = SIBLING_RETRY_MS if has_place else STOPS_RETRY_MS
         connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 

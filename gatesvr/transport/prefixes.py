@@ -85,8 +85,28 @@ class PrefixLimits:
             return True
         return self._unproved is not None and _is_above_rate(self._unproved, prefixes, now)
 
+    def is_full(self, prefixes: Prefixes) -> bool:
+        """Return whether these networks have as many connections or handshakes as they may."""
+        dry_run = self._dry_run
+        return (
+            self._is_above(self._connections, self._max_connections, prefixes)
+            and "max_connections_per_prefix" not in dry_run
+        ) or (
+            self._is_above(self._handshakes, self._max_handshakes, prefixes)
+            and "max_handshakes_per_prefix" not in dry_run
+        )
+
     def admits(self, prefixes: Prefixes, now: float) -> bool:
         """Return whether another connection of these networks may begin; count why not."""
+        if not self.has_place(prefixes):
+            return False
+        if self._rates is not None and _is_above_rate(self._rates, prefixes, now):
+            self._counters.prefix_rate_limited += 1
+            return "max_connection_rate_per_prefix" in self._dry_run
+        return True
+
+    def has_place(self, prefixes: Prefixes) -> bool:
+        """Return whether another connection of these networks has a place; count why not."""
         counters, dry_run = self._counters, self._dry_run
         if self._is_above(self._connections, self._max_connections, prefixes):
             counters.prefix_connections_limited += 1
@@ -94,11 +114,7 @@ class PrefixLimits:
                 return False
         if self._is_above(self._handshakes, self._max_handshakes, prefixes):
             counters.prefix_handshakes_limited += 1
-            if "max_handshakes_per_prefix" not in dry_run:
-                return False
-        if self._rates is not None and _is_above_rate(self._rates, prefixes, now):
-            counters.prefix_rate_limited += 1
-            return "max_connection_rate_per_prefix" in dry_run
+            return "max_handshakes_per_prefix" in dry_run
         return True
 
     def begin(self, prefixes: Prefixes) -> None:

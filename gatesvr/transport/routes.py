@@ -7,6 +7,7 @@ it, which is sent again to a peer that has not heard it (RFC 9000 10.2.1).
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from .addresses import Address, Datagram
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from .admission import Admitted
     from .door import Door
 
-__all__ = ["Draining", "Routes", "Waiting"]
+__all__ = ["Draining", "Elsewhere", "Routes", "Waiting"]
 
 DRAINING_S = 0.5
 """How long the ids of a closed connection stay known."""
 MAX_DRAINING = 10_000
 """Closed connections whose ids stay known; more are forgotten at once."""
+
+MAX_ELSEWHERE = 10_000
+"""Ids that lead to siblings; for another one the oldest is forgotten."""
 
 MAX_FIRST_DATAGRAMS = 4
 """Datagrams kept of a client whose handshake has not begun; a large hello takes two."""
@@ -73,6 +77,23 @@ class Draining:
         return bool(self.farewell) and self._late & (self._late - 1) == 0
 
 
+class Elsewhere:
+    """An id that leads to another process of this gateway, which does not have its number in it.
+
+    Attributes:
+        connection_id: The id.
+        number: The process's.
+        until: Loop time until which it does.
+    """
+
+    __slots__ = ("connection_id", "number", "until")
+
+    def __init__(self, connection_id: bytes, number: int, until: float) -> None:
+        self.connection_id = connection_id
+        self.number = number
+        self.until = until
+
+
 class Routes:
     """The routes of one listener.
 
@@ -84,8 +105,9 @@ class Routes:
     """
 
     def __init__(self, counters: TransportCounters) -> None:
-        self.by_id: dict[bytes, Connection | Draining | Waiting] = {}
+        self.by_id: dict[bytes, Connection | Draining | Waiting | Elsewhere] = {}
         self._counters = counters
+        self._elsewhere: deque[Elsewhere] = deque()  # the oldest first
         self._draining: set[Draining] = set()
 
     def __len__(self) -> int:
@@ -95,6 +117,20 @@ class Routes:
         """Route datagrams with this id to connection."""
         connection.ids.add(connection_id)
         self.by_id[connection_id] = connection
+
+    def lead(self, connection_id: bytes, number: int, now: float, seconds: float) -> None:
+        """Route datagrams with this id to another process for some time."""
+        elsewhere = self._elsewhere
+        while elsewhere and (len(elsewhere) >= MAX_ELSEWHERE or elsewhere[0].until <= now):
+            self.leave(elsewhere.popleft())
+        route = Elsewhere(connection_id, number, now + seconds)
+        self.by_id[connection_id] = route
+        elsewhere.append(route)
+
+    def leave(self, route: Elsewhere) -> None:
+        """Route datagrams with this id nowhere."""
+        if self.by_id.get(route.connection_id) is route:
+            del self.by_id[route.connection_id]
 
     def remove(self, connection: Connection, connection_id: bytes) -> None:
         """Route datagrams with this id nowhere."""

@@ -45,6 +45,7 @@ from .interface import (
     ConnectionIdRetired,
     DatagramDropped,
     HandshakeCompleted,
+    MakeId,
     QuicEvent,
     QuicTransport,
     ServerFactory,
@@ -52,6 +53,7 @@ from .interface import (
     StreamData,
     StreamReset,
     TokenOf,
+    random_id,
 )
 from .reset import is_reset
 
@@ -70,6 +72,7 @@ class AioquicBackend:
     """The library that is always installed."""
 
     name: Literal["aioquic", "qh3"] = "aioquic"
+    makes_ids = False
     needs_retry = False
 
     def __init__(self) -> None:
@@ -79,7 +82,12 @@ class AioquicBackend:
             quic_logger.setLevel(logging.ERROR)
 
     def server(
-        self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN
+        self,
+        tls: ServerTls,
+        idle_timeout: float,
+        token_of: TokenOf,
+        alpn: str = ALPN,
+        make_id: MakeId = random_id,
     ) -> ServerFactory:
         """Return a factory of server connections."""
         configuration = _configuration(is_client=False, idle_timeout=idle_timeout, alpn=alpn)
@@ -91,7 +99,7 @@ class AioquicBackend:
                 f"aioquic cannot use it: {error}", source=tls.path, field="transport.cert"
             ) from None
         configuration.certificate, configuration.certificate_chain = chain[0], chain[1:]
-        return partial(_accept, configuration, token_of)
+        return partial(_accept, configuration, token_of, make_id)
 
     def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
         """Return a client connection."""
@@ -125,12 +133,14 @@ def _configuration(*, is_client: bool, idle_timeout: float, alpn: str = ALPN) ->
 def _accept(
     configuration: QuicConfiguration,
     token_of: TokenOf,
+    make_id: MakeId,
     original_id: bytes,
     retry_id: bytes | None,
 ) -> QuicTransport:
     return AioquicConnection(
         AioquicCore(
             token_of,
+            make_id,
             configuration=configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,

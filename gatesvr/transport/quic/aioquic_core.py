@@ -21,6 +21,7 @@ from aioquic.quic.connection import (
     MAX_STREAM_DATA_FRAME_CAPACITY,
     QuicConnection,
     QuicConnectionError,
+    QuicConnectionId,
     QuicReceiveContext,
 )
 from aioquic.quic.packet import (
@@ -41,7 +42,9 @@ from .interface import (
     MAX_CRYPTO_BYTES,
     RECEIVE_WINDOW,
     STREAM_ID,
+    MakeId,
     TokenOf,
+    random_id,
 )
 
 __all__ = [
@@ -230,6 +233,7 @@ class AioquicCore(QuicConnection):
 
     Args:
         token_of: Gives the stateless reset tokens of a server's connection ids; None for a client.
+        make_id: Makes a server's connection ids.
         arguments: aioquic's own.
 
     Attributes:
@@ -238,12 +242,15 @@ class AioquicCore(QuicConnection):
 
     message_stream = STREAM_ID
 
-    def __init__(self, token_of: TokenOf | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, token_of: TokenOf | None = None, make_id: MakeId = random_id, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self._token_of = token_of
+        self._make_id = make_id
         if token_of is not None:
-            first = self._host_cids[0]
-            first.stateless_reset_token = token_of(first.cid)
+            self._name(self._host_cids[0], token_of)
+            self.host_cid = self._local_initial_source_connection_id = self._host_cids[0].cid
         self._streams = _Streams()
         self._frame_handlers = _FrameHandlers(getattr(self, _HANDLERS))
         setattr(self, _HANDLERS, self._frame_handlers)
@@ -261,12 +268,17 @@ class AioquicCore(QuicConnection):
             stream.receiver = Reassembly(None, readable=True)
 
     def _replenish_connection_ids(self) -> None:
-        """Make the next ids; aioquic's own method gives them random tokens."""
+        """Make the next ids; aioquic's own are random, and so are their tokens."""
+        before = len(self._host_cids)
         super()._replenish_connection_ids()
         if self._token_of is not None:
-            for issued in self._host_cids:
-                if not issued.was_sent:
-                    issued.stateless_reset_token = self._token_of(issued.cid)
+            for issued in self._host_cids[before:]:
+                self._name(issued, self._token_of)
+
+    def _name(self, issued: QuicConnectionId, token_of: TokenOf) -> None:
+        """Give an id that no peer knows yet a value of ours, and its token."""
+        issued.cid = self._make_id()
+        issued.stateless_reset_token = token_of(issued.cid)
 
     # What comes in.
 

@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from aioquic._crypto import AEAD, CryptoError, HeaderProtection
 
+from .interface import CONNECTION_ID_LENGTH
+
 __all__ = [
     "INITIAL_TYPE",
     "V1",
     "Initial",
+    "destination_id",
     "is_authentic",
     "parse_ids",
     "parse_initial",
@@ -72,6 +75,17 @@ def parse_ids(data: bytes) -> tuple[bytes, bytes] | None:
     if end > len(data):
         return None
     return data[_IDS_AT + 1 : middle], data[middle + 1 : end]
+
+
+def destination_id(data: bytes) -> bytes:
+    """Return the destination id of a datagram, whole if that is of our length or its own says so.
+
+    Args:
+        data: It has 1 + CONNECTION_ID_LENGTH bytes or more.
+    """
+    if data[0] & 0x80:
+        return data[_IDS_AT + 1 : _IDS_AT + 1 + data[_IDS_AT]]
+    return data[1 : 1 + CONNECTION_ID_LENGTH]
 
 
 def parse_initial(data: bytes) -> Initial | None:

@@ -13,6 +13,7 @@ carried the close brings the event Closed, with kind and code.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "ConnectionIdRetired",
     "DatagramDropped",
     "HandshakeCompleted",
+    "MakeId",
     "QuicBackend",
     "QuicEvent",
     "QuicTransport",
@@ -39,6 +41,7 @@ __all__ = [
     "StreamData",
     "StreamReset",
     "TokenOf",
+    "random_id",
 ]
 
 ALPN = "gatesvr"
@@ -79,6 +82,13 @@ less, and nothing else is longer than 100 bytes."""
 
 TokenOf: TypeAlias = Callable[[bytes], bytes]
 """Gives the stateless reset token of a connection id, 16 bytes."""
+MakeId: TypeAlias = Callable[[], bytes]
+"""Makes a connection id, CONNECTION_ID_LENGTH bytes."""
+
+
+def random_id() -> bytes:
+    """Return a connection id that says nothing."""
+    return os.urandom(CONNECTION_ID_LENGTH)
 
 
 @dataclass(slots=True)
@@ -265,12 +275,19 @@ class QuicBackend(Protocol):
     """A QUIC library, adapted."""
 
     name: Literal["aioquic", "qh3"]
+    makes_ids: bool
+    """Whether the library makes the ids after the first one itself, and asks make_id for none."""
     needs_retry: bool
     """Whether an Initial packet that ends before its datagram must be answered with Retry, and one
     whose source id has no bytes."""
 
     def server(
-        self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN
+        self,
+        tls: ServerTls,
+        idle_timeout: float,
+        token_of: TokenOf,
+        alpn: str = ALPN,
+        make_id: MakeId = random_id,
     ) -> ServerFactory:
         """Return a factory of server connections.
 
@@ -279,6 +296,7 @@ class QuicBackend(Protocol):
             idle_timeout: The idle time-out to offer, seconds.
             token_of: Gives the stateless reset token of each connection id.
             alpn: The protocol that clients speak.
+            make_id: Makes the connection ids that peers are given; see makes_ids.
 
         Raises:
             ConfigError: The library cannot use the certificate.

@@ -36,9 +36,11 @@ from .interface import (
     STREAM_REFUSED,
     WEB_ALPN,
     WEB_DATAGRAM_BYTES,
+    MakeId,
     QuicTransport,
     ServerFactory,
     TokenOf,
+    random_id,
 )
 from .qh3_core import Qh3Core
 
@@ -96,10 +98,16 @@ class Qh3Backend:
     """The library with the Rust core."""
 
     name: Literal["aioquic", "qh3"] = "qh3"
+    makes_ids = True
     needs_retry = True
 
     def server(
-        self, tls: ServerTls, idle_timeout: float, token_of: TokenOf, alpn: str = ALPN
+        self,
+        tls: ServerTls,
+        idle_timeout: float,
+        token_of: TokenOf,
+        alpn: str = ALPN,
+        make_id: MakeId = random_id,
     ) -> ServerFactory:
         """Return a factory of server connections."""
         configuration = _configuration(is_client=False, idle_timeout=idle_timeout, alpn=alpn)
@@ -109,7 +117,7 @@ class Qh3Backend:
             raise ConfigError(
                 f"qh3 cannot use it: {error}", source=tls.path, field="transport.cert"
             ) from None
-        return partial(_accept, configuration, token_of)
+        return partial(_accept, configuration, token_of, make_id)
 
     def client(self, tls: ClientTls, server_name: str, idle_timeout: float) -> QuicTransport:
         """Return a client connection."""
@@ -138,12 +146,14 @@ def _configuration(*, is_client: bool, idle_timeout: float, alpn: str = ALPN) ->
 def _accept(
     configuration: QuicConfiguration,
     token_of: TokenOf,
+    make_id: MakeId,
     original_id: bytes,
     retry_id: bytes | None,
 ) -> QuicTransport:
     return Qh3Connection(
         Qh3Core(
             token_of,
+            make_id,
             configuration=configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,

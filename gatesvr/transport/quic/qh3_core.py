@@ -31,11 +31,13 @@ from .interface import (
     ConnectionIdIssued,
     ConnectionIdRetired,
     HandshakeCompleted,
+    MakeId,
     QuicEvent,
     StopSending,
     StreamData,
     StreamReset,
     TokenOf,
+    random_id,
 )
 
 __all__ = ["Qh3Core"]
@@ -51,6 +53,7 @@ class Qh3Core(QuicConnection):
     Args:
         token_of: Gives the stateless reset token of a server's first connection id. qh3's core
             gives random tokens to later ids, and leaves no choice.
+        make_id: Makes a server's first connection id; later ones are random for the same reason.
         arguments: qh3's own.
 
     Attributes:
@@ -64,7 +67,9 @@ class Qh3Core(QuicConnection):
     _core: Any
     _tls: Any
 
-    def __init__(self, token_of: TokenOf | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, token_of: TokenOf | None = None, make_id: MakeId = random_id, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self._token_of = token_of
         self.found: deque[QuicEvent] = deque()
@@ -74,6 +79,8 @@ class Qh3Core(QuicConnection):
         self._is_nameless = False  # the client's connection id has no bytes
         if self._retry_source_connection_id is not None:
             self.host_cid = self._retry_source_connection_id
+        elif token_of is not None:
+            self.host_cid = make_id()
 
     def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
         """Take a datagram in; see of a client's first one whether its connection id has bytes."""

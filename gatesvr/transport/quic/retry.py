@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ..addresses import Address
 from .initial import V1, Initial
-from .interface import CONNECTION_ID_LENGTH
+from .interface import CONNECTION_ID_LENGTH, MakeId, random_id
 
 __all__ = ["KEY_BYTES", "Retries"]
 
@@ -34,15 +34,22 @@ class Retries:
     Args:
         key: KEY_BYTES; processes with the same one take each other's tokens.
         wall_clock: Seconds since the epoch, which other processes know too.
+        make_id: Makes the ids that Retry packets give.
     """
 
-    def __init__(self, key: bytes, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        wall_clock: Callable[[], float] = time.time,
+        make_id: MakeId = random_id,
+    ) -> None:
         self._aead = AESGCM(key)
         self._wall_clock = wall_clock
+        self._make_id = make_id
 
     def answer(self, initial: Initial, address: Address) -> bytes:
         """Return the Retry packet that answers an Initial."""
-        retry_id = os.urandom(CONNECTION_ID_LENGTH)
+        retry_id = self._make_id()
         nonce = os.urandom(_NONCE_BYTES)
         issued = int(self._wall_clock() * 1000).to_bytes(_TIME_BYTES)
         original_id = initial.destination_id

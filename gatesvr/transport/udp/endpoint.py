@@ -254,6 +254,16 @@ class EndpointGroup:
             endpoint = endpoint or self._by_length[len(address) - has_local]
             endpoint.send([datagram])
 
+    def pause_reading(self) -> None:
+        """Leave arriving datagrams in the sockets."""
+        for endpoint in self._endpoints:
+            endpoint.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read arriving datagrams again."""
+        for endpoint in self._endpoints:
+            endpoint.resume_reading()
+
     def count(self) -> None:
         """Bring the counters up to date."""
         add_up(self.counters, [endpoint.counters for endpoint in self._endpoints])

@@ -189,7 +189,11 @@ def is_wildcard(sock: socket.socket) -> bool:
 
 
 def open_sockets(
-    found: list[tuple[socket.AddressFamily, Address]], *, receive_buffer: int, send_buffer: int
+    found: list[tuple[socket.AddressFamily, Address]],
+    *,
+    receive_buffer: int,
+    send_buffer: int,
+    is_shared: bool = False,
 ) -> list[socket.socket]:
     """Return a bound socket for each address that this host has, all with the same port.
 
@@ -197,6 +201,7 @@ def open_sockets(
         found: Families and addresses with one port; for port 0 a free one is taken.
         receive_buffer: See open_socket().
         send_buffer: See open_socket().
+        is_shared: See open_socket().
 
     Raises:
         OSError: None of the addresses can be used, or one is in use.
@@ -213,6 +218,7 @@ def open_sockets(
                         address,
                         family,
                         is_server=True,
+                        is_shared=is_shared,
                         receive_buffer=receive_buffer,
                         send_buffer=send_buffer,
                     )
@@ -240,6 +246,7 @@ def open_socket(
     family: socket.AddressFamily,
     *,
     is_server: bool,
+    is_shared: bool = False,
     receive_buffer: int = 0,
     send_buffer: int = 0,
 ) -> socket.socket:
@@ -249,6 +256,7 @@ def open_socket(
         address: Socket address of the family.
         family: AF_INET or AF_INET6; a server on the IPv6 wildcard takes IPv4 too.
         is_server: Bind instead of connect.
+        is_shared: Let other sockets of this user have the same address (SO_REUSEPORT).
         receive_buffer: SO_RCVBUF to ask for, bytes; the system grants what it allows.
         send_buffer: SO_SNDBUF to ask for, bytes.
 
@@ -262,6 +270,8 @@ def open_socket(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if send_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if is_server:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

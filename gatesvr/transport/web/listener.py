@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import socket
@@ -23,13 +22,15 @@ from ..._core.limits import TokenBucket
 from ...config import join_address, parse_address
 from ...errors import CloseCode, ConfigError
 from ...observe.log import keys
-from ..addresses import is_loopback, plain_address, resolve, without_scope
+from ..addresses import is_loopback, plain_address
 from ..connection import CLOSE_LINGER_S
 from ..door import Door
 from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from ..quic.interface import WEB_ALPN
+from ..steering import WEB_PLAIN, WEB_QUIC, WEB_TCP
 from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters
+from .sockets import listen_on, open_plain
 from .tls import RECORD_BYTES, TlsTransport, tls_context
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
     from ...config import TransportConfig
     from ...protocol.link import Disconnect, HandlerFactory
-    from ..addresses import Address
     from ..listener import ConnectionListener
     from ..prefixes import Prefixes
+    from ..siblings import Siblings
     from ..tls import ServerTls
     from .connection import WebConnection
     from .pages import Page, Pages
@@ -50,7 +51,6 @@ __all__ = ["WebListener", "plain_origin"]
 
 logger = logging.getLogger("gatesvr.transport")
 
-BACKLOG = 1_024
 MAX_ACCEPTS = 64
 """Connections accepted in one turn of the loop."""
 ACCEPT_PAUSE_S = 0.2
@@ -72,6 +72,8 @@ class WebListener:
         max_login_bytes: Largest frame before the gateway has answered.
         max_message_bytes: Largest frame.
         is_shedding_handshakes: Asked for each new client by its IP address: whether to reset it.
+        siblings: The other processes of this gateway, and the sockets to listen on; None where this
+            one is alone.
 
     Attributes:
         counters: Those of web clients alone.
@@ -96,7 +98,9 @@ class WebListener:
         max_login_bytes: int,
         max_message_bytes: int,
         is_shedding_handshakes: Callable[[str], bool] = lambda ip: False,
+        siblings: Siblings | None = None,
     ) -> None:
+        self._siblings = siblings
         self.counters = WebCounters()
         self.connections: set[WebConnection] = set()
         self._quic = quic
@@ -186,8 +190,9 @@ class WebListener:
                 f"TLS cannot read the certificate from a file: {error.strerror or error}",
                 field="transport.cert",
             ) from None
+        inherited = () if self._siblings is None else self._siblings.sockets.get(WEB_TCP, ())
         try:
-            self._sockets = await _listen_on(host, port)
+            self._sockets = list(inherited) or await listen_on(host, port)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on TCP {self._config.web.bind}: {error.strerror or error}",
@@ -199,7 +204,7 @@ class WebListener:
         """Listen on UDP: the QUIC listener's, with connections that speak HTTP/3."""
         from .webtransport import WebTransportConnection
 
-        door = Door(WEB_ALPN, functools.partial(WebTransportConnection, self))
+        door = Door(WEB_ALPN, functools.partial(WebTransportConnection, self), WEB_QUIC)
         address = await self._quic.open(door, join_address(host, port), "transport.web.bind")
         if not self._sockets:
             self._address = address[:2]
@@ -216,23 +221,14 @@ class WebListener:
         Raises:
             ConfigError: There is none.
         """
-        try:
-            try:
-                found = await _listen_on("127.0.0.1", port)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                found = await _listen_on("127.0.0.1", 0)
-        except OSError as error:
-            raise ConfigError(f"cannot listen on TCP 127.0.0.1: {error.strerror}") from None
-        port = found[0].getsockname()[1]
-        with contextlib.suppress(OSError):
-            found += await _listen_on("::1", port)  # where there is IPv6
+        inherited = () if self._siblings is None else self._siblings.sockets.get(WEB_PLAIN, ())
+        found = list(inherited) or await open_plain(port)
         self._plain.update(found)
         self._sockets += found
         for sock in found:
             self._read(sock)
-        return port
+        plain_port: int = found[0].getsockname()[1]
+        return plain_port
 
     def stop_accepting(self) -> None:
         """Take no more clients: those that connect find the port closed."""
@@ -502,38 +498,3 @@ def plain_origin(origin: str) -> str:
         if origin.startswith(scheme):
             return origin.removesuffix(port)
     return origin
-
-
-async def _listen_on(host: str, port: int) -> list[socket.socket]:
-    """Return sockets on all addresses of a host, all of one port.
-
-    Raises:
-        OSError: One of them cannot be used.
-    """
-    found: list[socket.socket] = []
-    try:
-        for family, address in await resolve(host or "0.0.0.0", port):  # noqa: S104
-            if found and not port:
-                address = (address[0], found[0].getsockname()[1], *address[2:])
-            found.append(_listen(family, address))
-    except OSError:
-        for sock in found:
-            sock.close()
-        raise
-    return found
-
-
-def _listen(family: socket.AddressFamily, address: Address) -> socket.socket:
-    is_dual = family == socket.AF_INET6 and without_scope(address[0]) == "::"
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_dual))
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

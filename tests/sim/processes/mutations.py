@@ -489,7 +489,6 @@ def young_push_ids_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(outbox, "_is_old", lambda pushed_at, now: True)
 
 
-
 @mutation
 def results_sent_once(patch: pytest.MonkeyPatch) -> None:
     def make(send: Any) -> Any:

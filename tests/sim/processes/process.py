@@ -211,7 +211,7 @@ class Process:
         """Tell the world of what the owner of a session does to it."""
         world = self.world
         starter, moves, pushes = self.sessions._starter, self.sessions.moves, self.engine.commands
-        attach, own, push = starter.attach, moves.own, pushes.pushes.push
+        attach, own, push = starter.attach, moves.own, pushes.pushes.push_to
 
         def attach_(session: Session, token: bytes, link: Any, *args: Any) -> StartOutcome:
             world.checker.resumed(session.session_id, link.ordinal)
@@ -224,12 +224,12 @@ class Process:
                 world.owner_began(self, session, epoch)
             return own(session, epoch, now, **how)
 
-        def push_(request: up.UnicastPushRequest) -> up.UnicastPushResponse:
-            return world.pushers.at_owner(self, push, request)
+        def push_(session: Session, request: up.UnicastPushRequest) -> up.UnicastPushResponse:
+            return world.pushers.at_owner(self, push, session, request)
 
         starter.attach = attach_  # type: ignore[method-assign]
         moves.own = own_  # type: ignore[method-assign]
-        pushes.pushes.push = push_  # type: ignore[method-assign]
+        pushes.pushes.push_to = push_  # type: ignore[method-assign]
 
     def leftovers(self) -> dict[str, int]:
         """Return what is held of sessions, connections and tasks, by kind."""
