@@ -264,7 +264,8 @@ class Process:
         self.upstream = Upstream()
         upstream: Any = self.upstream
         upstream.registry = None
-        self.clock = asyncio.get_running_loop().time
+        self.lost_s = 0.0
+        """How long the process has stood still, of which its sessions and requests know nothing."""
         self.engine = Engine(config, upstream, clock=self.clock, wall_clock=self.clock)
         self.sessions = self.engine.session_manager
         self.dispatcher = self.engine.dispatcher
@@ -283,6 +284,9 @@ class Process:
             on_duplicate=session.on_duplicate,
             max_logged_in=session.max_logged_in,
         )
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time() - self.lost_s
 
     @property
     def now(self) -> float:
