@@ -92,7 +92,8 @@ class ProcessUpstream(Upstream):
     def _end(self, call: Call, response: up.UpstreamResponse) -> None:
         if not response.client_seq_id:
             assert isinstance(call.of, ProcessUpstream)
-            self.process.world.answered[call.name] = (call.of.process, self.process.world.now)
+            world = self.process.world
+            world.answered[call.name] = (call.of.process, call.deadline - world.now)
         super()._end(call, response)
 
     def _carry(self, call: Call, response: up.UpstreamResponse) -> None:

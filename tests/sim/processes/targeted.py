@@ -38,19 +38,33 @@ _ALONE = targeted(
 
 WORLDS: dict[str, type[ProcessesWorld]] = {
     "entries_removed_without_compare": targeted(
-        size=2, lease=1.5, stickiness=0.0, wire_slow_call="renew", weight_given_up=2.0
+        size=2,
+        lease=1.5,
+        pace=0.06,
+        stickiness=0.0,
+        wire_slow_call="renew",
+        wire_slow_s=2.0,
+        wire_loss=0.0,
+        length=500,
+        login_weight=1.0,
+        weight_push=0.0,
+        weight_given_up=2.0,
     ),
     "ended_sessions_entered_again": targeted(
         policy="replace",
         lease=12.0,
         login_weight=1.0,
         wire_slow_call="create",
-        wire_lost_call="Replaced",
+        wire_lost_call=("Replaced", "renew"),
         wire_slow_s=8.0,
         wire_repeats=1.0,
     ),
     "live_owners_buried": _ALONE,
+    "unknown_although_another_had_buried": _ALONE,
     "lost_sessions_kept": _ALONE,
+    "given_in_place_of_a_copy": targeted(
+        size=2, weight_give=2.0, weight_given_up=0.8, wire_slow_call=("Give", "Taken")
+    ),
     "answered_hello_travels_as_unanswered": targeted(
         login_weight=1.0, wire_slow_call="login", weight_given_up_early=0.8, weight_give=0.4
     ),

@@ -98,7 +98,7 @@ class Wire:
         """Return how long a message travels."""
         random = self.world.random.random
         if name == self.held_call and self.alone:
-            return max(self.alone.values()) - self.world.now + self.world.lease / 2
+            return max(self.alone.values()) - self.world.now + self.world.lease / 2.5
         if self.slow_call and name.startswith(self.slow_call) and random() < 0.7:
             return float(random() ** 2 * self.slow_s)
         if self.slowness and random() < self.slowness:

@@ -13,7 +13,7 @@ from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.cluster.directory import MemoryDirectory
 from gatesvr.cluster.entries import Entry
 from gatesvr.config import Config, DispatchConfig, PushConfig, SessionConfig
-from gatesvr.errors import ErrorCode
+from gatesvr.errors import CloseCode, ErrorCode
 from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.role import Role
@@ -46,14 +46,14 @@ class ProcessesWorld(World):
     Args:
         seed: All there is to it: the same seed gives the same history.
         is_verbose: Keep a trace.
-        events: How many before the calm.
+        events: How many before the calm, 0 for the usual number.
     """
 
     EVENTS = EVENTS
     DRAWS: Mapping[str, Any] = {}
     """Attributes of the world, its wire (``wire_``) and its weights (``weight_``), drawn or not."""
 
-    def __init__(self, seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> None:
+    def __init__(self, seed: int, *, is_verbose: bool = False, events: int = 0) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.is_verbose = is_verbose
@@ -63,7 +63,7 @@ class ProcessesWorld(World):
         self.loop = VirtualLoop()
         self.is_calm = False
         self.events = 0
-        self.max_events = events
+        self.max_events = events or self.DRAWS.get("length", self.EVENTS)
         self.names = 0
         self.strangers = 0
         self.wants_login: set[str] = set()
@@ -127,7 +127,7 @@ class ProcessesWorld(World):
             "cut": draw((0.0, 0.02, 0.05)),
             "outage": draw((0.0, 0.0, 0.01)),
             "give": draw((0.0, 0.1, 0.4)),
-            "leave": draw((0.0, 0.0, 0.008)),
+            "leave": draw((0.0, 0.0, 0.01)),
             "kick": draw((0.0, 0.004, 0.012)),
             "sleep": draw((0.0, 0.01)),
             "push": draw((0.1, 0.4)),
@@ -498,6 +498,7 @@ class ProcessesWorld(World):
         actions.append((weight["outage"], self._take_directory_down, None))
         actions.append((weight["give"], self._give, None))
         actions.append((weight["isolate"], self._isolate, None))
+        actions.append((weight["leave"], self._begin_leaving, None))
 
     def _wait_long(self) -> None:
         self.note("time passes")
@@ -521,15 +522,47 @@ class ProcessesWorld(World):
         """End a process at once; the supervisor may tell the directory of it."""
         self.note("%s crashes with %s", process, [s.session_id[:4] for s in process.copies()])
         self.counts["crashes"] += 1
+        self._end_process(process)
+        if self.random.random() < 0.6:
+            leave = self.directory.entries.leave
+            node_id = process.node_id
+            self.loop.call_later(self.random.random(), lambda: leave(node_id, self.now))
+
+    def _end_process(self, process: Process) -> None:
         for connection in self.connections:
             if connection.gateway is process:
                 connection.crash()
         process.crash()
         self.pushers.forget(process)
-        if self.random.random() < 0.6:
-            leave = self.directory.entries.leave
-            node_id = process.node_id
-            self.loop.call_later(self.random.random(), lambda: leave(node_id, self.now))
+
+    def _begin_leaving(self) -> None:
+        """A process is drained: its sessions go to the others, and it ends."""
+        living = [p for p in self.living() if p.is_ready and not p.is_leaving]
+        if len(living) > 1:
+            process = self.random.choice(living)
+            process.is_leaving = True
+            self.counts["drains"] += 1
+            self.note("%s leaves", process)
+            self.watch(self._leave_others(process))
+
+    async def _leave_others(self, process: Process) -> None:
+        process.dispatcher.go_away("stopping", 100)
+        for _ in range(self.random.randint(1, 8)):
+            await asyncio.sleep(0.4)
+            if process.is_dead:
+                return
+            for connection in self.connections:
+                if connection.gateway is process and self.random.random() < 0.5:
+                    connection.handler.close(CloseCode.OVERLOADED, "reconnect_after_ms=0")
+            others = [p for p in self.living() if p.is_ready and not p.is_leaving]
+            for session in process.copies():
+                if others and session.role is Role.OWN and session.link is None:
+                    to = self.random.choice(others)
+                    self.watch(process.node.give(session, to.node_id))
+        await process.node.stop()
+        if not process.is_dead:
+            self.note("%s ends with %s", process, [s.session_id[:4] for s in process.copies()])
+            self._end_process(process)
 
     def _replace(self, process: Process) -> None:
         self.processes[process.number] = self.new_process(process.number)
@@ -691,14 +724,14 @@ class ProcessesWorld(World):
 
     def told_failed(self, name: str, code: int) -> None:
         """A client was told that a request has failed."""
-        process, since = self.answered.get(name, (None, 0.0))
+        process, left = self.answered.get(name, (None, 0.0))
         if process is None or process.is_dead or process.was_out:
             return
         counts = self.counts
         is_hurt = counts["peer_cuts"] or counts["directory_cuts"]
         is_hurt = is_hurt or counts["outages"] or counts["isolated"]
         if code == ErrorCode.UPSTREAM_UNREACHABLE or (
-            code == ErrorCode.DEADLINE and not is_hurt and self.now > since + LATEST_RESULT_S
+            code == ErrorCode.DEADLINE and not is_hurt and left > LATEST_RESULT_S
         ):
             self.checker.broken("", f"{name} was answered, and failed by {code}")
 
@@ -718,6 +751,6 @@ class ProcessesWorld(World):
         self.counts[f"told_{reason.lower()}"] += 1
 
 
-def run(seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> ProcessesWorld:
+def run(seed: int, *, is_verbose: bool = False) -> ProcessesWorld:
     """Run the history of a seed."""
-    return ProcessesWorld(seed, is_verbose=is_verbose, events=events).run()
+    return ProcessesWorld(seed, is_verbose=is_verbose).run()
