@@ -24,6 +24,7 @@ _SLOW_ANSWERS = {
 }
 _SERIAL = targeted(**_SLOW_ANSWERS, wire_slow_call="")
 _ALONE = targeted(
+    length=200,
     size=4,
     lease=2.0,
     stickiness=0.0,
@@ -62,6 +63,9 @@ WORLDS: dict[str, type[ProcessesWorld]] = {
     "live_owners_buried": _ALONE,
     "unknown_although_another_had_buried": _ALONE,
     "lost_sessions_kept": _ALONE,
+    "arriving_copies_take_pushes": targeted(
+        length=200, wire_slow_call="move", weight_push=1.0, weight_given_up=0.8
+    ),
     "given_in_place_of_a_copy": targeted(
         size=2, weight_give=2.0, weight_given_up=0.8, wire_slow_call=("Give", "Taken")
     ),
@@ -77,7 +81,12 @@ WORLDS: dict[str, type[ProcessesWorld]] = {
     ),
     "unanswered_removals_count_as_done": targeted(wire_loss=0.3, weight_kick=0.05),
     "taken_counts_for_any_move": targeted(
-        size=2, wire_slow_call="Taken", weight_given_up=0.8, weight_give=0.8, wire_repeats=0.3
+        length=200,
+        size=2,
+        wire_slow_call="Taken",
+        weight_given_up=0.8,
+        weight_give=0.8,
+        wire_repeats=0.3,
     ),
     "requests_of_the_dead_wait_for_ever": targeted(
         lease=1.5, weight_answer=0.02, task_timeout=30.0, weight_crash=0.05, wire_slow_call=""
@@ -87,7 +96,7 @@ WORLDS: dict[str, type[ProcessesWorld]] = {
     "results_sent_once": targeted(**_SLOW_ANSWERS, wire_slow_call="", wire_lost_call="Forward"),
     "leaving_copies_take_results": targeted(**_SLOW_ANSWERS, wire_slow_call="Take", wire_loss=0.0),
     "silent_owners_have_no_life": targeted(
-        policy="reject", wire_lost_call="Life", weight_given_up=0.1
+        length=200, policy="reject", wire_lost_call="Life", weight_given_up=0.1
     ),
     "refused_pushes_taken_when_they_come_again": targeted(
         wire_slow_call="Push",

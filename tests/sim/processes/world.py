@@ -32,10 +32,14 @@ from .wire import Wire
 if TYPE_CHECKING:
     from gatesvr.session.session import Session
 
-EVENTS = 160
+EVENTS = 120
 """Events of a history before the network is left alone."""
 CALM_EVENTS = 2_500
 """Events within which everything must have arrived from then on."""
+TIMER_S = 0.01
+"""Timers of devices and connections run that late at most."""
+END_EVERY = 10
+"""One history of so many goes on until everything has expired."""
 LATEST_RESULT_S = 12.0
 """Within which a result reaches the owner of its session, whatever is lost of it on the way."""
 
@@ -70,6 +74,7 @@ class ProcessesWorld(World):
         self.connections: list[Connection] = []
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.next_sweep = self.now + 1.0
+        self.next_look = 0.0
         self.calls: list[Call] = []
         self.automatic: set[str] = set()
         self.ended: dict[str, str] = {}
@@ -118,7 +123,7 @@ class ProcessesWorld(World):
         self.window = draw((1_000, 100_000))
         self.high_water = draw((600, 65_536))
         self.low_water = self.high_water // 2
-        self.lease = drawn.get("lease") or draw((1.5, 3.0, 5.0))
+        self.lease = drawn.get("lease") or draw((2.0, 4.0, 8.0))
         self.alone_s = 3 * self.lease
         self.pace = draw((0.004, 0.02, 0.06))
         self.stickiness = draw((0.0, 0.3, 0.7))
@@ -145,8 +150,8 @@ class ProcessesWorld(World):
                 max_logged_in=2 if self.has_three else 1,
                 on_duplicate=policy,
                 when_full=drawn.get("when_full") or draw(("drop_oldest", "refuse")),
-                resume_window=draw((8.0, 20.0)),
-                login_timeout=draw((6.0, 30.0)),
+                resume_window=draw((7.0, 12.0)),
+                login_timeout=draw((6.0, 12.0)),
             ),
             dispatch=DispatchConfig(
                 workers=1,
@@ -381,7 +386,7 @@ class ProcessesWorld(World):
                     break
                 self.step()
             self.check()
-            if self.seed % 8 == 0:
+            if self.seed % END_EVERY == 0:
                 self.check_end()
             for finding in self.checker.findings:
                 self.note("!! %s", finding)
@@ -417,7 +422,12 @@ class ProcessesWorld(World):
 
     def _do_due(self) -> None:
         now = self.now
-        self.upstream.expire()
+        if now < self.next_look and now < self.next_sweep:
+            self.loop.settle()
+            return
+        self.next_look = now + TIMER_S
+        if self.calls:
+            self.upstream.expire()
         if self.next_sweep <= now:
             self.next_sweep += 1.0
             self.directory.entries.sweep(now)
