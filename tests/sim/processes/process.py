@@ -237,7 +237,13 @@ class Process:
         sessions = self.sessions
         index = sessions.index
         processor = self.processor
+        node = self.node
         return {
+            "ends": len(node._ends),
+            "departures": len(node._leaving),
+            "tasks of the node": len(node._tasks),
+            "logins under way": len(node._logins._under_way),
+            "results under way": len(node._forwards._under_way),
             "copies": len(index.by_id),
             "sessions": len(sessions),
             "openids": len(index.by_openid),
