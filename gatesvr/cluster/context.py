@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -36,9 +37,9 @@ class NodeContext:
         peers: Reaches the other nodes.
         counters: Counts.
         tasks: Runs what must not end with the call that began it.
-        clock: Loop time.
+        clock: The time of sessions and requests, which stands still while the process does.
         lease: Seconds that a lease lasts.
-        renewed_at: Loop time at which the last renewal that was answered was sent.
+        renewed_at: time() at which the last renewal that was answered was sent.
     """
 
     node_id: str
@@ -54,7 +55,11 @@ class NodeContext:
 
     def is_cut_off(self) -> bool:
         """Return whether the lease may be out: the directory was not reached for as long (M10)."""
-        return self.clock() - self.renewed_at > self.lease
+        return self.time() - self.renewed_at > self.lease
+
+    def time(self) -> float:
+        """Return the time of leases and deadlines, which goes on while the process stands still."""
+        return asyncio.get_running_loop().time()
 
     def copy(self, session_id: str) -> Session | None:
         """Return the copy of a session, in whatever role; None for none."""

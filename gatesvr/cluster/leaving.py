@@ -103,10 +103,9 @@ class Leaving:
         departure = self._departures.get(session_id)
         if departure is not None and departure.move_id == request.move_id:
             return pb.TakeAnswer(result=pb.TAKE_GIVEN, state=departure.state)
-        now = context.clock()
-        if session.role is not Role.OWN or now >= until:
+        if session.role is not Role.OWN or context.time() >= until:
             return pb.TakeAnswer(result=pb.TAKE_MOVING)
-        outcome = self._turn(session, request, now)
+        outcome = self._turn(session, request, context.clock())
         if outcome is None:
             return pb.TakeAnswer(result=pb.TAKE_REFUSED)
         if isinstance(outcome, StartOutcome):

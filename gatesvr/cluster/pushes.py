@@ -85,7 +85,7 @@ class Pushes:
         if answer.result == pb.OWNER_DONE:
             return answer.response
         context = self._context
-        until = context.clock() + PUSH_S
+        until = context.time() + PUSH_S
         if not request.push_id:
             request.push_id = next(self._names)
         is_unsure = False
@@ -93,7 +93,7 @@ class Pushes:
         # Who had it last has it still, nearly always; who has not, says so.
         found: str | None = owner or self._owners.get(session_id, "")
         is_guess = not owner
-        while (left := until - context.clock()) > 0:
+        while (left := until - context.time()) > 0:
             if not found:
                 is_guess = False
                 found = await self._owner(session_id, left)
@@ -101,7 +101,7 @@ class Pushes:
                 return self._unsure() if is_unsure else _NOT_FOUND
             if found == context.node_id:
                 answer = self._own_push(session_id, request, needs_login)
-            elif found and (left := until - context.clock()) > 0:
+            elif found and (left := until - context.time()) > 0:
                 context.counters.pushes_routed += 1
                 try:
                     answer = await context.peers.call(
@@ -168,7 +168,7 @@ class Pushes:
         session has gone. One that nobody waits for is not taken: its push_id may be forgotten
         here by now (Outbox).
         """
-        now = self._context.clock()
+        now = self._context.time()
         answered = self._answered
         while answered:
             oldest = next(iter(answered))
@@ -215,17 +215,17 @@ class Pushes:
             PeerUnreachableError: No owner of it answered in time; it may have ended.
         """
         context = self._context
-        until = context.clock() + PUSH_S
+        until = context.time() + PUSH_S
         result = self._own_kick(session_id, request)
         pause = PAUSE_S
         was_asked = False
-        while result != pb.OWNER_DONE and (left := until - context.clock()) > 0:
+        while result != pb.OWNER_DONE and (left := until - context.time()) > 0:
             owner = await self._owner(session_id, left)
             if owner is None:
                 return was_asked
             if owner == context.node_id:
                 result = self._own_kick(session_id, request)
-            elif owner and (left := until - context.clock()) > 0:
+            elif owner and (left := until - context.time()) > 0:
                 context.counters.kicks_routed += 1
                 was_asked = True
                 owned = pb.OwnedKickRequest(session_id=session_id, kick=request)

@@ -40,7 +40,7 @@ class Renewal:
         """Enter the node, certainly."""
         context = self._context
         while True:
-            sent = context.clock()
+            sent = context.time()
             try:
                 await context.ask(context.directory.join, context.node_id, self._address)
             except DirectoryUnreachableError:
@@ -74,7 +74,7 @@ class Renewal:
             for session in context.sessions.index.by_id.values()
             if session.role is Role.OWN
         }
-        sent = context.clock()
+        sent = context.time()
         renewed = await context.ask(context.directory.renew, context.node_id, owned)
         context.counters.renewals += 1
         if renewed is None:

@@ -83,8 +83,8 @@ class Fault:
 
     Attributes:
         name: The call's; of the directory, the method's.
-        kind: ``lose`` the question, ``deaf`` lose the answer, ``repeat``, or ``hold`` until
-            release().
+        kind: ``lose`` the question, ``deaf`` lose the answer, ``break`` lose it and know that at
+            once, ``repeat``, or ``hold`` until release().
         source: The caller, empty for any.
         left: How many calls.
         behind: How many go through before.
@@ -170,13 +170,12 @@ class MemoryPeers:
             await asyncio.Event().wait()
         if fault is not None and kind == "hold":
             # As of a wire that is slow: it goes on although nobody waits for it any longer.
-            later = asyncio.ensure_future(self._held(fault, node_id, call, data, until))
-            self._tasks.add(later)
-            later.add_done_callback(self._tasks.discard)
-            return await asyncio.shield(later)
+            return await self._cluster.later(self._held(fault, node_id, call, data, until))
         answer = await self._answer(node_id, call, data, until)
         if kind == "repeat":
             await self._answer(node_id, call, data, until)
+        if kind == "break":
+            raise PeerUnreachableError(f"{node_id} broke off")
         if kind == "deaf" or wire.is_cut(self._node_id, node_id):
             await asyncio.Event().wait()
         return call.answer.FromString(answer)
@@ -232,7 +231,8 @@ class RemoteDirectory:
             if kind == "lose" or wire.is_cut(self._node_id, "directory"):
                 raise DirectoryUnreachableError(name)
             if fault is not None and kind == "hold":
-                await fault.gate.wait()
+                # It arrives although nobody waits for it any longer.
+                return await self._cluster.later(self._held(fault, method, *args, **kwargs))
             answer = await method(*args, **kwargs)
             if kind == "repeat":
                 answer = await method(*args, **kwargs)
@@ -241,6 +241,10 @@ class RemoteDirectory:
             return answer
 
         return ask
+
+    async def _held(self, fault: Fault, method: Any, *args: Any, **kwargs: Any) -> Any:
+        await fault.gate.wait()
+        return await method(*args, **kwargs)
 
 
 ROUTES = [
@@ -260,7 +264,8 @@ class Process:
         self.upstream = Upstream()
         upstream: Any = self.upstream
         upstream.registry = None
-        self.clock = asyncio.get_running_loop().time
+        self.lost_s = 0.0
+        """How long the process has stood still, of which its sessions and requests know nothing."""
         self.engine = Engine(config, upstream, clock=self.clock, wall_clock=self.clock)
         self.sessions = self.engine.session_manager
         self.dispatcher = self.engine.dispatcher
@@ -279,6 +284,9 @@ class Process:
             on_duplicate=session.on_duplicate,
             max_logged_in=session.max_logged_in,
         )
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time() - self.lost_s
 
     @property
     def now(self) -> float:
@@ -355,6 +363,7 @@ class Cluster:
         self.wire = Wire()
         self.directory = MemoryDirectory(lease=LEASE)
         self._nodes = nodes
+        self._held: set[asyncio.Task[Any]] = set()
         self.processes: dict[str, Process] = {}
 
     def __getattr__(self, name: str) -> Process:
@@ -377,6 +386,13 @@ class Cluster:
         """Return the owner of a session by the directory, empty for none."""
         return getattr(self.entry(session_id), "owner", "")
 
+    async def later(self, held: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for what is held; it goes on without its caller."""
+        task = asyncio.ensure_future(held)
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
+        return await asyncio.shield(task)
+
     async def boot(self, node_id: str) -> Process:
         process = self.processes[node_id] = Process(self, node_id, self.config)
         await process.start()
@@ -394,6 +410,9 @@ class Cluster:
                 await process.stop()
             else:
                 await process.processor.stop()
+        for task in self._held:
+            task.cancel()
+        await asyncio.gather(*self._held, return_exceptions=True)
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass, with the sweeps of each second."""

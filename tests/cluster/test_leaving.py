@@ -235,6 +235,53 @@ async def test_a_give_finds_a_copy() -> None:
 
 
 @travelling
+async def test_a_session_that_ends_is_neither_taken_nor_given() -> None:
+    async with Cluster() as cluster:
+        a = cluster.a
+        client, session, token = await a.log_in()
+        client.lose()
+        held = cluster.wire.order("remove", "hold")
+        state = take(a, session, token).state
+        await cluster.pass_time(3)  # it comes back
+        a.sessions.close(session, 0, "", a.now)
+        assert take(a, session, token).result == cl.TAKE_MOVING
+        request = cl.GiveRequest(
+            session_id=session.session_id, owner="a", epoch=session.epoch, state=state
+        )
+        answer = a.node.handlers()[GIVE](request, a.now + 1)
+        assert answer == cl.GiveAnswer()
+        held.release()
+        await settle(20)
+
+
+@travelling
+async def test_taken_that_comes_with_the_directory_s_word_counts() -> None:
+    """The owner asks for the session, and meanwhile hears that it has arrived."""
+    async with Cluster() as cluster:
+        a, b = cluster.a, cluster.b
+        client, session, token = await a.log_in()
+        held = cluster.wire.order("move", "hold", "a")
+        late = cluster.wire.order("Taken", "hold")
+        _, response, _ = await b.resume(session, token, 1)
+        await asyncio.sleep(2.5)
+        assert held.seen == 1
+        late.release()
+        await settle(20)
+        assert a.session(session.session_id) is None
+        # By now it may even be here again.
+        _, response, _ = await a.resume(session, response.resume_token, 1)
+        back = a.session(session.session_id)
+        assert response.resumed
+        held.release()
+        await settle(20)
+        assert a.session(session.session_id) is back
+        assert back is not None
+        assert back.is_valid
+        assert a.moves["internal_errors"] == 0
+        del client
+
+
+@travelling
 async def test_a_session_whose_hello_waits_is_given_too() -> None:
     async with Cluster() as cluster:
         a, b = cluster.a, cluster.b

@@ -95,6 +95,48 @@ async def test_a_login_goes_on_at_the_next_node() -> None:
 
 
 @travelling
+async def test_the_gate_stays_shut_where_another_node_s_hello_is_answered() -> None:
+    async with Cluster() as cluster:
+        a, b = cluster.a, cluster.b
+        client = a.client()
+        response = await client.start()
+        await client.send(business(1, "hello"))
+        session = a.session(response.session_id)
+        assert session is not None
+        other, response, _ = await b.resume(session, response.resume_token)
+        await settle(20)
+        held = cluster.wire.order("login_replacing", "hold", "b")
+        await other.send(business(2, "echo"))
+        a.upstream.answer(1)
+        await settle(20)
+        assert held.seen == 1
+        assert await other.run() == []
+        assert b.upstream.waiting == {}
+        held.release()
+        await settle(20)
+        assert [push.client_seq_id for push in await other.run()] == [1]
+        assert b.upstream.waiting.keys() == {2}
+
+
+@travelling
+async def test_a_session_that_has_gone_from_its_owner_is_looked_for_again() -> None:
+    async with Cluster("abc", on_duplicate="reject") as cluster:
+        a, b, c = cluster.a, cluster.b, cluster.c
+        _, session, token = await a.log_in()
+        held = cluster.wire.order("Life", "hold", "c")
+        client, session_id, _ = await hello(c)
+        other, response, _ = await b.resume(session, token, 1)
+        assert response.resumed
+        await settle(20)
+        held.release()
+        await settle(20)
+        assert refusal(client, await client.run()) == (403, 4411)
+        assert c.moves["life_questions"] == 2
+        assert other.closed is None
+        del session_id
+
+
+@travelling
 async def test_a_login_of_a_session_that_others_have_is_lost() -> None:
     async with Cluster() as cluster:
         a = cluster.a

@@ -57,13 +57,27 @@ async def test_a_push_that_may_have_been_taken_is_unsure() -> None:
         assert await b.push(session.session_id, "1") == "UNKNOWN"
         assert b.moves["pushes_unsure"] == 1
         assert await got(client) == [b"1"]
-        # Also where the session has ended by then.
-        cluster.wire.cut("a", "b")
-        pushing = asyncio.create_task(b.push(session.session_id, "2"))
-        await settle()
+
+
+@travelling
+async def test_what_is_said_after_a_push_that_may_have_been_taken_is_unsure() -> None:
+    """A refusal, and that the session has ended, are true of the next try alone."""
+    async with Cluster(max_queue_size=4, max_in_flight=1) as cluster:
+        a, b = cluster.a, cluster.b
+        client, session, _ = await a.log_in()
+        for number in range(3):
+            assert await a.push(session.session_id, str(number)) == ""
+        cluster.wire.order("Push", "break")
+        assert await b.push(session.session_id, "x") == "UNKNOWN"
+        assert await b.push(session.session_id, "x") == "BUSY"
+        cluster.wire.order("Push", "break")
+        pushing = asyncio.create_task(b.push(session.session_id, "y"))
+        await settle(4)
+        assert cluster.wire.faults[-1].seen == 1
         a.sessions.kick(session, "", a.now)
         assert await pushing == "UNKNOWN"
         assert await b.push(session.session_id) == "NOT_FOUND"
+        del client
 
 
 @travelling

@@ -92,6 +92,30 @@ async def test_an_answer_that_comes_late_judges_nothing_newer() -> None:
 
 
 @travelling
+async def test_a_node_that_stood_still_knows_that_its_lease_is_out() -> None:
+    """Its sessions do not count that time, the directory and its siblings do."""
+    async with Cluster(resume_window=8) as cluster:
+        a, b = cluster.a, cluster.b
+        client, session, _ = await a.log_in()
+        client.lose()
+        cluster.wire.cut("a")
+        held = cluster.wire.order("Push", "hold", times=9)
+        pushing = asyncio.create_task(b.push(session.session_id, push_id="p"))
+        await settle()
+        await asyncio.sleep(60)
+        a.lost_s = 60
+        assert await pushing == "UNKNOWN"
+        held.release()
+        await settle(20)
+        assert a.moves["pushes_late"] == 1
+        assert a.moves["cut_off"] == 1
+        a.engine.sweep()
+        assert session.is_valid
+        assert (await a.client().start("bob")).error.error_code == 503
+        assert a.moves["starts_cut_off"] == 1
+
+
+@travelling
 async def test_a_node_that_was_forgotten_drops_its_sessions_and_joins_again() -> None:
     async with Cluster() as cluster:
         a = cluster.a
@@ -120,6 +144,22 @@ async def test_the_end_of_a_session_is_certain() -> None:
         assert a.moves["closing"] == 0
         assert cluster.entry(session.session_id) is None
         assert a.moves["orphans"] == 0
+
+
+@travelling
+async def test_a_renewal_leaves_an_end_that_is_on_its_way_alone() -> None:
+    """Its entry is there still, and names this node; a kick's tombstone must not get lost."""
+    async with Cluster() as cluster:
+        a = cluster.a
+        _, session, _ = await a.log_in()
+        held = cluster.wire.order("remove", "hold", times=9)
+        a.sessions.kick(session, "", a.now)
+        await cluster.pass_time(3)
+        assert a.moves["orphans"] == 0
+        assert cluster.owner(session.session_id) == "a"
+        held.release()
+        await cluster.pass_time(3)
+        assert cluster.entry(session.session_id).reason is LostReason.KICKED
 
 
 @travelling

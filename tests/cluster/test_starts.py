@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gatesvr._pb import cluster_pb2 as cl
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.cluster.calls import REPLACED
 from gatesvr.protocol.identity import Identity
 
 from ..dispatch.fakes import settle
@@ -15,6 +17,8 @@ from ..dispatch.rig import business
 from .rig import Cluster, travelling
 
 if TYPE_CHECKING:
+    from gatesvr.session.session import Session
+
     from ..dispatch.rig import Client
     from .rig import Process
 
@@ -147,6 +151,70 @@ async def test_who_is_cut_off_makes_no_sessions_and_ends_none() -> None:
         await cluster.pass_time(3)
         assert a.moves["cut_off"] == 0
         assert (await a.client().start("bob")).success
+
+
+@travelling
+async def test_a_session_that_ended_while_it_was_made_stays_ended() -> None:
+    async with Cluster(login_timeout=1) as cluster:
+        a = cluster.a
+        held = cluster.wire.order("create", "hold")
+        client = a.client()
+        starting = asyncio.create_task(client.send(pb_start()))
+        await cluster.pass_time(2)
+        assert len(a.sessions) == 0
+        held.release()
+        await starting
+        assert client.closed is not None
+        assert client.closed[0] == 4408
+        assert a.moves["internal_errors"] == 0
+        await cluster.pass_time(3)
+        assert a.moves["orphans"] == 1
+        assert len(cluster.entries) == 0
+
+
+@travelling
+async def test_a_session_that_was_replaced_while_it_arrived_stays_ended() -> None:
+    async with Cluster("abc") as cluster:
+        a, b, c = cluster.a, cluster.b, cluster.c
+        client, session, token = await a.log_in()
+        client.lose()
+        held = cluster.wire.order("move", "hold", "b")
+        other = b.client()
+        starting = asyncio.create_task(other.start("", **resume_fields(session, token)))
+        await settle(20)
+        late = b.session(session.session_id)
+        assert late is not None
+        b.node.handlers()[REPLACED](cl.ReplacedRequest(session_id=session.session_id), b.now)
+        assert not late.is_valid
+        held.release()
+        assert refused(await starting) == 503
+        assert b.session(session.session_id) is None
+        assert b.moves["internal_errors"] == 0
+        del c
+
+
+@travelling
+async def test_of_two_starts_that_wait_for_one_session_the_later_gets_it() -> None:
+    """The first has its session when the second, at the same node, takes it."""
+    async with Cluster() as cluster:
+        a, b = cluster.a, cluster.b
+        client, session, token = await a.log_in()
+        client.lose()
+        first = b.client()
+        starting = asyncio.create_task(first.start("", **resume_fields(session, token)))
+        while (moved := b.session(session.session_id)) is None or not moved.is_valid:
+            await asyncio.sleep(0)
+        second = b.client()
+        assert not first.written
+        start = pb.StartRequest(**resume_fields(session, token), attempt=2, protocol=1)
+        outcome = b.sessions.start(start, second, b.now)
+        assert outcome.response.resumed
+        assert refused(await starting) == 503
+        assert moved.link is second
+
+
+def resume_fields(session: Session, token: bytes) -> dict[str, Any]:
+    return {"session_id": session.session_id, "resume_token": token, "last_acked_seq_id": 1}
 
 
 @travelling

@@ -120,6 +120,7 @@ def test_binding_follows_the_request(monkeypatch):
     session.fail(seq, 502, "gone", now=now)
     assert sessions.feed(session) == [b"before", b"!502", b"after"]
     assert session.bind(notify(b"late"), seq, True, now=now).error_code == "TOO_LATE"
+    assert session.bind(notify(b"again"), seq, True, now=now, push_id="p").is_ok
     assert session.bind(notify(b"behind"), seq, False, now=now).is_ok
     assert sessions.feed(session) == [b"behind"]
     assert session.outbox.notifies is None

@@ -180,7 +180,16 @@ def bound_notifies_stay_behind(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def answered_hello_travels_as_unanswered(patch: pytest.MonkeyPatch) -> None:
-    leave_out(patch, lambda session: session.ClearField("login_answer"))
+    """The next owner waits for a result that has come already."""
+
+    def change(session: pb.MovedSession) -> None:
+        if session.HasField("login_answer"):
+            session.ClearField("login_answer")
+            for request in session.requests:
+                if request.client_seq == session.hello_seq:
+                    request.at = "the node that has it no more"
+
+    leave_out(patch, change)
 
 
 @mutation

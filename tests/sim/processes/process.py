@@ -48,6 +48,14 @@ class ProcessManager(SessionManager):
             self.process.world.automatic.add(session.session_id)
         return outcome
 
+    def kick(self, session: Session, *args: Any) -> None:
+        process = self.process
+        is_own = session.state is not State.CLOSED and session.role is Role.OWN
+        super().kick(session, *args)
+        if is_own and not process.is_dead:
+            process.world.ended[session.session_id] = "kicked"
+            process.world.kickers[session.session_id] = process
+
     def close(self, session: Session, code: int, reason: str, now: float, **how: Any) -> None:
         process = self.process
         if session.state is not State.CLOSED and not process.is_dead:
@@ -84,7 +92,8 @@ class ProcessUpstream(Upstream):
     def _end(self, call: Call, response: up.UpstreamResponse) -> None:
         if not response.client_seq_id:
             assert isinstance(call.of, ProcessUpstream)
-            self.process.world.answerers[call.name] = call.of.process
+            world = self.process.world
+            world.answered[call.name] = (call.of.process, call.deadline - world.now)
         super()._end(call, response)
 
     def _carry(self, call: Call, response: up.UpstreamResponse) -> None:
@@ -203,7 +212,7 @@ class Process:
         """Tell the world of what the owner of a session does to it."""
         world = self.world
         starter, moves, pushes = self.sessions._starter, self.sessions.moves, self.engine.commands
-        attach, own, push = starter.attach, moves.own, pushes.pushes.push
+        attach, own, push = starter.attach, moves.own, pushes.pushes.push_to
 
         def attach_(session: Session, token: bytes, link: Any, *args: Any) -> StartOutcome:
             world.checker.resumed(session.session_id, link.ordinal)
@@ -216,19 +225,25 @@ class Process:
                 world.owner_began(self, session, epoch)
             return own(session, epoch, now, **how)
 
-        def push_(request: up.UnicastPushRequest) -> up.UnicastPushResponse:
-            return world.pushers.at_owner(self, push, request)
+        def push_(session: Session, request: up.UnicastPushRequest) -> up.UnicastPushResponse:
+            return world.pushers.at_owner(self, push, session, request)
 
         starter.attach = attach_  # type: ignore[method-assign]
         moves.own = own_  # type: ignore[method-assign]
-        pushes.pushes.push = push_  # type: ignore[method-assign]
+        pushes.pushes.push_to = push_  # type: ignore[method-assign]
 
     def leftovers(self) -> dict[str, int]:
         """Return what is held of sessions, connections and tasks, by kind."""
         sessions = self.sessions
         index = sessions.index
         processor = self.processor
+        node = self.node
         return {
+            "ends": len(node._ends),
+            "departures": len(node._leaving),
+            "tasks of the node": len(node._tasks),
+            "logins under way": len(node._logins._under_way),
+            "results under way": len(node._forwards._under_way),
             "copies": len(index.by_id),
             "sessions": len(sessions),
             "openids": len(index.by_openid),

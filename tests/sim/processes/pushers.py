@@ -19,6 +19,8 @@ from gatesvr.session.state import State
 from ..device import _name
 
 if TYPE_CHECKING:
+    from gatesvr.session.session import Session
+
     from .process import Process
     from .world import ProcessesWorld
 
@@ -55,14 +57,14 @@ class ProcessPushers:
     def at_owner(
         self,
         process: Process,
-        push: Callable[[up.UnicastPushRequest], up.UnicastPushResponse],
+        push: Callable[[Session, up.UnicastPushRequest], up.UnicastPushResponse],
+        session: Session,
         request: up.UnicastPushRequest,
     ) -> up.UnicastPushResponse:
         """Let an owner take a push, and tell the checker of it."""
         world = self.world
-        session = process.sessions.by_id(request.target_id)
-        if session is None or process.is_dead:
-            return push(request)
+        if process.is_dead:
+            return push(session, request)
         session_id, name = session.session_id, _name(request.data)
         queue = session.queue
         seq, held = queue.next_expected_seq, len(session.outbox.held or ())
@@ -71,7 +73,7 @@ class ProcessPushers:
             and request.bind_client_seq_id in session.pending
             and request.push_id not in (session.outbox.push_ids or ())
         )
-        response = push(request)
+        response = push(session, request)
         world.note(
             "%s takes %s for %s: %s",
             process,
@@ -161,7 +163,9 @@ class ProcessPushers:
         except PeerUnreachableError:
             self.world.counts["kicks_unsure"] += 1
             return
-        if is_done and session_id not in self.world.ended:
+        # One that was never handed out has ended unseen, and its entry may have come late.
+        is_there = any(p.sessions.by_id(session_id) for p in self.world.processes)
+        if is_done and is_there and session_id not in self.world.ended:
             self.world.checker.broken(session_id, "was kicked and is still there")
 
     def _begin(self, name: str, session_id: str, request: up.UnicastPushRequest) -> None:

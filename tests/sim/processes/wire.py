@@ -33,6 +33,7 @@ SLOW_CALLS = (
     "find",
     "renew",
 )
+LOST_CALLS = ("Taken", "Forward", "Replaced", "Life", "Give")
 DIRECTORY_TIMEOUT_S = 1.0
 
 
@@ -41,6 +42,8 @@ class Wire:
 
     Attributes:
         cuts: Pairs of node ids that do not reach each other; the directory is the empty one.
+        alone: Until when processes reach neither the directory nor each other.
+        held_call: Arrives only when no process is alone any more.
         is_directory_down: Nobody reaches the directory.
         under_way: Calls that were made, and what still flies of each.
     """
@@ -66,7 +69,11 @@ class Wire:
                 "login",
             )
         )
+        self.lost_call: str | tuple[str, ...] = draw(("", "", "", "", *LOST_CALLS))
         self.pace = draw((0.002, 0.01, 0.05))
+        self.slow_s = 4.0
+        self.held_call = ""
+        self.alone: dict[str, float] = {}
         self.cuts: set[frozenset[str]] = set()
         self.is_directory_down = False
         self.under_way = 0
@@ -74,21 +81,26 @@ class Wire:
     def calm(self) -> None:
         """Do no more harm."""
         self.loss = self.repeats = self.slowness = 0.0
-        self.slow_call = ""
+        self.slow_call = self.lost_call = self.held_call = ""
         self.pace = 0.002
         self.cuts.clear()
+        self.alone.clear()
         self.is_directory_down = False
 
     def is_cut(self, one: str, other: str) -> bool:
         if self.is_directory_down and not (one and other):
+            return True
+        if self.alone and (one in self.alone or other in self.alone):
             return True
         return bool(self.cuts) and frozenset((one, other)) in self.cuts
 
     def delay(self, name: str) -> float:
         """Return how long a message travels."""
         random = self.world.random.random
+        if name == self.held_call and self.alone:
+            return max(self.alone.values()) - self.world.now + self.world.lease / 2.5
         if self.slow_call and name.startswith(self.slow_call) and random() < 0.7:
-            return random() * 4.0
+            return float(random() ** 2 * self.slow_s)
         if self.slowness and random() < self.slowness:
             return random() * random() * 5.0
         return random() * self.pace
@@ -126,7 +138,7 @@ class Wire:
             times = 2
             counts["calls_repeated"] += 1
         for _ in range(times):
-            if self.loss and random() < self.loss:
+            if self._is_lost(name):
                 counts["calls_lost"] += 1
                 continue
             self.under_way += 1
@@ -144,6 +156,12 @@ class Wire:
         if within:
             self.world.loop.call_later(within, self._give_up, future, PeerUnreachableError)
         return future
+
+    def _is_lost(self, name: str) -> bool:
+        loss = self.loss
+        if self.lost_call and name.startswith(self.lost_call):
+            loss = 0.6
+        return loss > 0 and self.world.random.random() < loss
 
     def _give_up(self, future: asyncio.Future[Any], unreachable: Callable[[], Exception]) -> None:
         if not future.done():
@@ -229,6 +247,7 @@ class FarDirectory:
 
         async def ask(*args: Any, **kwargs: Any) -> Any:
             world = wire.world
+            world.counts[f"asked_{name}"] += 1
 
             def serve() -> Any:
                 world.asker = process.node_id

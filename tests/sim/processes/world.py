@@ -6,14 +6,14 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.cluster.directory import MemoryDirectory
 from gatesvr.cluster.entries import Entry
 from gatesvr.config import Config, DispatchConfig, PushConfig, SessionConfig
-from gatesvr.errors import ErrorCode
+from gatesvr.errors import CloseCode, ErrorCode
 from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.role import Role
@@ -32,10 +32,16 @@ from .wire import Wire
 if TYPE_CHECKING:
     from gatesvr.session.session import Session
 
-EVENTS = 160
+EVENTS = 120
 """Events of a history before the network is left alone."""
 CALM_EVENTS = 2_500
 """Events within which everything must have arrived from then on."""
+TIMER_S = 0.01
+"""Timers of devices and connections run that late at most."""
+END_EVERY = 10
+"""One history of so many goes on until everything has expired."""
+LATEST_RESULT_S = 12.0
+"""Within which a result reaches the owner of its session, whatever is lost of it on the way."""
 
 
 class ProcessesWorld(World):
@@ -44,12 +50,14 @@ class ProcessesWorld(World):
     Args:
         seed: All there is to it: the same seed gives the same history.
         is_verbose: Keep a trace.
-        events: How many before the calm.
+        events: How many before the calm, 0 for the usual number.
     """
 
     EVENTS = EVENTS
+    DRAWS: Mapping[str, Any] = {}
+    """Attributes of the world, its wire (``wire_``) and its weights (``weight_``), drawn or not."""
 
-    def __init__(self, seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> None:
+    def __init__(self, seed: int, *, is_verbose: bool = False, events: int = 0) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.is_verbose = is_verbose
@@ -59,23 +67,33 @@ class ProcessesWorld(World):
         self.loop = VirtualLoop()
         self.is_calm = False
         self.events = 0
-        self.max_events = events
+        self.max_events = events or self.DRAWS.get("length", self.EVENTS)
         self.names = 0
         self.strangers = 0
         self.wants_login: set[str] = set()
         self.connections: list[Connection] = []
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.next_sweep = self.now + 1.0
+        self.next_look = 0.0
         self.calls: list[Call] = []
         self.automatic: set[str] = set()
         self.ended: dict[str, str] = {}
         self.ended_at: dict[str, float] = {}
-        self.answerers: dict[str, Process] = {}
+        self.answered: dict[str, tuple[Process, float]] = {}
+        self.kickers: dict[str, Process] = {}
         self.asker = ""
         self.found: dict[tuple[str, str], tuple[float, frozenset[str]]] = {}
         self.attached_at: dict[str, float] = {}
         self._draw_config()
         self.wire = Wire(self)
+        for name, value in self.DRAWS.items():
+            kind, _, rest = name.partition("_")
+            if kind == "wire":
+                setattr(self.wire, rest, value)
+            elif kind == "weight":
+                self.weight[rest] = value
+            elif hasattr(self, name):
+                setattr(self, name, value)
         self.directory: MemoryDirectory = self.loop.call(
             lambda: MemoryDirectory(
                 lease=self.lease, resume_window=self.config.session.resume_window
@@ -94,7 +112,8 @@ class ProcessesWorld(World):
 
     def _draw_config(self) -> None:
         draw = self.random.choice
-        self.size = draw((2, 3, 3, 4))
+        drawn = self.DRAWS
+        self.size = drawn.get("size") or draw((2, 3, 3, 4))
         self.has_lag = draw((False, True))
         self.is_sloppy = draw((False, True))
         self.is_insistent = draw((False, False, True))
@@ -104,7 +123,8 @@ class ProcessesWorld(World):
         self.window = draw((1_000, 100_000))
         self.high_water = draw((600, 65_536))
         self.low_water = self.high_water // 2
-        self.lease = draw((1.5, 3.0, 5.0))
+        self.lease = drawn.get("lease") or draw((2.0, 4.0, 8.0))
+        self.alone_s = 3 * self.lease
         self.pace = draw((0.004, 0.02, 0.06))
         self.stickiness = draw((0.0, 0.3, 0.7))
         self.weight = {
@@ -112,29 +132,32 @@ class ProcessesWorld(World):
             "cut": draw((0.0, 0.02, 0.05)),
             "outage": draw((0.0, 0.0, 0.01)),
             "give": draw((0.0, 0.1, 0.4)),
-            "leave": draw((0.0, 0.0, 0.008)),
+            "leave": draw((0.0, 0.0, 0.01)),
             "kick": draw((0.0, 0.004, 0.012)),
             "sleep": draw((0.0, 0.01)),
             "push": draw((0.1, 0.4)),
             "given_up": draw((0.1, 0.3, 0.8)),
+            "given_up_early": draw((0.0, 0.0, 0.2)),
+            "answer": draw((0.1, 0.4, 0.4)),
+            "isolate": draw((0.0, 0.0, 0.01)),
         }
-        policy = draw(("replace", "replace", "reject", "allow"))
+        policy = drawn.get("policy") or draw(("replace", "replace", "reject", "allow"))
         self.has_three = policy == "allow"
         self.config = Config(
             session=SessionConfig(
-                max_queue_size=draw((8, 40, 1_024)),
+                max_queue_size=drawn.get("max_queue_size") or draw((8, 40, 1_024)),
                 max_in_flight=draw((3, 6, 128)),
                 max_logged_in=2 if self.has_three else 1,
                 on_duplicate=policy,
-                when_full=draw(("drop_oldest", "refuse")),
-                resume_window=draw((8.0, 20.0)),
-                login_timeout=draw((6.0, 30.0)),
+                when_full=drawn.get("when_full") or draw(("drop_oldest", "refuse")),
+                resume_window=draw((7.0, 12.0)),
+                login_timeout=draw((6.0, 12.0)),
             ),
             dispatch=DispatchConfig(
                 workers=1,
                 max_workers=draw((4, 16)),
                 max_queue_size=draw((4, 100)),
-                task_timeout=draw((4.0, 30.0)),
+                task_timeout=drawn.get("task_timeout") or draw((4.0, 30.0)),
             ),
             push=PushConfig(),
             route=list(ROUTES),
@@ -243,8 +266,9 @@ class ProcessesWorld(World):
         def remove_(*args: Any) -> Any:
             return because("removed", remove, *args)
 
-        def bury_(*args: Any) -> Any:
-            return because("buried", bury, *args)
+        def bury_(session_id: str, owner: str, epoch: int, now: float) -> Any:
+            why = "buried alive" if entries._is_leased(owner, now) else "buried"
+            return because(why, bury, session_id, owner, epoch, now)
 
         def leave_(node_id: str, now: float) -> Any:
             return because("left", leave, node_id, now)
@@ -277,7 +301,7 @@ class ProcessesWorld(World):
             if any(d.session.session_id == session_id for d in self.devices):
                 self.checker.broken(session_id, "its entry was removed, and its client has it")
             return
-        if why == "buried" and self.directory.entries._is_leased(entry.owner, self.now):
+        if why == "buried alive":
             self.checker.broken(session_id, "buried, and its owner's lease is good")
             return
         self.ended.setdefault(session_id, why)
@@ -362,7 +386,7 @@ class ProcessesWorld(World):
                     break
                 self.step()
             self.check()
-            if self.seed % 8 == 0:
+            if self.seed % END_EVERY == 0:
                 self.check_end()
             for finding in self.checker.findings:
                 self.note("!! %s", finding)
@@ -398,7 +422,12 @@ class ProcessesWorld(World):
 
     def _do_due(self) -> None:
         now = self.now
-        self.upstream.expire()
+        if now < self.next_look and now < self.next_sweep:
+            self.loop.settle()
+            return
+        self.next_look = now + TIMER_S
+        if self.calls:
+            self.upstream.expire()
         if self.next_sweep <= now:
             self.next_sweep += 1.0
             self.directory.entries.sweep(now)
@@ -449,12 +478,14 @@ class ProcessesWorld(World):
         if device.connection is None and self.some_process() is None:
             return
         super()._offer_device(device, actions)
-        if device.is_live and device.session.is_logged_in and not self.is_calm:
-            actions.append((self.weight["given_up"], self._leave, device))
+        if device.is_live and not self.is_calm:
+            is_early = not device.session.is_logged_in
+            weight = self.weight["given_up_early" if is_early else "given_up"]
+            actions.append((weight, self._leave, device))
 
     def _offer_rest(self, actions: list[Any]) -> None:
         for call in self.calls[:8]:
-            weight = self.login_weight if call.action == "hello" else 0.4
+            weight = self.login_weight if call.action == "hello" else self.weight["answer"]
             actions.append((weight, self.upstream.answer, call))
         actions.append((0.3, self._wait, None))
         for push in self.pushers.again():
@@ -476,6 +507,8 @@ class ProcessesWorld(World):
             actions.append((0.05, self._heal, None))
         actions.append((weight["outage"], self._take_directory_down, None))
         actions.append((weight["give"], self._give, None))
+        actions.append((weight["isolate"], self._isolate, None))
+        actions.append((weight["leave"], self._begin_leaving, None))
 
     def _wait_long(self) -> None:
         self.note("time passes")
@@ -499,15 +532,47 @@ class ProcessesWorld(World):
         """End a process at once; the supervisor may tell the directory of it."""
         self.note("%s crashes with %s", process, [s.session_id[:4] for s in process.copies()])
         self.counts["crashes"] += 1
+        self._end_process(process)
+        if self.random.random() < 0.6:
+            leave = self.directory.entries.leave
+            node_id = process.node_id
+            self.loop.call_later(self.random.random(), lambda: leave(node_id, self.now))
+
+    def _end_process(self, process: Process) -> None:
         for connection in self.connections:
             if connection.gateway is process:
                 connection.crash()
         process.crash()
         self.pushers.forget(process)
-        if self.random.random() < 0.6:
-            leave = self.directory.entries.leave
-            node_id = process.node_id
-            self.loop.call_later(self.random.random(), lambda: leave(node_id, self.now))
+
+    def _begin_leaving(self) -> None:
+        """A process is drained: its sessions go to the others, and it ends."""
+        living = [p for p in self.living() if p.is_ready and not p.is_leaving]
+        if len(living) > 1:
+            process = self.random.choice(living)
+            process.is_leaving = True
+            self.counts["drains"] += 1
+            self.note("%s leaves", process)
+            self.watch(self._leave_others(process))
+
+    async def _leave_others(self, process: Process) -> None:
+        process.dispatcher.go_away("stopping", 100)
+        for _ in range(self.random.randint(1, 8)):
+            await asyncio.sleep(0.4)
+            if process.is_dead:
+                return
+            for connection in self.connections:
+                if connection.gateway is process and self.random.random() < 0.5:
+                    connection.handler.close(CloseCode.OVERLOADED, "reconnect_after_ms=0")
+            others = [p for p in self.living() if p.is_ready and not p.is_leaving]
+            for session in process.copies():
+                if others and session.role is Role.OWN and session.link is None:
+                    to = self.random.choice(others)
+                    self.watch(process.node.give(session, to.node_id))
+        await process.node.stop()
+        if not process.is_dead:
+            self.note("%s ends with %s", process, [s.session_id[:4] for s in process.copies()])
+            self._end_process(process)
 
     def _replace(self, process: Process) -> None:
         self.processes[process.number] = self.new_process(process.number)
@@ -532,6 +597,15 @@ class ProcessesWorld(World):
 
     def _bring_directory_up(self) -> None:
         self.wire.is_directory_down = False
+
+    def _isolate(self) -> None:
+        """A process reaches nobody but its clients, for longer than its lease may be."""
+        node_id = self.random.choice(self.living()).node_id
+        self.note("%s reaches its clients alone", node_id[:3])
+        self.counts["isolated"] += 1
+        within = self.random.random() * self.alone_s
+        self.wire.alone[node_id] = self.now + within
+        self.loop.call_later(within, self.wire.alone.pop, node_id, None)
 
     def _give(self) -> None:
         """A process gives a suspended session to another one."""
@@ -660,18 +734,23 @@ class ProcessesWorld(World):
 
     def told_failed(self, name: str, code: int) -> None:
         """A client was told that a request has failed."""
-        process = self.answerers.get(name)
-        if (
-            code == ErrorCode.UPSTREAM_UNREACHABLE
-            and process is not None
-            and not process.is_dead
-            and not process.was_out
+        process, left = self.answered.get(name, (None, 0.0))
+        if process is None or process.is_dead or process.was_out:
+            return
+        counts = self.counts
+        is_hurt = counts["peer_cuts"] or counts["directory_cuts"]
+        is_hurt = is_hurt or counts["outages"] or counts["isolated"]
+        if code == ErrorCode.UPSTREAM_UNREACHABLE or (
+            code == ErrorCode.DEADLINE and not is_hurt and left > LATEST_RESULT_S
         ):
             self.checker.broken("", f"{name} was answered, and failed by {code}")
 
     def told_lost(self, session_id: str, reason: str) -> None:
         """A client was told why its session is gone."""
         why = self.ended.get(session_id, "")
+        kicker = self.kickers.get(session_id)
+        if kicker is not None and (kicker.is_dead or kicker.was_out):
+            return
         age = self.now - self.ended_at.get(session_id, self.now)
         if (
             reason == "UNKNOWN_SESSION"
@@ -682,6 +761,6 @@ class ProcessesWorld(World):
         self.counts[f"told_{reason.lower()}"] += 1
 
 
-def run(seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> ProcessesWorld:
+def run(seed: int, *, is_verbose: bool = False) -> ProcessesWorld:
     """Run the history of a seed."""
-    return ProcessesWorld(seed, is_verbose=is_verbose, events=events).run()
+    return ProcessesWorld(seed, is_verbose=is_verbose).run()
