@@ -67,8 +67,10 @@ BUFFER_BYTES = 1 << 20
 """Socket buffers asked of the system: macOS bounds a message by them."""
 MAX_PENDING_BYTES = 256 << 10
 """Bytes kept for a sibling whose socket is full; what comes later is dropped."""
-MAX_READS = 16
+MAX_READS = 4
 """Messages read in one turn."""
+READ_BYTES = 128 << 10
+"""Bytes of the buffer that messages are read into; none is as long."""
 DEAD_S = 0.1
 """A sibling that could not be reached is tried again after this long, seconds."""
 MARGIN = 8
@@ -199,6 +201,7 @@ class Siblings:
         self._packed: dict[Address, bytes] = {}
         self._unpacked: dict[bytes, Address] = {}
         self._sock: socket.socket | None = None
+        self._buffer = bytearray(READ_BYTES)
         self._path = directory / f"{number}.udp"
         self._driver: Driver
         self._counters: TransportCounters
@@ -240,7 +243,8 @@ class Siblings:
             The next one by number; None where it has been at all of them, or none takes clients.
         """
         numbers = sorted(number for number, _ in self._accepting())
-        if hops >= len(numbers):
+        # The way ends where it began, or at the last one if that takes no clients.
+        if not numbers or hops > len(numbers):
             return None
         return next((number for number in numbers if number > self.number), numbers[0])
 
@@ -427,10 +431,10 @@ class Siblings:
             if self._sock is None:
                 break
             try:
-                message = self._sock.recv(MAX_MESSAGE_BYTES * 3)
+                size = self._sock.recv_into(self._buffer)
             except (BlockingIOError, InterruptedError):
                 break
-            self._unpack(message, found)
+            self._unpack(bytes(memoryview(self._buffer)[:size]), found)
         if found:
             self._take(found, self._driver.clock())
         return len(found)

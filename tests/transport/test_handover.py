@@ -360,3 +360,18 @@ async def test_a_process_that_does_not_read_loses_what_is_too_much(
             await first.until(lambda: not sibling.pending)
             assert not sibling.is_full
             await first.until(lambda: second.counters.taken_over > 0)
+
+
+@pairs
+async def test_a_client_comes_back_from_a_process_that_stopped_meanwhile(
+    tmp_path: Path, client: str, server: str
+) -> None:
+    async with family(server, tmp_path, 2, slots=1) as gateway:
+        first, second = gateway.members.values()
+        second.listener.set_reading(is_reading=False)
+        second.listener.stop_accepting()
+        gateway.board.loads.update({0: 1_000, 1: 0})  # the board does not know it yet
+        handler, _ = await gateway.connect(client)
+        await handler.exchange(b"x")
+        assert gateway.holder() == 0
+        assert second.counters.initials_refused == 0

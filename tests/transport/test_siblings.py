@@ -196,7 +196,7 @@ async def test_choices(two: Two) -> None:
     assert one.less_loaded() is None
     assert one.next_accepting(0) is None
     board.loads.update({0: 0, 2: 0, 5: 0})
-    assert [one.next_accepting(hops) for hops in range(4)] == [2, 2, 2, None]
+    assert [one.next_accepting(hops) for hops in range(5)] == [2, 2, 2, 2, None]
     assert two.two.siblings.next_accepting(0) == 5
     board.loads = {0: 9, 1: 9}
     assert two.two.siblings.next_accepting(0) == 0
