@@ -252,7 +252,12 @@ async def test_clients_of_a_process_that_died_are_told_so(
         await handler.exchange(b"x")
         number = gateway.holder()
         await gateway.kill(number)
-        new = await gateway.start(number + 2)  # in the same slot
+        if is_steered and server == "qh3":
+            # There is no other process yet: the neighbour tells them.
+            gateway.steer({number})
+            new = gateway.members[1 - number]
+        else:
+            new = await gateway.start(number + 2)  # in the same slot
         handler.send(b"y")
         assert await handler.until_lost() == Disconnect("reset")
         assert gateway.total("resets_sent") >= 1
@@ -367,7 +372,7 @@ async def test_a_client_comes_back_from_a_process_that_stopped_meanwhile(
     tmp_path: Path, client: str, server: str
 ) -> None:
     async with family(server, tmp_path, 2, slots=1) as gateway:
-        first, second = gateway.members.values()
+        second = gateway.members[1]
         second.listener.set_reading(is_reading=False)
         second.listener.stop_accepting()
         gateway.board.loads.update({0: 1_000, 1: 0})  # the board does not know it yet
