@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .._core.limits import TokenBucket
 from ..errors import ConfigError
-from ..observe.log import keys
 from .quic.interface import CONNECTION_ID_LENGTH
 from .quic.reset import reset_key
 from .quic.secret import derive_key, read_secret
@@ -56,8 +55,6 @@ __all__ = [
     "shared_secret",
     "steering_key",
 ]
-
-logger = logging.getLogger("gatesvr.transport")
 
 DATAGRAM, ADMITTED, INITIAL, ASK, CLAIM = range(5)
 
@@ -378,8 +375,16 @@ class Siblings:
                 return
             except OSError as error:
                 # No memory, or a message that the system takes for too long.
+                driver = self._driver
                 self._counters.hand_overs_dropped += count
-                logger.warning("hand_over_failed", extra=keys(to=sibling.number, why=error))
+                driver.lines.log(
+                    logging.WARNING,
+                    "hand_over_failed",
+                    driver.clock(),
+                    error.errno,
+                    to=sibling.number,
+                    why=error,
+                )
             sibling.bytes -= sum(len(handed.data) for handed in sibling.pending[:count])
             del sibling.pending[:count]
         if sibling.is_full and sock is not None:

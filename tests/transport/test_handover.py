@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -380,3 +381,83 @@ async def test_a_client_comes_back_from_a_process_that_stopped_meanwhile(
         await handler.exchange(b"x")
         assert gateway.holder() == 0
         assert second.counters.initials_refused == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_steered", [True, False])
+@pairs
+async def test_processes_that_come_and_go(
+    tmp_path: Path, client: str, server: str, is_steered: bool
+) -> None:
+    """Clients that move, change ids and come anew, while processes die and are replaced.
+
+    No client of a process that lives is lost, and those of a dead one are told.
+    """
+    rng, slots = random.Random(7), 3
+    async with family(server, tmp_path, slots, is_steered=is_steered) as gateway:
+        clients: dict[Any, int] = {}  # (handler, connection) → its process
+        moved: dict[Any, int] = {}
+        renamed: set[Any] = set()
+
+        async def come() -> None:
+            before = {n: set(m.listener.connections) for n, m in gateway.members.items()}
+            pair = await gateway.connect(client)
+            await pair[0].exchange(b"new")
+            (number,) = (
+                n for n, m in gateway.members.items() if m.listener.connections - before[n]
+            )
+            clients[pair], moved[pair] = number, 0
+
+        def gone(pair: Any) -> None:
+            pair[1].discard()
+            del clients[pair], moved[pair]
+            renamed.discard(pair)
+
+        for _ in range(6):
+            await come()
+        for step in range(150):
+            pair = rng.choice(list(clients))
+            what = rng.random()
+            if what < 0.4:
+                if moved[pair] < 3:  # qh3 follows a client to four addresses
+                    moved[pair] += 1
+                    rebind(pair[1])
+            elif what < 0.5:
+                change_id(pair[1])
+                renamed.add(pair)
+            elif what < 0.6:
+                await come()
+            elif what < 0.65 and len(clients) > 6:
+                gone(pair)
+                continue
+            elif what < 0.7:
+                # An upgrade: the next process of a slot beside the old one, which lives on.
+                number = rng.choice(list(gateway.members))
+                if (number + slots) not in gateway.members and gateway.board.loads[
+                    number
+                ] is not None:
+                    old = gateway.members[number].listener
+                    await gateway.start(number + slots)
+                    gateway.board.loads[number] = None
+                    old.stop_accepting()
+                    old.set_reading(is_reading=False)
+            elif what < 0.75:
+                number = rng.choice(list(gateway.members))
+                is_last = gateway.board.loads[number] is not None
+                await gateway.kill(number)
+                if is_last:
+                    await gateway.start(number + slots)
+                for other in [other for other in clients if clients[other] == number]:
+                    # Of an id that qh3 made itself a client cannot be told.
+                    if server == "aioquic" or other not in renamed:
+                        other[0].send(b"?")
+                        assert await other[0].until_lost() == Disconnect("reset")
+                    gone(other)
+                while len(clients) < 6:
+                    await come()
+                continue
+            await pair[0].exchange(b"%d" % step)
+        for handler, _ in clients:
+            await handler.exchange(b"end")
+            assert handler.lost == []
+        assert gateway.total("hand_overs_dropped") == 0
