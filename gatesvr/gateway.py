@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .config import Config, Range, check_numbers, join_address
+from .cluster.commands import ClusterCommands
+from .cluster.handover import Handover as SessionHandover
+from .cluster.node import Node
+from .config import Config, join_address
 from .config.changes import within_reach
 from .control.local import LocalPushApi
-from .drain import STOP_REASON, Drain
+from .drain import STOP_REASON, Drain, check_drain
 from .engine import Engine
 from .errors import CloseCode
 from .figures import Figures, PathFigures
@@ -27,17 +30,21 @@ from .transport.web.listener import WebListener
 from .upstream.manager import UpstreamManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
+    from .cluster.directory import Directory
+    from .cluster.peers import Handlers, Peers
     from .control.events import EventStream
+    from .control.interface import CommandSet
     from .dispatch.worker import WorkerState
-    from .drain import DrainStatus
+    from .drain import DrainStatus, Handover
     from .observe.metrics import Counters
+    from .transport.siblings import Siblings
     from .upstream.manager import EndpointStatus
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "Membership"]
 
 logger = logging.getLogger("gatesvr.gateway")
 
@@ -46,6 +53,25 @@ SWEEP_INTERVAL_S = 1.0
 RECONNECT_AFTER_MS = 1_000
 UPSTREAM_GRACE_S = 0.5
 """Seconds allowed for lanes to close; by then no client waits for an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """The place of a process among those that are one gateway.
+
+    Attributes:
+        node_id: Its name, made anew at each start.
+        address: Where the others reach it.
+        directory: Says who owns a session.
+        peers: Reaches the others; whoever made it serves the calls of Gateway.handlers().
+        siblings: Takes and hands on datagrams; None where the process has an address of its own.
+    """
+
+    node_id: str
+    address: str
+    directory: Directory
+    peers: Peers
+    siblings: Siblings | None = None
 
 
 class Gateway(LocalPushApi):
@@ -61,6 +87,7 @@ class Gateway(LocalPushApi):
 
     Args:
         config: The configuration; None for the defaults.
+        membership: Its place among several processes; None for one that is alone.
 
     Raises:
         ConfigError: The certificate cannot be read, or the QUIC library is not installed.
@@ -74,7 +101,7 @@ class Gateway(LocalPushApi):
     core = "compiled"
     """Kind of the core."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, membership: Membership | None = None) -> None:
         if config is None:
             config = Config()
         elif not isinstance(config, Config):
@@ -91,15 +118,40 @@ class Gateway(LocalPushApi):
             clock=clock,
         )
         self.engine = engine = Engine(config, self.upstream, clock=clock.now)
-        super().__init__(engine.commands)
+        self.node: Node | None = None
+        self._cluster_commands: ClusterCommands | None = None
+        commands: CommandSet = engine.commands
+        if membership is not None:
+            self.node = node = Node(
+                membership.node_id,
+                engine,
+                membership.directory,
+                membership.peers,
+                address=membership.address,
+                lease=config.workers.lease,
+                on_duplicate=config.session.on_duplicate,
+                max_logged_in=config.session.max_logged_in,
+            )
+            commands = self._cluster_commands = ClusterCommands(
+                engine.commands,
+                engine.session_manager,
+                self.upstream.registry,
+                node,
+                membership.directory,
+                membership.peers,
+            )
+        super().__init__(commands)
+        self._commands = commands
+        siblings = membership.siblings if membership is not None else None
         self.session_manager = engine.session_manager
         self.processor = engine.processor
         self.dispatcher = engine.dispatcher
         self.push_service = PushService(
             config.push,
-            engine.commands,
+            commands,
             max_message_bytes=max_message_bytes,
             is_ready=lambda: self.is_ready,
+            is_shared=siblings is not None,
         )
         self.listener = ConnectionListener(
             config.transport,
@@ -107,6 +159,7 @@ class Gateway(LocalPushApi):
             clock=clock,
             is_shedding_handshakes=engine.sheds_handshake,
             stages=engine.stages,
+            siblings=siblings,
         )
         self.web = WebListener(
             config.transport,
@@ -115,6 +168,7 @@ class Gateway(LocalPushApi):
             max_login_bytes=int(config.session.max_login_bytes),
             max_message_bytes=max_message_bytes,
             is_shedding_handshakes=engine.sheds_handshake,
+            siblings=siblings,
         )
         self._pauses = GcPauses(engine.stages.gc_pause)
         self._start_time, self._started_at = time.time(), time.monotonic()
@@ -124,6 +178,7 @@ class Gateway(LocalPushApi):
             config.drain,
             engine.dispatcher,
             engine.processor,
+            self._stop_accepting,
             self._refuse_clients,
             clock.now,
         )
@@ -181,6 +236,8 @@ class Gateway(LocalPushApi):
             "drain": self._drain.counters,
             **self.more_counters,
         }
+        if self.node is not None:
+            layers["cluster"] = self.node.counters
         return {name: counters.snapshot() for name, counters in layers.items()}
 
     def figures(self) -> Figures:
@@ -279,7 +336,13 @@ class Gateway(LocalPushApi):
         Args:
             kinds: Kinds to deliver, EventKind or their names; none for all.
         """
-        return self.engine.commands.events(kinds)
+        return self._commands.events(kinds)
+
+    def handlers(self) -> Handlers:
+        """Return what answers the calls of the gateway's other processes."""
+        if self.node is None or self._cluster_commands is None:
+            return {}
+        return {**self.node.handlers(), **self._cluster_commands.handlers()}
 
     def apply(self, config: Config) -> list[str]:
         """Put another configuration in force, all of it or none; sockets stay.
@@ -315,6 +378,8 @@ class Gateway(LocalPushApi):
         for commit in commits:
             commit()
         self._drain.apply(config.drain)
+        if self.node is not None:
+            self.node.apply(config.session.on_duplicate, config.session.max_logged_in)
         self.config = config
         return left
 
@@ -333,6 +398,9 @@ class Gateway(LocalPushApi):
                 self.engine.gate.start()
             await self.upstream.start()
             self.processor.start()
+            if self.node is not None and self._cluster_commands is not None:
+                await self.node.start()
+                await self._cluster_commands.start()
             await self.push_service.start()
             await self.listener.start()
             await self.web.start()
@@ -360,6 +428,9 @@ class Gateway(LocalPushApi):
         timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
+        to: str = "",
+        to_web: str = "",
+        handover: Handover | None = None,
     ) -> None:
         """Take the gateway out of service so that its users do not notice, then stop it.
 
@@ -373,24 +444,38 @@ class Gateway(LocalPushApi):
                 ``drain.timeout``.
             ready_wait: Seconds of false readiness before new clients are refused; None for
                 ``drain.ready_wait``.
+            to: Another gateway, ``HOST:PORT``, to send QUIC clients to; they begin a new session
+                there. Empty: they come back here, or go where they know.
+            to_web: The same for web clients.
+            handover: The other processes of this gateway, which take the sessions: their clients
+                notice nothing.
 
         Raises:
-            ConfigError: A number is none, or out of range; no drain has begun.
+            ConfigError: A number is none, or out of range, or an address is none; no drain has
+                begun.
         """
-        given = {
-            "rate": (rate, Range(0.001, math.inf)),
-            "timeout": (timeout, Range(0, math.inf)),
-            "ready_wait": (ready_wait, Range(0, math.inf)),
-        }
-        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._stopping is not None:
             await self.stop()
             return
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain_and_stop(rate, timeout, ready_wait))
+            running = self._drain.run(
+                rate, timeout, ready_wait, to=to, to_web=to_web, handover=handover
+            )
+            self._draining = asyncio.ensure_future(self._drain_and_stop(running))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
+
+    def handover(self, nodes: Sequence[str]) -> Handover | None:
+        """Return what leaves this process's sessions to others, for drain().
+
+        Args:
+            nodes: Their names in the directory.
+        """
+        if self.node is None:
+            return None
+        return SessionHandover(self.node, self.session_manager, nodes, self.engine.clock)
 
     def drain_status(self) -> DrainStatus:
         """Return how far a drain has come; phase ``serving`` where there is none."""
@@ -400,11 +485,9 @@ class Gateway(LocalPushApi):
         """Cut short a drain that runs: what is left of it ends now."""
         self._drain.end_now()
 
-    async def _drain_and_stop(
-        self, rate: float | None, within: float | None, ready_wait: float | None
-    ) -> None:
+    async def _drain_and_stop(self, running: Coroutine[None, None, None]) -> None:
         try:
-            await self._drain.run(rate, within, ready_wait)
+            await running
         finally:
             await self.stop()
 
@@ -413,9 +496,12 @@ class Gateway(LocalPushApi):
         self.listener.close_all(code, reason)
         self.web.close_all(code, reason)
 
-    def _refuse_clients(self) -> None:
+    def _stop_accepting(self) -> None:
         self.listener.stop_accepting()
         self.web.stop_accepting()
+
+    def _refuse_clients(self) -> None:
+        self._stop_accepting()
         self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:
@@ -442,15 +528,17 @@ class Gateway(LocalPushApi):
             self._stop_sweeping,
             lambda: self.upstream.stop(UPSTREAM_GRACE_S),
             self.push_service.stop,
+            self._cluster_commands.stop if self._cluster_commands is not None else None,
             self.web.stop,
             self.listener.stop,
+            self.node.stop if self.node is not None else None,
             self._stop_gate,
             self.session_manager.events.end,
             self._drain.stopped,
         ):
             # Each step happens whatever became of those before it; the first failure is raised.
             try:
-                done = step()
+                done = step() if step is not None else None
                 if done is not None:
                     await done
             except BaseException as error:

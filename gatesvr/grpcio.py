@@ -51,6 +51,8 @@ def make_server(
     max_bytes: int,
     options: Options = (),
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    *,
+    is_shared: bool = False,
 ) -> grpc.aio.Server:
     """Return a gRPC server.
 
@@ -58,13 +60,14 @@ def make_server(
         max_bytes: The largest message either way.
         options: Further gRPC options.
         interceptors: What every call passes through.
+        is_shared: Whether other processes serve its port, too (SO_REUSEPORT).
     """
     _keep_poller()
     return grpc.aio.server(
         interceptors=interceptors,
         options=[
             # Without it a second server on a busy port starts, and gets half of the calls.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(is_shared)),
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", max_bytes),
             *_ping_timeout(),

@@ -15,12 +15,12 @@ from .errors import ConfigError
 from .observe.log import keys, restyle, set_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from .config import Config
+    from .config import Config, LogConfig
     from .gateway import Gateway
 
-__all__ = ["ReloadReport", "Reloader"]
+__all__ = ["ReloadReport", "Reloader", "follow_log", "log_changes"]
 
 logger = logging.getLogger("gatesvr.reload")
 
@@ -80,23 +80,38 @@ class Reloader:
         except Exception as error:
             logger.exception("reload_failed")
             return ReloadReport(error=f"internal error: {error!r}")
-        for change in changed:
-            logger.info(
-                "setting_changed",
-                extra=keys(
-                    setting=change.name,
-                    old=change.old,
-                    new=change.new,
-                    needs_restart=change.name in left,
-                ),
-            )
-        logger.info(
-            "configuration_reloaded",
-            extra=keys(changed=len(changed), needs_restart=" ".join(left)),
-        )
-        # Behind the lines, which the level before lets through.
-        if config.log.level != before.log.level:
-            set_level(config.log.level)
-        if config.log.format != before.log.format:
-            restyle(config.log.format)
+        log_changes(changed, left)
+        follow_log(before.log, config.log)
         return ReloadReport(changed=changed, needs_restart=left)
+
+
+def log_changes(changed: Sequence[Change], needs_restart: Sequence[str]) -> None:
+    """Log what a reload has changed.
+
+    Args:
+        changed: What the new configuration has otherwise.
+        needs_restart: Names of those of them that stay as they are until a restart.
+    """
+    for change in changed:
+        logger.info(
+            "setting_changed",
+            extra=keys(
+                setting=change.name,
+                old=change.old,
+                new=change.new,
+                needs_restart=change.name in needs_restart,
+            ),
+        )
+    logger.info(
+        "configuration_reloaded",
+        extra=keys(changed=len(changed), needs_restart=" ".join(needs_restart)),
+    )
+
+
+def follow_log(before: LogConfig, now: LogConfig) -> None:
+    """Log as a new configuration says. Call it behind log_changes(), whose lines the level before
+    lets through."""
+    if now.level != before.level:
+        set_level(now.level)
+    if now.format != before.format:
+        restyle(now.format)

@@ -14,6 +14,8 @@ import gatesvr
 from gatesvr.admin.counters import AdminCounters
 from gatesvr.auth.reasons import AuthCounters, Reason
 from gatesvr.client.counters import ClientCounters
+from gatesvr.cluster.counters import ClusterCounters
+from gatesvr.cluster.peer_link import PeerCounters
 from gatesvr.control.counters import PushCounters
 from gatesvr.dispatch.task import DispatchCounters
 from gatesvr.drain import DrainCounters
@@ -23,6 +25,7 @@ from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
 from gatesvr.transport.web.counters import WebCounters
 from gatesvr.upstream.call import UpstreamCounters
+from gatesvr.workers.counters import WorkerCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +44,11 @@ GATEWAY: dict[str, type[Counters]] = {
     "push": PushCounters,
     "overload": OverloadCounters,
     "drain": DrainCounters,
+    "cluster": ClusterCounters,
     "admin": AdminCounters,
 }
-"""What Gateway.stats() tells of; of admin where an admin server runs."""
+"""What Gateway.stats() tells of; of cluster in one of several processes, of admin where an admin
+server runs."""
 
 OWNERS: dict[type[Counters], tuple[str, ...]] = {
     TransportCounters: ("transport",),
@@ -55,7 +60,10 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     PushCounters: ("control", "grpc_api"),
     OverloadCounters: ("overload.py",),
     DrainCounters: ("drain.py",),
+    ClusterCounters: ("cluster",),
     AdminCounters: ("admin",),
+    PeerCounters: ("cluster",),
+    WorkerCounters: ("workers",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }
@@ -78,6 +86,7 @@ GAUGES = {
     "push": {"streams", "event_streams", "health_watches", "reflections"},
     "overload": {"level", "loop_lag_ms", "memory_bytes"},
     "drain": set(),
+    "cluster": {"leaving", "closing", "cut_off"},
     "admin": {"sse_streams"},
 }  # fmt: skip
 
@@ -111,7 +120,7 @@ SHARED_NAMES = {
     # Wrong tokens of operators; of services.
     "guesses_limited": {"admin", "push"},
     # Each layer's own.
-    "internal_errors": {"session", "dispatch", "push", "admin"},
+    "internal_errors": {"session", "dispatch", "push", "cluster", "admin"},
 }
 """Names that several layers have, each for something of its own."""
 

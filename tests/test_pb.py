@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
-from gatesvr._pb import auth_pb2, cluster_pb2, message_pb2, upstream_pb2
+from gatesvr._pb import auth_pb2, cluster_pb2, hub_pb2, message_pb2, routing_pb2, upstream_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[1]
 MODULES = {
     "auth.proto": auth_pb2,
     "cluster.proto": cluster_pb2,
+    "hub.proto": hub_pb2,
     "message.proto": message_pb2,
+    "routing.proto": routing_pb2,
     "upstream.proto": upstream_pb2,
 }
 
@@ -77,6 +79,7 @@ def test_generated_files_are_fresh(tmp_path: Path) -> None:
         "auth_pb2.pyi",
         "cluster_pb2.pyi",
         "message_pb2.pyi",
+        "routing_pb2.pyi",
         "upstream_pb2.pyi",
         "auth_pb2_grpc.py",
         "upstream_pb2_grpc.py",

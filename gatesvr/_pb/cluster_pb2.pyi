@@ -240,10 +240,12 @@ class MovedMessages(_message.Message):
     def __init__(self, msg_ids: _Optional[_Iterable[int]] = ..., flags: _Optional[_Iterable[int]] = ..., left_ms: _Optional[_Iterable[int]] = ..., bodies: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PeerBatch(_message.Message):
-    __slots__ = ("frames",)
+    __slots__ = ("frames", "sent_ms")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SENT_MS_FIELD_NUMBER: _ClassVar[int]
     frames: _containers.RepeatedCompositeFieldContainer[PeerFrame]
-    def __init__(self, frames: _Optional[_Iterable[_Union[PeerFrame, _Mapping]]] = ...) -> None: ...
+    sent_ms: int
+    def __init__(self, frames: _Optional[_Iterable[_Union[PeerFrame, _Mapping]]] = ..., sent_ms: _Optional[int] = ...) -> None: ...
 
 class PeerFrame(_message.Message):
     __slots__ = ("call", "method", "body", "is_more", "error", "timeout_ms")
@@ -300,16 +302,18 @@ class TakenRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., move_id: _Optional[str] = ...) -> None: ...
 
 class GiveRequest(_message.Message):
-    __slots__ = ("move_id", "session_id", "epoch", "state")
+    __slots__ = ("move_id", "session_id", "epoch", "state", "owner")
     MOVE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     move_id: str
     session_id: str
     epoch: int
     state: bytes
-    def __init__(self, move_id: _Optional[str] = ..., session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
+    owner: str
+    def __init__(self, move_id: _Optional[str] = ..., session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., state: _Optional[bytes] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class GiveAnswer(_message.Message):
     __slots__ = ("is_taken",)
@@ -336,14 +340,16 @@ class ForwardAnswer(_message.Message):
     def __init__(self, result: _Optional[_Union[OwnerResult, str]] = ...) -> None: ...
 
 class OwnedPushRequest(_message.Message):
-    __slots__ = ("session_id", "needs_login", "push")
+    __slots__ = ("session_id", "needs_login", "push", "try_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NEEDS_LOGIN_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
+    TRY_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     needs_login: bool
     push: _upstream_pb2.UnicastPushRequest
-    def __init__(self, session_id: _Optional[str] = ..., needs_login: _Optional[bool] = ..., push: _Optional[_Union[_upstream_pb2.UnicastPushRequest, _Mapping]] = ...) -> None: ...
+    try_id: str
+    def __init__(self, session_id: _Optional[str] = ..., needs_login: _Optional[bool] = ..., push: _Optional[_Union[_upstream_pb2.UnicastPushRequest, _Mapping]] = ..., try_id: _Optional[str] = ...) -> None: ...
 
 class OwnedPushAnswer(_message.Message):
     __slots__ = ("result", "response")

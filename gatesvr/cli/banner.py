@@ -2,65 +2,114 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..config import join_address, parse_address
 from .terminal import style
 from .version import core, version_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..admin.server import AdminServer
     from ..config import PushConfig
     from ..gateway import Gateway
     from ..transport.tls import ServerTls
 
-__all__ = ["banner", "call_line", "invocation"]
+__all__ = ["Summary", "banner", "call_words", "invocation", "summarize"]
 
 
-def banner(
-    gateway: Gateway,
-    loop: str,
-    services: Mapping[str, str],
-    admin: AdminServer | None = None,
-    *,
-    is_demo: bool = False,
-    page: str = "",
-) -> str:
-    """Return the banner of a running gateway.
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a banner says of a gateway that serves; a worker sends it to its supervisor.
+
+    Attributes:
+        lines: What it serves, by name.
+        proofs: What those who come have to prove.
+        page: Where the demo's page is, empty for nowhere.
+        call: Arguments that call the gateway.
+    """
+
+    lines: dict[str, str]
+    proofs: dict[str, str]
+    page: str
+    call: list[str]
+
+
+def summarize(gateway: Gateway, *, is_demo: bool, page: str = "") -> Summary:
+    """Return what a banner says of a gateway.
 
     Args:
-        gateway: The gateway, started.
-        loop: Name of the event loop.
-        services: For each service name: its address, as the gateway reaches it.
-        admin: The admin server, None for none.
+        gateway: The gateway, started, in the running loop.
         is_demo: Whether the demo services are running, which answer `echo`.
         page: Where the demo's page is, empty for nowhere.
     """
-    tls = gateway.listener.tls
+    config, tls = gateway.config, gateway.listener.tls
     certificate = f"{tls.path} (development)" if tls.is_development else tls.path
     if not tls.path:
         certificate = "in memory (development): clients need --insecure"
     backend = f"{gateway.backend} {version_of(gateway.backend)}"
     lines = {"clients": f"{gateway.address} (UDP, QUIC by {backend})"}
     if gateway.web_address:
-        web = gateway.config.transport.web
+        web = config.transport.web
         url = f"{gateway.web_address}{web.path}"
         ways = [f"https://{url} (UDP, WebTransport)"] if web.webtransport else []
         ways += [f"wss://{url} (TCP, WebSocket)"] if web.websocket else []
         lines["web clients"] = ", ".join(ways)
     if page:
         lines["page"] = page
+    services = {
+        name: ", ".join(endpoint.address for endpoint in group)
+        for name, group in config.upstream.services.items()
+    }
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     lines |= {
         "push": f"{gateway.grpc_address} (TCP, gRPC)",
         "services": ", ".join(f"{name} {address}" for name, address in services.items()),
         "core": f"{core()}, {loop} loop",
         "certificate": certificate,
     }
+    proofs = {"callers prove": _proof(config.push)}
+    auth = config.auth
+    if auth.mode == "jwt":
+        proofs["clients prove"] = f"their openid by a token ({auth.jwks or auth.key})"
+    elif auth.mode == "upstream":
+        proofs["clients prove"] = f"their openid to the service {auth.service}"
+    else:
+        proofs["clients prove"] = (
+            "nothing: whoever reaches the port may claim any openid (auth.mode)"
+        )
+    call = call_words(parse_address(gateway.address), tls, "echo" if is_demo else "hello")
+    if auth.mode != "none":
+        call += ["--openid", "OPENID", "--token", "TOKEN"]
+    return Summary(lines=lines, proofs=proofs, page=page, call=call)
+
+
+def banner(
+    summary: Summary,
+    admin: AdminServer | None = None,
+    *,
+    is_demo: bool = False,
+    workers: Sequence[tuple[int, int]] = (),
+) -> str:
+    """Return the banner of a running gateway.
+
+    Args:
+        summary: The gateway.
+        admin: The admin server, None for none.
+        is_demo: Whether the demo services are running.
+        workers: Number and process id of each worker, where there are any.
+    """
+    lines = dict(summary.lines)
+    if workers:
+        each = ", ".join(f"{number} (pid {pid})" for number, pid in workers)
+        lines["workers"] = f"{each}, supervisor pid {os.getpid()}"
     if admin is not None:
         lines["console"] = admin.where
         if not admin.is_guarded:
@@ -68,24 +117,12 @@ def banner(
             lines["console"] += f", open to {who} (admin.token)"
     elif is_demo:
         lines["console"] = "none: it needs gatesvr[admin], or is off"
-    lines["callers prove"] = _proof(gateway.config.push)
-    auth = gateway.config.auth
-    if auth.mode == "jwt":
-        lines["clients prove"] = f"their openid by a token ({auth.jwks or auth.key})"
-    elif auth.mode == "upstream":
-        lines["clients prove"] = f"their openid to the service {auth.service}"
-    else:
-        lines["clients prove"] = (
-            "nothing: whoever reaches the port may claim any openid (auth.mode)"
-        )
+    lines |= summary.proofs
     width = max(map(len, lines))
     text = [style(f"GateSvr {version_of('gatesvr')}", bold=True)]
     text += [f"  {name:<{width}}  {value}" for name, value in lines.items()]
-    text += ["", f"{'Open the page, or try' if page else 'Try'} it from another shell:", ""]
-    line = call_line(parse_address(gateway.address), tls, "echo" if is_demo else "hello")
-    if auth.mode != "none":
-        line += " --openid OPENID --token TOKEN"
-    text += [f"  {style(line, fg='green')}", ""]
+    text += ["", f"{'Open the page, or try' if summary.page else 'Try'} it from another shell:", ""]
+    text += [f"  {style(f'{invocation()} {shlex.join(summary.call)}', fg='green')}", ""]
     return "\n".join(text)
 
 
@@ -107,8 +144,8 @@ def _proof(push: PushConfig) -> str:
     return f"who they are by a certificate ({push.client_ca}) {joint} a token"
 
 
-def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") -> str:
-    """Return a command that calls the gateway as it is printed.
+def call_words(address: tuple[str, int], tls: ServerTls, action: str = "echo") -> list[str]:
+    """Return the arguments of a command that calls the gateway as it is printed.
 
     Args:
         address: Where the gateway listens.
@@ -127,8 +164,7 @@ def call_line(address: tuple[str, int], tls: ServerTls, action: str = "echo") ->
         if not (tls.is_development and _is_loopback(host)):
             trust = ["--ca", tls.path]
     more = ["--data", "hello"] if action == "echo" else ["--json"]
-    words = ["call", action, "--server", join_address(host, port), *more, *trust]
-    return f"{invocation()} {shlex.join(words)}"
+    return ["call", action, "--server", join_address(host, port), *more, *trust]
 
 
 def invocation() -> str:

@@ -12,11 +12,12 @@ from ..observe.log import keys
 from .terminal import is_dumb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..drain import DrainStatus
-    from ..gateway import Gateway
     from ..observe.log import LogHandler
 
-__all__ = ["bar", "show_drain"]
+__all__ = ["bar", "say_stopping", "show_drain"]
 
 logger = logging.getLogger("gatesvr.cli")
 
@@ -34,15 +35,31 @@ _WORDS = {
 }
 
 
-async def show_drain(gateway: Gateway, log: LogHandler, draining: asyncio.Future[None]) -> None:
-    """Show how far a drain has come until it has ended, and raise what it raised."""
+def say_stopping(log: LogHandler, clients: int) -> None:
+    """Say that a gateway begins to stop."""
+    if log.style == "json":
+        logger.info("stopping", extra=keys(clients=clients))
+    else:
+        log.say("stopping (Ctrl-C again: at once)")
+
+
+async def show_drain(
+    look: Callable[[], DrainStatus], log: LogHandler, draining: asyncio.Future[None]
+) -> None:
+    """Show how far a drain has come until it has ended, and raise what it raised.
+
+    Args:
+        look: Returns how far it has come.
+        log: Where to show it.
+        draining: Done when it has ended.
+    """
     is_bar = log.style == "text" and sys.stderr.isatty() and not is_dumb()
     loop = asyncio.get_running_loop()
     phase, said_at = "", loop.time()
     try:
         while not draining.done():
             await asyncio.wait({draining}, timeout=LOOK_S)
-            status, now = gateway.drain_status(), loop.time()
+            status, now = look(), loop.time()
             if is_bar:
                 log.show_status(bar(status, shutil.get_terminal_size().columns))
             elif not draining.done() and (status.phase != phase or now - said_at >= LINE_S):

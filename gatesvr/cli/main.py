@@ -50,6 +50,8 @@ _COMMANDS = {
     "version": "Print the versions of GateSvr, Python, the QUIC backends and the core.",
 }
 """Every command and its line in the help; running a command imports its module."""
+_HIDDEN = {"worker"}
+"""Commands for other processes of ours."""
 
 
 class _LazyGroup(click.Group):
@@ -59,7 +61,7 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in _COMMANDS and cmd_name not in _HIDDEN:
             return None
         module = importlib.import_module(f".{cmd_name}", __package__)
         command: click.Command = module.command

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from ..config import Duration, Range, parse_address
 from ..config.kinds import shown
+from ..config.workers import MAX_WORKERS, usable_cpus
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "PAIR",
     "SERVER",
     "TEXT",
+    "WORKERS",
     "Target",
     "push_options",
     "push_server_option",
@@ -125,12 +127,27 @@ class _Pair(_PairBase):
         return TEXT.convert(key, param, ctx), TEXT.convert(rest, param, ctx)
 
 
+class _Workers(_TextBase):
+    """A number of worker processes, or auto: one per usable CPU; passed on as a number."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).lower() == "auto":
+            return min(usable_cpus(), MAX_WORKERS)
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{shown(value)} is neither a number nor auto", param, ctx)
+
+
 ADDRESS = _Address()
 SERVER = _Server()
 DURATION = _Duration()
 TIMEOUT = _Duration(0.001)
 PAIR = _Pair()
 TEXT = _Text()
+WORKERS = _Workers()
 
 
 @dataclass(frozen=True, slots=True)

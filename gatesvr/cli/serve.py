@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
 import signal
-import time
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError
-from ..observe.log import timestamp
-from .draining import show_drain
+from ..observe.log import configure
+from .draining import say_stopping, show_drain
 from .loop import run, spare_collector, stop_event
-from .options import ADDRESS, DURATION, PAIR, TEXT
+from .options import ADDRESS, DURATION, PAIR, TEXT, WORKERS
+from .serving import admin_server, print_stats, start_demo_services, start_tracing
+from .settings import Settings, overrides
 from .terminal import ServerOutput
 
 if TYPE_CHECKING:
-    from ..admin.server import AdminServer
-    from ..config import Config, PushConfig
-    from ..config.load import Origins
+    from ..config import Config
     from ..gateway import Gateway
     from ..observe.log import LogHandler
     from ..reload import ReloadReport
-    from ..service.gateway_client import GatewayClient
 
 __all__ = ["command"]
 
@@ -93,6 +87,12 @@ logger = logging.getLogger("gatesvr.cli")
     help="TCP and UDP address for web clients; port 0: any free port; empty: none."
     " [none; with --demo 127.0.0.1:8443, and a page there]",
 )
+@click.option(
+    "--workers",
+    type=WORKERS,
+    metavar="N|auto",
+    help="Serve by N processes under a supervisor, auto: one per usable CPU. [0: by this one]",
+)
 @click.option("--stats", type=DURATION, help="Print counters at this interval, for example 5s.")
 @click.option(
     "--loop",
@@ -114,65 +114,55 @@ def command(
     Settings come from the defaults, the file, the environment (GATESVR_DISPATCH__WORKERS=8), --set
     and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
     requests finish (see [drain]). A second signal ends it at once. SIGHUP reads the settings again,
-    and changes all that needs no restart.
+    and changes all that needs no restart. With --workers, signals go to the first process, which
+    starts the others.
     """
-    overrides = _overrides(flags)
-    upstreams: tuple[tuple[str, str], ...] = flags["upstreams"]
     if demo:
         sets = ("session.base_resume=true", *sets)
-    main = _serve(
-        file, sets, overrides, upstreams, demo=demo, stats=stats, admin_flag=flags["admin"]
-    )
+    settings = Settings(file, sets, overrides(flags), flags["upstreams"], is_demo=demo)
+    main = _serve(settings, stats=stats, loop=loop, admin_flag=flags["admin"])
     return run(main, loop=loop)
 
 
 async def _serve(
-    file: str | None,
-    sets: tuple[str, ...],
-    overrides: dict[str, Any],
-    upstreams: tuple[tuple[str, str], ...],
-    *,
-    demo: bool,
-    stats: float | None,
-    admin_flag: str | None,
+    settings: Settings, *, stats: float | None, loop: str, admin_flag: str | None
 ) -> int:
-    from ..config.load import load_with_origins
-    from ..demo import services
-    from ..errors import CloseCode
-    from ..gateway import RECONNECT_AFTER_MS, Gateway
-    from ..observe.log import configure, keys
-    from ..reload import Reloader
-    from .banner import banner
-    from .page import open_page, page_settings
+    if settings.is_demo:
+        from ..demo import services
 
-    is_any_web_port = False
-
-    def configured(**demos: str) -> tuple[Config, Origins]:
-        nonlocal is_any_web_port
-        named: dict[str, list[dict[str, str]]] = {}
-        for name, address in upstreams:
-            named.setdefault(name, []).append({"address": address})
-        for name, address in demos.items():
-            named.setdefault(name, [{"address": address}])
-        values = {
-            **overrides,
-            **{f"upstream.services.{name}": ends for name, ends in named.items()},
-        }
-        found = load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
-        if demo and not found[1].of("transport.web.bind"):
-            is_any_web_port = True
-            values |= page_settings(found[0].transport)
-            found = load_with_origins(file, sets=sets, environ=os.environ, overrides=values)
-        return found
-
-    # The demo services take part in the check; their ports come later.
-    config, origins = configured(**(dict.fromkeys(services(), "127.0.0.1:1") if demo else {}))
+        # The demo services take part in the check; their ports come later.
+        settings.demos = dict.fromkeys(services(), "127.0.0.1:1")
+    config = settings.read()
     # Until it serves, an error is a plain line, not a log event.
     log = configure(config.log.level, config.log.format, is_held=True)
     assert log is not None
     out = ServerOutput()
-    gateway: Gateway | None = None
+    if config.workers.count:
+        from .supervise import supervise
 
+        return await supervise(
+            settings, config, log, out, stats=stats, loop=loop, admin_flag=admin_flag
+        )
+    return await _serve_alone(settings, config, log, out, stats=stats, admin_flag=admin_flag)
+
+
+async def _serve_alone(
+    settings: Settings,
+    config: Config,
+    log: LogHandler,
+    out: ServerOutput,
+    *,
+    stats: float | None,
+    admin_flag: str | None,
+) -> int:
+    """Serve in this process alone."""
+    from ..errors import CloseCode
+    from ..gateway import RECONNECT_AFTER_MS, Gateway
+    from ..reload import Reloader
+    from .banner import banner, summarize
+    from .page import open_page
+
+    gateway: Gateway | None = None
     is_hurried = False
 
     def hurry() -> None:
@@ -187,47 +177,35 @@ async def _serve(
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, lambda: logger.warning("hangup_ignored")
     )
-    addresses: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
         if config.trace.enabled:
-            stack.callback(_start_tracing())
+            stack.callback(start_tracing())
         pushes_to: list[str] = []
-        if demo:
-            # The services start first, so that the gateway knows their ports; they ask for its
-            # address at their first push.
-            from .upstream import serving
-
-            push = config.push
-            addresses = await stack.enter_async_context(
-                serving(lambda: _demo_client(lambda: pushes_to[0], push))
-            )
-            config, origins = configured(**addresses)
+        if settings.is_demo:
+            config = await start_demo_services(stack, settings, config, pushes_to)
         gateway = Gateway(config)
-        gateway.web.is_any_port = is_any_web_port
-        read_last = origins
-
-        def read() -> Config:
-            nonlocal read_last
-            if file is not None and os.path.exists(file) and not os.path.isfile(file):
-                # A pipe has been read, or has to be waited for.
-                raise ConfigError("no file that can be read again", source=file)
-            found, read_last = configured(**addresses)
-            return found
-
-        reloader = Reloader(gateway, read)
+        gateway.web.is_any_port = settings.is_any_web_port
+        origins = settings.origins
+        reloader = Reloader(gateway, settings.read_again)
 
         def reload() -> ReloadReport:
             nonlocal origins
             is_text = log.style == "text"
             report = reloader.reload()
             if not report.error:
-                origins = read_last
+                origins = settings.origins
             if is_text:
                 out.echo(report.as_text())
             return report
 
-        admin = _admin(gateway, lambda: origins, reload, is_wanted=admin_flag, is_demo=demo)
+        admin = admin_server(
+            gateway,
+            lambda: origins,
+            reload,
+            is_wanted=admin_flag,
+            is_demo=settings.is_demo,
+        )
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the gateway stops
         await stack.enter_async_context(gateway)
@@ -236,132 +214,18 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
-        page = await open_page(gateway) if demo else ""
+        page = await open_page(gateway) if settings.is_demo else ""
         gateway.on_drain = stop.set
         log.release_held()
-        endpoints = {
-            name: ", ".join(endpoint.address for endpoint in group)
-            for name, group in config.upstream.services.items()
-        }
-        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        out.echo(banner(gateway, loop, endpoints, admin, is_demo=demo, page=page))
+        summary = summarize(gateway, is_demo=settings.is_demo, page=page)
+        out.echo(banner(summary, admin, is_demo=settings.is_demo))
         if stats:
-            await _print_stats(gateway, log, out, stop, stats)
+            await print_stats(gateway, log, out, stop, stats)
         await stop.wait()
-        if log.style == "json":
-            logger.info("stopping", extra=keys(clients=len(gateway.listener.connections)))
-        else:
-            log.say("stopping (Ctrl-C again: at once)")
+        clients = len(gateway.listener.connections)
+        say_stopping(log, clients)
         # Ctrl-C is somebody's who waits; SIGTERM may come from what moves the load elsewhere.
         ready_wait = 0.0 if stop.is_interrupt else None
         draining = asyncio.ensure_future(gateway.drain(ready_wait=ready_wait))
-        await show_drain(gateway, log, draining)
+        await show_drain(gateway.drain_status, log, draining)
     return 1 if is_hurried else 0
-
-
-def _admin(
-    gateway: Gateway,
-    origins: Callable[[], Origins],
-    reload: Callable[[], ReloadReport],
-    *,
-    is_wanted: str | None,
-    is_demo: bool,
-) -> AdminServer | None:
-    """Return the admin server, None where there is none.
-
-    Raises:
-        ConfigError: It is wanted and cannot be.
-    """
-    config = gateway.config.admin
-    if is_wanted == "off" or not (is_demo or config.enabled):
-        return None
-    from ..admin.server import AdminServer
-
-    is_by_itself = is_wanted is None and not config.enabled
-    try:
-        return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
-    except ConfigError as error:
-        if is_by_itself and isinstance(error.__cause__, ImportError):
-            return None
-        raise
-
-
-def _demo_client(address: Callable[[], str], push: PushConfig) -> GatewayClient:
-    """Return a demo service's client of the gateway.
-
-    Raises:
-        ConfigError: There are no credentials for it.
-    """
-    from ..service.gateway_client import GatewayClient
-
-    if push.client_ca:
-        raise ConfigError("the demo services have no certificate", field="push.client_ca")
-    tokens = [push.token, *(caller.token for caller in push.caller)]
-    return GatewayClient(address, ca=push.cert, token_file=next(filter(None, tokens), ""))
-
-
-def _start_tracing() -> Callable[[], None]:
-    """Set up OpenTelemetry; return what ends it.
-
-    Raises:
-        ConfigError: It, or an exporter that is asked for, is not installed.
-    """
-    from ..observe.trace import start_sdk
-
-    try:
-        return start_sdk()
-    except ImportError:
-        why = "needs OpenTelemetry's SDK: pip install gatesvr[trace]"
-    except LookupError as error:
-        why = str(error)
-    raise ConfigError(why, field="trace.enabled")
-
-
-async def _print_stats(
-    gateway: Gateway, log: LogHandler, out: ServerOutput, stop: asyncio.Event, interval: float
-) -> None:
-    """Print a line of counters at each interval until stop is set."""
-    write = _json_stats if log.style == "json" else _text_stats
-    while True:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), interval)
-            return
-        out.echo(write({**gateway.stats(), "log": {"dropped": log.dropped}}, time.time()))
-
-
-def _text_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:
-    """Return the counters above 0 as text."""
-    counters = [
-        f"{layer}.{name}={value}"
-        for layer, group in stats.items()
-        for name, value in group.items()
-        if value
-    ]
-    return " ".join([timestamp(now), *counters])
-
-
-def _json_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:
-    """Return all counters as JSON, one object for each layer."""
-    return json.dumps({"at": round(now, 3), "time": timestamp(now), "event": "stats", **stats})
-
-
-def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
-    names = {
-        "bind": "transport.bind",
-        "grpc_bind": "push.bind",
-        "web_bind": "transport.web.bind",
-        "transport": "transport.backend",
-        "cert": "transport.cert",
-        "key": "transport.key",
-        "log_level": "log.level",
-        "log_format": "log.format",
-    }
-    values = {name: flags[flag] for flag, name in names.items() if flags[flag] is not None}
-    admin: str | None = flags["admin"]
-    if admin is not None:
-        values["admin.enabled"] = admin != "off"
-        if admin.startswith("unix:"):
-            values |= {"admin.bind": "", "admin.socket": admin.removeprefix("unix:")}
-        elif admin != "off":
-            values["admin.bind"] = admin
-    return values

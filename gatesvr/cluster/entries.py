@@ -8,7 +8,7 @@ hints: owner and epoch decide.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..protocol.messages import LostReason
@@ -113,6 +113,15 @@ class _Lease:
     out_since: float | None = None
 
 
+@dataclass(slots=True)
+class _Named:
+    """What a node's last renewal by number has named, and where that differs from the table."""
+
+    number: int = 0
+    epochs: dict[str, int] = field(default_factory=dict)
+    differs: dict[str, None] = field(default_factory=dict)
+
+
 class Entries:
     """The table.
 
@@ -126,7 +135,8 @@ class Entries:
         now: The time.
 
     Complexity: O(1) for each transaction on a session but find() and the logins, which are linear
-    in the user's logged-in sessions, and renew(), which is linear in the node's.
+    in the user's logged-in sessions, and renew(), which is linear in the node's; renew_named() is
+    linear in what has changed.
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class Entries:
         self._versions: dict[str, int] = {}
         self._tombstones: dict[str, tuple[Tombstone, float]] = {}
         self._leases: dict[str, _Lease] = {}
+        self._named: dict[str, _Named] = {}
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -160,6 +171,7 @@ class Entries:
         """Forget a node that has ended; return its entries, which are gone with it."""
         self.wake(now)
         self._leases.pop(node_id, None)
+        self._named.pop(node_id, None)
         left = tuple(self._entries[s] for s in self._by_owner.get(node_id, ()))
         for entry in left:
             self._drop(entry)
@@ -203,12 +215,8 @@ class Entries:
         Returns:
             None for a node that has left or was forgotten: its sessions are gone.
         """
-        self.wake(now)
-        lease = self._leases.get(node_id)
-        if lease is None:
+        if not self._renew_lease(node_id, now):
             return None
-        lease.until = now + self._lease
-        lease.out_since = None
         changed: dict[str, Entry | Tombstone | None] = {}
         for session_id, epoch in owned.items():
             entry = self._entries.get(session_id)
@@ -216,6 +224,71 @@ class Entries:
                 changed[session_id] = self._read(session_id, now)
         unnamed = tuple(self._entries[s] for s in self._by_owner.get(node_id, ()) if s not in owned)
         return Renewal(changed, unnamed)
+
+    def renew_named(
+        self,
+        node_id: str,
+        number: int,
+        base: int,
+        owned: Mapping[str, int],
+        ended: Iterable[str],
+        now: float,
+    ) -> Renewal | Again | None:
+        """Renew as renew() does, by what has changed since the node's last renewal.
+
+        Args:
+            node_id: Who renews.
+            number: Of this renewal; no two of a node have the same.
+            base: The number of the renewal that it differs from; 0: ``owned`` is all.
+            owned: The epoch of each session that it owns and has not named so before.
+            ended: Those of the base that it does not own any more.
+            now: The time.
+
+        Returns:
+            Again where another renewal has come in between, or none was there: name all. None for
+            a node that has left or was forgotten.
+        """
+        if not self._renew_lease(node_id, now):
+            return None
+        named = self._named.setdefault(node_id, _Named())
+        if base == 0:
+            named.epochs, named.differs = {}, {}
+            for session_id in self._by_owner.get(node_id, ()):
+                named.differs[session_id] = None
+        elif number != named.number and base != named.number:
+            return Again()
+        named.number = number
+        for session_id in ended:
+            if named.epochs.pop(session_id, None) is not None:
+                self._compare(node_id, session_id)
+        for session_id, epoch in owned.items():
+            entry = self._entries.get(session_id)
+            named.epochs[session_id if entry is None else entry.session_id] = epoch
+            self._compare(node_id, session_id)
+        changed = {s: self._read(s, now) for s in named.differs if s in named.epochs}
+        unnamed = tuple(self._entries[s] for s in named.differs if s not in named.epochs)
+        return Renewal(changed, unnamed)
+
+    def _renew_lease(self, node_id: str, now: float) -> bool:
+        self.wake(now)
+        lease = self._leases.get(node_id)
+        if lease is None:
+            return False
+        lease.until = now + self._lease
+        lease.out_since = None
+        return True
+
+    def _compare(self, node_id: str, session_id: str) -> None:
+        """Note whether what a node has named of a session is what the table says."""
+        named = self._named.get(node_id)
+        if named is None:
+            return
+        entry = self._entries.get(session_id)
+        epoch = entry.epoch if entry is not None and entry.owner == node_id else None
+        if named.epochs.get(session_id) == epoch:
+            named.differs.pop(session_id, None)
+        else:
+            named.differs[session_id] = None
 
     # Sessions.
 
@@ -264,10 +337,11 @@ class Entries:
             return self._read(session_id, now)
         if to not in self._leases:
             return entry
-        del self._by_owner[owner][session_id]
+        self._disown(entry)
         moved = Entry(session_id, to, epoch + 1, entry.openid, entry.logged_in)
         self._last_epoch = max(self._last_epoch, epoch + 1)
         self._put(moved)
+        self._compare(owner, session_id)
         return moved
 
     def remove(
@@ -411,13 +485,18 @@ class Entries:
     def _put(self, entry: Entry) -> None:
         self._entries[entry.session_id] = entry
         self._by_owner.setdefault(entry.owner, {})[entry.session_id] = None
+        self._compare(entry.owner, entry.session_id)
 
-    def _drop(self, entry: Entry) -> None:
-        del self._entries[entry.session_id]
+    def _disown(self, entry: Entry) -> None:
         owned = self._by_owner[entry.owner]
         del owned[entry.session_id]
         if not owned:
             del self._by_owner[entry.owner]
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.session_id]
+        self._disown(entry)
+        self._compare(entry.owner, entry.session_id)
         if entry.logged_in:
             same = self._by_openid[entry.openid]
             del same[entry.session_id]

@@ -37,6 +37,7 @@ from .upstream import ZONED_NAME as ZONED_NAME
 from .upstream import Endpoint as Endpoint
 from .upstream import UpstreamConfig as UpstreamConfig
 from .upstream import UpstreamTls as UpstreamTls
+from .workers import WorkersConfig as WorkersConfig
 
 __all__ = [
     "AdminConfig",
@@ -60,6 +61,7 @@ __all__ = [
     "UpstreamConfig",
     "UpstreamTls",
     "WebConfig",
+    "WorkersConfig",
     "check_numbers",
     "fields",
     "join_address",

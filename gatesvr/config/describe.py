@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from . import ports, sections, upstream
+from . import ports, sections, upstream, workers
 from .kinds import Duration, Section, kinds_of, number_kind
 from .load import Origins
 from .sections import Config
@@ -32,7 +32,7 @@ def descriptions() -> dict[tuple[str, str], str]:
     Source: the modules of the sections.
     """
     texts = {}
-    modules = (sections, upstream, ports)
+    modules = (sections, upstream, ports, workers)
     nodes = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
     for node in nodes:
         if not isinstance(node, ast.ClassDef):

@@ -1,6 +1,7 @@
 """The configuration and most of its sections: every setting with its default, range and meaning.
 
-upstream.py has the section of the upstreams, ports.py those of the push port and the admin server.
+upstream.py has the section of the upstreams, ports.py those of the push port and the admin server,
+workers.py that of a gateway of several processes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .checks import (
 from .kinds import Bytes, Range, Seconds, Section, Size, hint, shown
 from .ports import AdminConfig, PushConfig
 from .upstream import ZONED_NAME, UpstreamConfig
+from .workers import WorkersConfig
 
 __all__ = [
     "MAX_CLAIMS",
@@ -463,6 +465,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Traces of requests."""
     admin: AdminConfig = AdminConfig()
     """The admin server."""
+    workers: WorkersConfig = WorkersConfig()
+    """Several processes as one gateway."""
     route: list[RouteRule] = msgspec.field(default_factory=list)
     """Which service answers an action, first match wins; any of your own replace the defaults, of
     which those whose service is not in upstream.services are left out."""

@@ -42,6 +42,8 @@ class Commands:
         pushes: Push, broadcast and multicast.
         sessions: Kick, get and list sessions.
         registration: Register, keep and remove endpoints.
+        targets: Finds the sessions that they name.
+        turns: Shares the loop between those on many sessions.
         counters: Counters of all of them, and of the transports on them.
     """
 
@@ -57,7 +59,8 @@ class Commands:
         sheds_broadcast: Callable[[], bool] = lambda: False,
     ) -> None:
         self.counters = counters = PushCounters()
-        targets, turns = Targets(manager, counters), Turns()
+        self.targets = targets = Targets(manager, counters)
+        turns = self.turns = Turns()
         self.pushes = PushCommands(
             manager,
             targets,

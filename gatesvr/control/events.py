@@ -43,6 +43,7 @@ class EventStream:
 
     async def __aenter__(self) -> Self:
         self.begin()
+        await self.ready()
         return self
 
     async def __aexit__(
@@ -77,6 +78,9 @@ class EventStream:
         if self._subscription is not None:
             raise RuntimeError("the stream was entered before")
         self._subscription = self._hub.subscribe(self._wake, self._kinds)
+
+    async def ready(self) -> None:
+        """Wait until no event is missed any more, after begin()."""
 
     def end(self) -> None:
         """Unsubscribe; events that wait can still be read."""

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._pb import upstream_pb2 as pb
-    from .commands import Commands
-    from .pushes import PushCommands
+    from .interface import CommandSet, OrderedPushes
 
 __all__ = ["LocalPushApi"]
 
@@ -26,7 +25,7 @@ class LocalPushApi(PushApi):
         commands: Carries them out.
     """
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: CommandSet) -> None:
         self._pushes = commands.pushes
         self._methods: dict[str, Callable[[Any], Any]] = {
             "PushToClient": commands.pushes.push,
@@ -39,7 +38,7 @@ class LocalPushApi(PushApi):
 
     def push_stream(self) -> PushStream:
         """Return a stream of pushes; see PushApi."""
-        return _LocalPushStream(self._pushes)
+        return _LocalPushStream(self._pushes.stream())
 
     async def _call(self, method: str, request: Any) -> Any:
         try:
@@ -51,7 +50,7 @@ class LocalPushApi(PushApi):
 
 
 class _LocalPushStream(PushStream):
-    def __init__(self, pushes: PushCommands) -> None:
+    def __init__(self, pushes: OrderedPushes) -> None:
         self._pushes = pushes
         self._is_closed = False
 

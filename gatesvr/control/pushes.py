@@ -16,7 +16,7 @@ from ..session.context import SHED_RETRY_MS
 from .targets import SLICE, RefusedError, Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..session.manager import SessionManager
     from ..session.notify import PushResult
@@ -43,7 +43,10 @@ _REASONS = {
     "TOO_LATE": "bind_client_seq_id: answered already",
     "BUSY": "the queue is full",
     "TOO_LARGE": "larger than the client takes",
+    "MOVING": "the session moves to another process",
 }
+_BOUND = frozenset((pb.NSH_BEFORE_RESPONSE, pb.NSH_AFTER_RESPONSE))
+"""The hints of a notify that waits for an answer."""
 
 
 class PushCommands:
@@ -60,6 +63,9 @@ class PushCommands:
         sheds_push: Asked before each push that is bound to no answer: whether to refuse it.
         sheds_broadcast: Asked before each broadcast and multicast: whether to refuse it.
     """
+
+    max_batches = 1
+    """Batches of one stream under way at a time."""
 
     def __init__(
         self,
@@ -103,6 +109,10 @@ class PushCommands:
             return refusal.as_response()
         return pb.UnicastPushResponse(success=True, sessions=count)
 
+    def stream(self) -> PushCommands:
+        """Return what carries out the pushes of one PushStream: here they keep their order."""
+        return self
+
     async def push_batch(
         self, requests: Iterable[pb.UnicastPushRequest]
     ) -> list[pb.UnicastPushResponse]:
@@ -127,81 +137,145 @@ class PushCommands:
 
     async def broadcast(self, request: pb.BroadcastRequest) -> pb.BroadcastResponse:
         """Queue a notify for every logged-in session (PROTOCOL 5.6)."""
-        self._counters.broadcasts += 1
         try:
-            body = self._bulk_body(request)
-            if self._broadcast_rate is not None and self._broadcast_rate.take(self._clock()):
-                self._counters.refused_broadcasts += 1
-                raise RefusedError("BUSY", f"more than {self._max_broadcasts} broadcasts a second")
+            body = self.begin_broadcast(request)
         except RefusedError as refusal:
             return refusal.as_bulk_response()
-        return await self._push_bulk(self._manager.logged_in_sessions(), body, request)
+        count = await self.push_bulk(self._manager.logged_in_sessions(), body, request)
+        return pb.BroadcastResponse(sent_count=count)
 
     async def multicast(self, request: pb.MulticastRequest) -> pb.BroadcastResponse:
         """Queue a notify once for each session of the targets."""
-        self._counters.multicasts += 1
-        push = request.push
-        sessions: dict[str, Session] = {}
         try:
-            if len(request.targets) > MAX_TARGETS:
-                raise self._targets.refuse(
-                    "TOO_LARGE", f"{len(request.targets)} targets, {MAX_TARGETS} at most"
-                )
-            body = self._bulk_body(push)
-            for index, target in enumerate(request.targets):
-                if index % SLICE == 0:
-                    await self._turns.take()
-                for session in self._targets.find(target.target_type, target.target_id):
-                    sessions[session.session_id] = session
+            body = self.begin_multicast(request)
+            sessions = await self.sessions_of(request.targets)
         except RefusedError as refusal:
             return refusal.as_bulk_response()
-        return await self._push_bulk(list(sessions.values()), body, push)
+        count = await self.push_bulk(sessions, body, request.push)
+        return pb.BroadcastResponse(sent_count=count)
 
-    async def _push_bulk(
-        self, sessions: list[Session], body: bytes, push: pb.BroadcastRequest
-    ) -> pb.BroadcastResponse:
-        """Queue one body for many sessions, a slice a turn of the loop."""
+    def begin_broadcast(self, request: pb.BroadcastRequest) -> bytes:
+        """Count a broadcast, and return its body.
+
+        Raises:
+            RefusedError: INVALID, TOO_LARGE, or BUSY: more than max_broadcasts, or too much load.
+        """
+        self._counters.broadcasts += 1
+        body = self._admitted_body(request)
+        if self._broadcast_rate is not None and self._broadcast_rate.take(self._clock()):
+            self._counters.refused_broadcasts += 1
+            raise RefusedError("BUSY", f"more than {self._max_broadcasts} broadcasts a second")
+        return body
+
+    def begin_multicast(self, request: pb.MulticastRequest) -> bytes:
+        """Count a multicast, and return its body.
+
+        Raises:
+            RefusedError: INVALID, TOO_LARGE, or BUSY: too much load.
+        """
+        self._counters.multicasts += 1
+        if len(request.targets) > MAX_TARGETS:
+            raise self._targets.refuse(
+                "TOO_LARGE", f"{len(request.targets)} targets, {MAX_TARGETS} at most"
+            )
+        return self._admitted_body(request.push)
+
+    async def sessions_of(self, targets: Iterable[pb.UnicastTarget]) -> list[Session]:
+        """Return the sessions of many targets, each once.
+
+        Raises:
+            RefusedError: INVALID.
+        """
+        sessions: dict[str, Session] = {}
+        for index, target in enumerate(targets):
+            if index % SLICE == 0:
+                await self._turns.take()
+            for session in self._targets.find(target.target_type, target.target_id):
+                sessions[session.session_id] = session
+        return list(sessions.values())
+
+    async def push_bulk(
+        self, sessions: Sequence[Session], body: bytes, push: pb.BroadcastRequest, push_id: str = ""
+    ) -> int:
+        """Queue one body for many sessions, a slice a turn of the loop; return how many took it.
+
+        Args:
+            sessions: The sessions; those that are not logged in, or not owned here, do not count.
+            body: Of the push.
+            push: Says the rest.
+            push_id: Keeps a session that comes from another process from taking it twice.
+        """
         ttl = push.ttl_ms / 1000
         count = 0
         for start in range(0, len(sessions), SLICE):
             await self._turns.take()
             part = sessions[start : start + SLICE]
-            count += self._manager.multicast(part, body, self._clock(), push.suspended, ttl)
-        return pb.BroadcastResponse(sent_count=count)
+            count += self._manager.multicast(
+                part, body, self._clock(), push.suspended, ttl, push_id
+            )
+        return count
 
     def _push(self, request: pb.UnicastPushRequest) -> int:
         """Queue or bind a notify; return the number of sessions that took it."""
-        targets = self._targets
-        sessions = targets.find(request.target_type, request.target_id)
-        self._check_name("push_id", request.push_id)
-        self._check_name("conflate_key", request.conflate_key)
-        body = self._body(request)
-        if request.bind_session_id and request.sync_hint == pb.NSH_IMMEDIATELY:
-            raise targets.refuse("INVALID", "bind_session_id: needs a sync_hint")
-        if request.conflate_key and request.sync_hint != pb.NSH_IMMEDIATELY:
-            raise targets.refuse("INVALID", "conflate_key: not with a sync_hint")
+        sessions = self._targets.find(request.target_type, request.target_id)
+        body = self._checked_body(request)
+        if request.sync_hint in _BOUND:
+            sessions = [self._one_to_bind(request, sessions)]
+        elif self._sheds_push():
+            raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
+        return self._settle(self._queue(sessions, request, body))
+
+    def push_to(self, session: Session, request: pb.UnicastPushRequest) -> pb.UnicastPushResponse:
+        """Queue or bind a notify for a session, whichever way the request names it.
+
+        It is not counted as asked for: another process may have been asked. error_code is MOVING
+        where this process does not own the session; nothing was kept then.
+        """
+        try:
+            body = self._checked_body(request)
+            if request.sync_hint not in _BOUND and self._sheds_push():
+                raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
+            self._settle(self._queue((session,), request, body))
+        except RefusedError as refusal:
+            return refusal.as_response()
+        return pb.UnicastPushResponse(success=True, sessions=1)
+
+    def begin(self, request: pb.UnicastPushRequest) -> None:
+        """Count a push, and check whom it names.
+
+        Raises:
+            RefusedError: INVALID.
+        """
+        self._counters.pushes += 1
+        self._targets.check(request.target_type, request.target_id)
+
+    def check(self, request: pb.UnicastPushRequest) -> None:
+        """Check the other fields of a push, as push_to() does.
+
+        Raises:
+            RefusedError: INVALID.
+        """
+        self._checked_body(request)
+
+    def _queue(
+        self, sessions: Iterable[Session], request: pb.UnicastPushRequest, body: bytes
+    ) -> list[PushResult]:
+        """Queue a notify for sessions, or bind it to a request of each; return the results."""
         now = self._clock()
         ttl = request.ttl_ms / 1000
-        before = request.sync_hint == pb.NSH_BEFORE_RESPONSE
-        if before or request.sync_hint == pb.NSH_AFTER_RESPONSE:
-            session = self._one_to_bind(request, sessions)
+        push_id = request.push_id
+        if request.sync_hint in _BOUND:
             seq = request.bind_client_seq_id
-            result = session.bind(body, seq, before, now=now, ttl=ttl, push_id=request.push_id)
-            self._settle([result])
-            return 1
-        if self._sheds_push():
-            raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
-        results = [
-            session.push(
-                body,
-                now=now,
-                ttl=ttl,
-                push_id=request.push_id,
-                conflate_key=request.conflate_key,
-            )
+            before = request.sync_hint == pb.NSH_BEFORE_RESPONSE
+            return [
+                session.bind(body, seq, before, now=now, ttl=ttl, push_id=push_id)
+                for session in sessions
+            ]
+        conflate_key = request.conflate_key
+        return [
+            session.push(body, now=now, ttl=ttl, push_id=push_id, conflate_key=conflate_key)
             for session in sessions
         ]
-        return self._settle(results)
 
     def _one_to_bind(self, request: pb.UnicastPushRequest, sessions: list[Session]) -> Session:
         """Return the session whose request a notify is bound to (PROTOCOL 7.7)."""
@@ -238,14 +312,34 @@ class PushCommands:
                 "INVALID", f"{field}: not {MAX_NAME_BYTES} bytes of plain text"
             )
 
-    def _bulk_body(self, push: pb.BroadcastRequest) -> bytes:
+    def _admitted_body(self, push: pb.BroadcastRequest) -> bytes:
         if self._sheds_broadcast():
             raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
+        return self.bulk_body(push)
+
+    def bulk_body(self, push: pb.BroadcastRequest) -> bytes:
+        """Encode a broadcast or a multicast.
+
+        Raises:
+            RefusedError: INVALID or TOO_LARGE.
+        """
         body = self._body(push)
         if len(body) + MAX_HEAD_BYTES > self._max_message_bytes:
             raise self._targets.refuse(
                 "TOO_LARGE", f"{len(body)} bytes are more than any client takes"
             )
+        return body
+
+    def _checked_body(self, request: pb.UnicastPushRequest) -> bytes:
+        """Encode a push whose fields are valid."""
+        targets = self._targets
+        self._check_name("push_id", request.push_id)
+        self._check_name("conflate_key", request.conflate_key)
+        body = self._body(request)
+        if request.bind_session_id and request.sync_hint == pb.NSH_IMMEDIATELY:
+            raise targets.refuse("INVALID", "bind_session_id: needs a sync_hint")
+        if request.conflate_key and request.sync_hint != pb.NSH_IMMEDIATELY:
+            raise targets.refuse("INVALID", "conflate_key: not with a sync_hint")
         return body
 
     def _body(self, push: pb.UnicastPushRequest | pb.BroadcastRequest) -> bytes:

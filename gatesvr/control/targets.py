@@ -30,6 +30,8 @@ class RefusedError(Exception):
         """Return a gRPC status and its text, for an rpc whose response has no error_code."""
         if self.error_code == "INVALID":
             return "INVALID_ARGUMENT", str(self)
+        if self.error_code == "BUSY":
+            return "UNAVAILABLE", str(self)
         return "FAILED_PRECONDITION", f"{self.error_code}: {self}"
 
     def as_response(self) -> pb.UnicastPushResponse:
@@ -66,11 +68,19 @@ class Targets:
         Raises:
             RefusedError: INVALID.
         """
+        self.check(target_type, target_id)
+        return self._manager.find(target_type, target_id, with_inited=with_inited)
+
+    def check(self, target_type: str, target_id: str) -> None:
+        """Check that there may be such a target.
+
+        Raises:
+            RefusedError: INVALID.
+        """
         if target_type not in ("session", "openid"):
             raise self.refuse("INVALID", "target_type: neither session nor openid")
         if not target_id or not is_valid_text(target_id, MAX_OPENID_BYTES):
             raise self.refuse("INVALID", f"target_id: not 1-{MAX_OPENID_BYTES} bytes of plain text")
-        return self._manager.find(target_type, target_id, with_inited=with_inited)
 
     def refuse(self, error_code: str, message: str) -> RefusedError:
         """Count a refusal and return the error for the caller to raise."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..session.session import Session
     from ..upstream.manager import UpstreamManager
     from ..upstream.router import UpstreamRouter
+    from .cluster import ClusterNode
     from .processor import AsyncProcessor
 
 __all__ = ["Dispatcher"]
@@ -78,7 +79,7 @@ class Dispatcher:
         self._task_timeout = config.dispatch.task_timeout
         self._only_counts_rate = "max_requests_per_second" in config.session.dry_run
         self._handlers: dict[int, ClientHandler] = {}
-        self._login = Login(
+        self.login = Login(
             sessions,
             router,
             processor,
@@ -86,7 +87,8 @@ class Dispatcher:
             upstream.next_request_id,
             task_timeout=self._task_timeout,
         )
-        self.moved = MovedRequests(sessions, router, processor, self._login, self._run)
+        self._node: ClusterNode | None = None
+        self.moved = MovedRequests(sessions, router, processor, self.login, self._run)
         """The requests of sessions that come from other processes of the gateway, or go there."""
         self.trace(tracer)
 
@@ -96,7 +98,16 @@ class Dispatcher:
         self.gate = gate
         self._task_timeout = config.dispatch.task_timeout
         self._only_counts_rate = "max_requests_per_second" in config.session.dry_run
-        self._login.apply(self._task_timeout)
+        self.login.apply(self._task_timeout)
+
+    @property
+    def node(self) -> ClusterNode | None:
+        """This process among those of its gateway, None where it is the only one."""
+        return self._node
+
+    @node.setter
+    def node(self, node: ClusterNode | None) -> None:
+        self._node = self.login.node = node
 
     def __len__(self) -> int:
         """Return the number of open connections."""
@@ -111,7 +122,7 @@ class Dispatcher:
             make_task = TaskTracer(tracer, self.counters, AsyncTask, TracedTask).make
             make_login = TaskTracer(tracer, self.counters, LoginTask, TracedLogin).make
         self._make_task = make_task
-        self._login.make_task = make_login
+        self.login.make_task = make_login
 
     def handler(self, link: Link) -> ClientHandler:
         """Return the handler of a new connection."""
@@ -150,7 +161,7 @@ class Dispatcher:
         if len(action) == _LOGIN_LENGTH and action.lower() == LOGIN_ACTION:
             verdict = session.offer(request, "completion", now)
             if verdict is _NEXT:
-                self._login.accept(session, request, now)
+                self.login.accept(session, request, now)
             return verdict
         route = self._router.route(action)
         verdict = session.offer(request, "completion" if route is None else route.order, now)

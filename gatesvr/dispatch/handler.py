@@ -33,6 +33,7 @@ from ..auth.applicant import Applicant
 from ..auth.reasons import AuthFailed, AuthUnavailable, Reason
 from ..errors import CloseCode, ErrorCode, ProtocolError
 from ..observe.log import keys
+from ..protocol.link import Disconnect
 from ..protocol.messages import (
     RequestType,
     auth_response_frame,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     from .._core.codec import ClientRequest
     from ..protocol.identity import Identity
-    from ..protocol.link import Disconnect, Link
+    from ..protocol.link import Link
     from ..session.outcome import StartOutcome
     from ..session.session import Session
     from .dispatcher import Dispatcher
@@ -80,6 +81,8 @@ MAX_MOVED = 64
 """Held requests accepted in one turn, so that other connections get theirs; a lane's message takes
 as many."""
 OVERFLOW_RETRY_MS = 1_000
+GIVEN_UP = Disconnect("local")
+"""The connection has ended before its START was answered."""
 AUTH_RATE = 1.0
 AUTH_BURST = 5
 """AUTHs of one connection, a second and at once; each costs a signature or a call."""
@@ -304,12 +307,22 @@ class ClientHandler:
             return True
         return not (session.pending or self._held or len(session.queue))
 
-    def go_away(self, reason: str, reconnect_after_ms: int) -> bool:
+    @property
+    def transport(self) -> str:
+        """The way that the client is connected: quic, websocket or webtransport."""
+        return self._link.transport
+
+    @property
+    def knows_goaway(self) -> bool:
+        """Whether the client follows GOAWAY, or may yet: its session is of protocol 1 or later."""
+        return self.session is None or self.session.protocol > 0
+
+    def go_away(self, reason: str, reconnect_after_ms: int, address: str = "") -> bool:
         """Send GOAWAY, once, if the client has a session; return whether it was sent."""
         if self.session is None or self._is_ended or self._is_leaving:
             return False
         self._is_leaving = True
-        self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
+        self._link.write(self._protocol.goaway(reason, reconnect_after_ms, address))
         self._link.request_flush()
         return True
 
@@ -399,7 +412,16 @@ class ClientHandler:
                 return
         now = self._dispatcher.clock()
         if outcome is None:
-            outcome = self._sessions.start(start, self._link, now, identity, deadline)
+            node = self._dispatcher.node
+            if node is None:
+                outcome = self._sessions.start(start, self._link, now, identity, deadline)
+            else:
+                outcome = await node.start_session(start, self._link, identity, deadline)
+                now = self._dispatcher.clock()
+                if self._is_ended:
+                    if outcome.session is not None:
+                        self._sessions.detach(outcome.session, self._link, GIVEN_UP, now)
+                    return
         response = self._protocol.start_response(outcome.response)
         session = outcome.session
         if session is None:

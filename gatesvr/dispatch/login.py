@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..session.manager import SessionManager
     from ..session.session import Session
     from ..upstream.router import UpstreamRouter
+    from .cluster import ClusterNode
     from .handler import ClientHandler
     from .processor import AsyncProcessor
 
@@ -65,6 +66,7 @@ class Login:
 
     Attributes:
         make_task: LoginTask, or what takes its place.
+        node: Decides the logins, None in a gateway of one process.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Login:
         self._handlers = handlers
         self._next_request_id = next_request_id
         self.make_task: MakeTask = LoginTask
+        self.node: ClusterNode | None = None
         self._task_timeout = task_timeout
 
     def apply(self, task_timeout: float) -> None:
@@ -119,6 +122,27 @@ class Login:
             self._decide(session, result, 0, now)
         else:
             _reply(session, result, now)
+        if session.login_answer is None:
+            self.let_move(session)
+
+    def decided(self, session: Session, verdict: LoginVerdict, now: float) -> None:
+        """End a hello whose login was up to the directory.
+
+        Args:
+            session: The session, which this process owns; its login_answer waits.
+            verdict: Whether it logs in; those that it replaces have gone.
+            now: Loop time.
+        """
+        result = session.login_answer
+        assert result is not None
+        session.login_answer = None
+        if verdict.close_code is None:
+            self._sessions.log_in(session, result.zone, now)
+            self._lift_limit(session)
+            _reply(session, result, now)
+        else:
+            self._sessions.refuse_login(session)
+            self._refuse(session, result.client_seq, 0, verdict, verdict.close_code, now)
         self.let_move(session)
 
     def let_move(self, session: Session) -> None:
@@ -158,6 +182,10 @@ class Login:
             if not session.is_logged_in and session.refused_logins >= MAX_REFUSED_LOGINS:
                 self._end_session(session, CloseCode.AUTH_FAILED, "too many refused logins", now)
             return is_taken
+        if self.node is not None and not session.is_logged_in:
+            session.login_answer = result
+            self.node.log_in(session)
+            return True
         verdict = self._sessions.logged_in(session, result.zone, now)
         if verdict.close_code is None:
             self._lift_limit(session)
@@ -202,9 +230,13 @@ class Login:
             handler.lift_limit()
 
     def _ended(self, task: AsyncTask) -> None:
-        """Let BUSINESS move; where another process may own the session, it will do so."""
-        if task.session.role is Role.OWN:
-            self.let_move(task.session)
+        """Let BUSINESS move, unless the directory has not decided the login yet.
+
+        Where another process may own the session, it will do so.
+        """
+        session = task.session
+        if session.role is Role.OWN and session.login_answer is None:
+            self.let_move(session)
 
 
 def _reply(session: Session, result: Result, now: float) -> bool:

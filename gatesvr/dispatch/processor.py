@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .._core.histogram import RequestTimer
+from ..config.workers import usable_cpus
 from ..errors import ErrorCode, Outcome, UpstreamError
 from ..observe.limiter import LogLimiter
 from ..observe.log import keys
@@ -44,13 +44,6 @@ WORKERS_PER_CPU = 4
 IDLE_WORKER_TIMEOUT_S = 5.0
 """How long a worker above the starting number stays without a task."""
 TICK_S = 1.0
-
-
-def usable_cpus() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Bulkheads(dict[str, Bulkhead]):

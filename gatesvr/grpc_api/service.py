@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..config import PushConfig
-    from ..control.commands import Commands
+    from ..control.interface import CommandSet
 
 __all__ = ["PushService"]
 
@@ -51,21 +51,25 @@ class PushService:
         commands: Carries out the rpcs.
         max_message_bytes: The largest frame that any client accepts; it sets gRPC's limits.
         is_ready: Says whether the gateway is ready, for the health service.
+        is_shared: Whether other processes of the gateway serve the port, too; whoever started them
+            keeps it for them.
     """
 
     def __init__(
         self,
         config: PushConfig,
-        commands: Commands,
+        commands: CommandSet,
         *,
         max_message_bytes: int = 1 << 20,
         is_ready: Callable[[], bool] = lambda: True,
+        is_shared: bool = False,
     ) -> None:
         self._config = config
         self._commands = commands
         self._max_message_bytes = max_message_bytes
         self._server: grpc.aio.Server | None = None
         self._is_ready = is_ready
+        self._is_shared = is_shared
         self._health: HealthServicer | None = None
         self._servicer: GatewayServicer | None = None
         self._guard: Guard | None = None
@@ -117,6 +121,7 @@ class PushService:
                 ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ),
             (guard,) if guard is not None else (),
+            is_shared=self._is_shared,
         )
         servicer = GatewayServicer(self._commands, guard, config.max_streams)
         server.add_generic_rpc_handlers((servicer.handlers(),))
@@ -205,6 +210,8 @@ class PushService:
             ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found
         ):
             raise self._bad(OPEN_PUSH_PORT)
+        if self._is_shared:
+            return
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

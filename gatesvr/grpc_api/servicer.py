@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import ipaddress
 import logging
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,8 +25,8 @@ from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
 if TYPE_CHECKING:
-    from ..control.commands import Commands
     from ..control.events import EventStream
+    from ..control.interface import CommandSet
     from .guard import Guard
 
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,6 +38,9 @@ logger = logging.getLogger("gatesvr.grpc_api")
 MAX_ENTRIES = 50_000
 """Pushes of a batch, or targets of a multicast, above which it is not even decoded: each takes a
 hundred times the two bytes that it may have on the wire. Up to here the commands say the limit."""
+MAX_AHEAD = 10_000
+"""Pushes of a PushStream under way at which no other batch of it is read."""
+_OVER = object()
 _LISTS = (pb.UnicastPushBatch, pb.MulticastRequest)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"]
@@ -76,7 +81,7 @@ class GatewayServicer:
     """
 
     def __init__(
-        self, commands: Commands, guard: Guard | None = None, max_streams: int = 128
+        self, commands: CommandSet, guard: Guard | None = None, max_streams: int = 128
     ) -> None:
         self.counters = commands.counters
         self._commands = commands
@@ -119,7 +124,7 @@ class GatewayServicer:
     @_rpc
     def PushToClient(  # noqa: N802 - the name is the schema's
         self, request: pb.UnicastPushRequest, context: object
-    ) -> pb.UnicastPushResponse:
+    ) -> pb.UnicastPushResponse | Awaitable[pb.UnicastPushResponse]:
         """Queue a notify for a session, or for every session of an openid."""
         return self._pushes.push(request)
 
@@ -141,11 +146,12 @@ class GatewayServicer:
         self.counters.streams += 1
         try:
             await context.send_initial_metadata(STREAM_OPEN)
+            if self._pushes.max_batches > 1:
+                await self._push_ahead(request_iterator, context)
+                return
+            stream = self._pushes.stream()
             async for batch in request_iterator:
-                if batch is None:
-                    raise self.undecodable()
-                self._pushes.check_batch(len(batch.requests))
-                responses = await self._pushes.push_batch(batch.requests)
+                responses = await stream.push_batch(self._checked(batch))
                 await context.write(pb.UnicastPushBatchResponse(responses=responses))
         except RefusedError as refusal:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
@@ -157,6 +163,46 @@ class GatewayServicer:
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         finally:
             self.counters.streams -= 1
+
+    async def _push_ahead(
+        self, request_iterator: AsyncIterator[pb.UnicastPushBatch | None], context: _Context
+    ) -> None:
+        """Begin batches of a PushStream while earlier ones wait for other processes."""
+        stream = self._pushes.stream()
+        batches = aiter(request_iterator)
+        answers: deque[tuple[int, asyncio.Future[list[pb.UnicastPushResponse]]]] = deque()
+        reading: asyncio.Future[Any] | None = None
+        is_over = False
+        try:
+            while True:
+                has_room = len(answers) < self._pushes.max_batches
+                if has_room and not is_over and sum(count for count, _ in answers) < MAX_AHEAD:
+                    reading = reading or asyncio.ensure_future(anext(batches, _OVER))
+                waited = [reading] if reading is not None else []
+                if answers:
+                    waited.append(answers[0][1])
+                if not waited:
+                    return
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                while answers and answers[0][1].done():
+                    _, done = answers.popleft()
+                    await context.write(pb.UnicastPushBatchResponse(responses=done.result()))
+                if reading is not None and reading.done():
+                    batch, reading = reading.result(), None
+                    is_over = batch is _OVER
+                    if not is_over:
+                        requests = self._checked(batch)
+                        answer = asyncio.ensure_future(stream.push_batch(requests))
+                        answers.append((len(requests), answer))
+        finally:
+            if reading is not None:
+                reading.cancel()
+
+    def _checked(self, batch: pb.UnicastPushBatch | None) -> Sequence[pb.UnicastPushRequest]:
+        if batch is None:
+            raise self.undecodable()
+        self._pushes.check_batch(len(batch.requests))
+        return batch.requests
 
     @_rpc
     async def BroadcastToClients(  # noqa: N802
@@ -184,7 +230,7 @@ class GatewayServicer:
     @_rpc
     def GetSession(  # noqa: N802
         self, request: pb.GetSessionRequest, context: object
-    ) -> pb.SessionInfo:
+    ) -> pb.SessionInfo | Awaitable[pb.SessionInfo]:
         """Return a session and its queue; found is false where there is none.
 
         An openid with several sessions gets FAILED_PRECONDITION; ask by session id then.
@@ -209,19 +255,20 @@ class GatewayServicer:
         if self._guard is not None:
             owner = await self._guard.registrant(context, request.service_name)
         registration = self._commands.registration
-        return registration.register(request, caller_ip(context.peer()), owner)
+        answer = registration.register(request, caller_ip(context.peer()), owner)
+        return await answer if inspect.isawaitable(answer) else answer
 
     @_rpc
     def KeepUpstreamAlive(  # noqa: N802
         self, request: pb.LeaseRequest, context: object
-    ) -> pb.UpstreamRegisterResponse:
+    ) -> pb.UpstreamRegisterResponse | Awaitable[pb.UpstreamRegisterResponse]:
         """Restart an endpoint's lease."""
         return self._commands.registration.keep_alive(request)
 
     @_rpc
     def DeregisterUpstream(  # noqa: N802
         self, request: pb.LeaseRequest, context: object
-    ) -> pb.UpstreamRegisterResponse:
+    ) -> pb.UpstreamRegisterResponse | Awaitable[pb.UpstreamRegisterResponse]:
         """Remove an endpoint."""
         return self._commands.registration.deregister(request)
 
@@ -251,6 +298,7 @@ class GatewayServicer:
         self._event_streams.add(stream)
         counters.event_streams += 1
         try:
+            await stream.ready()
             # Sent at once: it tells the caller that no event is missed from here on.
             await context.send_initial_metadata(STREAM_OPEN)
             async for event in stream:

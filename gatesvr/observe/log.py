@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ def configure(
     stream: TextIO | None = None,
     *,
     is_held: bool = False,
+    worker: int | None = None,
 ) -> LogHandler | None:
     """Send the ``gatesvr`` loggers' events to standard error, from a thread.
 
@@ -68,6 +70,8 @@ def configure(
         style: How a line looks.
         stream: Write to it, at once, instead.
         is_held: Keep events below warning back until LogHandler.release_held().
+        worker: The number that every event has as its first key, of a process that shares standard
+            error with others; None for one that does not.
 
     Returns:
         The handler, None with stream.
@@ -80,7 +84,7 @@ def configure(
         direct.setFormatter(_formatter(style))
         logger.handlers[:] = [direct]
         return None
-    handler = LogHandler(style, is_held=is_held)
+    handler = LogHandler(style, is_held=is_held, worker=worker)
     logger.handlers[:] = [handler]
     logging.getLogger().handlers[:] = [handler]
     logging.captureWarnings(True)
@@ -184,12 +188,21 @@ class LogHandler(logging.Handler):
         style: How a line looks.
         is_held: Keep events below warning back until release_held(), or until a worse one comes.
         descriptor: What to write to.
+        worker: See configure().
     """
 
     def __init__(
-        self, style: Style = "text", *, is_held: bool = False, descriptor: int = 2
+        self,
+        style: Style = "text",
+        *,
+        is_held: bool = False,
+        descriptor: int = 2,
+        worker: int | None = None,
     ) -> None:
         super().__init__()
+        self._worker = worker
+        # Another process may keep a line below all others (show_status()).
+        self._clear = CLEAR_LINE if worker is not None and os.isatty(descriptor) else ""
         self.restyle(style)
         self._writer = LineWriter(descriptor, self._notice)
         self._held: list[logging.LogRecord] | None = [] if is_held else None
@@ -201,7 +214,7 @@ class LogHandler(logging.Handler):
         # JSON is UTF-8 wherever it goes; a console is shown what it can show.
         encoding = None if style == "json" else getattr(sys.stderr, "encoding", None)
         self._encoding = encoding or "utf-8"
-        self.setFormatter(_formatter(style))
+        self.setFormatter(_formatter(style, self._worker))
 
     @property
     def dropped(self) -> int:
@@ -227,10 +240,8 @@ class LogHandler(logging.Handler):
 
     def say(self, line: str) -> None:
         """Write a line that is no event."""
-        if self._status:
-            line = f"{CLEAR_LINE}{line}\n{self._status}"
-        else:
-            line += "\n"
+        clear = CLEAR_LINE if self._status else self._clear
+        line = f"{clear}{line}\n{self._status}"
         self._writer.put(line.encode(self._encoding, "backslashreplace"))
 
     def show_status(self, text: str) -> None:
@@ -289,7 +300,24 @@ def format_keys(values: Mapping[str, object]) -> str:
     return " ".join(parts)
 
 
-class _TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Formats an event and its keys.
+
+    Args:
+        worker: See configure().
+    """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._own = {} if worker is None else {"worker": worker}
+
+    def keys(self, record: logging.LogRecord) -> Mapping[str, object]:
+        """Return the keys of an event."""
+        values: Mapping[str, object] = getattr(record, "keys", {})
+        return {**self._own, **values} if self._own else values
+
+
+class _TextFormatter(_Formatter):
     """``2026-01-31T12:00:01.250+01:00 info gatesvr.session session_ended session=… reason=…``."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -299,13 +327,13 @@ class _TextFormatter(logging.Formatter):
             record.name,
             escape(record.getMessage()),
         ]
-        if values := getattr(record, "keys", {}):
+        if values := self.keys(record):
             parts.append(format_keys(values))
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     """One JSON object a line: at, time, level, logger, event, then the event's keys.
 
     ``at`` is seconds since the epoch, ``time`` the same with date and zone.
@@ -319,15 +347,15 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": escape(record.getMessage()),
         }
-        for key, value in getattr(record, "keys", {}).items():
+        for key, value in self.keys(record).items():
             line[key] = value if isinstance(value, int | float | bool) else escape(value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
 
-def _formatter(style: Style) -> logging.Formatter:
-    return _JsonFormatter() if style == "json" else _TextFormatter()
+def _formatter(style: Style, worker: int | None = None) -> logging.Formatter:
+    return _JsonFormatter(worker) if style == "json" else _TextFormatter(worker)
 
 
 def _record(level: int, event: str, **values: object) -> logging.LogRecord:

@@ -111,7 +111,8 @@ class PushApi(ABC):
             content: Text for people; also the payload if data is empty.
             data: The payload.
             metadata: Headers of the push.
-            push_id: A name you choose; a push with a repeated name is not queued again.
+            push_id: A name you choose; a push with a repeated name is not queued again. Repeat a
+                push whose result is UNKNOWN, or whose call broke, only under the same name.
             ttl: Seconds after which the push may be dropped; 0 for never.
             conflate_key: Keeps only the newest: the push replaces the last notify with this key
                 that was not sent yet, and the client sees a loss (CONFLATED) in its place.

@@ -20,9 +20,13 @@ class PushResult:
         success: Whether it was done; a broadcast that found no session counts as done.
         sessions: How many sessions took it.
         error_code: Why it was not done: NOT_FOUND, AMBIGUOUS, NO_SUCH_REQUEST, TOO_LATE, BUSY,
-            TOO_LARGE or INVALID (docs/protocol.md); empty on success.
+            TOO_LARGE, INVALID or UNKNOWN (docs/protocol.md); empty on success.
         message: The reason in words.
         retry_after_ms: With BUSY: when to try again.
+
+    UNKNOWN, which only a gateway of several processes says: it may have been done, for some of the
+    sessions or all. Repeat a push only under the same push_id, which each session takes once; one
+    without a push_id may arrive twice. A kick may always be repeated.
     """
 
     success: bool
@@ -30,6 +34,11 @@ class PushResult:
     error_code: str = ""
     message: str = ""
     retry_after_ms: int = 0
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it may have been done or not."""
+        return self.error_code == "UNKNOWN"
 
     @classmethod
     def of_push(cls, answer: pb.UnicastPushResponse) -> PushResult:

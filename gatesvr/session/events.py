@@ -36,17 +36,18 @@ class Subscription:
 
     Attributes:
         is_ended: Whether no more events are added; those that wait can still be taken.
+        kinds: What it has chosen.
     """
 
     __slots__ = (
         "_hub",
-        "_kinds",
         "_max_queue",
         "_missed",
         "_missed_at_ms",
         "_queue",
         "_wake",
         "is_ended",
+        "kinds",
     )
 
     def __init__(
@@ -59,7 +60,7 @@ class Subscription:
         self.is_ended = False
         self._hub = hub
         self._wake = wake
-        self._kinds = kinds
+        self.kinds = kinds
         self._max_queue = max_queue
         self._queue: deque[SessionEvent] = deque()
         self._missed = 0
@@ -84,7 +85,7 @@ class Subscription:
 
     def offer(self, event: SessionEvent) -> bool:
         """Add an event; return False if it was left out."""
-        if event.kind not in self._kinds:
+        if event.kind not in self.kinds:
             return True
         if len(self._queue) >= self._max_queue:
             self._missed += 1
@@ -96,6 +97,15 @@ class Subscription:
         self._queue.append(event)
         self._wake()
         return True
+
+    def skip(self, kind: str, count: int, at_ms: int) -> int:
+        """Count events that were left out elsewhere; return how many of them it has missed."""
+        if kind not in self.kinds:
+            return 0
+        self._missed += count
+        self._missed_at_ms = at_ms
+        self._wake()
+        return count
 
     def end(self) -> None:
         """Add no more events, and wake the subscriber for the rest."""
@@ -116,6 +126,8 @@ class EventHub:
 
     Attributes:
         recent: Keeps the last events whoever subscribes; None keeps none.
+        relays: Called with each event, for the subscribers at other processes of the gateway.
+            Replaced, never changed in place.
     """
 
     def __init__(
@@ -133,6 +145,7 @@ class EventHub:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._is_ended = False
         self.recent: deque[SessionEvent] | None = None
+        self.relays: tuple[Callable[[SessionEvent], None], ...] = ()
 
     def apply(self, max_subscribers: int) -> None:
         """Take another bound on subscribers; those that there are stay."""
@@ -167,9 +180,8 @@ class EventHub:
 
     def emit(self, kind: EventKind, session: Session, reason: str, now: float) -> None:
         """Tell subscribers of a session's change; call it before its queue is cleared."""
-        if not self._subscriptions and self.recent is None:
+        if not self._subscriptions and self.recent is None and not self.relays:
             return
-        counters = self._counters
         queue = session.queue
         event = SessionEvent(
             kind,
@@ -186,10 +198,26 @@ class EventHub:
         )
         if self.recent is not None:
             self.recent.append(event)
-        counters.events += bool(self._subscriptions)
+        self._counters.events += bool(self._subscriptions or self.relays)
+        self.offer(event)
+        for relay in self.relays:
+            relay(event)
+
+    def offer(self, event: SessionEvent) -> None:
+        """Tell subscribers of an event of this process, or of another one."""
         for subscription in self._subscriptions:
             if not subscription.offer(event):
-                counters.events_missed += 1
+                self._counters.events_missed += 1
+
+    def skip(self, kind: str, count: int, at_ms: int) -> None:
+        """Count events that another process has left out."""
+        for subscription in self._subscriptions:
+            self._counters.events_missed += subscription.skip(kind, count, at_ms)
+
+    @property
+    def kinds(self) -> frozenset[EventKind]:
+        """The kinds that subscribers have chosen."""
+        return frozenset().union(*(each.kinds for each in self._subscriptions))
 
     def forget(self, subscription: Subscription) -> None:
         """Drop a subscription that has ended."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..config import SessionConfig
     from .session import Session
 
-__all__ = ["LOGGED_IN", "LoginPolicy", "LoginVerdict"]
+__all__ = ["LOGGED_IN", "SIGN_OF_LIFE_S", "LoginPolicy", "LoginVerdict", "busy_verdict"]
 
 SIGN_OF_LIFE_S = 5.0
 """``reject`` counts a session whose connection showed life within this many seconds."""
@@ -68,15 +68,16 @@ class LoginPolicy:
             other.link is not None and now - other.link.last_heard <= SIGN_OF_LIFE_S
             for other in others
         ):
-            return _busy("logged in elsewhere")
+            return busy_verdict("logged in elsewhere")
         if policy == "allow":
             if len(others) < self._max_logged_in:
                 return LOGGED_IN
             others = tuple(other for other in others if other.link is None)[:1]
             if not others or session.is_after_failed_resume:
-                return _busy("too many logins")
+                return busy_verdict("too many logins")
         return LoginVerdict(replaced=others)
 
 
-def _busy(reason: str) -> LoginVerdict:
+def busy_verdict(reason: str) -> LoginVerdict:
+    """Return the verdict on a login that another session's life, or their number, forbids."""
     return LoginVerdict(CloseCode.OPENID_BUSY, ErrorCode.FORBIDDEN, reason, RETRY_MS)

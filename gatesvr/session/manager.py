@@ -86,6 +86,10 @@ class SessionManager:
         judge: Judges resumes.
         moves: Takes sessions to other processes of the gateway, and takes in theirs.
         tombstones: Why sessions ended.
+        ended: Called with each session that has ended, and the kind of its end, before its
+            connection is closed; in a gateway of several processes the directory hears of it.
+        is_cut_off: Whether this process cannot tell if it still owns its sessions. Those without a
+            connection do not expire then.
     """
 
     def __init__(
@@ -117,6 +121,8 @@ class SessionManager:
         )
         self.judge = ResumeJudge(context.counters)
         self.tombstones = Tombstones(MAX_TOMBSTONES, config.resume_window)
+        self.ended: Callable[[Session, EventKind], None] = lambda session, kind: None
+        self.is_cut_off: Callable[[], bool] = lambda: False
         self._policy = LoginPolicy(config)
         self._credentials = CredentialExpiry()
         self._starter = SessionStarter(
@@ -220,6 +226,11 @@ class SessionManager:
         """Whether a session was last seen in an address's network: who comes from it may resume."""
         return network_of(ip) in self.index.by_network
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether every START is refused; see stop_starting()."""
+        return self._starter.is_draining
+
     def stop_starting(self, now: float) -> None:
         """Refuse every START from now on, also those that resume: the gateway is about to stop.
 
@@ -245,6 +256,10 @@ class SessionManager:
         if outcome is not None:
             self._counters.refused_starts += 1
         return outcome
+
+    def may_be_base(self, start: pb.StartRequest, identity: Identity | None) -> bool:
+        """Return whether a START that names no session may be of a base client that comes back."""
+        return self._starter.may_be_base(start, identity)
 
     def start(
         self,
@@ -298,6 +313,12 @@ class SessionManager:
                 return verdict
             for other in verdict.replaced:
                 self.replace(other, now)
+        self.log_in(session, zone, now)
+        return LOGGED_IN
+
+    def log_in(self, session: Session, zone: str, now: float) -> None:
+        """Log a session in whose login is decided; or refresh its zone."""
+        if not session.is_logged_in:
             self.index.log_in(session)
             session.move(Event.LOGIN)
             self.events.emit(EventKind.LOGGED_IN, session, "hello", now)
@@ -318,7 +339,6 @@ class SessionManager:
             )
         if zone or not session.zone:
             session.set_zone(zone)
-        return LOGGED_IN
 
     def refuse_login(self, session: Session) -> None:
         """Count a refused hello; logged_in() does so itself."""
@@ -432,6 +452,7 @@ class SessionManager:
         self._budget.release(session)
         self.context.results.drop(session.session_id)
         self._counters.closed += 1
+        self.ended(session, kind)
         logger.info(
             "session_ended",
             extra=keys(
@@ -484,6 +505,7 @@ class SessionManager:
         now: float,
         suspended: bool = False,
         ttl: float = 0.0,
+        push_id: str = "",
     ) -> int:
         """Push to those of sessions that are logged in; return the number that took it.
 
@@ -495,10 +517,11 @@ class SessionManager:
             now: Loop time.
             suspended: Whether suspended sessions get it too.
             ttl: Seconds that it is worth keeping, 0 for ever.
+            push_id: Keeps a session from taking it twice; may be empty.
         """
         states = (State.NORMAL, State.SUSPENDED) if suspended else (State.NORMAL,)
         return sum(
-            session.outbox.push(body, now, BULK, ttl) is OK
+            session.outbox.push(body, now, BULK, ttl, push_id) is OK
             for session in sessions
             if session.state in states
         )
@@ -509,8 +532,9 @@ class SessionManager:
         """End expired sessions, logins, messages and tombstones. Call it once a second."""
         self._sweep_credentials(now)
         self._sweep_logins(now)
-        self._sweep_detached(now)
-        self.moves.sweep(now)
+        if not self.is_cut_off():
+            self._sweep_detached(now)
+            self.moves.sweep(now)
         self._sweep_watched(now)
         self._budget.recount(now)
         self.tombstones.sweep(now)

@@ -54,6 +54,10 @@ class SessionMover:
         drop: Takes a session out of all lists: (session).
         expire: Closes a session that nobody came back to: (session, now).
         time_out_login: Closes a session that has not logged in: (session, now).
+
+    Attributes:
+        arrived: Called with each session that this process owns again, or for the first time after
+            another one.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class SessionMover:
         # index behind some that have lost their connection, or have come, after them.
         self._moved: list[tuple[float, int, Session]] = []
         self._awaited: set[Session] = set()  # those in it
+        self.arrived: Callable[[Session], None] = lambda session: None
 
     def apply(self, config: SessionConfig, context: SessionContext) -> None:
         """Take other settings."""
@@ -111,6 +116,26 @@ class SessionMover:
         outcome = self._starter.refuse_other(session, identity) or self._starter.turn(
             session, start, ip, now
         )
+        return self._turned(session, outcome)
+
+    def turn_base(
+        self, session: Session, start: pb.StartRequest, now: float
+    ) -> StartOutcome | Session | None:
+        """Do as turn() does for the START of a base client, which names no session (PROTOCOL 9).
+
+        Args:
+            session: A logged-in session of its openid, which this process owns.
+            start: The START.
+            now: Loop time.
+
+        Returns:
+            None where it does not continue this session.
+        """
+        if not self._starter.is_base(session, start):
+            return None
+        return self._turned(session, self._starter.turn_base(session, start, now))
+
+    def _turned(self, session: Session, outcome: object) -> StartOutcome | Session:
         if not isinstance(outcome, StartOutcome):
             return session
         self._counters.refused_starts += 1
@@ -137,10 +162,15 @@ class SessionMover:
     def create(self, session: Session) -> None:
         """Let a session that a START has just made wait for the directory.
 
-        own() or forget() follows; until then START is not answered.
+        own() or discard() follows; until then START is not answered. It counts as one of those
+        that have not logged in, and ends with them.
         """
-        self._index.hide(session)
         session.freeze(Role.CREATING)
+
+    def discard(self, session: Session, now: float) -> None:
+        """Drop a session that a START has made, and that the directory does not take."""
+        session.detach(now)
+        self._close(session, CloseCode.OVERLOADED, "not entered", now)
 
     def install(self, data: bytes, now: float) -> Session:
         """Return the session that another process has exported; own() follows, or forget().
@@ -168,7 +198,7 @@ class SessionMover:
             session: A creating, arriving or leaving copy.
             epoch: Its new epoch.
             now: Loop time.
-            is_awaited: Whether attach() follows at once.
+            is_awaited: Whether attach() follows soon, else end_idle().
 
         Returns:
             False where it was closed, because it had no reason to outlive its connection.
@@ -177,14 +207,19 @@ class SessionMover:
         self._counters.taken_back += session.role is Role.LEAVING
         self._counters.moved_in += session.role is Role.ARRIVING
         session.own(epoch)
-        self._index.show(session)
-        self._credentials.add(session)
         if not is_new:
+            self._index.show(session)
+            self._credentials.add(session)
             self._await_end(session)
-        if is_awaited or session.link is not None or session.outlives_connection:
-            return True
+            self.arrived(session)
+        return is_awaited or not self.end_idle(session, now)
+
+    def end_idle(self, session: Session, now: float) -> bool:
+        """Close a session that has no reason to outlive its connection; return whether it did."""
+        if session.link is not None or session.outlives_connection:
+            return False
         self._close(session, CloseCode.NORMAL, "connection lost before login", now)
-        return False
+        return True
 
     def attach(
         self,
@@ -210,7 +245,8 @@ class SessionMover:
         link = session.link
         if link is not None:
             session.detach(now)
-            link.close(CloseCode.SUPERSEDED, "moved")
+            # Its client comes back, and is told what became of it; 4409 would stop it.
+            link.close(CloseCode.OVERLOADED, "reconnect_after_ms=0")
         if session.role is Role.LEAVING:
             session.moved_calls.clear()
         self._counters.moved_out += session.role in (Role.OWN, Role.LEAVING)

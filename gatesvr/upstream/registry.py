@@ -68,6 +68,7 @@ class Registration:
         caller_ip: Address of the registering process.
         owner: Name of the caller that registered it, empty where callers prove nothing.
         authority: The ``:authority`` of its calls, empty for the address's.
+        renewals: How often it has registered again.
     """
 
     service: str
@@ -80,6 +81,7 @@ class Registration:
     caller_ip: str = ""
     owner: str = ""
     authority: str = ""
+    renewals: int = 0
 
     @classmethod
     def configured(cls, service: str, endpoint: Endpoint) -> Registration:
@@ -106,6 +108,10 @@ class UpstreamRegistry:
         on_removed: Called with each removed endpoint.
         is_down: Tells whether an endpoint is unreachable now.
         reserved: A service that nobody may register for, empty for none.
+
+    Attributes:
+        endpoints: All of them.
+        version: Rises with every change of the registered ones.
     """
 
     def __init__(
@@ -133,6 +139,7 @@ class UpstreamRegistry:
         self._on_removed = on_removed
         self._is_down = is_down
         self._leases: dict[str, Registration] = {}
+        self.version = 0
         seed = int.from_bytes(os.urandom(8))
         self._new = TokenBuckets(NEW_RATE, NEW_BURST, MAX_REGISTERED, seed)  # by caller
         self._lines = LogLimiter(logger)
@@ -243,13 +250,11 @@ class UpstreamRegistry:
         endpoint.lease = float(lease_seconds)
         endpoint.expires = self._clock() + lease_seconds if lease_seconds else None
         self._counters.registered += 1
+        self.version += 1
         if same is None:
-            self._leases[endpoint.lease_id] = endpoint
-            self.endpoints.append(endpoint)
-            logger.info(
-                "upstream_registered",
-                extra=keys(service=service, zone=zone, address=address, lease_s=lease_seconds),
-            )
+            self._enter(endpoint)
+        else:
+            endpoint.renewals += 1
         # A renewal too: it asks because it is back, so its lane retries at once.
         self._on_added(endpoint)
         return RegistryResult(True, "registered", lease_id=endpoint.lease_id)
@@ -272,6 +277,48 @@ class UpstreamRegistry:
         self._counters.deregistered += 1
         self._remove(endpoint, "deregistered")
         return RegistryResult(True, "deregistered", lease_id=lease_id)
+
+    # The copies of the table at other processes of the gateway.
+
+    def registered(self) -> list[Registration]:
+        """Return the registered endpoints."""
+        return list(self._leases.values())
+
+    def mirror(self, endpoints: Iterable[Registration], version: int) -> None:
+        """Hold these registered endpoints and no others: another process decides on them.
+
+        None of them expires here; that process takes it out.
+
+        Args:
+            endpoints: All of them.
+            version: Of that process's table.
+        """
+        given = {endpoint.lease_id: endpoint for endpoint in endpoints}
+        for endpoint in [e for e in self._leases.values() if e.lease_id not in given]:
+            self._remove(endpoint, "gone")
+        for endpoint in given.values():
+            there = self._leases.get(endpoint.lease_id)
+            endpoint.expires = None
+            if there is None:
+                self._enter(endpoint)
+                self._on_added(endpoint)
+                continue
+            is_back = there.renewals != endpoint.renewals
+            there.weight, there.lease = endpoint.weight, endpoint.lease
+            there.caller_ip, there.renewals = endpoint.caller_ip, endpoint.renewals
+            there.expires = None
+            if is_back:
+                self._on_added(there)
+        self.version = version
+
+    def take_over(self) -> None:
+        """Decide on the mirrored endpoints from now on; each lease begins anew."""
+        now = self._clock()
+        self.version += 1
+        for endpoint in self._leases.values():
+            if endpoint.lease:
+                endpoint.expires = now + endpoint.lease
+                self._on_added(endpoint)
 
     def get_timer(self) -> float | None:
         """Return the loop time at which the next lease ends, or None."""
@@ -346,7 +393,21 @@ class UpstreamRegistry:
         self._counters.leases_unknown += 1
         return RegistryResult(False, "no such lease", "NOT_FOUND")
 
+    def _enter(self, endpoint: Registration) -> None:
+        self._leases[endpoint.lease_id] = endpoint
+        self.endpoints.append(endpoint)
+        logger.info(
+            "upstream_registered",
+            extra=keys(
+                service=endpoint.service,
+                zone=endpoint.zone,
+                address=endpoint.address,
+                lease_s=endpoint.lease,
+            ),
+        )
+
     def _remove(self, endpoint: Registration, why: str) -> None:
+        self.version += 1
         del self._leases[endpoint.lease_id]
         self._forget(endpoint, why)
 

@@ -16,7 +16,7 @@ from gatesvr._pb.message_pb2 import StartRequest
 from gatesvr.errors import ExportError, SessionError
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.moved import max_export_bytes
-from gatesvr.session.outbox import MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS
+from gatesvr.session.outbox import MADE_PUSH_ID, MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS
 from gatesvr.session.results import MAX_RESULTS, Result, Results
 from gatesvr.session.role import Role
 from gatesvr.session.session import Session
@@ -98,7 +98,7 @@ def test_every_field_travels() -> None:
     every = {
         field.full_name
         for name, kind in pb.DESCRIPTOR.message_types_by_name.items()
-        if name != "SessionExport"
+        if name.startswith("Moved")
         for field in kind.fields
     }
     assert every - found == set()
@@ -346,7 +346,7 @@ def test_a_session_that_was_made_waits_for_the_directory() -> None:
     moves.create(session)
     assert session.role is Role.CREATING
     assert session.push(notify(b"x"), now=sessions.now).error_code == "MOVING"
-    assert sessions.manager.find("openid", "alice", with_inited=True) == []
+    assert sessions.counters["inited"] == 1
     assert moves.own(session, 7, sessions.now)
     assert session.epoch == 7
     assert session.push(notify(b"x"), now=sessions.now).is_ok
@@ -557,3 +557,17 @@ def test_young_push_ids_are_kept_whatever_the_limit_and_bounded() -> None:
     assert session.push(b"", now=sessions.now + 2, push_id="more").is_ok
     assert session.outbox.push_ids is not None
     assert len(session.outbox.push_ids) == MAX_PUSH_IDS
+
+
+def test_push_ids_of_the_gateway_s_own_are_kept_only_while_they_are_young() -> None:
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    for number in range(3):
+        made = f"{MADE_PUSH_ID}{number}"
+        assert session.push(b"", now=sessions.now, push_id=made).is_ok
+    assert session.push(b"", now=sessions.now, push_id=f"{MADE_PUSH_ID}0").is_ok
+    assert sessions.counters["push_repeats"] == 1
+    assert session.push(b"", now=sessions.now + 2, push_id="pusher's").is_ok
+    assert session.push(b"", now=sessions.now + 9, push_id="another").is_ok
+    assert session.outbox.push_ids is not None
+    assert list(session.outbox.push_ids) == ["pusher's", "another"]

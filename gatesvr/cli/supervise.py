@@ -1,0 +1,147 @@
+"""``gatesvr serve --workers``: the process that starts the workers, and speaks for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..workers.fleet import Fleet
+from ..workers.supervisor import Supervisor
+from ..workers.upgrade import UpgradeError
+from .banner import Summary, banner
+from .draining import say_stopping, show_drain
+from .loop import stop_event
+from .serving import admin_server, start_demo_services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from ..config import Config
+    from ..observe.log import LogHandler
+    from ..reload import ReloadReport
+    from .settings import Settings
+    from .terminal import ServerOutput
+
+__all__ = ["supervise"]
+
+logger = logging.getLogger("gatesvr.cli")
+
+
+async def supervise(
+    settings: Settings,
+    config: Config,
+    log: LogHandler,
+    out: ServerOutput,
+    *,
+    stats: float | None,
+    loop: str,
+    admin_flag: str | None,
+) -> int:
+    """Serve by workers until a signal; return the exit code.
+
+    Args:
+        settings: Where the configuration comes from.
+        config: What they say now.
+        log: Holds back what is no warning until it serves.
+        out: Standard output.
+        stats: Interval at which the workers print counters, seconds; None for never.
+        loop: Name of the workers' event loop.
+        admin_flag: ``--admin``.
+    """
+    supervisor: Supervisor | None = None
+    is_hurried = False
+
+    def hurry() -> None:
+        nonlocal is_hurried
+        is_hurried = True
+        if supervisor is not None:
+            supervisor.hurry()
+
+    stop = stop_event(hurry)
+    running = asyncio.get_running_loop()
+    # Until it serves there is nothing to reload.
+    running.add_signal_handler(signal.SIGHUP, lambda: logger.warning("hangup_ignored"))
+    running.add_signal_handler(signal.SIGUSR2, lambda: logger.warning("upgrade_ignored"))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(out.flush)
+        pushes_to: list[str] = []
+        if settings.is_demo:
+            config = await start_demo_services(stack, settings, config, pushes_to)
+        supervisor = Supervisor(
+            config,
+            loop=loop,
+            is_demo=settings.is_demo,
+            is_any_web_port=settings.is_any_web_port,
+            stats=stats or 0.0,
+        )
+        origins = settings.origins
+
+        async def reload() -> ReloadReport:
+            nonlocal origins
+            report = await supervisor.reload(settings.read_again)
+            if not report.error:
+                origins = settings.origins
+            if log.style == "text":
+                out.echo(report.as_text())
+            return report
+
+        fleet = Fleet(
+            supervisor,
+            supervisor.links,
+            supervisor.entries,
+            slots=supervisor.slots.count,
+            reload=reload,
+        )
+        admin = admin_server(fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo)
+        if admin is not None:
+            stack.push_async_callback(admin.stop)  # it shows how the workers end
+        stack.push_async_callback(supervisor.stop)
+        starting = asyncio.ensure_future(supervisor.start())
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return 1
+        stopping.cancel()
+        ready = starting.result()
+        pushes_to.append(ready[0].grpc)
+        supervisor.on_drain = stop.set
+
+        if admin is not None:
+            await admin.start()
+        under_way: set[asyncio.Task[object]] = set()
+
+        async def upgrade() -> None:
+            assert supervisor is not None
+            try:
+                status = await supervisor.upgrade(settings.read_again)
+            except UpgradeError as error:
+                log.say(f"no upgrade: {error}; everything goes on as it was")
+            else:
+                log.say(f"upgraded {status.workers} workers in {status.elapsed_s:.1f} s")
+
+        def begin(work: Callable[[], Coroutine[None, None, object]]) -> None:
+            task = asyncio.ensure_future(work())
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+        running.add_signal_handler(signal.SIGHUP, begin, reload)
+        running.add_signal_handler(signal.SIGUSR2, begin, upgrade)
+        # The workers' lines come behind the banner, and so do its own.
+        summary = msgspec.convert(ready[0].summary, Summary)
+        workers = [(worker.number, worker.pid) for worker in supervisor.serving()]
+        out.echo(banner(summary, admin, is_demo=settings.is_demo, workers=workers))
+        log.release_held()
+        supervisor.go()
+        await stop.wait()
+        say_stopping(log, 0)
+        # Ctrl-C is somebody's who waits; SIGTERM may come from what moves the load elsewhere.
+        ready_wait = 0.0 if stop.is_interrupt else None
+        draining = asyncio.ensure_future(supervisor.drain(ready_wait=ready_wait))
+        await show_drain(supervisor.drain_status, log, draining)
+    return 1 if is_hurried else 0

@@ -1,0 +1,76 @@
+"""Lookups: which sessions a user has, asked of the directory once a turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..directory import DirectoryUnreachableError
+from .node import RETRY_S, TRY_S
+
+if TYPE_CHECKING:
+    from ..directory import Directory
+    from ..entries import Found
+
+__all__ = ["Lookups"]
+
+
+class Lookups:
+    """Asks the directory for the sessions of users.
+
+    Pushes of one turn of the loop to one user share a question. No later one joins it: the answer
+    must not be older than the push.
+
+    Args:
+        directory: Is asked.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._next: dict[str, asyncio.Future[Found]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self, openid: str) -> asyncio.Future[Found]:
+        """Return the logged-in sessions of a user, in a future that must not be cancelled.
+
+        It raises DirectoryUnreachableError where nobody has answered for TRY_S.
+        """
+        future = self._next.get(openid)
+        if future is None:
+            loop = asyncio.get_running_loop()
+            if not self._next:
+                loop.call_soon(self._send)
+            future = self._next[openid] = loop.create_future()
+            future.add_done_callback(_read)
+        return future
+
+    def _send(self) -> None:
+        asked, self._next = self._next, {}
+        for openid, future in asked.items():
+            task = asyncio.create_task(self._find(openid, future))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _find(self, openid: str, future: asyncio.Future[Found]) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + TRY_S
+        try:
+            while True:
+                try:
+                    future.set_result(await self._directory.find(openid))
+                    return
+                except DirectoryUnreachableError:
+                    if clock() >= until:
+                        raise
+                await asyncio.sleep(RETRY_S)
+        except Exception as error:
+            future.set_exception(error)
+        finally:
+            if not future.done():
+                future.cancel()
+
+
+def _read(future: asyncio.Future[Found]) -> None:
+    """Take note of an error that nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,225 @@
+"""WorkerServer: a gateway that is one of several, under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..cluster.hub import HUB, HubDirectory
+from ..cluster.peer_link import PeerLinks
+from ..errors import CloseCode, ConfigError, GatesvrError
+from ..gateway import RECONNECT_AFTER_MS, Gateway, Membership
+from ..observe.log import keys
+from ..observe.version import package_version
+from ..reload import follow_log
+from ..transport.siblings import Siblings
+from .assignment import Go, Hurry, Leave, Ready, datagram_socket, hub_socket, peer_socket
+from .calls import (
+    RELOAD,
+    STATUS,
+    Nothing,
+    Reloaded,
+    ReloadOrder,
+    WorkerStatus,
+    pack,
+    unpack,
+)
+from .desk import AdminDesk
+from .loads import FolderLoads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from google.protobuf.wrappers_pb2 import BytesValue
+
+    from .assignment import Assignment, Channel
+
+__all__ = ["WorkerServer"]
+
+logger = logging.getLogger("gatesvr.workers")
+
+
+class WorkerServer:
+    """One process of a gateway, from its assignment to its end.
+
+    Args:
+        assignment: What its supervisor wants of it.
+        channel: The way to the supervisor, whose end is the supervisor's end.
+
+    Attributes:
+        gateway: What serves.
+        links: The way to its siblings and to the supervisor.
+        is_hurried: Whether it was told to end without a drain.
+    """
+
+    def __init__(self, assignment: Assignment, channel: Channel) -> None:
+        self.is_hurried = False
+        self._is_orphan = False
+        self._assignment = assignment
+        self._channel = channel
+        self.links = PeerLinks(assignment.node_id)
+        self.links.add(HUB, hub_socket(assignment.folder))
+        directory = HubDirectory(self.links)
+        self.links.learn_from(directory)
+        sockets = {
+            name: [socket.socket(fileno=fd) for fd in descriptors]
+            for name, descriptors in assignment.sockets.items()
+        }
+        for sock in (sock for socks in sockets.values() for sock in socks):
+            sock.set_inheritable(False)
+        siblings = Siblings(
+            assignment.number,
+            assignment.key,
+            Path(assignment.folder),
+            FolderLoads(assignment.folder),
+            sockets,
+            secret=assignment.secret,
+        )
+        self.gateway = Gateway(
+            assignment.config,
+            Membership(
+                node_id=assignment.node_id,
+                address=peer_socket(assignment),
+                directory=directory,
+                peers=self.links,
+                siblings=siblings,
+            ),
+        )
+        self.gateway.on_drain = self._leaves
+        self.gateway.more_counters["peers"] = self.links.counters
+        self._desk = AdminDesk(self.gateway)
+        self._stop = asyncio.Event()
+        self._drain = Leave()
+
+    async def start(self) -> None:
+        """Serve.
+
+        Raises:
+            GatesvrError: It cannot.
+        """
+        handlers = {
+            **self.gateway.handlers(),
+            **self._desk.handlers(),
+            RELOAD: self._on_reload,
+            STATUS: self._on_status,
+        }
+        await self.links.serve(peer_socket(self._assignment), handlers)
+        await self.gateway.start()
+
+    async def run(self, summary: dict[str, Any], released: Callable[[], None]) -> None:
+        """Serve until a drain has ended, whoever began it; the supervisor's end begins one.
+
+        Args:
+            summary: What a banner says.
+            released: Called when the worker is one of the gateway's, and may log.
+        """
+        gateway = self.gateway
+        ready = Ready(
+            version=package_version(),
+            udp=gateway.address,
+            web=gateway.web_address,
+            grpc=gateway.grpc_address,
+            summary=summary,
+        )
+        self._channel.send(ready)
+        watch = asyncio.create_task(self._watch(released))
+        try:
+            await self._stop.wait()
+            order = self._drain
+            if order.to:
+                # Others read them too. What comes for connections here, these hand on.
+                gateway.listener.set_reading(is_reading=False)
+            await gateway.drain(
+                order.rate,
+                order.timeout,
+                ready_wait=order.ready_wait,
+                to=order.address,
+                to_web=order.web_address,
+                handover=gateway.handover(order.to) if order.to else None,
+            )
+        finally:
+            watch.cancel()
+
+    async def stop(self) -> None:
+        """End what start() began. Idempotent."""
+        self._desk.close()
+        await self.gateway.stop()
+        await self.links.close()
+        if self._is_orphan:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a supervisor would, and the folder with the last worker."""
+        folder = Path(self._assignment.folder)
+        for path in (peer_socket(self._assignment), datagram_socket(self._assignment)):
+            Path(path).unlink(missing_ok=True)
+        if not any(folder.glob("*.peer")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def leave(self, order: Leave | None = None) -> None:
+        """Begin to drain, and then end; a second call changes nothing."""
+        if not self._stop.is_set():
+            self._drain = order or Leave()
+            self._stop.set()
+
+    def hurry(self) -> None:
+        """Close all connections, and end."""
+        self.is_hurried = True
+        self.leave(Leave(timeout=0.0, ready_wait=0.0))
+        self.gateway.end_drain()
+        self.gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+
+    def _leaves(self) -> None:
+        """The gateway drains, because somebody has asked it to."""
+        self._stop.set()
+
+    async def _watch(self, released: Callable[[], None]) -> None:
+        """Hear the supervisor until it has ended."""
+        try:
+            while (order := await self._channel.receive(Go | Leave | Hurry)) is not None:
+                released()
+                if isinstance(order, Leave):
+                    self.leave(order)
+                elif isinstance(order, Hurry):
+                    self.hurry()
+        except GatesvrError as error:
+            logger.error("supervisor_not_understood", extra=keys(why=error))
+        released()
+        self._is_orphan = True
+        logger.warning("supervisor_gone")
+        self.leave()
+
+    # What the supervisor asks.
+
+    def _on_reload(self, request: BytesValue, _: float) -> BytesValue:
+        before = self.gateway.config.log
+        try:
+            self.gateway.apply(unpack(request, ReloadOrder).config)
+        except (ConfigError, RuntimeError) as error:
+            return pack(Reloaded(error=str(error)))
+        follow_log(before, self.gateway.config.log)
+        return pack(Reloaded())
+
+    def _on_status(self, request: BytesValue, _: float) -> BytesValue:
+        unpack(request, Nothing)
+        gateway, drain = self.gateway, self.gateway.drain_status()
+        return pack(
+            WorkerStatus(
+                not_ready=gateway.not_ready(),
+                connections=len(gateway.listener.connections) + len(gateway.web.connections),
+                phase=drain.phase,
+                connections_at_start=drain.connections_at_start,
+                connections_told=drain.connections_told,
+                connections_left=drain.connections_left,
+                requests_left=drain.requests_left,
+                sessions_left=drain.sessions_left,
+                elapsed_s=drain.elapsed_s,
+                remaining_s=drain.remaining_s,
+                rate=drain.rate,
+            )
+        )

@@ -1,0 +1,184 @@
+"""The supervisor and its workers' processes; most pretend to be workers, which is fast."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
+from gatesvr.errors import ConfigError, GatesvrError
+from gatesvr.workers.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+PRETENDER = Path(__file__).with_name("pretender.py")
+DEADLINE_S = 60.0
+
+
+def config(count: int = 2, **workers: float) -> Config:
+    return Config(
+        transport=TransportConfig(bind="127.0.0.1:0"),
+        push=PushConfig(bind="127.0.0.1:0"),
+        workers=WorkersConfig(count=count, restart_min=0.01, **workers),
+    )
+
+
+def supervisor_of(how: str, place: Path, config: Config) -> Supervisor:
+    return Supervisor(config, command=[sys.executable, "-S", str(PRETENDER), how, str(place)])
+
+
+@asynccontextmanager
+async def supervising(
+    how: str, place: Path, count: int = 2, **workers: float
+) -> AsyncIterator[Supervisor]:
+    supervisor = supervisor_of(how, place, config(count, **workers))
+    try:
+        await supervisor.start()
+        yield supervisor
+    finally:
+        await supervisor.stop()
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pids_in(place: Path) -> list[int]:
+    return [int(path.read_text("utf-8")) for path in place.glob("*.pid")]
+
+
+async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path) as supervisor:
+        first, other = supervisor.serving()
+        assert [first.number, other.number] == [0, 1]
+        entries, now = supervisor.entries, asyncio.get_running_loop().time()
+        entries.join(first.node_id, first.socket, now)
+        entries.join(other.node_id, other.socket, now)
+        entries.create("s1", first.node_id, "ann", now)
+        entries.create("s2", other.node_id, "bob", now)
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: [w.number for w in supervisor.serving()] == [1, 2])
+        assert entries.read("s1", now) is None
+        assert entries.read("s2", now) is not None
+        counters = supervisor.counters
+        assert (counters.starts, counters.deaths, counters.start_failures) == (3, 1, 0)
+        assert (counters.sessions_lost, counters.running) == (1, 2)
+        second = supervisor.serving()[1]
+        assert second.node_id != first.node_id
+        assert second.assignment.sockets == first.assignment.sockets
+        assert [view.restarts for view in supervisor.view()] == [0, 1]
+        pids = [worker.pid for worker in supervisor.serving()]
+    assert not any(map(is_alive, pids))
+    assert not Path(supervisor.folder).exists()  # noqa: ASYNC240 - nothing else runs
+    # Nobody asked these to drain: they saw the end of the channel.
+    assert supervisor.counters.deaths == 1
+
+
+async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
+    async with supervising("fail-later", tmp_path) as supervisor:
+        os.kill(supervisor.serving()[0].pid, signal.SIGKILL)
+        await until(lambda: supervisor.counters.start_failures >= 3)
+        assert [worker.number for worker in supervisor.serving()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "why"),
+    [
+        ("fail", ConfigError, "transport.cert: it is none"),
+        ("crash", GatesvrError, "worker 0: was ended by SIGKILL"),
+        ("babble", GatesvrError, "worker 0: not understood"),
+    ],
+)
+async def test_a_first_start_that_fails_ends_everything(
+    how: str, kind: type[Exception], why: str, tmp_path: Path
+) -> None:
+    supervisor = supervisor_of(how, tmp_path, config(1))
+    with pytest.raises(kind) as caught:
+        await supervisor.start()
+    assert str(caught.value).startswith(why)
+    assert supervisor.workers == {}
+    assert not Path(supervisor.folder).exists()  # noqa: ASYNC240 - nothing else runs
+
+
+async def test_one_that_is_not_ready_in_time_is_killed(tmp_path: Path) -> None:
+    supervisor = supervisor_of("hang", tmp_path, config(2, start_timeout=0.5))
+    with pytest.raises(GatesvrError, match=r"worker 1: was not ready within 0\.5 s"):
+        await supervisor.start()
+    assert supervisor.workers == {}
+
+
+async def test_a_port_in_use_is_one_error(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        supervisor = supervisor_of(
+            "serve",
+            tmp_path,
+            Config(
+                transport=TransportConfig(bind="127.0.0.1:0"),
+                push=PushConfig(bind=bind),
+                workers=WorkersConfig(count=2),
+            ),
+        )
+        with pytest.raises(ConfigError, match=rf"push.bind: {bind}: Address already in use"):
+            await supervisor.start()
+    assert supervisor.counters.starts == 0
+
+
+async def test_workers_of_a_killed_supervisor_end(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from tests.workers.test_supervisor import config, supervisor_of\n"
+        "async def main():\n"
+        "    await supervisor_of('serve', Path(sys.argv[1]), config()).start()\n"
+        "    print('ready', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            assert await process.stdout.readline() == b"ready\n"
+        pids = pids_in(tmp_path)
+        assert len(pids) == 2
+    finally:
+        process.kill()
+        await process.wait()
+    await until(lambda: len(list(tmp_path.glob("*.left"))) == 2)
+    await until(lambda: not any(map(is_alive, pids)))
+
+
+def test_a_supervisor_loads_nothing_that_serves_clients() -> None:
+    """It has to stay small: no QUIC, no gateway, no client."""
+    code = "import sys, gatesvr.cli.supervise; print('\\n'.join(sys.modules))"
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    heavy = {"aioquic", "qh3", "numpy", "websockets"}
+    heavy |= {f"gatesvr.{name}" for name in ("engine", "gateway", "client")}
+    assert heavy & loaded == set()
