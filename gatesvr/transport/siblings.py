@@ -302,7 +302,12 @@ class Siblings:
 
         Where it is True, the datagram is the sibling's, dropped, or comes to take_back().
         """
-        sibling = self._reach(number, now)
+        try:
+            sibling = self._reach(number, now)
+        except OSError as error:
+            # No descriptor, or no memory: that does not make the sibling a dead one.
+            self._drop(number, 1, error)
+            return True
         if sibling is None:
             return False
         if sibling.bytes + len(handed.data) > MAX_PENDING_BYTES:
@@ -345,12 +350,28 @@ class Siblings:
         sock = _unix_socket()
         try:
             sock.connect(os.fspath(self._directory / f"{number}.udp"))
-        except OSError:
+        except (ConnectionError, FileNotFoundError):
             sock.close()
             sibling.dead_until = now + DEAD_S
             return None
+        except BaseException:
+            sock.close()
+            raise
         sibling.sock = sock
         return sibling
+
+    def _drop(self, number: int, count: int, error: OSError) -> None:
+        """Count datagrams that the system did not take, and log it once for many."""
+        driver = self._driver
+        self._counters.hand_overs_dropped += count
+        driver.lines.log(
+            logging.WARNING,
+            "hand_over_failed",
+            driver.clock(),
+            error.errno,
+            to=number,
+            why=error,
+        )
 
     def transmit(self) -> None:
         """Send what was gathered in this turn."""
@@ -375,16 +396,7 @@ class Siblings:
                 return
             except OSError as error:
                 # No memory, or a message that the system takes for too long.
-                driver = self._driver
-                self._counters.hand_overs_dropped += count
-                driver.lines.log(
-                    logging.WARNING,
-                    "hand_over_failed",
-                    driver.clock(),
-                    error.errno,
-                    to=sibling.number,
-                    why=error,
-                )
+                self._drop(sibling.number, count, error)
             sibling.bytes -= sum(len(handed.data) for handed in sibling.pending[:count])
             del sibling.pending[:count]
         if sibling.is_full and sock is not None:
