@@ -178,19 +178,21 @@ class HandOver:
         """
         admission = self._admission
         is_admitted = kind == ADMITTED
-        following = self._siblings.next_accepting(hops)
+        siblings = self._siblings
         found = admission.judge(
-            data, address, now, may_go_on=following is not None, is_admitted=is_admitted
+            data, address, now, may_go_on=siblings.may_accept(hops), is_admitted=is_admitted
         )
         if found is Verdict.NO_PLACE:
-            assert following is not None
+            number = siblings.next_accepting(hops)
             kind = ADMITTED if is_admitted else INITIAL
-            if self._hand_client_on(data, address, now, door, following, kind, hops + 1, seconds):
+            if number is not None and self._hand_client_on(
+                data, address, now, door, number, kind, hops + 1, seconds
+            ):
                 return None
             return admission.judge(data, address, now, is_admitted=is_admitted)
         # A client with a Retry's token is at its place: the Retry's id has led it there.
         if not hops and isinstance(found, Admitted) and found.retry_id is None:
-            number = self._siblings.less_loaded()
+            number = siblings.less_loaded()
             if number is not None and self._hand_client_on(
                 data, address, now, door, number, ADMITTED, 1, seconds
             ):

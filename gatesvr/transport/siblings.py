@@ -74,6 +74,8 @@ MARGIN = 8
 """Connections, and MARGIN_SHARE of its own, that a process has more than the sibling that it hands
 a new client on to. The figures are a moment old."""
 MARGIN_SHARE = 1 / 16
+TRIES = 2
+"""Siblings looked at for one that takes new clients: during an upgrade the old ones do not."""
 MAX_ASKS_PER_S = 1_000
 """Ids a second that all siblings are asked for, and at once."""
 MAX_ADDRESSES = 4_096
@@ -223,12 +225,20 @@ class Siblings:
 
     def less_loaded(self) -> int | None:
         """Return a sibling that has clearly less to do, of one chosen at random; None for none."""
-        mine = self._loads.load(self.number)
-        others = self._accepting()
-        if mine is None or not others:
+        loads = self._loads
+        mine = loads.load(self.number)
+        if mine is None or mine <= MARGIN:
             return None
-        number, load = random.choice(others)  # noqa: S311  no secret
-        return number if load + MARGIN + mine * MARGIN_SHARE < mine else None
+        others = self._others()
+        for number in random.sample(others, min(TRIES, len(others))):
+            load = loads.load(number)
+            if load is not None:
+                return number if load + MARGIN + mine * MARGIN_SHARE < mine else None
+        return None
+
+    def may_accept(self, hops: int) -> bool:
+        """Return whether next_accepting() may find one; it is much cheaper."""
+        return len(self._others()) >= max(hops, 1)
 
     def next_accepting(self, hops: int) -> int | None:
         """Return the sibling that a client is handed on to which finds no place here.
@@ -239,20 +249,15 @@ class Siblings:
         Returns:
             The next one by number; None where it has been at all of them, or none takes clients.
         """
-        numbers = sorted(number for number, _ in self._accepting())
+        loads = self._loads
+        numbers = sorted(n for n in self._others() if loads.load(n) is not None)
         # The way ends where it began, or at the last one if that takes no clients.
         if not numbers or hops > len(numbers):
             return None
         return next((number for number in numbers if number > self.number), numbers[0])
 
-    def _accepting(self) -> list[tuple[int, int]]:
-        """Return the number and the load of each sibling that takes new clients."""
-        loads = self._loads
-        return [
-            (number, load)
-            for number in loads.numbers()
-            if number != self.number and (load := loads.load(number)) is not None
-        ]
+    def _others(self) -> list[int]:
+        return [number for number in self._loads.numbers() if number != self.number]
 
     # What goes out.
 
@@ -326,7 +331,7 @@ class Siblings:
         Returns:
             Whether they are asked: not too often.
         """
-        numbers = [number for number in self._loads.numbers() if number != self.number]
+        numbers = self._others()
         if not numbers or self._asks.take(now):
             return False
         self._counters.ids_asked += 1

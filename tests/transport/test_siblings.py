@@ -221,12 +221,15 @@ async def test_choices(two: Two) -> None:
     board.loads[2] = None
     assert one.less_loaded() is None
     assert one.next_accepting(0) is None
+    assert [one.may_accept(hops) for hops in range(3)] == [True, True, False]
     board.loads.update({0: 0, 2: 0, 5: 0})
     assert [one.next_accepting(hops) for hops in range(5)] == [2, 2, 2, 2, None]
     assert two.two.siblings.next_accepting(0) == 5
     board.loads = {0: 9, 1: 9}
     assert two.two.siblings.next_accepting(0) == 0
     assert two.two.siblings.less_loaded() is None  # its own load is not known
+    board.loads = {1: 100}
+    assert not one.may_accept(0)
     board.loads = {1: 100, 2: 0}
     assert one.owner(one.make_id()) == 1
     assert one.owner(one.make_retry_id()) == 2
