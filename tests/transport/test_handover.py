@@ -12,7 +12,7 @@ import pytest
 
 from gatesvr.errors import ConnectionFailed
 from gatesvr.protocol.link import Disconnect
-from gatesvr.transport import steering
+from gatesvr.transport import handover, steering
 from gatesvr.transport.handover import MAX_HOPS
 from gatesvr.transport.routes import Elsewhere
 from gatesvr.transport.siblings import DATAGRAM, INITIAL, Handed
@@ -44,6 +44,12 @@ def rebind(connection: ClientConnection) -> None:
     endpoint = Endpoint(connection._driver, sock, connection._datagrams_received)
     connection._endpoint = connection.connection._endpoint = endpoint
     old.close()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for claims however slow the machine is."""
+    monkeypatch.setattr(handover, "ASK_S", 20.0)
 
 
 def change_id(connection: ClientConnection) -> None:
@@ -96,14 +102,17 @@ async def test_without_the_program_processes_hand_on(
             else:  # qh3 follows a client to four addresses
                 connection.discard()
                 handler, connection = await gateway.connect(client)
-        assert gateway.total("handed_on") == gateway.total("taken_over") >= 3
-        assert gateway.total("resets_sent") == gateway.total("hand_overs_dropped") == 0
         connection.discard()
+        await gateway.members[0].until(
+            lambda: gateway.total("handed_on") == gateway.total("taken_over")
+        )
+        assert gateway.total("handed_on") >= 3
+        assert gateway.total("resets_sent") == gateway.total("hand_overs_dropped") == 0
 
 
 @pairs
 async def test_a_client_that_goes_over_to_another_id(
-    tmp_path: Path, client: str, server: str
+    tmp_path: Path, client: str, server: str, patient: None
 ) -> None:
     async with family(server, tmp_path, 3, is_steered=True) as gateway:
         asked = 0
@@ -121,8 +130,6 @@ async def test_a_client_that_goes_over_to_another_id(
                 break
         # qh3 makes these ids itself, and any process may get what is sent to them.
         assert bool(asked) == (server == "qh3")
-        # No reset for the one that was asked for: its owner has claimed it.
-        await asyncio.sleep(0)
         assert gateway.total("resets_sent") == 0
 
 
@@ -213,7 +220,7 @@ async def test_a_client_that_finds_no_place_is_handed_round_once(
 
 @pairs
 async def test_a_process_that_left_its_socket_lives_on_what_is_handed_on(
-    tmp_path: Path, client: str, server: str
+    tmp_path: Path, client: str, server: str, patient: None
 ) -> None:
     async with family(server, tmp_path, (0,), is_steered=True, slots=1) as gateway:
         old = gateway.members[0]
