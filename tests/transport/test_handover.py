@@ -83,15 +83,26 @@ async def test_the_kernel_leads_a_connection_from_any_port_to_its_process(
 
 
 @pytest.mark.parametrize(
-    ("client", "server", "is_shared"),
-    [("qh3", "aioquic", False), ("aioquic", "qh3", False), ("qh3", "aioquic", True)],
+    ("client", "server", "is_shared", "host"),
+    [
+        ("qh3", "aioquic", False, "127.0.0.1:0"),
+        ("aioquic", "qh3", False, "localhost:0"),
+        ("qh3", "aioquic", True, "127.0.0.1:0"),
+        ("qh3", "qh3", False, "[::]:0"),
+        ("aioquic", "aioquic", False, "0.0.0.0:0"),
+    ],
 )
 async def test_without_the_program_processes_hand_on(
-    tmp_path: Path, client: str, server: str, is_shared: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    client: str,
+    server: str,
+    is_shared: bool,
+    host: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if is_shared:  # as on macOS
         monkeypatch.setattr(steering, "IS_BALANCED", False)
-    async with family(server, tmp_path, 3) as gateway:
+    async with family(server, tmp_path, 3, bind=host) as gateway:
         handler, connection = await gateway.connect(client)
         for move in range(100):
             await handler.exchange(b"moved %d" % move)
