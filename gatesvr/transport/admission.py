@@ -167,7 +167,13 @@ class Admission:
         self._set_limits(config)
 
     def judge(
-        self, data: bytes, address: Address, now: float, *, may_go_on: bool = False
+        self,
+        data: bytes,
+        address: Address,
+        now: float,
+        *,
+        may_go_on: bool = False,
+        is_admitted: bool = False,
     ) -> Judgement:
         """Return the admitted client, the datagram to answer with, or None to drop this one.
 
@@ -178,6 +184,7 @@ class Admission:
             address: The peer's.
             now: Loop time.
             may_go_on: Return NO_PLACE for a client that another process may have a place for.
+            is_admitted: Another process has judged it: it only needs a place.
         """
         counters = self._counters
         if len(data) < MIN_INITIAL_BYTES:
@@ -206,33 +213,22 @@ class Admission:
         ip = plain_address(address)[0]
         if self._is_shedding_handshakes(ip):
             return None
-        return self._judge_address(data, initial, address, ip, now, may_go_on=may_go_on)
-
-    def admit(
-        self, data: bytes, address: Address, now: float, *, may_go_on: bool = False
-    ) -> Judgement:
-        """Judge a client that another process admitted: whether there is a place for it.
-
-        The arguments and what it returns are those of judge().
-        """
-        initial = parse_initial(data)
-        if initial is None:
-            self._counters.datagrams_malformed += 1
-            return None
-        if not self.is_accepting:
-            return Verdict.NO_PLACE if may_go_on else self.refuse(initial, now)
-        prefixes = self.limits.prefixes(plain_address(address)[0])
+        prefixes = self.limits.prefixes(ip)
+        client = Admitted(initial.destination_id, initial.destination_id, None, prefixes)
+        if not is_admitted:
+            found = self._judge_address(data, initial, address, prefixes, now)
+            if not isinstance(found, Admitted):
+                return found
+            client = found
         if may_go_on and self._is_full(prefixes):
             return Verdict.NO_PLACE
-        if self._taken() >= self._max_all:
-            self._counters.connections_dropped += 1
-            return None
         if prefixes is not None:
-            if not self.limits.has_place(prefixes):
+            limits = self.limits
+            if not (limits.has_place(prefixes) if is_admitted else limits.admits(prefixes, now)):
                 return None
-            self.limits.begin(prefixes)
+            limits.begin(prefixes)
         self._waiting += 1
-        return Admitted(initial.destination_id, initial.destination_id, None, prefixes)
+        return client
 
     def _taken(self) -> int:
         return len(self.connections) + self._waiting + self.elsewhere()
@@ -272,11 +268,9 @@ class Admission:
         data: bytes,
         initial: Initial,
         address: Address,
-        ip: str,
+        prefixes: Prefixes | None,
         now: float,
-        *,
-        may_go_on: bool,
-    ) -> Judgement:
+    ) -> Admitted | bytes | None:
         """Return the client of an Initial, or a Retry where it has to prove its address first."""
         counters = self._counters
         original_id = retry_id = None
@@ -288,7 +282,6 @@ class Admission:
             else:
                 counters.retries_validated += 1
                 retry_id = initial.destination_id
-        prefixes = self.limits.prefixes(ip)
         if original_id is None:
             if self._wants_retry(data, initial, now) or (
                 prefixes is not None
@@ -301,13 +294,6 @@ class Admission:
         if not is_authentic(data, initial):
             counters.initials_undecryptable += 1
             return None
-        if may_go_on and self._is_full(prefixes):
-            return Verdict.NO_PLACE
-        if prefixes is not None:
-            if not self.limits.admits(prefixes, now):
-                return None
-            self.limits.begin(prefixes)
-        self._waiting += 1
         return Admitted(initial.destination_id, original_id, retry_id, prefixes)
 
     def _wants_retry(self, data: bytes, initial: Initial, now: float) -> bool:

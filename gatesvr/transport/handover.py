@@ -177,18 +177,22 @@ class HandOver:
             seconds: How long its datagrams follow it to a sibling.
         """
         admission = self._admission
-        judge = admission.admit if kind == ADMITTED else admission.judge
-        following = self._siblings.next_accepting(hops)
-        found = judge(data, address, now, may_go_on=following is not None)
+        is_admitted = kind == ADMITTED
+        siblings = self._siblings
+        found = admission.judge(
+            data, address, now, may_go_on=siblings.may_accept(hops), is_admitted=is_admitted
+        )
         if found is Verdict.NO_PLACE:
-            assert following is not None
-            kind = ADMITTED if kind == ADMITTED else INITIAL
-            if self._hand_client_on(data, address, now, door, following, kind, hops + 1, seconds):
+            number = siblings.next_accepting(hops)
+            kind = ADMITTED if is_admitted else INITIAL
+            if number is not None and self._hand_client_on(
+                data, address, now, door, number, kind, hops + 1, seconds
+            ):
                 return None
-            return judge(data, address, now)
+            return admission.judge(data, address, now, is_admitted=is_admitted)
         # A client with a Retry's token is at its place: the Retry's id has led it there.
         if not hops and isinstance(found, Admitted) and found.retry_id is None:
-            number = self._siblings.less_loaded()
+            number = siblings.less_loaded()
             if number is not None and self._hand_client_on(
                 data, address, now, door, number, ADMITTED, 1, seconds
             ):
@@ -250,6 +254,10 @@ class HandOver:
                 counters.hand_overs_dropped += 1
                 continue
             door, target = self._doors[index], routes.get(destination_id(data))
+            if isinstance(target, Elsewhere) and kind in (ADMITTED, INITIAL):
+                # It found no place where it was sent to from here.
+                self._routes.leave(target)
+                target = None
             if kind == ASK:
                 if not isinstance(target, Connection | Draining):
                     continue  # another sibling's, or nobody's

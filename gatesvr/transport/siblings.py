@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .._core.limits import TokenBucket
 from ..errors import ConfigError
-from ..observe.log import keys
 from .quic.interface import CONNECTION_ID_LENGTH
 from .quic.reset import reset_key
 from .quic.secret import derive_key, read_secret
@@ -57,8 +56,6 @@ __all__ = [
     "steering_key",
 ]
 
-logger = logging.getLogger("gatesvr.transport")
-
 DATAGRAM, ADMITTED, INITIAL, ASK, CLAIM = range(5)
 
 MAX_MESSAGE_BYTES = 60_000
@@ -67,14 +64,18 @@ BUFFER_BYTES = 1 << 20
 """Socket buffers asked of the system: macOS bounds a message by them."""
 MAX_PENDING_BYTES = 256 << 10
 """Bytes kept for a sibling whose socket is full; what comes later is dropped."""
-MAX_READS = 16
+MAX_READS = 4
 """Messages read in one turn."""
+READ_BYTES = 128 << 10
+"""Bytes of the buffer that messages are read into; none is as long."""
 DEAD_S = 0.1
 """A sibling that could not be reached is tried again after this long, seconds."""
 MARGIN = 8
 """Connections, and MARGIN_SHARE of its own, that a process has more than the sibling that it hands
 a new client on to. The figures are a moment old."""
 MARGIN_SHARE = 1 / 16
+TRIES = 2
+"""Siblings looked at for one that takes new clients: during an upgrade the old ones do not."""
 MAX_ASKS_PER_S = 1_000
 """Ids a second that all siblings are asked for, and at once."""
 MAX_ADDRESSES = 4_096
@@ -199,6 +200,7 @@ class Siblings:
         self._packed: dict[Address, bytes] = {}
         self._unpacked: dict[bytes, Address] = {}
         self._sock: socket.socket | None = None
+        self._buffer = bytearray(READ_BYTES)
         self._path = directory / f"{number}.udp"
         self._driver: Driver
         self._counters: TransportCounters
@@ -223,12 +225,20 @@ class Siblings:
 
     def less_loaded(self) -> int | None:
         """Return a sibling that has clearly less to do, of one chosen at random; None for none."""
-        mine = self._loads.load(self.number)
-        others = self._accepting()
-        if mine is None or not others:
+        loads = self._loads
+        mine = loads.load(self.number)
+        if mine is None or mine <= MARGIN:
             return None
-        number, load = random.choice(others)  # noqa: S311  no secret
-        return number if load + MARGIN + mine * MARGIN_SHARE < mine else None
+        others = self._others()
+        for number in random.sample(others, min(TRIES, len(others))):
+            load = loads.load(number)
+            if load is not None:
+                return number if load + MARGIN + mine * MARGIN_SHARE < mine else None
+        return None
+
+    def may_accept(self, hops: int) -> bool:
+        """Return whether next_accepting() may find one; it is much cheaper."""
+        return len(self._others()) >= max(hops, 1)
 
     def next_accepting(self, hops: int) -> int | None:
         """Return the sibling that a client is handed on to which finds no place here.
@@ -239,19 +249,15 @@ class Siblings:
         Returns:
             The next one by number; None where it has been at all of them, or none takes clients.
         """
-        numbers = sorted(number for number, _ in self._accepting())
-        if hops >= len(numbers):
+        loads = self._loads
+        numbers = sorted(n for n in self._others() if loads.load(n) is not None)
+        # The way ends where it began, or at the last one if that takes no clients.
+        if not numbers or hops > len(numbers):
             return None
         return next((number for number in numbers if number > self.number), numbers[0])
 
-    def _accepting(self) -> list[tuple[int, int]]:
-        """Return the number and the load of each sibling that takes new clients."""
-        loads = self._loads
-        return [
-            (number, load)
-            for number in loads.numbers()
-            if number != self.number and (load := loads.load(number)) is not None
-        ]
+    def _others(self) -> list[int]:
+        return [number for number in self._loads.numbers() if number != self.number]
 
     # What goes out.
 
@@ -301,7 +307,12 @@ class Siblings:
 
         Where it is True, the datagram is the sibling's, dropped, or comes to take_back().
         """
-        sibling = self._reach(number, now)
+        try:
+            sibling = self._reach(number, now)
+        except OSError as error:
+            # No descriptor, or no memory: that does not make the sibling a dead one.
+            self._drop(number, 1, error)
+            return True
         if sibling is None:
             return False
         if sibling.bytes + len(handed.data) > MAX_PENDING_BYTES:
@@ -320,7 +331,7 @@ class Siblings:
         Returns:
             Whether they are asked: not too often.
         """
-        numbers = [number for number in self._loads.numbers() if number != self.number]
+        numbers = self._others()
         if not numbers or self._asks.take(now):
             return False
         self._counters.ids_asked += 1
@@ -344,12 +355,28 @@ class Siblings:
         sock = _unix_socket()
         try:
             sock.connect(os.fspath(self._directory / f"{number}.udp"))
-        except OSError:
+        except (ConnectionError, FileNotFoundError):
             sock.close()
             sibling.dead_until = now + DEAD_S
             return None
+        except BaseException:
+            sock.close()
+            raise
         sibling.sock = sock
         return sibling
+
+    def _drop(self, number: int, count: int, error: OSError) -> None:
+        """Count datagrams that the system did not take, and log it once for many."""
+        driver = self._driver
+        self._counters.hand_overs_dropped += count
+        driver.lines.log(
+            logging.WARNING,
+            "hand_over_failed",
+            driver.clock(),
+            error.errno,
+            to=number,
+            why=error,
+        )
 
     def transmit(self) -> None:
         """Send what was gathered in this turn."""
@@ -374,8 +401,7 @@ class Siblings:
                 return
             except OSError as error:
                 # No memory, or a message that the system takes for too long.
-                self._counters.hand_overs_dropped += count
-                logger.warning("hand_over_failed", extra=keys(to=sibling.number, why=error))
+                self._drop(sibling.number, count, error)
             sibling.bytes -= sum(len(handed.data) for handed in sibling.pending[:count])
             del sibling.pending[:count]
         if sibling.is_full and sock is not None:
@@ -427,10 +453,10 @@ class Siblings:
             if self._sock is None:
                 break
             try:
-                message = self._sock.recv(MAX_MESSAGE_BYTES * 3)
+                size = self._sock.recv_into(self._buffer)
             except (BlockingIOError, InterruptedError):
                 break
-            self._unpack(message, found)
+            self._unpack(bytes(memoryview(self._buffer)[:size]), found)
         if found:
             self._take(found, self._driver.clock())
         return len(found)

@@ -30,6 +30,8 @@ from ..transport.steering import (
 from ..transport.web.sockets import open_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..config import Config
     from ..transport.addresses import Address
 
@@ -88,12 +90,13 @@ class Ports:
         web = msgspec.structs.replace(transport.web, bind=_with_port(transport.web.bind, 0))
         return await open_groups(msgspec.structs.replace(transport, web=web), self._slots)
 
-    def steer(self, key: bytes, how: str) -> bool:
+    def steer(self, key: bytes, how: str, vacant: Collection[int] = ()) -> bool:
         """Make the kernel steer datagrams to their workers' slots; return whether it does.
 
         Args:
             key: Of the connection ids.
             how: ``workers.steer``.
+            vacant: Slots without a worker; the next one gets their datagrams.
 
         Raises:
             ConfigError: It is ``bpf``, and the kernel does not.
@@ -103,7 +106,7 @@ class Ports:
         groups = [self._groups[name][0] for name in (QUIC, WEB_QUIC) if name in self._groups]
         steers = True
         for sock in (sock for socks in groups for sock in socks):
-            steers &= attach(sock, key, self._slots)
+            steers &= attach(sock, key, self._slots, vacant)
         if how == "bpf" and not steers:
             raise ConfigError("the kernel takes no program for it here", field="workers.steer")
         return steers

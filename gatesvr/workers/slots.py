@@ -67,6 +67,11 @@ class Slots:
         live = self._live.get(number)
         return None if live is None else live.phase
 
+    def vacant(self) -> set[int]:
+        """Return the slots that no worker serves."""
+        served = {live.slot for live in self._live.values() if live.phase == "serving"}
+        return set(range(self.count)) - served
+
     def deaths(self, slot: int) -> int:
         """Return how many workers of a slot have died since one lived for a minute."""
         return self._deaths[slot]

@@ -300,8 +300,17 @@ class Supervisor:
         self.slots.ready(worker.number, self._clock())
         self.links.add(worker.node_id, worker.socket)
         if self._is_serving:
+            self._steer()
             worker.tell(Go())
         logger.info("worker_ready", extra=keys(worker=worker.number, pid=worker.pid))
+
+    def _steer(self) -> None:
+        """Steer around the slots whose worker has died, and back once they have another one.
+
+        A neighbour tells the clients of the dead worker at once that their connections are gone.
+        """
+        if self._steers:
+            self._ports.steer(self._key, "auto", self.slots.vacant())
 
     def _ended(self, worker: WorkerProcess, why: str) -> None:
         """Forget a worker that has ended; see that its slot gets another one."""
@@ -323,6 +332,7 @@ class Supervisor:
         self.counters.sessions_lost += lost
         if not self._is_serving:
             return  # start() says so
+        self._steer()
         report = worker.reported.result()
         if isinstance(report, Failed):
             why = why or report.why

@@ -77,6 +77,11 @@ class Family:
         if is_steered:
             self.is_steered = all(attach(sock, self.key, self.slots) for sock in self.group[0])
 
+    def steer(self, vacant: set[int]) -> None:
+        """Steer around the slots without a process."""
+        for sock in self.group[0]:
+            attach(sock, self.key, self.slots, vacant)
+
     async def start(self, number: int) -> Member:
         """Start the process with a number in its slot."""
         socks = [sock.dup() for sock in self.group[number % self.slots]]

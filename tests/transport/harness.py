@@ -10,6 +10,7 @@ from gatesvr.config import TransportConfig
 from gatesvr.transport.client import ClientConnection, open_connection
 from gatesvr.transport.listener import ConnectionListener
 from gatesvr.transport.quic.choose import pick_backend
+from gatesvr.transport.quic.interface import random_id
 from gatesvr.transport.tls import client_tls, load_server_tls
 
 if TYPE_CHECKING:
@@ -186,7 +187,14 @@ class Pair:
 
     SERVER = ("127.0.0.1", 8453)
 
-    def __init__(self, client: str, server: str, *, idle_timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        client: str,
+        server: str,
+        *,
+        idle_timeout: float = 10.0,
+        make_id: Callable[[], bytes] = random_id,
+    ) -> None:
         self.now = 100.0
         self.client_address = ("127.0.0.1", 40001)
         certificate = load_server_tls()
@@ -200,7 +208,7 @@ class Pair:
         first = self.client.datagrams_to_send(self.now)
         data = first[0][0]
         original_id = data[6 : 6 + data[5]]
-        factory = pick_backend(server).server(certificate, idle_timeout, token_of)
+        factory = pick_backend(server).server(certificate, idle_timeout, token_of, make_id=make_id)
         self.server: QuicTransport = factory(original_id, None)
         for data, _ in first:
             self.server.receive_datagram(data, self.client_address, self.now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,31 @@ async def test_what_a_sibling_did_not_get_before_it_died_comes_back(two: Two) ->
     assert not two.one.give(2, b"third")
 
 
+async def test_a_sibling_is_not_dead_for_want_of_memory(
+    two: Two, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none() -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_unix_socket", none)
+        assert two.one.give(2, b"lost")
+        assert two.one.give(2, b"lost, too")
+    assert two.one.counters.hand_overs_dropped == 2
+    two.one.siblings._reach(2, 0.0)
+    monkeypatch.setattr(module, "MAX_MESSAGE_BYTES", 1 << 20)
+    for _ in range(4):
+        two.one.give(2, bytes(60_000))  # together they are more than the system sends at once
+    sibling = two.one.siblings._siblings[2]
+    assert sibling.sock is not None
+    sibling.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    await two.until(lambda: two.one.counters.hand_overs_dropped == 6)
+    assert two.one.give(2, b"next")
+    await two.until(lambda: two.two.taken)
+    assert [handed.data for handed in two.two.taken] == [b"next"]
+    assert len([r for r in caplog.records if r.msg == "hand_over_failed"]) == 2  # by their kind
+
+
 async def test_a_new_process_takes_the_place_of_a_dead_one(two: Two, directory: Path) -> None:
     # Its socket's file is still there, as after a kill.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
@@ -195,12 +221,15 @@ async def test_choices(two: Two) -> None:
     board.loads[2] = None
     assert one.less_loaded() is None
     assert one.next_accepting(0) is None
+    assert [one.may_accept(hops) for hops in range(3)] == [True, True, False]
     board.loads.update({0: 0, 2: 0, 5: 0})
-    assert [one.next_accepting(hops) for hops in range(4)] == [2, 2, 2, None]
+    assert [one.next_accepting(hops) for hops in range(5)] == [2, 2, 2, 2, None]
     assert two.two.siblings.next_accepting(0) == 5
     board.loads = {0: 9, 1: 9}
     assert two.two.siblings.next_accepting(0) == 0
     assert two.two.siblings.less_loaded() is None  # its own load is not known
+    board.loads = {1: 100}
+    assert not one.may_accept(0)
     board.loads = {1: 100, 2: 0}
     assert one.owner(one.make_id()) == 1
     assert one.owner(one.make_retry_id()) == 2

@@ -14,6 +14,8 @@ import pytest
 from gatesvr.config import TransportConfig, WebConfig
 from gatesvr.errors import ConfigError
 from gatesvr.transport import steering
+from gatesvr.transport.quic.choose import pick_backend
+from gatesvr.transport.quic.interface import ConnectionIdIssued
 from gatesvr.transport.siblings import shared_secret, steering_key
 from gatesvr.transport.steering import (
     KEY_BYTES,
@@ -27,6 +29,8 @@ from gatesvr.transport.steering import (
     open_group,
     open_groups,
 )
+
+from .harness import Pair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +53,33 @@ def test_an_id_holds_its_number() -> None:
 def test_a_number_or_a_key_that_is_none(number: int, key: bytes) -> None:
     with pytest.raises(ValueError, match=r"a (process|key) has"):
         ConnectionIds(number, key)
+
+
+@pytest.mark.parametrize("client", ["aioquic", "qh3"])
+def test_all_ids_of_a_connection_have_its_number(client: str) -> None:
+    ids = ConnectionIds(42, KEY)
+    pair = Pair(client, "aioquic", make_id=ids.make)
+    pair.run(0.5)
+    for _ in range(3):
+        pair.client._quic.change_connection_id()  # type: ignore[attr-defined]
+        pair.client.send_stream_data(b"x")
+        pair.run(0.5)
+    issued = [e.connection_id for e in pair.server_events if isinstance(e, ConnectionIdIssued)]
+    # For each one that is retired another one is issued.
+    assert len(issued) == (7 + 3 if client == "aioquic" else 1 + 3)
+    issued.append(pair.server.connection_id)
+    assert len(set(issued)) == len(issued)
+    assert {ids.number(connection_id) for connection_id in issued} == {42}
+
+
+@pytest.mark.parametrize("client", ["aioquic", "qh3"])
+def test_qh3_asks_for_its_first_id_alone(client: str) -> None:
+    ids = ConnectionIds(42, KEY)
+    pair = Pair(client, "qh3", make_id=ids.make)
+    pair.run(0.5)
+    assert ids.number(pair.server.connection_id) == 42
+    issued = [e.connection_id for e in pair.server_events if isinstance(e, ConnectionIdIssued)]
+    assert pick_backend("qh3").makes_ids == bool(issued)
 
 
 def test_nobody_can_tell_the_ids_of_one_number_from_random_ones() -> None:
@@ -149,6 +180,25 @@ async def test_a_later_program_takes_the_place_of_an_earlier_one() -> None:
             assert attach(opened[0][0], key, 2)
             for number in (0, 1, 0, 1):
                 assert group.place(short(ConnectionIds(number, key).make())) == number
+    finally:
+        close_group(opened)
+
+
+@LINUX
+async def test_the_datagrams_of_a_vacant_slot_go_to_the_next_one() -> None:
+    slots = 4
+    opened = await open_group("127.0.0.1:0", "transport.bind", slots, TransportConfig())
+    try:
+        group = Group(opened)
+        for vacant, places in (
+            ({1}, [0, 2, 2, 3]),
+            ({2, 3}, [0, 1, 0, 0]),
+            ({0, 1, 2, 3}, [0, 1, 2, 3]),
+            (set(), [0, 1, 2, 3]),
+        ):
+            assert attach(opened[0][0], KEY, slots, vacant)
+            ids = [ConnectionIds(4 + slot, KEY).make() for slot in range(slots)]
+            assert [group.place(short(made)) for made in ids] == places
     finally:
         close_group(opened)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
 from gatesvr.errors import ConfigError, GatesvrError
+from gatesvr.transport.steering import QUIC, ConnectionIds
 from gatesvr.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -66,6 +68,17 @@ def pids_in(place: Path) -> list[int]:
     return [int(path.read_text("utf-8")) for path in place.glob("*.pid")]
 
 
+def slot_for(supervisor: Supervisor, number: int) -> int:
+    """Return the slot that a datagram for a worker comes to."""
+    socks = [supervisor._ports.sockets(slot)[QUIC][0] for slot in range(supervisor.slots.count)]
+    data = b"\x40" + ConnectionIds(number, supervisor._key).make() + bytes(30)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(data, socks[0].getsockname())
+    ((sock, *_), _, _) = select.select(socks, [], [], DEADLINE_S)
+    assert sock.recv(100) == data
+    return socks.index(sock)
+
+
 async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Path) -> None:
     async with supervising("serve", tmp_path) as supervisor:
         first, other = supervisor.serving()
@@ -86,6 +99,8 @@ async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Pat
         assert second.node_id != first.node_id
         assert second.assignment.sockets == first.assignment.sockets
         assert [view.restarts for view in supervisor.view()] == [0, 1]
+        if supervisor._steers:
+            assert [slot_for(supervisor, number) for number in (0, 1, 2)] == [0, 1, 0]
         pids = [worker.pid for worker in supervisor.serving()]
     assert not any(map(is_alive, pids))
     assert not Path(supervisor.folder).exists()  # noqa: ASYNC240 - nothing else runs
@@ -98,6 +113,8 @@ async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
         os.kill(supervisor.serving()[0].pid, signal.SIGKILL)
         await until(lambda: supervisor.counters.start_failures >= 3)
         assert [worker.number for worker in supervisor.serving()] == [1]
+        if supervisor._steers:  # around the dead one
+            assert [slot_for(supervisor, number) for number in (0, 1, 2)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

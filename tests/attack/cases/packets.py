@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 class _AioquicAsItIs(QuicConnection):
     """aioquic's own connection, with the stateless reset tokens that the listener needs."""
 
-    def __init__(self, token_of: Callable[[bytes], bytes] | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        token_of: Callable[[bytes], bytes] | None = None,
+        make_id: Callable[[], bytes] | None = None,
+        **arguments: Any,
+    ) -> None:
+        del make_id  # aioquic makes its own
         super().__init__(**arguments)
         if token_of is not None:
             first = self._host_cids[0]
