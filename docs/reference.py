@@ -19,12 +19,12 @@ from gatesvr import errors
 from gatesvr.admin.counters import AdminCounters
 from gatesvr.cli.main import commands
 from gatesvr.conformance.case import all_cases
-from gatesvr.figures import COUNTERS, REFUSALS
+from gatesvr.figures import CLUSTER_COUNTERS, COUNTERS, REFUSALS
 from gatesvr.observe.metrics import Counters, member_texts
 
 DOCS = Path(__file__).parent
 
-LAYERS: dict[str, type[Counters]] = {**COUNTERS, "admin": AdminCounters}
+LAYERS: dict[str, type[Counters]] = {**COUNTERS, **CLUSTER_COUNTERS, "admin": AdminCounters}
 """The counters of each layer, in the order that a message meets them."""
 
 
@@ -216,6 +216,7 @@ RUNBOOKS = {
     "push": "The push port",
     "overload": "Overload",
     "drain": "Draining",
+    "cluster": "Several processes",
     "admin": "The admin server",
 }
 """The title of each layer's refusals, here and in docs/operations.md."""

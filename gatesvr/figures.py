@@ -9,6 +9,7 @@ import msgspec
 
 from ._core.histogram import HistogramSnapshot
 from .auth.reasons import AuthCounters
+from .cluster.counters import ClusterCounters
 from .control.counters import PushCounters
 from .dispatch.task import DispatchCounters
 from .drain import DrainCounters
@@ -20,6 +21,7 @@ from .transport.web.counters import WebCounters
 from .upstream.call import UpstreamCounters
 
 __all__ = [
+    "CLUSTER_COUNTERS",
     "COUNTERS",
     "REFUSALS",
     "Figures",
@@ -40,6 +42,8 @@ COUNTERS: dict[str, type[Counters]] = {
     "drain": DrainCounters,
 }
 """The counters of each layer, in the order that a message meets them."""
+CLUSTER_COUNTERS: dict[str, type[Counters]] = {"cluster": ClusterCounters}
+"""Those that only a gateway of several processes has."""
 
 _REFUSALS = {
     "transport": """
@@ -64,10 +68,10 @@ _REFUSALS = {
         refused_starts refused_full refused_draining refused_address starts_limited
         openid_starts_limited refused_logins login_timeouts auth_expired expired replaced kicked
         memory_closed resumes_ahead resumes_unknown resumes_denied resumes_stale resumes_limited
-        resumes_tombstoned token_reused duplicates gaps answers_too_large answers_not_kept
-        pushes_busy pushes_too_large pushes_too_late pushes_unasked push_repeats
-        notifies_expired notifies_dropped notifies_conflated slow_consumers slowest_cut
-        events_missed event_subscribers_refused internal_errors""",
+        resumes_tombstoned token_reused exports_refused results_dropped duplicates gaps
+        answers_too_large answers_not_kept pushes_busy pushes_too_large pushes_too_late
+        pushes_unasked push_repeats notifies_expired notifies_dropped notifies_conflated
+        slow_consumers slowest_cut events_missed event_subscribers_refused internal_errors""",
     "dispatch": """
         unknown_types bad_msg_ids bad_heartbeats bad_payloads not_logged_in no_route
         requests_limited refused_full refused_draining deadlines closed_499 start_timeouts
@@ -84,6 +88,11 @@ _REFUSALS = {
         invalid too_large internal_errors""",
     "overload": "rises handshakes_shed sessions_shed broadcasts_shed pushes_shed",
     "drain": "dismissed connections_cut requests_cut",
+    "cluster": """
+        internal_errors directory_failures lost orphans forgotten lost_calls starts_moving
+        starts_undecided starts_cut_off buried takes_refused states_refused arrivals_lost
+        gives_failed forwards_repeated logins_lost pushes_unsure pushes_unrouted pushes_late
+        kicks_unrouted""",
     "admin": """
         refused_hosts refused_origins guesses_limited refused_unproved refused_bodies
         tls_failed tls_cut silent_closed crowded_out sse_refused sse_stuck

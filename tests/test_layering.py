@@ -33,7 +33,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "_pb": frozenset(),
     "overload": frozenset({"_core", "config", "observe"}),
     "drain": LEAVES | {"dispatch"},
-    "figures": WITHOUT_IO | {"transport", "dispatch", "control", "overload", "drain"},
+    "figures": WITHOUT_IO
+    | {"transport", "dispatch", "control", "overload", "drain"}
+    | {"cluster.counters"},
     "grpcio": frozenset({"config"}),
     "credentials": frozenset({"errors", "observe"}),
     "threads": frozenset(),
@@ -44,8 +46,11 @@ ALLOWED: dict[str, frozenset[str]] = {
     "protocol": frozenset({"_core"}) | LEAVES,
     "transport": BOTTOM,
     "session": BOTTOM,
+    "cluster.counters": frozenset({"observe"}),
     "cluster": WITHOUT_IO | {"dispatch", "control", "engine", "service.results"},
-    "workers": BOTTOM | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"},
+    "workers": BOTTOM
+    | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"}
+    | {"overload", "upstream"},
     "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,

@@ -21,7 +21,7 @@ class ClusterCounters(Counters):
     closing: Gauge = 0
     """Sessions that have ended, and of whose end the directory does not know yet."""
     cut_off: Gauge = 0
-    """1 while the directory has not been reached for a whole lease, else 0."""
+    """Whether the directory was not reached for a whole lease: 1, else 0."""
     internal_errors: Counter = 0
     """Exceptions in the node's own code."""
     directory_failures: Counter = 0
@@ -34,7 +34,7 @@ class ClusterCounters(Counters):
     """Entries removed that named this process, which had no such session."""
     forgotten: Counter = 0
     """Times that the directory had forgotten this process, and all its sessions with it."""
-    lost_nodes: Counter = 0
+    lost_calls: Counter = 0
     """Requests answered by ERROR 502 because the process that had asked a service has died."""
     starts_moving: Counter = 0
     """STARTs answered 503 because their session was moving, or its owner did not answer."""

@@ -147,7 +147,7 @@ class FrameQueue:
         halves: list[Outgoing] = []  # each gives one part to a batch
         while frames and room > 0:
             frame, _ = frames.popitem(last=False)
-            if frame.deadline <= now and not self._give_up(frame):
+            if frame.deadline <= now and not frame.error and not self._give_up(frame):
                 continue
             body = frame.body
             size = len(body) - frame.sent
@@ -213,8 +213,8 @@ class FrameReader:
         parts = self._parts.pop(key, None)
         if parts is not None:
             self._size -= len(parts)
-        if frame.error and frame.method:
-            return None  # given up
+        if frame.error:
+            return None if frame.method else b""  # given up
         if parts is None:
             if not frame.is_more:
                 return frame.body

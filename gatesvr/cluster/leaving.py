@@ -24,9 +24,9 @@ from .._pb import message_pb2
 from ..protocol.identity import Identity
 from ..session.outcome import StartOutcome
 from ..session.role import Role
+from .arrivals import is_moved
 from .calls import GIVE
 from .peers import PeerUnreachableError
-from .starts import is_moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,9 +106,9 @@ class Leaving:
         now = context.clock()
         if session.role is not Role.OWN or now >= until:
             return pb.TakeAnswer(result=pb.TAKE_MOVING)
-        identity = Identity(request.identity.openid) if request.HasField("identity") else None
-        start = message_pb2.StartRequest.FromString(request.start)
-        outcome = context.sessions.moves.turn(start, request.ip, now, identity)
+        outcome = self._turn(session, request, now)
+        if outcome is None:
+            return pb.TakeAnswer(result=pb.TAKE_REFUSED)
         if isinstance(outcome, StartOutcome):
             return pb.TakeAnswer(
                 result=pb.TAKE_REFUSED,
@@ -118,6 +118,17 @@ class Leaving:
             )
         departure = self._depart(session, request.move_id, None)
         return pb.TakeAnswer(result=pb.TAKE_GIVEN, state=departure.state)
+
+    def _turn(
+        self, session: Session, request: pb.TakeRequest, now: float
+    ) -> StartOutcome | Session | None:
+        """Judge a START; None where it names no session, and does not continue this one."""
+        moves = self._context.sessions.moves
+        start = message_pb2.StartRequest.FromString(request.start)
+        if not start.session_id:
+            return moves.turn_base(session, start, now)
+        identity = Identity(request.identity.openid) if request.HasField("identity") else None
+        return moves.turn(start, request.ip, now, identity)
 
     def _depart(
         self, session: Session, move_id: str, left: asyncio.Future[bool] | None

@@ -3,6 +3,7 @@
 Its parts, by what they answer::
 
     starts.py    a client's START, wherever its session is
+    arrivals.py  sessions of other nodes that are installed here
     leaving.py   another node's Take; sessions that this node gives away
     logins.py    hellos answered 200, by the directory's transaction
     results.py   results of services for sessions that are elsewhere
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from ..observe.events import EventKind
 from ..protocol.messages import LostReason
 from ..session.role import Role
+from .arrivals import Arrivals
 from .calls import FORWARD, GIVE, KICK, LIFE, PUSH, REPLACED, TAKE, TAKEN
 from .certain import Tasks
 from .context import NodeContext
@@ -34,7 +36,7 @@ from .owning import Owning
 from .pushes import Pushes
 from .renewal import Renewal
 from .results import Forwards
-from .starts import Starts
+from .starts import Starting, Starts
 
 if TYPE_CHECKING:
     from .._pb import message_pb2, upstream_pb2
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Node"]
 
 STOP_S = 2.0
-"""How long a node that stops waits for the directory to hear of its ends."""
+"""How long a node that stops waits until its siblings and the directory have all that it owes."""
 
 
 class Node:
@@ -101,7 +103,8 @@ class Node:
         self._logins = owning.logins = Logins(
             context, owning, self._ends, on_duplicate, max_logged_in
         )
-        self._starts = Starts(context, owning, self._ends)
+        self._arrivals = Arrivals(context, owning, self._ends)
+        self._starts = Starts(context, owning, self._ends, self._arrivals)
         self._leaving = Leaving(context, owning, self._ends, self._starts.next_move_id)
         self._pushes = Pushes(context, self._ends, engine.commands.pushes.push_to)
         self._renewal = owning.renewal = Renewal(context, owning, self._ends, address)
@@ -125,7 +128,7 @@ class Node:
         return {
             TAKE: self._leaving.take,
             TAKEN: self._leaving.taken,
-            GIVE: self._starts.receive,
+            GIVE: self._arrivals.receive,
             FORWARD: self._forwards.take,
             PUSH: self._pushes.take,
             KICK: self._pushes.take_kick,
@@ -148,10 +151,11 @@ class Node:
         if loop is not None:
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
-        # leave() takes the other entries with it, but leaves no tombstones.
+        # What is left then goes with the node: entries without tombstones, results as ERROR 502.
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await self._ends.wait()
+                await self._forwards.wait()
         self._leaving.stop()
         await self._tasks.stop()
         with suppress(DirectoryUnreachableError):  # else its lease runs out
@@ -167,7 +171,7 @@ class Node:
         auth_deadline: float,
     ) -> StartOutcome:
         """Make, resume or fetch the session that a START asks for."""
-        return await self._starts.start(start, link, identity, auth_deadline)
+        return await self._starts.start(Starting(start, link, identity, auth_deadline))
 
     def log_in(self, session: Session) -> None:
         """Decide the login of a session whose login_answer waits."""

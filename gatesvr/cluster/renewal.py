@@ -120,4 +120,4 @@ class Renewal:
         moved = context.dispatcher.moved
         for node_id in sorted(moved.nodes() - {context.node_id, ""}):
             if not await context.ask(context.directory.is_leased, node_id):
-                context.counters.lost_nodes += moved.lose(node_id, context.clock())
+                context.counters.lost_calls += moved.lose(node_id, context.clock())

@@ -36,11 +36,14 @@ class Forwards:
         self._context = context
         self._results = context.sessions.context.results
         self._under_way: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def wake(self, session_id: str) -> None:
         """Settle what is kept for a session: a result has come, or its copy has gone."""
         if session_id not in self._under_way and self._results.of(session_id):
             self._under_way.add(session_id)
+            self._idle.clear()
             self._context.tasks.start(self._settle(session_id))
 
     async def _settle(self, session_id: str) -> None:
@@ -57,6 +60,12 @@ class Forwards:
                     pause = min(2 * pause, LAST_PAUSE_S)
         finally:
             self._under_way.discard(session_id)
+            if not self._under_way:
+                self._idle.set()
+
+    async def wait(self) -> None:
+        """Wait until nothing is on its way."""
+        await self._idle.wait()
 
     async def _send(self, session_id: str) -> bool:
         """Send a session's results to its owner; return whether there is no need to wait."""

@@ -8,7 +8,7 @@
       ├─▶ another copy here ─▶ 503
       └─▶ read() ─▶ none ─▶ UNKNOWN_SESSION, and a session as above
                 ├▶ tombstone ─▶ 403, 4410
-                └▶ entry ─▶ Take to its owner ─▶ State ─▶ ARRIVING ─▶ move() ─▶ owned, START_RESP
+                └▶ entry ─▶ Take to its owner ─▶ State ─▶ arrivals.py ─▶ START_RESP
                                               ├▶ refused ─▶ its refusal
                                               ├▶ not its owner ─▶ look again
                                               └▶ no answer ─▶ its lease is out ─▶ bury()
@@ -20,15 +20,16 @@ connection, stops nothing of it.
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._pb import cluster_pb2 as pb
 from .._pb import message_pb2
-from ..errors import CloseCode, ErrorCode, ExportError, SessionError
+from ..errors import CloseCode, ErrorCode
 from ..session.outcome import StartOutcome, refuse_start
 from ..session.role import Role
-from .calls import TAKE, TAKEN
+from .calls import TAKE
 from .directory import DirectoryUnreachableError
 from .entries import Entry, Tombstone
 from .peers import PeerUnreachableError
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     from ..protocol.identity import Identity
     from ..protocol.link import Link
     from ..session.session import Session
+    from .arrivals import Arrivals
     from .context import NodeContext
     from .ends import Ends
     from .owning import Owning
 
-__all__ = ["Starts"]
+__all__ = ["Starting", "Starts"]
 
 START_S = 5.0
 """How long a START waits in all."""
@@ -54,6 +56,24 @@ RETRY_MS = 500
 """retry_after_ms of a START that cannot be decided now."""
 
 
+class Starting(NamedTuple):
+    """A START, and who sent it; see dispatch's ClusterNode.start_session()."""
+
+    start: message_pb2.StartRequest
+    link: Link
+    identity: Identity | None
+    auth_deadline: float
+
+
+class _Look(Enum):
+    """Why the owner of a session has not decided a START."""
+
+    AGAIN = 0
+    """It does not own the session."""
+    ELSEWHERE = 1
+    """The START, which names no session, does not continue this one."""
+
+
 class Starts:
     """Answers the STARTs of a node.
 
@@ -61,94 +81,115 @@ class Starts:
         context: The node's.
         owning: Makes copies the node's own.
         ends: Sessions that have ended here.
+        arrivals: Installs sessions.
     """
 
-    def __init__(self, context: NodeContext, owning: Owning, ends: Ends) -> None:
+    def __init__(
+        self, context: NodeContext, owning: Owning, ends: Ends, arrivals: Arrivals
+    ) -> None:
         self._context = context
         self._owning = owning
         self._ends = ends
+        self._arrivals = arrivals
         self._moves = (f"{context.node_id}-{number}" for number in count(1))
 
     def next_move_id(self) -> str:
         """Return a move_id that no other move has."""
         return next(self._moves)
 
-    async def start(
-        self,
-        start: message_pb2.StartRequest,
-        link: Link,
-        identity: Identity | None,
-        auth_deadline: float,
-    ) -> StartOutcome:
-        """Answer a START; see dispatch's ClusterNode.start_session()."""
-        context = self._context
+    async def start(self, starting: Starting) -> StartOutcome:
+        """Answer a START."""
         try:
             async with asyncio.timeout(START_S):
-                return await self._start(start, link, identity, auth_deadline)
+                return await self._start(starting)
         except (DirectoryUnreachableError, TimeoutError):
-            context.counters.starts_undecided += 1
-            return _refuse("the session's owner cannot be told")
+            self._context.counters.starts_undecided += 1
+            return _refuse("nobody can tell whose the session is")
 
-    async def _start(
-        self,
-        start: message_pb2.StartRequest,
-        link: Link,
-        identity: Identity | None,
-        auth_deadline: float,
-    ) -> StartOutcome:
+    async def _start(self, starting: Starting) -> StartOutcome:
+        sessions = self._context.sessions
+        start, link, identity, _ = starting
+        if identity is not None and not start.openid:
+            start.openid = identity.openid
+        if link.is_closing:
+            return _GONE
+        if sessions.is_draining:
+            return await self._create(starting)
+        if start.session_id:
+            return await self._resume(starting)
+        if sessions.may_be_base(start, identity):
+            return await self._resume_base(starting)
+        return await self._create(starting)
+
+    async def _resume(self, starting: Starting) -> StartOutcome:
+        """Answer the START of a client that names its session."""
         context = self._context
-        sessions, directory = context.sessions, context.directory
-        session_id = start.session_id
-        if sessions.is_draining or not session_id:
-            return await self._create(start, link, identity, auth_deadline)
+        session_id = starting.start.session_id
         for look in range(LOOKS):
             if look:
                 await asyncio.sleep(LOOK_PAUSE_S)
-            if link.is_closing:
-                return _refuse("the connection has ended")
             copy = context.copy(session_id)
             if copy is not None and copy.role is Role.OWN:
-                return sessions.start(start, link, context.clock(), identity, auth_deadline)
+                return self._resume_own(starting)
             if copy is not None or session_id in self._ends:
                 return self._refuse_moving()
-            found = await context.ask(directory.read, session_id)
+            found = await context.ask(context.directory.read, session_id)
             if isinstance(found, Tombstone):
-                sessions.tombstones.add(session_id, found.reason, context.clock())
+                context.sessions.tombstones.add(session_id, found.reason, context.clock())
             if not isinstance(found, Entry):
-                return await self._create(start, link, identity, auth_deadline)
-            if found.owner == context.node_id:
-                continue
-            move_id = self.next_move_id()
-            answer = await self._take(move_id, start, link, identity, found)
-            if isinstance(answer, StartOutcome):
-                return answer
-            if answer is None:
-                return await self._create(start, link, identity, auth_deadline)
-            if answer.result == pb.TAKE_GIVEN:
-                arriving = self._copy_of(answer.state)
-                if arriving is None:
-                    return self._refuse_moving()
-                return await self._welcome(arriving, found, move_id, link, identity, auth_deadline)
+                return await self._create(starting)
+            if found.owner != context.node_id:
+                outcome = await self._fetch(starting, found)
+                if isinstance(outcome, StartOutcome):
+                    return outcome
         return self._refuse_moving()
+
+    async def _resume_base(self, starting: Starting) -> StartOutcome:
+        """Answer the START of a base client, which names its openid alone (PROTOCOL 9)."""
+        context = self._context
+        for look in range(LOOKS):
+            if look:
+                await asyncio.sleep(LOOK_PAUSE_S)
+            found = await context.ask(context.directory.find, starting.start.openid)
+            outcome: StartOutcome | _Look = _Look.ELSEWHERE
+            for entry in reversed(found.entries):
+                copy = context.copy(entry.session_id)
+                if copy is not None:
+                    if copy.role is not Role.OWN:
+                        return self._refuse_moving()
+                    if copy.protocol == 0:
+                        return self._resume_own(starting)
+                elif entry.owner == context.node_id:
+                    outcome = _Look.AGAIN
+                    break
+                else:
+                    outcome = await self._fetch(starting, entry)
+                    if outcome is not _Look.ELSEWHERE:
+                        break
+            if isinstance(outcome, StartOutcome):
+                return outcome
+            if outcome is _Look.ELSEWHERE:
+                return await self._create(starting)
+        return self._refuse_moving()
+
+    def _resume_own(self, starting: Starting) -> StartOutcome:
+        """Answer a START as a gateway of one process does, for a session that is owned here."""
+        start, link, identity, auth_deadline = starting
+        if link.is_closing:
+            return _GONE
+        context = self._context
+        return context.sessions.start(start, link, context.clock(), identity, auth_deadline)
 
     # New sessions.
 
-    async def _create(
-        self,
-        start: message_pb2.StartRequest,
-        link: Link,
-        identity: Identity | None,
-        auth_deadline: float,
-    ) -> StartOutcome:
+    async def _create(self, starting: Starting) -> StartOutcome:
         """Make a session, and answer START when the directory knows of it."""
         context = self._context
-        if link.is_closing:
-            return _refuse("the connection has ended")
         if context.is_cut_off():
             context.counters.starts_cut_off += 1
             return _refuse("the directory is out of reach")
-        outcome = context.sessions.start(start, link, context.clock(), identity, auth_deadline)
-        session = outcome.session
+        outcome = self._resume_own(starting)
+        session, link = outcome.session, starting.link
         if session is None or session.epoch:
             return outcome
         context.sessions.moves.create(session)
@@ -181,23 +222,12 @@ class Starts:
 
     # Sessions of other nodes.
 
-    async def _take(
-        self,
-        move_id: str,
-        start: message_pb2.StartRequest,
-        link: Link,
-        identity: Identity | None,
-        entry: Entry,
-    ) -> pb.TakeAnswer | StartOutcome | None:
-        """Ask the owner of a session for it.
-
-        Returns:
-            Its answer, where that decides nothing yet; the START's refusal; None where the session
-            has ended with its owner.
-        """
+    async def _fetch(self, starting: Starting, entry: Entry) -> StartOutcome | _Look:
+        """Fetch a session from its owner, which judges the START."""
         context = self._context
+        start, link, identity, _ = starting
         request = pb.TakeRequest(
-            move_id=move_id,
+            move_id=self.next_move_id(),
             session_id=entry.session_id,
             epoch=entry.epoch,
             start=start.SerializeToString(),
@@ -208,48 +238,53 @@ class Starts:
         try:
             answer = await context.peers.call(entry.owner, TAKE, request, TAKE_S)
         except PeerUnreachableError:
-            return await self._bury(entry)
-        if answer.result == pb.TAKE_MOVING:
-            return self._refuse_moving()
+            return await self._bury(starting, entry)
+        if answer.result == pb.TAKE_NOT_OWNER:
+            return _Look.AGAIN
         if answer.result == pb.TAKE_REFUSED:
+            if not answer.start_response:
+                return _Look.ELSEWHERE
             return StartOutcome(
                 None,
                 message_pb2.StartResponse.FromString(answer.start_response),
                 CloseCode(answer.close_code),
                 answer.close_reason,
             )
-        return answer
+        if link.is_closing:
+            return _GONE
+        if answer.result == pb.TAKE_GIVEN:
+            session = self._arrivals.install(answer.state)
+            if session is not None:
+                return await self._welcome(starting, session, entry, request.move_id)
+        return self._refuse_moving()
 
-    async def _bury(self, entry: Entry) -> pb.TakeAnswer | StartOutcome | None:
-        """End a session whose owner does not answer, if its lease is out; see _take()."""
+    async def _bury(self, starting: Starting, entry: Entry) -> StartOutcome | _Look:
+        """End a session whose owner does not answer, if its lease is out."""
         context, directory = self._context, self._context.directory
         if await context.ask(directory.is_leased, entry.owner):
             return self._refuse_moving()
-        if await context.certainly(directory.bury, entry.session_id, entry.owner, entry.epoch):
-            context.counters.buried += 1
-            return None
-        return pb.TakeAnswer(result=pb.TAKE_NOT_OWNER)
+        if not await context.certainly(directory.bury, entry.session_id, entry.owner, entry.epoch):
+            return _Look.AGAIN
+        context.counters.buried += 1
+        return await self._create(starting)
 
     async def _welcome(
-        self,
-        session: Session,
-        entry: Entry,
-        move_id: str,
-        link: Link,
-        identity: Identity | None,
-        auth_deadline: float,
+        self, starting: Starting, session: Session, entry: Entry, move_id: str
     ) -> StartOutcome:
         """Answer START when its session, which has been installed, is owned here."""
         context = self._context
-        generation = session.generation
+        generation, link = session.generation, starting.link
         arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        context.tasks.start(self._arrive(session, entry.owner, entry.epoch, move_id, arrived))
+        context.tasks.start(
+            self._arrivals.arrive(session, entry.owner, entry.epoch, move_id, arrived)
+        )
         is_started = False
         try:
             is_started = (
                 await arrived
                 and session.is_valid
                 and not link.is_closing
+                # Else another START has come meanwhile.
                 and session.link is None
                 and session.generation == generation
             )
@@ -259,74 +294,16 @@ class Starts:
         if not is_started:
             return self._refuse_moving()
         moves = context.sessions.moves
+        identity, auth_deadline = starting.identity, starting.auth_deadline
         return moves.attach(session, link, context.clock(), identity, auth_deadline)
-
-    def _copy_of(self, state: bytes) -> Session | None:
-        """Install a session, which then is arriving; None where that cannot be."""
-        context = self._context
-        try:
-            return context.sessions.moves.install(state, context.clock())
-        except (ExportError, SessionError):
-            context.counters.states_refused += 1
-            return None
-
-    async def _arrive(
-        self,
-        session: Session,
-        owner: str,
-        epoch: int,
-        move_id: str,
-        arrived: asyncio.Future[bool] | None = None,
-    ) -> None:
-        """Own an arriving session if the directory says so (M4).
-
-        Args:
-            session: The copy.
-            owner: Who owned it when it was exported.
-            epoch: In which epoch.
-            move_id: The move's.
-            arrived: Told whether this node owns it; a START waits for it until it is done.
-        """
-        context = self._context
-        session_id = session.session_id
-        found = await context.certainly(
-            context.directory.move, session_id, owner, epoch, context.node_id
-        )
-        if context.copy(session_id) is session and session.role is Role.ARRIVING:
-            if is_moved(found, context.node_id, epoch):
-                is_awaited = arrived is not None and not arrived.done()
-                self._owning.own(session, epoch + 1, is_awaited=is_awaited)
-                taken = pb.TakenRequest(session_id=session_id, move_id=move_id)
-                context.peers.tell(owner, TAKEN, taken)
-            else:
-                context.counters.arrivals_lost += 1
-                self._owning.forget(session)
-        if arrived is not None and not arrived.done():
-            arrived.set_result(session.is_valid)
-
-    def receive(self, request: pb.GiveRequest, until: float) -> pb.GiveAnswer:
-        """Install a session whose owner leaves, unless there is a copy of it (M12)."""
-        session_id = request.session_id
-        context = self._context
-        if (
-            session_id in self._ends
-            or context.copy(session_id) is not None
-            or context.sessions.is_draining
-            or (session := self._copy_of(request.state)) is None
-        ):
-            return pb.GiveAnswer()
-        context.tasks.start(self._arrive(session, request.owner, request.epoch, request.move_id))
-        return pb.GiveAnswer(is_taken=True)
 
     def _refuse_moving(self) -> StartOutcome:
         self._context.counters.starts_moving += 1
         return _refuse("the session is moving")
 
 
-def is_moved(found: Entry | Tombstone | None, to: str, epoch: int) -> bool:
-    """Return whether what a move has found is its own effect."""
-    return isinstance(found, Entry) and found.owner == to and found.epoch == epoch + 1
-
-
 def _refuse(message: str) -> StartOutcome:
     return refuse_start(ErrorCode.BUSY, CloseCode.OVERLOADED, message, retry_after_ms=RETRY_MS)
+
+
+_GONE = _refuse("the connection has ended")

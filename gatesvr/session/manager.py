@@ -257,6 +257,10 @@ class SessionManager:
             self._counters.refused_starts += 1
         return outcome
 
+    def may_be_base(self, start: pb.StartRequest, identity: Identity | None) -> bool:
+        """Return whether a START that names no session may be of a base client that comes back."""
+        return self._starter.may_be_base(start, identity)
+
     def start(
         self,
         start: pb.StartRequest,

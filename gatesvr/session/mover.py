@@ -116,6 +116,26 @@ class SessionMover:
         outcome = self._starter.refuse_other(session, identity) or self._starter.turn(
             session, start, ip, now
         )
+        return self._turned(session, outcome)
+
+    def turn_base(
+        self, session: Session, start: pb.StartRequest, now: float
+    ) -> StartOutcome | Session | None:
+        """Do as turn() does for the START of a base client, which names no session (PROTOCOL 9).
+
+        Args:
+            session: A logged-in session of its openid, which this process owns.
+            start: The START.
+            now: Loop time.
+
+        Returns:
+            None where it does not continue this session.
+        """
+        if not self._starter.is_base(session, start):
+            return None
+        return self._turned(session, self._starter.turn_base(session, start, now))
+
+    def _turned(self, session: Session, outcome: object) -> StartOutcome | Session:
         if not isinstance(outcome, StartOutcome):
             return session
         self._counters.refused_starts += 1
@@ -142,10 +162,9 @@ class SessionMover:
     def create(self, session: Session) -> None:
         """Let a session that a START has just made wait for the directory.
 
-        own() or forget() follows; until then START is not answered.
+        own() or discard() follows; until then START is not answered. It counts as one of those
+        that have not logged in, and ends with them.
         """
-        self._index.hide(session)
-        self._credentials.discard(session)
         session.freeze(Role.CREATING)
 
     def discard(self, session: Session, now: float) -> None:
@@ -188,9 +207,9 @@ class SessionMover:
         self._counters.taken_back += session.role is Role.LEAVING
         self._counters.moved_in += session.role is Role.ARRIVING
         session.own(epoch)
-        self._index.show(session)
-        self._credentials.add(session)
         if not is_new:
+            self._index.show(session)
+            self._credentials.add(session)
             self._await_end(session)
             self.arrived(session)
         return is_awaited or not self.end_idle(session, now)

@@ -184,11 +184,7 @@ class SessionStarter:
             return self.refuse_other(session, identity) or self._resume(session, start, link, now)
         if not start.openid:
             return _refuse_bad("openid is empty")
-        if (
-            start.last_acked_seq_id
-            and not start.protocol
-            and (self._config.base_resume or identity is not None)
-        ):
+        if self.may_be_base(start, identity):
             session = self._find_base(start)
             if session is not None:
                 return self._resume_base(session, start, link, now)
@@ -272,22 +268,47 @@ class SessionStarter:
         self._close(session, CloseCode.PROTOCOL_ERROR, reason, now)
         return _refuse_bad(reason)
 
+    def may_be_base(self, start: pb.StartRequest, identity: Identity | None) -> bool:
+        """Return whether a START that names no session may be of a base client that comes back."""
+        return (
+            start.last_acked_seq_id > 0
+            and not start.protocol
+            and (self._config.base_resume or identity is not None)
+        )
+
+    def is_base(self, session: Session, start: pb.StartRequest) -> bool:
+        """Return whether a base client's START continues a session of its openid."""
+        return (
+            session.protocol == 0
+            and session.is_logged_in
+            and session.openid == start.openid
+            and start.last_acked_seq_id < session.queue.next_expected_seq
+        )
+
     def _find_base(self, start: pb.StartRequest) -> Session | None:
         """Return the session that a base client comes back to (PROTOCOL 9), None for none."""
         for session in reversed(self._index.by_openid.get(start.openid, ())):
             if session.protocol == 0:
-                is_known = start.last_acked_seq_id < session.queue.next_expected_seq
-                return session if is_known else None
+                return session if self.is_base(session, start) else None
         return None
 
-    def _resume_base(
-        self, session: Session, start: pb.StartRequest, link: Link, now: float
-    ) -> StartOutcome:
+    def turn_base(
+        self, session: Session, start: pb.StartRequest, now: float
+    ) -> StartOutcome | None:
+        """Do as turn() does, without a token; return the START's refusal, None where it is good."""
         refusal = self._judge.limit(session, now)
         if refusal is not None:
             return refusal
         self._counters.base_resumes += 1
         self._leave_connection(session, start.last_acked_seq_id, now)
+        return None
+
+    def _resume_base(
+        self, session: Session, start: pb.StartRequest, link: Link, now: float
+    ) -> StartOutcome:
+        refusal = self.turn_base(session, start, now)
+        if refusal is not None:
+            return refusal
         return self.attach(session, b"", link, "base_resume", now)
 
     def _leave_connection(self, session: Session, last_acked: int, now: float) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "KEY_BYTES",
     "MAX_NUMBER",
     "QUIC",
+    "WEB_PLAIN",
     "WEB_QUIC",
     "WEB_TCP",
     "ConnectionIds",
@@ -63,6 +64,8 @@ WEB_QUIC = "web.quic"
 """The UDP sockets of ``transport.web.bind``."""
 WEB_TCP = "web.tcp"
 """The TCP sockets of ``transport.web.bind``."""
+WEB_PLAIN = "web.plain"
+"""Those of pages without TLS; all processes have the same ones."""
 
 _ROUNDS = 27
 _MASK = 0xFFFF_FFFF

@@ -26,7 +26,7 @@ from ..cluster.hub import HUB, HubServer
 from ..cluster.peer_link import PeerLinks
 from ..cluster.peers import PeerUnreachableError
 from ..config.changes import changes, within_reach
-from ..drain import DrainStatus
+from ..drain import DrainStatus, check_target
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
@@ -54,7 +54,7 @@ from .crew import WorkerCrew
 from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
 from .slots import Slots
-from .upgrade import Upgrade, UpgradeError, UpgradeStatus
+from .upgrade import Upgrade, UpgradeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.wrappers_pb2 import BytesValue
 
+    from ..admin.answers import UpgradeStatus
     from ..cluster.calls import Call
     from ..config import Config
     from ..drain import Phase
@@ -183,7 +184,7 @@ class Supervisor:
         return self._folder
 
     def serving(self) -> list[WorkerProcess]:
-        """Return the workers that serve, by number; neither those that start nor those that leave."""
+        """Return the workers that serve, by number, without those that start or leave."""
         return [
             worker
             for number, worker in sorted(self.workers.items())
@@ -272,7 +273,6 @@ class Supervisor:
             steers=self._steers,
             loop=self._loop_name,
             is_demo=self._is_demo,
-            plain_port=self._ports.plain_port,
             stats=self._stats,
         )
         worker = self.workers[number] = WorkerProcess(assignment, self._clock())
@@ -480,6 +480,8 @@ class Supervisor:
         timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
+        to: str = "",
+        to_web: str = "",
     ) -> None:
         """Take the gateway out of service so that its users do not notice, then stop it.
 
@@ -490,9 +492,17 @@ class Supervisor:
             rate: Clients asked to leave a second, of all workers together; None for ``drain.rate``.
             timeout: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds of false readiness first; None for ``drain.ready_wait``.
+            to: Another gateway, ``HOST:PORT``, to send QUIC clients to; empty for none.
+            to_web: The same for web clients.
+
+        Raises:
+            ConfigError: An address is none; no drain has begun.
         """
+        for name, address in (("to", to), ("to_web", to_web)):
+            check_target(name, address)
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain(rate, timeout, ready_wait))
+            order = Leave(rate=rate, timeout=timeout, ready_wait=ready_wait, to=to, to_web=to_web)
+            self._draining = asyncio.ensure_future(self._drain(order))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
@@ -517,15 +527,14 @@ class Supervisor:
             if self.slots.phase(number) == "starting":
                 worker.kill()
 
-    async def _drain(
-        self, rate: float | None, within: float | None, ready_wait: float | None
-    ) -> None:
+    async def _drain(self, order: Leave) -> None:
         try:
             self._leave()
-            share = (rate or self.config.drain.rate) / max(1, len(self.workers))
+            self._drain_status = DrainStatus(phase="unready")
+            share = (order.rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
-                worker.tell(Leave(rate=share, timeout=within, ready_wait=ready_wait))
-            async with asyncio.timeout((within or self.config.drain.timeout) + LATE_S):
+                worker.tell(msgspec.structs.replace(order, rate=share))
+            async with asyncio.timeout((order.timeout or self.config.drain.timeout) + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
             logger.error("workers_late", extra=keys(workers=len(self.workers)))
@@ -541,12 +550,12 @@ class Supervisor:
                     known[worker.number] = await self.ask(worker, STATUS, None, WorkerStatus)
                 except PeerUnreachableError:
                     continue  # it ends, or is asked again
-            self._drain_status = _sum(
-                [
-                    status if number in self.workers else _gone(status)
-                    for number, status in known.items()
-                ]
-            )
+            for number in known.keys() - self.workers.keys():
+                known[number] = _gone(known[number])
+            if known:
+                self._drain_status = status = _sum(list(known.values()))
+                if status.phase not in ("serving", "unready"):
+                    self._ports.stop_listening()
             ends = [worker.ended for worker in self.workers.values()]
             if ends:
                 await asyncio.wait(ends, timeout=LOOK_S)

@@ -1,4 +1,4 @@
-"""Worker: a gateway that is one of several, under a supervisor."""
+"""WorkerServer: a gateway that is one of several, under a supervisor."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from .calls import (
     pack,
     unpack,
 )
+from .desk import AdminDesk
 from .loads import FolderLoads
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
 
     from .assignment import Assignment, Channel
 
-__all__ = ["Worker"]
+__all__ = ["WorkerServer"]
 
 logger = logging.getLogger("gatesvr.workers")
 
 
-class Worker:
+class WorkerServer:
     """One process of a gateway, from its assignment to its end.
 
     Args:
@@ -88,6 +89,8 @@ class Worker:
             ),
         )
         self.gateway.on_drain = self._leaves
+        self.gateway.more_counters["peers"] = self.links.counters
+        self._desk = AdminDesk(self.gateway)
         self._stop = asyncio.Event()
         self._drain = Leave()
 
@@ -99,6 +102,7 @@ class Worker:
         """
         handlers = {
             **self.gateway.handlers(),
+            **self._desk.handlers(),
             RELOAD: self._on_reload,
             STATUS: self._on_status,
         }
@@ -125,20 +129,23 @@ class Worker:
         try:
             await self._stop.wait()
             order = self._drain
-            if order.to:
+            if order.nodes:
                 # Others read them too. What comes for connections here, these hand on.
                 gateway.listener.set_reading(is_reading=False)
             await gateway.drain(
                 order.rate,
                 order.timeout,
                 ready_wait=order.ready_wait,
-                handover=gateway.handover(order.to) if order.to else None,
+                to=order.to,
+                to_web=order.to_web,
+                handover=gateway.handover(order.nodes) if order.nodes else None,
             )
         finally:
             watch.cancel()
 
     async def stop(self) -> None:
         """End what start() began. Idempotent."""
+        self._desk.close()
         await self.gateway.stop()
         await self.links.close()
 

@@ -19,7 +19,7 @@ from gatesvr._pb import upstream_pb2 as up
 from gatesvr.cluster.directory import DirectoryUnreachableError, MemoryDirectory
 from gatesvr.cluster.node import Node
 from gatesvr.cluster.peers import PeerUnreachableError
-from gatesvr.config import Config, RouteRule, load
+from gatesvr.config import Config, RouteRule, SessionConfig
 from gatesvr.engine import Engine
 
 from ..dispatch.fakes import settle
@@ -351,16 +351,7 @@ class Cluster:
     """Processes ``a``, ``b``, … over one directory; an async context."""
 
     def __init__(self, nodes: str = "ab", **session: Any) -> None:
-        sets = [f"session.{name}={value}" for name, value in session.items()]
-        self.config = load(environ={}, sets=sets)
-        self.config = Config(
-            **{
-                name: getattr(self.config, name)
-                for name in Config.__struct_fields__
-                if name != "route"
-            },
-            route=ROUTES,
-        )
+        self.config = Config(session=SessionConfig(**session), route=ROUTES)
         self.wire = Wire()
         self.directory = MemoryDirectory(lease=LEASE)
         self._nodes = nodes

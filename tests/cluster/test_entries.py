@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gatesvr.cluster.entries import Again, Busy, Done, Entries, Entry, Tombstone
+from gatesvr.cluster.entries import Again, Busy, Done, Entries, Entry, Renewal, Tombstone
 from gatesvr.protocol.messages import LostReason
 
 LEASE = 4.0
@@ -45,6 +45,9 @@ class EntriesMachine(RuleBasedStateMachine):
         self.out: dict[str, float] = {}
         self.epochs: dict[str, set[int]] = {}
         self.versions: dict[tuple[str, int], tuple[str, ...]] = {}
+        self.renewals = 0
+        self.named: dict[str, tuple[int, dict[str, int]]] = {}  # at the table: number, what
+        self.bases: dict[str, tuple[int, dict[str, int]]] = {}  # at the node, maybe older
 
     # The model's own look at things.
 
@@ -112,23 +115,23 @@ class EntriesMachine(RuleBasedStateMachine):
         self.woken()
         self.leases.pop(node, None)
         self.out.pop(node, None)
+        self.named.pop(node, None)
         gone = [e for e in self.entries if e["owner"] == node]
         assert sorted(e.session_id for e in left) == sorted(e["id"] for e in gone)
         for entry in gone:
             self.drop(entry)
 
-    @rule(node=NODES, data=st.data())
-    def renew(self, node: str, data: st.DataObject) -> None:
-        held = {
-            s: data.draw(st.sampled_from([(self.entry(s) or {"epoch": 1})["epoch"], 99]))
-            for s in data.draw(st.sets(SESSIONS))
-        }
-        renewal = self.real.renew(node, held, self.now)
-        self.woken()
-        if node not in self.leases:
-            assert renewal is None
-            return
-        assert renewal is not None
+    def held(self, node: str, data: st.DataObject) -> dict[str, int]:
+        """Return what a node says it owns: mostly what it does."""
+        held = {e["id"]: e["epoch"] for e in self.entries if e["owner"] == node}
+        for session in data.draw(st.sets(SESSIONS, max_size=2)):
+            if session not in held or data.draw(st.booleans()):
+                held[session] = data.draw(st.sampled_from([1, 2, 99]))
+            else:
+                del held[session]
+        return held
+
+    def renewed(self, node: str, held: dict[str, int], renewal: Renewal) -> None:
         self.leases[node] = self.now + LEASE
         self.out.pop(node, None)
         assert set(renewal.changed) == {s for s, e in held.items() if not self.owned(s, node, e)}
@@ -136,6 +139,48 @@ class EntriesMachine(RuleBasedStateMachine):
             self.same(what, session)
         unnamed = {e["id"] for e in self.entries if e["owner"] == node and e["id"] not in held}
         assert {e.session_id for e in renewal.unnamed} == unnamed
+
+    @rule(node=NODES, data=st.data())
+    def renew(self, node: str, data: st.DataObject) -> None:
+        held = self.held(node, data)
+        renewal = self.real.renew(node, held, self.now)
+        self.woken()
+        if node not in self.leases:
+            assert renewal is None
+        else:
+            assert renewal is not None
+            self.renewed(node, held, renewal)
+
+    @rule(
+        node=NODES,
+        fate=st.sampled_from(["answered", "answered", "answered", "unheard", "twice", "all"]),
+        data=st.data(),
+    )
+    def renew_named(self, node: str, fate: str, data: st.DataObject) -> None:
+        held = self.held(node, data)
+        base, before = (0, {}) if fate == "all" else self.bases.get(node, (0, {}))
+        self.renewals += 1
+        owned = {s: e for s, e in held.items() if before.get(s) != e}
+        request = (node, self.renewals, base, owned, before.keys() - held.keys(), self.now)
+        renewal = self.real.renew_named(*request)
+        if fate == "twice":
+            assert self.real.renew_named(*request) == renewal
+        self.woken()
+        if node not in self.leases:
+            assert renewal is None
+            return
+        assert renewal is not None
+        if base not in (0, self.named.get(node, (0, {}))[0]):
+            assert renewal == Again()
+            self.leases[node] = self.now + LEASE
+            self.out.pop(node, None)
+            self.bases.pop(node)
+            return
+        assert isinstance(renewal, Renewal)
+        self.renewed(node, held, renewal)
+        self.named[node] = (self.renewals, held)
+        if fate != "unheard":
+            self.bases[node] = (self.renewals, held)
 
     @rule()
     def sweep(self) -> None:
@@ -150,6 +195,7 @@ class EntriesMachine(RuleBasedStateMachine):
                 self.out[node] = self.now
             elif self.now - self.out[node] >= WINDOW:
                 del self.leases[node]
+                self.named.pop(node, None)
                 for entry in [e for e in self.entries if e["owner"] == node]:
                     self.drop(entry)
                     gone += 1
