@@ -460,7 +460,7 @@ class Fleet:
         if upgrading.done():
             error = upgrading.exception()
             if isinstance(error, GatesvrError):
-                raise Refused(409, "REFUSED", str(error))
+                raise Refused(409, "REFUSED", f"no upgrade: {error}")
         upgrading.add_done_callback(_ended)
         self._upgrading = upgrading
         return self._supervision.upgrade_status()
