@@ -15,6 +15,7 @@ Nothing is asked but what somebody wants to see, and once a second the figures, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ..admin.source import Sample
 from ..cluster.entries import Entry
 from ..cluster.peer_link import PeerCounters
 from ..cluster.peers import PeerUnreachableError
-from ..errors import ConfigError
+from ..errors import ConfigError, GatesvrError
 from ..figures import CLUSTER_COUNTERS, COUNTERS, Figures
 from ..observe.log import set_level
 from ..observe.metrics import Counters
@@ -58,9 +59,9 @@ from .questions import (
 from .sums import Own, Past, add_up, endpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from ..admin.answers import SessionPage, SessionView, Stacks
+    from ..admin.answers import SessionPage, SessionView, Stacks, UpgradeStatus
     from ..admin.questions import (
         DrainBody,
         KickBody,
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from .questions import Question
 
 __all__ = ["LAYERS", "Fleet", "Supervision", "Worker"]
+
+logger = logging.getLogger("gatesvr.admin")
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -158,6 +161,9 @@ class Supervision(Protocol):
     ) -> None:
         """Drain all workers, and end."""
 
+    def upgrade_status(self) -> UpgradeStatus:
+        """Return how far an upgrade is."""
+
     def drain_status(self) -> DrainStatus:
         """Return how far a drain is."""
 
@@ -206,6 +212,7 @@ class Fleet:
         entries: Knows the owner of each session.
         slots: Places, each with a worker in the normal case.
         reload: Reads the configuration again, and puts it in force in all workers.
+        upgrade: Replaces the workers by new ones.
     """
 
     def __init__(
@@ -216,6 +223,7 @@ class Fleet:
         *,
         slots: int,
         reload: Callable[[], Awaitable[ReloadReport]] | None = None,
+        upgrade: Callable[[], Coroutine[None, None, object]] | None = None,
     ) -> None:
         self.layers = LAYERS
         self.more_counters: dict[str, Counters] = {"workers": supervision.counters}
@@ -224,6 +232,8 @@ class Fleet:
         self._entries = entries
         self._slots = slots
         self._reload = reload
+        self._upgrade = upgrade
+        self._upgrading: asyncio.Task[object] | None = None
         self._profiler = Profiler()
         self._clock = asyncio.get_running_loop().time
         self._start_time, self._started_at = time.time(), self._clock()
@@ -434,6 +444,25 @@ class Fleet:
             self._draining = draining
         return await self.drain_status()
 
+    async def upgrade_status(self) -> UpgradeStatus:
+        """See Source."""
+        return self._supervision.upgrade_status()
+
+    async def upgrade(self) -> UpgradeStatus:
+        """See Source."""
+        if self._upgrade is None:
+            raise Refused.missing("this gateway's workers cannot be replaced")
+        upgrading = asyncio.create_task(self._upgrade(), name="gatesvr-admin-upgrade")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it has begun, so that the answer shows it
+        if upgrading.done():
+            error = upgrading.exception()
+            if isinstance(error, GatesvrError):
+                raise Refused(409, "REFUSED", f"no upgrade: {error}")
+        upgrading.add_done_callback(_ended)
+        self._upgrading = upgrading
+        return self._supervision.upgrade_status()
+
     async def profile(self, seconds: float, worker: int | None) -> str:
         """See Source."""
         if worker is None:
@@ -554,3 +583,12 @@ def _nobody(slot: int) -> WorkerView:
         moves_out=0,
         handed_on=0,
     )
+
+
+def _ended(upgrading: asyncio.Task[object]) -> None:
+    """Log what is no reason for an upgrade to be given up; its status has the others."""
+    if upgrading.cancelled():
+        return
+    error = upgrading.exception()
+    if error is not None and not isinstance(error, GatesvrError):
+        logger.error("internal_error", exc_info=error)
