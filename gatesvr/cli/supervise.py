@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..workers.fleet import Fleet
 from ..workers.supervisor import Supervisor
 from .banner import Summary, banner
 from .draining import say_stopping, show_drain
@@ -18,6 +17,7 @@ from .loop import stop_event
 from .serving import admin_server, start_demo_services
 
 if TYPE_CHECKING:
+    from ..admin.source import Source
     from ..config import Config
     from ..observe.log import LogHandler
     from ..reload import ReloadReport
@@ -86,14 +86,20 @@ async def supervise(
                 out.echo(report.as_text())
             return report
 
-        fleet = Fleet(
-            supervisor,
-            supervisor.links,
-            supervisor.entries,
-            slots=supervisor.slots.count,
-            reload=reload,
+        def fleet() -> Source:
+            from ..workers.fleet import Fleet  # knows all layers; without an admin server none
+
+            return Fleet(
+                supervisor,
+                supervisor.links,
+                supervisor.entries,
+                slots=supervisor.slots.count,
+                reload=reload,
+            )
+
+        admin = admin_server(
+            config.admin, fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo
         )
-        admin = admin_server(fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo)
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the workers end
         stack.push_async_callback(supervisor.stop)
