@@ -394,29 +394,24 @@ class Drain:
 
 
 def check_drain(
-    rate: float | None, timeout: float | None, ready_wait: float | None, to: str, to_web: str
+    rate: float | None, within: float | None, ready_wait: float | None, to: str, to_web: str
 ) -> None:
-    """Refuse parameters that Gateway.drain() does not take.
+    """Refuse what no drain can be asked for; the arguments are those of Gateway.drain().
 
     Raises:
-        ConfigError: A number is none, or out of range, or an address is none.
+        ConfigError: A number is none, or out of range, or an address names nothing.
     """
     given = {
         "rate": (rate, Range(0.001, math.inf)),
-        "timeout": (timeout, Range(0, math.inf)),
+        "timeout": (within, Range(0, math.inf)),
         "ready_wait": (ready_wait, Range(0, math.inf)),
     }
     check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
-    for name, address in (("to", to), ("to_web", to_web)):
-        _check_target(name, address)
+    _check_target("to", to)
+    _check_target("to_web", to_web)
 
 
 def _check_target(name: str, address: str) -> None:
-    """Refuse what is no address that clients can be sent to; empty is none to send them to.
-
-    Raises:
-        ConfigError: It is none.
-    """
     if not address:
         return
     try:

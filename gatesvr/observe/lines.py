@@ -31,8 +31,8 @@ class LineWriter:
 
     Attributes:
         dropped: Lines that were dropped.
-        chunk_bytes: Most that one write has, but for a longer line. Where several processes write to
-            a pipe, PIPE_BUF keeps their lines whole: it takes so much at once, or nothing.
+        chunk_bytes: Most that one write has, but for a longer line. Where several processes write
+            to a pipe, PIPE_BUF keeps their lines whole: it takes so much at once, or nothing.
     """
 
     def __init__(
