@@ -95,16 +95,21 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker is to drain and end; None for what its configuration says (Gateway.drain()).
 
-    Where ``to`` names nodes, they go on: it leaves its sockets and its sessions to them. Else
-    clients may be sent to another gateway, ``address`` and ``web_address``.
+    Attributes:
+        rate: GOAWAYs a second.
+        timeout: Longest time, seconds.
+        ready_wait: Seconds of false readiness first.
+        to: Another gateway to send QUIC clients to.
+        to_web: The same for web clients.
+        nodes: Workers that go on: this one leaves its sockets and its sessions to them.
     """
 
     rate: float | None = None
     timeout: float | None = None
     ready_wait: float | None = None
-    to: list[str] = []
-    address: str = ""
-    web_address: str = ""
+    to: str = ""
+    to_web: str = ""
+    nodes: list[str] = []
 
 
 class Hurry(msgspec.Struct, frozen=True, tag=True):

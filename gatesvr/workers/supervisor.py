@@ -54,7 +54,7 @@ from .crew import WorkerCrew
 from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
 from .slots import Slots
-from .upgrade import Upgrade, UpgradeError, UpgradeStatus
+from .upgrade import Upgrade, UpgradeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.wrappers_pb2 import BytesValue
 
+    from ..admin.answers import UpgradeStatus
     from ..cluster.calls import Call
     from ..config import Config
     from ..drain import Phase
@@ -501,7 +502,7 @@ class Supervisor:
             rate: Clients asked to leave a second, of all workers together; None for ``drain.rate``.
             timeout: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds of false readiness first; None for ``drain.ready_wait``.
-            to: Another gateway to send clients to; see Gateway.drain().
+            to: Another gateway, ``HOST:PORT``, to send QUIC clients to; empty for none.
             to_web: The same for web clients.
 
         Raises:
@@ -509,8 +510,8 @@ class Supervisor:
         """
         check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
-            order = Leave(timeout=timeout, ready_wait=ready_wait, address=to, web_address=to_web)
-            self._draining = asyncio.ensure_future(self._drain(rate, order))
+            order = Leave(rate=rate, timeout=timeout, ready_wait=ready_wait, to=to, to_web=to_web)
+            self._draining = asyncio.ensure_future(self._drain(order))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
@@ -535,15 +536,15 @@ class Supervisor:
             if self.slots.phase(number) == "starting":
                 worker.kill()
 
-    async def _drain(self, rate: float | None, order: Leave) -> None:
-        within = self.config.drain.timeout if order.timeout is None else order.timeout
+    async def _drain(self, order: Leave) -> None:
         try:
             self._leave()
             self._drain_status = DrainStatus(phase="unready")
-            share = (rate or self.config.drain.rate) / max(1, len(self.workers))
+            share = (order.rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
                 worker.tell(msgspec.structs.replace(order, rate=share))
-            async with asyncio.timeout(within + LATE_S):
+            longest = self.config.drain.timeout if order.timeout is None else order.timeout
+            async with asyncio.timeout(longest + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
             logger.error("workers_late", extra=keys(workers=len(self.workers)))

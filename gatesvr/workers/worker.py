@@ -131,16 +131,16 @@ class WorkerServer:
         try:
             await self._stop.wait()
             order = self._drain
-            if order.to:
+            if order.nodes:
                 # Others read them too. What comes for connections here, these hand on.
                 gateway.listener.set_reading(is_reading=False)
             await gateway.drain(
                 order.rate,
                 order.timeout,
                 ready_wait=order.ready_wait,
-                to=order.address,
-                to_web=order.web_address,
-                handover=gateway.handover(order.to) if order.to else None,
+                to=order.to,
+                to_web=order.to_web,
+                handover=gateway.handover(order.nodes) if order.nodes else None,
             )
         finally:
             watch.cancel()
