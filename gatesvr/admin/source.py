@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -67,6 +67,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     fleet: FleetView | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A gateway, as the admin server sees it.
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..workers.fleet import Fleet
 from ..workers.supervisor import Supervisor
 from ..workers.upgrade import UpgradeError
 from .banner import Summary, banner
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from ..admin.answers import UpgradeStatus
+    from ..admin.source import Source
     from ..config import Config
     from ..observe.log import LogHandler
     from ..reload import ReloadReport
@@ -92,11 +92,13 @@ async def supervise(
             return report
 
         async def upgrade() -> UpgradeStatus:
+            nonlocal origins
             try:
                 status = await supervisor.upgrade(settings.read_again)
             except UpgradeError as error:
                 log.say(f"no upgrade: {error}")
                 raise
+            origins = settings.origins
             log.say(f"upgraded: {status.workers} new workers in {status.elapsed_s:.1f} s")
             return status
 
@@ -111,15 +113,21 @@ async def supervise(
             under_way.add(task)
             task.add_done_callback(under_way.discard)
 
-        fleet = Fleet(
-            supervisor,
-            supervisor.links,
-            supervisor.entries,
-            slots=supervisor.slots.count,
-            reload=reload,
-            upgrade=upgrade,
+        def fleet() -> Source:
+            from ..workers.fleet import Fleet  # knows all layers; without an admin server none
+
+            return Fleet(
+                supervisor,
+                supervisor.links,
+                supervisor.entries,
+                slots=supervisor.slots.count,
+                reload=reload,
+                upgrade=upgrade,
+            )
+
+        admin = admin_server(
+            config.admin, fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo
         )
-        admin = admin_server(fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo)
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the workers end
         stack.push_async_callback(supervisor.stop)

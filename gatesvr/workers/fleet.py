@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from ..reload import ReloadReport
     from .questions import Question
 
-__all__ = ["LAYERS", "Fleet", "Supervision", "Worker"]
+__all__ = ["LAYERS", "Fleet", "Supervision", "WorkerFacts"]
 
 logger = logging.getLogger("gatesvr.admin")
 
@@ -105,7 +105,7 @@ MAX_TRACED = 64
 """Sessions traced at a time."""
 
 
-class Worker(Protocol):
+class WorkerFacts(Protocol):
     """What a supervisor knows of a worker; see Supervisor.view()."""
 
     @property
@@ -148,13 +148,13 @@ class Supervision(Protocol):
     def counters(self) -> WorkerCounters:
         """What became of the workers."""
 
-    def view(self) -> Sequence[Worker]:
+    def view(self) -> Sequence[WorkerFacts]:
         """Return the live workers, by number."""
 
     async def drain(
         self,
         rate: float | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         to: str = "",
         to_web: str = "",
@@ -311,7 +311,7 @@ class Fleet:
             figures.counters[layer] = counters.snapshot()
         return figures
 
-    def _view(self, workers: Sequence[Worker]) -> FleetView:
+    def _view(self, workers: Sequence[WorkerFacts]) -> FleetView:
         views = [self._worker(worker) for worker in workers]
         free = set(range(self._slots)) - {worker.slot for worker in workers}
         views += [_nobody(slot) for slot in free]
@@ -322,7 +322,7 @@ class Fleet:
             workers=views,
         )
 
-    def _worker(self, worker: Worker) -> WorkerView:
+    def _worker(self, worker: WorkerFacts) -> WorkerView:
         seen = self._seen.get(worker.node_id)
         figures = seen.figures if seen is not None else None
         state: Any = worker.phase
@@ -436,10 +436,8 @@ class Fleet:
     async def drain(self, body: DrainBody) -> DrainStatus:
         """See Source."""
         if self._draining is None:
-            draining = asyncio.create_task(
-                self._supervision.drain(body.rate, body.timeout, to=body.to, to_web=body.to_web),
-                name="gatesvr-admin-drain",
-            )
+            asked = self._supervision.drain(body.rate, body.timeout, to=body.to, to_web=body.to_web)
+            draining = asyncio.create_task(asked, name="gatesvr-admin-drain")
             await asyncio.sleep(0)
             if draining.done() and isinstance(error := draining.exception(), ConfigError):
                 raise Refused.invalid(str(error))
@@ -492,18 +490,18 @@ class Fleet:
 
     # Asking.
 
-    def _asked(self) -> list[Worker]:
+    def _asked(self) -> list[WorkerFacts]:
         """Return the workers that can be asked: all but those that start."""
         return [worker for worker in self._supervision.view() if worker.phase != "starting"]
 
-    def _numbered(self, number: int) -> Worker:
+    def _numbered(self, number: int) -> WorkerFacts:
         for worker in self._asked():
             if worker.number == number:
                 return worker
         raise Refused(404, "NOT_FOUND", f"there is no worker {number}")
 
     async def _ask_all(
-        self, workers: Sequence[Worker], question: Question[Q, A], asked: Q, within: float
+        self, workers: Sequence[WorkerFacts], question: Question[Q, A], asked: Q, within: float
     ) -> dict[int | None, A | None]:
         """Ask all at the same time; return their answers by their numbers, None for none.
 
@@ -511,7 +509,7 @@ class Fleet:
             Refused: One refuses.
         """
 
-        async def ask(worker: Worker) -> A | None:
+        async def ask(worker: WorkerFacts) -> A | None:
             try:
                 return await self._ask(worker, question, asked, within)
             except Refused as refusal:
@@ -524,7 +522,7 @@ class Fleet:
 
     async def _ask_owner(
         self, session_id: str, question: Question[OfSession[Q], A], body: Q, longer: float = 0.0
-    ) -> tuple[Worker, A]:
+    ) -> tuple[WorkerFacts, A]:
         """Ask the worker that owns a session; look again where it has just moved."""
         asked = OfSession(session=session_id, body=body)
         for look in range(LOOKS):
@@ -543,7 +541,9 @@ class Fleet:
         self._traced.pop(session_id, None)
         raise Refused(404, "NOT_FOUND", "no such session")
 
-    async def _ask(self, worker: Worker, question: Question[Q, A], asked: Q, within: float) -> A:
+    async def _ask(
+        self, worker: WorkerFacts, question: Question[Q, A], asked: Q, within: float
+    ) -> A:
         """Ask a worker.
 
         Raises:

@@ -26,7 +26,7 @@ from ..cluster.hub import HUB, HubServer
 from ..cluster.peer_link import PeerLinks
 from ..cluster.peers import PeerUnreachableError
 from ..config.changes import changes, within_reach
-from ..drain import DrainStatus, check_target
+from ..drain import DrainStatus, check_drain
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
@@ -496,10 +496,9 @@ class Supervisor:
             to_web: The same for web clients.
 
         Raises:
-            ConfigError: An address is none; no drain has begun.
+            ConfigError: A number is out of range, or an address is none; no drain has begun.
         """
-        for name, address in (("to", to), ("to_web", to_web)):
-            check_target(name, address)
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
             order = Leave(rate=rate, timeout=timeout, ready_wait=ready_wait, to=to, to_web=to_web)
             self._draining = asyncio.ensure_future(self._drain(order))
@@ -534,7 +533,8 @@ class Supervisor:
             share = (order.rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
                 worker.tell(msgspec.structs.replace(order, rate=share))
-            async with asyncio.timeout((order.timeout or self.config.drain.timeout) + LATE_S):
+            longest = self.config.drain.timeout if order.timeout is None else order.timeout
+            async with asyncio.timeout(longest + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
             logger.error("workers_late", extra=keys(workers=len(self.workers)))

@@ -81,7 +81,14 @@ class FakeSupervision:
     def view(self) -> list[FakeWorker]:
         return list(self.workers)
 
-    async def drain(self, rate: float | None = None, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def drain(
+        self,
+        rate: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as Supervisor.drain()
+        *,
+        to: str = "",
+        to_web: str = "",
+    ) -> None:
         self.drains.append((rate, timeout))
 
     def drain_status(self) -> DrainStatus:
