@@ -51,6 +51,7 @@ from .calls import (
 )
 from .counters import WorkerCounters
 from .crew import WorkerCrew
+from .drains import gone, sum_up
 from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
 from .slots import Slots
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     from ..admin.answers import UpgradeStatus
     from ..cluster.calls import Call
     from ..config import Config
-    from ..drain import Phase
 
 __all__ = ["Supervisor", "WorkerView"]
 
@@ -86,9 +86,6 @@ MAX_TOMBSTONES = 65_536
 KEY_BYTES = 16
 SECRET_BYTES = 32
 NODE_ID_BYTES = 16
-
-
-_PHASES: tuple[Phase, ...] = ("serving", "unready", "goaway", "finishing", "stopped")
 
 
 class WorkerView(NamedTuple):
@@ -170,6 +167,7 @@ class Supervisor:
         self._steers = False
         self._is_serving = False
         self._is_leaving = False
+        self._is_upgrading = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._restarts: dict[int, asyncio.TimerHandle] = {}
         self._draining: asyncio.Task[None] | None = None
@@ -430,20 +428,21 @@ class Supervisor:
             UpgradeError: It was given up, and nothing has changed; or one is under way, or the
                 gateway drains.
         """
-        if self._upgrade.is_under_way:
+        if self._is_upgrading:
             raise UpgradeError("an upgrade is under way")
         if self._is_leaving or not self._is_serving:
             raise UpgradeError("the gateway drains" if self._is_leaving else "it has not started")
         self.counters.upgrades += 1
+        self._is_upgrading = True
         try:
             async with self._reloading:
                 await self._begin_upgrade(read)
-        except BaseException:
+            await self._upgrade.finish()
+        except UpgradeError:
             self.counters.upgrades_given_up += 1
             raise
         finally:
-            self._fill_slots()
-        await self._upgrade.finish()
+            self._is_upgrading = False
         return self._upgrade.status()
 
     async def _begin_upgrade(self, read: Callable[[], Config]) -> None:
@@ -462,21 +461,28 @@ class Supervisor:
             timeout=own.upgrade_timeout,
             rate=config.drain.rate,
         )
-        await self._upgrade.start(config)
-        if self._is_leaving:
-            raise UpgradeError("the gateway drains")
+        self._cancel_restarts()  # each slot gets a worker now
+        try:
+            await self._upgrade.start(config)
+        finally:
+            self._fill_slots()
         before, self.config = self.config, config
         self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
         follow_log(before.log, config.log)
 
     def _fill_slots(self) -> None:
-        """Start workers in slots whose worker died while an upgrade was to replace it."""
+        """Start workers in slots that an upgrade has left without one."""
         if self._is_leaving:
             return
         for slot in range(self.slots.count):
             phases = [self.slots.phase(number) for number in self.slots.numbers(slot)]
-            if slot not in self._restarts and all(phase == "leaving" for phase in phases):
+            if all(phase == "leaving" for phase in phases):
                 self.begin(slot)
+
+    def _cancel_restarts(self) -> None:
+        for timer in self._restarts.values():
+            timer.cancel()
+        self._restarts.clear()
 
     def upgrade_status(self) -> UpgradeStatus:
         """Return how far the last upgrade has come."""
@@ -529,9 +535,7 @@ class Supervisor:
     def _leave(self) -> None:
         """Start no worker any more; those that start have no clients, and end."""
         self._is_leaving = True
-        for timer in self._restarts.values():
-            timer.cancel()
-        self._restarts.clear()
+        self._cancel_restarts()
         for number, worker in self.workers.items():
             if self.slots.phase(number) == "starting":
                 worker.kill()
@@ -561,9 +565,9 @@ class Supervisor:
                 except PeerUnreachableError:
                     continue  # it ends, or is asked again
             for number in known.keys() - self.workers.keys():
-                known[number] = _gone(known[number])
+                known[number] = gone(known[number])
             if known:
-                self._drain_status = status = _sum(list(known.values()))
+                self._drain_status = status = sum_up(list(known.values()))
                 if status.phase not in ("serving", "unready"):
                     self._ports.stop_listening()
             ends = [worker.ended for worker in self.workers.values()]
@@ -609,31 +613,3 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("internal_error", exc_info=error)
-
-
-def _gone(status: WorkerStatus) -> WorkerStatus:
-    """Return the status of a worker that has ended."""
-    return msgspec.structs.replace(
-        status,
-        phase="stopped",
-        connections_told=status.connections_at_start,
-        connections_left=0,
-        requests_left=0,
-        remaining_s=0.0,
-        rate=0.0,
-    )
-
-
-def _sum(statuses: list[WorkerStatus]) -> DrainStatus:
-    """Return the drains of all workers as one, in the phase of the one that is least far."""
-    phases = [status.phase for status in statuses]
-    return DrainStatus(
-        phase=next((phase for phase in _PHASES if phase in phases), "serving"),
-        connections_at_start=sum(s.connections_at_start for s in statuses),
-        connections_told=sum(s.connections_told for s in statuses),
-        connections_left=sum(s.connections_left for s in statuses),
-        requests_left=sum(s.requests_left for s in statuses),
-        elapsed_s=max((s.elapsed_s for s in statuses), default=0.0),
-        remaining_s=max((s.remaining_s for s in statuses), default=0.0),
-        rate=sum(s.rate for s in statuses),
-    )

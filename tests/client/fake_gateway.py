@@ -283,8 +283,10 @@ class _Handler:
 
 
 @asynccontextmanager
-async def fake_gateway(backend: str, bind: str = "127.0.0.1:0") -> AsyncIterator[FakeGateway]:
-    """Run a fake gateway, on a free port of loopback."""
+async def fake_gateway(
+    backend: str, bind: str = "127.0.0.1:0", *, cert: str = ""
+) -> AsyncIterator[FakeGateway]:
+    """Run a fake gateway, on a free port of loopback; cert has its key, too."""
     gateway = FakeGateway(backend)
 
     def make(link: Link) -> _Handler:
@@ -295,7 +297,7 @@ async def fake_gateway(backend: str, bind: str = "127.0.0.1:0") -> AsyncIterator
     quic = ConnectionListener(
         TransportConfig(bind="127.0.0.1:0", web=web)
         if is_web
-        else TransportConfig(bind=bind, backend=backend),
+        else TransportConfig(bind=bind, backend=backend, cert=cert, key=cert),
         make,
     )
     listeners: list[ConnectionListener | WebListener] = [quic]

@@ -116,3 +116,23 @@ def test_two_ways_to_one_gateway_are_tried_together_and_go_together() -> None:
 def test_servers_that_are_none_are_refused(given: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Client(given, openid="ann")  # type: ignore[arg-type]
+
+
+def test_an_address_says_where_to_and_not_whom_to_trust() -> None:
+    own = Server("b", 1, ClientTls(ca_pem=b"b"))
+    servers = Servers([A, own])
+    # One of the client's own, at whatever port: its own name, its own certificates.
+    assert servers.named("b:7", A) == Server("b", 7, own.tls)
+    assert servers.named("a:7", A) == Server("a", 7, A.tls)
+    # Any other must be what the gateway that says so is.
+    there = servers.named("[2001:db8::1]:7", A)
+    assert there == Server("2001:db8::1", 7, A.tls, name="a")
+    assert there is not None
+    # One leads to the next; the name stays.
+    assert servers.named("c:8", there) == Server("c", 8, A.tls, name="a")
+    assert servers.named("[2001:db8::1]:9", there) == there._replace(port=9)
+    # In the same way: by WebSocket where it came from one.
+    web = Server("a", 443, A.tls, "/gatesvr")
+    assert servers.named("c:8", web) == Server("c", 8, A.tls, "/gatesvr", name="a")
+    for nonsense in ("c", ":8", "c:0", "c:70000", "a" * 254 + ":1", "a b:1"):
+        assert servers.named(nonsense, A) is None

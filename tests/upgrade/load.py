@@ -16,7 +16,11 @@ __all__ = ["Load", "loaded"]
 
 
 class _Client:
-    """One client: what it sent and what it got."""
+    """One client: what it sent and what it got.
+
+    Attributes:
+        waits_s: How long each answer took.
+    """
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -24,18 +28,13 @@ class _Client:
         self.pushed = 0
         self.notifies: list[int] = []
         self.errors: list[str] = []
-        self.silence_s = 0.0
-        self.heard_at = asyncio.get_running_loop().time()
-
-    def heard(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self.silence_s = max(self.silence_s, now - self.heard_at)
-        self.heard_at = now
+        self.waits_s: list[float] = []
 
     async def ask(self, pause: float, stop: asyncio.Event) -> None:
         while not stop.is_set():
             self.asked += 1
             data = str(self.asked).encode()
+            began_at = asyncio.get_running_loop().time()
             try:
                 answer = await self.client.request("echo", data)
                 if answer.data != data:
@@ -43,7 +42,7 @@ class _Client:
                 self.answered += 1
             except Exception as error:
                 self.errors.append(f"request: {error!r}")
-            self.heard()
+            self.waits_s.append(asyncio.get_running_loop().time() - began_at)
             await asyncio.sleep(pause)
 
     async def read(self) -> None:
@@ -57,7 +56,6 @@ class _Client:
                 if getattr(error, "is_final", False):
                     return
                 continue
-            self.heard()
             self.notifies.append(int(notify.data))
 
 

@@ -77,7 +77,7 @@ class FakeSupervision:
     counters: WorkerCounters = field(default_factory=WorkerCounters)
     workers: list[FakeWorker] = field(default_factory=list)
     status: DrainStatus = field(default_factory=DrainStatus)
-    drains: list[tuple[float | None, float | None, str, str]] = field(default_factory=list)
+    drains: list[tuple[float | None, float | None]] = field(default_factory=list)
 
     def view(self) -> list[FakeWorker]:
         return list(self.workers)
@@ -85,18 +85,18 @@ class FakeSupervision:
     async def drain(
         self,
         rate: float | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
+        timeout: float | None = None,  # noqa: ASYNC109 - as Supervisor.drain()
         *,
         to: str = "",
         to_web: str = "",
     ) -> None:
-        self.drains.append((rate, timeout, to, to_web))
+        self.drains.append((rate, timeout))
 
     def drain_status(self) -> DrainStatus:
         return self.status
 
     def upgrade_status(self) -> UpgradeStatus:
-        return UpgradeStatus()
+        return UpgradeStatus(phase="starting", workers=2)
 
 
 class FleetRig:

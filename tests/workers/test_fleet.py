@@ -24,6 +24,7 @@ from gatesvr.admin.questions import (
 from gatesvr.admin.refusal import Refused
 from gatesvr.admin.server import AdminServer
 from gatesvr.drain import DrainStatus
+from gatesvr.errors import GatesvrError
 from gatesvr.reload import ReloadReport
 from gatesvr.upstream.manager import EndpointStatus
 from gatesvr.workers import fleet as fleets
@@ -372,6 +373,27 @@ async def test_too_much_at_a_time_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # The admin server.
+
+
+async def test_an_upgrade_goes_by_the_supervisor_and_says_why_not() -> None:
+    with fleet_of(1) as rig:
+        with pytest.raises(Refused, match="cannot be replaced"):
+            await rig.fleet.upgrade()
+        may_end = asyncio.Event()
+
+        async def upgrade() -> None:
+            await may_end.wait()
+
+        async def refuse() -> None:
+            raise GatesvrError("an upgrade is under way")
+
+        rig.fleet._upgrade = upgrade
+        assert (await rig.fleet.upgrade()).phase == "starting"
+        rig.fleet._upgrade = refuse
+        with pytest.raises(Refused, match="no upgrade: an upgrade is under way") as caught:
+            await rig.fleet.upgrade()
+        assert (caught.value.status, caught.value.code) == (409, "REFUSED")
+        may_end.set()
 
 
 async def test_every_route_of_the_admin_server_answers_for_a_fleet() -> None:

@@ -40,20 +40,12 @@ import { STOP_TIMEOUT_MS, Stream, type StreamOwner } from "./stream.js";
  * gateway that falls over as soon as its clients are back they come ever more slowly.
  */
 const STEADY_MS = 10_000;
-/** A connection that lasted for so long is left without a pause where GOAWAY asks for it. */
-const CALM_MS = 1_000;
 /** Credentials are renewed when this much of their time has passed. */
 const RENEWAL_SHARE = 0.8;
 /** Shortest time between two renewals. */
 const MIN_RENEWAL_MS = 1_000;
 /** Longest pause between the tries of the first connect, beside what the gateway asks for. */
 const MAX_FIRST_PAUSE_MS = 1_000;
-
-/** A connection, and the way that it came by. */
-interface Opened {
-  link: Link;
-  name: TransportName | null;
-}
 
 /** What a connector tells the client that it works for. */
 export interface ConnectorOwner {
@@ -96,8 +88,7 @@ export class Connector implements StreamOwner, PageListener {
   /** The newest connection's; between connections it keeps requests for the next. */
   protocol: ClientProtocol;
   #named: string | null = null; // where a GOAWAY has sent the client, until a try there fails
-  #isSent = false; // and it is on its way
-  #ahead: Promise<Opened | null> | null = null; // opened while the one to be left serves
+  #ahead: Promise<Link | null> | null = null; // opened while the one to be left serves
   #stream: Stream | null = null;
   #started = new Deferred<Started>();
   #ended = new Deferred<Disconnect>();
@@ -220,7 +211,7 @@ export class Connector implements StreamOwner, PageListener {
       const code = thrown instanceof GatesvrError && "code" in thrown ? Number(thrown.code) : 0;
       error = new SessionLost(thrown instanceof Error ? thrown.message : String(thrown), { code });
     }
-    void this.#ahead?.then((opened) => opened?.link.close(CloseCode.NORMAL, ""));
+    void this.#ahead?.then((link) => link?.close(CloseCode.NORMAL, ""));
     const end = this.owner.sessionEnded(this.#isStopping ? null : error);
     this.#ready.reject(failure ?? end);
   }
@@ -263,7 +254,6 @@ export class Connector implements StreamOwner, PageListener {
           throw error;
         }
         this.#named = null;
-        this.#isSent = false;
       }
       const now = environment.now();
       if (this.connects !== connects) {
@@ -279,10 +269,9 @@ export class Connector implements StreamOwner, PageListener {
       let delay = 0;
       let jitter = 0;
       if (this.#ahead === null) {
-        delay = Math.max(this.#isSent ? 0 : verdict.delayMs, this.#goawayDelay);
+        delay = Math.max(verdict.delayMs, this.#goawayDelay);
         jitter = this.#backoff.next(environment.random(), delay);
       }
-      this.#isSent = false;
       this.#goawayDelay = 0;
       const isTooLate = now + delay + jitter >= lostAt + patience;
       if (verdict.action === "stop" || isTooLate) {
@@ -316,10 +305,9 @@ export class Connector implements StreamOwner, PageListener {
     this.#wasStarted = this.#wasResumed = false;
     const ahead = await this.#ahead;
     this.#ahead = null;
-    const { link, name } = ahead ?? (await this.#open(timeoutMs));
+    const link = ahead ?? (await this.#open(timeoutMs));
     const started = (this.#started = new Deferred());
     const ended = (this.#ended = new Deferred());
-    this.#preferred = name;
     this.protocol = new ClientProtocol(session);
     const stream = (this.#stream = new Stream(this, link, this.protocol, environment));
     try {
@@ -340,7 +328,7 @@ export class Connector implements StreamOwner, PageListener {
   }
 
   /** Return a new connection, whichever way is up first. */
-  async #open(timeoutMs: number): Promise<Opened> {
+  async #open(timeoutMs: number): Promise<Link> {
     const { environment, options, session } = this;
     if (options.token !== null) {
       session.authToken = await this.#makeToken(options.token, timeoutMs);
@@ -354,40 +342,20 @@ export class Connector implements StreamOwner, PageListener {
       timeoutMs,
       this.#stopped.signal,
     );
-    return { link, name: ways[index]?.name ?? null };
+    this.#preferred = ways[index]?.name ?? null;
+    return link;
   }
 
-  /**
-   * Open the next connection while the session's own serves, again and again, and then leave that.
-   *
-   * Returns null where that has ended before.
-   */
-  async #openAhead(): Promise<Opened | null> {
-    const { environment } = this;
+  /** Open the next connection while the session's own serves, then leave that; null if it fails. */
+  async #openAhead(): Promise<Link | null> {
     const stream = this.#stream;
-    const backoff = new Backoff();
-    const next = () => backoff.next(environment.random(), 0);
-    // Who is sent on and on goes ever more slowly; meanwhile the session is served.
-    let pause = environment.now() - this.#upAt >= CALM_MS ? 0 : next();
-    while (this.#stream === stream && !this.#isStopping) {
-      await this.#sleep(pause);
-      try {
-        const opened = await this.#open(this.options.connectTimeout);
-        if (this.#isStopping) {
-          opened.link.close(CloseCode.NORMAL, "");
-          return null;
-        }
-        if (this.#stream === stream) {
-          const now = environment.now();
-          this.protocol.leave(now, 0);
-          stream?.handleTimer(now);
-        }
-        return opened;
-      } catch {
-        pause = next();
-      }
+    const link = await this.#open(this.options.connectTimeout).catch(() => null);
+    if (this.#stream === stream) {
+      const now = this.environment.now();
+      this.protocol.leave(now, 0);
+      stream?.handleTimer(now);
     }
-    return null;
+    return link;
   }
 
   /** Return what the application's token returns, in time. */
@@ -491,7 +459,6 @@ export class Connector implements StreamOwner, PageListener {
     }
     this.#goawayDelay = delay;
     this.#named = named;
-    this.#isSent = named !== null;
     // Who does not is about to go, and its answers with it: they are waited for.
     this.protocol.leave(now, LEAVE_TIMEOUT_MS);
   }
