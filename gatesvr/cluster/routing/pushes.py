@@ -1,4 +1,4 @@
-"""ClusterPushes: pushes for sessions that any process of the gateway may own (MOVING M9).
+"""ClusterPushes: pushes for sessions that any process of the gateway may own.
 
 ::
 
