@@ -22,6 +22,7 @@ from gatesvr.config import (
     ports,
     sections,
     upstream,
+    workers,
 )
 from gatesvr.config.kinds import Section, kinds_of, number_kind
 from gatesvr.errors import ConfigError
@@ -209,6 +210,7 @@ TOGETHER = {
     ),
     "admin.key = 'k'": "1: admin.key: cert and key go together, cert is missing",
     "admin.client_ca = 'c'": "1: admin.client_ca: it needs cert and key",
+    "workers.restart_min = 11": "1: workers.restart_min: 11s is above restart_max (10s)",
     "upstream.reconnect_min = 9": ("1: upstream.reconnect_min: 9s is above reconnect_max (5s)"),
     "[[push.caller]]\nname = ''\ntoken = 't'": "2: push.caller[0].name: '' is no name",
     "[[push.caller]]\nname = 'a'": (
@@ -276,7 +278,7 @@ def test_values_that_do_not_fit_get_their_messages(
 ) -> None:
     file = tmp_path / "gate.toml"
     refuse, said = Section.refusal, set()
-    modules = {module.__file__: module for module in (checks, ports, sections, upstream)}
+    modules = {module.__file__: module for module in (checks, ports, sections, upstream, workers)}
 
     def refusal(self: Section, field: str, message: str) -> Any:
         frame = sys._getframe(1)

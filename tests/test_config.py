@@ -62,6 +62,7 @@ OTHER = {
     "transport.secret": ("s.key", "s.key"),
     "transport.web.bind": ("127.0.0.1:9", "127.0.0.1:9"),
     "transport.web.path": ("/play", "/play"),
+    "workers.steer": ("forward", "forward"),
     "transport.web.origins": ('["https://a.test"]', ["https://a.test"]),
     "session.max_message_bytes": ("512KiB", 512 << 10),
     "session.max_queue_bytes": ("8MiB", 8 << 20),
@@ -299,6 +300,8 @@ ROOM = {
     "dispatch.workers": ["dispatch.max_workers=65536"],
     "upstream.reconnect_min": ["upstream.reconnect_max=1h"],
     "upstream.reconnect_max": ["upstream.reconnect_min=10ms"],
+    "workers.restart_min": ["workers.restart_max=1h"],
+    "workers.restart_max": ["workers.restart_min=10ms"],
 }
 """What else has to be set for a field's smallest or largest value to fit."""
 
@@ -328,6 +331,9 @@ def test_little_needs_a_restart() -> None:
         "admin.key",
         "admin.client_ca",
         "admin.hosts",
+        "workers.count",
+        "workers.lease",
+        "workers.steer",
     }
 
 

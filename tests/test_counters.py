@@ -25,6 +25,7 @@ from gatesvr.session.counters import SessionCounters
 from gatesvr.transport.counters import TransportCounters
 from gatesvr.transport.web.counters import WebCounters
 from gatesvr.upstream.call import UpstreamCounters
+from gatesvr.workers.counters import WorkerCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,7 @@ OWNERS: dict[type[Counters], tuple[str, ...]] = {
     ClusterCounters: ("cluster",),
     AdminCounters: ("admin",),
     PeerCounters: ("cluster",),
+    WorkerCounters: ("workers",),
     ServiceCounters: ("service",),
     ClientCounters: ("client",),
 }

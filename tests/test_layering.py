@@ -48,7 +48,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "session": BOTTOM,
     "cluster.counters": frozenset({"observe"}),
     "cluster": WITHOUT_IO | {"dispatch", "control", "engine", "service.results"},
-    "workers": BOTTOM | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"},
+    "workers": BOTTOM
+    | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"}
+    | {"overload", "session.memory", "upstream"},
     "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,

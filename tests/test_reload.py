@@ -315,6 +315,11 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     # Where nothing is traced, nothing else knows them: see the test of traces.
     "trace.trust_clients": lambda g: g.config.trace.trust_clients,
     "trace.one_in": lambda g: g.config.trace.one_in,
+    # A supervisor acts by these (tests/workers).
+    "workers.start_timeout": lambda g: g.config.workers.start_timeout,
+    "workers.restart_min": lambda g: g.config.workers.restart_min,
+    "workers.restart_max": lambda g: g.config.workers.restart_max,
+    "workers.upgrade_timeout": lambda g: g.config.workers.upgrade_timeout,
     "log.level": lambda g: logging.getLevelName(logging.getLogger("gatesvr").level).lower(),
     "log.format": lambda g: g.config.log.format,  # tests/observe/test_log.py
 }

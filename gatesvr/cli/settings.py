@@ -40,7 +40,7 @@ class Settings:
     is_demo: bool = False
     demos: Mapping[str, str] = field(default_factory=dict)
     is_any_web_port: bool = False
-    origins: Origins | None = None
+    origins: Origins = field(init=False, repr=False)
 
     def read(self) -> Config:
         """Return the configuration.
@@ -68,7 +68,7 @@ class Settings:
             return found
 
         config = load()
-        if self.is_demo and self.origins is not None and not self.origins.of("transport.web.bind"):
+        if self.is_demo and not self.origins.of("transport.web.bind"):
             self.is_any_web_port = True
             values |= page_settings(config.transport)
             config = load()

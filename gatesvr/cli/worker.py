@@ -1,4 +1,4 @@
-"""``gatesvr worker``: one of the processes of ``gatesvr serve --workers``; a supervisor starts it."""
+"""``gatesvr worker``: a process of ``gatesvr serve --workers``; its supervisor starts it."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ async def _serve(assignment: Assignment, sock: socket.socket) -> int:
         stack.callback(out.flush)
         stack.callback(channel.close)
         try:
-            from ..workers.worker import Worker
+            from ..workers.worker import WorkerServer
             from .banner import summarize
             from .page import open_page
 
             if config.trace.enabled:
                 stack.callback(start_tracing())
-            worker = Worker(assignment, channel)
+            worker = WorkerServer(assignment, channel)
             stack.push_async_callback(worker.stop)
             await worker.start()
             gateway = worker.gateway

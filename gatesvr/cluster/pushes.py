@@ -33,7 +33,7 @@ LAST_PAUSE_S = 0.1
 MAX_OWNERS = 16_384
 """Sessions whose last known owner is remembered."""
 MAX_TRIES = 65_536
-"""Refused tries of other nodes' pushes remembered; each is forgotten when its time is up."""
+"""Tries of other nodes' pushes remembered; each is forgotten when its time is up."""
 
 
 class Pushes:
@@ -58,8 +58,8 @@ class Pushes:
         self._push = push
         self._names = (f"{context.node_id}:{number}" for number in count(1))
         self._owners: dict[str, str] = {}  # of sessions that were pushed to last
-        # Tries not taken, with their answer and the time at which nobody waits for it any more.
-        self._refused: dict[str, tuple[pb.OwnedPushAnswer, float]] = {}
+        # Tries, with their answer and the time at which nobody waits for it any more.
+        self._answered: dict[str, tuple[pb.OwnedPushAnswer, float]] = {}
 
     async def push(
         self,
@@ -163,26 +163,26 @@ class Pushes:
     def take(self, request: pb.OwnedPushRequest, until: float) -> pb.OwnedPushAnswer:
         """Take a push of another node, if this one owns the session.
 
-        A try that was not taken once is not taken later, when it comes again: its sender may have
-        told its pusher so. One that nobody waits for is not taken: its push_id may be forgotten
+        A try that comes again is answered as it was: one that was not taken is not taken later,
+        since its sender may have told its pusher so; one that was taken is not unknown once its
+        session has gone. One that nobody waits for is not taken: its push_id may be forgotten
         here by now (Outbox).
         """
         now = self._context.clock()
-        refused = self._refused
-        while refused:
-            oldest = next(iter(refused))
-            if refused[oldest][1] > now and len(refused) <= MAX_TRIES:
+        answered = self._answered
+        while answered:
+            oldest = next(iter(answered))
+            if answered[oldest][1] > now and len(answered) <= MAX_TRIES:
                 break
-            del refused[oldest]
-        known = refused.get(request.try_id)
+            del answered[oldest]
+        known = answered.get(request.try_id)
         if known is not None:
             return known[0]
         if now >= until:
             self._context.counters.pushes_late += 1
             return _MOVING
         answer = self._own_push(request.session_id, request.push, request.needs_login)
-        if not (answer.result == pb.OWNER_DONE and answer.response.success):
-            refused[request.try_id] = (answer, until)
+        answered[request.try_id] = (answer, until)
         return answer
 
     def _own_push(

@@ -240,10 +240,8 @@ class LogHandler(logging.Handler):
 
     def say(self, line: str) -> None:
         """Write a line that is no event."""
-        if self._status:
-            line = f"{CLEAR_LINE}{line}\n{self._status}"
-        else:
-            line = f"{self._clear}{line}\n"
+        clear = CLEAR_LINE if self._status else self._clear
+        line = f"{clear}{line}\n{self._status}"
         self._writer.put(line.encode(self._encoding, "backslashreplace"))
 
     def show_status(self, text: str) -> None:

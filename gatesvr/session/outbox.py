@@ -340,13 +340,18 @@ class Outbox:
         self._context.counters.pushes_moving += refusal is MOVING
         return refusal
 
+    def is_repeat(self, push_id: str) -> bool:
+        """Return whether the push with this push_id was taken before, and count it."""
+        is_known = bool(push_id) and self.push_ids is not None and push_id in self.push_ids
+        self._context.counters.push_repeats += is_known
+        return is_known
+
     def _seen(self, push_id: str, now: float) -> PushResult | None:
         """Return the result of a push whose push_id was seen, or has no room; else None."""
         push_ids = self.push_ids
         assert push_ids is not None
         counters = self._context.counters
-        if push_id in push_ids:
-            counters.push_repeats += 1
+        if self.is_repeat(push_id):
             return OK
         if len(push_ids) < MAX_YOUNG_PUSH_IDS or _is_old(next(iter(push_ids.values())), now):
             return None

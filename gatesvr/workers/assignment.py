@@ -56,7 +56,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         steers: Whether the kernel steers datagrams to the workers' sockets.
         loop: Name of the event loop.
         is_demo: Whether this is ``gatesvr serve --demo``.
-        plain_port: Where the demo's page is without TLS; 0 for nowhere.
         stats: Interval at which counters are printed, seconds; 0 for never.
     """
 
@@ -71,7 +70,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     steers: bool = False
     loop: str = "uvloop"
     is_demo: bool = False
-    plain_port: int = 0
     stats: float = 0.0
 
 
@@ -95,11 +93,18 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The worker is to drain and end; None for what its configuration says (Gateway.drain())."""
+    """The worker is to drain and end; None for what its configuration says (Gateway.drain()).
+
+    Where ``to`` names nodes, they go on: it leaves its sockets and its sessions to them. Else
+    clients may be sent to another gateway, ``address`` and ``web_address``.
+    """
 
     rate: float | None = None
     timeout: float | None = None
     ready_wait: float | None = None
+    to: list[str] = []
+    address: str = ""
+    web_address: str = ""
 
 
 class Hurry(msgspec.Struct, frozen=True, tag=True):

@@ -18,7 +18,16 @@ import msgspec
 from ..config import join_address, parse_address
 from ..errors import ConfigError
 from ..transport.addresses import resolve
-from ..transport.steering import QUIC, WEB_QUIC, WEB_TCP, attach, close_group, open_groups
+from ..transport.steering import (
+    QUIC,
+    WEB_PLAIN,
+    WEB_QUIC,
+    WEB_TCP,
+    attach,
+    close_group,
+    open_groups,
+)
+from ..transport.web.sockets import open_plain
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -38,16 +47,12 @@ class Ports:
     Args:
         slots: Sockets of each address.
         is_any_web_port: Whether to take a free port where that for web clients is taken.
-        has_page: Whether to keep a port of loopback for the demo's page.
-
-    Attributes:
-        plain_port: The port of the demo's page; 0 for none.
+        has_page: Whether the demo's page is served on loopback, too.
     """
 
     def __init__(
         self, slots: int, *, is_any_web_port: bool = False, has_page: bool = False
     ) -> None:
-        self.plain_port = 0
         self._slots = slots
         self._is_any_web_port = is_any_web_port
         self._has_page = has_page
@@ -63,14 +68,12 @@ class Ports:
         """
         try:
             self._groups = await self._open_groups(config)
-            found = await reserve(config.push.bind, "push.bind")
-            self._push = found[0].getsockname()[1]
-            self._reserved = found
+            self._reserved = await reserve(config.push.bind, "push.bind")
+            self._push = self._reserved[0].getsockname()[1]
             if self._has_page and WEB_TCP in self._groups:
+                # Who wants any free port for the other clients has the usual ones in use.
                 port = PLAIN_PORT if parse_address(config.transport.web.bind)[1] else 0
-                found = await _reserve_plain(port)
-                self.plain_port = found[0].getsockname()[1]
-                self._reserved += found
+                self._groups[WEB_PLAIN] = [await open_plain(port)] * self._slots
         except BaseException:
             self.close()
             raise
@@ -98,7 +101,9 @@ class Ports:
         if how == "forward":
             return False
         groups = [self._groups[name][0] for name in (QUIC, WEB_QUIC) if name in self._groups]
-        steers = all([attach(sock, key, self._slots) for socks in groups for sock in socks])
+        steers = True
+        for sock in (sock for socks in groups for sock in socks):
+            steers &= attach(sock, key, self._slots)
         if how == "bpf" and not steers:
             raise ConfigError("the kernel takes no program for it here", field="workers.steer")
         return steers
@@ -120,7 +125,8 @@ class Ports:
 
     def stop_listening(self) -> None:
         """Refuse TCP connections, once the workers do: those that connect find the port closed."""
-        close_group(self._groups.pop(WEB_TCP, []))
+        for name in (WEB_TCP, WEB_PLAIN):
+            close_group(self._groups.pop(name, []))
 
     def close(self) -> None:
         """Close all of them."""
@@ -197,13 +203,6 @@ def _bound(family: socket.AddressFamily, address: Address, *, is_shared: bool) -
         sock.close()
         raise
     return sock
-
-
-async def _reserve_plain(port: int) -> list[socket.socket]:
-    try:
-        return await reserve(f"127.0.0.1:{port}", "transport.web.bind")
-    except ConfigError:
-        return await reserve("127.0.0.1:0", "transport.web.bind")
 
 
 def _with_port(bind: str, port: int) -> str:

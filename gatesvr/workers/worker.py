@@ -1,9 +1,10 @@
-"""Worker: a gateway that is one of several, under a supervisor."""
+"""WorkerServer: a gateway that is one of several, under a supervisor."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from ..observe.log import keys
 from ..observe.version import package_version
 from ..reload import follow_log
 from ..transport.siblings import Siblings
-from .assignment import Go, Hurry, Leave, Ready, hub_socket, peer_socket
+from .assignment import Go, Hurry, Leave, Ready, datagram_socket, hub_socket, peer_socket
 from .calls import (
     RELOAD,
     STATUS,
@@ -27,6 +28,7 @@ from .calls import (
     pack,
     unpack,
 )
+from .desk import AdminDesk
 from .loads import FolderLoads
 
 if TYPE_CHECKING:
@@ -37,12 +39,12 @@ if TYPE_CHECKING:
 
     from .assignment import Assignment, Channel
 
-__all__ = ["Worker"]
+__all__ = ["WorkerServer"]
 
 logger = logging.getLogger("gatesvr.workers")
 
 
-class Worker:
+class WorkerServer:
     """One process of a gateway, from its assignment to its end.
 
     Args:
@@ -57,6 +59,7 @@ class Worker:
 
     def __init__(self, assignment: Assignment, channel: Channel) -> None:
         self.is_hurried = False
+        self._is_orphan = False
         self._assignment = assignment
         self._channel = channel
         self.links = PeerLinks(assignment.node_id)
@@ -88,6 +91,8 @@ class Worker:
             ),
         )
         self.gateway.on_drain = self._leaves
+        self.gateway.more_counters["peers"] = self.links.counters
+        self._desk = AdminDesk(self.gateway)
         self._stop = asyncio.Event()
         self._drain = Leave()
 
@@ -99,6 +104,7 @@ class Worker:
         """
         handlers = {
             **self.gateway.handlers(),
+            **self._desk.handlers(),
             RELOAD: self._on_reload,
             STATUS: self._on_status,
         }
@@ -125,14 +131,35 @@ class Worker:
         try:
             await self._stop.wait()
             order = self._drain
-            await gateway.drain(order.rate, order.timeout, ready_wait=order.ready_wait)
+            if order.to:
+                # Others read them too. What comes for connections here, these hand on.
+                gateway.listener.set_reading(is_reading=False)
+            await gateway.drain(
+                order.rate,
+                order.timeout,
+                ready_wait=order.ready_wait,
+                to=order.address,
+                to_web=order.web_address,
+                handover=gateway.handover(order.to) if order.to else None,
+            )
         finally:
             watch.cancel()
 
     async def stop(self) -> None:
         """End what start() began. Idempotent."""
+        self._desk.close()
         await self.gateway.stop()
         await self.links.close()
+        if self._is_orphan:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a supervisor would, and the folder with the last worker."""
+        folder = Path(self._assignment.folder)
+        for path in (peer_socket(self._assignment), datagram_socket(self._assignment)):
+            Path(path).unlink(missing_ok=True)
+        if not any(folder.glob("*.peer")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def leave(self, order: Leave | None = None) -> None:
         """Begin to drain, and then end; a second call changes nothing."""
@@ -163,8 +190,8 @@ class Worker:
         except GatesvrError as error:
             logger.error("supervisor_not_understood", extra=keys(why=error))
         released()
-        if not self._stop.is_set():
-            logger.warning("supervisor_gone")
+        self._is_orphan = True
+        logger.warning("supervisor_gone")
         self.leave()
 
     # What the supervisor asks.
@@ -190,6 +217,7 @@ class Worker:
                 connections_told=drain.connections_told,
                 connections_left=drain.connections_left,
                 requests_left=drain.requests_left,
+                sessions_left=drain.sessions_left,
                 elapsed_s=drain.elapsed_s,
                 remaining_s=drain.remaining_s,
                 rate=drain.rate,

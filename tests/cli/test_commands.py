@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -214,9 +215,9 @@ def test_call_line_needs_nothing_added(
     address: tuple[str, int], names: list[str], is_development: bool, expected: str
 ) -> None:
     tls = ServerTls(generate_certificate(names)[0], b"", "c.pem", is_development)
-    assert banner.call_line(address, tls).endswith(expected)
+    assert shlex.join(banner.call_words(address, tls)).endswith(expected)
     hello = expected.replace("--data hello", "--json")
-    assert banner.call_line(address, tls, "hello").endswith(hello)
+    assert shlex.join(banner.call_words(address, tls, "hello")).endswith(hello)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyError, ImportError])

@@ -19,7 +19,7 @@ from gatesvr._pb import upstream_pb2 as up
 from gatesvr.cluster.directory import DirectoryUnreachableError, MemoryDirectory
 from gatesvr.cluster.node import Node
 from gatesvr.cluster.peers import PeerUnreachableError
-from gatesvr.config import Config, RouteRule, load
+from gatesvr.config import Config, RouteRule, SessionConfig
 from gatesvr.engine import Engine
 
 from ..dispatch.fakes import settle
@@ -83,8 +83,8 @@ class Fault:
 
     Attributes:
         name: The call's; of the directory, the method's.
-        kind: ``lose`` the question, ``deaf`` lose the answer, ``repeat``, or ``hold`` until
-            release().
+        kind: ``lose`` the question, ``deaf`` lose the answer, ``break`` lose it and know that at
+            once, ``repeat``, or ``hold`` until release().
         source: The caller, empty for any.
         left: How many calls.
         behind: How many go through before.
@@ -170,13 +170,12 @@ class MemoryPeers:
             await asyncio.Event().wait()
         if fault is not None and kind == "hold":
             # As of a wire that is slow: it goes on although nobody waits for it any longer.
-            later = asyncio.ensure_future(self._held(fault, node_id, call, data, until))
-            self._tasks.add(later)
-            later.add_done_callback(self._tasks.discard)
-            return await asyncio.shield(later)
+            return await self._cluster.later(self._held(fault, node_id, call, data, until))
         answer = await self._answer(node_id, call, data, until)
         if kind == "repeat":
             await self._answer(node_id, call, data, until)
+        if kind == "break":
+            raise PeerUnreachableError(f"{node_id} broke off")
         if kind == "deaf" or wire.is_cut(self._node_id, node_id):
             await asyncio.Event().wait()
         return call.answer.FromString(answer)
@@ -232,7 +231,8 @@ class RemoteDirectory:
             if kind == "lose" or wire.is_cut(self._node_id, "directory"):
                 raise DirectoryUnreachableError(name)
             if fault is not None and kind == "hold":
-                await fault.gate.wait()
+                # It arrives although nobody waits for it any longer.
+                return await self._cluster.later(self._held(fault, method, *args, **kwargs))
             answer = await method(*args, **kwargs)
             if kind == "repeat":
                 answer = await method(*args, **kwargs)
@@ -241,6 +241,10 @@ class RemoteDirectory:
             return answer
 
         return ask
+
+    async def _held(self, fault: Fault, method: Any, *args: Any, **kwargs: Any) -> Any:
+        await fault.gate.wait()
+        return await method(*args, **kwargs)
 
 
 ROUTES = [
@@ -351,19 +355,11 @@ class Cluster:
     """Processes ``a``, ``b``, … over one directory; an async context."""
 
     def __init__(self, nodes: str = "ab", **session: Any) -> None:
-        sets = [f"session.{name}={value}" for name, value in session.items()]
-        self.config = load(environ={}, sets=sets)
-        self.config = Config(
-            **{
-                name: getattr(self.config, name)
-                for name in Config.__struct_fields__
-                if name != "route"
-            },
-            route=ROUTES,
-        )
+        self.config = Config(session=SessionConfig(**session), route=ROUTES)
         self.wire = Wire()
         self.directory = MemoryDirectory(lease=LEASE)
         self._nodes = nodes
+        self._held: set[asyncio.Task[Any]] = set()
         self.processes: dict[str, Process] = {}
 
     def __getattr__(self, name: str) -> Process:
@@ -386,6 +382,13 @@ class Cluster:
         """Return the owner of a session by the directory, empty for none."""
         return getattr(self.entry(session_id), "owner", "")
 
+    async def later(self, held: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for what is held; it goes on without its caller."""
+        task = asyncio.ensure_future(held)
+        self._held.add(task)
+        task.add_done_callback(self._held.discard)
+        return await asyncio.shield(task)
+
     async def boot(self, node_id: str) -> Process:
         process = self.processes[node_id] = Process(self, node_id, self.config)
         await process.start()
@@ -403,6 +406,9 @@ class Cluster:
                 await process.stop()
             else:
                 await process.processor.stop()
+        for task in self._held:
+            task.cancel()
+        await asyncio.gather(*self._held, return_exceptions=True)
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass, with the sweeps of each second."""

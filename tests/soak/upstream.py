@@ -272,8 +272,17 @@ class Pusher:
         self.counts["pushes_streamed" if stream else "pushes_single"] += 1
         if not response.success:
             self.counts[f"push_{response.error_code}"] += 1
+        # Of UNKNOWN nobody knows whether it was taken (PROTOCOL 7.5).
+        if not response.success and response.error_code != "UNKNOWN":
             return
         session_id = request.target_id
         if request.target_type == "openid":
             session_id = self._services.sessions[session_id]
-        self._history.tell("pushed", session_id, request.data.decode(), at=at, stream=stream)
+        self._history.tell(
+            "pushed",
+            session_id,
+            request.data.decode(),
+            at=at,
+            stream=stream,
+            is_sure=response.success,
+        )

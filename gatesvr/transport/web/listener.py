@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import socket
@@ -28,10 +27,10 @@ from ..connection import CLOSE_LINGER_S
 from ..door import Door
 from ..listener import REFUSED_RETRY_MS, STOPS_RETRY_MS
 from ..quic.interface import WEB_ALPN
-from ..steering import WEB_QUIC, WEB_TCP
+from ..steering import WEB_PLAIN, WEB_QUIC, WEB_TCP
 from ..udp.sockets import MAX_PORTS
 from .counters import WebCounters
-from .sockets import listen_on
+from .sockets import listen_on, open_plain
 from .tls import RECORD_BYTES, TlsTransport, tls_context
 
 if TYPE_CHECKING:
@@ -222,23 +221,14 @@ class WebListener:
         Raises:
             ConfigError: There is none.
         """
-        try:
-            try:
-                found = await listen_on("127.0.0.1", port)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                found = await listen_on("127.0.0.1", 0)
-        except OSError as error:
-            raise ConfigError(f"cannot listen on TCP 127.0.0.1: {error.strerror}") from None
-        port = found[0].getsockname()[1]
-        with contextlib.suppress(OSError):
-            found += await listen_on("::1", port)  # where there is IPv6
+        inherited = () if self._siblings is None else self._siblings.sockets.get(WEB_PLAIN, ())
+        found = list(inherited) or await open_plain(port)
         self._plain.update(found)
         self._sockets += found
         for sock in found:
             self._read(sock)
-        return port
+        plain_port: int = found[0].getsockname()[1]
+        return plain_port
 
     def stop_accepting(self) -> None:
         """Take no more clients: those that connect find the port closed."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING
 
+from ...errors import ConfigError
 from ..addresses import Address, resolve, without_scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["listen_on", "open_listening"]
+__all__ = ["listen_on", "open_listening", "open_plain"]
 
 BACKLOG = 1_024
 
@@ -22,6 +25,29 @@ async def listen_on(host: str, port: int) -> list[socket.socket]:
         OSError: One of them cannot be used.
     """
     return open_listening(await resolve(host or "0.0.0.0", port))  # noqa: S104
+
+
+async def open_plain(port: int) -> list[socket.socket]:
+    """Return sockets that listen on loopback, for pages without TLS.
+
+    Args:
+        port: The port; where it is taken, or 0, any free one.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        try:
+            found = await listen_on("127.0.0.1", port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            found = await listen_on("127.0.0.1", 0)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on TCP 127.0.0.1: {error.strerror}") from None
+    with contextlib.suppress(OSError):
+        found += await listen_on("::1", found[0].getsockname()[1])  # where there is IPv6
+    return found
 
 
 def open_listening(
