@@ -42,6 +42,7 @@ class GrpcPushStream(PushStream):
         self._timeout = timeout
         self._call: Any = None
         self._is_open = False  # the gateway has let it in
+        self._is_unsure = False  # a batch has no answer, so no other call may follow
         self._is_closed = False
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -71,12 +72,14 @@ class GrpcPushStream(PushStream):
         answers: list[pb.UnicastPushResponse] = []
         async with self._turn:
             for batch in _batches(requests):
-                if self._call is None or self._call.done():
+                if self._call is None or (self._call.done() and not self._is_unsure):
                     # Nothing is under way: whatever ended it, another one may go on.
                     self._call = self._begin()
                     self._is_open = False
                     self._streams.add(self)
+                self._is_unsure = True
                 answer = await self._ask(batch)
+                self._is_unsure = False
                 answers.extend(answer.responses)
                 if answer.moves:
                     self._call.cancel()  # all that it was asked is answered
