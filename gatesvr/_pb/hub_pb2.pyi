@@ -163,6 +163,18 @@ class HubFound(_message.Message):
     leased: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, entries: _Optional[_Iterable[_Union[HubEntry, _Mapping]]] = ..., version: _Optional[int] = ..., leased: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class HubFindAllRequest(_message.Message):
+    __slots__ = ("openids",)
+    OPENIDS_FIELD_NUMBER: _ClassVar[int]
+    openids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, openids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class HubFoundAll(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: _containers.RepeatedCompositeFieldContainer[HubFound]
+    def __init__(self, found: _Optional[_Iterable[_Union[HubFound, _Mapping]]] = ...) -> None: ...
+
 class HubLoginRequest(_message.Message):
     __slots__ = ("owned", "is_after_failed_resume", "version", "victims")
     OWNED_FIELD_NUMBER: _ClassVar[int]

@@ -316,10 +316,12 @@ class UnicastPushBatch(_message.Message):
     def __init__(self, requests: _Optional[_Iterable[_Union[UnicastPushRequest, _Mapping]]] = ...) -> None: ...
 
 class UnicastPushBatchResponse(_message.Message):
-    __slots__ = ("responses",)
+    __slots__ = ("responses", "moves")
     RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     responses: _containers.RepeatedCompositeFieldContainer[UnicastPushResponse]
-    def __init__(self, responses: _Optional[_Iterable[_Union[UnicastPushResponse, _Mapping]]] = ...) -> None: ...
+    moves: bool
+    def __init__(self, responses: _Optional[_Iterable[_Union[UnicastPushResponse, _Mapping]]] = ..., moves: _Optional[bool] = ...) -> None: ...
 
 class KickRequest(_message.Message):
     __slots__ = ("target_type", "target_id", "reason", "code")

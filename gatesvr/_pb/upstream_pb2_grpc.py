@@ -314,7 +314,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """A page of the sessions that there are, in the order in which they were made.
+        """A page of the sessions that there are, in the order in which they were made; in that of their
+        ids where the gateway has several processes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

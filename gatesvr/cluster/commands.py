@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..control.counters import PushCounters
     from ..control.events import EventStream
     from ..session.manager import SessionManager
+    from ..session.session import Session
     from ..upstream.registry import UpstreamRegistry
     from .directory import Directory
     from .peers import Handlers, Peers
@@ -89,7 +90,7 @@ class ClusterCommands:
         self.pushes = ClusterPushes(commands, manager, node, Lookups(directory), self._bulk)
         self.sessions = ClusterSessions(commands, manager, node, directory, siblings)
         self.registration = ClusterRegistrations(commands, registry, siblings)
-        manager.moves.arrived = self._bulk.arrived
+        manager.moves.arrived = self._arrived
         self._events = ClusterEvents(manager.events, siblings)
         self._handlers: Handlers = {
             BULK: self._bulk.handle,
@@ -157,6 +158,10 @@ class ClusterCommands:
             except Exception:
                 self.counters.internal_errors += 1
                 logger.exception("routing_failed")
+
+    def _arrived(self, session: Session) -> None:
+        self._bulk.arrived(session)
+        self.sessions.arrived(session)
 
     def _greeted(
         self, request: routing_pb2.Greeting, deadline: float

@@ -17,7 +17,7 @@ from .entries import Again, Busy, Done, Entry, Found, Node, Renewal, Tombstone
 from .peers import PeerUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -46,6 +46,7 @@ MOVE = Call("Hub.Move", pb.HubMoveRequest, pb.HubRecord)
 REMOVE = Call("Hub.Remove", pb.HubRemoveRequest, pb.HubYes)
 BURY = Call("Hub.Bury", pb.HubOwned, pb.HubYes)
 FIND = Call("Hub.Find", pb.HubFindRequest, pb.HubFound)
+FIND_ALL = Call("Hub.FindAll", pb.HubFindAllRequest, pb.HubFoundAll)
 LOGIN = Call("Hub.Login", pb.HubLoginRequest, pb.HubLogin)
 
 
@@ -87,6 +88,7 @@ class HubServer:
             REMOVE: self._remove,
             BURY: self._bury,
             FIND: self._find,
+            FIND_ALL: self._find_all,
             LOGIN: self._login,
         }
 
@@ -162,10 +164,11 @@ class HubServer:
         )
 
     def _find(self, request: pb.HubFindRequest, _: float) -> pb.HubFound:
-        found = self._entries.find(request.openid, self._clock())
-        return pb.HubFound(
-            entries=map(_entry_pb, found.entries), version=found.version, leased=found.leased
-        )
+        return _found_pb(self._entries.find(request.openid, self._clock()))
+
+    def _find_all(self, request: pb.HubFindAllRequest, _: float) -> pb.HubFoundAll:
+        find, now = self._entries.find, self._clock()
+        return pb.HubFoundAll(found=[_found_pb(find(openid, now)) for openid in request.openids])
 
     def _login(self, request: pb.HubLoginRequest, _: float) -> pb.HubLogin:
         owned = request.owned
@@ -304,8 +307,12 @@ class HubDirectory:
 
     async def find(self, openid: str) -> Found:
         """See Directory."""
-        found = await self._ask(FIND, pb.HubFindRequest(openid=openid))
-        return Found(tuple(map(_entry, found.entries)), found.version, frozenset(found.leased))
+        return _found(await self._ask(FIND, pb.HubFindRequest(openid=openid)))
+
+    async def find_all(self, openids: Sequence[str]) -> list[Found]:
+        """See Directory."""
+        answer = await self._ask(FIND_ALL, pb.HubFindAllRequest(openids=openids))
+        return list(map(_found, answer.found))
 
     async def login_replacing(
         self, session_id: str, owner: str, epoch: int, *, after_failed_resume: bool
@@ -344,6 +351,16 @@ def _entry_pb(entry: Entry) -> pb.HubEntry:
 
 def _entry(entry: pb.HubEntry) -> Entry:
     return Entry(entry.session_id, entry.owner, entry.epoch, entry.openid, entry.is_logged_in)
+
+
+def _found_pb(found: Found) -> pb.HubFound:
+    return pb.HubFound(
+        entries=map(_entry_pb, found.entries), version=found.version, leased=found.leased
+    )
+
+
+def _found(found: pb.HubFound) -> Found:
+    return Found(tuple(map(_entry, found.entries)), found.version, frozenset(found.leased))
 
 
 def _record_pb(record: Entry | Tombstone | None) -> pb.HubRecord:

@@ -186,6 +186,8 @@ class PushService:
             self._servicer.end_events()
         if self._health is not None:
             self._health.end()
+        if self._servicer is not None:
+            self._servicer.leave()
         await server.stop(STOP_GRACE_S)
         if self._guard is not None:
             self._guard.close()

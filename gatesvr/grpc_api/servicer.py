@@ -90,6 +90,7 @@ class GatewayServicer:
         self._pushes = commands.pushes
         self._event_streams: set[EventStream] = set()
         self._is_ended = False
+        self._is_leaving = False
 
     def apply(self, max_streams: int) -> None:
         """Take another bound on streams; open ones stay."""
@@ -178,7 +179,7 @@ class GatewayServicer:
                 has_room = len(answers) < self._pushes.max_batches
                 if has_room and not is_over and sum(count for count, _ in answers) < MAX_AHEAD:
                     reading = reading or asyncio.ensure_future(anext(batches, _OVER))
-                waited = [reading] if reading is not None else []
+                waited: list[asyncio.Future[Any]] = [reading] if reading is not None else []
                 if answers:
                     waited.append(answers[0][1])
                 if not waited:
@@ -186,14 +187,16 @@ class GatewayServicer:
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 while answers and answers[0][1].done():
                     _, done = answers.popleft()
-                    await context.write(pb.UnicastPushBatchResponse(responses=done.result()))
+                    answer = pb.UnicastPushBatchResponse(responses=done.result())
+                    answer.moves = self._is_leaving
+                    await context.write(answer)
                 if reading is not None and reading.done():
                     batch, reading = reading.result(), None
                     is_over = batch is _OVER
                     if not is_over:
                         requests = self._checked(batch)
-                        answer = asyncio.ensure_future(stream.push_batch(requests))
-                        answers.append((len(requests), answer))
+                        done = asyncio.ensure_future(stream.push_batch(requests))
+                        answers.append((len(requests), done))
         finally:
             if reading is not None:
                 reading.cancel()
@@ -315,6 +318,10 @@ class GatewayServicer:
             stream.end()
             self._event_streams.discard(stream)
             counters.event_streams -= 1
+
+    def leave(self) -> None:
+        """Tell the callers of PushStreams, with their next answer, to go on at another process."""
+        self._is_leaving = True
 
     def end_events(self) -> None:
         """End the event streams after the events so far, and refuse new ones."""

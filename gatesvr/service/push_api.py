@@ -267,7 +267,7 @@ class PushApi(ABC):
     async def sessions(
         self, *, openid: str = "", zone: str = "", state: str = "", page_size: int = 0
     ) -> AsyncIterator[SessionInfo]:
-        """Yield all sessions, oldest first.
+        """Yield all sessions, oldest first; by their ids where the gateway has several processes.
 
         Each page is read when the loop reaches it. A session that lives throughout appears once; a
         session that begins or ends meanwhile may be missing.

@@ -25,7 +25,8 @@ MAX_BATCH_BYTES = 1 << 20
 
 
 class GrpcPushStream(PushStream):
-    """A PushStream rpc; the first push begins it.
+    """A PushStream rpc; the first push begins it. It goes on by another one where the process of
+    the gateway leaves that served it.
 
     Args:
         begin: Begins the call.
@@ -41,6 +42,7 @@ class GrpcPushStream(PushStream):
         self._timeout = timeout
         self._call: Any = None
         self._is_open = False  # the gateway has let it in
+        self._is_unsure = False  # a batch has no answer, so no other call may follow
         self._is_closed = False
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -69,12 +71,19 @@ class GrpcPushStream(PushStream):
     ) -> list[pb.UnicastPushResponse]:
         answers: list[pb.UnicastPushResponse] = []
         async with self._turn:
-            if self._call is None:
-                self._call = self._begin()
-                self._streams.add(self)
             for batch in _batches(requests):
+                if self._call is None or (self._call.done() and not self._is_unsure):
+                    # Nothing is under way: whatever ended it, another one may go on.
+                    self._call = self._begin()
+                    self._is_open = False
+                    self._streams.add(self)
+                self._is_unsure = True
                 answer = await self._ask(batch)
+                self._is_unsure = False
                 answers.extend(answer.responses)
+                if answer.moves:
+                    self._call.cancel()  # all that it was asked is answered
+                    self._call = None
         return answers
 
     async def _ask(self, batch: pb.UnicastPushBatch) -> pb.UnicastPushBatchResponse:

@@ -150,6 +150,11 @@ class DirectoryContract:
         logged_in = Entry("s2", "b", second.epoch, "ann", logged_in=True)
         assert found.entries == (logged_in,)
         assert found.leased <= {"b"}
+        (bobs,) = (await directory.find("bob")).entries
+        assert bobs == other
+        many = await directory.find_all(["bob", "ann", "nobody"])
+        assert [each.entries for each in many] == [(other,), (logged_in,), ()]
+        assert many[1].version == found.version
         assert await directory.read("x") == other
 
     @pytest.mark.usefixtures("nodes")

@@ -8,9 +8,10 @@ import pytest
 
 from gatesvr._pb import upstream_pb2 as pb
 from gatesvr.control.targets import RefusedError
-from gatesvr.errors import GatesvrError, UpstreamError
+from gatesvr.errors import GatesvrError, LostReason, UpstreamError
 
 from ..dispatch.fakes import settle
+from ..dispatch.rig import business
 from .rig import travelling
 from .routed import RoutedCluster, texts
 
@@ -143,6 +144,31 @@ async def test_a_session_that_moves_is_kicked_where_it_arrives() -> None:
         result = await kicking
         assert (result.success, result.sessions) == (True, 1)
         assert other.closed is not None
+
+
+@travelling
+async def test_a_session_that_moves_before_its_login_is_kicked_when_it_arrives() -> None:
+    async with RoutedCluster("abc") as cluster:
+        client = cluster.a.client()
+        response = await client.start("alice")
+        await client.send(business(1, "hello"))
+        client.lose()
+        held = cluster.wire.order("move", "hold")
+        other = cluster.b.client()
+        token = response.resume_token
+        resuming = asyncio.create_task(
+            other.start("", session_id=response.session_id, resume_token=token)
+        )
+        await settle(20)
+        await cluster["c"].api.kick("alice")
+        held.release()
+        await resuming
+        await settle(20)
+        assert other.closed is not None
+        assert other.closed[0] in (4410, 4503)  # with its session, or before it had it
+        assert cluster.entry(response.session_id).reason == LostReason.KICKED
+        later = cluster.b.client()
+        assert (await later.start("alice")).success
 
 
 @travelling

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..dispatch.rig import Client
 
-CALLS = ("Push", "Push", "Push", "find", "read", "Take", "Taken", "Give", "move", "Bulk")
+CALLS = ("Push", "Push", "Push", "find_all", "read", "Take", "Taken", "Give", "move", "Bulk")
 KINDS = ("lose", "deaf", "repeat", "hold")
 
 

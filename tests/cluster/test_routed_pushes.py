@@ -153,7 +153,7 @@ async def test_a_stream_keeps_the_order_however_a_session_is_named() -> None:
         alice, session, _ = await cluster.b.log_in("alice")
         bob, other, _ = await cluster.a.log_in("bob")
         async with cluster["a"].api.push_stream() as stream:
-            cluster.wire.order("find", "hold", behind=1).release()
+            cluster.wire.order("find_all", "hold", behind=1).release()
             pushes = []
             for number in range(100):
                 data = b"%d" % number
@@ -261,8 +261,8 @@ def test_pushes_of_one_turn_share_a_question(count: int) -> None:
             cluster.wire.counts.clear()
             pushing = [cluster["a"].user("alice", str(n)) for n in range(count)]
             assert await asyncio.gather(*pushing) == [""] * count
-            assert cluster.wire.counts["find"] == 1
+            assert cluster.wire.counts["find_all"] == 1
             assert await cluster["a"].user("alice", "later") == ""
-            assert cluster.wire.counts["find"] == 2
+            assert cluster.wire.counts["find_all"] == 2
 
     run()

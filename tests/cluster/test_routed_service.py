@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import pytest
@@ -113,3 +113,49 @@ async def test_a_stream_that_goes_wrong_ends(wrong: str) -> None:
         while counters.streams:
             await asyncio.sleep(0.01)
         assert counters.internal_errors == 0
+
+
+async def test_a_stream_goes_on_by_another_process() -> None:
+    async with asyncio.timeout(DEADLINE_S), RoutedCluster("ab", max_queue_size=4000) as cluster:
+        client, _, _ = await cluster.b.log_in("alice")
+        first, second = (
+            PushService(PushConfig(bind="127.0.0.1:0"), cluster[n].commands, is_shared=True)
+            for n in "ab"
+        )
+        await first.start()
+        address = first.address
+        for service in (first, second):
+            service._config = PushConfig(bind=address)
+        numbers = iter(range(10_000))
+        sent = []
+        try:
+            async with (
+                GatewayClient(address, timeout=DEADLINE_S) as api,
+                api.push_stream() as stream,
+            ):
+
+                async def push(count: int) -> None:
+                    for _ in range(count):
+                        pushes = [Push("alice", data=b"%d" % next(numbers)) for _ in range(5)]
+                        results = await stream.push(*pushes)
+                        assert all(result.success for result in results)
+                        sent.extend(push.data.decode() for push in pushes)
+
+                await push(5)
+                await second.start()
+                pushing = asyncio.create_task(push(100))
+                await settle(5)
+                await first.stop()
+                await pushing
+                await push(5)
+                await first.start()
+                await second.stop()  # nothing is under way
+                call: Any = stream._call  # type: ignore[attr-defined]
+                while not call.done():
+                    await asyncio.sleep(0.01)
+                await push(5)
+        finally:
+            await first.stop()
+            await second.stop()
+        assert await texts(client) == sent
+        assert [p.engine.commands.counters.streams for p in cluster] == [0, 0]

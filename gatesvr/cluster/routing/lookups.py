@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lookups"]
 
+MAX_OPENIDS = 256
+"""Users in one question."""
+
 
 class Lookups:
     """Asks the directory for the sessions of users.
@@ -45,29 +48,34 @@ class Lookups:
         return future
 
     def _send(self) -> None:
-        asked, self._next = self._next, {}
-        for openid, future in asked.items():
-            task = asyncio.create_task(self._find(openid, future))
+        asked, self._next = list(self._next.items()), {}
+        for start in range(0, len(asked), MAX_OPENIDS):
+            task = asyncio.create_task(self._find(asked[start : start + MAX_OPENIDS]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _find(self, openid: str, future: asyncio.Future[Found]) -> None:
+    async def _find(self, asked: list[tuple[str, asyncio.Future[Found]]]) -> None:
         clock = asyncio.get_running_loop().time
         until = clock() + TRY_S
+        openids = [openid for openid, _ in asked]
         try:
             while True:
                 try:
-                    future.set_result(await self._directory.find(openid))
-                    return
+                    found = await self._directory.find_all(openids)
                 except DirectoryUnreachableError:
                     if clock() >= until:
                         raise
+                else:
+                    for (_, future), each in zip(asked, found, strict=True):
+                        future.set_result(each)
+                    return
                 await asyncio.sleep(RETRY_S)
         except Exception as error:
-            future.set_exception(error)
+            for _, future in asked:
+                future.set_exception(error)
         finally:
-            if not future.done():
-                future.cancel()
+            for _, future in asked:
+                future.cancel()  # nothing, where it is done
 
 
 def _read(future: asyncio.Future[Found]) -> None:

@@ -30,7 +30,7 @@ class RoutedNode(Protocol):
         needs_login: bool = False,
         owner: str = "",
     ) -> pb.UnicastPushResponse:
-        """Push to a session: its owner's result, NOT_FOUND, BUSY or UNKNOWN (MOVING M9).
+        """Push to a session: its owner's result, NOT_FOUND, BUSY or UNKNOWN.
 
         Where the directory has just said who owns it, ``owner`` saves the question.
         """

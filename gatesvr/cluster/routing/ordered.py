@@ -78,6 +78,11 @@ class PushOrder:
         for index, request in enumerate(requests):
             if index % PUSH_SLICE == 0:
                 await self._turns.take()
+            if request.target_type == "session":
+                session_id = request.target_id
+                if session_id not in self._lines and pushes.is_own(session_id):
+                    joined.append(pushes.push_here(request))
+                    continue
             try:
                 pushes.begin(request)
                 if request.target_type == "session":
@@ -85,7 +90,12 @@ class PushOrder:
                 else:
                     found = await pushes.answered(asked[request.target_id])
                     entries = pushes.chosen(request, found)
-                    joined.append([self._enter(e.session_id, request, e.owner) for e in entries])
+                    parts = [self._enter(e.session_id, request, e.owner) for e in entries]
+                    first = parts[0]
+                    if len(parts) > 1 or isinstance(first, asyncio.Future) or not first.success:
+                        joined.append(parts)
+                    else:
+                        joined.append(first)
             except RefusedError as refusal:
                 joined.append(refusal.as_response())
         return joined

@@ -1,4 +1,4 @@
-"""ClusterPushes: pushes for sessions that any process of the gateway may own (MOVING M9).
+"""ClusterPushes: pushes for sessions that any process of the gateway may own.
 
 ::
 
@@ -74,6 +74,7 @@ class ClusterPushes:
         self.broadcast = bulk.broadcast
         self.multicast = bulk.multicast
         self.check_batch = commands.pushes.check_batch
+        self.push_here = commands.pushes.push
         self._numbers = count(1)
         self._prefix = f"{MADE_PUSH_ID}{secrets.token_hex(6)}"
 
@@ -90,7 +91,7 @@ class ClusterPushes:
     ) -> pb.UnicastPushResponse | Awaitable[pb.UnicastPushResponse]:
         """Queue a notify for a session, or for every session of an openid."""
         if request.target_type == "session" and self.is_own(request.target_id):
-            return self._local.push(request)
+            return self.push_here(request)
         try:
             self._local.begin(request)
         except RefusedError as refusal:

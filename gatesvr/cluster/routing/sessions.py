@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..._pb import cluster_pb2, routing_pb2
 from ..._pb import upstream_pb2 as pb
 from ...control.targets import RefusedError
+from ...errors import CloseCode
 from ...protocol.messages import is_valid_text
 from ...session.role import Role
 from ..directory import DirectoryUnreachableError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ...control.commands import Commands
     from ...session.manager import SessionManager
+    from ...session.session import Session
     from ..directory import Directory
     from .node import RoutedNode
     from .siblings import Siblings
@@ -29,6 +31,9 @@ __all__ = ["ClusterSessions"]
 
 MAX_TOKEN_BYTES = 128
 BUSY_MS = 200
+KEPT_S = 2.0
+"""For as long as a session may be on its way from one process to another, a kick is kept."""
+MAX_KEPT = 1_024
 
 
 class ClusterSessions:
@@ -56,6 +61,7 @@ class ClusterSessions:
         self._node = node
         self._directory = directory
         self._siblings = siblings
+        self._kicked: dict[str, tuple[pb.KickRequest, float]] = {}  # by openid, of late
 
     # Kick.
 
@@ -101,9 +107,39 @@ class ClusterSessions:
     ) -> routing_pb2.KickUserAnswer:
         """Kick the sessions of a user that this process owns."""
         del deadline
+        now = asyncio.get_running_loop().time()
+        self._forget(now)
+        self._kicked[request.kick.target_id] = (request.kick, now)
         sessions = self._manager.find("openid", request.kick.target_id, with_inited=True)
         await self._local.kick_all(sessions, request.kick)
         return routing_pb2.KickUserAnswer(sessions=len(sessions))
+
+    def arrived(self, session: Session) -> None:
+        """Kick a session that has not logged in, and was on its way when its user was kicked.
+
+        The directory, which does not know of it by its openid, could not say where it was.
+        """
+        if session.is_logged_in or not self._kicked:
+            return
+        loop = asyncio.get_running_loop()
+        self._forget(loop.time())
+        request, at = self._kicked.get(session.openid, (None, 0.0))
+        if request is not None and session.create_time <= at:
+            loop.call_soon(self._kick_late, session, request)
+
+    def _kick_late(self, session: Session, request: pb.KickRequest) -> None:
+        if session.is_valid:
+            code = request.code or CloseCode.KICKED
+            now = asyncio.get_running_loop().time()
+            self._manager.kick(session, request.reason, now, code)
+
+    def _forget(self, now: float) -> None:
+        kicked = self._kicked
+        while kicked:
+            oldest = next(iter(kicked))
+            if kicked[oldest][1] + KEPT_S > now and len(kicked) < MAX_KEPT:
+                break
+            del kicked[oldest]
 
     # Get.
 
