@@ -9,6 +9,8 @@ PAGE_CLIENT := gatesvr/demo/page/client.js
 BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_core/*.pxd)
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 BASE ?= HEAD
+# Tests wait for time-outs, too, so there may be more of them at a time than cores.
+TEST_PROCESSES := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 # Not among them: one builds a core of its own, two race with time-outs, which a slow core loses.
 SANITIZED := tests/core tests/fuzz tests/e2e \
   --deselect tests/core/test_no_batch.py \
@@ -32,10 +34,10 @@ serve: $(RUNTIME) $(PAGE_CLIENT) ## Run a gateway with demo services behind it, 
 	@exec $(BIN)/gatesvr serve --demo $(ARGS)
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
-	$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal --timeout 900 $(ARGS)
+	$(BIN)/python -m pytest -m long --numprocesses $(TEST_PROCESSES) --dist worksteal --timeout 900 $(ARGS)
 
 browser: install ## Test the console and pages of clients in Chromium; installs it and Node where there are none
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
@@ -80,6 +82,9 @@ bench-compare: install ## Measure beside BASE=<rev>; fails where the working tre
 
 soak: install ## Run both QUIC backends, and clients of every kind, through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
+	$(BIN)/python -m tests.soak --processes 4 --rebind-s 1 --min-requests 20000 --min-pushes 20000 --min-moves 300 $(ARGS)
+	$(BIN)/python -m tests.soak --processes 4 --upgrade-s 6 --calm --clients 200 --workers 2 --min-resumes 300 \
+	  --min-upgrades 8 --min-moves 300 $(ARGS)
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
 	@test -d clients/js/dist || { cd clients/js && npm ci --no-audit --no-fund && npm run build; }
 	$(BIN)/python -m tests.soak --backend qh3 --web 15 --js 15 --min-requests 20000 --min-pushes 20000 \
@@ -104,7 +109,7 @@ types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
 	  gatesvr._core.udp gatesvr._core.limits gatesvr._core.histogram gatesvr._core.hpack \
-	  gatesvr._core.request gatesvr._core.http2
+	  gatesvr._core.request gatesvr._core.http2 gatesvr._core.speck
 
 docs: install ## Write what the docs take from the code, and build their site into build/docs
 	$(PIP) 'gatesvr[docs]'

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .cluster.commands import ClusterCommands
+from .cluster.handover import Handover as SessionHandover
 from .cluster.node import Node
-from .config import Config, Range, check_numbers, join_address
+from .config import Config, join_address
 from .config.changes import within_reach
 from .control.local import LocalPushApi
-from .drain import STOP_REASON, Drain
+from .drain import STOP_REASON, Drain, check_drain
 from .engine import Engine
 from .errors import CloseCode
 from .figures import Figures, PathFigures
@@ -30,7 +30,7 @@ from .transport.web.listener import WebListener
 from .upstream.manager import UpstreamManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .control.events import EventStream
     from .control.interface import CommandSet
     from .dispatch.worker import WorkerState
-    from .drain import DrainStatus
+    from .drain import DrainStatus, Handover
     from .observe.metrics import Counters
     from .transport.siblings import Siblings
     from .upstream.manager import EndpointStatus
@@ -178,6 +178,7 @@ class Gateway(LocalPushApi):
             config.drain,
             engine.dispatcher,
             engine.processor,
+            self._stop_accepting,
             self._refuse_clients,
             clock.now,
         )
@@ -427,6 +428,9 @@ class Gateway(LocalPushApi):
         timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
+        to: str = "",
+        to_web: str = "",
+        handover: Handover | None = None,
     ) -> None:
         """Take the gateway out of service so that its users do not notice, then stop it.
 
@@ -440,24 +444,38 @@ class Gateway(LocalPushApi):
                 ``drain.timeout``.
             ready_wait: Seconds of false readiness before new clients are refused; None for
                 ``drain.ready_wait``.
+            to: Another gateway, ``HOST:PORT``, to send QUIC clients to; they begin a new session
+                there. Empty: they come back here, or go where they know.
+            to_web: The same for web clients.
+            handover: The other processes of this gateway, which take the sessions: their clients
+                notice nothing.
 
         Raises:
-            ConfigError: A number is none, or out of range; no drain has begun.
+            ConfigError: A number is none, or out of range, or an address is none; no drain has
+                begun.
         """
-        given = {
-            "rate": (rate, Range(0.001, math.inf)),
-            "timeout": (timeout, Range(0, math.inf)),
-            "ready_wait": (ready_wait, Range(0, math.inf)),
-        }
-        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._stopping is not None:
             await self.stop()
             return
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain_and_stop(rate, timeout, ready_wait))
+            running = self._drain.run(
+                rate, timeout, ready_wait, to=to, to_web=to_web, handover=handover
+            )
+            self._draining = asyncio.ensure_future(self._drain_and_stop(running))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
+
+    def handover(self, nodes: Sequence[str]) -> Handover | None:
+        """Return what leaves this process's sessions to others, for drain().
+
+        Args:
+            nodes: Their names in the directory.
+        """
+        if self.node is None:
+            return None
+        return SessionHandover(self.node, self.session_manager, nodes, self.engine.clock)
 
     def drain_status(self) -> DrainStatus:
         """Return how far a drain has come; phase ``serving`` where there is none."""
@@ -467,11 +485,9 @@ class Gateway(LocalPushApi):
         """Cut short a drain that runs: what is left of it ends now."""
         self._drain.end_now()
 
-    async def _drain_and_stop(
-        self, rate: float | None, within: float | None, ready_wait: float | None
-    ) -> None:
+    async def _drain_and_stop(self, running: Coroutine[None, None, None]) -> None:
         try:
-            await self._drain.run(rate, within, ready_wait)
+            await running
         finally:
             await self.stop()
 
@@ -480,9 +496,12 @@ class Gateway(LocalPushApi):
         self.listener.close_all(code, reason)
         self.web.close_all(code, reason)
 
-    def _refuse_clients(self) -> None:
+    def _stop_accepting(self) -> None:
         self.listener.stop_accepting()
         self.web.stop_accepting()
+
+    def _refuse_clients(self) -> None:
+        self._stop_accepting()
         self.session_manager.stop_starting(self.engine.clock())
 
     async def stop(self) -> None:

@@ -1,6 +1,7 @@
-"""Every citation leads somewhere: PROTOCOL n.n, DESIGN Dn, docs/PAGE.md#heading, RFC n s.s.
+"""Every citation leads somewhere: PROTOCOL n.n, DESIGN Dn, MOVING Mn, docs/PAGE.md#heading, RFC n.
 
-PROTOCOL's numbers are the headings of docs/protocol.md, DESIGN's those of docs/architecture.md. If
+The numbers are headings: PROTOCOL's of docs/protocol.md, DESIGN's of docs/architecture.md,
+MOVING's of docs/moving.md. If
 the code quotes the protocol (``PROTOCOL 2.3: "anything else is a gap"``), the section must say so.
 """
 
@@ -19,22 +20,29 @@ ROOT = Path(__file__).parents[1]
 
 PLACES = ("gatesvr", "tests", "bench", "docs", "examples", "protos", ".ci", ".github")
 SUFFIXES = frozenset({".py", ".pyi", ".pyx", ".pxd", ".proto", ".md", ".toml", ".yml", ""})
-PAGES = {"PROTOCOL": "docs/protocol.md", "DESIGN": "docs/architecture.md"}
+PAGES = {
+    "PROTOCOL": "docs/protocol.md",
+    "DESIGN": "docs/architecture.md",
+    "MOVING": "docs/moving.md",
+}
 
 _SPAN = r"\d(?:\.\d+)?"
 _NUMBERS = {
     "PROTOCOL": re.compile(rf"{_SPAN}(?:-{_SPAN})?(?:, {_SPAN}(?:-{_SPAN})?)*"),
     "DESIGN": re.compile(r"(?:D\d+|\d)(?:, (?:D\d+|\d))*"),
+    "MOVING": re.compile(r"M\d+(?:, M\d+)*"),
 }
-_CITATION = re.compile(r"(?<![\w.])(PROTOCOL|DESIGN)\b(?!\.md)(?: ([\d.D][\d.D, -]*\d|\d))?")
+_CITATION = re.compile(
+    r"(?<![\w.])(PROTOCOL|DESIGN|MOVING)\b(?!\.md)(?: ([\d.DM][\d.DM, -]*\d|\d))?"
+)
 _QUOTE = re.compile(r"(?:[^\w]*\n\s*#?\s*|: )\"([^\"]+)\"")
 _BARE = re.compile(r"\w (?:\n\s*#?\s*)?\((\d\.\d+(?:, \d\.\d+)*)\)")
 _RFC = re.compile(r"\bRFC ?\d\S*")
 _GOOD_RFC = re.compile(r"RFC \d{4,5}\b")
 _PAGE = re.compile(r"\bdocs/[\w-]+\.md(?:#[\w-]+)?")
-_MISSING_DOCUMENT = re.compile(r"\b(?:SEED|STYLE|MOVING)\.md\b|\bMOVING M\d+")
+_MISSING_DOCUMENT = re.compile(r"\b(?:SEED|STYLE|MOVING)\.md\b")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_NUMBERED = re.compile(r"^#+ (D?\d+(?:\.\d+)?)\b", re.MULTILINE)
+_NUMBERED = re.compile(r"^#+ ([DM]?\d+(?:\.\d+)?)\b", re.MULTILINE)
 
 
 def sections(page: str) -> dict[str, str]:
@@ -129,7 +137,7 @@ def test_every_citation_leads_somewhere() -> None:
 def test_citations_are_found() -> None:
     texts = [path.read_text("utf-8") for path in files(ROOT)]
     found = [match for text in texts for match in _CITATION.finditer(text) if match[2]]
-    assert {match[1] for match in found} == {"PROTOCOL", "DESIGN"}
+    assert {match[1] for match in found} == PAGES.keys()
     assert len(found) > 100
 
 
@@ -143,6 +151,7 @@ PROTOCOL_PAGE = """\
 A `token` is
 16 random bytes.
 """
+MOVING_PAGE = "# Sessions that move\n\n## M1 The directory\n"
 DESIGN_PAGE = "# How it is built\n\n## 3. Decisions\n\n### D5. Slots\n"
 
 
@@ -150,6 +159,7 @@ def _plant(root: Path, path: str, text: str) -> None:
     for page, content in (
         ("docs/protocol.md", PROTOCOL_PAGE),
         ("docs/architecture.md", DESIGN_PAGE),
+        ("docs/moving.md", MOVING_PAGE),
         (path, text),
     ):
         file = root / page
@@ -167,6 +177,7 @@ def _plant(root: Path, path: str, text: str) -> None:
         ("gatesvr/session/session.py", "# PROTOCOL D5"),
         ("tests/core/test_queue.py", "# DESIGN D6"),
         ("bench/test_queue.py", "TARGET = 10  # DESIGN 4"),
+        ("protos/cluster.proto", "// MOVING M2"),
         ("gatesvr/session/resume.py", '# PROTOCOL 4.2: "a token is 15 random bytes"'),
         ("gatesvr/session/resume.py", "# A token is kept for a while (4.9)."),
         ("protos/message.proto", "// see docs/wire.md"),
@@ -186,6 +197,7 @@ def test_planted_citation_is_found(tmp_path: Path, path: str, text: str) -> None
     [
         '"""Tokens (PROTOCOL 4, 4.2)."""',
         "# DESIGN D5, 3",
+        "# MOVING M1: as it says",
         '# PROTOCOL 4.2: "A token is 16 random\n    # bytes."',
         '# PROTOCOL 4.2: "a token … bytes"',
         "# A token is kept for a while (4.2).",

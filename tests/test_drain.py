@@ -32,7 +32,7 @@ def make_client(*gateways: Gateway, openid: str = "ann", backend: str = "auto") 
 
 
 @asynccontextmanager
-async def drained(gateway: Gateway, **how: float) -> AsyncIterator[asyncio.Task[None]]:
+async def drained(gateway: Gateway, **how: Any) -> AsyncIterator[asyncio.Task[None]]:
     """Drain at once, and wait for the end behind the block."""
     async with asyncio.timeout(DEADLINE_S):
         task = asyncio.create_task(gateway.drain(**{"ready_wait": 0.0, **how}))
@@ -100,6 +100,7 @@ async def test_requests_finish_and_then_the_client_goes(
             "dismissed": 1,
             "connections_cut": 0,
             "requests_cut": 0,
+            "sessions_cut": 0,
         }
 
 
@@ -240,6 +241,65 @@ async def test_clients_that_know_another_gateway_move_there(backend: str) -> Non
         assert (counters["dismissed"], counters["connections_cut"]) == (0, 0)
 
 
+async def test_clients_go_where_the_drain_sends_them(backend: str) -> None:
+    """They know one gateway, wait for their answers there, and are told of the other one."""
+    async with (
+        plain_upstream() as upstream,
+        running_gateway(backend, upstream.address) as first,
+        running_gateway(backend, upstream.address) as second,
+        make_client(first, backend=backend) as client,
+        plain_client(first.address) as plain,
+    ):
+        await plain.login("bob")
+        running = asyncio.create_task(client.request("gate", b"begun"))
+        await upstream.until_asked("gate")
+        async with drained(first, to=second.address):
+            goaway = await told(plain)
+            assert (goaway.address, goaway.reconnect_after_ms) == (second.address, 1)
+            assert first.drain_status().to == second.address
+            plain.send(pb.ClientRequest(type=pb.REQUEST_ACK, payload=ack(1)))
+            waiting = asyncio.create_task(client.request("echo", b"waits"))
+            upstream.gate.set()
+            assert (await running).data == b"begun"
+            assert (await waiting).data == b"waits"
+            with pytest.raises(SessionLost):
+                await anext(client)
+        assert counter(second, "session.logins") == 1
+        assert counter(first, "drain.connections_cut") == 0
+
+
+async def test_web_clients_go_to_an_address_of_their_own() -> None:
+    async with plain_upstream() as upstream, running_gateway("auto", upstream.address) as gateway:
+        rig = gateway.dispatcher
+        said: list[tuple[str, str]] = []
+
+        class Told:
+            is_ended = False
+            is_done = True
+
+            def __init__(self, transport: str) -> None:
+                self.transport = transport
+
+            def go_away(self, reason: str, reconnect_after_ms: int, address: str) -> bool:
+                said.append((self.transport, address))
+                self.is_ended = True
+                rig._handlers.clear()
+                return True
+
+            def close(self, *args: Any) -> None:
+                pass
+
+        for number, transport in enumerate(("quic", "websocket", "webtransport")):
+            rig._handlers[number] = Told(transport)  # type: ignore[assignment]
+        async with drained(gateway, to="a.example:1", to_web="b.example:2"):
+            pass
+        assert said == [
+            ("quic", "a.example:1"),
+            ("websocket", "b.example:2"),
+            ("webtransport", "b.example:2"),
+        ]
+
+
 async def test_clients_find_another_gateway_when_theirs_is_gone(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,8 +378,19 @@ async def test_a_drain_that_is_ended_may_be_stopped_in_the_same_turn() -> None:
         assert gateway.drain_status().phase == "stopped"
 
 
-@pytest.mark.parametrize("how", [{"rate": 0}, {"timeout": -1}, {"ready_wait": "1s"}])
-async def test_numbers_that_are_none_begin_no_drain(how: Any) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"rate": 0},
+        {"timeout": -1},
+        {"ready_wait": "1s"},
+        {"to": "elsewhere"},
+        {"to": ":8453"},
+        {"to": "a.example:0"},
+        {"to_web": "a" * 254 + ":1"},
+    ],
+)
+async def test_what_is_out_of_range_begins_no_drain(how: Any) -> None:
     gateway = Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"]))
     with pytest.raises(ConfigError, match=next(iter(how))):
         await gateway.drain(**how)

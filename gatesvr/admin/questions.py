@@ -130,6 +130,10 @@ class DrainBody(_Question, frozen=True, kw_only=True):
     """Clients a second that are asked to leave; null as configured."""
     timeout: Annotated[float, Meta(gt=0)] | None = None
     """Longest drain, seconds; null as configured."""
+    to: str = ""
+    """The gateway to send QUIC clients to, ``HOST:PORT``; empty for none."""
+    to_web: str = ""
+    """The gateway to send web clients to; empty for none."""
 
 
 class LogBody(_Question, frozen=True, kw_only=True):

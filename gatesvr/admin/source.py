@@ -240,7 +240,7 @@ class OneProcess:
     async def drain(self, body: DrainBody) -> DrainStatus:
         """See Source."""
         if self._draining is None:
-            asked = self._gateway.drain(body.rate, body.timeout)
+            asked = self._gateway.drain(body.rate, body.timeout, to=body.to, to_web=body.to_web)
             draining = asyncio.create_task(asked, name="gatesvr-admin-drain")
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # it has begun, so that the answer shows it

@@ -9,7 +9,7 @@ import click
 
 from ..admin.text import seconds_text
 from ..errors import ConfigError
-from .options import TEXT, TIMEOUT
+from .options import ADDRESS, TEXT, TIMEOUT
 from .remote import Remote, RemoteError, remote_options
 from .terminal import echo, to_json
 
@@ -23,15 +23,30 @@ LOOK_S = 1.0
     "--rate", type=TEXT, metavar="N/s", help="Clients a second to ask to leave.  [drain.rate]"
 )
 @click.option("--timeout", type=TIMEOUT, help="Longest drain.  [drain.timeout]")
+@click.option(
+    "--to",
+    type=ADDRESS,
+    help="Gateway to send the clients to. They log in there again: sessions stay behind.",
+)
+@click.option("--to-web", type=ADDRESS, help="The same for web clients.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for its end.")
 @remote_options
-def command(remote: Remote, rate: str | None, timeout: float | None, no_wait: bool) -> None:
+def command(
+    remote: Remote,
+    rate: str | None,
+    timeout: float | None,
+    to: str | None,
+    to_web: str | None,
+    no_wait: bool,
+) -> None:
     """Take a gateway down so that nobody notices, and wait until it has stopped.
 
     It is not ready first; then new clients are refused, clients are asked to leave at the rate, and
     running requests finish.
     """
-    status = remote.post("drain", rate=_rate(rate), timeout=timeout)
+    status = remote.post(
+        "drain", rate=_rate(rate), timeout=timeout, to=to or "", to_web=to_web or ""
+    )
     _show(remote, status)
     while not no_wait and status["phase"] != "stopped":
         time.sleep(LOOK_S)

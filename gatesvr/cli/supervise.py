@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..workers.supervisor import Supervisor
+from ..workers.upgrade import UpgradeError
 from .banner import Summary, banner
 from .draining import say_stopping, show_drain
 from .loop import stop_event
 from .serving import admin_server, start_demo_services
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from ..admin.source import Source
     from ..config import Config
     from ..observe.log import LogHandler
@@ -63,6 +66,7 @@ async def supervise(
     running = asyncio.get_running_loop()
     # Until it serves there is nothing to reload.
     running.add_signal_handler(signal.SIGHUP, lambda: logger.warning("hangup_ignored"))
+    running.add_signal_handler(signal.SIGUSR2, lambda: logger.warning("upgrade_ignored"))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
         pushes_to: list[str] = []
@@ -116,14 +120,24 @@ async def supervise(
 
         if admin is not None:
             await admin.start()
-        reloading: set[asyncio.Task[ReloadReport]] = set()
+        under_way: set[asyncio.Task[object]] = set()
 
-        def hangup() -> None:
-            task = asyncio.ensure_future(reload())
-            reloading.add(task)
-            task.add_done_callback(reloading.discard)
+        async def upgrade() -> None:
+            assert supervisor is not None
+            try:
+                status = await supervisor.upgrade(settings.read_again)
+            except UpgradeError as error:
+                log.say(f"no upgrade: {error}; everything goes on as it was")
+            else:
+                log.say(f"upgraded {status.workers} workers in {status.elapsed_s:.1f} s")
 
-        running.add_signal_handler(signal.SIGHUP, hangup)
+        def begin(work: Callable[[], Coroutine[None, None, object]]) -> None:
+            task = asyncio.ensure_future(work())
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+        running.add_signal_handler(signal.SIGHUP, begin, reload)
+        running.add_signal_handler(signal.SIGUSR2, begin, upgrade)
         # The workers' lines come behind the banner, and so do its own.
         summary = msgspec.convert(ready[0].summary, Summary)
         workers = [(worker.number, worker.pid) for worker in supervisor.serving()]

@@ -9,13 +9,11 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from ..config import parse_address
 from ..errors import (
     CloseCode,
     ConnectionFailed,
     ErrorCode,
     GatesvrError,
-    Outcome,
     RequestFailed,
     SessionLost,
 )
@@ -31,17 +29,14 @@ from ..protocol.events import (
     StartRefused,
 )
 from ..protocol.link import Disconnect, Link
-from ..protocol.messages import is_valid_text
-from ..transport.addresses import host_name
 from ..transport.client import CONNECTION_REFUSED, AnyConnection, Server, open_first
 from .login import LoginNotMade
 from .reconnect import (
     MAX_RECONNECT_HINT_S,
-    MAX_RETRY_HINT_S,
     Action,
     Backoff,
-    Verdict,
     describe,
+    first_verdict,
     verdict_of,
 )
 from .servers import HOME_S, Servers
@@ -57,18 +52,16 @@ gateway that falls over as soon as its clients are back they come ever more slow
 fails again and again under resumed connections does not lengthen them."""
 RENEWAL_SHARE = 0.8
 """Credentials are renewed when this much of their time has passed."""
+CALM_S = 1.0
+"""A connection that lasted for so long is left without a pause where GOAWAY asks for it."""
 MIN_RENEWAL_S = 1.0
 """Shortest time between two renewals."""
 MIN_CONNECT_S = 0.1
 """A connect gets as long at least, however long its token took."""
 MAX_REFUSED_TRIES = 3
 """Tries that lengthen the pauses while a gateway that stops refuses every one."""
-MAX_HOST_BYTES = 253
-"""Longest name of a host."""
 MAX_FIRST_PAUSE_S = 1.0
 """Longest pause between the tries of the first connect, beside what the gateway asks for."""
-_TLS_ERRORS = range(0x100, 0x200)
-"""QUIC error codes of TLS alerts: trying again does not help."""
 
 
 class ConnectorOwner(Protocol):
@@ -87,8 +80,10 @@ class ConnectorOwner(Protocol):
 class Connector:
     """The one task that owns a session's connections, one after the other.
 
-    A connection that GOAWAY asks to leave is closed before the next one is opened: what was sent
-    and not accepted goes again on that, so nothing is gained by having both.
+    A gateway whose GOAWAY asks its clients back at once keeps their sessions and serves them until
+    they have moved. So the connection that is left serves on until the next one is up, and is
+    closed when that has taken the session over: nobody waits for a handshake. Behind any other
+    GOAWAY the connection is closed once its answers are here, and then the next one is opened.
 
     Args:
         servers: The gateways.
@@ -141,6 +136,9 @@ class Connector:
         self._kick: Kicked | None = None
         self._how: Disconnect | None = None
         self._goaway_delay = 0.0
+        self._recalled = asyncio.Event()  # by GOAWAY, to come back at once
+        self._moving: asyncio.Task[AnyConnection | None] | None = None  # opens the next connection
+        self._connections: list[AnyConnection] = []  # the session's, and before it one that is left
         self._was_resumed = False  # whether that START had resumed the session
         self._was_started = False  # whether START had been answered on what ended last
         self._up_at = 0.0
@@ -201,6 +199,8 @@ class Connector:
         task = self._task
         if task is None:
             return
+        if self._moving is not None:
+            self._moving.cancel()
         self.flush()
         if self._link is not None and wait_s:
             await asyncio.wait({task}, timeout=wait_s)
@@ -265,7 +265,7 @@ class Connector:
                 verdict = verdict_of(how, is_started=self._was_started)
                 if not self._ready.done():
                     failure = error
-                    verdict = _first_verdict(error) or verdict
+                    verdict = first_verdict(error) or verdict
                 elif not isinstance(error, ConnectionFailed):
                     raise
                 is_elsewhere = self._servers.failed(self._server)
@@ -306,37 +306,74 @@ class Connector:
             await asyncio.sleep(pause)
 
     async def _serve(self, timeout_s: float | None) -> Disconnect:
-        """Connect, START, log in, and stay until the connection has ended; return how it did.
+        """Connect, START, log in, and stay, on one connection behind the other as the gateway asks.
 
         Args:
             timeout_s: Longest time for token and handshake; None for connect_timeout.
+
+        Returns:
+            How the last one has ended.
 
         Raises:
             ConnectionFailed: It did not come to a session.
             RequestFailed: The login was refused.
             SessionLost: The session ended during the login.
         """
-        self._refusal = self._kick = self._how = None
-        self._was_started = self._was_resumed = False
-        timeout_s = self._connect_timeout if timeout_s is None else timeout_s
+        self._how = None
+        self._server = None
+        try:
+            connection = await self._open(self._connect_timeout if timeout_s is None else timeout_s)
+            while (following := await self._hold(connection)) is not None:
+                connection = following
+            return await connection.wait_ended()
+        finally:
+            self._link = None
+            await self._close_all_but(0)
+
+    async def _open(self, timeout_s: float) -> AnyConnection:
+        """Return a connection on which START was sent: the session's own from now on.
+
+        Args:
+            timeout_s: Longest time for token and handshake.
+
+        Raises:
+            ConnectionFailed: There is none.
+        """
         if self._token is not None:
             began = self._loop.time()
             self._session.auth_token = await self._make_token(self._token, timeout_s)
             timeout_s = max(MIN_CONNECT_S, timeout_s - (self._loop.time() - began))
-        self._outcome = outcome = self._loop.create_future()
-        # A connect that is cancelled while the connection opens never awaits it.
-        outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._server = None
         connection = await open_first(
             self._servers.next(),
             self._make_handler,
             backend=self._backend,
             connect_timeout=min(timeout_s, HOME_S) if self._servers.is_home_next else timeout_s,
         )
+        self._connections.append(connection)
+        return connection
+
+    async def _close_all_but(self, count: int) -> None:
+        """Close the older connections: the newest ``count`` stay."""
+        while len(self._connections) > count:
+            await self._connections.pop(0).close(CloseCode.NORMAL)
+
+    async def _hold(self, connection: AnyConnection) -> AnyConnection | None:
+        """Await START_RESP, log in, and stay until the connection has ended or another follows it.
+
+        Returns:
+            The one that follows; None where this one has ended.
+
+        Raises:
+            ConnectionFailed: It did not come to a session.
+            RequestFailed: The login was refused.
+            SessionLost: The session ended during the login.
+        """
+        assert self._outcome is not None
         self._server = connection.asked
         renewal: asyncio.Task[None] | None = None
         try:
-            started = await outcome
+            started = await self._outcome
+            await self._close_all_but(1)
             if self._token is not None:
                 renewal = self._loop.create_task(self._keep_credentials(self._token))
             if not started.is_logged_in:
@@ -350,13 +387,52 @@ class Connector:
                 logger.info("reconnected", extra=keys(is_resumed=started.is_resumed))
             else:
                 self._ready.set_result(None)
-            return await connection.wait_ended()
+            return await self._stay(connection)
         finally:
-            self._link = None
             if renewal is not None:
                 renewal.cancel()
                 await asyncio.gather(renewal, return_exceptions=True)
-            await connection.close(CloseCode.NORMAL)
+
+    async def _stay(self, connection: AnyConnection) -> AnyConnection | None:
+        """Stay until the connection has ended, or GOAWAY has led to another one; return that."""
+        ended = self._loop.create_task(connection.wait_ended())
+        recalled = self._loop.create_task(self._recalled.wait())
+        tasks: list[asyncio.Task[Any]] = [ended, recalled]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._recalled.is_set() and not self._is_stopping:
+                self._moving = moving = self._loop.create_task(self._open_next(ended))
+                tasks.append(moving)
+                await asyncio.wait({moving})
+                if not moving.cancelled():  # by stop()
+                    return moving.result()
+                await asyncio.wait({ended})
+            return None
+        finally:
+            self._moving = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _open_next(self, ended: asyncio.Task[Disconnect]) -> AnyConnection | None:
+        """Open the connection that follows, again and again while the one before lasts.
+
+        Args:
+            ended: Done when that has ended.
+        """
+        backoff = Backoff()
+        # Who is sent on and on goes ever more slowly; meanwhile the session is served.
+        is_calm = self._loop.time() - self._up_at >= CALM_S
+        pause = 0.0 if is_calm else backoff.next(self.jitter())
+        while True:
+            await asyncio.wait({ended}, timeout=pause)
+            try:
+                return await self._open(self._connect_timeout)
+            except ConnectionFailed as error:
+                if ended.done():
+                    return None
+                pause = backoff.next(self.jitter())
+                logger.info("move_failed", extra=keys(why=str(error), pause_s=round(pause, 3)))
 
     async def _make_token(
         self,
@@ -436,6 +512,14 @@ class Connector:
             await asyncio.gather(task, ended, return_exceptions=True)
 
     def _make_handler(self, link: Link) -> StreamHandler:
+        """Make a new connection the session's; one before it that is still there is ignored."""
+        self._moving = None  # not to be stopped any more: STOP goes this way
+        self._recalled.clear()
+        self._refusal = self._kick = self._how = None
+        self._was_started = self._was_resumed = False
+        self._outcome = self._loop.create_future()
+        # A connect that is cancelled while the connection opens never awaits it.
+        self._outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._link = link
         self.protocol = ClientProtocol(self._session)
         return StreamHandler(self, link, self.protocol)
@@ -465,17 +549,20 @@ class Connector:
             return
         delay = min(event.reconnect_after_ms / 1000, MAX_RECONNECT_HINT_S)
         self._goaway_delay = delay
-        here = self._server or self._servers.first
-        named = _named_server(event.address, here) if event.address else None
-        if event.address and named is None:
-            logger.warning("goaway_address_ignored", extra=keys(address=event.address))
-        # Who wants its clients back at once keeps their sessions.
-        if (delay or named is not None) and self._servers.leave(named) and named is None:
-            self._goaway_delay = 0.0
+        named = None
+        if event.address:
+            named = self._servers.named(event.address, self._server or self._servers.first)
+            if named is None:
+                logger.warning("goaway_address_ignored", extra=keys(address=event.address))
         logger.info("leaving", extra=keys(why=event.reason, address=event.address))
-        # Who wants its clients back at once stays, and keeps their answers. Who does not is about
-        # to go, and its answers with it: they are waited for.
-        self.protocol.leave(now, LEAVE_TIMEOUT_S if delay else 0.0)
+        if not delay and named is None:
+            # Who wants its clients back at once keeps their sessions, and serves them meanwhile.
+            self._recalled.set()
+            return
+        # Who does not is about to go, and its answers with it: they are waited for.
+        if self._servers.leave(named) and named is None:
+            self._goaway_delay = 0.0
+        self.protocol.leave(now, LEAVE_TIMEOUT_S)
 
     def keep_state(self) -> None:
         """Store the session's state: what is written next depends on it."""
@@ -508,33 +595,3 @@ class Connector:
     def _lost(self, how: Disconnect) -> SessionLost:
         reason = self._kick.reason if self._kick is not None else ""
         return SessionLost(f"the session is over: {describe(how, reason)}", how.code)
-
-
-def _first_verdict(error: ConnectionFailed | RequestFailed | SessionLost) -> Verdict | None:
-    """Return whether a first connect is tried again; None where its close code says so."""
-    if isinstance(error, RequestFailed):
-        if error.retry_after_ms:
-            return Verdict(Action.FRESH, min(error.retry_after_ms / 1000, MAX_RETRY_HINT_S))
-        # A no of the gateway's or of the login service's own, unless that is just busy or away.
-        is_spoken = error.outcome is Outcome.DONE and error.code != ErrorCode.BUSY
-        is_final = is_spoken or error.code < ErrorCode.INTERNAL
-        return Verdict(Action.STOP if is_final else Action.FRESH)
-    # A certificate that is not accepted will not be the next time.
-    is_final = isinstance(error, ConnectionFailed) and error.is_final
-    return Verdict(Action.STOP) if is_final or error.code in _TLS_ERRORS else None
-
-
-def _named_server(address: str, here: Server) -> Server | None:
-    """Return what a gateway says is another, to be reached in the same way; None for nonsense.
-
-    Args:
-        address: HOST:PORT.
-        here: The gateway that says so.
-    """
-    try:
-        host, port = parse_address(address)
-        host_name(host)
-    except ValueError:
-        return None
-    is_good = host and port and is_valid_text(host, MAX_HOST_BYTES)
-    return here._replace(host=host, port=port) if is_good else None

@@ -6,16 +6,25 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from ..errors import CloseCode
+from ..errors import (
+    CloseCode,
+    ConnectionFailed,
+    ErrorCode,
+    Outcome,
+    RequestFailed,
+    SessionLost,
+)
 from ..protocol.link import Disconnect
 
-__all__ = ["Action", "Backoff", "Verdict", "describe", "verdict_of"]
+__all__ = ["Action", "Backoff", "Verdict", "describe", "first_verdict", "verdict_of"]
 
 MAX_RETRY_HINT_S = 60.0
 """Longest retry_after_ms that is believed (PROTOCOL 3.8)."""
 MAX_RECONNECT_HINT_S = 300.0
 """Longest reconnect_after_ms that is believed (PROTOCOL 3.8)."""
 
+_TLS_ERRORS = range(0x100, 0x200)
+"""QUIC error codes of TLS alerts: trying again does not help."""
 _HINT = re.compile(r"re(try|connect)_after_ms=(\d{1,9})")
 _MAX_HINTS_S = {"try": MAX_RETRY_HINT_S, "connect": MAX_RECONNECT_HINT_S}
 
@@ -97,6 +106,20 @@ def verdict_of(how: Disconnect, *, is_started: bool = False) -> Verdict:
         # Unknown 45xx may pass; unknown 44xx, the operator's own 46xx and the rest are final.
         action = Action.RESUME if how.code // 100 == 45 else Action.STOP
     return Verdict(action, _hint(how.reason)) if action is not Action.STOP else _STOP
+
+
+def first_verdict(error: ConnectionFailed | RequestFailed | SessionLost) -> Verdict | None:
+    """Return whether a first connect is tried again; None where its close code says so."""
+    if isinstance(error, RequestFailed):
+        if error.retry_after_ms:
+            return Verdict(Action.FRESH, min(error.retry_after_ms / 1000, MAX_RETRY_HINT_S))
+        # A no of the gateway's or of the login service's own, unless that is just busy or away.
+        is_spoken = error.outcome is Outcome.DONE and error.code != ErrorCode.BUSY
+        is_final = is_spoken or error.code < ErrorCode.INTERNAL
+        return Verdict(Action.STOP if is_final else Action.FRESH)
+    # A certificate that is not accepted will not be the next time.
+    is_final = isinstance(error, ConnectionFailed) and error.is_final
+    return Verdict(Action.STOP) if is_final or error.code in _TLS_ERRORS else None
 
 
 def _hint(reason: str) -> float:

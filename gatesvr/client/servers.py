@@ -6,6 +6,10 @@ refusal). All that are tried at once race for the first handshake.
 
 A QUIC address and a WebSocket URL of one host are two *ways* to one gateway: they are tried
 together, in their order, and go away together.
+
+Where a GOAWAY names an address, the client goes there first, and to those that it knows where that
+fails. The address says where to, not whom to trust: a host that is none of the client's own must
+show a certificate for the name of the gateway that has sent the client there.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from ..config import parse_address
 from ..errors import ConfigError
+from ..protocol.messages import is_valid_text
 from ..transport.addresses import Place, host_name, parse_place
 
 if TYPE_CHECKING:
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HOME_S", "Servers", "parse_servers"]
 
+MAX_HOST_BYTES = 253
+"""Longest name of a host."""
 HOME_S = 3.0
 """How long a session's home is tried by itself where others are known, seconds."""
 
@@ -85,6 +93,28 @@ class Servers:
             return named is not None
         self._last.update(self._ways(self._home))
         return True
+
+    def named(self, address: str, here: Server) -> Server | None:
+        """Return the gateway that another one has named, to be reached in the same way.
+
+        Args:
+            address: HOST:PORT.
+            here: The gateway that says so.
+
+        Returns:
+            None for nonsense.
+        """
+        try:
+            host, port = parse_address(address)
+            host_name(host)
+        except ValueError:
+            return None
+        if not (host and port and is_valid_text(host, MAX_HOST_BYTES)):
+            return None
+        for own in (here, *self._servers):
+            if own.host == host and not own.name:
+                return here._replace(host=host, port=port, tls=own.tls, name="")
+        return here._replace(host=host, port=port, name=here.name or here.host)
 
     def failed(self, server: Server | None = None) -> bool:
         """A try failed; return whether others can be tried at once.

@@ -337,7 +337,7 @@ class Entries:
             return self._read(session_id, now)
         if to not in self._leases:
             return entry
-        del self._by_owner[owner][session_id]
+        self._disown(entry)
         moved = Entry(session_id, to, epoch + 1, entry.openid, entry.logged_in)
         self._last_epoch = max(self._last_epoch, epoch + 1)
         self._put(moved)
@@ -487,12 +487,15 @@ class Entries:
         self._by_owner.setdefault(entry.owner, {})[entry.session_id] = None
         self._compare(entry.owner, entry.session_id)
 
-    def _drop(self, entry: Entry) -> None:
-        del self._entries[entry.session_id]
+    def _disown(self, entry: Entry) -> None:
         owned = self._by_owner[entry.owner]
         del owned[entry.session_id]
         if not owned:
             del self._by_owner[entry.owner]
+
+    def _drop(self, entry: Entry) -> None:
+        del self._entries[entry.session_id]
+        self._disown(entry)
         self._compare(entry.owner, entry.session_id)
         if entry.logged_in:
             same = self._by_openid[entry.openid]

@@ -103,8 +103,31 @@ def shown_values(value: Any) -> Any:
     return value
 
 
-def within_reach(old: Config, new: Config) -> tuple[Config, list[str]]:
+_SUPERVISORS = frozenset(
+    (
+        "push.bind",
+        "transport.bind",
+        "transport.receive_buffer",
+        "transport.secret",
+        "transport.send_buffer",
+        "transport.web.bind",
+        "transport.web.websocket",
+        "transport.web.webtransport",
+        "workers.count",
+        "workers.lease",
+        "workers.steer",
+    )
+)
+"""Settings that a supervisor has used when it started; and all of [admin]."""
+
+
+def within_reach(old: Config, new: Config, *, is_upgrade: bool = False) -> tuple[Config, list[str]]:
     """Return what of a new configuration can be had without a restart, the rest as it was.
+
+    Args:
+        old: In force.
+        new: Wanted.
+        is_upgrade: Whether all processes but the supervisor start anew.
 
     Returns:
         The configuration, and the names of the settings that need a restart.
@@ -117,7 +140,7 @@ def within_reach(old: Config, new: Config) -> tuple[Config, list[str]]:
     for name in old.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
         if isinstance(before, Section):
-            after = _section_within_reach(name, before, after, kept)
+            after = _section_within_reach(name, before, after, kept, is_upgrade)
         sections[name] = after
     try:
         return Config(**sections), kept
@@ -125,9 +148,13 @@ def within_reach(old: Config, new: Config) -> tuple[Config, list[str]]:
         raise _needs_restart(error, kept) from None
 
 
-def _section_within_reach(name: str, old: Section, new: Section, kept: list[str]) -> Section:
+def _section_within_reach(
+    name: str, old: Section, new: Section, kept: list[str], is_upgrade: bool
+) -> Section:
     """Return what of a section can be had, and of those inside it; add the rest to kept."""
     fields = old.needs_restart(new)
+    if is_upgrade and name != "admin":
+        fields = frozenset(field for field in fields if f"{name}.{field}" in _SUPERVISORS)
     stay: dict[str, Any] = {}
     for field in new.__struct_fields__:
         before, after = getattr(old, field), getattr(new, field)
@@ -135,7 +162,8 @@ def _section_within_reach(name: str, old: Section, new: Section, kept: list[str]
             kept.append(f"{name}.{field}")
             stay[field] = before
         elif isinstance(before, Section) and isinstance(after, Section):
-            stay[field] = _section_within_reach(f"{name}.{field}", before, after, kept)
+            inner = f"{name}.{field}"
+            stay[field] = _section_within_reach(inner, before, after, kept, is_upgrade)
     try:
         return msgspec.structs.replace(new, **stay) if stay else new
     except ConfigError as error:

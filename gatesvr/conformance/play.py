@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..config import join_address
 from .broken import Broken, DriverError
 from .peer import Peer, Table
 
@@ -98,6 +100,14 @@ class Play:
         return await self._stack.enter_async_context(
             open_door(self._doors, lambda peer: self._accept(peer, door), self.tell)
         )
+
+    def unused_address(self) -> str:
+        """Return a HOST:PORT that nobody listens on."""
+        kind = socket.SOCK_DGRAM if self.is_quic else socket.SOCK_STREAM
+        family = socket.AF_INET6 if ":" in self._doors.host else socket.AF_INET
+        with socket.socket(family, kind) as unused:
+            unused.bind((self._doors.host, 0))
+            return join_address(self._doors.host, unused.getsockname()[1])
 
     def _accept(self, peer: Peer, door: int) -> None:
         peer.table = self.table

@@ -307,12 +307,22 @@ class ClientHandler:
             return True
         return not (session.pending or self._held or len(session.queue))
 
-    def go_away(self, reason: str, reconnect_after_ms: int) -> bool:
+    @property
+    def transport(self) -> str:
+        """The way that the client is connected: quic, websocket or webtransport."""
+        return self._link.transport
+
+    @property
+    def knows_goaway(self) -> bool:
+        """Whether the client follows GOAWAY, or may yet: its session is of protocol 1 or later."""
+        return self.session is None or self.session.protocol > 0
+
+    def go_away(self, reason: str, reconnect_after_ms: int, address: str = "") -> bool:
         """Send GOAWAY, once, if the client has a session; return whether it was sent."""
         if self.session is None or self._is_ended or self._is_leaving:
             return False
         self._is_leaving = True
-        self._link.write(self._protocol.goaway(reason, reconnect_after_ms))
+        self._link.write(self._protocol.goaway(reason, reconnect_after_ms, address))
         self._link.request_flush()
         return True
 

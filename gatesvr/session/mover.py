@@ -245,7 +245,8 @@ class SessionMover:
         link = session.link
         if link is not None:
             session.detach(now)
-            link.close(CloseCode.SUPERSEDED, "moved")
+            # Its client comes back, and is told what became of it; 4409 would stop it.
+            link.close(CloseCode.OVERLOADED, "reconnect_after_ms=0")
         if session.role is Role.LEAVING:
             session.moved_calls.clear()
         self._counters.moved_out += session.role in (Role.OWN, Role.LEAVING)

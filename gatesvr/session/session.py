@@ -17,7 +17,7 @@ from .._pb import upstream_pb2 as pb
 from ..config import normalize_zone
 from ..protocol.messages import CAPABILITY_SKIP, MAX_CLIENT_SEQ, MAX_HEAD_BYTES, Outcome
 from .info import session_info
-from .notify import NO_SUCH_REQUEST, TOO_LATE
+from .notify import NO_SUCH_REQUEST, OK, TOO_LATE
 from .outbox import Outbox
 from .results import Result
 from .role import Role
@@ -438,6 +438,8 @@ class Session:
         outbox = self.outbox
         if client_seq in self.pending or outbox.refusal is not None:
             return outbox.bind(body, client_seq, before, now, push_id)
+        if outbox.is_repeat(push_id):
+            return OK
         if not 0 < client_seq <= self.max_client_seq:
             self._context.counters.pushes_unasked += 1
             return NO_SUCH_REQUEST

@@ -59,6 +59,7 @@ class Server(NamedTuple):
         tls: Certificates to accept.
         path: Path and query of its WebSocket's URL; empty for QUIC.
         is_plain: Whether the WebSocket is without TLS.
+        name: The name or address that its certificate must be valid for; empty: host.
     """
 
     host: str
@@ -66,6 +67,7 @@ class Server(NamedTuple):
     tls: ClientTls
     path: str = ""
     is_plain: bool = False
+    name: str = ""
 
 
 class ClientConnection:
@@ -374,12 +376,13 @@ async def open_first(
     async def look_up(server: Server) -> AnyConnection:
         place = f"{server.host} port {server.port}"
         try:
-            name = host_name(server.host)
+            host = host_name(server.host)
+            name = host_name(server.name) if server.name else host
         except ValueError as error:
             raise ConnectionFailed(str(error)) from None
         try:
             async with asyncio.timeout_at(deadline):
-                found = await resolve(name, server.port)
+                found = await resolve(host, server.port)
         except TimeoutError:
             raise ConnectionFailed(
                 f"cannot reach {place}: the name look-up took too long"

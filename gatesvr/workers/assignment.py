@@ -93,11 +93,18 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The worker is to drain and end; None for what its configuration says (Gateway.drain())."""
+    """The worker is to drain and end; None for what its configuration says (Gateway.drain()).
+
+    Where ``to`` names nodes, they go on: it leaves its sockets and its sessions to them. Else
+    clients may be sent to another gateway, ``address`` and ``web_address``.
+    """
 
     rate: float | None = None
     timeout: float | None = None
     ready_wait: float | None = None
+    to: list[str] = []
+    address: str = ""
+    web_address: str = ""
 
 
 class Hurry(msgspec.Struct, frozen=True, tag=True):

@@ -66,6 +66,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     connections_told: int = 0
     connections_left: int = 0
     requests_left: int = 0
+    sessions_left: int = 0
     elapsed_s: float = 0.0
     remaining_s: float = 0.0
     rate: float = 0.0

@@ -23,3 +23,7 @@ class WorkerCounters(Counters):
     """Workers that ended before they served."""
     sessions_lost: Counter = 0
     """Sessions that ended with a worker that died."""
+    upgrades: Counter = 0
+    """Upgrades that were asked for."""
+    upgrades_given_up: Counter = 0
+    """Upgrades that changed nothing: the new workers did not get ready."""

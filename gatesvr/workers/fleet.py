@@ -148,7 +148,14 @@ class Supervision(Protocol):
     def view(self) -> Sequence[WorkerFacts]:
         """Return the live workers, by number."""
 
-    async def drain(self, rate: float | None = None, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def drain(
+        self,
+        rate: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
+        *,
+        to: str = "",
+        to_web: str = "",
+    ) -> None:
         """Drain all workers, and end."""
 
     def drain_status(self) -> DrainStatus:
@@ -420,7 +427,8 @@ class Fleet:
         """See Source."""
         if self._draining is None:
             draining = asyncio.create_task(
-                self._supervision.drain(body.rate, body.timeout), name="gatesvr-admin-drain"
+                self._supervision.drain(body.rate, body.timeout, to=body.to, to_web=body.to_web),
+                name="gatesvr-admin-drain",
             )
             await asyncio.sleep(0)
             if draining.done() and isinstance(error := draining.exception(), ConfigError):

@@ -26,7 +26,7 @@ from ..cluster.hub import HUB, HubServer
 from ..cluster.peer_link import PeerLinks
 from ..cluster.peers import PeerUnreachableError
 from ..config.changes import changes, within_reach
-from ..drain import DrainStatus
+from ..drain import DrainStatus, check_drain
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
@@ -50,9 +50,11 @@ from .calls import (
     unpack,
 )
 from .counters import WorkerCounters
+from .crew import WorkerCrew
 from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
 from .slots import Slots
+from .upgrade import Upgrade, UpgradeError, UpgradeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -173,6 +175,7 @@ class Supervisor:
         self._stopping: asyncio.Task[None] | None = None
         self._drain_status = DrainStatus()
         self._reloading = asyncio.Lock()
+        self._upgrade = Upgrade(WorkerCrew(self), self._clock, start_timeout=0, timeout=0, rate=0)
 
     @property
     def folder(self) -> str:
@@ -404,6 +407,70 @@ class Supervisor:
                 raise GatesvrError(error)
             done.append(worker)
 
+    async def upgrade(self, read: Callable[[], Config]) -> UpgradeStatus:
+        """Replace all workers by new ones, which this interpreter starts anew, and return its end.
+
+        No session and no request is lost; see upgrade.py.
+
+        Args:
+            read: Reads the configuration from its sources, as at the start.
+
+        Raises:
+            UpgradeError: It was given up, and nothing has changed; or one is under way, or the
+                gateway drains.
+        """
+        if self._upgrade.is_under_way:
+            raise UpgradeError("an upgrade is under way")
+        if self._is_leaving or not self._is_serving:
+            raise UpgradeError("the gateway drains" if self._is_leaving else "it has not started")
+        self.counters.upgrades += 1
+        try:
+            async with self._reloading:
+                await self._begin_upgrade(read)
+        except BaseException:
+            self.counters.upgrades_given_up += 1
+            raise
+        finally:
+            self._fill_slots()
+        await self._upgrade.finish()
+        return self._upgrade.status()
+
+    async def _begin_upgrade(self, read: Callable[[], Config]) -> None:
+        try:
+            config, kept = within_reach(self.config, read(), is_upgrade=True)
+        except ConfigError as error:
+            logger.error("upgrade_given_up", extra=keys(why=error))
+            raise UpgradeError(str(error)) from None
+        if kept:
+            logger.warning("needs_restart", extra=keys(settings=", ".join(kept)))
+        own = config.workers
+        self._upgrade = Upgrade(
+            WorkerCrew(self),
+            self._clock,
+            start_timeout=own.start_timeout,
+            timeout=own.upgrade_timeout,
+            rate=config.drain.rate,
+        )
+        await self._upgrade.start(config)
+        if self._is_leaving:
+            raise UpgradeError("the gateway drains")
+        before, self.config = self.config, config
+        self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
+        follow_log(before.log, config.log)
+
+    def _fill_slots(self) -> None:
+        """Start workers in slots whose worker died while an upgrade was to replace it."""
+        if self._is_leaving:
+            return
+        for slot in range(self.slots.count):
+            phases = [self.slots.phase(number) for number in self.slots.numbers(slot)]
+            if slot not in self._restarts and all(phase == "leaving" for phase in phases):
+                self.begin(slot)
+
+    def upgrade_status(self) -> UpgradeStatus:
+        """Return how far the last upgrade has come."""
+        return self._upgrade.status()
+
     # End.
 
     async def drain(
@@ -412,6 +479,8 @@ class Supervisor:
         timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
+        to: str = "",
+        to_web: str = "",
     ) -> None:
         """Take the gateway out of service so that its users do not notice, then stop it.
 
@@ -422,9 +491,16 @@ class Supervisor:
             rate: Clients asked to leave a second, of all workers together; None for ``drain.rate``.
             timeout: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds of false readiness first; None for ``drain.ready_wait``.
+            to: Another gateway to send clients to; see Gateway.drain().
+            to_web: The same for web clients.
+
+        Raises:
+            ConfigError: A number is out of range, or an address is none; no drain has begun.
         """
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain(rate, timeout, ready_wait))
+            order = Leave(timeout=timeout, ready_wait=ready_wait, address=to, web_address=to_web)
+            self._draining = asyncio.ensure_future(self._drain(rate, order))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
@@ -449,16 +525,15 @@ class Supervisor:
             if self.slots.phase(number) == "starting":
                 worker.kill()
 
-    async def _drain(
-        self, rate: float | None, within: float | None, ready_wait: float | None
-    ) -> None:
+    async def _drain(self, rate: float | None, order: Leave) -> None:
+        within = self.config.drain.timeout if order.timeout is None else order.timeout
         try:
             self._leave()
             self._drain_status = DrainStatus(phase="unready")
             share = (rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
-                worker.tell(Leave(rate=share, timeout=within, ready_wait=ready_wait))
-            async with asyncio.timeout((within or self.config.drain.timeout) + LATE_S):
+                worker.tell(msgspec.structs.replace(order, rate=share))
+            async with asyncio.timeout(within + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
             logger.error("workers_late", extra=keys(workers=len(self.workers)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from ..observe.log import keys
 from ..observe.version import package_version
 from ..reload import follow_log
 from ..transport.siblings import Siblings
-from .assignment import Go, Hurry, Leave, Ready, hub_socket, peer_socket
+from .assignment import Go, Hurry, Leave, Ready, datagram_socket, hub_socket, peer_socket
 from .calls import (
     RELOAD,
     STATUS,
@@ -58,6 +59,7 @@ class WorkerServer:
 
     def __init__(self, assignment: Assignment, channel: Channel) -> None:
         self.is_hurried = False
+        self._is_orphan = False
         self._assignment = assignment
         self._channel = channel
         self.links = PeerLinks(assignment.node_id)
@@ -129,7 +131,17 @@ class WorkerServer:
         try:
             await self._stop.wait()
             order = self._drain
-            await gateway.drain(order.rate, order.timeout, ready_wait=order.ready_wait)
+            if order.to:
+                # Others read them too. What comes for connections here, these hand on.
+                gateway.listener.set_reading(is_reading=False)
+            await gateway.drain(
+                order.rate,
+                order.timeout,
+                ready_wait=order.ready_wait,
+                to=order.address,
+                to_web=order.web_address,
+                handover=gateway.handover(order.to) if order.to else None,
+            )
         finally:
             watch.cancel()
 
@@ -138,6 +150,16 @@ class WorkerServer:
         self._desk.close()
         await self.gateway.stop()
         await self.links.close()
+        if self._is_orphan:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a supervisor would, and the folder with the last worker."""
+        folder = Path(self._assignment.folder)
+        for path in (peer_socket(self._assignment), datagram_socket(self._assignment)):
+            Path(path).unlink(missing_ok=True)
+        if not any(folder.glob("*.peer")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def leave(self, order: Leave | None = None) -> None:
         """Begin to drain, and then end; a second call changes nothing."""
@@ -168,8 +190,8 @@ class WorkerServer:
         except GatesvrError as error:
             logger.error("supervisor_not_understood", extra=keys(why=error))
         released()
-        if not self._stop.is_set():
-            logger.warning("supervisor_gone")
+        self._is_orphan = True
+        logger.warning("supervisor_gone")
         self.leave()
 
     # What the supervisor asks.
@@ -195,6 +217,7 @@ class WorkerServer:
                 connections_told=drain.connections_told,
                 connections_left=drain.connections_left,
                 requests_left=drain.requests_left,
+                sessions_left=drain.sessions_left,
                 elapsed_s=drain.elapsed_s,
                 remaining_s=drain.remaining_s,
                 rate=drain.rate,

@@ -391,3 +391,12 @@ def test_a_version_that_was_judged_does_not_come_again() -> None:
     entries.login_judged("s2", "a", epochs["s2"], version=0, now=0.0)
     answer = entries.login_judged("s3", "a", epochs["s3"], version=judged, victims=["s1"], now=0.0)
     assert answer == Again()
+
+
+def test_nothing_is_left_of_a_node_whose_sessions_have_moved_away() -> None:
+    entries = table()
+    entry = entries.create("s1", "a", "ann", 0.0)
+    assert entry is not None
+    entries.move("s1", "a", entry.epoch, "b", 0.0)
+    entries.leave("a", 0.0)
+    assert "a" not in entries._by_owner

@@ -108,7 +108,7 @@ async def test_a_login_of_a_session_that_others_have_is_lost() -> None:
         await settle(20)
         assert a.session(response.session_id) is None
         assert client.closed is not None
-        assert client.closed[0] == 4409
+        assert client.closed[0] == 4503
         assert a.moves["logins_lost"] == a.moves["lost"] == 1
 
 

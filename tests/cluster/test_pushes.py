@@ -103,7 +103,7 @@ async def test_a_push_that_was_not_taken_is_not_taken_when_it_comes_again() -> N
         await asyncio.sleep(6)
         request.session_id, request.try_id = "nobody's", "t3"
         assert take(request, a.now + 1).result == cl.OWNER_NOT_OWNER
-        assert list(a.node._pushes._refused) == ["t3"]
+        assert list(a.node._pushes._answered) == ["t3"]
         del other
 
 

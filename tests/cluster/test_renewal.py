@@ -21,7 +21,7 @@ async def test_a_session_that_another_node_has_goes() -> None:
         await cluster.pass_time(3)
         assert a.session(session.session_id) is None
         assert client.closed is not None
-        assert client.closed[0] == 4409
+        assert client.closed[0] == 4503
         # An entry that names a node which has no such session goes, too.
         await cluster.pass_time(3)
         assert cluster.entry(session.session_id) is None
@@ -45,7 +45,7 @@ async def test_a_session_that_was_buried_goes() -> None:
         await cluster.pass_time(3)
         assert not session.is_valid
         assert client.closed is not None
-        assert client.closed[0] == 4409
+        assert client.closed[0] == 4503
         assert a.moves["lost"] == 1
 
 
@@ -101,7 +101,7 @@ async def test_a_node_that_was_forgotten_drops_its_sessions_and_joins_again() ->
         await cluster.pass_time(3)
         assert not session.is_valid
         assert client.closed is not None
-        assert client.closed[0] == 4409
+        assert client.closed[0] == 4503
         assert a.moves["forgotten"] == 1
         await a.log_in()
 

@@ -1,4 +1,7 @@
-"""Replay histories: ``python -m tests.sim SEED [-v]``, or ``python -m tests.sim FIRST COUNT``."""
+"""Replay histories: ``python -m tests.sim SEED [-v]``, or ``python -m tests.sim FIRST COUNT``.
+
+``--processes`` is for those of several processes as one gateway.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 import time
 from collections import Counter
 
-from .world import EVENTS, World
+from .pool import WORLDS
 
 
 def main() -> int:
@@ -15,14 +18,16 @@ def main() -> int:
     parser.add_argument("seed", type=int)
     parser.add_argument("count", type=int, nargs="?", default=1)
     parser.add_argument("-v", dest="is_verbose", action="store_true", help="print the trace")
-    parser.add_argument("--events", type=int, default=EVENTS)
+    parser.add_argument("--processes", dest="kind", action="store_const", const="processes")
+    parser.add_argument("--events", type=int, help="before the calm")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     counts: Counter[str] = Counter()
     bad = 0
     started = time.process_time()
     for seed in range(options.seed, options.seed + options.count):
-        world = World(seed, is_verbose=options.is_verbose, events=options.events)
+        kind = WORLDS[options.kind or "one"]
+        world = kind(seed, is_verbose=options.is_verbose, events=options.events or kind.EVENTS)
         try:
             world.run()
         except Exception:

@@ -30,6 +30,7 @@ from gatesvr.protocol.saved import SavedState
 
 if TYPE_CHECKING:
     from .network import Connection
+    from .processes.process import Process
     from .world import World
 
 
@@ -88,6 +89,7 @@ class Device:
         protocol: The newest connection's.
         connection: The newest, None where there is none.
         connections: How many there were.
+        last_process: The process that the newest one reached, where there are several.
         disk: The state that was stored when the protocol last asked for it.
         is_over: The gateway said not to come back: only a new life helps.
         is_slow: It reads nothing for now.
@@ -104,6 +106,7 @@ class Device:
         self.disk = b""
         self.connection: Connection | None = None
         self.connections = 0
+        self.last_process: Process | None = None
         self.is_over = False
         self.is_slow = False
         self.is_leaving = False
@@ -295,6 +298,7 @@ class Device:
                 self.world.note("%s has lost %s: %s", self, event.session_id[:4], event.reason)
                 self.world.counts["session_losses"] += 1
                 self.world.checker.session_lost(self.name, event.session_id, event.reason.name)
+                self.world.told_lost(event.session_id, event.reason.name)
             elif isinstance(event, Started):
                 self.world.note(
                     "%s starts in %s: resumed %s", self, event.session_id[:4], event.is_resumed
@@ -367,6 +371,7 @@ class Device:
         if asked is not None:
             self.world.counts[f"failed_{event.code}"] += 1
             self.world.checker.failed(self.name, asked.name, event.code, event.outcome)
+            self.world.told_failed(asked.name, event.code)
 
 
 class Stranger(Device):

@@ -36,16 +36,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
             # asyncio runs a timer before time() plus this. Its own nanosecond is lost in the
             # rounding of a time above 2**24 s, and a timer that is due now never runs.
             self._clock_resolution = math.ulp(self._now)
+            before = asyncio._get_running_loop()
             asyncio._set_running_loop(self)
             try:
                 while self._ready or (self._scheduled and self._scheduled[0]._when <= self._now):
                     self._run_once()
             finally:
-                asyncio._set_running_loop(None)
+                asyncio._set_running_loop(before)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self._now += seconds
+        self.settle()
+
+    def advance_to(self, when: float) -> None:
+        """Let time pass until then, but to the next timer at most."""
+        scheduled = self._scheduled
+        if scheduled and scheduled[0]._when < when:
+            when = scheduled[0]._when
+        self._now = max(self._now, when)
         self.settle()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -56,11 +65,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call(self, function: Any, *args: Any) -> Any:
         """Call something that wants a running loop."""
+        before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
             return function(*args)
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(before)
 
     # What BaseEventLoop wants of a selector.
 

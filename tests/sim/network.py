@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .gateway import Gateway
     from .world import World
 
+SIGN_OF_LIFE_S = 5.0
+"""Silence within which a connection shows life (PROTOCOL 3.3)."""
+
 
 class Connection:
     """Both ends of one connection; to the gateway it is the Link.
@@ -21,6 +24,7 @@ class Connection:
         up: Bytes under way to the gateway.
         unsent: Bytes that the gateway has written and not transmitted.
         down: Bytes under way to the device.
+        alive_since: From then on it has shown life all the time.
         is_cut: Nothing passes any more, and nobody is told.
         is_calm: It was opened when the network did no more harm.
         client_open: Whether the device still uses it.
@@ -40,7 +44,7 @@ class Connection:
         self.keep_alive = True
         self.transport = "quic"
         self.idle_timeout = 60.0
-        self.last_heard = world.now
+        self.last_heard = self.alive_since = world.now
         self.up = bytearray()
         self.unsent = bytearray()
         self.down = bytearray()
@@ -101,7 +105,10 @@ class Connection:
         """Hand bytes to the gateway."""
         data = bytes(self.up[:size])
         del self.up[:size]
-        self.last_heard = self.world.now
+        now = self.world.now
+        if now - self.last_heard > SIGN_OF_LIFE_S - 0.1:
+            self.alive_since = now
+        self.last_heard = now
         self.world.note("%s → gateway: %d bytes", self, len(data))
         try:
             self.world.loop.call(self.handler.data_received, data, self.world.now)

@@ -7,11 +7,16 @@ import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from gatesvr.dispatch.processor import usable_cpus
 
-from .world import run
+from .processes.world import ProcessesWorld
+from .world import World
 
+WORLDS: dict[str, type[World]] = {"one": World, "processes": ProcessesWorld}
+"""Histories of one process, and of several as one gateway."""
+REPLAY = {"one": "", "processes": "--processes "}
 CHUNK = 50
 MAX_SHOWN = 10
 
@@ -22,12 +27,14 @@ class Result:
 
     Attributes:
         histories: How many.
+        kind: Of WORLDS.
         counts: What happened in them.
         fewest_events: Events of the shortest one.
         bad: Seed to what was found, or to the exception.
     """
 
     histories: int = 0
+    kind: str = "one"
     counts: Counter[str] = field(default_factory=Counter)
     fewest_events: int = 1 << 30
     bad: dict[int, str] = field(default_factory=dict)
@@ -42,18 +49,18 @@ class Result:
         """Return what to print where it is bad."""
         lines = [f"{len(self.bad)} of {self.histories} histories are bad; replay one alone by"]
         for seed, why in sorted(self.bad.items())[:MAX_SHOWN]:
-            lines.append(f"  python -m tests.sim {seed} -v     # {why}")
+            lines.append(f"  python -m tests.sim {REPLAY[self.kind]}{seed} -v     # {why}")
         return "\n".join(lines)
 
 
-def run_some(first: int, count: int) -> Result:
+def run_some(first: int, count: int, kind: str = "one") -> Result:
     """Run the histories of consecutive seeds in this process."""
     logging.disable(logging.CRITICAL)
-    result = Result()
+    result = Result(kind=kind)
     for seed in range(first, first + count):
         one = Result(1)
         try:
-            world = run(seed)
+            world = WORLDS[kind](seed).run()
         except Exception as error:
             one.bad[seed] = f"{error!r}"
         else:
@@ -67,14 +74,14 @@ def run_some(first: int, count: int) -> Result:
     return result
 
 
-def run_many(first: int, count: int) -> Result:
+def run_many(first: int, count: int, kind: str = "one") -> Result:
     """Run the histories of consecutive seeds in as many processes as there are processors."""
-    result = Result()
+    result = Result(kind=kind)
     # Fresh ones: other tests have threads, which a forked process would be without.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(usable_cpus(), mp_context=context) as pool:
         firsts = range(first, first + count, CHUNK)
         sizes = [min(CHUNK, first + count - start) for start in firsts]
-        for part in pool.map(run_some, firsts, sizes):
+        for part in pool.map(run_some, firsts, sizes, repeat(kind)):
             result.add(part)
     return result

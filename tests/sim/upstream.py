@@ -31,6 +31,7 @@ class Call:
     name: str
     deadline: float
     real: upstream.Call
+    of: Upstream
 
 
 class Upstream:
@@ -61,13 +62,18 @@ class Upstream:
             world.checker.refused(message.session_id, seq, name)
         world.checker.executed(message.session_id, seq, name, lane)
         if lane == "single" and any(
-            call.action == "single" and call.session_id == message.session_id
+            call.action == "single"
+            and call.session_id == message.session_id
+            and self.is_running(call)
             for call in self.calls
-            if call.real.on_end is not None
         ):
             world.checker.broken(message.session_id, f"{name} on a serial route beside another")
         session_id = message.session_id
-        self.calls.append(Call(session_id, seq, message.action, name, real.deadline, real))
+        self.calls.append(Call(session_id, seq, message.action, name, real.deadline, real, self))
+
+    def is_running(self, call: Call) -> bool:
+        """Say whether a call's end has not reached the session."""
+        return call.real.on_end is not None
 
     # What the schedule does.
 

@@ -52,6 +52,8 @@ class World:
         events: How many before the calm.
     """
 
+    EVENTS = EVENTS
+
     def __init__(self, seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> None:
         self.seed = seed
         self.random = random.Random(seed)
@@ -129,6 +131,12 @@ class World:
     def new_name(self, kind: str) -> str:
         self.names += 1
         return f"{kind}{self.names}"
+
+    def told_lost(self, session_id: str, reason: str) -> None:
+        """A client was told why its session is gone."""
+
+    def told_failed(self, name: str, code: int) -> None:
+        """A client was told that a request has failed."""
 
     def held(self, session: Session) -> int:
         """Return the notifies that wait for a session's login."""

@@ -2,7 +2,8 @@
 
 50 clients ask and upstreams push through a network that loses, repeats and reorders datagrams,
 changes source ports, goes black and cuts connections, all in processes of their own. With --web and
---js some of the clients come over WebSocket, through TCP that stalls, resets and goes black.
+--js some of the clients come over WebSocket, through TCP that stalls, resets and goes black. With
+--processes the gateway is several, and --upgrade-s has new ones take their place while it runs.
 
 Prints what was seen, and a line for each promise that was broken; exit code 1 where there is one.
 It goes on until each --min is reached, for --longest-s at most: that one was not reached is a
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .soak import Verdict
 
 MINIMA = (
-    *("requests", "pushes", "resumes", "renewals"),
+    *("requests", "pushes", "resumes", "renewals", "moves", "upgrades"),
     *("each_requests", "each_pushes", "each_resumes"),
 )
 MAX_LINES = 50
@@ -39,6 +40,7 @@ GATEWAY = (
     "web.accepted",
     "transport.address_changes",
     "transport.path_limits",
+    "transport.resets_sent",
     "auth.authenticated",
     "auth.renewed",
     "session.auth_expired",
@@ -63,6 +65,10 @@ def main() -> int:
             pause_s=options.pause_s,
             storm_s=(options.storm_s, 2 * options.storm_s),
             token_s=options.token_s,
+            is_calm=options.calm,
+            processes=options.processes,
+            rebind_s=options.rebind_s,
+            upgrade_s=options.upgrade_s,
             **{f"min_{name}": getattr(options, f"min_{name}") for name in MINIMA},
         )
         verdict = asyncio.run(soak(plan))
@@ -83,6 +89,7 @@ def _parse() -> argparse.Namespace:
     for name in (
         *("seconds", "longest_s", "seed", "clients", "web", "js"),
         *("workers", "pause_s", "token_s"),
+        *("processes", "rebind_s", "upgrade_s"),
     ):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type(defaults[name]), default=defaults[name])
@@ -93,6 +100,7 @@ def _parse() -> argparse.Namespace:
         least = defaults[f"min_{name}"]
         flag, what = f"--min-{name.replace('_', '-')}", name.replace("each_", "of each kind's ")
         parser.add_argument(flag, type=int, default=least, help=f"the least {what}")
+    parser.add_argument("--calm", action="store_true", help="have a good network")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.web + options.js >= options.clients:
@@ -114,6 +122,9 @@ def _print(plan: Plan, verdict: Verdict) -> None:
         "pushes delivered": verdict.pushes,
         "announced losses": verdict.announced_losses,
         "resumes": verdict.resumes,
+        "moves": verdict.moves,
+        "upgrades": verdict.upgrades,
+        "longest silence of a client, ms": int(verdict.longest_silence_s * 1000),
         **{
             f"{kind}, {counts['clients']} clients: {name}": counts.get(name, 0)
             for kind, counts in verdict.kinds.items()

@@ -81,7 +81,7 @@ async def serve_clients(pipe: Pipe, plan: Plan, addresses: list[tuple[str, int]]
     calls = list(history.calls)
     counted = counts()
     await asyncio.gather(*(device.close() for device in devices))
-    pipe.send((calls, counted))
+    pipe.send((calls, counted, max(device.longest_silence_s for device in devices)))
 
 
 class Device(Client):
@@ -91,6 +91,7 @@ class Device(Client):
         name: Its openid.
         kind: ``quic`` or ``websocket``.
         counts: What was done.
+        longest_silence_s: The longest time, while it asked, that it was handed nothing.
     """
 
     def __init__(self, plan: Plan, number: int, address: tuple[str, int], history: History) -> None:
@@ -107,6 +108,8 @@ class Device(Client):
             max_notifies=100_000,
         )
         self.counts: Counter[str] = Counter()
+        self.longest_silence_s = 0.0
+        self._heard_at = 0.0
         self._plan = plan
         self._history = history
         self._random = random.Random(f"{plan.seed}/{self.name}")
@@ -130,6 +133,9 @@ class Device(Client):
     def handle_event(self, event: events.ClientEvent, now: float) -> None:
         """Tell the history of an event before the SDK handles it."""
         self._tell(event)
+        if isinstance(event, events.Answered | events.Notify) and self._heard_at:
+            self.longest_silence_s = max(self.longest_silence_s, now - self._heard_at)
+            self._heard_at = now
         super().handle_event(event, now)
         self._moved.set()
 
@@ -187,12 +193,14 @@ class Device(Client):
     def begin(self) -> None:
         """Have the workers ask, and the reader read."""
         self._reader = asyncio.ensure_future(self._read())
+        self._heard_at = asyncio.get_running_loop().time()
         for _ in range(self._plan.workers):
             self._workers.append(asyncio.ensure_future(self._work()))
 
     async def finish(self) -> None:
         """Ask no more, and wait for every answer."""
         self._is_calm = True
+        self._heard_at = 0.0
         await asyncio.wait(self._workers, timeout=SETTLE_S)
         for worker in self._workers:
             if worker.done():

@@ -34,6 +34,7 @@ class GatewayProcess:
         push_address: For pushes.
         stats: Its counters as last printed.
         log: What it wrote to standard error: warnings and errors.
+        upgrades: How often it was upgraded.
     """
 
     def __init__(self, server: Server) -> None:
@@ -46,6 +47,7 @@ class GatewayProcess:
         self.stats: dict[str, float] = {}
         self.log: list[str] = []
         self._process = server.process
+        self.upgrades = 0
         self._printed = asyncio.Event()
         self._readers = [
             asyncio.ensure_future(self._read_stats()),
@@ -67,6 +69,16 @@ class GatewayProcess:
                 while (await self.next_stats()).get("session.sessions"):
                     pass
         return self.stats
+
+    async def upgrade_on_and_on(self, pause_s: float) -> None:
+        """Upgrade it to what it is already, again and again."""
+        while True:
+            await asyncio.sleep(pause_s)
+            self._process.send_signal(signal.SIGUSR2)
+            async with asyncio.timeout(PATIENCE_S):
+                while self.stats.get("workers.upgrades", 0) <= self.upgrades:
+                    await self.next_stats()
+            self.upgrades += 1
 
     async def stop(self) -> int:
         """Stop it in order; return its exit code."""
@@ -111,6 +123,8 @@ async def running_gateway(
     settings = [f"auth.{name}={value}" for name, value in auth.items()] if plan.token_s else []
     if plan.web or plan.js:
         settings.append("transport.web.bind=127.0.0.1:0")
+    if plan.processes:
+        settings.append(f"workers.count={plan.processes}")
     process = await start(
         folder,
         "serve",

@@ -58,9 +58,13 @@ async def serve_network(
         return total
 
     await commands.expect("begin")
-    weather.loss = plan.loss
-    weather.duplication, weather.reordering = plan.duplication, plan.reordering
-    storms = [asyncio.ensure_future(blow(plan, lines)), asyncio.ensure_future(cut(plan, lines))]
+    storms = []
+    if not plan.is_calm:
+        weather.loss = plan.loss
+        weather.duplication, weather.reordering = plan.duplication, plan.reordering
+        storms = [asyncio.ensure_future(blow(plan, lines)), asyncio.ensure_future(cut(plan, lines))]
+    if plan.rebind_s:
+        storms.append(asyncio.ensure_future(rebind_on_and_on(plan, lines)))
     await commands.expect_counting("calm", tally)
     for storm in storms:
         storm.cancel()
@@ -106,6 +110,13 @@ async def cut(plan: Plan, lines: list[Line]) -> None:
     while True:
         await asyncio.sleep(chance.expovariate(1 / plan.cut_s))
         chance.choice(lines).cut()
+
+
+async def rebind_on_and_on(plan: Plan, lines: list[Line]) -> None:
+    """Change all source ports, again and again."""
+    while True:
+        await asyncio.sleep(plan.rebind_s)
+        rebind(lines)
 
 
 def rebind(lines: list[Line]) -> None:

@@ -49,6 +49,12 @@ class Plan:
         cut_s: Mean time between two cuts, each of one client's connection.
         token_s: Mean life of a client's tokens; 0: the gateway asks for none.
         min_renewals: The least number of tokens renewed while connected.
+        processes: The gateway's, under a supervisor; 0: one without.
+        min_moves: The least number of sessions that go from one of them to another.
+        rebind_s: Time between two changes of all source ports, beside the storms; 0: none.
+        upgrade_s: Time between two upgrades of the gateway; 0: none.
+        min_upgrades: The least number of upgrades.
+        is_calm: Whether the network is a good one.
     """
 
     backend: str = "aioquic"
@@ -77,6 +83,12 @@ class Plan:
     cut_s: float = 0.1
     token_s: float = 0.0
     min_renewals: int = 0
+    processes: int = 0
+    min_moves: int = 0
+    rebind_s: float = 0.0
+    upgrade_s: float = 0.0
+    min_upgrades: int = 0
+    is_calm: bool = False
 
     @property
     def quic(self) -> int:

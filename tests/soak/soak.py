@@ -47,6 +47,9 @@ class Verdict:
         announced_losses: Notifies that clients were told are lost, all of them expired.
         executions: Requests handed to upstreams, those REFUSED included.
         resumes: Sessions taken up again by clients whose connection the network had ended.
+        moves: Sessions that went from one process of the gateway to another.
+        upgrades: Upgrades of the gateway.
+        longest_silence_s: The longest time that a client with requests under way heard nothing.
         network: What the network did.
         clients: What the clients counted.
         kinds: For each kind of client: how many there are, and what they counted.
@@ -65,6 +68,9 @@ class Verdict:
     announced_losses: int = 0
     executions: int = 0
     resumes: int = 0
+    moves: int = 0
+    upgrades: int = 0
+    longest_silence_s: float = 0.0
     network: dict[str, int] = field(default_factory=dict)
     clients: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -107,6 +113,9 @@ async def soak(plan: Plan) -> Verdict:
             for each in (upstream, network, *fleets):
                 each.send("begin")
             began = time.monotonic()
+            upgrades: asyncio.Task[None] | None = None
+            if plan.upgrade_s:
+                upgrades = asyncio.ensure_future(gateway.upgrade_on_and_on(plan.upgrade_s))
             await asyncio.sleep(plan.seconds)
             while missing := await _missing(plan, network, fleets, gateway):
                 if time.monotonic() >= began + plan.longest_s:
@@ -114,6 +123,12 @@ async def soak(plan: Plan) -> Verdict:
                     break
                 await asyncio.sleep(1.0)
             verdict.seconds = round(time.monotonic() - began, 1)
+            if upgrades is not None:
+                upgrades.cancel()
+                await asyncio.wait([upgrades])
+                if not upgrades.cancelled() and (error := upgrades.exception()) is not None:
+                    verdict.findings.append(f"the gateway was not upgraded: {error!r}")
+                verdict.upgrades = gateway.upgrades
             # The weather first, or the last ones asked might wait for it.
             assert await network.ask("calm") == "calm"
             assert await upstream.ask("calm") == "calm"
@@ -126,7 +141,7 @@ async def soak(plan: Plan) -> Verdict:
                 if isinstance(fleet, NodeClients):
                     calls, counted = await fleet.stop()
                 else:
-                    calls, counted = await fleet.ask("stop")
+                    calls, counted, verdict.longest_silence_s = await fleet.ask("stop")
                 seen.append(calls)
                 counts.update(counted)
             verdict.clients = dict(_total(counts))
@@ -140,7 +155,7 @@ async def soak(plan: Plan) -> Verdict:
     calls = merge((*seen, done))
     names = [f"client{number}" for number in range(1, plan.clients + 1)]
     _judge(verdict, calls, names, last_seqs)
-    _look_at_gateway(verdict, code, gateway.log)
+    _look_at_gateway(plan, verdict, code, gateway.log)
     return verdict
 
 
@@ -170,6 +185,8 @@ async def _missing(
         "pushes": (done.get("notifies", 0), plan.min_pushes),
         "resumes": (done.get("resumes", 0), plan.min_resumes),
         "renewals": (gateway.stats.get("auth.renewed", 0), plan.min_renewals),
+        "moves": (gateway.stats.get("session.moved_in", 0), plan.min_moves),
+        "upgrades": (gateway.upgrades, plan.min_upgrades),
         **{
             f"{kind}: {name}": (counts[kind].get(name, 0), wanted)
             for kind in plan.kinds
@@ -179,9 +196,12 @@ async def _missing(
                 ("resumes", plan.min_each_resumes),
             )
         },
-        **{name: (weather[name], 1) for name in WEATHER},
+        **{name: (weather[name], 1) for name in WEATHER if not plan.is_calm},
         **{name: (weather[name], 1) for name in TCP_WEATHER if plan.web or plan.js},
-        "address changes": (gateway.stats.get("transport.address_changes", 0), 1),
+        "address changes": (
+            gateway.stats.get("transport.address_changes", 0),
+            int(plan.rebind_s > 0 or not plan.is_calm),
+        ),
     }
     return [
         f"only {found:.0f} {name}, not {wanted}"
@@ -202,6 +222,7 @@ def _judge(
     verdict.requests = counts["requests"]
     verdict.answers = counts["answers"]
     verdict.resumes = counts.get("resumes", 0)
+    verdict.moves = int(verdict.gateway.get("session.moved_in", 0))
     verdict.failed = {
         name.removeprefix("failed_"): number
         for name, number in sorted(counts.items())
@@ -226,7 +247,7 @@ EXPECTED = ("stopping", " call_failed ", " process_stalled ")
 leave the process without a processor for a second."""
 
 
-def _look_at_gateway(verdict: Verdict, code: int, log: list[str]) -> None:
+def _look_at_gateway(plan: Plan, verdict: Verdict, code: int, log: list[str]) -> None:
     """Find what the gateway itself says went wrong."""
     stats = verdict.gateway
     if code:
@@ -239,6 +260,9 @@ def _look_at_gateway(verdict: Verdict, code: int, log: list[str]) -> None:
             verdict.findings.append(f"the gateway counted {name}={stats[name]:.0f}")
         if name.startswith("auth.refused") or name in ("auth.unavailable", "session.auth_expired"):
             verdict.findings.append(f"a good client was kept out: {name}={stats[name]:.0f}")
+    # No process of it has died, so each datagram of a live connection finds its own.
+    if plan.processes and (resets := stats.get("transport.resets_sent", 0)):
+        verdict.findings.append(f"{resets:.0f} datagrams were answered by a reset")
     gone = stats.get("session.notifies_expired", 0) + stats.get("session.notifies_dropped", 0)
     # What expired while its acknowledgement was under way is no loss.
     if verdict.announced_losses > gone:

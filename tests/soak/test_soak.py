@@ -37,6 +37,15 @@ async def test_clients_of_every_kind(backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+async def test_sessions_that_move_between_processes_lose_nothing(
+    backend: str, tmp_path: Path
+) -> None:
+    size = ("--clients", "30", "--processes", "3", "--rebind-s", "1", "--seconds", "8")
+    minima = {"requests": 1_000, "pushes": 1_000, "resumes": 20, "moves": 20}
+    await soak(backend, tmp_path, *size, **minima)
+
+
+@pytest.mark.long
 async def test_tokens_that_expire_one_after_another_lose_nothing(
     backend: str, tmp_path: Path
 ) -> None:

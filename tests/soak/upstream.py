@@ -174,6 +174,21 @@ class Services:
         return request.data
 
 
+async def _pushed_over(
+    call: Any, batch: list[pb.UnicastPushRequest]
+) -> pb.UnicastPushBatchResponse | None:
+    """Return the answer to a batch, None where the stream has ended: then nobody knows."""
+    try:
+        await call.write(pb.UnicastPushBatch(requests=batch))
+        answer = await call.read()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+        # A call that the gateway has ended raises the last one at times.
+        if not call.done():
+            raise
+        return None
+    return None if answer is grpc.aio.EOF else answer
+
+
 class Pusher:
     """Pushes plain notifies: single ones, streams in order, broadcasts.
 
@@ -199,9 +214,12 @@ class Pusher:
         yield self._broadcast()
 
     async def _stream(self, stream: str, openids: list[str]) -> None:
-        """Push in order over a PushStream, batch by batch."""
+        """Push in order over a PushStream, batch by batch; over another where one is ended."""
         chance = self._random
-        async with grpc.aio.insecure_channel(self._services.gateway_address) as channel:
+        # A connection of its own, so that the streams reach different processes of the gateway.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        address = self._services.gateway_address
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
             stub: Any = rpc.GatewayServiceStub(channel)  # type: ignore[no-untyped-call]
             call = stub.PushStream()
             while not self.is_calm:
@@ -210,8 +228,10 @@ class Pusher:
                     openid = chance.choice(openids)
                     batch.append(self._request(openid, self._services.new_name("s")))
                 at = time.monotonic()
-                await call.write(pb.UnicastPushBatch(requests=batch))
-                answer = await call.read()
+                async with asyncio.timeout(PATIENCE_S):
+                    while (answer := await _pushed_over(call, batch)) is None:
+                        self.counts["push_streams_ended"] += 1
+                        call = stub.PushStream(wait_for_ready=True)
                 for request, response in zip(batch, answer.responses, strict=True):
                     self._pushed(request, response, at, stream)
                 await asyncio.sleep(chance.expovariate(1 / self._plan.push_pause_s))
@@ -260,7 +280,7 @@ class Pusher:
             target = {"target_type": "openid", "target_id": openid}
         else:
             target = {"target_type": "session", "target_id": self._services.sessions[openid]}
-        return pb.UnicastPushRequest(msg_type="soak", data=name.encode(), **target)
+        return pb.UnicastPushRequest(msg_type="soak", data=name.encode(), push_id=name, **target)
 
     def _pushed(
         self,
@@ -272,8 +292,17 @@ class Pusher:
         self.counts["pushes_streamed" if stream else "pushes_single"] += 1
         if not response.success:
             self.counts[f"push_{response.error_code}"] += 1
+        # Of UNKNOWN nobody knows whether it was taken (PROTOCOL 7.5).
+        if not response.success and response.error_code != "UNKNOWN":
             return
         session_id = request.target_id
         if request.target_type == "openid":
             session_id = self._services.sessions[session_id]
-        self._history.tell("pushed", session_id, request.data.decode(), at=at, stream=stream)
+        self._history.tell(
+            "pushed",
+            session_id,
+            request.data.decode(),
+            at=at,
+            stream=stream,
+            is_sure=response.success,
+        )

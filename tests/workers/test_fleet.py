@@ -338,9 +338,9 @@ def test_worst_state_of_an_endpoint_is_told() -> None:
 
 async def test_drain_and_reload_go_by_the_supervisor() -> None:
     with fleet_of(2) as rig:
-        assert (await rig.fleet.drain(DrainBody(rate=5, timeout=7))).phase == "unready"
+        assert (await rig.fleet.drain(DrainBody(rate=5, timeout=7, to="b:1"))).phase == "unready"
         await rig.fleet.drain(DrainBody())
-        assert rig.supervision.drains == [(5, 7)]
+        assert rig.supervision.drains == [(5, 7, "b:1", "")]
         assert rig.fleet.not_ready() == ["draining"]
         with pytest.raises(Refused) as refused:
             await rig.fleet.reload()

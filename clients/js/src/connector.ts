@@ -19,7 +19,7 @@ import type {
   StartRefused,
   Started,
 } from "./events.js";
-import type { Dial, Disconnect, TransportName } from "./link.js";
+import type { Dial, Disconnect, Link, TransportName } from "./link.js";
 import { LoginNotMade } from "./login.js";
 import { ClientProtocol, LEAVE_TIMEOUT_MS } from "./protocol.js";
 import { openFirst } from "./race.js";
@@ -40,12 +40,20 @@ import { STOP_TIMEOUT_MS, Stream, type StreamOwner } from "./stream.js";
  * gateway that falls over as soon as its clients are back they come ever more slowly.
  */
 const STEADY_MS = 10_000;
+/** A connection that lasted for so long is left without a pause where GOAWAY asks for it. */
+const CALM_MS = 1_000;
 /** Credentials are renewed when this much of their time has passed. */
 const RENEWAL_SHARE = 0.8;
 /** Shortest time between two renewals. */
 const MIN_RENEWAL_MS = 1_000;
 /** Longest pause between the tries of the first connect, beside what the gateway asks for. */
 const MAX_FIRST_PAUSE_MS = 1_000;
+
+/** A connection, and the way that it came by. */
+interface Opened {
+  link: Link;
+  name: TransportName | null;
+}
 
 /** What a connector tells the client that it works for. */
 export interface ConnectorOwner {
@@ -76,8 +84,9 @@ export interface ConnectorOptions {
 /**
  * The one task that owns a session's connections, one after the other.
  *
- * A connection that GOAWAY asks to leave is closed before the next one is opened: what was sent and
- * not accepted goes again on that, so nothing is gained by having both.
+ * A gateway whose GOAWAY asks its clients back at once keeps their sessions and serves them until they
+ * have moved: the connection is closed when the next one is up, so that nobody waits for a handshake.
+ * Behind any other GOAWAY it is closed once its answers are here, and then the next one is opened.
  */
 export class Connector implements StreamOwner, PageListener {
   /** Connections on which the session came up. */
@@ -86,7 +95,9 @@ export class Connector implements StreamOwner, PageListener {
   resumes = 0;
   /** The newest connection's; between connections it keeps requests for the next. */
   protocol: ClientProtocol;
-  #named: string | null = null; // where a GOAWAY sends the client; tried once
+  #named: string | null = null; // where a GOAWAY has sent the client, until a try there fails
+  #isSent = false; // and it is on its way
+  #ahead: Promise<Opened | null> | null = null; // opened while the one to be left serves
   #stream: Stream | null = null;
   #started = new Deferred<Started>();
   #ended = new Deferred<Disconnect>();
@@ -209,6 +220,7 @@ export class Connector implements StreamOwner, PageListener {
       const code = thrown instanceof GatesvrError && "code" in thrown ? Number(thrown.code) : 0;
       error = new SessionLost(thrown instanceof Error ? thrown.message : String(thrown), { code });
     }
+    void this.#ahead?.then((opened) => opened?.link.close(CloseCode.NORMAL, ""));
     const end = this.owner.sessionEnded(this.#isStopping ? null : error);
     this.#ready.reject(failure ?? end);
   }
@@ -251,6 +263,7 @@ export class Connector implements StreamOwner, PageListener {
           throw error;
         }
         this.#named = null;
+        this.#isSent = false;
       }
       const now = environment.now();
       if (this.connects !== connects) {
@@ -263,9 +276,13 @@ export class Connector implements StreamOwner, PageListener {
         if (connects === 0) this.#backoff = new Backoff();
       }
       if (this.#isStopping) return new SessionLost("closed");
-      const asked = this.#named === null ? verdict.delayMs : 0;
-      const delay = Math.max(asked, this.#goawayDelay);
-      const jitter = this.#backoff.next(environment.random(), delay);
+      let delay = 0;
+      let jitter = 0;
+      if (this.#ahead === null) {
+        delay = Math.max(this.#isSent ? 0 : verdict.delayMs, this.#goawayDelay);
+        jitter = this.#backoff.next(environment.random(), delay);
+      }
+      this.#isSent = false;
       this.#goawayDelay = 0;
       const isTooLate = now + delay + jitter >= lostAt + patience;
       if (verdict.action === "stop" || isTooLate) {
@@ -297,21 +314,12 @@ export class Connector implements StreamOwner, PageListener {
     const { environment, options, session } = this;
     this.#refusal = this.#kick = this.#how = null;
     this.#wasStarted = this.#wasResumed = false;
-    if (options.token !== null) {
-      session.authToken = await this.#makeToken(options.token, timeoutMs);
-    }
+    const ahead = await this.#ahead;
+    this.#ahead = null;
+    const { link, name } = ahead ?? (await this.#open(timeoutMs));
     const started = (this.#started = new Deferred());
     const ended = (this.#ended = new Deferred());
-    // What won the last time goes first; on this network the others lose time.
-    const rank = (way: { name: TransportName }) => Number(way.name !== this.#preferred);
-    const ways = options.ways(this.#named ?? options.url).sort((a, b) => rank(a) - rank(b));
-    const [link, index] = await openFirst(
-      ways.map((way) => way.dial),
-      environment,
-      timeoutMs,
-      this.#stopped.signal,
-    );
-    this.#preferred = ways[index]?.name ?? null;
+    this.#preferred = name;
     this.protocol = new ClientProtocol(session);
     const stream = (this.#stream = new Stream(this, link, this.protocol, environment));
     try {
@@ -320,7 +328,6 @@ export class Connector implements StreamOwner, PageListener {
       if (options.token !== null) void this.#keepCredentials(options.token, stream);
       if (!event.isLoggedIn) await this.#logIn(ended);
       this.connects++;
-      this.#named = null;
       this.#upAt = environment.now();
       this.#wasResumed = event.response.resumed;
       if (this.#wasResumed) this.resumes++;
@@ -330,6 +337,57 @@ export class Connector implements StreamOwner, PageListener {
     } finally {
       stream.close(CloseCode.NORMAL, "");
     }
+  }
+
+  /** Return a new connection, whichever way is up first. */
+  async #open(timeoutMs: number): Promise<Opened> {
+    const { environment, options, session } = this;
+    if (options.token !== null) {
+      session.authToken = await this.#makeToken(options.token, timeoutMs);
+    }
+    // What won the last time goes first; on this network the others lose time.
+    const rank = (way: { name: TransportName }) => Number(way.name !== this.#preferred);
+    const ways = options.ways(this.#named ?? options.url).sort((a, b) => rank(a) - rank(b));
+    const [link, index] = await openFirst(
+      ways.map((way) => way.dial),
+      environment,
+      timeoutMs,
+      this.#stopped.signal,
+    );
+    return { link, name: ways[index]?.name ?? null };
+  }
+
+  /**
+   * Open the next connection while the session's own serves, again and again, and then leave that.
+   *
+   * Returns null where that has ended before.
+   */
+  async #openAhead(): Promise<Opened | null> {
+    const { environment } = this;
+    const stream = this.#stream;
+    const backoff = new Backoff();
+    const next = () => backoff.next(environment.random(), 0);
+    // Who is sent on and on goes ever more slowly; meanwhile the session is served.
+    let pause = environment.now() - this.#upAt >= CALM_MS ? 0 : next();
+    while (this.#stream === stream && !this.#isStopping) {
+      await this.#sleep(pause);
+      try {
+        const opened = await this.#open(this.options.connectTimeout);
+        if (this.#isStopping) {
+          opened.link.close(CloseCode.NORMAL, "");
+          return null;
+        }
+        if (this.#stream === stream) {
+          const now = environment.now();
+          this.protocol.leave(now, 0);
+          stream?.handleTimer(now);
+        }
+        return opened;
+      } catch {
+        pause = next();
+      }
+    }
+    return null;
   }
 
   /** Return what the application's token returns, in time. */
@@ -425,11 +483,17 @@ export class Connector implements StreamOwner, PageListener {
   #handleGoaway(event: GoAwayReceived, now: number): void {
     if (!this.options.reconnectTimeout || this.#isStopping) return;
     const delay = Math.min(event.reconnectAfterMs, MAX_RECONNECT_HINT_MS);
+    const named = event.address ? atAddress(this.options.url, event.address) : null;
+    if (delay === 0 && named === null) {
+      // Who wants its clients back at once keeps their sessions, and serves them meanwhile.
+      this.#ahead ??= this.#openAhead();
+      return;
+    }
     this.#goawayDelay = delay;
-    this.#named = event.address ? atAddress(this.options.url, event.address) : null;
-    // Who wants its clients back at once stays, and keeps their answers. Who does not is about to
-    // go, and its answers with it: they are waited for.
-    this.protocol.leave(now, delay ? LEAVE_TIMEOUT_MS : 0);
+    this.#named = named;
+    this.#isSent = named !== null;
+    // Who does not is about to go, and its answers with it: they are waited for.
+    this.protocol.leave(now, LEAVE_TIMEOUT_MS);
   }
 
   keepState(): void {

@@ -220,6 +220,19 @@ test("GOAWAY for later: answers are waited for, new requests go on the next conn
   await second;
 });
 
+test("GOAWAY at once: the next connection is up before the last one is left", async (t) => {
+  const all = await setUpLoggedIn(t);
+  const { client, connection } = all;
+  const first = client.request("first");
+  const asked = await connection.find(4);
+  connection.goaway("moved", 0);
+  const { connection: next } = await resume(all, { maxClientSeq: 2 });
+  assert.equal((await connection.closed).code, 1000);
+  next.answer(asked, 2);
+  await first;
+  assert.equal(client.counters.sessionLosses, 0);
+});
+
 test("GOAWAY with an address goes there, and comes home where that fails", async (t) => {
   const other = await Gateway.open();
   t.after(() => other.close());

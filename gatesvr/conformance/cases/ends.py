@@ -151,6 +151,29 @@ async def goaway_address(play: Play) -> None:
     await play.fence(again)
 
 
+@case("goaway-address-home", "3.9", "GOAWAY with an address: the session is there from then on")
+async def goaway_address_home(play: Play) -> None:
+    peer = await play.log_in()
+    _, address = await play.open()
+    peer.goaway(0, address)
+    there = await play.resumed(1)
+    await play.fence(there)
+    there.close(4500)
+    again = await play.resume_asked()
+    if again.door != there.door:
+        raise Broken(f"a resume at {address}", "the client went to the gateway that it had left")
+    again.respond_resumed(1)
+    await play.fence(again)
+
+
+@case("goaway-address-dead", "3.9", "GOAWAY with an address that nobody has: the client comes back")
+async def goaway_address_dead(play: Play) -> None:
+    peer = await play.log_in()
+    peer.goaway(0, play.unused_address())
+    again = await play.resumed(1)
+    await play.fence(again)
+
+
 @case("goaway-answers", "3.9", "GOAWAY with a time: answers to what was sent are waited for")
 async def goaway_answers(play: Play) -> None:
     peer = await play.log_in()

@@ -85,7 +85,7 @@ class WebClientConnection:
 
         Args:
             asked: The gateway.
-            name: Its name as the network knows it.
+            name: The name that its certificate must be valid for, as the network knows it.
             family: Of its address.
             server: Its address.
             handler_factory: Makes the handler.

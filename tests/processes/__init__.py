@@ -1,0 +1,1 @@
+"""A gateway of several processes as its users see it: real processes, QUIC and gRPC."""

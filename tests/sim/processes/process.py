@@ -1,0 +1,250 @@
+"""A process of the gateway: the real Engine and the real Node, on virtual connections and peers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+from gatesvr._pb import message_pb2 as pb
+from gatesvr._pb import upstream_pb2 as up
+from gatesvr.cluster.node import Node
+from gatesvr.engine import Engine
+from gatesvr.errors import ProtocolError
+from gatesvr.protocol.identity import Identity
+from gatesvr.protocol.link import Link
+from gatesvr.session.manager import SessionManager
+from gatesvr.session.outcome import StartOutcome
+from gatesvr.session.role import Role
+from gatesvr.session.state import State
+
+from ..gateway import GOOD_ENDS, GOOD_REASONS, OrderedSet
+from ..network import Connection
+from ..upstream import Call, Upstream
+from .wire import FarDirectory, FarPeers
+
+if TYPE_CHECKING:
+    from gatesvr.session.session import Session
+
+    from .world import ProcessesWorld
+
+
+class ProcessManager(SessionManager):
+    """A SessionManager that tells the world what becomes of the sessions that it owns."""
+
+    process: Process
+
+    def start(
+        self,
+        start: pb.StartRequest,
+        link: Link,
+        now: float,
+        identity: Identity | None = None,
+        auth_deadline: float = math.inf,
+    ) -> StartOutcome:
+        outcome = super().start(start, link, now, identity, auth_deadline)
+        session = outcome.session
+        if session is not None and start.session_id and not outcome.response.resumed:
+            self.process.world.automatic.add(session.session_id)
+        return outcome
+
+    def close(self, session: Session, code: int, reason: str, now: float, **how: Any) -> None:
+        process = self.process
+        if session.state is not State.CLOSED and not process.is_dead:
+            world = process.world
+            world.note("%s closes %s: %d %s", process, session.session_id[:4], code, reason)
+            world.counts[f"closed_{reason.replace(' ', '_')}"] += 1
+            if session.role is Role.OWN:
+                self._check_end(session, code, reason)
+                world.owner_ended(session)
+        super().close(session, code, reason, now, **how)
+
+    def _check_end(self, session: Session, code: int, reason: str) -> None:
+        """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
+        if reason == "connection lost before login":
+            is_good = not session.hello_seq and not session.outbox.has_unacked
+        else:
+            is_good = code in GOOD_ENDS or reason in GOOD_REASONS
+        if not is_good:
+            self.process.world.checker.broken(session.session_id, f"closed: {code} {reason}")
+
+
+class ProcessUpstream(Upstream):
+    """The services as one process reaches them; the calls of all processes are one list."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.world)
+        self.process = process
+        self.calls = process.world.calls
+
+    def is_running(self, call: Call) -> bool:
+        session = self.process.sessions.by_id(call.session_id)
+        return session is not None and call.client_seq in session.pending
+
+    def _end(self, call: Call, response: up.UpstreamResponse) -> None:
+        if not response.client_seq_id:
+            assert isinstance(call.of, ProcessUpstream)
+            self.process.world.answerers[call.name] = call.of.process
+        super()._end(call, response)
+
+    def _carry(self, call: Call, response: up.UpstreamResponse) -> None:
+        # Where an ERROR has taken the answer's place, nobody gets what it carries.
+        if call.client_seq not in self.world.checker._session(call.session_id).answered:
+            super()._carry(call, response)
+
+    def forget(self) -> None:
+        self.calls[:] = [call for call in self.calls if call.of is not self]
+
+
+class ProcessConnection(Connection):
+    """A connection whose START may wait for other processes."""
+
+    _task: asyncio.Task[None] | None = None
+    gateway: Any  # a Process: it has a dispatcher, as a Gateway does
+
+    def work(self) -> None:
+        """Let the connection task run; it may still wait for what it was woken for before."""
+        if self._task is not None:
+            return
+        self.is_awake = False
+        loop = self.world.loop
+        self._task = loop.create_task(self.handler.work())
+        self._task.add_done_callback(self._worked)
+        loop.settle()
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled() or self.gateway.is_dead:
+            return
+        error = task.exception()
+        if isinstance(error, ProtocolError):
+            self.fail(error)
+        elif error is not None:
+            raise error
+
+
+class Process:
+    """One process: an Engine and its Node.
+
+    Attributes:
+        node_id: Its name in the directory.
+        number: Its place; a process that follows a dead one has another id in the same place.
+        is_dead: It has crashed, or has ended.
+        is_ready: It has joined, and takes connections.
+        is_leaving: It is about to end, and takes no more connections.
+        was_out: Somebody was told that its lease is out.
+        died_at: When it crashed.
+    """
+
+    def __init__(self, world: ProcessesWorld, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.node_id = world.random.randbytes(16).hex()
+        self.is_dead = False
+        self.is_ready = False
+        self.is_leaving = False
+        self.was_out = False
+        self.died_at = math.inf
+        self.upstream = ProcessUpstream(self)
+        clock = world.loop.time
+        upstream: Any = self.upstream
+        self.engine = Engine(
+            world.config,
+            upstream,
+            clock=clock,
+            wall_clock=clock,
+            random_bytes=world.random.randbytes,
+            manager=ProcessManager,
+            high_water=world.high_water,
+        )
+        assert isinstance(self.engine.session_manager, ProcessManager)
+        self.sessions = self.engine.session_manager
+        self.sessions.process = self
+        watched: Any = OrderedSet()
+        self.sessions.context.watched = watched
+        self.processor = self.engine.processor
+        self.dispatcher = self.engine.dispatcher
+        self._tap()
+        self.directory: Any = FarDirectory(world.wire, self, world.directory)
+        config = world.config.session
+        self.node = Node(
+            self.node_id,
+            self.engine,
+            self.directory,
+            FarPeers(world.wire, self),
+            address=f"place-{number}",
+            lease=world.lease,
+            on_duplicate=config.on_duplicate,
+            max_logged_in=config.max_logged_in,
+        )
+        self.handlers = self.node.handlers()
+        world.loop.call(self.processor.start)
+        world.watch(self._start())
+
+    def __repr__(self) -> str:
+        return f"{'PQRS'[self.number]}{self.node_id[:3]}"
+
+    async def _start(self) -> None:
+        await self.node.start()
+        self.is_ready = True
+        self.world.note("%s is ready", self)
+
+    def crash(self) -> None:
+        """End at once; nobody is told."""
+        self.is_dead = True
+        self.died_at = self.world.now
+        self.upstream.forget()
+
+    def copies(self) -> list[Session]:
+        """Return its copies of sessions, in whatever roles."""
+        return list(self.sessions.index.by_id.values())
+
+    def _tap(self) -> None:
+        """Tell the world of what the owner of a session does to it."""
+        world = self.world
+        starter, moves, pushes = self.sessions._starter, self.sessions.moves, self.engine.commands
+        attach, own, push = starter.attach, moves.own, pushes.pushes.push
+
+        def attach_(session: Session, token: bytes, link: Any, *args: Any) -> StartOutcome:
+            world.checker.resumed(session.session_id, link.ordinal)
+            world.counts["resumes"] += 1
+            world.attached_at[session.session_id] = world.now
+            return attach(session, token, link, *args)
+
+        def own_(session: Session, epoch: int, now: float, **how: Any) -> bool:
+            if not self.is_dead:
+                world.owner_began(self, session, epoch)
+            return own(session, epoch, now, **how)
+
+        def push_(request: up.UnicastPushRequest) -> up.UnicastPushResponse:
+            return world.pushers.at_owner(self, push, request)
+
+        starter.attach = attach_  # type: ignore[method-assign]
+        moves.own = own_  # type: ignore[method-assign]
+        pushes.pushes.push = push_  # type: ignore[method-assign]
+
+    def leftovers(self) -> dict[str, int]:
+        """Return what is held of sessions, connections and tasks, by kind."""
+        sessions = self.sessions
+        index = sessions.index
+        processor = self.processor
+        return {
+            "copies": len(index.by_id),
+            "sessions": len(sessions),
+            "openids": len(index.by_openid),
+            "inited": len(index.inited)
+            + len(index.inited_by_network)
+            + len(index.inited_by_openid),
+            "detached": len(index.detached),
+            "networks": len(index.networks) + len(index.by_network),
+            "watched": len(sessions.context.watched),
+            "handlers": len(self.dispatcher),
+            "results": len(sessions.context.results),
+            "moved requests": len(self.dispatcher.moved),
+            "tasks": len(processor) + processor.counters.running,
+            "bulkheads": sum(
+                len(bulkhead._shares) + len(bulkhead._chains)
+                for bulkhead in processor._bulkheads.values()
+            ),
+            "logins": sum(worker.is_login for worker in processor.workers()),
+        }
