@@ -54,7 +54,7 @@ _REFUSALS = {
         prefix_handshakes_limited prefix_rate_limited retries_refused negotiations_limited
         resets_limited streams_refused quic_violations protocol_errors connection_errors
         moves_limited path_limits writes_dropped send_dropped send_errors initials_refused
-        refusals_limited receive_errors lost_errors last_pushes_expired""",
+        refusals_limited receive_errors lost_errors last_pushes_expired hand_overs_dropped""",
     "web": """
         accepts_limited accepts_dropped accept_errors connections_refused handshakes_failed
         handshakes_timed_out requests_refused origins_refused violations http3_violations
