@@ -104,7 +104,7 @@ types: install ## Check types, and the compiled modules against their stubs
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 	  --allowlist gatesvr/_core/stubtest-allow.txt gatesvr._core.queue gatesvr._core.codec \
 	  gatesvr._core.udp gatesvr._core.limits gatesvr._core.histogram gatesvr._core.hpack \
-	  gatesvr._core.request gatesvr._core.http2
+	  gatesvr._core.request gatesvr._core.http2 gatesvr._core.speck
 
 docs: install ## Write what the docs take from the code, and build their site into build/docs
 	$(PIP) 'gatesvr[docs]'

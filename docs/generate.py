@@ -213,6 +213,11 @@ Names begin with `gatesvr_`. Units are seconds and bytes. What only rises ends i
 have few values and none that comes from outside: states, codes, refusals, and the services that
 the configuration names.
 
+A gateway of several processes (`serve --workers`) has the same names: what counts is the sum over
+all its processes, those that have ended included, so no counter falls when one is replaced; lag and
+age are the most of all. What is told of each is below, with the label `worker`: a number from 0
+to 255 that no other process has at the time.
+
 **Durations** are histograms with four buckets for each doubling from 32 µs to 67 s, so a percentile
 is at most 25 % off. The gateway itself keeps 32, which the console and `gatesvr stats` read. With
 `metrics.fine` they are here, too: 673 buckets each. Then let Prometheus keep them as one series, by
@@ -228,13 +233,13 @@ COUNTERS_HEAD = """
 ## Counters of the layers
 
 Every counter of `gateway.stats()`, under the same name: `transport.bytes_sent` is
-`gatesvr_transport_bytes_sent_total`. They count from the start of the process.
+`gatesvr_transport_bytes_sent_total`. They count from the start of the gateway.
 """
 
 
 def metrics() -> str:
     """Return docs/metrics.md."""
-    found = measures()
+    found = measures(has_workers=True)
     out = [METRICS_HEAD]
     for group, title in GROUPS.items():
         out.append(f"\n## {title}\n\n")

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from .config import parse_address
+from .config import Range, check_numbers, parse_address
 from .config.kinds import shown
 from .errors import CloseCode, ConfigError
 from .observe.log import keys
@@ -56,7 +57,7 @@ __all__ = [
     "DrainStatus",
     "Handover",
     "Phase",
-    "check_target",
+    "check_drain",
 ]
 
 logger = logging.getLogger("gatesvr.drain")
@@ -392,7 +393,25 @@ class Drain:
         )
 
 
-def check_target(name: str, address: str) -> None:
+def check_drain(
+    rate: float | None, timeout: float | None, ready_wait: float | None, to: str, to_web: str
+) -> None:
+    """Refuse parameters that Gateway.drain() does not take.
+
+    Raises:
+        ConfigError: A number is none, or out of range, or an address is none.
+    """
+    given = {
+        "rate": (rate, Range(0.001, math.inf)),
+        "timeout": (timeout, Range(0, math.inf)),
+        "ready_wait": (ready_wait, Range(0, math.inf)),
+    }
+    check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
+    for name, address in (("to", to), ("to_web", to_web)):
+        _check_target(name, address)
+
+
+def _check_target(name: str, address: str) -> None:
     """Refuse what is no address that clients can be sent to; empty is none to send them to.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING
 from .cluster.commands import ClusterCommands
 from .cluster.handover import Handover as SessionHandover
 from .cluster.node import Node
-from .config import Config, Range, check_numbers, join_address
+from .config import Config, join_address
 from .config.changes import within_reach
 from .control.local import LocalPushApi
-from .drain import STOP_REASON, Drain, check_target
+from .drain import STOP_REASON, Drain, check_drain
 from .engine import Engine
 from .errors import CloseCode
 from .figures import Figures, PathFigures
@@ -479,14 +478,7 @@ class Gateway(LocalPushApi):
             ConfigError: A number is none, or out of range, or an address is none; no drain has
                 begun.
         """
-        given = {
-            "rate": (rate, Range(0.001, math.inf)),
-            "timeout": (timeout, Range(0, math.inf)),
-            "ready_wait": (ready_wait, Range(0, math.inf)),
-        }
-        check_numbers(**{name: pair for name, pair in given.items() if pair[0] is not None})
-        for name, address in (("to", to), ("to_web", to_web)):
-            check_target(name, address)
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._stopping is not None:
             await self.stop()
             return

@@ -5,7 +5,8 @@ the first PART_BITS of its mantissa. The module knows no clock: times are argume
 """
 cimport cython
 from libc.math cimport ldexp
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -14,6 +15,12 @@ cdef enum:
 
 cdef double MIN_US = 1.0
 cdef double MAX_US = 3.6e9
+
+
+# A bucket that holds something, as bytes; the bytes begin with one whose count is the sum's bits.
+cdef packed struct Packed:
+    uint16_t bucket
+    uint64_t count
 
 
 cdef inline size_t bucket_of(double us) noexcept:
@@ -104,6 +111,61 @@ cdef class HistogramSnapshot:
         between.count = self.count - earlier.count
         between.sum = max(0.0, self.sum - earlier.sum)
         return between
+
+    def __add__(self, HistogramSnapshot other not None):
+        """Return what the two have counted together, of two histograms."""
+        cdef HistogramSnapshot both = HistogramSnapshot.__new__(HistogramSnapshot)
+        cdef size_t bucket
+        for bucket in range(BUCKETS):
+            both._buckets[bucket] = self._buckets[bucket] + other._buckets[bucket]
+        both.count = self.count + other.count
+        both.sum = self.sum + other.sum
+        return both
+
+    def to_bytes(self):
+        """Return it as bytes, for another process of this machine: ten for each bucket in use."""
+        cdef Packed entry
+        cdef size_t bucket
+        cdef Py_ssize_t used = 1
+        for bucket in range(BUCKETS):
+            used += self._buckets[bucket] != 0
+        cdef bytes packed = PyBytes_FromStringAndSize(NULL, used * <Py_ssize_t>sizeof(Packed))
+        cdef char* place = PyBytes_AS_STRING(packed)
+        entry.bucket = BUCKETS
+        memcpy(&entry.count, &self.sum, sizeof(entry.count))
+        memcpy(place, &entry, sizeof(Packed))
+        for bucket in range(BUCKETS):
+            if self._buckets[bucket]:
+                place += sizeof(Packed)
+                entry.bucket = <uint16_t>bucket
+                entry.count = self._buckets[bucket]
+                memcpy(place, &entry, sizeof(Packed))
+        return packed
+
+    @staticmethod
+    def from_bytes(bytes packed not None):
+        """Return what to_bytes() has made.
+
+        Raises:
+            ValueError: The bytes are something else.
+        """
+        cdef HistogramSnapshot read = HistogramSnapshot.__new__(HistogramSnapshot)
+        cdef Packed entry
+        cdef Py_ssize_t size = <Py_ssize_t>sizeof(Packed), at
+        cdef const char* place = PyBytes_AS_STRING(packed)
+        if not len(packed) or len(packed) % size:
+            raise ValueError("not the bytes of a histogram")
+        memcpy(&entry, place, sizeof(Packed))
+        if entry.bucket != BUCKETS:
+            raise ValueError("not the bytes of a histogram")
+        memcpy(&read.sum, &entry.count, sizeof(read.sum))
+        for at in range(1, len(packed) // size):
+            memcpy(&entry, place + at * size, sizeof(Packed))
+            if entry.bucket >= BUCKETS:
+                raise ValueError("not the bytes of a histogram")
+            read._buckets[entry.bucket] += entry.count
+            read.count += entry.count
+        return read
 
     @property
     def max(self):

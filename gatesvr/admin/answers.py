@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionView",
     "Done",
     "ErrorAnswer",
+    "FleetView",
     "History",
     "LatencyView",
     "LogLevel",
@@ -38,6 +39,7 @@ __all__ = [
     "Stacks",
     "Traced",
     "UpstreamView",
+    "WorkerView",
 ]
 
 
@@ -168,8 +170,69 @@ class SlowSession(_Answer, frozen=True, kw_only=True):
     """How long the oldest has not been acknowledged."""
 
 
+class WorkerView(_Answer, frozen=True, kw_only=True):
+    """One process of a gateway of several."""
+
+    number: int | None
+    """Its number, which no other process has now; null where its place has none."""
+    slot: int
+    """Its place: that of the sockets that it reads."""
+    pid: int
+    """The process; 0 for none."""
+    state: Literal["starting", "ready", "unready", "draining", "leaving", "silent", "down"]
+    """``unready``: it takes no new clients; ``leaving``: another one has its place; ``silent``: it
+    has not answered, and its figures are those from before; ``down``: there is none, and a new one
+    begins soon."""
+    not_ready: list[str]
+    """Why it takes no new clients."""
+    version: str
+    """GateSvr's; empty before it has answered."""
+    uptime_s: float
+    """Since it was started."""
+    answered_s: float | None
+    """Since it has told its figures; null for never."""
+    restarts: int
+    """Processes of its place that have ended by themselves, in a row: one that has lived for a
+    minute begins a new row."""
+    connections: int
+    """Connections whose handshake is complete."""
+    sessions: int
+    """Sessions that it owns."""
+    in_flight: int
+    """Requests accepted and not answered."""
+    requests: float
+    """Requests accepted, a second."""
+    cpu: float
+    """Processors in use, 1.0 for a whole one."""
+    memory_bytes: int
+    """Resident memory."""
+    lag_s: float
+    """How late its loop came to its last tick."""
+    moves_in: int
+    """Sessions that came from other processes, since it was started."""
+    moves_out: int
+    """Sessions that went to other processes."""
+    handed_on: int
+    """Datagrams handed on to the process whose connection they are for."""
+
+
+class FleetView(_Answer, frozen=True, kw_only=True):
+    """The processes of a gateway of several; none for a gateway of one."""
+
+    slots: int = 0
+    """Places, each with a process of its own in the normal case."""
+    restarts: int = 0
+    """Processes that have ended by themselves and were started anew."""
+    workers: list[WorkerView] = []
+    """Those there are, and places without one, by place and number."""
+
+
 class Overview(Moment, frozen=True, kw_only=True):
-    """The whole gateway at one moment."""
+    """The whole gateway at one moment.
+
+    Of a gateway of several processes it is their sum, of ``lag_s`` and ``oldest_unacked_s`` the
+    most; ``pid`` is the supervisor's.
+    """
 
     rates: Rates
     """What happens a second."""
@@ -183,6 +246,8 @@ class Overview(Moment, frozen=True, kw_only=True):
     """The ten sessions with the most messages in their queues."""
     drain: DrainStatus | None
     """How far a drain is; null where there is none."""
+    fleet: FleetView | None = None
+    """The processes of a gateway of several; null for a gateway of one."""
 
 
 class History(_Answer, frozen=True, kw_only=True):
@@ -227,6 +292,8 @@ class SessionRow(_Answer, frozen=True, kw_only=True):
     """Requests not answered."""
     rate: float
     """Messages a second, both ways."""
+    worker: int | None = None
+    """The number of the process that owns it; null in a gateway of one."""
 
 
 class SessionPage(_Answer, frozen=True, kw_only=True):
@@ -238,6 +305,8 @@ class SessionPage(_Answer, frozen=True, kw_only=True):
     """Those of this page."""
     next: str | None
     """The token of the next page; null on the last one."""
+    silent: list[int] = []
+    """Numbers of the processes that have not told theirs; always empty in a gateway of one."""
 
 
 class PathChange(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.responses import Response
 
 from ..drain import DrainStatus
-from ..errors import ConfigError
-from ..observe.log import set_level
+from ..observe.version import package_version
 from ..reload import ReloadReport
 from .access import COOKIE, LOGIN_S
 from .answers import (
     Done,
+    FleetView,
     History,
     LoginView,
     LogLevel,
@@ -28,7 +27,6 @@ from .answers import (
     UpstreamView,
 )
 from .openapi import ApiRoute, document
-from .profile import stacks
 from .questions import (
     DrainBody,
     HistoryQuery,
@@ -39,21 +37,18 @@ from .questions import (
     ProfileQuery,
     PushBody,
     SessionQuery,
+    StacksQuery,
     TraceBody,
 )
-from .refusal import Refused
 from .settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..config.load import Origins
-    from ..gateway import Gateway
-    from ..service.results import PushResult
     from .access import Access
     from .figures import Sampler
-    from .profile import Profiler
-    from .sessions import Directory
+    from .source import Source
     from .streams import EventResponse, Streams
 
 __all__ = ["ROUTES", "Api"]
@@ -82,6 +77,7 @@ ROUTES = [
         "POST", "sessions/{id}/trace", "trace", "Trace a session, or not.", Traced, body=TraceBody
     ),
     ApiRoute("GET", "upstreams", "upstreams", "Every endpoint.", list[UpstreamView]),
+    ApiRoute("GET", "workers", "workers", "The processes of a gateway of several.", FleetView),
     ApiRoute("GET", "routes", "routes", "The routes; the first that matches.", list[RouteView]),
     ApiRoute("GET", "config", "config", "The configuration in force.", Settings),
     ApiRoute("POST", "reload", "reload", "Read the configuration again.", ReloadReport),
@@ -97,7 +93,7 @@ ROUTES = [
         ProfileQuery,
         media="text/plain",
     ),
-    ApiRoute("GET", "stacks", "stacks", "Where all tasks and threads are.", Stacks),
+    ApiRoute("GET", "stacks", "stacks", "Where all tasks and threads are.", Stacks, StacksQuery),
     ApiRoute("GET", "openapi.json", "openapi", "This document.", dict[str, Any]),
     ApiRoute(
         "POST",
@@ -110,16 +106,6 @@ ROUTES = [
     ),
 ]
 
-_STATUSES = {
-    "NOT_FOUND": 404,
-    "INVALID": 400,
-    "TOO_LARGE": 413,
-    "AMBIGUOUS": 409,
-    "TOO_LATE": 409,
-    "BUSY": 503,
-}
-"""The status of a command's error_code."""
-
 
 class Api:
     """Answers the routes. Each method has its name from ROUTES, and takes (id, query, body).
@@ -127,36 +113,26 @@ class Api:
     login() takes the client's address, empty on a Unix socket, where the others take an id.
 
     Args:
-        gateway: The gateway.
+        source: The gateway.
         sampler: Has the figures.
-        directory: Has the sessions.
         streams: Makes the event streams.
-        profiler: Profiles.
         access: Trades tokens for cookies.
         origins: Returns what set the settings; None where nobody knows.
-        reload: Reads the configuration again; None where it cannot be.
     """
 
     def __init__(
         self,
-        gateway: Gateway,
+        source: Source,
         sampler: Sampler,
-        directory: Directory,
         streams: Streams,
-        profiler: Profiler,
         access: Access,
-        origins: Callable[[], Origins] | None,
-        reload: Callable[[], ReloadReport] | None,
+        origins: Callable[[], Origins | None] | None,
     ) -> None:
-        self._gateway = gateway
+        self._source = source
         self._sampler = sampler
-        self._directory = directory
         self._streams = streams
-        self._profiler = profiler
         self._access = access
         self._origins = origins
-        self._reload = reload
-        self._draining: asyncio.Task[None] | None = None
 
     # Looking.
 
@@ -176,23 +152,28 @@ class Api:
 
     async def sessions(self, _id: str, query: SessionQuery, _body: Any) -> SessionPage:
         """Return a page of sessions."""
-        return await self._directory.page(query)
+        return await self._source.page(query)
 
     async def session(self, session_id: str, _query: Any, _body: Any) -> SessionView:
         """Return everything about a session."""
-        return self._directory.view(session_id)
+        return await self._source.view(session_id)
 
     async def session_stream(self, session_id: str, _query: Any, _body: Any) -> EventResponse:
         """Return a stream of a session."""
-        return self._streams.session(session_id)
+        return await self._streams.session(session_id)
 
     async def upstreams(self, _id: str, _query: Any, _body: Any) -> list[UpstreamView]:
         """Return every endpoint."""
-        return self._sampler.upstreams()
+        return await self._sampler.upstreams()
+
+    async def workers(self, _id: str, _query: Any, _body: Any) -> FleetView:
+        """Return the processes of a gateway of several."""
+        overview = self._sampler.overview
+        return (overview.fleet if overview is not None else None) or FleetView()
 
     async def routes(self, _id: str, _query: Any, _body: Any) -> list[RouteView]:
         """Return the routes."""
-        config = self._gateway.config
+        config = self._source.config
         return [
             RouteView(
                 action=rule.action,
@@ -205,84 +186,55 @@ class Api:
 
     async def config(self, _id: str, _query: Any, _body: Any) -> Settings:
         """Return the configuration in force."""
-        return settings(self._gateway.config, self._origins() if self._origins else None)
+        return settings(self._source.config, self._origins() if self._origins else None)
 
     async def profile(self, _id: str, query: ProfileQuery, _body: Any) -> Response:
         """Return the folded stacks of the next seconds."""
-        return Response(await self._profiler.run(query.seconds), media_type="text/plain")
+        folded = await self._source.profile(query.seconds, query.worker)
+        return Response(folded, media_type="text/plain")
 
-    async def stacks(self, _id: str, _query: Any, _body: Any) -> Stacks:
+    async def stacks(self, _id: str, query: StacksQuery, _body: Any) -> Stacks:
         """Return where all tasks and threads are."""
-        return await stacks()
+        return await self._source.stacks(query.worker)
 
     async def openapi(self, _id: str, _query: Any, _body: Any) -> dict[str, Any]:
         """Return the OpenAPI document."""
-        return document(ROUTES, self._gateway.figures().version)
+        return document(ROUTES, package_version())
 
     # Changing.
 
     async def kick_session(self, session_id: str, _query: Any, body: KickBody) -> Done:
         """Close a session."""
-        result = await self._gateway.kick(
-            session_id, target_type="session", reason=body.reason, code=body.code
-        )
-        return _done(result)
+        return await self._source.kick_session(session_id, body)
 
     async def kick(self, _id: str, _query: Any, body: KickUserBody) -> Done:
         """Close all sessions of a user."""
-        result = await self._gateway.kick(body.openid, reason=body.reason, code=body.code)
-        return _done(result)
+        return await self._source.kick(body)
 
     async def push(self, session_id: str, _query: Any, body: PushBody) -> Done:
         """Push a notify to a session."""
-        result = await self._gateway.push(
-            session_id,
-            target_type="session",
-            msg_type=body.msg_type,
-            title=body.title,
-            content=body.content,
-            data=body.data,
-            ttl=body.ttl,
-        )
-        return _done(result)
+        return await self._source.push(session_id, body)
 
     async def trace(self, session_id: str, _query: Any, body: TraceBody) -> Traced:
         """Trace a session, or not."""
-        if body.on:
-            self._directory.trace(session_id)
-        else:
-            self._directory.find(session_id)
-            self._directory.untrace(session_id)
+        await self._source.trace(session_id, on=body.on)
         return Traced(traced=body.on)
 
     async def reload(self, _id: str, _query: Any, _body: Any) -> ReloadReport:
         """Read the configuration again."""
-        if self._reload is None:
-            raise Refused.missing("this gateway's configuration cannot be read again")
-        return self._reload()
+        return await self._source.reload()
 
     async def drain_status(self, _id: str, _query: Any, _body: Any) -> DrainStatus:
         """Return how far a drain is."""
-        return self._gateway.drain_status()
+        return await self._source.drain_status()
 
     async def drain(self, _id: str, _query: Any, body: DrainBody) -> DrainStatus:
         """Begin to drain, or return how far the drain is that has begun."""
-        if self._draining is None:
-            asked = self._gateway.drain(body.rate, body.timeout, to=body.to, to_web=body.to_web)
-            draining = asyncio.create_task(asked, name="gatesvr-admin-drain")
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)  # it has begun, so that the answer shows it
-            if draining.done() and isinstance(error := draining.exception(), ConfigError):
-                raise Refused.invalid(str(error))
-            self._draining = draining
-        return self._gateway.drain_status()
+        return await self._source.drain(body)
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:
         """Set what is logged."""
-        try:
-            set_level(body.level, session=body.session)
-        except ValueError as error:
-            raise Refused.invalid(str(error)) from None
+        await self._source.log(body)
         return LogLevel(level=body.level, session=body.session)
 
     async def login(self, ip: str, _query: Any, body: LoginBody) -> Response:
@@ -301,15 +253,3 @@ class Api:
                 secure=self._access.is_tls,
             )
         return answer
-
-
-def _done(result: PushResult) -> Done:
-    """Return a command's success.
-
-    Raises:
-        Refused: It was refused.
-    """
-    if result.error_code:
-        status = _STATUSES.get(result.error_code, 400)
-        raise Refused(status, result.error_code, result.message or result.error_code)
-    return Done(sessions=result.sessions)

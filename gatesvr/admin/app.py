@@ -21,6 +21,7 @@ from starlette.routing import Route
 from ..observe.log import keys
 from .answers import ApiError, ErrorAnswer
 from .api import ROUTES
+from .metrics import Scrape
 from .openapi import PREFIX
 from .refusal import Refused
 from .streams import SEND_S, EventResponse
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ..gateway import Gateway
     from .access import Access
     from .api import Api
     from .counters import AdminCounters
-    from .metrics import GatewayCollector
+    from .metrics import MetricsPage
     from .openapi import ApiRoute
+    from .source import Source
 
 __all__ = ["make_app"]
 
@@ -63,23 +64,23 @@ _HEALTH = ("/livez", "/readyz")
 
 
 def make_app(
-    gateway: Gateway, api: Api, access: Access, counters: AdminCounters, metrics: GatewayCollector
+    source: Source, api: Api, access: Access, counters: AdminCounters, metrics: MetricsPage
 ) -> ASGIApp:
     """Return the application.
 
     Args:
-        gateway: The gateway.
+        source: The gateway.
         api: Answers the API.
         access: Judges requests.
         counters: Counts them.
-        metrics: Makes the page of /metrics.
+        metrics: Writes the page of /metrics.
     """
 
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        reasons = gateway.not_ready()
+        reasons = source.not_ready()
         if not reasons:
             return PlainTextResponse("ready\n")
         return PlainTextResponse("".join(f"{why}\n" for why in reasons), 503)
@@ -88,7 +89,8 @@ def make_app(
 
     async def show_metrics(request: Request) -> Response:
         async with readers:
-            text, media = await metrics.page(request.headers.get("accept", ""))
+            scrape = Scrape.of(await source.sample(), source.config)
+            text, media = await metrics.write(scrape, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media})
 
     routes = [

@@ -1,4 +1,4 @@
-"""Sampler: asks the gateway for its figures once a second, and makes overview and history of them.
+"""Sampler: takes a sample of the gateway once a second, and makes overview and history of them.
 
 Everything that shows numbers gets them here, so that all of it shows the same.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from heapq import nlargest
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +20,6 @@ from .answers import (
     Overview,
     Rates,
     Refusal,
-    SlowSession,
     UpstreamView,
 )
 
@@ -29,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..figures import Figures
-    from ..gateway import Gateway
-    from ..session.session import Session
     from .counters import AdminCounters
+    from .source import Sample, Source
 
 __all__ = ["HISTORY_S", "Sampler"]
 
@@ -42,10 +39,6 @@ HISTORY_S = 900
 """Seconds of history, a point each."""
 LATENCY_S = 10
 """Seconds that the latencies of an overview look back."""
-SLOWEST = 10
-"""Sessions in an overview's list of the slowest."""
-SLICE = 2_000
-"""Sessions looked at in a turn of the loop."""
 
 _SERIES = (
     "requests", "answers", "pushes", "p50", "p99", "queue_messages", "in_flight", "sessions",
@@ -66,21 +59,21 @@ class Sampler:
     """The present figures of a gateway, and those of the last minutes.
 
     Args:
-        gateway: The gateway.
+        source: The gateway.
         counters: Counts samples that failed.
         look: Called with each sample.
 
     Attributes:
-        overview: The newest, None before start().
+        overview: The newest, None before take().
         encoded: The same as JSON, for the streams.
     """
 
     def __init__(
-        self, gateway: Gateway, counters: AdminCounters, look: Callable[[], None] = lambda: None
+        self, source: Source, counters: AdminCounters, look: Callable[[], None] = lambda: None
     ) -> None:
         self.overview: Overview | None = None
         self.encoded = b""
-        self._gateway = gateway
+        self._source = source
         self._counters = counters
         self._look = look
         self._recent: deque[Figures] = deque(maxlen=LATENCY_S + 1)
@@ -88,11 +81,9 @@ class Sampler:
         self._points: deque[tuple[float | None, ...]] = deque(maxlen=HISTORY_S)
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._slowest: list[Session] = []
 
     def start(self) -> None:
-        """Take the first sample, and then one a second."""
-        self._take()
+        """Take a sample a second from now on."""
         self._task = asyncio.create_task(self._run(), name="gatesvr-admin-sampler")
 
     async def stop(self) -> None:
@@ -128,18 +119,19 @@ class Sampler:
             due = max(due + INTERVAL_S, loop.time() + INTERVAL_S / 2)
             await asyncio.sleep(due - loop.time())
             try:
-                await self._find_slowest()
-                self._take()
+                await self.take()
                 self._look()
             except Exception:
                 self._counters.internal_errors += 1
                 logger.exception("sample_failed")
 
-    def _take(self) -> None:
-        figures = self._gateway.figures()
+    async def take(self) -> None:
+        """Take a sample."""
+        sample = await self._source.sample(with_slowest=True)
+        figures = sample.figures
         before = self._recent[-1] if self._recent else figures
         self._recent.append(figures)
-        self.overview = overview = self._overview(figures, before, self._recent[0])
+        self.overview = overview = self._overview(sample, before, self._recent[0])
         self.encoded = msgspec.json.encode(overview)
         request = overview.latency.get("request")
         is_timed = request is not None and request.count > 0
@@ -163,76 +155,61 @@ class Sampler:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _overview(self, figures: Figures, before: Figures, oldest: Figures) -> Overview:
+    async def upstreams(self) -> list[UpstreamView]:
+        """Return every endpoint as it is now."""
+        latency = _latency(self._recent[-1], self._recent[0]) if self._recent else {}
+        return _upstreams(await self._source.sample(), latency)
+
+    @staticmethod
+    def _overview(sample: Sample, before: Figures, oldest: Figures) -> Overview:
+        figures, drain = sample.figures, sample.drain
         passed = figures.uptime_s - before.uptime_s  # the wall clock may be set
-        drain = self._gateway.drain_status()
-        now = self._gateway.engine.clock()
+        latency = _latency(figures, oldest)
         return Overview(
             **{name: getattr(figures, name) for name in Moment.__struct_fields__},
             rates=_rates(figures, before, passed),
-            latency=_latency(figures, oldest),
+            latency=latency,
             refusals=_refusals(figures, before, passed),
-            upstreams=self.upstreams(),
-            slowest=[_slow(session, now) for session in self._slowest if session.is_valid],
+            upstreams=_upstreams(sample, latency),
+            slowest=sample.slowest,
             drain=drain if drain.phase != "serving" else None,
+            fleet=sample.fleet,
         )
 
-    def upstreams(self) -> list[UpstreamView]:
-        """Return every endpoint as it is now."""
-        counters = self._gateway.stats()["upstream"]
-        batches = counters["batches"]
-        mean = counters["batched_requests"] / batches if batches else 0.0
-        latency = _latency(self._recent[-1], self._recent[0]) if self._recent else {}
-        views = []
-        for found in self._gateway.upstreams():
-            times = latency.get(f"{UPSTREAM}{found.service}")
-            is_ejected = found.breaker != "closed"
-            views.append(
-                UpstreamView(
-                    service=found.service,
-                    zone=found.zone,
-                    address=found.address,
-                    name=found.name,
-                    state=found.state,
-                    health="ejected" if is_ejected else "up" if found.is_up else "down",
-                    registered=found.is_registered,
-                    weight=found.weight,
-                    lanes=1,
-                    in_flight=found.open_calls,
-                    waiting=found.waiting_calls,
-                    max_open=found.max_open,
-                    breaker=found.breaker,
-                    ejections=found.ejections,
-                    requests=found.answered + found.faults,
-                    failures=found.faults,
-                    p50=times.p50 if times is not None else 0.0,
-                    p99=times.p99 if times is not None else 0.0,
-                    batch_mean=mean,
-                )
+
+def _upstreams(sample: Sample, latency: dict[str, LatencyView]) -> list[UpstreamView]:
+    counters = sample.figures.counters["upstream"]
+    batches = counters["batches"]
+    mean = counters["batched_requests"] / batches if batches else 0.0
+    processes = 1 if sample.fleet is None else len(sample.fleet.workers)
+    views = []
+    for found in sample.endpoints:
+        times = latency.get(f"{UPSTREAM}{found.service}")
+        is_ejected = found.breaker != "closed"
+        views.append(
+            UpstreamView(
+                service=found.service,
+                zone=found.zone,
+                address=found.address,
+                name=found.name,
+                state=found.state,
+                health="ejected" if is_ejected else "up" if found.is_up else "down",
+                registered=found.is_registered,
+                weight=found.weight,
+                lanes=processes,
+                in_flight=found.open_calls,
+                waiting=found.waiting_calls,
+                max_open=found.max_open,
+                breaker=found.breaker,
+                ejections=found.ejections,
+                requests=found.answered + found.faults,
+                failures=found.faults,
+                p50=times.p50 if times is not None else 0.0,
+                p99=times.p99 if times is not None else 0.0,
+                batch_mean=mean,
             )
-        return views
-
-    async def _find_slowest(self) -> None:
-        """Find the sessions with the most messages in their queues, a slice a turn of the loop."""
-        found: list[Session] = []
-        sessions = list(self._gateway.session_manager.index.by_id.values())
-        for start in range(0, len(sessions), SLICE):
-            if start:
-                await asyncio.sleep(0)
-            part = [session for session in sessions[start : start + SLICE] if len(session.queue)]
-            found = nlargest(SLOWEST, [*found, *part], key=lambda session: len(session.queue))
-        self._slowest = found
-
-
-def _slow(session: Session, now: float) -> SlowSession:
-    return SlowSession(
-        session=session.session_id,
-        openid=session.openid,
-        state=session.state.name.lower(),
-        queue_messages=len(session.queue),
-        queue_bytes=session.queue.queued_bytes,
-        oldest_unacked_s=session.queue.oldest_age(now),
-    )
+        )
+    return views
 
 
 def _rates(figures: Figures, before: Figures, passed: float) -> Rates:

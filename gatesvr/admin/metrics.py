@@ -32,14 +32,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .._core.histogram import HistogramSnapshot
+    from ..config import Config
     from ..gateway import Gateway
     from ..upstream.manager import EndpointStatus
+    from .answers import FleetView, WorkerView
+    from .source import Sample
 
 __all__ = [
     "GROUPS",
     "LAYERS",
     "GatewayCollector",
     "Measure",
+    "MetricsPage",
     "Scrape",
     "counter_measures",
     "measures",
@@ -70,12 +74,25 @@ class Scrape:
         endpoints: Its upstream endpoints.
         services: Those that the configuration names.
         max_batch: ``upstream.max_batch``.
+        fleet: Its processes; None for a gateway of one.
     """
 
     figures: Figures
     endpoints: tuple[EndpointStatus, ...] = ()
     services: frozenset[str] = frozenset()
     max_batch: int = 1
+    fleet: FleetView | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, config: Config) -> Scrape:
+        """Return what a sample of a gateway of this configuration gives."""
+        return cls(
+            sample.figures,
+            tuple(sample.endpoints),
+            frozenset(config.upstream.services),
+            config.upstream.max_batch,
+            sample.fleet,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +125,9 @@ GROUPS = {
     "durations": "Durations",
     "services": "Services",
     "refusals": "Refusals, closes and errors",
+    "workers": "Worker processes",
 }
-"""The groups of MEASURES and their titles; each layer's counters form one more."""
+"""The groups of the measures and their titles; each layer's counters form one more."""
 
 
 def _one(read: Callable[[Figures], float]) -> Callable[[Scrape], Values]:
@@ -399,6 +417,102 @@ MEASURES: tuple[Measure, ...] = (
     ),
 )
 
+
+def _each(read: Callable[[WorkerView], float]) -> Callable[[Scrape], Values]:
+    """Return the reader of a metric with a value for each worker process."""
+
+    def values(scrape: Scrape) -> Values:
+        workers = scrape.fleet.workers if scrape.fleet is not None else []
+        return [((str(one.number),), read(one)) for one in workers if one.number is not None]
+
+    return values
+
+
+def _states(scrape: Scrape) -> Values:
+    workers = scrape.fleet.workers if scrape.fleet is not None else []
+    counts = {"ready": 0, "starting": 0, "unready": 0, "draining": 0}
+    counts |= {"leaving": 0, "silent": 0, "down": 0}
+    for worker in workers:
+        counts[worker.state] += 1
+    return [((state,), count) for state, count in counts.items()]
+
+
+FLEET_MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "workers",
+        "gatesvr_worker_processes",
+        "gauge",
+        "Worker processes by state: ready, starting, unready (takes no new clients), draining,"
+        " leaving (another one has its place), silent (has not answered), down (none is there).",
+        _states,
+        ("state",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_restarts_total",
+        "counter",
+        "Worker processes that have ended by themselves and were started anew.",
+        lambda scrape: [((), scrape.fleet.restarts if scrape.fleet is not None else 0)],
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_uptime_seconds",
+        "gauge",
+        "Seconds since a worker process was started.",
+        _each(lambda worker: worker.uptime_s),
+        ("worker",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_connections",
+        "gauge",
+        "Connections of a worker process whose handshake is complete.",
+        _each(lambda worker: worker.connections),
+        ("worker",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_sessions",
+        "gauge",
+        "Sessions that a worker process owns.",
+        _each(lambda worker: worker.sessions),
+        ("worker",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_requests_in_flight",
+        "gauge",
+        "Requests that a worker process has accepted and not answered.",
+        _each(lambda worker: worker.in_flight),
+        ("worker",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_cpu_ratio",
+        "gauge",
+        "Processors that a worker process uses, 1 for a whole one.",
+        _each(lambda worker: worker.cpu),
+        ("worker",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_memory_bytes",
+        "gauge",
+        "Resident memory of a worker process.",
+        _each(lambda worker: worker.memory_bytes),
+        ("worker",),
+    ),
+    Measure(
+        "workers",
+        "gatesvr_worker_last_loop_lag_seconds",
+        "gauge",
+        "How late the loop of a worker process came to its last tick.",
+        _each(lambda worker: worker.lag_s),
+        ("worker",),
+    ),
+)
+"""What a gateway of several processes has besides; ``worker`` is a number from 0 to 255."""
+
 _OPENMETRICS_END = b"# EOF\n"
 _MS = "_ms"
 _HIGH_WATER = frozenset({"peak_workers"})
@@ -433,10 +547,18 @@ def _counter(layer: str, field: str, scale: float) -> Callable[[Scrape], Values]
     return read
 
 
-def measures(layers: Mapping[str, type[Counters]] = LAYERS) -> list[Measure]:
-    """Return every metric, those of the layers' counters behind the others."""
+def measures(
+    layers: Mapping[str, type[Counters]] = LAYERS, *, has_workers: bool = False
+) -> list[Measure]:
+    """Return every metric, those of the layers' counters behind the others.
+
+    Args:
+        layers: The counters of each layer.
+        has_workers: Whether they are of a gateway of several processes.
+    """
     return [
         *MEASURES,
+        *(FLEET_MEASURES if has_workers else ()),
         *(found for layer, kind in layers.items() for found in counter_measures(layer, kind)),
     ]
 
@@ -471,9 +593,8 @@ class GatewayCollector(Collector):
     def __init__(self, gateway: Gateway, others: Mapping[str, Counters] | None = None) -> None:
         self._gateway = gateway
         self._others = tuple((others or {}).items())
-        others_kinds = {layer: type(counters) for layer, counters in self._others}
-        self._measures = measures({**COUNTERS, **others_kinds})
-        self._bounds = _bounds(FINE_PARTS if gateway.config.metrics.fine else PARTS)
+        layers = {layer: type(counters) for layer, counters in self._others}
+        self._page = MetricsPage({**COUNTERS, **layers}, is_fine=gateway.config.metrics.fine)
 
     def take(self) -> Scrape:
         """Read the gateway; call it in the loop's thread."""
@@ -491,19 +612,48 @@ class GatewayCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric as it is now."""
-        return self.families(self.take())
+        return self._page.families(self.take())
+
+    def families(self, scrape: Scrape) -> Iterator[Metric]:
+        """Yield every metric of what was taken before; in any thread."""
+        return self._page.families(scrape)
 
     async def page(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the page for a scraper, and its Content-Type; see MetricsPage.write()."""
+        return await self._page.write(self.take(), accept)
+
+
+class MetricsPage:
+    """Writes what was taken as metrics.
+
+    Args:
+        layers: The counters of each layer.
+        is_fine: Whether histograms have more buckets: ``metrics.fine``.
+        has_workers: Whether it is of a gateway of several processes.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, type[Counters]],
+        *,
+        is_fine: bool = False,
+        has_workers: bool = False,
+    ) -> None:
+        self._measures = measures(layers, has_workers=has_workers)
+        self._bounds = _bounds(FINE_PARTS if is_fine else PARTS)
+
+    async def write(self, scrape: Scrape, accept: str = "") -> tuple[bytes, str]:
         """Return the page for a scraper, and its Content-Type.
 
         It is all of one moment, but written in turns: the loop goes on between them.
 
         Args:
+            scrape: What was taken.
             accept: The request's Accept header: it may want OpenMetrics.
         """
         encode, content_type = choose_encoder(accept)
         parts = []
-        for part in self._parts(self.take()):
+        for part in self._parts(scrape):
             parts.append(encode(part).removesuffix(_OPENMETRICS_END))
             await asyncio.sleep(0)
         if content_type.startswith("application/openmetrics-text"):

@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .sessions import MAX_LIMIT
-
 __all__ = [
     "DrainBody",
     "HistoryQuery",
@@ -21,9 +19,12 @@ __all__ = [
     "ProfileQuery",
     "PushBody",
     "SessionQuery",
+    "StacksQuery",
     "TraceBody",
 ]
 
+MAX_LIMIT = 500
+"""Sessions of one page at most."""
 MAX_SECONDS = 900
 MAX_PROFILE_S = 60
 
@@ -73,6 +74,15 @@ class ProfileQuery(_Question, frozen=True, kw_only=True):
 
     seconds: Annotated[float, Meta(ge=0.05, le=MAX_PROFILE_S)] = 5.0
     """Seconds."""
+    worker: int | None = None
+    """The number of the process to look at; without it the one that answers."""
+
+
+class StacksQuery(_Question, frozen=True, kw_only=True):
+    """Where to look."""
+
+    worker: int | None = None
+    """The number of the process to look at; without it the one that answers."""
 
 
 class KickBody(_Question, frozen=True, kw_only=True):

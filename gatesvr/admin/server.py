@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import stat
-import time
 from typing import TYPE_CHECKING
 
 from ..config import join_address, parse_address
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ..config.load import Origins
     from ..gateway import Gateway
     from ..reload import ReloadReport
+    from .source import Source
 
 __all__ = ["AdminServer"]
 
@@ -48,10 +48,10 @@ class AdminServer:
     """Serves console, API, metrics and health checks of a gateway.
 
     Args:
-        gateway: The gateway, started.
+        gateway: The gateway, started; or a Source, which stands for one of several processes.
         config: Where to listen, and what clients prove.
         origins: Returns what set the settings; None where nobody knows.
-        reload: Reads the configuration again; None where it cannot be.
+        reload: Reads the configuration again; None where it cannot be. A Source has its own.
         any_port: Whether to take the next free port where that of ``bind`` is taken.
 
     Attributes:
@@ -63,10 +63,10 @@ class AdminServer:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Gateway | Source,
         config: AdminConfig,
         *,
-        origins: Callable[[], Origins] | None = None,
+        origins: Callable[[], Origins | None] | None = None,
         reload: Callable[[], ReloadReport] | None = None,
         any_port: bool = False,
     ) -> None:
@@ -76,40 +76,36 @@ class AdminServer:
             from .api import Api
             from .app import make_app
             from .http import Connections, HttpConnection
-            from .metrics import GatewayCollector
+            from .metrics import MetricsPage
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
+        from ..gateway import Gateway
         from .access import Access
         from .figures import Sampler
-        from .profile import Profiler
-        from .sessions import Directory
+        from .source import OneProcess
         from .streams import Streams
         from .tls import TlsPort
 
         self.counters = counters = AdminCounters()
         self._config = config
-        self._gateway = gateway
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
         self._access = access = Access(config, tokens, counters)
-        self._sampler = Sampler(gateway, counters, self._look)
-        self._directory = Directory(gateway, counters, time.time)
-        self._streams = Streams(self._sampler, self._directory, counters)
-        self._profiler = Profiler()
-        api = Api(
-            gateway,
-            self._sampler,
-            self._directory,
-            self._streams,
-            self._profiler,
-            access,
-            origins,
-            reload,
+        if is_one := isinstance(gateway, Gateway):
+            source: Source = OneProcess(gateway, counters, reload)
+        else:
+            source = gateway
+        self._source = source
+        self._sampler = Sampler(source, counters, self._look)
+        self._streams = Streams(self._sampler, source, counters)
+        api = Api(source, self._sampler, self._streams, access, origins)
+        metrics = MetricsPage(
+            {**source.layers, "admin": AdminCounters},
+            is_fine=source.config.metrics.fine,
+            has_workers=not is_one,
         )
         http = uvicorn.Config(
-            make_app(
-                gateway, api, access, counters, GatewayCollector(gateway, {"admin": counters})
-            ),
+            make_app(source, api, access, counters, metrics),
             http=HttpConnection,
             ws="none",
             lifespan="off",
@@ -168,6 +164,7 @@ class AdminServer:
             ConfigError: An address cannot be used, or it is not loopback and nothing guards it.
         """
         config, loop = self._config, asyncio.get_running_loop()
+        await self._sampler.take()  # so that whoever asks first finds one
         make = self._connections.make
         if config.bind:
             listener = await loop.run_in_executor(None, self._bind)
@@ -184,7 +181,7 @@ class AdminServer:
             except OSError as error:
                 raise _refusal("socket", config.socket, error) from None
             self._socket = config.socket
-        self._gateway.more_counters["admin"] = self.counters
+        self._source.more_counters["admin"] = self.counters
         self._sampler.start()
         logger.info("admin_listening", extra=keys(address=self._address, socket=self._socket))
 
@@ -195,21 +192,20 @@ class AdminServer:
             server.close()
         if self._tls is not None:
             await self._tls.close()
-        self._profiler.close()
+        self._source.close()
         self._streams.stop()
         await self._sampler.stop()
         await self._connections.close(STOP_S)
-        self._directory.close()
         self._access.close()
         if self._socket:
             with contextlib.suppress(OSError):
                 os.unlink(self._socket)
             self._socket = ""
-        self._gateway.more_counters.pop("admin", None)
+        self._source.more_counters.pop("admin", None)
 
     def _look(self) -> None:
         """Do what is due once a second."""
-        self._directory.end_traces()
+        self._source.look()
         self._access.sweep()
         if self._tls is not None:
             self._tls.follow_certificate()

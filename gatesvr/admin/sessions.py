@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
+import contextlib
+import secrets
 from collections import deque
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from .._pb import message_pb2
-from ..config import join_address, normalize_zone
+from ..config import join_address
 from ..observe.log import format_keys
-from ..session.traced import Trace, begin_trace, end_trace
+from ..session.traced import Trace, TraceEvent, begin_trace, end_trace
 from .answers import (
     ConnectionView,
     MessageRates,
@@ -22,29 +25,33 @@ from .answers import (
     Pending,
     SequenceView,
     SessionEventView,
-    SessionPage,
     SessionRow,
     SessionView,
+    SlowSession,
 )
+from .pages import Filter, Found, merged
 from .refusal import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..dispatch.task import AsyncTask
     from ..gateway import Gateway
     from ..observe.events import SessionEvent
     from ..session.session import Session
-    from ..session.traced import TraceEvent
+    from .answers import SessionPage
     from .counters import AdminCounters
+    from .pages import Place
     from .questions import SessionQuery
 
-__all__ = ["MAX_LIMIT", "Directory", "event_view"]
+__all__ = ["TRACE_S", "Directory", "TraceEvents", "TraceMark", "slow_sessions"]
 
 SLICE = 250
 """Sessions looked at in a turn of the loop, half a millisecond; of those shown, a quarter."""
-MAX_LIMIT = 500
-"""Sessions of one page at most."""
+SLOW_SLICE = 2_000
+"""The same where only their queues are looked at."""
+SLOWEST = 10
+"""Sessions in an overview's list of the slowest."""
 MAX_EVENTS = 100
 """Events of a session's view."""
 MAX_RECENT = 8_192
@@ -64,8 +71,20 @@ MARK_S = 60.0
 RATE_S = 5.0
 """How far back the rates of a list look, about."""
 
-_Place: TypeAlias = tuple[Any, int]
-"""What a list is sorted by: a number or a text, and Session.number."""
+TraceMark: TypeAlias = tuple[int, int]
+"""How far a trace was read: the number of the trace, and the events seen of it."""
+
+
+class TraceEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trace has had since somebody read it.
+
+    Attributes:
+        mark: Where to read on; None where the session is not traced.
+        events: The events, the oldest first.
+    """
+
+    mark: TraceMark | None = None
+    events: list[SessionEventView] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,55 +97,13 @@ class _Look:
     rates: MessageRates | None = None
 
 
-class _Filter:
-    """Finds the sessions that a query asks for, and their place in its order."""
+@dataclass(slots=True)
+class _Traced:
+    """A trace, its number, which no other process has, and when somebody last followed it."""
 
-    def __init__(self, query: SessionQuery) -> None:
-        self._q = query.q.casefold()
-        self._state = query.state
-        self._zone = normalize_zone(query.zone)
-        self._ip = query.ip
-        self._sort = query.sort
-        self.is_descending = query.order == "desc"
-        self._after = self._read_token(query.page) if query.page else None
-
-    def matches(self, session: Session) -> bool:
-        """Return whether a session is asked for."""
-        q = self._q
-        return (
-            session.is_valid
-            and (not self._state or session.state.name.lower() == self._state)
-            and (not self._zone or session.zone == self._zone)
-            and (not self._ip or session.user_ip.startswith(self._ip))
-            and (not q or q in session.openid.casefold() or q in session.session_id.casefold())
-        )
-
-    def is_behind(self, place: _Place) -> bool:
-        """Return whether a place is behind the page before."""
-        after = self._after
-        if after is None:
-            return True
-        return place < after if self.is_descending else place > after
-
-    def token(self, place: _Place) -> str:
-        """Return the token of the page behind a place."""
-        text = json.dumps([self._sort, self.is_descending, *place], separators=(",", ":"))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-    def _read_token(self, token: str) -> _Place:
-        try:
-            raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-            sort, is_descending, value, number = json.loads(raw)
-        except (ValueError, TypeError, RecursionError):
-            raise Refused.invalid("page: not one of ours") from None
-        kind = str if self._sort == "openid" else int | float
-        if (
-            (sort, is_descending) != (self._sort, self.is_descending)
-            or not isinstance(value, kind)
-            or not isinstance(number, int)
-        ):
-            raise Refused.invalid("page: of another list")
-        return value, number
+    trace: Trace
+    number: int
+    followed_at: float
 
 
 class Directory:
@@ -146,8 +123,7 @@ class Directory:
         self._counters = counters
         self._clock = gateway.engine.clock
         self._wall_clock = wall_clock
-        self._traces: dict[str, Trace] = {}
-        self._traced_at: dict[str, float] = {}  # when somebody last followed it
+        self._traces: dict[str, _Traced] = {}
         self._recent: deque[SessionEvent] = deque(maxlen=MAX_RECENT)
         self._manager.events.recent = self._recent
         # Positions of sessions, by number, at two times: rates are taken from the older one.
@@ -175,16 +151,20 @@ class Directory:
     # Lists.
 
     async def page(self, query: SessionQuery) -> SessionPage:
-        """Return a page of the sessions that match.
+        """Return a page of the sessions that match; see search()."""
+        return merged(query, {None: await self.search(query)})
+
+    async def search(self, query: SessionQuery) -> Found:
+        """Find a page of the sessions that match.
 
         Raises:
             Refused: The page is not one of this list.
         """
-        wanted = _Filter(query)
+        wanted = Filter(query)
         now = self._clock()
         key = self._key_of(query.sort, now)
         pick = nlargest if wanted.is_descending else nsmallest
-        best: list[tuple[_Place, Session]] = []
+        best: list[tuple[Place, Session]] = []
         total = 0
         marks: dict[int, int] = {}
         sessions = self._manager.sessions_behind(0)
@@ -197,11 +177,11 @@ class Directory:
                     marks[session.number] = _position(session)
                 if wanted.matches(session):
                     total += 1
-                    place = (key(session), session.number)
+                    place = (key(session), session.session_id)
                     if wanted.is_behind(place):
                         found.append((place, session))
             # One more than fits tells whether there is a next page.
-            best = pick(query.limit + 1, [*best, *found], key=lambda entry: entry[0])
+            best = pick(query.limit + 1, [*best, *found], key=itemgetter(0))
         if marks:
             self._mark(now, marks)
         has_more = len(best) > query.limit
@@ -211,11 +191,20 @@ class Directory:
             rows.append(self._row(session))
             if index % (SLICE // 4) == 0:
                 await asyncio.sleep(0)
-        return SessionPage(
-            total=total,
-            sessions=rows,
-            next=wanted.token(best[-1][0]) if has_more else None,
-        )
+        places = [place for place, _ in best]
+        return Found(total=total, rows=rows, places=places, has_more=has_more)
+
+    async def slowest(self) -> list[SlowSession]:
+        """Return the sessions with the most messages in their queues."""
+        found: list[Session] = []
+        sessions = list(self._manager.index.by_id.values())
+        for start in range(0, len(sessions), SLOW_SLICE):
+            if start:
+                await asyncio.sleep(0)
+            part = [each for each in sessions[start : start + SLOW_SLICE] if len(each.queue)]
+            found = nlargest(SLOWEST, [*found, *part], key=lambda session: len(session.queue))
+        now = self._clock()
+        return [_slow(session, now) for session in found if session.is_valid]
 
     def _key_of(self, sort: str, now: float) -> Callable[[Session], float | str]:
         if sort == "queue":
@@ -300,7 +289,7 @@ class Directory:
         pending = self._pending(session, now)
         window = self._gateway.config.session.resume_window
         is_away = session.link is None
-        trace = self._traces.get(session_id)
+        traced = self._traces.get(session_id)
         return SessionView(
             **self._basics(session),
             number=session.number,
@@ -326,8 +315,8 @@ class Directory:
             oldest_unacked_s=queue.oldest_age(now),
             queue=queue.counters(),
             rates=self._rates(session, now),
-            traced=trace is not None,
-            events=self._events(session_id, trace),
+            traced=traced is not None,
+            events=self._events(session_id, None if traced is None else traced.trace),
         )
 
     def _connection(self, session: Session, now: float) -> ConnectionView | None:
@@ -378,7 +367,7 @@ class Directory:
             if event.session_id == session_id
         ]
         if trace is not None:
-            events += map(event_view, trace.since(trace.total - MAX_EVENTS))
+            events += map(_event_view, trace.since(trace.total - MAX_EVENTS))
             events.sort(key=lambda event: event.time)
         return events[-MAX_EVENTS:]
 
@@ -391,41 +380,87 @@ class Directory:
             Refused: There is none of that id, or MAX_TRACED are traced.
         """
         session = self.find(session_id)
-        trace = self._traces.get(session_id)
-        if trace is None:
+        traced = self._traces.get(session_id)
+        if traced is None:
             if len(self._traces) >= MAX_TRACED:
                 raise Refused(503, "BUSY", f"{MAX_TRACED} sessions are traced, no more can be")
-            trace = self._traces[session_id] = Trace(self._wall_clock)
-            self._traced_at[session_id] = self._clock()
-            begin_trace(session, trace)
             self._counters.traces += 1
-        return trace
+            traced = _Traced(Trace(self._wall_clock), secrets.randbits(48), self._clock())
+            self._traces[session_id] = traced
+            begin_trace(session, traced.trace)
+        return traced.trace
 
-    def trace_of(self, session_id: str) -> Trace | None:
-        """Return the trace of a session, None where it is not traced."""
-        return self._traces.get(session_id)
+    async def traced(self, session_id: str, mark: TraceMark | None, within: float) -> TraceEvents:
+        """Return what a session's trace has had since somebody read it, or wait for something.
+
+        Args:
+            session_id: The session.
+            mark: Where to read on. With None, or with one of another trace, it begins now: the
+                session's view has what was before.
+            within: Longest wait, seconds; the shortest, too, for a session that is not traced.
+
+        Raises:
+            Refused: There is none of that id.
+        """
+        self.find(session_id)
+        found = self._traces.get(session_id)
+        if found is None:
+            await asyncio.sleep(within)
+            return TraceEvents()
+        trace = found.trace
+        is_same = mark is not None and mark[0] == found.number
+        seen = mark[1] if mark is not None and is_same else trace.total
+        found.followed_at = self._clock()
+        if trace.total == seen and within > 0:
+            awake = asyncio.Event()
+            trace.wakes.add(awake.set)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(awake.wait(), within)
+            finally:
+                trace.wakes.discard(awake.set)
+            found.followed_at = self._clock()
+        events = trace.since(seen)
+        missed = trace.total - seen - len(events)
+        if missed:
+            events.insert(0, TraceEvent(events[0].time, "missed", f"events={missed}"))
+        return TraceEvents(
+            mark=(found.number, trace.total), events=[_event_view(event) for event in events]
+        )
 
     def end_traces(self) -> None:
         """End the traces of sessions that are over, and those that nobody has followed for long."""
         now = self._clock()
-        for session_id, trace in list(self._traces.items()):
-            if trace.wakes:
-                self._traced_at[session_id] = now
+        for session_id, traced in list(self._traces.items()):
             is_over = self._manager.by_id(session_id) is None
-            if is_over or now - self._traced_at[session_id] >= TRACE_S:
+            if is_over or now - traced.followed_at >= TRACE_S:
                 self.untrace(session_id)
 
     def untrace(self, session_id: str) -> None:
         """Trace a session no more."""
         if self._traces.pop(session_id, None) is not None:
-            del self._traced_at[session_id]
             session = self._manager.by_id(session_id)
             if session is not None:
                 end_trace(session)
 
 
-def event_view(event: TraceEvent) -> SessionEventView:
-    """Return an event of a trace."""
+def slow_sessions(found: Iterable[SlowSession]) -> list[SlowSession]:
+    """Return the SLOWEST with the most messages in their queues."""
+    return nlargest(SLOWEST, found, key=lambda session: session.queue_messages)
+
+
+def _slow(session: Session, now: float) -> SlowSession:
+    return SlowSession(
+        session=session.session_id,
+        openid=session.openid,
+        state=session.state.name.lower(),
+        queue_messages=len(session.queue),
+        queue_bytes=session.queue.queued_bytes,
+        oldest_unacked_s=session.queue.oldest_age(now),
+    )
+
+
+def _event_view(event: TraceEvent) -> SessionEventView:
     return SessionEventView(time=event.time, event=event.event, detail=event.detail)
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, closing
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from ..session.traced import TraceEvent
 from .refusal import Refused
-from .sessions import event_view
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from ..session.traced import Trace
     from .counters import AdminCounters
     from .figures import Sampler
-    from .sessions import Directory
+    from .sessions import TraceEvents, TraceMark
+    from .source import Source
+
+T = TypeVar("T")
 
 __all__ = ["EventResponse", "Streams", "event"]
 
@@ -47,13 +47,13 @@ class Streams:
 
     Args:
         sampler: Has the overviews.
-        directory: Has the sessions.
+        source: Has the sessions.
         counters: Counts streams.
     """
 
-    def __init__(self, sampler: Sampler, directory: Directory, counters: AdminCounters) -> None:
+    def __init__(self, sampler: Sampler, source: Source, counters: AdminCounters) -> None:
         self._sampler = sampler
-        self._directory = directory
+        self._source = source
         self._counters = counters
         self._stopped = asyncio.Event()
 
@@ -69,14 +69,14 @@ class Streams:
         """
         return self._response(self._overviews())
 
-    def session(self, session_id: str) -> EventResponse:
+    async def session(self, session_id: str) -> EventResponse:
         """Return a stream of a session's view, one a second, and of its traced messages.
 
         Raises:
             Refused: There are MAX_STREAMS, or there is no such session.
         """
-        self._directory.find(session_id)
-        return self._response(self._session(session_id))
+        first = await self._source.traced(session_id, None, 0.0)
+        return self._response(self._session(session_id, first.mark))
 
     def _response(self, events: AsyncGenerator[bytes, None]) -> EventResponse:
         if self._counters.sse_streams >= MAX_STREAMS or self._stopped.is_set():
@@ -92,79 +92,47 @@ class Streams:
                 yield HEARTBEAT
         yield GOODBYE
 
-    async def _session(self, session_id: str) -> AsyncGenerator[bytes, None]:
-        directory, loop = self._directory, asyncio.get_running_loop()
-        awake = asyncio.Event()
+    async def _session(
+        self, session_id: str, mark: TraceMark | None
+    ) -> AsyncGenerator[bytes, None]:
+        source, loop = self._source, asyncio.get_running_loop()
         due = loop.time()
-        with closing(_Watch(awake)) as watch:
-            while not self._stopped.is_set():
-                awake.clear()
-                watch.follow(directory.trace_of(session_id))
-                if traced := watch.take():
-                    yield traced
+        while not self._stopped.is_set():
+            try:
                 if loop.time() >= due:
-                    try:
-                        view = directory.view(session_id)
-                    except Refused:
-                        break
+                    view = await source.view(session_id)
                     yield event("session", msgspec.json.encode(view))
                     due = loop.time() + SESSION_S
-                await self._pause(awake, due - loop.time())
+                wait = max(due - loop.time(), 0.0)
+                traced = await self._until_stop(source.traced(session_id, mark, wait))
+            except Refused as refusal:
+                if refusal.status == 404:
+                    break
+                yield HEARTBEAT  # its process does not answer; it may soon
+                await self._until_stop(asyncio.sleep(SESSION_S))
+                continue
+            if traced is not None:
+                mark = traced.mark
+                if traced.events:
+                    yield _trace(traced)
+                    await self._until_stop(asyncio.sleep(BURST_S))
         yield GOODBYE
 
-    async def _pause(self, awake: asyncio.Event, seconds: float) -> None:
-        """Wait for the next view, a traced message or the end; a little in any case."""
-        waits = [asyncio.ensure_future(e.wait()) for e in (awake, self._stopped)]
+    async def _until_stop(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what some work has brought; None where stop() has cut it short."""
+        doing = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self._stopped.wait())
         try:
-            await asyncio.wait(
-                waits, timeout=max(seconds, 0.0), return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
-        if awake.is_set() and seconds > BURST_S:
-            await asyncio.sleep(BURST_S)
+            stopping.cancel()
+            doing.cancel()
+        return doing.result() if doing.done() else None
 
 
-class _Watch:
-    """Reads the trace of a session as it goes on, and a newer one in its place.
-
-    Args:
-        awake: Set when there is something to take.
-    """
-
-    def __init__(self, awake: asyncio.Event) -> None:
-        self._awake = awake
-        self._trace: Trace | None = None
-        self._seen = 0
-
-    def follow(self, trace: Trace | None) -> None:
-        """Read this trace from now on; its events from before are in the session's view."""
-        if trace is self._trace:
-            return
-        self.close()
-        self._trace = trace
-        if trace is not None:
-            self._seen = trace.total
-            trace.wakes.add(self._awake.set)
-
-    def take(self) -> bytes:
-        """Return the events since the last call, ready to be sent."""
-        trace, seen = self._trace, self._seen
-        if trace is None:
-            return b""
-        self._seen = trace.total
-        new = trace.since(seen)
-        missed = trace.total - seen - len(new)
-        if missed:
-            new.insert(0, TraceEvent(new[0].time, "missed", f"events={missed}"))
-        encode = msgspec.json.encode
-        return b"".join(event("trace", encode(event_view(item))) for item in new)
-
-    def close(self) -> None:
-        """Read it no more."""
-        if self._trace is not None:
-            self._trace.wakes.discard(self._awake.set)
+def _trace(traced: TraceEvents) -> bytes:
+    encode = msgspec.json.encode
+    return b"".join(event("trace", encode(found)) for found in traced.events)
 
 
 class EventResponse:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Amount", "byte_text", "rate_text", "seconds_text", "span_text"]
+from typing import Any
+
+__all__ = ["NONE", "Amount", "byte_text", "rate_text", "seconds_text", "span_text", "workers_text"]
 
 _BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
@@ -64,3 +66,11 @@ def byte_text(value: float | None) -> Amount:
         if value >= size:
             return Amount(f"{_digits(value / size)} {unit}")
     return Amount(f"{value:,.0f} B")
+
+
+def workers_text(fleet: dict[str, Any]) -> str:
+    """Return how many workers of a FleetView are ready: ``3 of 4 ready, 1 restart``."""
+    ready = sum(worker["state"] == "ready" for worker in fleet["workers"])
+    restarts = fleet["restarts"]
+    text = f"{ready} of {fleet['slots']} ready"
+    return f"{text}, {restarts:,} restart{'' if restarts == 1 else 's'}" if restarts else text

@@ -17,7 +17,7 @@ from textual.widgets import DataTable, Footer, Input, Sparkline, Static
 
 from ..errors import GatesvrError
 from ..observe.log import escape
-from .text import NONE, byte_text, rate_text, seconds_text, span_text
+from .text import NONE, byte_text, rate_text, seconds_text, span_text, workers_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +43,22 @@ _COLUMNS: dict[str, tuple[tuple[str, int], ...]] = {
     "latency": (("Stage", 17), ("p50", -7), ("p99", -7), ("max", -7)),
     "upstreams": (("Upstream", 24), ("Health", 14), ("p99", -7)),
     "refusals": (("Refusal", 27), ("Rate", -7), ("Total", -7)),
+    "workers": (
+        ("Worker", 8),
+        ("State", 12),
+        ("Sessions", -10),
+        ("Connections", -12),
+        ("Requests", -10),
+        ("CPU", -7),
+        ("Memory", -9),
+        ("Lag", -9),
+        ("Moved in", -9),
+        ("Moved out", -10),
+        ("Handed on", -10),
+        ("Restarts", -9),
+        ("Up", -8),
+        ("PID", -9),
+    ),
     "sessions": (
         ("Openid", 24),
         ("State", 11),
@@ -59,6 +75,13 @@ _COLUMNS: dict[str, tuple[tuple[str, int], ...]] = {
 }
 """Columns of each table and their widths; numbers, to the right, have a negative one."""
 _GOOD, _WARN, _BAD = "#2fbf95", "#e9a72f", "#f0803c"
+_WORKER_COLOURS = {
+    "ready": _GOOD,
+    "starting": _WARN,
+    "leaving": _WARN,
+    "draining": _WARN,
+    "unready": _WARN,
+}
 _STATE_COLOURS = {"normal": _GOOD, "suspended": _WARN, "inited": "#d68fb8"}
 
 _DARK = Theme(
@@ -244,6 +267,8 @@ class Top(App[None]):
     #latency { width: 46; margin-right: 1; }
     #upstreams { width: 51; margin-right: 1; }
     #refusals { width: 1fr; }
+    #workers { display: none; height: auto; overflow: hidden; margin: 0 1; padding-top: 1; }
+    #workers.shown { display: block; }
     DataTable { background: $background; scrollbar-size: 1 1; }
     DataTable > .datatable--header { background: $surface; color: $secondary; text-style: none; }
     DataTable > .datatable--cursor { background: $panel; color: $foreground; }
@@ -288,6 +313,7 @@ class Top(App[None]):
         with Horizontal(id="tables"):
             for name in ("latency", "upstreams", "refusals"):
                 yield DataTable[Text](id=name, cursor_type="none")
+        yield DataTable[Text](id="workers", cursor_type="none")
         yield Static("", id="title")
         yield Input(placeholder="openid or session id", id="search", compact=True)
         yield DataTable[Text](id="sessions", cursor_type="row")
@@ -357,6 +383,9 @@ class Top(App[None]):
         order = list(dict.fromkeys(name for name in order if name in stages))
         self._fill("latency", [_stage_row(name, stages[name]) for name in order])
         self._fill("upstreams", [_upstream_row(one) for one in overview["upstreams"]])
+        fleet = overview.get("fleet")
+        self._table("workers").set_class(bool(fleet), "shown")
+        self._fill("workers", [_worker_row(one) for one in fleet["workers"]] if fleet else [])
         refusals = [_refusal_row(one) for one in overview["refusals"]]
         self._fill("refusals", refusals or [("nothing was refused", NONE, NONE)])
 
@@ -366,6 +395,8 @@ class Top(App[None]):
         if self._overview:
             o = self._overview
             about = f"{o['version']} on {o['backend']}, pid {o['pid']}"
+            if o.get("fleet"):
+                about += f", workers: {workers_text(o['fleet'])}"
             about += f", up {span_text(o['uptime_s'])}, loop lag {seconds_text(o['lag_s'])}"
             line.append(f"  {about}", "dim")
         self.query_one("#line", Static).update(line)
@@ -468,6 +499,29 @@ def _refusal_row(one: dict[str, Any]) -> tuple[Text | str, ...]:
     rate = f"{rate_text(one['rate'])}/s" if one["rate"] else NONE
     name = str(one["reason"]).replace("_", " ")
     return (name, Text(rate, style=_BAD if one["rate"] else ""), f"{one['total']:,}")
+
+
+def _worker_row(one: dict[str, Any]) -> tuple[Text | str, ...]:
+    state = str(one["state"])
+    dot = _dot(_WORKER_COLOURS.get(state, _BAD), state)
+    if one["number"] is None:
+        return (f"in {one['slot']}", dot, *[NONE] * (len(_COLUMNS["workers"]) - 2))
+    return (
+        str(one["number"]),
+        dot,
+        f"{one['sessions']:,}",
+        f"{one['connections']:,}",
+        f"{rate_text(one['requests'])}/s",
+        f"{one['cpu'] * 100:.0f} %",
+        byte_text(one["memory_bytes"]),
+        seconds_text(one["lag_s"]),
+        f"{one['moves_in']:,}",
+        f"{one['moves_out']:,}",
+        f"{one['handed_on']:,}",
+        f"{one['restarts']:,}",
+        span_text(one["uptime_s"]),
+        str(one["pid"]),
+    )
 
 
 def _session_row(one: dict[str, Any]) -> tuple[Text | str, ...]:

@@ -6,24 +6,20 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError
 from ..observe.log import configure
 from .draining import say_stopping, show_drain
 from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR, TEXT, WORKERS
-from .serving import print_stats, start_demo_services, start_tracing
+from .serving import admin_server, print_stats, start_demo_services, start_tracing
 from .settings import Settings, overrides
 from .terminal import ServerOutput
 
 if TYPE_CHECKING:
-    from ..admin.server import AdminServer
     from ..config import Config
-    from ..config.load import Origins
     from ..gateway import Gateway
     from ..observe.log import LogHandler
     from ..reload import ReloadReport
@@ -203,8 +199,12 @@ async def _serve_alone(
                 out.echo(report.as_text())
             return report
 
-        admin = _admin(
-            gateway, lambda: origins, reload, is_wanted=admin_flag, is_demo=settings.is_demo
+        admin = admin_server(
+            gateway,
+            lambda: origins,
+            reload,
+            is_wanted=admin_flag,
+            is_demo=settings.is_demo,
         )
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the gateway stops
@@ -229,30 +229,3 @@ async def _serve_alone(
         draining = asyncio.ensure_future(gateway.drain(ready_wait=ready_wait))
         await show_drain(gateway.drain_status, log, draining)
     return 1 if is_hurried else 0
-
-
-def _admin(
-    gateway: Gateway,
-    origins: Callable[[], Origins],
-    reload: Callable[[], ReloadReport],
-    *,
-    is_wanted: str | None,
-    is_demo: bool,
-) -> AdminServer | None:
-    """Return the admin server, None where there is none.
-
-    Raises:
-        ConfigError: It is wanted and cannot be.
-    """
-    config = gateway.config.admin
-    if is_wanted == "off" or not (is_demo or config.enabled):
-        return None
-    from ..admin.server import AdminServer
-
-    is_by_itself = is_wanted is None and not config.enabled
-    try:
-        return AdminServer(gateway, config, origins=origins, reload=reload, any_port=is_by_itself)
-    except ConfigError as error:
-        if is_by_itself and isinstance(error.__cause__, ImportError):
-            return None
-        raise

@@ -1,4 +1,4 @@
-"""What ``gatesvr serve`` does beside its gateway: demo services, traces, lines of counters."""
+"""What ``gatesvr serve`` has beside its gateway: admin server, demo services, lines of counters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,52 @@ from ..observe.log import timestamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..admin.server import AdminServer
+    from ..admin.source import Source
     from ..config import Config, PushConfig
+    from ..config.load import Origins
     from ..gateway import Gateway
     from ..observe.log import LogHandler
+    from ..reload import ReloadReport
     from ..service.gateway_client import GatewayClient
     from .settings import Settings
     from .terminal import ServerOutput
 
-__all__ = ["print_stats", "start_demo_services", "start_tracing"]
+__all__ = ["admin_server", "print_stats", "start_demo_services", "start_tracing"]
+
+
+def admin_server(
+    source: Gateway | Source,
+    origins: Callable[[], Origins | None],
+    reload: Callable[[], ReloadReport] | None = None,
+    *,
+    is_wanted: str | None,
+    is_demo: bool,
+) -> AdminServer | None:
+    """Return the admin server, None where there is none.
+
+    Args:
+        source: What it shows: the gateway, or several processes of one.
+        origins: Returns what set the settings.
+        reload: Reads the configuration again; a Source has its own.
+        is_wanted: ``--admin``.
+        is_demo: Whether the demo services are running.
+
+    Raises:
+        ConfigError: It is wanted and cannot be.
+    """
+    config = source.config.admin
+    if is_wanted == "off" or not (is_demo or config.enabled):
+        return None
+    from ..admin.server import AdminServer
+
+    is_by_itself = is_wanted is None and not config.enabled
+    try:
+        return AdminServer(source, config, origins=origins, reload=reload, any_port=is_by_itself)
+    except ConfigError as error:
+        if is_by_itself and isinstance(error.__cause__, ImportError):
+            return None
+        raise
 
 
 async def start_demo_services(

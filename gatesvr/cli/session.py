@@ -76,6 +76,7 @@ def _text(view: dict[str, Any]) -> str:
                 "idle": seconds_text(view["idle_s"]),
                 "generation": f"{view['generation']}, came back {view['resumes']} times",
                 "traced": "yes" if view["traced"] else "no",
+                **({"worker": view["worker"]} if view.get("worker") is not None else {}),
             }
         )
     ]

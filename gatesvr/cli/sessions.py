@@ -49,9 +49,13 @@ def _text(page: dict[str, Any]) -> str:
     rows = page["sessions"]
     if not rows:
         return "no session matches"
-    lines = [table(_HEAD, [_row(row) for row in rows])]
+    is_fleet = any(row.get("worker") is not None for row in rows)
+    head = (*_HEAD, "WORKER") if is_fleet else _HEAD
+    lines = [table(head, [(*_row(row), row.get("worker"))[: len(head)] for row in rows])]
     if page["total"] > len(rows):
         lines.append(f"{len(rows)} of {page['total']}")
+    if silent := page.get("silent"):
+        lines.append(f"worker {', '.join(map(str, silent))} does not answer; its own are missing")
     if page["next"]:
         lines.append(f"more: --page {page['next']}")
     return "\n".join(lines)

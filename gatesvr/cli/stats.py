@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..admin.text import byte_text, seconds_text
+from ..admin.text import NONE, Amount, byte_text, rate_text, seconds_text, span_text, workers_text
 from .remote import Remote, facts, remote_options, show, table
 from .terminal import style
 
@@ -23,7 +23,7 @@ def command(remote: Remote) -> None:
 
 
 def _text(now: dict[str, Any]) -> str:
-    rates, sessions = now["rates"], now["sessions"]
+    rates, sessions, fleet = now["rates"], now["sessions"], now.get("fleet")
     ready = "ready" if now["ready"] else f"not ready: {', '.join(now['not_ready'])}"
     head = f"{now['backend']}, pid {now['pid']}, up {seconds_text(now['uptime_s'])}, {ready}"
     parts = [
@@ -42,10 +42,13 @@ def _text(now: dict[str, Any]) -> str:
                 f" {byte_text(rates['bytes_out'])}/s out",
                 "process": f"{rates['cpu'] * 100:.0f} % of a CPU,"
                 f" {byte_text(now['memory_bytes'])}, {seconds_text(now['lag_s'])} late",
+                **({"workers": workers_text(fleet)} if fleet else {}),
             },
             "  ",
         ),
     ]
+    if fleet:
+        parts += ["", table(_WORKERS, [_worker(one) for one in fleet["workers"]])]
     timed = [(stage, times) for stage, times in now["latency"].items() if times["count"]]
     if timed:
         rows = [
@@ -63,4 +66,28 @@ def _text(now: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _worker(one: dict[str, Any]) -> tuple[object, ...]:
+    if one["number"] is None:
+        return (f"in {one['slot']}", one["state"], *[NONE] * (len(_WORKERS) - 2))
+    return (
+        one["number"],
+        one["state"],
+        one["sessions"],
+        one["connections"],
+        rate_text(one["requests"]),
+        Amount(f"{one['cpu'] * 100:.0f} %"),
+        byte_text(one["memory_bytes"]),
+        one["moves_in"],
+        one["moves_out"],
+        one["handed_on"],
+        one["restarts"],
+        span_text(one["uptime_s"]),
+        one["pid"],
+    )
+
+
+_WORKERS = (
+    "WORKER", "STATE", "SESSIONS", "CONNECTIONS", "REQ/S", "CPU", "MEMORY", "MOVED IN",
+    "MOVED OUT", "HANDED ON", "RESTARTS", "UP", "PID",
+)  # fmt: skip
 _QUANTILES = ("p50", "p90", "p99", "p999", "max")

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..workers.fleet import Fleet
 from ..workers.supervisor import Supervisor
 from ..workers.upgrade import UpgradeError
 from .banner import Summary, banner
 from .draining import say_stopping, show_drain
 from .loop import stop_event
-from .serving import start_demo_services
+from .serving import admin_server, start_demo_services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from ..config import Config
     from ..observe.log import LogHandler
+    from ..reload import ReloadReport
     from .settings import Settings
     from .terminal import ServerOutput
 
@@ -77,6 +79,27 @@ async def supervise(
             is_any_web_port=settings.is_any_web_port,
             stats=stats or 0.0,
         )
+        origins = settings.origins
+
+        async def reload() -> ReloadReport:
+            nonlocal origins
+            report = await supervisor.reload(settings.read_again)
+            if not report.error:
+                origins = settings.origins
+            if log.style == "text":
+                out.echo(report.as_text())
+            return report
+
+        fleet = Fleet(
+            supervisor,
+            supervisor.links,
+            supervisor.entries,
+            slots=supervisor.slots.count,
+            reload=reload,
+        )
+        admin = admin_server(fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo)
+        if admin is not None:
+            stack.push_async_callback(admin.stop)  # it shows how the workers end
         stack.push_async_callback(supervisor.stop)
         starting = asyncio.ensure_future(supervisor.start())
         stopping = asyncio.ensure_future(stop.wait())
@@ -89,12 +112,9 @@ async def supervise(
         pushes_to.append(ready[0].grpc)
         supervisor.on_drain = stop.set
 
-        under_way: set[asyncio.Task[None]] = set()
-
-        async def reload() -> None:
-            report = await supervisor.reload(settings.read_again)
-            if log.style == "text":
-                out.echo(report.as_text())
+        if admin is not None:
+            await admin.start()
+        under_way: set[asyncio.Task[object]] = set()
 
         async def upgrade() -> None:
             assert supervisor is not None
@@ -105,7 +125,7 @@ async def supervise(
             else:
                 log.say(f"upgraded {status.workers} workers in {status.elapsed_s:.1f} s")
 
-        def begin(work: Callable[[], Coroutine[None, None, None]]) -> None:
+        def begin(work: Callable[[], Coroutine[None, None, object]]) -> None:
             task = asyncio.ensure_future(work())
             under_way.add(task)
             task.add_done_callback(under_way.discard)
@@ -115,7 +135,7 @@ async def supervise(
         # The workers' lines come behind the banner, and so do its own.
         summary = msgspec.convert(ready[0].summary, Summary)
         workers = [(worker.number, worker.pid) for worker in supervisor.serving()]
-        out.echo(banner(summary, None, is_demo=settings.is_demo, workers=workers))
+        out.echo(banner(summary, admin, is_demo=settings.is_demo, workers=workers))
         log.release_held()
         supervisor.go()
         await stop.wait()

@@ -193,9 +193,10 @@ class Node:
         request: upstream_pb2.UnicastPushRequest,
         *,
         needs_login: bool = False,
+        owner: str = "",
     ) -> upstream_pb2.UnicastPushResponse:
         """Push to one session, wherever it is; see Pushes.push()."""
-        return await self._pushes.push(session_id, request, needs_login=needs_login)
+        return await self._pushes.push(session_id, request, needs_login=needs_login, owner=owner)
 
     async def kick(self, session_id: str, request: upstream_pb2.KickRequest) -> bool:
         """End one session, wherever it is; see Pushes.kick()."""

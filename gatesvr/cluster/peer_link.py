@@ -42,7 +42,7 @@ from .frames import (
     FrameReader,
     Outgoing,
 )
-from .peers import PeerUnreachableError
+from .peers import PeerNotAskedError, PeerUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,7 +289,7 @@ class PeerLinks:
 
     def _link(self, node_id: str) -> _Link:
         if self._is_closed:
-            raise PeerUnreachableError("this process ends")
+            raise PeerNotAskedError("this process ends")
         link = self._links.get(node_id)
         if link is None:
             now = self._loop.time()
@@ -533,17 +533,17 @@ class _Link:
         """Send a call.
 
         Raises:
-            PeerUnreachableError: It was not sent.
+            PeerNotAskedError: It was not sent.
         """
         counters = self._links.counters
         if len(self._waiting) >= self._links.max_calls or not self._has_room(len(body)):
             counters.peer_calls_refused += 1
-            raise PeerUnreachableError(f"{method}: {self._node_id} has too much to answer")
+            raise PeerNotAskedError(f"{method}: {self._node_id} has too much to answer")
         self._calls += 1
         frame = Outgoing(self._calls, body, method, deadline=deadline)
         if not self._send(frame):
             counters.peer_calls_broken += 1
-            raise PeerUnreachableError(f"{method}: {self._node_id} was not reached just now")
+            raise PeerNotAskedError(f"{method}: {self._node_id} was not reached just now")
         counters.peer_calls += 1
         waiting = _Waiting(frame, len(body), self._loop.create_future())
         self._waiting[frame.call] = waiting
@@ -595,16 +595,14 @@ class _Link:
             self._task.cancel()
         self._break(reason)
 
-    def _break(self, reason: str) -> None:
+    def _break(self, reason: str, error: type[PeerUnreachableError] = PeerUnreachableError) -> None:
         """Fail all calls."""
         self._links.counters.peer_hints_dropped += self._writer.queue.clear()
         waiting, self._waiting, self._size = self._waiting, {}, 0
         for call in waiting.values():
             if not call.future.done():
                 self._links.counters.peer_calls_broken += 1
-                call.future.set_exception(
-                    PeerUnreachableError(f"{call.frame.method}: {self._node_id}: {reason}")
-                )
+                call.future.set_exception(error(f"{call.frame.method}: {self._node_id}: {reason}"))
 
     async def _run(self) -> None:
         """Open a stream and read from it until it ends."""
@@ -643,7 +641,7 @@ class _Link:
                 self._links.unlearn(self._node_id)
                 self._pause = min(max(2 * self._pause, MIN_PAUSE_S), MAX_PAUSE_S)
                 self._retry_at = self._loop.time() + self._pause
-            self._break(reason)
+            self._break(reason, PeerUnreachableError if is_reached else PeerNotAskedError)
 
     async def _exchange(self, stream: _ToSibling) -> None:
         counters = self._links.counters

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .calls import Call
 
-__all__ = ["Handlers", "PeerUnreachableError", "Peers"]
+__all__ = ["Handlers", "PeerNotAskedError", "PeerUnreachableError", "Peers"]
 
 Q = TypeVar("Q", bound="Message")
 A = TypeVar("A", bound="Message")
@@ -22,6 +22,10 @@ the answer, which it returns, or a coroutine of it. It may run twice for one cal
 
 class PeerUnreachableError(Exception):
     """A sibling has not answered in time; what was asked of it may have been done or not."""
+
+
+class PeerNotAskedError(PeerUnreachableError):
+    """Nothing was sent to a sibling: it is not known, not reached, or has too much to answer."""
 
 
 class Peers(Protocol):
@@ -37,8 +41,9 @@ class Peers(Protocol):
             within: Seconds to wait, connecting included.
 
         Raises:
-            PeerUnreachableError: There is no answer: the node is not known or not reached, the time
-                is up, or it failed there.
+            PeerNotAskedError: It was not sent.
+            PeerUnreachableError: There is no answer: the time is up, the node is gone, or it failed
+                there.
         """
 
     def tell(self, node_id: str, call: Call[Q, A], request: Q) -> None:

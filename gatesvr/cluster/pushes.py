@@ -14,7 +14,7 @@ from ..session.role import Role
 from .calls import KICK, PUSH
 from .directory import DirectoryUnreachableError
 from .entries import Entry
-from .peers import PeerUnreachableError
+from .peers import PeerNotAskedError, PeerUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,8 @@ PUSH_S = 1.0
 PAUSE_S = 0.01
 LAST_PAUSE_S = 0.1
 """Pauses between the looks: from the first one, twice as long each time."""
+MAX_OWNERS = 16_384
+"""Sessions whose last known owner is remembered."""
 MAX_TRIES = 65_536
 """Refused tries of other nodes' pushes remembered; each is forgotten when its time is up."""
 
@@ -55,6 +57,7 @@ class Pushes:
         self._ends = ends
         self._push = push
         self._names = (f"{context.node_id}:{number}" for number in count(1))
+        self._owners: dict[str, str] = {}  # of sessions that were pushed to last
         # Tries not taken, with their answer and the time at which nobody waits for it any more.
         self._refused: dict[str, tuple[pb.OwnedPushAnswer, float]] = {}
 
@@ -64,6 +67,7 @@ class Pushes:
         request: upstream_pb2.UnicastPushRequest,
         *,
         needs_login: bool = False,
+        owner: str = "",
     ) -> upstream_pb2.UnicastPushResponse:
         """Push to one session, wherever it is.
 
@@ -71,6 +75,7 @@ class Pushes:
             session_id: The session.
             request: The push, whatever its target. It gets a push_id if it has none.
             needs_login: Whether it is for the user: a session that has not logged in is none.
+            owner: Who the directory has just said owns it; empty: it is asked.
 
         Returns:
             What the owner said; NOT_FOUND where there is none; BUSY where none was found in time;
@@ -85,17 +90,22 @@ class Pushes:
             request.push_id = next(self._names)
         is_unsure = False
         pause = PAUSE_S
+        # Who had it last has it still, nearly always; who has not, says so.
+        found: str | None = owner or self._owners.get(session_id, "")
+        is_guess = not owner
         while (left := until - context.clock()) > 0:
-            owner = await self._owner(session_id, left)
-            if owner is None:
+            if not found:
+                is_guess = False
+                found = await self._owner(session_id, left)
+            if found is None:
                 return self._unsure() if is_unsure else _NOT_FOUND
-            if owner == context.node_id:
+            if found == context.node_id:
                 answer = self._own_push(session_id, request, needs_login)
-            elif owner and (left := until - context.clock()) > 0:
+            elif found and (left := until - context.clock()) > 0:
                 context.counters.pushes_routed += 1
                 try:
                     answer = await context.peers.call(
-                        owner,
+                        found,
                         PUSH,
                         pb.OwnedPushRequest(
                             session_id=session_id,
@@ -105,20 +115,34 @@ class Pushes:
                         ),
                         left,
                     )
+                except PeerNotAskedError:
+                    answer = _MOVING
                 except PeerUnreachableError:
                     is_unsure = True
                     answer = _MOVING
             if answer.result == pb.OWNER_DONE:
+                if found:
+                    self._remember(session_id, found)
                 response = answer.response
                 return self._unsure() if is_unsure and not response.success else response
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE_S)
+            found = ""
+            self._owners.pop(session_id, None)
+            if not is_guess:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE_S)
         if is_unsure:
             return self._unsure()
         context.counters.pushes_unrouted += 1
         return upstream_pb2.UnicastPushResponse(
             error_code="BUSY", message="the session is moving", retry_after_ms=MOVING.retry_after_ms
         )
+
+    def _remember(self, session_id: str, owner: str) -> None:
+        """Keep who has taken a push for a session."""
+        owners = self._owners
+        if len(owners) >= MAX_OWNERS and session_id not in owners:
+            del owners[next(iter(owners))]
+        owners[session_id] = owner
 
     async def _owner(self, session_id: str, within: float) -> str | None:
         """Return who owns a session: None for nobody, empty where the directory does not say."""

@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from .context import SessionContext
     from .notify import PushResult
 
-__all__ = ["MAX_CONFLATE_KEYS", "Outbox"]
+__all__ = ["MADE_PUSH_ID", "MAX_CONFLATE_KEYS", "Outbox"]
 
 MAX_PUSH_IDS = 256
 """push_ids that a session remembers (PROTOCOL 7.5); more, while they are young."""
 YOUNG_PUSH_ID_S = 2.0
 """A push_id is remembered for as long at least: until then, a try of its push may still come."""
+MADE_PUSH_ID = "~gatesvr~"
+"""How push_ids begin that no pusher repeats: a process of the gateway has made them, for the tries
+of one push. They are remembered only while they are young."""
 MAX_YOUNG_PUSH_IDS = 16_384
 """Young push_ids; a push with another one gets BUSY."""
 MAX_BOUND_NOTIFIES = 64
@@ -354,9 +357,11 @@ class Outbox:
         push_ids = self.push_ids
         if push_ids is None:
             push_ids = self.push_ids = {}
-        while len(push_ids) >= MAX_PUSH_IDS:
+        while push_ids:
             oldest = next(iter(push_ids))
             if not _is_old(push_ids[oldest], now):
+                break
+            if len(push_ids) < MAX_PUSH_IDS and not oldest.startswith(MADE_PUSH_ID):
                 break
             del push_ids[oldest]
         push_ids[push_id] = now

@@ -32,7 +32,7 @@ from .quic.interface import MIN_INITIAL_BYTES, NO_CRYPTO, QUIC_V1
 from .quic.refusal import refusal
 from .quic.retry import Retries
 
-__all__ = ["Admission", "Admitted", "Verdict"]
+__all__ = ["Admission", "Admitted", "Judgement", "Verdict"]
 
 MIN_ORIGINAL_ID = 8
 """Shortest destination id that a client may choose for its first Initial (RFC 9000 7.2)."""

@@ -26,14 +26,15 @@ from ..observe.metrics import CodeCounts
 from ..observe.stages import Stages
 from ..protocol.link import Disconnect, HandlerFactory
 from .addresses import Address, Datagram
-from .admission import Admission, Admitted, Verdict
+from .admission import Admission, Admitted, Judgement
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .door import Door
+from .handover import HandOver
 from .paths import Paths
 from .prefixes import PrefixLimits
 from .quic.choose import pick_backend
-from .quic.initial import V1, destination_id, parse_initial
+from .quic.initial import parse_initial
 from .quic.interface import (
     ALPN,
     CONNECTION_ID_LENGTH,
@@ -46,7 +47,7 @@ from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
 from .routes import Draining, Elsewhere, Routes, Waiting
-from .siblings import ADMITTED, ASK, CLAIM, DATAGRAM, INITIAL, Handed, Siblings
+from .siblings import DATAGRAM, Siblings
 from .steering import QUIC
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver
@@ -64,12 +65,6 @@ STOPS_RETRY_MS = 1_000
 """The same where the gateway stops: another one may be in its place soon."""
 SIBLING_RETRY_MS = 50
 """The same where another process of this gateway takes the client at once."""
-MAX_HOPS = 8
-"""How often a datagram of a client that was handed on may follow it."""
-CLAIM_S = 60.0
-"""How long an id leads to the sibling that claimed it."""
-ASK_S = 0.05
-"""Wait for a sibling to claim an id, before a stateless reset answers it, seconds."""
 HANDSHAKE_SHARE = 0.25
 """Share of the time that beginning handshakes may take while there is other work."""
 MIN_HANDSHAKES_S = 0.001
@@ -145,6 +140,17 @@ class ConnectionListener:
         self.ends: dict[str, CodeCounts] = {kind: CodeCounts(CloseCode) for kind in END_KINDS}
         self.paths = Paths(self.connections, stages.rtt if stages is not None else None)
         self._routes = Routes(self._counters)
+        self._hand_over: HandOver | None = None
+        if siblings is not None:
+            self._hand_over = HandOver(
+                siblings,
+                self._admission,
+                self._routes,
+                self._doors,
+                self._counters,
+                self,
+                makes_ids=backend.makes_ids,
+            )
         self._waiting: deque[Waiting] = deque()
         self._begin_asked: float | None = None  # when the next turn's handshakes were asked for
         self._tasks: set[asyncio.Task[None]] = set()
@@ -289,8 +295,8 @@ class ConnectionListener:
             else:
                 key = reset_key(self.tls.key_pem, socket.gethostname(), address)
             self._resets = StatelessResets(key, self._counters)
-            if self._siblings is not None:
-                self._siblings.open(driver, self._counters, self._take_over, self._take_back)
+            if self._hand_over is not None:
+                self._hand_over.open(driver)
         except BaseException:
             door.close()
             door.endpoint = None
@@ -338,7 +344,8 @@ class ConnectionListener:
             assert self._driver is not None
             waiting, now = self._waiting.popleft(), self._driver.clock()
             self._abandon(waiting)
-            if self._send_away(waiting, now):
+            hand_over, seconds = self._hand_over, self._config.handshake_timeout
+            if hand_over is not None and hand_over.send_away(waiting, now, seconds):
                 continue
             data, address = waiting.datagrams[0]
             initial = parse_initial(data)
@@ -377,8 +384,8 @@ class ConnectionListener:
         self._driver.close()
         for door in self._doors:
             door.close()
-        if self._siblings is not None:
-            self._siblings.close()
+        if self._hand_over is not None:
+            self._hand_over.close()
         # The ends of connections are reported in the next turn.
         await asyncio.sleep(0)
 
@@ -401,23 +408,24 @@ class ConnectionListener:
                 target.receive(data, address, now)
                 touched[target] = None
             elif target is None:
-                self._handle_unknown(data, address, now, door or self._door)
+                self.handle_unknown(data, address, now, door or self._door)
             elif isinstance(target, Waiting):
                 target.add(data, address)
             elif isinstance(target, Elsewhere):
-                self._follow(target, data, address, now, door or self._door)
+                assert self._hand_over is not None
+                self._hand_over.follow(target, data, address, now, door or self._door)
             else:
-                self._handle_late(target, address, door or self._door)
+                self.handle_late(target, address, door or self._door)
         for connection in touched:
             connection.process(now)
 
-    def _handle_late(self, draining: Draining, address: Address, door: Door) -> None:
+    def handle_late(self, draining: Draining, address: Address, door: Door) -> None:
         """Repeat the close of a connection (RFC 9000 10.2.1)."""
         self._counters.datagrams_after_close += 1
         if draining.answers():
             door.send(draining.farewell, address)
 
-    def _handle_unknown(
+    def handle_unknown(
         self,
         data: bytes,
         address: Address,
@@ -436,51 +444,43 @@ class ConnectionListener:
             kind: How a sibling handed it on.
             hops: How often siblings handed it on.
         """
-        siblings = self._siblings
+        hand_over = self._hand_over
         try:
-            if (
-                siblings is not None
-                and not hops
-                and self._hand_on(siblings, data, address, now, door)
-            ):
+            if hand_over is None:
+                if data[0] & 0x80:
+                    self._take(self._admission.judge(data, address, now), data, address, now, door)
+                else:
+                    self.reset(data, address, now, door)
+            elif not hops and hand_over.hand_on(data, address, now, door):
                 return
-            if not data[0] & 0x80:
-                self._counters.datagrams_unknown += 1
-                if siblings is None or not self._ask(siblings, data, address, now, door):
-                    self._reset(data, address, now, door)
-                return
-            following = None if siblings is None else siblings.next_accepting(hops)
-            judge = self._admission.admit if kind == ADMITTED else self._admission.judge
-            found = judge(data, address, now, may_go_on=following is not None)
-            if found is Verdict.NO_PLACE:
-                assert following is not None
-                kind = ADMITTED if kind == ADMITTED else INITIAL
-                if self._hand_client_on(data, address, now, door, following, kind, hops + 1):
-                    return
-                found = judge(data, address, now)
+            elif data[0] & 0x80:
+                seconds = self._config.handshake_timeout
+                found = hand_over.judge(data, address, now, door, kind, hops, seconds)
+                self._take(found, data, address, now, door)
+            elif not hand_over.ask(data, address, now, door):
+                self.reset(data, address, now, door)
         except Exception as error:
             self._handle_error(error, address, now)
-            return
+
+    def reset(self, data: bytes, address: Address, now: float, door: Door) -> None:
+        """Answer a datagram of a connection that is not known, as after a restart."""
+        assert self._resets is not None
+        self._counters.datagrams_unknown += 1
+        reset = self._resets.answer(data, now)
+        if reset:
+            door.send(reset, address)
+
+    def _take(
+        self, found: Judgement, data: bytes, address: Address, now: float, door: Door
+    ) -> None:
+        """Put an admitted client in line, or send the answer."""
         if isinstance(found, Admitted):
-            if (
-                not hops
-                and found.retry_id is None
-                and self._balance(found, data, address, now, door)
-            ):
-                return
             waiting = Waiting(found, data, address, now + self._config.handshake_timeout, door)
             self._routes.by_id[found.first_id] = waiting
             self._waiting.append(waiting)
             self._begin_soon(now)
         elif isinstance(found, bytes):
             door.send(found, address)
-
-    def _reset(self, data: bytes, address: Address, now: float, door: Door) -> None:
-        """Answer a datagram of a connection that is not known, as after a restart."""
-        assert self._resets is not None
-        reset = self._resets.answer(data, now)
-        if reset:
-            door.send(reset, address)
 
     def _handle_error(self, error: Exception, address: Address, now: float) -> None:
         assert self._driver is not None
@@ -494,168 +494,6 @@ class ConnectionListener:
             peer=address[0],
             error=repr(error),
         )
-
-    # Siblings.
-
-    def _hand_on(
-        self, siblings: Siblings, data: bytes, address: Address, now: float, door: Door
-    ) -> bool:
-        """Hand a datagram on to the process that its id names; return whether there is one."""
-        if data[0] & 0x80 and data[1:5] != V1:
-            return False
-        connection_id = destination_id(data)
-        if len(connection_id) != CONNECTION_ID_LENGTH:
-            return False
-        number = siblings.owner(connection_id)
-        if number == siblings.number:
-            return False
-        handed = self._handed(DATAGRAM, 1, siblings, data, address, door)
-        if not siblings.give(number, handed, now):
-            return False
-        self._counters.handed_on += 1
-        return True
-
-    def _follow(
-        self,
-        route: Elsewhere,
-        data: bytes,
-        address: Address,
-        now: float,
-        door: Door,
-        hops: int = 0,
-    ) -> None:
-        """Hand a datagram on after its client, or its connection, that is at another process."""
-        siblings = self._siblings
-        assert siblings is not None
-        if hops >= MAX_HOPS:
-            self._counters.hand_overs_dropped += 1
-            return
-        handed = self._handed(DATAGRAM, hops + 1, siblings, data, address, door)
-        if now < route.until and siblings.give(route.number, handed, now):
-            self._counters.handed_on += 1
-        else:
-            self._routes.leave(route)
-            self._handle_unknown(data, address, now, door, hops=hops)
-
-    def _balance(
-        self, client: Admitted, data: bytes, address: Address, now: float, door: Door
-    ) -> bool:
-        """Hand an admitted client on to a less loaded sibling, if one chosen at random is that.
-
-        A Retry has chosen before: its id leads to the process.
-        """
-        number = None if self._siblings is None else self._siblings.less_loaded()
-        if number is None:
-            return False
-        if not self._hand_client_on(data, address, now, door, number, ADMITTED, 1):
-            return False
-        self._admission.abandon(client)
-        return True
-
-    def _hand_client_on(
-        self,
-        data: bytes,
-        address: Address,
-        now: float,
-        door: Door,
-        number: int,
-        kind: int,
-        hops: int,
-    ) -> bool:
-        """Hand a new client on, and all that it sends; return whether the sibling lives."""
-        siblings = self._siblings
-        assert siblings is not None
-        handed = self._handed(kind, hops, siblings, data, address, door)
-        if not siblings.give(number, handed, now):
-            return False
-        self._counters.initials_handed_on += 1
-        self._routes.lead(destination_id(data), number, now, self._config.handshake_timeout)
-        return True
-
-    def _send_away(self, waiting: Waiting, now: float) -> bool:
-        """Hand a client that waits here on to a sibling that takes clients; False for none."""
-        number = None if self._siblings is None else self._siblings.next_accepting(0)
-        if number is None:
-            return False
-        # A client with a Retry's token is judged by that.
-        kind = ADMITTED if waiting.client.retry_id is None else INITIAL
-        (data, address), *more = waiting.datagrams
-        if not self._hand_client_on(data, address, now, waiting.door, number, kind, 1):
-            return False
-        route = self._routes.by_id[waiting.client.first_id]
-        assert isinstance(route, Elsewhere)
-        for data, address in more:
-            self._follow(route, data, address, now, waiting.door)
-        return True
-
-    def _handed(
-        self, kind: int, hops: int, siblings: Siblings, data: bytes, address: Address, door: Door
-    ) -> Handed:
-        return Handed(kind, hops, siblings.number, self._doors.index(door), data, address)
-
-    def _ask(
-        self, siblings: Siblings, data: bytes, address: Address, now: float, door: Door
-    ) -> bool:
-        """Ask all siblings for an id that one's QUIC library may have made; return whether we do.
-
-        A reset follows where none claims it.
-        """
-        if not self._backend.makes_ids:
-            return False
-        assert self._driver is not None
-        if not siblings.ask(self._handed(ASK, 1, siblings, data, address, door), now):
-            return False
-        self._driver.loop.call_later(ASK_S, self._answer_unclaimed, data, address, door)
-        return True
-
-    def _answer_unclaimed(self, data: bytes, address: Address, door: Door) -> None:
-        if not self._is_stopped and destination_id(data) not in self._routes.by_id:
-            self._reset(data, address, self.driver.clock(), door)
-
-    def _take_over(self, batch: list[Handed], now: float) -> None:
-        """Take what siblings have handed on."""
-        routes, siblings = self._routes, self._siblings
-        assert siblings is not None
-        touched: dict[Connection, None] = {}
-        for handed in batch:
-            kind, hops, _, index, data, address = handed
-            if kind == CLAIM:
-                if data not in routes.by_id:
-                    routes.lead(data, handed.sender, now, CLAIM_S)
-                continue
-            if index >= len(self._doors) or len(data) < _SHORT_HEADER_BYTES or address is None:
-                self._counters.hand_overs_dropped += 1
-                continue
-            door = self._doors[index]
-            target = routes.by_id.get(destination_id(data))
-            if isinstance(target, Connection):
-                target.receive(data, address, now)
-                touched[target] = None
-                if kind == ASK:
-                    siblings.claim(handed, now)
-            elif isinstance(target, Waiting):
-                target.add(data, address)
-            elif isinstance(target, Draining):
-                self._handle_late(target, address, door)
-            elif kind == ASK:
-                continue  # another sibling's, or nobody's
-            elif isinstance(target, Elsewhere):
-                self._follow(target, data, address, now, door, hops)
-            else:
-                self._handle_unknown(data, address, now, door, kind, hops)
-        for connection in touched:
-            connection.process(now)
-
-    def _take_back(self, batch: list[Handed], now: float) -> None:
-        """Treat as ours what was handed on to a sibling that is dead."""
-        for handed in batch:
-            if handed.kind in (ASK, CLAIM):
-                continue
-            door, data, address = self._doors[handed.door], handed.data, handed.address
-            route = self._routes.by_id.get(destination_id(data))
-            if isinstance(route, Elsewhere):
-                self._routes.leave(route)
-            self._handle_unknown(data, address, now, door, handed.kind, handed.hops)
 
     # New connections.
 
@@ -758,9 +596,9 @@ class ConnectionListener:
             return self._handler_factory
         retry_ms = REFUSED_RETRY_MS
         if not self._admission.is_accepting:
-            siblings = self._siblings
-            is_alone = siblings is None or siblings.next_accepting(0) is None
-            retry_ms = STOPS_RETRY_MS if is_alone else SIBLING_RETRY_MS
+            hand_over = self._hand_over
+            has_place = hand_over is not None and hand_over.has_place()
+            retry_ms = SIBLING_RETRY_MS if has_place else STOPS_RETRY_MS
         connection.close(CloseCode.OVERLOADED, f"retry_after_ms={retry_ms}")
         return None
 

@@ -432,7 +432,6 @@ class Siblings:
                 break
             self._unpack(message, found)
         if found:
-            self._counters.taken_over += len(found)
             self._take(found, self._driver.clock())
         return len(found)
 

@@ -26,6 +26,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from .._core.speck import Speck
 from ..config import join_address, parse_address
 from ..errors import ConfigError
 from .addresses import resolve, unscoped
@@ -67,26 +68,10 @@ WEB_TCP = "web.tcp"
 WEB_PLAIN = "web.plain"
 """Those of pages without TLS; all processes have the same ones."""
 
-_ROUNDS = 27
-_MASK = 0xFFFF_FFFF
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _IS_LINUX = sys.platform == "linux"
 IS_BALANCED = _IS_LINUX
 """Whether the sockets of a group (SO_REUSEPORT) share what arrives."""
-
-
-def _round_keys(key: bytes) -> list[int]:
-    """Return the keys of the rounds (SPECK 64/128)."""
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"a steering key has {KEY_BYTES} bytes")
-    first, *rest = struct.unpack("<4I", key)
-    keys = [first]
-    for index in range(_ROUNDS - 1):
-        rotated = (rest[0] >> 8 | rest[0] << 24) & _MASK
-        word = (keys[-1] + rotated & _MASK) ^ index
-        rest = [*rest[1:], word]
-        keys.append(((keys[-1] << 3 | keys[-1] >> 29) & _MASK) ^ word)
-    return keys
 
 
 class ConnectionIds:
@@ -103,17 +88,13 @@ class ConnectionIds:
     def __init__(self, number: int, key: bytes) -> None:
         if not 0 <= number <= MAX_NUMBER:
             raise ValueError(f"a process has a number from 0 to {MAX_NUMBER}")
-        self._number = number
-        self._keys = _round_keys(key)
+        self._number = bytes([number])
+        self._cipher = Speck(key)
 
     def make(self, number: int | None = None) -> bytes:
-        """Return a new connection id with the number in it, or another process's."""
-        first = self._number if number is None else number
-        x, y = struct.unpack(">II", bytes([first]) + os.urandom(7))
-        for key in self._keys:
-            x = ((x >> 8 | x << 24) + y & _MASK) ^ key
-            y = (y << 3 & _MASK | y >> 29) ^ x
-        return struct.pack(">II", x, y)
+        """Return a new connection id with the number in it, or with another process's."""
+        first = self._number if number is None else bytes([number])
+        return self._cipher.encipher(first + os.urandom(CONNECTION_ID_LENGTH - 1))
 
     def number(self, connection_id: bytes) -> int:
         """Return the number in an id; of an id that no process made, any number.
@@ -121,13 +102,7 @@ class ConnectionIds:
         Args:
             connection_id: CONNECTION_ID_LENGTH bytes.
         """
-        x, y = struct.unpack(">II", connection_id)
-        for key in reversed(self._keys):
-            y ^= x
-            y = y >> 3 | y << 29 & _MASK
-            x = (x ^ key) - y & _MASK
-            x = x << 8 & _MASK | x >> 24
-        return int(x >> 24)
+        return self._cipher.first_byte(connection_id)
 
 
 # The program. An instruction of classic BPF: code, jumps if true and if false, constant.
@@ -136,7 +111,7 @@ _LD_WORD, _LD_BYTE, _LD_LENGTH = 0x20, 0x30, 0x80
 _LD_MEM, _LDX_MEM, _ST, _TAX, _TXA = 0x60, 0x61, 0x02, 0x07, 0x87
 _XOR_X, _XOR, _OR_X, _SUB_X, _LSH, _RSH, _MOD = 0xAC, 0xA4, 0x4C, 0x1C, 0x64, 0x74, 0x94
 _JUMP, _JEQ, _JGE, _JSET, _RET, _RET_A = 0x05, 0x15, 0x35, 0x45, 0x06, 0x16
-_NO_SLOT = _MASK  # out of range: the kernel's hash decides
+_NO_SLOT = 0xFFFF_FFFF  # out of range: the kernel's hash decides
 _MIN_BYTES = 6 + CONNECTION_ID_LENGTH  # that the program reads of a long header
 
 Instruction: TypeAlias = "tuple[int, int, int, int]"
@@ -181,7 +156,7 @@ def program(key: bytes, slots: int) -> list[Instruction]:
             (_OR_X, 0, 0, 0),
         ]
 
-    for round_key in reversed(_round_keys(key)):
+    for round_key in reversed(Speck(key).keys):
         code += [(_LD_MEM, 0, 0, y), (_LDX_MEM, 0, 0, x), (_XOR_X, 0, 0, 0)]
         code += [*turn(29), (_ST, 0, 0, y)]
         code += [(_LD_MEM, 0, 0, x), (_XOR, 0, 0, round_key)]

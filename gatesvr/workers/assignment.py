@@ -101,13 +101,15 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker is to drain and end; None for what its configuration says (Gateway.drain()).
 
-    Where ``to`` names nodes, they go on: it leaves its sockets and its sessions to them.
+    Where ``nodes`` names others, they go on: it leaves its sockets and its sessions to them.
     """
 
     rate: float | None = None
     timeout: float | None = None
     ready_wait: float | None = None
-    to: list[str] = []
+    to: str = ""
+    to_web: str = ""
+    nodes: list[str] = []
 
 
 class Hurry(msgspec.Struct, frozen=True, tag=True):

@@ -72,7 +72,9 @@ class WorkerCrew:
         supervisor = self._supervisor
         nodes = [supervisor.workers[each].node_id for each in to if each in supervisor.workers]
         supervisor.slots.retire(number)
-        supervisor.workers[number].tell(Leave(rate=rate, timeout=within, ready_wait=0.0, to=nodes))
+        supervisor.workers[number].tell(
+            Leave(rate=rate, timeout=within, ready_wait=0.0, nodes=nodes)
+        )
 
     def kill(self, number: int) -> None:
         """See Crew."""

@@ -26,7 +26,7 @@ from ..cluster.hub import HUB, HubServer
 from ..cluster.peer_link import PeerLinks
 from ..cluster.peers import PeerUnreachableError
 from ..config.changes import changes, within_reach
-from ..drain import DrainStatus
+from ..drain import DrainStatus, check_drain
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
@@ -504,6 +504,8 @@ class Supervisor:
         timeout: float | None = None,  # noqa: ASYNC109 - what it ends is not this call
         *,
         ready_wait: float | None = None,
+        to: str = "",
+        to_web: str = "",
     ) -> None:
         """Take the gateway out of service so that its users do not notice, then stop it.
 
@@ -514,9 +516,17 @@ class Supervisor:
             rate: Clients asked to leave a second, of all workers together; None for ``drain.rate``.
             timeout: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds of false readiness first; None for ``drain.ready_wait``.
+            to: Another gateway to send QUIC clients to, empty for none.
+            to_web: The same for web clients.
+
+        Raises:
+            ConfigError: A number is out of range, or an address is none; no drain has begun.
         """
+        check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain(rate, timeout, ready_wait))
+            self._draining = asyncio.ensure_future(
+                self._drain(rate, timeout, ready_wait, to, to_web)
+            )
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
@@ -542,15 +552,22 @@ class Supervisor:
                 worker.kill()
 
     async def _drain(
-        self, rate: float | None, within: float | None, ready_wait: float | None
+        self,
+        rate: float | None,
+        within: float | None,
+        ready_wait: float | None,
+        to: str,
+        to_web: str,
     ) -> None:
         try:
             self._leave()
             self._drain_status = DrainStatus(phase="unready")
             share = (rate or self.config.drain.rate) / max(1, len(self.workers))
+            order = Leave(rate=share, timeout=within, ready_wait=ready_wait, to=to, to_web=to_web)
             for worker in self.workers.values():
-                worker.tell(Leave(rate=share, timeout=within, ready_wait=ready_wait))
-            async with asyncio.timeout((within or self.config.drain.timeout) + LATE_S):
+                worker.tell(order)
+            longest = self.config.drain.timeout if within is None else within
+            async with asyncio.timeout(longest + LATE_S):
                 await self._see_them_off()
         except TimeoutError:
             logger.error("workers_late", extra=keys(workers=len(self.workers)))

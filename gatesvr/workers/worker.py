@@ -40,6 +40,7 @@ from .calls import (
     pack,
     unpack,
 )
+from .desk import AdminDesk
 from .shares import Limits, Member, divided
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class WorkerServer:
             ),
         )
         self.gateway.on_drain = self._leaves
+        self.gateway.more_counters["peers"] = self.links.counters
+        self._desk = AdminDesk(self.gateway)
         self._stop = asyncio.Event()
         self._drain = Leave()
 
@@ -118,6 +121,7 @@ class WorkerServer:
         """
         handlers = {
             **self.gateway.handlers(),
+            **self._desk.handlers(),
             RELOAD: self._on_reload,
             STATUS: self._on_status,
         }
@@ -147,20 +151,23 @@ class WorkerServer:
         try:
             await self._stop.wait()
             order = self._drain
-            if order.to:
+            if order.nodes:
                 # Others read them too. What comes for connections here, these hand on.
                 gateway.listener.set_reading(is_reading=False)
             await gateway.drain(
                 order.rate,
                 order.timeout,
                 ready_wait=order.ready_wait,
-                handover=gateway.handover(order.to) if order.to else None,
+                to=order.to,
+                to_web=order.to_web,
+                handover=gateway.handover(order.nodes) if order.nodes else None,
             )
         finally:
             watch.cancel()
 
     async def stop(self) -> None:
         """End what start() began. Idempotent."""
+        self._desk.close()
         await self.gateway.stop()
         if self._beats is not None:
             self._beats.cancel()

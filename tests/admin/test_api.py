@@ -253,7 +253,7 @@ async def test_who_leaves_before_the_end_of_a_body_is_no_failure() -> None:
 async def test_crowd_reads_the_gateway_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_admin() as rig:
         now = most = 0
-        page = rig.admin._directory.page
+        page = rig.admin._source.directory.page
 
         async def counted(query: Any) -> Any:
             nonlocal now, most
@@ -263,7 +263,7 @@ async def test_crowd_reads_the_gateway_in_line(monkeypatch: pytest.MonkeyPatch) 
             now -= 1
             return await page(query)
 
-        monkeypatch.setattr(rig.admin._directory, "page", counted)
+        monkeypatch.setattr(rig.admin._source.directory, "page", counted)
         await asyncio.gather(*(rig.get("sessions") for _ in range(20)))
         assert most == 2
 
@@ -335,7 +335,7 @@ async def test_rates_do_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatc
         now = figures()
         set_back = msgspec.structs.replace(now, time=now.time - 3_600, cpu_s=now.cpu_s + 100)
         monkeypatch.setattr(rig.gateway, "figures", lambda: set_back)
-        sampler._take()
+        await sampler.take()
         assert sampler.overview is not None
         assert sampler.overview.rates.cpu > 0
 

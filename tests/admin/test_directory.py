@@ -14,11 +14,11 @@ from gatesvr.admin.figures import Sampler
 from gatesvr.admin.questions import SessionQuery
 from gatesvr.admin.refusal import Refused
 from gatesvr.admin.sessions import Directory
-from gatesvr.admin.streams import _Watch
+from gatesvr.admin.source import OneProcess
 from gatesvr.config import load
 from gatesvr.session.session import Session
 from gatesvr.session.state import Event
-from gatesvr.session.traced import MAX_EVENTS, Trace
+from gatesvr.session.traced import MAX_EVENTS
 from tests.fakes import FakeLink
 
 COUNT = 1_000
@@ -131,7 +131,7 @@ async def test_only_so_many_sessions_are_traced(
     ids = [f"{i:032x}" for i in range(3)]
     for session_id in ids[:2]:
         town.directory.trace(session_id)
-    assert town.directory.trace(ids[0]) is town.directory.trace_of(ids[0])
+    assert town.directory.trace(ids[0]) is town.directory.trace(ids[0])
     with pytest.raises(Refused, match="2 sessions are traced"):
         town.directory.trace(ids[2])
     for session_id in ids[:2]:
@@ -142,9 +142,8 @@ async def test_only_so_many_sessions_are_traced(
 
 
 async def test_overview_names_the_slowest(town: Town) -> None:
-    sampler = Sampler(town.gateway, AdminCounters())
-    await sampler._find_slowest()
-    sampler._take()
+    sampler = Sampler(OneProcess(town.gateway, AdminCounters()), AdminCounters())
+    await sampler.take()
     assert sampler.overview is not None
     queues = [session.queue_messages for session in sampler.overview.slowest]
     assert queues == [10] * 10
@@ -152,31 +151,32 @@ async def test_overview_names_the_slowest(town: Town) -> None:
 
 async def test_trace_that_nobody_follows_ends(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     session_id, directory = f"{0:032x}", town.directory
-    trace = directory.trace(session_id)
-    wake = lambda: None  # noqa: E731
-    trace.wakes.add(wake)
+    trace, now = directory.trace(session_id), directory._clock()
     monkeypatch.setattr(directories, "TRACE_S", 1.0)
-    monkeypatch.setattr(directory, "_clock", lambda: 0.0)
-    directory._traced_at[session_id] = -1.0
-    directory.end_traces()
-    assert directory.trace_of(session_id) is trace
-    trace.wakes.discard(wake)
-    directory._traced_at[session_id] = -1.0
-    directory.end_traces()
-    assert directory.trace_of(session_id) is None
+    for later, is_traced in ((0.9, True), (1.1, False)):
+        monkeypatch.setattr(directory, "_clock", lambda later=later: now + later)
+        directory.end_traces()
+        assert (directory.trace(session_id) is trace) == is_traced
+        monkeypatch.setattr(directory, "_clock", lambda: now)
+        await directory.traced(session_id, None, 0.0)
+    directory.untrace(session_id)
 
 
-async def test_stream_tells_of_events_that_it_missed() -> None:
-    trace, awake = Trace(lambda: 1.0), asyncio.Event()
-    watch = _Watch(awake)
-    watch.follow(trace)
+async def test_reader_of_a_trace_hears_what_is_new_and_what_was_missed(town: Town) -> None:
+    session_id, directory = f"{0:032x}", town.directory
+    assert (await directory.traced(session_id, None, 0.0)).mark is None
+    trace = directory.trace(session_id)
+    trace.add("push", "before")
+    first = await directory.traced(session_id, (0, 0), 0.0)
+    assert first.events == [], "the view has what was before"
+    asyncio.get_running_loop().call_soon(trace.add, "push", "number=0")
+    second = await directory.traced(session_id, first.mark, 60.0)
+    assert [event.detail for event in second.events] == ["number=0"]
+    assert not trace.wakes
     for i in range(MAX_EVENTS + 5):
         trace.add("push", f"number={i}")
-    assert awake.is_set()
-    lines = watch.take().split(b"\n\n")
-    assert b"events=5" in lines[0]
-    assert b"number=5" in lines[1]
-    assert len(lines) == MAX_EVENTS + 2
-    assert watch.take() == b""
-    watch.close()
-    assert not trace.wakes
+    third = await directory.traced(session_id, second.mark, 0.0)
+    assert [event.detail for event in third.events[:2]] == ["events=5", "number=5"]
+    assert len(third.events) == MAX_EVENTS + 1
+    assert (await directory.traced(session_id, third.mark, 0.0)).events == []
+    directory.untrace(session_id)

@@ -15,6 +15,7 @@ from gatesvr import Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.admin.counters import AdminCounters
 from gatesvr.admin.metrics import (
+    FLEET_MEASURES,
     GROUPS,
     LAYERS,
     MEASURES,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-NAMES = [measure.name for measure in measures()]
+ALL = measures(has_workers=True)
+NAMES = [measure.name for measure in ALL]
 # As promtool has them, and some that it misses.
 KINDS = {"gauge", "counter", "histogram", "summary", "untyped"}
 BAD_UNITS = {
@@ -63,7 +65,7 @@ def values(families: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str],
 
 def test_names_are_unique_and_follow_the_rules() -> None:
     assert len(NAMES) == len(set(NAMES))
-    for measure in measures():
+    for measure in ALL:
         words = measure.name.split("_")
         assert re.fullmatch(r"gatesvr(_[a-z0-9]+)+", measure.name)
         assert measure.name.endswith("_total") == (measure.kind == "counter"), measure.name
@@ -73,9 +75,9 @@ def test_names_are_unique_and_follow_the_rules() -> None:
 
 
 def test_every_metric_says_what_it_is() -> None:
-    for measure in measures():
+    for measure in ALL:
         assert re.fullmatch(r"[A-Z][^\n]+[^.]\.", measure.text), measure.name
-    assert {measure.group for measure in MEASURES} == set(GROUPS)
+    assert {measure.group for measure in (*MEASURES, *FLEET_MEASURES)} == set(GROUPS)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
-from gatesvr.admin.text import byte_text, rate_text, seconds_text, span_text
+from gatesvr.admin.text import NONE, byte_text, rate_text, seconds_text, span_text
 from gatesvr.admin.top import Top
 from gatesvr.errors import ConnectionFailed
 
@@ -127,6 +127,46 @@ async def test_figures_and_sessions_are_those_of_the_api() -> None:
         latency = app.query_one("#latency", DataTable)
         assert str(latency.get_row_at(0)[2]).strip() == "6.10 ms"
         assert str(latency.get_row_at(2)[2]).strip() == "–"  # noqa: RUF001
+
+
+def _worker(slot: int, **values: Any) -> dict[str, Any]:
+    return {
+        "number": slot,
+        "slot": slot,
+        "state": "ready",
+        "sessions": 120,
+        "connections": 118,
+        "requests": 590.0,
+        "cpu": 0.16,
+        "memory_bytes": 103_000_000,
+        "lag_s": 0.0004,
+        "moves_in": 7,
+        "moves_out": 5,
+        "handed_on": 1_042,
+        "restarts": 1,
+        "uptime_s": 3_700.0,
+        "pid": 4_242,
+        **values,
+    }
+
+
+async def test_workers_stand_there_where_there_are_some() -> None:
+    source = FakeSource()
+    down = _worker(1, number=None, state="down")
+    source.overview["fleet"] = {"slots": 2, "restarts": 1, "workers": [_worker(0), down]}
+    app = Top(source, "127.0.0.1:1", interval_s=0.02)
+    async with app.run_test(size=(160, 40)) as pilot:
+        workers = app.query_one("#workers", DataTable)
+        await _until(pilot, lambda: workers.row_count == 2)
+        assert workers.display
+        assert "workers: 1 of 2 ready, 1 restart" in _shown(app, "#line")
+        assert [str(cell).strip() for cell in workers.get_row_at(0)] == [
+            *("0", "● ready", "120", "118", "590/s", "16 %", "103 MB", "400 µs", "7", "5"),
+            *("1,042", "1", "1h 01m", "4242"),
+        ]
+        assert [str(cell).strip() for cell in workers.get_row_at(1)][:3] == ["in 1", "● down", NONE]
+        source.overview = _overview()
+        await _until(pilot, lambda: not workers.display)
 
 
 async def test_pages_search_and_sort() -> None:

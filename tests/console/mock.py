@@ -46,12 +46,20 @@ class MockGateway:
         seed: Of its randomness.
         token: What a client must prove to know; empty for nothing.
         step_s: Seconds between two overviews of the stream.
+        workers: Its processes; 0 for a gateway of one.
     """
 
     def __init__(
-        self, sessions: int = 10_000, seed: int = 1, *, token: str = "", step_s: float = 1.0
+        self,
+        sessions: int = 10_000,
+        seed: int = 1,
+        *,
+        token: str = "",
+        step_s: float = 1.0,
+        workers: int = 0,
     ) -> None:
         self.token = token
+        self.workers = workers
         self.step_s = step_s
         self.kicked: list[dict[str, Any]] = []
         self.pushed: list[dict[str, Any]] = []
@@ -99,6 +107,7 @@ class MockGateway:
             "queue_bytes": queue * 164,
             "in_flight": rand.choice((0, 0, 0, 1, 1, 2)),
             "rate": rand.expovariate(1 / 0.12),
+            "worker": rand.randrange(self.workers) if self.workers else None,
         }
 
     def _overview(self, now: float) -> dict[str, Any]:
@@ -173,7 +182,43 @@ class MockGateway:
                 for session in sorted(self.sessions, key=lambda s: -s["queue_messages"])[:10]
             ],
             "drain": self._drain_status(now),
+            "fleet": self._fleet(since, wave) if self.workers else None,
         }
+
+    def _fleet(self, since: float, wave: float) -> dict[str, Any]:
+        """Return processes: the last but one has just been replaced, and the last is ill."""
+        rand, count = self._random, self.workers
+        places = [(slot, slot, "ready", since) for slot in range(count)]
+        places[-2] = (2 * count - 2, count - 2, "ready", since % 400)
+        places.insert(count - 1, (count - 2, count - 2, "leaving", since))
+        places[-1] = (count - 1, count - 1, "silent", since)
+        workers = []
+        for number, slot, state, uptime in places:
+            share = 0.06 if state == "leaving" else 1 + 0.1 * math.sin(number + since / 40)
+            workers.append(
+                {
+                    "number": number,
+                    "slot": slot,
+                    "pid": 41_732 + number,
+                    "state": state,
+                    "not_ready": [],
+                    "version": "0.1.0",
+                    "uptime_s": uptime,
+                    "answered_s": 4.2 if state == "silent" else 0.3,
+                    "restarts": int(slot == count - 2),
+                    "connections": int(9_004 * share / count),
+                    "sessions": int(10_000 * share / count),
+                    "in_flight": int(4 * share * wave),
+                    "requests": 1180 * wave * share / count,
+                    "cpu": min(1.0, 0.31 * wave * share * rand.uniform(0.95, 1.05)),
+                    "memory_bytes": int(96e6 * (0.4 + 0.6 * share)),
+                    "lag_s": 0.0009 * wave * rand.uniform(0.7, 1.5),
+                    "moves_in": int(since / 900) + number * 7,
+                    "moves_out": int(since / 950) + number * 5,
+                    "handed_on": int(since / 8) + number * 31,
+                }
+            )
+        return {"slots": count, "restarts": 1, "workers": workers}
 
     @staticmethod
     def _latency(count: float, p50: float, p99: float) -> dict[str, float]:
@@ -529,6 +574,7 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--sessions", type=int, default=10_000)
     parser.add_argument("--token", default="")
+    parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
-    mock = MockGateway(args.sessions, token=args.token)
+    mock = MockGateway(args.sessions, token=args.token, workers=args.workers)
     uvicorn.run(mock.app(), host="127.0.0.1", port=args.port, log_level="warning")

@@ -148,7 +148,7 @@ async def test_a_token_is_asked_for_once(open_tab: Open) -> None:
 
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 async def test_the_layout_is_steady(open_tab: Open, size: str) -> None:
-    async with served(_mock().app()) as url, open_tab(url, size=size) as tab:
+    async with served(_mock(workers=4).app()) as url, open_tab(url, size=size) as tab:
         await tab.until_live()
         await tab.page.evaluate(SHIFTS)
         before = await tab.value("rates.requests")
@@ -170,7 +170,7 @@ async def test_axe_finds_nothing_serious(open_tab: Open, size: str, scheme: str)
     axe = pytest.importorskip(
         "axe_playwright_python.async_playwright", reason="the extra browser is not installed"
     )
-    mock = _mock()
+    mock = _mock(workers=4 if scheme == "dark" else 0)
     views = (*VIEWS, f"sessions/{mock.sessions[0]['session']}")
     async with (
         served(mock.app()) as url,
@@ -187,6 +187,25 @@ async def test_axe_finds_nothing_serious(open_tab: Open, size: str, scheme: str)
                 if found["impact"] in ("serious", "critical")
             ]
             assert serious == [], json.dumps(serious, indent=1)
+
+
+async def test_workers_are_shown_where_there_are_some(open_tab: Open) -> None:
+    mock = _mock(workers=4)
+    async with served(mock.app()) as url, open_tab(url) as tab:
+        page = tab.page
+        await tab.until_live()
+        rows = page.locator(".workers tbody tr")
+        assert await rows.count() == 5
+        assert "no answer" in await rows.nth(4).inner_text()
+        assert "3 of 4 ready" in await page.inner_text(".panel:has(.workers) .panel-note")
+        assert "3 of 4" in await page.inner_text("#facts")
+        await page.keyboard.press("g")
+        await page.keyboard.press("s")
+        await page.wait_for_selector(".row-link")
+        assert await page.is_visible("th.of-fleet")
+        mock.workers = 0
+        await tab.until("!document.documentElement.classList.contains('has-fleet')")
+        assert not await page.is_visible("th.of-fleet")
 
 
 async def test_a_clients_name_rewrites_nothing(open_tab: Open) -> None:

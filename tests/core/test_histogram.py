@@ -67,6 +67,23 @@ def test_a_difference_is_what_was_recorded_between(first: list[float], second: l
     assert before.count == len(first), "a snapshot does not change"
 
 
+@given(st.lists(DURATIONS, max_size=40), st.lists(DURATIONS, max_size=40))
+def test_a_sum_is_what_both_have_recorded(first: list[float], second: list[float]) -> None:
+    one, other = recorded(first).snapshot(), recorded(second).snapshot()
+    both = recorded(first + second).snapshot()
+    read = HistogramSnapshot.from_bytes((one + other).to_bytes())
+    assert read.buckets() == both.buckets()
+    assert read.count == both.count == one.count + other.count
+    assert read.sum == pytest.approx(both.sum)
+
+
+def test_bytes_of_no_histogram_are_refused() -> None:
+    good = recorded([1.0]).snapshot().to_bytes()
+    for bad in (b"", good[:-1], good[10:], good + b"\xff" * 10, b"\0" * 10):
+        with pytest.raises(ValueError, match="not the bytes"):
+            HistogramSnapshot.from_bytes(bad)
+
+
 @given(st.lists(DURATIONS, max_size=40), st.lists(DURATIONS, max_size=10))
 def test_what_is_not_above_a_bound(durations: list[float], extra: list[float]) -> None:
     snapshot = recorded(durations).snapshot()

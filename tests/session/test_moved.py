@@ -16,7 +16,7 @@ from gatesvr._pb.message_pb2 import StartRequest
 from gatesvr.errors import ExportError, SessionError
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.moved import max_export_bytes
-from gatesvr.session.outbox import MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS
+from gatesvr.session.outbox import MADE_PUSH_ID, MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS
 from gatesvr.session.results import MAX_RESULTS, Result, Results
 from gatesvr.session.role import Role
 from gatesvr.session.session import Session
@@ -557,3 +557,17 @@ def test_young_push_ids_are_kept_whatever_the_limit_and_bounded() -> None:
     assert session.push(b"", now=sessions.now + 2, push_id="more").is_ok
     assert session.outbox.push_ids is not None
     assert len(session.outbox.push_ids) == MAX_PUSH_IDS
+
+
+def test_push_ids_of_the_gateway_s_own_are_kept_only_while_they_are_young() -> None:
+    sessions = Sessions()
+    session, _, _ = sessions.login()
+    for number in range(3):
+        made = f"{MADE_PUSH_ID}{number}"
+        assert session.push(b"", now=sessions.now, push_id=made).is_ok
+    assert session.push(b"", now=sessions.now, push_id=f"{MADE_PUSH_ID}0").is_ok
+    assert sessions.counters["push_repeats"] == 1
+    assert session.push(b"", now=sessions.now + 2, push_id="pusher's").is_ok
+    assert session.push(b"", now=sessions.now + 9, push_id="another").is_ok
+    assert session.outbox.push_ids is not None
+    assert list(session.outbox.push_ids) == ["pusher's", "another"]

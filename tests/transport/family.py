@@ -99,8 +99,10 @@ class Family:
     async def connect(self, backend: str, **arguments: Any) -> tuple[Recorder, ClientConnection]:
         """Connect a client to whichever process takes it."""
         made: list[Recorder] = []
+        host, port = self.group[0][0].getsockname()[:2]
         connection = await open_connection(
-            *self.group[0][0].getsockname()[:2],
+            {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host),
+            port,
             lambda link: made.append(Recorder(link)) or made[-1],  # type: ignore[func-returns-value]
             backend=backend,
             config=TransportConfig(),

@@ -86,10 +86,14 @@ function makeNav() {
 
 function showFacts() {
   const overview = store.overview;
+  const { fleet } = overview;
+  const ready = fleet?.workers.filter(({ state }) => state === "ready").length;
   const facts = [
-    ["Version", overview.version], ["QUIC", overview.backend], ["Process", overview.pid],
-    ["Up", span(overview.uptime_s)],
+    ["Version", overview.version], ["QUIC", overview.backend],
+    ...(fleet ? [["Workers", `${ready} of ${fleet.slots}`]] : []),
+    [fleet ? "Supervisor" : "Process", overview.pid], ["Up", span(overview.uptime_s)],
   ];
+  root.classList.toggle("has-fleet", Boolean(fleet));
   follow(element("facts"), facts, ([name]) => name,
     ([name]) => h("div", {}, h("dt", {}, name), h("dd", { class: "figure" })),
     (item, [, value]) => text(item.lastChild, value));

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..._pb import routing_pb2, upstream_pb2
 from ...control.targets import RefusedError
+from ...session.outbox import MADE_PUSH_ID
 from ..directory import DirectoryUnreachableError
 from .calls import BULK
 
@@ -94,7 +95,7 @@ class BulkPushes:
         return await self._spread(bulk)
 
     async def _spread(self, bulk: routing_pb2.BulkRequest) -> upstream_pb2.BroadcastResponse:
-        bulk.bulk_id = secrets.token_hex(8)
+        bulk.bulk_id = f"{MADE_PUSH_ID}{secrets.token_hex(8)}"
         try:
             answers, silent = await self._siblings.ask_all(BULK, bulk, BULK_S)
         except DirectoryUnreachableError:

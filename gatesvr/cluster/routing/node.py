@@ -23,9 +23,17 @@ class RoutedNode(Protocol):
         """This process."""
 
     async def push(
-        self, session_id: str, request: pb.UnicastPushRequest, *, needs_login: bool
+        self,
+        session_id: str,
+        request: pb.UnicastPushRequest,
+        *,
+        needs_login: bool = False,
+        owner: str = "",
     ) -> pb.UnicastPushResponse:
-        """Push to a session: its owner's result, NOT_FOUND, BUSY or UNKNOWN (MOVING M9)."""
+        """Push to a session: its owner's result, NOT_FOUND, BUSY or UNKNOWN (MOVING M9).
+
+        Where the directory has just said who owns it, ``owner`` saves the question.
+        """
 
     async def kick(self, session_id: str, request: pb.KickRequest) -> bool:
         """Close a session; return whether there was one."""

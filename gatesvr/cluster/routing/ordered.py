@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _Response = pb.UnicastPushResponse
     _Future = asyncio.Future[_Response]
-    _Line = deque[tuple[pb.UnicastPushRequest, bool, _Future]]
+    _Line = deque[tuple[pb.UnicastPushRequest, str, _Future]]
 
 __all__ = ["PushOrder"]
 
@@ -81,19 +81,20 @@ class PushOrder:
             try:
                 pushes.begin(request)
                 if request.target_type == "session":
-                    joined.append([self._enter(pushes.named(request), request, False)])
+                    joined.append([self._enter(pushes.named(request), request)])
                 else:
                     found = await pushes.answered(asked[request.target_id])
-                    sessions = pushes.chosen(request, found)
-                    joined.append([self._enter(each, request, True) for each in sessions])
+                    entries = pushes.chosen(request, found)
+                    joined.append([self._enter(e.session_id, request, e.owner) for e in entries])
             except RefusedError as refusal:
                 joined.append(refusal.as_response())
         return joined
 
     def _enter(
-        self, session_id: str, request: pb.UnicastPushRequest, needs_login: bool
+        self, session_id: str, request: pb.UnicastPushRequest, owner: str = ""
     ) -> _Response | _Future:
         """Take a push for one session now, or put it into the session's line."""
+        needs_login = request.target_type == "openid"
         line = self._lines.get(session_id)
         if line is None:
             taken = self._pushes.take(session_id, request, needs_login=needs_login)
@@ -105,17 +106,20 @@ class PushOrder:
             task.add_done_callback(self._tasks.discard)
         future: _Future = asyncio.get_running_loop().create_future()
         future.add_done_callback(_read)
-        line.append((request, needs_login, future))
+        line.append((request, owner, future))
         return future
 
     async def _serve(self, session_id: str, line: _Line) -> None:
         """Push what stands in a session's line, one after the other, until it is empty."""
         async with self._room:
             while line:
-                request, needs_login, future = line[0]
+                request, owner, future = line[0]
                 try:
                     response = await self._pushes.deliver(
-                        session_id, request, needs_login=needs_login
+                        session_id,
+                        request,
+                        needs_login=request.target_type == "openid",
+                        owner=owner,
                     )
                 except Exception as error:
                     future.set_exception(error)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..._pb import upstream_pb2 as pb
 from ...control.targets import RefusedError
+from ...session.outbox import MADE_PUSH_ID
 from ..directory import DirectoryUnreachableError
 from .node import RETRY_S, TRY_S
 from .ordered import PushOrder
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ...control.commands import Commands
     from ...session.manager import SessionManager
     from ...session.session import Session
-    from ..entries import Found
+    from ..entries import Entry, Found
     from .bulk import BulkPushes
     from .lookups import Lookups
     from .node import RoutedNode
@@ -74,7 +75,7 @@ class ClusterPushes:
         self.multicast = bulk.multicast
         self.check_batch = commands.pushes.check_batch
         self._numbers = count(1)
-        self._prefix = secrets.token_hex(6)
+        self._prefix = f"{MADE_PUSH_ID}{secrets.token_hex(6)}"
 
     def apply(self, max_broadcasts: int) -> None:
         """Take another bound on broadcasts a second: this process's share."""
@@ -110,15 +111,15 @@ class ClusterPushes:
         until = clock() + TRY_S
         while True:
             try:
-                sessions = self.chosen(request, await self.find(request.target_id))
+                entries = self.chosen(request, await self.find(request.target_id))
             except RefusedError as refusal:
                 return refusal.as_response()
-            responses = [self.take(session_id, request) for session_id in sessions]
-            others = [s for s, response in zip(sessions, responses, strict=True) if not response]
-            found = iter(
-                await asyncio.gather(*(self.deliver(s, request, needs_login=True) for s in others))
+            done = await asyncio.gather(
+                *(
+                    self.deliver(each.session_id, request, needs_login=True, owner=each.owner)
+                    for each in entries
+                )
             )
-            done = [response or next(found) for response in responses]
             # A session that has ended since it was found may have another one in its place.
             if any(r.error_code != "NOT_FOUND" for r in done) or clock() >= until:
                 return self.settle(done)
@@ -164,24 +165,24 @@ class ClusterPushes:
         except DirectoryUnreachableError:
             raise RefusedError("BUSY", "the directory does not answer", BUSY_MS) from None
 
-    def chosen(self, request: pb.UnicastPushRequest, found: Found) -> list[str]:
+    def chosen(self, request: pb.UnicastPushRequest, found: Found) -> Sequence[Entry]:
         """Return the sessions of a user that a push is for, one at least.
 
         Raises:
             RefusedError: NOT_FOUND, AMBIGUOUS (PROTOCOL 7.7), or INVALID.
         """
-        sessions = [entry.session_id for entry in found.entries]
+        entries: Sequence[Entry] = found.entries
         if request.sync_hint in _BOUND:
             if request.bind_session_id:
-                sessions = [s for s in sessions if s == request.bind_session_id]
-            if len(sessions) > 1:
+                entries = [e for e in entries if e.session_id == request.bind_session_id]
+            if len(entries) > 1:
                 raise self._targets.refuse(
-                    "AMBIGUOUS", f"{len(sessions)} sessions, name one in bind_session_id"
+                    "AMBIGUOUS", f"{len(entries)} sessions, name one in bind_session_id"
                 )
-        if not sessions:
+        if not entries:
             self._local.check(request)
             raise self._targets.refuse("NOT_FOUND", "no such session")
-        return sessions
+        return entries
 
     def is_own(self, session_id: str) -> bool:
         """Return whether a session is owned here, so that a push for it needs nobody else."""
@@ -208,7 +209,12 @@ class ClusterPushes:
         return self._local.push_to(session, request)
 
     async def deliver(
-        self, session_id: str, request: pb.UnicastPushRequest, *, needs_login: bool
+        self,
+        session_id: str,
+        request: pb.UnicastPushRequest,
+        *,
+        needs_login: bool,
+        owner: str = "",
     ) -> pb.UnicastPushResponse:
         """Push to a session, whichever process owns it.
 
@@ -216,6 +222,7 @@ class ClusterPushes:
             session_id: The session.
             request: The push; it is given a push_id if it has none.
             needs_login: Whether a session that has not logged in is not found.
+            owner: Who the directory has just said owns it, empty where it was not asked.
         """
         taken = self.take(session_id, request, needs_login=needs_login)
         if taken is not None:
@@ -223,7 +230,7 @@ class ClusterPushes:
         if not request.push_id:
             # All tries of the push have it, so that the session takes no more than one of them.
             request.push_id = f"{self._prefix}-{next(self._numbers)}"
-        return await self._node.push(session_id, request, needs_login=needs_login)
+        return await self._node.push(session_id, request, needs_login=needs_login, owner=owner)
 
     def settle(self, responses: Sequence[pb.UnicastPushResponse]) -> pb.UnicastPushResponse:
         """Return one response for the sessions of a user."""

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterRegistrations"]
 
+TELL_S = 0.3
+"""How long a registration waits for each process to know of it; one that does not answer is told
+again by tick()."""
+
 
 class ClusterRegistrations:
     """Registers upstreams for all processes.
@@ -163,7 +167,7 @@ class ClusterRegistrations:
             while self._known.get(node_id) != self._registry.version:
                 table = self.table()
                 try:
-                    answer = await self._siblings.call(node_id, TABLE, table)
+                    answer = await self._siblings.call(node_id, TABLE, table, TELL_S)
                 except PeerUnreachableError:
                     return  # tick() tries again
                 if answer.is_taken:

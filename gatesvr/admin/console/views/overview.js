@@ -8,6 +8,7 @@ import { attr, figure, follow, h, row, table, text } from "../dom.js";
 import * as format from "../format.js";
 import { sessionsOf, store } from "../store.js";
 import { UpstreamTable } from "./upstreams.js";
+import { Workers } from "./workers.js";
 
 const SPARK_POINTS = 120;
 const RANGES = [[300, "5 min"], [900, "15 min"]];
@@ -31,7 +32,7 @@ const TILES = [
     note: (o) => `${format.count(o.connections)} connections` },
   { name: "In flight", field: "in_flight", series: "in_flight",
     value: (o) => o.in_flight, show: format.count,
-    note: (o) => `${o.workers_busy} of ${o.workers} workers` },
+    note: (o) => `${o.workers_busy} of ${o.workers} ${o.fleet ? "tasks busy" : "workers"}` },
   { name: "Queue depth", field: "queue_messages", series: "queue_messages",
     value: (o) => o.queue_messages, show: format.count,
     note: (o) => `${format.bytes(o.queue_bytes)}, oldest ${format.seconds(o.oldest_unacked_s)}` },
@@ -298,16 +299,16 @@ export class Overview {
       { label: "Failures", class: "num wide" },
     ]);
     this.noUpstream = h("p", { class: "empty" }, "No upstream is registered: no request finds a service.");
-    this.parts = [this.readiness, ...this.tiles, new Stages(), new States(), new Refusals(), new Slowest()];
-    const [stages, states, refusals, slowest] = this.parts.slice(-4);
+    this.parts = [this.readiness, ...this.tiles, new Workers(), new Stages(), new States(), new Refusals(), new Slowest()];
+    const [workers, stages, states, refusals, slowest] = this.parts.slice(-5);
     this.range = 300;
     this.ranges = RANGES.map(([range, label]) =>
       h("button", { type: "button", "aria-pressed": String(range === this.range), onclick: () => this.#choose(range) }, label));
     this.latency.root.querySelector(".panel-head").append(
       h("div", { class: "switch", role: "group", "aria-label": "Time shown" }, this.ranges));
-    this.root = h("div", { class: "stack" }, this.readiness.root,
-      h("section", { class: "tiles", "aria-label": "Figures" }, this.tiles.map((tile) => tile.root)),
-      h("div", { class: "halves" }, this.throughput.root, this.latency.root),
+    // Shown when it is known what is in it, so that nothing moves to make room.
+    this.lists = h("div", { class: "stack", hidden: true },
+      workers.root,
       h("div", { class: "thirds" },
         stages.root,
         h("div", { class: "stack" }, states.root, refusals.root)),
@@ -317,11 +318,15 @@ export class Overview {
             h("a", { class: "panel-note", href: "#/upstreams" }, "all columns")),
           this.upstreams.root, this.noUpstream),
         slowest.root));
+    this.root = h("div", { class: "stack" }, this.readiness.root,
+      h("section", { class: "tiles", "aria-label": "Figures" }, this.tiles.map((tile) => tile.root)),
+      h("div", { class: "halves" }, this.throughput.root, this.latency.root), this.lists);
     this.noUpstream.hidden = true;
   }
 
   update(overview) {
     for (const part of this.parts) part.update(overview);
+    this.lists.hidden = false;
     this.upstreams.update(overview.upstreams);
     this.upstreams.root.hidden = !overview.upstreams.length;
     this.noUpstream.hidden = overview.upstreams.length > 0;

@@ -56,7 +56,7 @@ const GROUPS = {
 const SHOWN = new Set([
   "session", "state", "rate", "rtt_s", "events", "traced", "sequence", "connection", "rates", "pending",
   "queue", "number", "user_port", "capabilities", "hello_pending", "max_queue_size", "max_queue_bytes",
-  "after_notifies", "stopped", ...Object.values(GROUPS).flat().map(([, field]) => field),
+  "after_notifies", "stopped", "worker", ...Object.values(GROUPS).flat().map(([, field]) => field),
 ]);
 
 /** A panel with a table whose rows come and go. */
@@ -165,6 +165,9 @@ export class Session {
       ({ cells }, one) => [one.action || "–", one.service || "–", format.count(one.client_seq), one.slot || "–",
         one.age_s ? format.seconds(one.age_s) : "–"].forEach((value, index) => text(cells[index], value)));
     const groups = Object.entries(GROUPS);
+    if ((session.worker ?? null) !== null) {
+      groups[0] = ["Identity", [...GROUPS.Identity, ["Worker", "worker", (s) => String(s.worker)]]];
+    }
     const sums = Object.keys(session.queue ?? {}).map((name) =>
       [name[0].toUpperCase() + name.slice(1).replaceAll("_", " "), `queue.${name}`, (s) => format.count(s.queue[name])]);
     const rest = [...sums, ...more(session)];

@@ -15,6 +15,7 @@ const COLUMNS = [
   { label: "RTT", class: "num wide" }, { label: "Idle", class: "num wide" },
   { label: "Age", sort: "age", class: "num" }, { label: "Zone", class: "wide" },
   { label: "Address", class: "mono wide" }, { label: "Transport", class: "wide" }, { label: "Client", class: "wide" },
+  { label: "Worker", class: "num wide of-fleet" },
 ];
 
 export class Sessions {
@@ -131,9 +132,11 @@ export class Sessions {
     if (this.#abort === abort) this.#timer = setTimeout(() => this.#load(), REFRESH_MS);
   }
 
-  #show({ total, sessions, next }) {
+  #show({ total, sessions, next, silent }) {
     this.#next = next;
-    figure(this.total, `${format.count(total)} session${total === 1 ? "" : "s"}`, total);
+    const missing = silent?.length ? `; worker ${silent.join(", ")} does not answer` : "";
+    figure(this.total, `${format.count(total)} session${total === 1 ? "" : "s"}${missing}`, total);
+    this.total.classList.toggle("warn", Boolean(missing));
     this.empty.hidden = sessions.length > 0;
     this.table.hidden = !sessions.length;
     const isNarrowed = this.wanted.q || this.wanted.state || this.wanted.zone;
@@ -163,6 +166,7 @@ export class Sessions {
       text(cells[10], one.ip || "–");
       text(cells[11], one.transport || "–");
       text(cells[12], one.client_id || "–");
+      text(cells[13], one.worker ?? "–");
     });
   }
 }
