@@ -18,10 +18,12 @@ import msgspec
 from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
-from gatesvr.admin.metrics import GROUPS, LAYERS, Measure, measures
+from gatesvr.admin.counters import AdminCounters
+from gatesvr.admin.metrics import GROUPS, Measure, measures
 from gatesvr.config.describe import descriptions
 from gatesvr.config.kinds import number_kind
 from gatesvr.figures import REFUSALS
+from gatesvr.workers.fleet import LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -239,7 +241,8 @@ Every counter of `gateway.stats()`, under the same name: `transport.bytes_sent` 
 
 def metrics() -> str:
     """Return docs/metrics.md."""
-    found = measures(has_workers=True)
+    layers = {**LAYERS, "admin": AdminCounters}
+    found = measures(layers, has_workers=True)
     out = [METRICS_HEAD]
     for group, title in GROUPS.items():
         out.append(f"\n## {title}\n\n")
@@ -249,7 +252,7 @@ def metrics() -> str:
         listed = ", ".join(f"`{layer}.{name}`" for name in sorted(names))
         out.append(f"- {listed}\n")
     out.append(COUNTERS_HEAD)
-    for layer in LAYERS:
+    for layer in layers:
         out.append(f"\n### {layer}\n\n")
         out.extend(metrics_table(m for m in found if m.group == layer))
     return "".join(out)

@@ -4,6 +4,8 @@ The settings have the same names everywhere. A server shows ``cert`` with ``key`
 for a certificate of ``client_ca``. A caller trusts ``ca``, shows ``cert`` with ``key``, and sends
 the first token of ``token_file``. Files are read again when they change, the caller's certificate
 excepted. One that cannot be used then is left alone, and what was read before stays in force.
+
+Who has no certificate does not load the library that reads them: it takes 10 MB.
 """
 
 from __future__ import annotations
@@ -23,15 +25,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import grpc
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from .errors import ConfigError
 from .observe.log import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from cryptography import x509
 
     Metadata = tuple[tuple[str, str], ...]
 
@@ -343,6 +344,8 @@ def check_certificates(certificates: Sequence[x509.Certificate], path: str, fiel
     Raises:
         ConfigError: It says what is wrong.
     """
+    from cryptography.exceptions import InvalidSignature
+
     leaf, now = certificates[0], datetime.datetime.now(datetime.UTC)
     problem = ""
     if leaf.not_valid_after_utc < now:
@@ -403,6 +406,8 @@ def read_certificates(pem: bytes, path: str, field: str) -> list[x509.Certificat
     Raises:
         ConfigError: There is none, or one cannot be read; it names the file and the setting.
     """
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
@@ -415,6 +420,8 @@ def check_key(pem: bytes, leaf: x509.Certificate, path: str, field: str) -> None
     Raises:
         ConfigError: It is; it names the file and the setting.
     """
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         private = load_pem_private_key(pem, None)
     except TypeError:

@@ -13,8 +13,10 @@ import pytest
 from gatesvr import Config, Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upstream_pb
+from gatesvr.admin.counters import AdminCounters
 from gatesvr.admin.metrics import measures
 from gatesvr.observe.events import EventKind
+from gatesvr.workers.fleet import LAYERS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -44,7 +46,9 @@ def test_metrics_are_those_of_the_code() -> None:
     page = (ROOT / "docs/metrics.md").read_text("utf-8")
     assert page == generate.metrics(), "stale: make docs"
     named = re.findall(r"^\| `(gatesvr_\w+)` \|", page, re.MULTILINE)
-    assert named == [measure.name for measure in measures(has_workers=True)]
+    assert named == [
+        measure.name for measure in measures({**LAYERS, "admin": AdminCounters}, has_workers=True)
+    ]
 
 
 def test_example_bytes_are_those_of_the_codec() -> None:

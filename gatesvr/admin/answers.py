@@ -38,9 +38,14 @@ __all__ = [
     "Stack",
     "Stacks",
     "Traced",
+    "UpgradePhase",
+    "UpgradeStatus",
     "UpstreamView",
     "WorkerView",
 ]
+
+
+UpgradePhase = Literal["none", "starting", "leaving", "done", "given_up"]
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -517,6 +522,32 @@ class Settings(_Answer, frozen=True, kw_only=True):
 
     settings: list[Setting]
     """In the order of the reference."""
+
+
+class UpgradeStatus(_Answer, frozen=True, kw_only=True):
+    """How far the last upgrade has come."""
+
+    phase: UpgradePhase = "none"
+    """none before the first one; starting: new workers start; leaving: they serve, and the old ones
+    drain; given_up: nothing has changed."""
+    why: str = ""
+    """Why it was given up."""
+    workers: int = 0
+    """New workers."""
+    workers_ready: int = 0
+    """Of these, those that are ready."""
+    workers_left: int = 0
+    """Old workers that have not ended."""
+    connections_left: int = 0
+    """Clients that these still have."""
+    sessions_left: int = 0
+    """Sessions that they still have, and results that they are yet to hand on."""
+    requests_left: int = 0
+    """Requests that they still run."""
+    elapsed_s: float = 0.0
+    """Seconds since it began."""
+    remaining_s: float = 0.0
+    """Seconds after which it is given up, or what the old workers still have is cut off."""
 
 
 class LogLevel(_Answer, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from .answers import (
     Settings,
     Stacks,
     Traced,
+    UpgradeStatus,
     UpstreamView,
 )
 from .openapi import ApiRoute, document
@@ -83,6 +84,8 @@ ROUTES = [
     ApiRoute("POST", "reload", "reload", "Read the configuration again.", ReloadReport),
     ApiRoute("GET", "drain", "drain_status", "How far a drain is.", DrainStatus),
     ApiRoute("POST", "drain", "drain", "Begin to drain.", DrainStatus, body=DrainBody),
+    ApiRoute("GET", "upgrade", "upgrade_status", "How far an upgrade is.", UpgradeStatus),
+    ApiRoute("POST", "upgrade", "upgrade", "Begin to replace the workers.", UpgradeStatus),
     ApiRoute("POST", "log", "log", "Set what is logged.", LogLevel, body=LogBody),
     ApiRoute(
         "GET",
@@ -231,6 +234,14 @@ class Api:
     async def drain(self, _id: str, _query: Any, body: DrainBody) -> DrainStatus:
         """Begin to drain, or return how far the drain is that has begun."""
         return await self._source.drain(body)
+
+    async def upgrade_status(self, _id: str, _query: Any, _body: Any) -> UpgradeStatus:
+        """Return how far an upgrade is."""
+        return await self._source.upgrade_status()
+
+    async def upgrade(self, _id: str, _query: Any, _body: Any) -> UpgradeStatus:
+        """Begin to replace the workers."""
+        return await self._source.upgrade()
 
     async def log(self, _id: str, _query: Any, body: LogBody) -> LogLevel:
         """Set what is logged."""

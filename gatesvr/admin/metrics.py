@@ -125,7 +125,7 @@ GROUPS = {
     "durations": "Durations",
     "services": "Services",
     "refusals": "Refusals, closes and errors",
-    "workers": "Worker processes",
+    "fleet": "Worker processes",
 }
 """The groups of the measures and their titles; each layer's counters form one more."""
 
@@ -439,7 +439,7 @@ def _states(scrape: Scrape) -> Values:
 
 FLEET_MEASURES: tuple[Measure, ...] = (
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_processes",
         "gauge",
         "Worker processes by state: ready, starting, unready (takes no new clients), draining,"
@@ -448,14 +448,14 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("state",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_restarts_total",
         "counter",
         "Worker processes that have ended by themselves and were started anew.",
         lambda scrape: [((), scrape.fleet.restarts if scrape.fleet is not None else 0)],
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_uptime_seconds",
         "gauge",
         "Seconds since a worker process was started.",
@@ -463,7 +463,7 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("worker",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_connections",
         "gauge",
         "Connections of a worker process whose handshake is complete.",
@@ -471,7 +471,7 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("worker",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_sessions",
         "gauge",
         "Sessions that a worker process owns.",
@@ -479,7 +479,7 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("worker",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_requests_in_flight",
         "gauge",
         "Requests that a worker process has accepted and not answered.",
@@ -487,7 +487,7 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("worker",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_cpu_ratio",
         "gauge",
         "Processors that a worker process uses, 1 for a whole one.",
@@ -495,7 +495,7 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("worker",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_memory_bytes",
         "gauge",
         "Resident memory of a worker process.",
@@ -503,7 +503,7 @@ FLEET_MEASURES: tuple[Measure, ...] = (
         ("worker",),
     ),
     Measure(
-        "workers",
+        "fleet",
         "gatesvr_worker_last_loop_lag_seconds",
         "gauge",
         "How late the loop of a worker process came to its last tick.",

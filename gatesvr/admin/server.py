@@ -18,6 +18,7 @@ from ..credentials import TokenFile
 from ..errors import ConfigError
 from ..observe.log import keys
 from .counters import AdminCounters
+from .source import OneProcess, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..config.load import Origins
     from ..gateway import Gateway
     from ..reload import ReloadReport
-    from .source import Source
 
 __all__ = ["AdminServer"]
 
@@ -79,10 +79,8 @@ class AdminServer:
             from .metrics import MetricsPage
         except ImportError as error:
             raise ConfigError(NEEDS_EXTRA, field="admin.enabled") from error
-        from ..gateway import Gateway
         from .access import Access
         from .figures import Sampler
-        from .source import OneProcess
         from .streams import Streams
         from .tls import TlsPort
 
@@ -91,10 +89,10 @@ class AdminServer:
         self._any_port = any_port
         tokens = TokenFile(config.token, "admin.token") if config.token else None
         self._access = access = Access(config, tokens, counters)
-        if is_one := isinstance(gateway, Gateway):
-            source: Source = OneProcess(gateway, counters, reload)
+        if has_workers := isinstance(gateway, Source):
+            source: Source = gateway
         else:
-            source = gateway
+            source = OneProcess(gateway, counters, reload)
         self._source = source
         self._sampler = Sampler(source, counters, self._look)
         self._streams = Streams(self._sampler, source, counters)
@@ -102,7 +100,7 @@ class AdminServer:
         metrics = MetricsPage(
             {**source.layers, "admin": AdminCounters},
             is_fine=source.config.metrics.fine,
-            has_workers=not is_one,
+            has_workers=has_workers,
         )
         http = uvicorn.Config(
             make_app(source, api, access, counters, metrics),

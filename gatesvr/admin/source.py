@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..figures import COUNTERS, Figures
 from ..observe.log import set_level
 from ..upstream.manager import EndpointStatus
-from .answers import Done, FleetView, SlowSession, Stacks
+from .answers import Done, FleetView, SlowSession, Stacks, UpgradeStatus
 from .counters import AdminCounters
 from .profile import Profiler, stacks
 from .refusal import Refused
@@ -67,6 +67,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     fleet: FleetView | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A gateway, as the admin server sees it.
 
@@ -120,6 +121,12 @@ class Source(Protocol):
 
     async def drain(self, body: DrainBody) -> DrainStatus:
         """Begin to drain, or return how far the drain is that has begun."""
+
+    async def upgrade_status(self) -> UpgradeStatus:
+        """Return how far an upgrade is."""
+
+    async def upgrade(self) -> UpgradeStatus:
+        """Begin to replace the workers by new ones."""
 
     async def log(self, body: LogBody) -> None:
         """Set what is logged."""
@@ -247,6 +254,14 @@ class OneProcess:
                 raise Refused.invalid(str(error))
             self._draining = draining
         return self._gateway.drain_status()
+
+    async def upgrade_status(self) -> UpgradeStatus:
+        """See Source."""
+        return UpgradeStatus()
+
+    async def upgrade(self) -> UpgradeStatus:
+        """See Source."""
+        raise Refused.missing("this gateway has no workers to replace: gatesvr serve --workers")
 
     async def log(self, body: LogBody) -> None:
         """See Source."""

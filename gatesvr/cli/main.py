@@ -37,6 +37,7 @@ _COMMANDS = {
     "push": "Push a notify to a session.",
     "upstreams": "Show the endpoints of the services behind a running gateway.",
     "drain": "Take a running gateway down so that nobody notices.",
+    "upgrade": "Replace a gateway's workers by new ones so that nobody notices.",
     "reload": "Make a running gateway read its configuration again.",
     "log": "Change what a running gateway logs.",
     "upstream": "Run demo upstream services.",

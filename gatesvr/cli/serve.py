@@ -200,7 +200,8 @@ async def _serve_alone(
             return report
 
         admin = admin_server(
-            gateway,
+            config.admin,
+            lambda: gateway,
             lambda: origins,
             reload,
             is_wanted=admin_flag,

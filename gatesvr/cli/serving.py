@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..admin.server import AdminServer
     from ..admin.source import Source
-    from ..config import Config, PushConfig
+    from ..config import AdminConfig, Config, PushConfig
     from ..config.load import Origins
     from ..gateway import Gateway
     from ..observe.log import LogHandler
@@ -29,7 +29,8 @@ __all__ = ["admin_server", "print_stats", "start_demo_services", "start_tracing"
 
 
 def admin_server(
-    source: Gateway | Source,
+    config: AdminConfig,
+    source: Callable[[], Gateway | Source],
     origins: Callable[[], Origins | None],
     reload: Callable[[], ReloadReport] | None = None,
     *,
@@ -39,7 +40,9 @@ def admin_server(
     """Return the admin server, None where there is none.
 
     Args:
-        source: What it shows: the gateway, or several processes of one.
+        config: Where it listens.
+        source: Returns what it shows: the gateway, or several processes of one. Not called where
+            there is none.
         origins: Returns what set the settings.
         reload: Reads the configuration again; a Source has its own.
         is_wanted: ``--admin``.
@@ -48,14 +51,13 @@ def admin_server(
     Raises:
         ConfigError: It is wanted and cannot be.
     """
-    config = source.config.admin
     if is_wanted == "off" or not (is_demo or config.enabled):
         return None
     from ..admin.server import AdminServer
 
     is_by_itself = is_wanted is None and not config.enabled
     try:
-        return AdminServer(source, config, origins=origins, reload=reload, any_port=is_by_itself)
+        return AdminServer(source(), config, origins=origins, reload=reload, any_port=is_by_itself)
     except ConfigError as error:
         if is_by_itself and isinstance(error.__cause__, ImportError):
             return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..workers.fleet import Fleet
 from ..workers.supervisor import Supervisor
 from ..workers.upgrade import UpgradeError
 from .banner import Summary, banner
@@ -21,6 +20,8 @@ from .serving import admin_server, start_demo_services
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from ..admin.answers import UpgradeStatus
+    from ..admin.source import Source
     from ..config import Config
     from ..observe.log import LogHandler
     from ..reload import ReloadReport
@@ -90,14 +91,43 @@ async def supervise(
                 out.echo(report.as_text())
             return report
 
-        fleet = Fleet(
-            supervisor,
-            supervisor.links,
-            supervisor.entries,
-            slots=supervisor.slots.count,
-            reload=reload,
+        async def upgrade() -> UpgradeStatus:
+            nonlocal origins
+            try:
+                status = await supervisor.upgrade(settings.read_again)
+            except UpgradeError as error:
+                log.say(f"no upgrade: {error}")
+                raise
+            origins = settings.origins
+            log.say(f"upgraded: {status.workers} new workers in {status.elapsed_s:.1f} s")
+            return status
+
+        async def say_upgrade() -> None:
+            with contextlib.suppress(UpgradeError):
+                await upgrade()
+
+        under_way: set[asyncio.Task[object]] = set()
+
+        def begin(work: Callable[[], Coroutine[None, None, object]]) -> None:
+            task = asyncio.ensure_future(work())
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+        def fleet() -> Source:
+            from ..workers.fleet import Fleet  # knows all layers; without an admin server none
+
+            return Fleet(
+                supervisor,
+                supervisor.links,
+                supervisor.entries,
+                slots=supervisor.slots.count,
+                reload=reload,
+                upgrade=upgrade,
+            )
+
+        admin = admin_server(
+            config.admin, fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo
         )
-        admin = admin_server(fleet, lambda: origins, is_wanted=admin_flag, is_demo=settings.is_demo)
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the workers end
         stack.push_async_callback(supervisor.stop)
@@ -114,24 +144,9 @@ async def supervise(
 
         if admin is not None:
             await admin.start()
-        under_way: set[asyncio.Task[object]] = set()
-
-        async def upgrade() -> None:
-            assert supervisor is not None
-            try:
-                status = await supervisor.upgrade(settings.read_again)
-            except UpgradeError as error:
-                log.say(f"no upgrade: {error}; everything goes on as it was")
-            else:
-                log.say(f"upgraded {status.workers} workers in {status.elapsed_s:.1f} s")
-
-        def begin(work: Callable[[], Coroutine[None, None, object]]) -> None:
-            task = asyncio.ensure_future(work())
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
 
         running.add_signal_handler(signal.SIGHUP, begin, reload)
-        running.add_signal_handler(signal.SIGUSR2, begin, upgrade)
+        running.add_signal_handler(signal.SIGUSR2, begin, say_upgrade)
         # The workers' lines come behind the banner, and so do its own.
         summary = msgspec.convert(ready[0].summary, Summary)
         workers = [(worker.number, worker.pid) for worker in supervisor.serving()]

@@ -121,9 +121,7 @@ _SUPERVISORS = frozenset(
 """Settings that a supervisor has used when it started; and all of [admin]."""
 
 
-def within_reach(
-    old: Config, new: Config, *, is_upgrade: bool = False
-) -> tuple[Config, list[str]]:
+def within_reach(old: Config, new: Config, *, is_upgrade: bool = False) -> tuple[Config, list[str]]:
     """Return what of a new configuration can be had without a restart, the rest as it was.
 
     Args:

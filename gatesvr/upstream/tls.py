@@ -7,7 +7,6 @@ import ssl
 from typing import TYPE_CHECKING
 
 import grpc
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..credentials import (
     SYSTEM_CAS,
@@ -107,6 +106,8 @@ def _context(config: UpstreamTls, trusted: Sequence[Certificate]) -> ssl.SSLCont
     context.set_alpn_protocols(["h2"])
     try:
         if trusted:
+            from cryptography.hazmat.primitives.serialization import Encoding
+
             roots = b"".join(certificate.public_bytes(Encoding.DER) for certificate in trusted)
             context.load_verify_locations(cadata=roots)
         else:

@@ -101,7 +101,13 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker is to drain and end; None for what its configuration says (Gateway.drain()).
 
-    Where ``nodes`` names others, they go on: it leaves its sockets and its sessions to them.
+    Attributes:
+        rate: GOAWAYs a second.
+        timeout: Longest time, seconds.
+        ready_wait: Seconds of false readiness first.
+        to: Another gateway to send QUIC clients to.
+        to_web: The same for web clients.
+        nodes: Workers that go on: this one leaves its sockets and its sessions to them.
     """
 
     rate: float | None = None

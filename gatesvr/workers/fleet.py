@@ -15,6 +15,7 @@ Nothing is asked but what somebody wants to see, and once a second the figures, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ..admin.source import Sample
 from ..cluster.entries import Entry
 from ..cluster.peer_link import PeerCounters
 from ..cluster.peers import PeerUnreachableError
-from ..errors import ConfigError
+from ..errors import ConfigError, GatesvrError
 from ..figures import CLUSTER_COUNTERS, COUNTERS, Figures
 from ..observe.log import set_level
 from ..observe.metrics import Counters
@@ -58,9 +59,9 @@ from .questions import (
 from .sums import Own, Past, add_up, endpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from ..admin.answers import SessionPage, SessionView, Stacks
+    from ..admin.answers import SessionPage, SessionView, Stacks, UpgradeStatus
     from ..admin.questions import (
         DrainBody,
         KickBody,
@@ -77,7 +78,9 @@ if TYPE_CHECKING:
     from ..reload import ReloadReport
     from .questions import Question
 
-__all__ = ["LAYERS", "Fleet", "Supervision", "Worker"]
+__all__ = ["LAYERS", "Fleet", "Supervision", "WorkerFacts"]
+
+logger = logging.getLogger("gatesvr.admin")
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -102,7 +105,7 @@ MAX_TRACED = 64
 """Sessions traced at a time."""
 
 
-class Worker(Protocol):
+class WorkerFacts(Protocol):
     """What a supervisor knows of a worker; see Supervisor.view()."""
 
     @property
@@ -145,7 +148,7 @@ class Supervision(Protocol):
     def counters(self) -> WorkerCounters:
         """What became of the workers."""
 
-    def view(self) -> Sequence[Worker]:
+    def view(self) -> Sequence[WorkerFacts]:
         """Return the live workers, by number."""
 
     async def drain(
@@ -157,6 +160,9 @@ class Supervision(Protocol):
         to_web: str = "",
     ) -> None:
         """Drain all workers, and end."""
+
+    def upgrade_status(self) -> UpgradeStatus:
+        """Return how far an upgrade is."""
 
     def drain_status(self) -> DrainStatus:
         """Return how far a drain is."""
@@ -206,6 +212,7 @@ class Fleet:
         entries: Knows the owner of each session.
         slots: Places, each with a worker in the normal case.
         reload: Reads the configuration again, and puts it in force in all workers.
+        upgrade: Replaces the workers by new ones.
     """
 
     def __init__(
@@ -216,6 +223,7 @@ class Fleet:
         *,
         slots: int,
         reload: Callable[[], Awaitable[ReloadReport]] | None = None,
+        upgrade: Callable[[], Coroutine[None, None, object]] | None = None,
     ) -> None:
         self.layers = LAYERS
         self.more_counters: dict[str, Counters] = {"workers": supervision.counters}
@@ -224,6 +232,8 @@ class Fleet:
         self._entries = entries
         self._slots = slots
         self._reload = reload
+        self._upgrade = upgrade
+        self._upgrading: asyncio.Task[object] | None = None
         self._profiler = Profiler()
         self._clock = asyncio.get_running_loop().time
         self._start_time, self._started_at = time.time(), self._clock()
@@ -301,7 +311,7 @@ class Fleet:
             figures.counters[layer] = counters.snapshot()
         return figures
 
-    def _view(self, workers: Sequence[Worker]) -> FleetView:
+    def _view(self, workers: Sequence[WorkerFacts]) -> FleetView:
         views = [self._worker(worker) for worker in workers]
         free = set(range(self._slots)) - {worker.slot for worker in workers}
         views += [_nobody(slot) for slot in free]
@@ -312,7 +322,7 @@ class Fleet:
             workers=views,
         )
 
-    def _worker(self, worker: Worker) -> WorkerView:
+    def _worker(self, worker: WorkerFacts) -> WorkerView:
         seen = self._seen.get(worker.node_id)
         figures = seen.figures if seen is not None else None
         state: Any = worker.phase
@@ -434,6 +444,25 @@ class Fleet:
             self._draining = draining
         return await self.drain_status()
 
+    async def upgrade_status(self) -> UpgradeStatus:
+        """See Source."""
+        return self._supervision.upgrade_status()
+
+    async def upgrade(self) -> UpgradeStatus:
+        """See Source."""
+        if self._upgrade is None:
+            raise Refused.missing("this gateway's workers cannot be replaced")
+        upgrading = asyncio.create_task(self._upgrade(), name="gatesvr-admin-upgrade")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it has begun, so that the answer shows it
+        if upgrading.done():
+            error = upgrading.exception()
+            if isinstance(error, GatesvrError):
+                raise Refused(409, "REFUSED", f"no upgrade: {error}")
+        upgrading.add_done_callback(_ended)
+        self._upgrading = upgrading
+        return self._supervision.upgrade_status()
+
     async def profile(self, seconds: float, worker: int | None) -> str:
         """See Source."""
         if worker is None:
@@ -461,18 +490,18 @@ class Fleet:
 
     # Asking.
 
-    def _asked(self) -> list[Worker]:
+    def _asked(self) -> list[WorkerFacts]:
         """Return the workers that can be asked: all but those that start."""
         return [worker for worker in self._supervision.view() if worker.phase != "starting"]
 
-    def _numbered(self, number: int) -> Worker:
+    def _numbered(self, number: int) -> WorkerFacts:
         for worker in self._asked():
             if worker.number == number:
                 return worker
         raise Refused(404, "NOT_FOUND", f"there is no worker {number}")
 
     async def _ask_all(
-        self, workers: Sequence[Worker], question: Question[Q, A], asked: Q, within: float
+        self, workers: Sequence[WorkerFacts], question: Question[Q, A], asked: Q, within: float
     ) -> dict[int | None, A | None]:
         """Ask all at the same time; return their answers by their numbers, None for none.
 
@@ -480,7 +509,7 @@ class Fleet:
             Refused: One refuses.
         """
 
-        async def ask(worker: Worker) -> A | None:
+        async def ask(worker: WorkerFacts) -> A | None:
             try:
                 return await self._ask(worker, question, asked, within)
             except Refused as refusal:
@@ -493,7 +522,7 @@ class Fleet:
 
     async def _ask_owner(
         self, session_id: str, question: Question[OfSession[Q], A], body: Q, longer: float = 0.0
-    ) -> tuple[Worker, A]:
+    ) -> tuple[WorkerFacts, A]:
         """Ask the worker that owns a session; look again where it has just moved."""
         asked = OfSession(session=session_id, body=body)
         for look in range(LOOKS):
@@ -512,7 +541,9 @@ class Fleet:
         self._traced.pop(session_id, None)
         raise Refused(404, "NOT_FOUND", "no such session")
 
-    async def _ask(self, worker: Worker, question: Question[Q, A], asked: Q, within: float) -> A:
+    async def _ask(
+        self, worker: WorkerFacts, question: Question[Q, A], asked: Q, within: float
+    ) -> A:
         """Ask a worker.
 
         Raises:
@@ -554,3 +585,12 @@ def _nobody(slot: int) -> WorkerView:
         moves_out=0,
         handed_on=0,
     )
+
+
+def _ended(upgrading: asyncio.Task[object]) -> None:
+    """Log what is no reason for an upgrade to be given up; its status has the others."""
+    if upgrading.cancelled():
+        return
+    error = upgrading.exception()
+    if error is not None and not isinstance(error, GatesvrError):
+        logger.error("internal_error", exc_info=error)

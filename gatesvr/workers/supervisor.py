@@ -57,7 +57,7 @@ from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
 from .shares import Balancer
 from .slots import Slots
-from .upgrade import Upgrade, UpgradeError, UpgradeStatus
+from .upgrade import Upgrade, UpgradeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.wrappers_pb2 import BytesValue
 
+    from ..admin.answers import UpgradeStatus
     from ..cluster.calls import Call
     from ..config import Config
     from ..drain import Phase
@@ -516,7 +517,7 @@ class Supervisor:
             rate: Clients asked to leave a second, of all workers together; None for ``drain.rate``.
             timeout: Longest time, seconds; None for ``drain.timeout``.
             ready_wait: Seconds of false readiness first; None for ``drain.ready_wait``.
-            to: Another gateway to send QUIC clients to, empty for none.
+            to: Another gateway, ``HOST:PORT``, to send QUIC clients to; empty for none.
             to_web: The same for web clients.
 
         Raises:
@@ -524,9 +525,8 @@ class Supervisor:
         """
         check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
-            self._draining = asyncio.ensure_future(
-                self._drain(rate, timeout, ready_wait, to, to_web)
-            )
+            order = Leave(rate=rate, timeout=timeout, ready_wait=ready_wait, to=to, to_web=to_web)
+            self._draining = asyncio.ensure_future(self._drain(order))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
@@ -551,22 +551,14 @@ class Supervisor:
             if self.slots.phase(number) == "starting":
                 worker.kill()
 
-    async def _drain(
-        self,
-        rate: float | None,
-        within: float | None,
-        ready_wait: float | None,
-        to: str,
-        to_web: str,
-    ) -> None:
+    async def _drain(self, order: Leave) -> None:
         try:
             self._leave()
             self._drain_status = DrainStatus(phase="unready")
-            share = (rate or self.config.drain.rate) / max(1, len(self.workers))
-            order = Leave(rate=share, timeout=within, ready_wait=ready_wait, to=to, to_web=to_web)
+            share = (order.rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
-                worker.tell(order)
-            longest = self.config.drain.timeout if within is None else within
+                worker.tell(msgspec.structs.replace(order, rate=share))
+            longest = self.config.drain.timeout if order.timeout is None else order.timeout
             async with asyncio.timeout(longest + LATE_S):
                 await self._see_them_off()
         except TimeoutError:

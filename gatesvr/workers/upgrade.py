@@ -17,20 +17,20 @@ What happens to processes is behind the Crew, so that all of this runs without a
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
+from ..admin.answers import UpgradeStatus
 from ..errors import GatesvrError
 from ..observe.log import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from ..admin.answers import UpgradePhase
     from ..config import Config
     from .calls import WorkerStatus
 
-__all__ = ["Crew", "Upgrade", "UpgradeError", "UpgradePhase", "UpgradeStatus"]
+__all__ = ["Crew", "Upgrade", "UpgradeError"]
 
 logger = logging.getLogger("gatesvr.workers")
 
@@ -39,39 +39,9 @@ LOOK_S = 0.1
 LATE_S = 10.0
 """Time that old workers get beyond the upgrade's; then they are killed."""
 
-UpgradePhase = Literal["none", "starting", "leaving", "done", "given_up"]
-
 
 class UpgradeError(GatesvrError):
     """The upgrade was given up, and changed nothing; or another one is under way."""
-
-
-class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an upgrade has come.
-
-    Attributes:
-        phase: See the top of this file; ``none`` before the first one.
-        why: Why it was given up.
-        workers: New workers.
-        workers_ready: Of these, those that are ready.
-        workers_left: Old workers that have not ended.
-        connections_left: Clients that these still have.
-        sessions_left: Sessions that they still have.
-        requests_left: Requests that they still run.
-        elapsed_s: Seconds since it began.
-        remaining_s: Seconds after which what old workers still have is cut off.
-    """
-
-    phase: UpgradePhase = "none"
-    why: str = ""
-    workers: int = 0
-    workers_ready: int = 0
-    workers_left: int = 0
-    connections_left: int = 0
-    sessions_left: int = 0
-    requests_left: int = 0
-    elapsed_s: float = 0.0
-    remaining_s: float = 0.0
 
 
 class Crew(Protocol):

@@ -114,7 +114,9 @@ class Load:
                 found.append(f"{each.asked} asked, {each.answered} answered")
             wanted = list(range(1, each.pushed + 1))
             if each.notifies != wanted:
-                found.append(f"pushed {each.pushed}, got {each.notifies[-5:]} ({len(each.notifies)})")
+                found.append(
+                    f"pushed {each.pushed}, got {each.notifies[-5:]} ({len(each.notifies)})"
+                )
         return found
 
 

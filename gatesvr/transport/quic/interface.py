@@ -17,11 +17,13 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ...protocol.link import Disconnect, PathState
 from ..addresses import Address, Datagram
-from ..tls import ClientTls, ServerTls
+
+if TYPE_CHECKING:
+    from ..tls import ClientTls, ServerTls
 
 __all__ = [
     "ALPN",
