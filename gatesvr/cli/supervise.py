@@ -54,6 +54,7 @@ async def supervise(
         loop: Name of the workers' event loop.
         admin_flag: ``--admin``.
     """
+    log.share()
     supervisor: Supervisor | None = None
     is_hurried = False
 

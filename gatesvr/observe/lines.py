@@ -31,6 +31,8 @@ class LineWriter:
 
     Attributes:
         dropped: Lines that were dropped.
+        chunk_bytes: Most that one write has, but for a longer line. Where several processes write to
+            a pipe, PIPE_BUF keeps their lines whole: it takes so much at once, or nothing.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LineWriter:
         max_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.dropped = 0
+        self.chunk_bytes = CHUNK_BYTES
         self._descriptor = descriptor
         self._notice = notice
         self._max_bytes = max_bytes
@@ -96,7 +99,7 @@ class LineWriter:
                 self._is_writing = True
                 chunk = [self._take()]
                 size = len(chunk[0])
-                while self._lines and size + len(self._lines[0]) <= CHUNK_BYTES:
+                while self._lines and size + len(self._lines[0]) <= self.chunk_bytes:
                     chunk.append(self._take())
                     size += len(chunk[-1])
             is_written = self._write(b"".join(chunk))

@@ -13,6 +13,7 @@ import datetime
 import json
 import logging
 import os
+import select
 import sys
 import threading
 from collections.abc import Mapping
@@ -207,6 +208,8 @@ class LogHandler(logging.Handler):
         self._writer = LineWriter(descriptor, self._notice)
         self._held: list[logging.LogRecord] | None = [] if is_held else None
         self._status = ""
+        if worker is not None:
+            self.share()
 
     def restyle(self, style: Style) -> None:
         """Have lines look otherwise from now on."""
@@ -215,6 +218,10 @@ class LogHandler(logging.Handler):
         encoding = None if style == "json" else getattr(sys.stderr, "encoding", None)
         self._encoding = encoding or "utf-8"
         self.setFormatter(_formatter(style, self._worker))
+
+    def share(self) -> None:
+        """Keep lines whole although other processes write to the same pipe."""
+        self._writer.chunk_bytes = select.PIPE_BUF
 
     @property
     def dropped(self) -> int:

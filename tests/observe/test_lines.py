@@ -161,3 +161,26 @@ def test_json_line_carries_both_times(pipe: tuple[int, int]) -> None:
     handler.flush()
     line = json.loads(os.read(reader, SMALL_PIPE))
     assert line["time"] == timestamp(line["at"])
+
+
+def test_lines_of_several_workers_stay_whole_in_one_pipe(pipe: tuple[int, int]) -> None:
+    reader, descriptor = pipe
+    handlers = [LogHandler("json", descriptor=descriptor, worker=number) for number in (1, 2)]
+    for number in range(400):
+        for handler in handlers:
+            logger_to(handler).info("event", extra=keys(number=number, more="x" * 100))
+    data = drain(reader, lambda data: data.count(b"\n") == 800)
+    lines = [json.loads(line) for line in data.splitlines()]
+    for worker in (1, 2):
+        numbers = [line["number"] for line in lines if line["worker"] == worker]
+        assert numbers == list(range(400))
+
+
+@pytest.mark.parametrize("worker", [None, 0])
+def test_a_workers_events_have_its_number(pipe: tuple[int, int], worker: int | None) -> None:
+    reader, descriptor = pipe
+    handler = LogHandler(descriptor=descriptor, worker=worker)
+    logger_to(handler).info("event", extra=keys(more=1))
+    handler.flush()
+    said = os.read(reader, SMALL_PIPE)
+    assert said.endswith(b" event more=1\n" if worker is None else b" event worker=0 more=1\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gatesvr import Gateway
+from gatesvr.admin.answers import UpgradeStatus
 from gatesvr.cluster.entries import Entries
 from gatesvr.cluster.peers import PeerUnreachableError
 from gatesvr.config import Config, load
@@ -93,6 +94,9 @@ class FakeSupervision:
 
     def drain_status(self) -> DrainStatus:
         return self.status
+
+    def upgrade_status(self) -> UpgradeStatus:
+        return UpgradeStatus()
 
 
 class FleetRig:
