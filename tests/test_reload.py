@@ -252,7 +252,7 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "dispatch.max_queue_size": lambda g: g.processor._bulkheads["hello"]._max_waiting,
     "dispatch.task_timeout": lambda g: (
         g.dispatcher._task_timeout
-        if g.dispatcher._task_timeout == g.dispatcher._login._task_timeout
+        if g.dispatcher._task_timeout == g.dispatcher.login._task_timeout
         else None
     ),
     "dispatch.drain_timeout": lambda g: g.config.dispatch.drain_timeout,
