@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .auth.gate import Gate
 from .auth.reasons import AuthCounters
+from .config.memory import memory_limit
 from .control.commands import Commands
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.processor import AsyncProcessor
@@ -22,7 +23,6 @@ from .observe.trace import request_tracer
 from .overload import Overload
 from .protocol.link import HIGH_WATER_BYTES
 from .session.manager import SessionManager
-from .session.memory import memory_limit
 from .upstream.router import UpstreamRouter
 
 if TYPE_CHECKING:
@@ -194,6 +194,17 @@ class Engine:
             self.commands.pushes.apply(config.push.max_broadcasts)
 
         return commit
+
+    def limit(
+        self, *, connections: int, queues_bytes: int, memory_bytes: int, event_subscribers: int
+    ) -> None:
+        """Take other limits of the whole, until a commit of prepare()."""
+        self.overload.limit(memory_bytes)
+        self.session_manager.limit(
+            connections=connections,
+            queues_bytes=queues_bytes,
+            event_subscribers=event_subscribers,
+        )
 
     def counters(self) -> dict[str, Counters]:
         """Return the counters of each layer, gauges brought up to date."""

@@ -383,6 +383,30 @@ class Gateway(LocalPushApi):
         self.config = config
         return left
 
+    def limit(
+        self,
+        *,
+        connections: int,
+        queues_bytes: int,
+        memory_bytes: int,
+        push_streams: int,
+        event_subscribers: int,
+    ) -> None:
+        """Hold to these limits in the place of the configured ones, until the next apply().
+
+        One process of several has a share of each, which changes (workers/shares.py). What there is
+        beyond a limit stays.
+        """
+        self.listener.limit(connections)
+        self.web.limit(connections)
+        self.push_service.limit(push_streams)
+        self.engine.limit(
+            connections=connections,
+            queues_bytes=queues_bytes,
+            memory_bytes=memory_bytes,
+            event_subscribers=event_subscribers,
+        )
+
     async def start(self) -> None:
         """Start the layers, from the upstreams to the clients.
 

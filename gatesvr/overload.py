@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._core.limits import TokenBucket
+from .config.memory import DEFAULT_MEMORY
 from .observe.log import keys
 from .observe.metrics import Counter, Counters, Gauge
 
@@ -71,8 +72,6 @@ SETTLED = 1.01
 """Times that memory may be used again; a few pages more are no growth."""
 MAX_SETTLED = 1.1
 """Times max_memory at most."""
-DEFAULT_MEMORY = 0.9
-"""Part of the memory limit that a gateway without max_memory may take."""
 
 LEVELS = ("nothing", "handshakes", "sessions", "broadcasts", "pushes", "slowest")
 _HANDSHAKES, _SESSIONS, _BROADCASTS, _PUSHES, _SLOWEST = range(1, len(LEVELS))
@@ -154,7 +153,10 @@ class Overload:
         """Take other limits."""
         self._max_lag = config.max_loop_lag or math.inf
         self._is_enforced = not config.dry_run
-        max_memory = config.max_memory or int(self._memory_limit * DEFAULT_MEMORY)
+        self.limit(config.max_memory or int(self._memory_limit * DEFAULT_MEMORY))
+
+    def limit(self, max_memory: int) -> None:
+        """Take another limit of memory, until the next apply()."""
         if max_memory == self._max_memory:
             return  # what has settled above it stays
         self._max_memory = max_memory

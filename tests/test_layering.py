@@ -50,7 +50,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "cluster": WITHOUT_IO | {"dispatch", "control", "engine", "service.results"},
     "workers": BOTTOM
     | {"cluster", "figures", "gateway", "drain", "reload", "admin", "transport"}
-    | {"overload", "session.memory", "upstream"},
+    | {"overload", "upstream"},
     "auth": BOTTOM,
     "upstream": BOTTOM | {"service.results"},
     "service": LEAVES,

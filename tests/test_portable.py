@@ -9,9 +9,9 @@ import pytest
 
 from gatesvr.bench import run
 from gatesvr.config import DispatchConfig
+from gatesvr.config.memory import ASSUMED_MEMORY_BYTES, memory_limit
 from gatesvr.dispatch.processor import AsyncProcessor, usable_cpus
 from gatesvr.errors import ConfigError
-from gatesvr.session.memory import ASSUMED_MEMORY_BYTES, memory_limit
 
 
 def test_a_system_that_binds_no_process_to_processors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from gatesvr.protocol.messages import StopReason
 from gatesvr.reload import Reloader
 from gatesvr.transport.tls import generate_certificate
 from gatesvr.upstream.lanes import LANES
+from gatesvr.workers.shares import MOVING, Limits
 
 from .e2e.plain_client import business, plain_client
 from .e2e.plain_upstream import PlainUpstream, plain_upstream
@@ -251,7 +252,7 @@ IN_FORCE: dict[str, Callable[[Gateway], Any]] = {
     "dispatch.max_queue_size": lambda g: g.processor._bulkheads["hello"]._max_waiting,
     "dispatch.task_timeout": lambda g: (
         g.dispatcher._task_timeout
-        if g.dispatcher._task_timeout == g.dispatcher._login._task_timeout
+        if g.dispatcher._task_timeout == g.dispatcher.login._task_timeout
         else None
     ),
     "dispatch.drain_timeout": lambda g: g.config.dispatch.drain_timeout,
@@ -527,6 +528,27 @@ async def test_limits_that_lanes_have_learned_stay() -> None:
         assert lane(gateway)._max_batch == 9
         gateway.apply(config_of(upstream, adaptive, "upstream.max_open=9"))
         assert lane(gateway)._limit is not learned
+
+
+async def test_shares_hold_in_the_place_of_the_limits_until_the_next_reload() -> None:
+    """As one process of several has them."""
+    config = load(sets=FREE_PORTS)
+    shares = {
+        "transport.max_connections": 11,
+        "session.max_queues_bytes": 12,
+        "overload.max_memory": 13,
+        "push.max_streams": 14,
+        "push.max_event_subscribers": 15,
+    }
+    assert tuple(shares) == MOVING
+    async with Gateway(config) as gateway:
+        before = {name: IN_FORCE[name](gateway) for name in shares}
+        gateway.limit(**Limits(*shares.values())._asdict())
+        assert {name: IN_FORCE[name](gateway) for name in shares} == shares
+        assert gateway.web._max_connections == 11
+        gateway.apply(config)
+        assert {name: IN_FORCE[name](gateway) for name in shares} == before
+        assert gateway.web._max_connections == config.transport.max_connections
 
 
 async def test_only_a_gateway_that_runs_is_reloaded() -> None:

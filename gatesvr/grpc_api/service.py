@@ -177,6 +177,11 @@ class PushService:
 
         return commit
 
+    def limit(self, max_streams: int) -> None:
+        """Take another limit of PushStreams; prepare() brings the configured one back."""
+        if self._servicer is not None:
+            self._servicer.apply(max_streams)
+
     async def stop(self) -> None:
         """Refuse new calls and give running ones a second. Idempotent."""
         server, self._server = self._server, None

@@ -170,6 +170,12 @@ class SessionManager:
         self._starter.apply(config, transport.max_connections, context, needs_auth=needs_auth)
         self.moves.apply(config, context)
 
+    def limit(self, *, connections: int, queues_bytes: int, event_subscribers: int) -> None:
+        """Take other limits of all sessions together, until the next apply()."""
+        self._budget.apply(max(queues_bytes, 1))  # 0 would be the default
+        self.events.apply(event_subscribers)
+        self._starter.limit(connections)
+
     def __len__(self) -> int:
         """Return the number of sessions that are not Closed."""
         return len(self.index)
@@ -186,6 +192,11 @@ class SessionManager:
         counters.event_subscribers = len(self.events)
         counters.queued_bytes = self._budget.queued_bytes
         return counters
+
+    @property
+    def queued_bytes(self) -> int:
+        """Memory of all queues, as counted; so much of the limits' ``queues_bytes`` is used."""
+        return self._budget.queued_bytes
 
     # Finding.
 

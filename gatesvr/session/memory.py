@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..config.memory import MEMORY_SHARE, memory_limit
 
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["MESSAGE_BYTES", "NAME_BYTES", "MemoryBudget", "memory_limit"]
+__all__ = ["MESSAGE_BYTES", "NAME_BYTES", "MemoryBudget"]
 
-MEMORY_SHARE = 4
-"""All queues together take at most one part in this many of the memory limit."""
 MESSAGE_BYTES = 80
 """A queued message's cost beside its body: a place in the ring, a bytes object's own part."""
 NAME_BYTES = 256
 """Cost of a remembered push_id or conflate_key of the greatest length."""
-ASSUMED_MEMORY_BYTES = 4 << 30
-"""Memory of a machine whose system does not tell."""
 SLICE = 64
 """Sessions that one push counts anew, at most, when the budget is spent."""
 SLACK_SHARE = 64
@@ -145,16 +141,3 @@ class MemoryBudget:
                 if self.left >= 0:
                     break
         self.is_full = self.left < 0
-
-
-def memory_limit() -> int:
-    """Return the bytes of memory that this process may use: its cgroup's, or the machine's."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-    except OSError:
-        text = "max"
-    try:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):  # not every system tells
-        machine = ASSUMED_MEMORY_BYTES
-    return min(int(text), machine) if text.isdigit() else machine

@@ -114,6 +114,10 @@ class SessionStarter:
         self._context = context
         self._needs_auth = needs_auth
 
+    def limit(self, max_connections: int) -> None:
+        """Take another bound of the sessions, until the next apply()."""
+        self._max_sessions = SESSIONS_PER_CONNECTION * max_connections
+
     def turn_away(self, link: Link, now: float) -> StartOutcome | None:
         """Return the refusal of any new session, before its client is known; see
         SessionManager.turn_away()."""

@@ -156,9 +156,13 @@ class Admission:
 
     def _set_limits(self, config: TransportConfig) -> None:
         self._retry = config.retry
-        self._max_connections = config.max_connections
-        self._max_all = config.max_connections + max(1, config.max_connections // 20)
         self._max_handshakes = config.max_handshakes
+        self.limit(config.max_connections)
+
+    def limit(self, max_connections: int) -> None:
+        """Take another limit of connections, until the next apply()."""
+        self._max_connections = max_connections
+        self._max_all = max_connections + max(1, max_connections // 20)
 
     def apply(self, config: TransportConfig) -> None:
         """Take other limits; connections that there are stay."""

@@ -226,6 +226,11 @@ class ConnectionListener:
 
         return commit
 
+    def limit(self, max_connections: int) -> None:
+        """Take another limit of connections, of this way in; prepare() brings the configured one
+        back."""
+        self._admission.limit(max_connections)
+
     def follow_certificate(self) -> None:
         """Read the certificate's files again if they have changed; call it once a second.
 

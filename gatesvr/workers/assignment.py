@@ -27,6 +27,7 @@ __all__ = [
     "Hurry",
     "Leave",
     "Ready",
+    "board_file",
     "datagram_socket",
     "hub_socket",
     "peer_socket",
@@ -76,6 +77,11 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 def hub_socket(folder: str) -> str:
     """Return the path of the supervisor's socket for calls."""
     return os.path.join(folder, "hub")
+
+
+def board_file(folder: str) -> str:
+    """Return the path of the board."""
+    return os.path.join(folder, "board")
 
 
 def peer_socket(assignment: Assignment) -> str:

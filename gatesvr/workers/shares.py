@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from ..overload import DEFAULT_MEMORY
-from ..session.memory import MEMORY_SHARE, memory_limit
+from ..config.memory import DEFAULT_MEMORY, MEMORY_SHARE, memory_limit
 from .board import Grant, Row
 
 if TYPE_CHECKING:
@@ -334,12 +333,16 @@ class Member:
         self._hold = hold
         self._grant = Grant(0)
 
-    def tick(self) -> None:
-        """Hold to what was granted, and say so; call it every board.BEAT_S, and at the start."""
+    def take(self) -> None:
+        """Hold to what was granted; call it before the worker takes its first client."""
         grant = self._board.granted(self._number)
         if grant.number > self._grant.number:
             self._grant = grant
             self.hold()
+
+    def tick(self) -> None:
+        """Hold to what was granted, and say so; call it every board.BEAT_S once it serves."""
+        self.take()
         row = self._look()
         held = tuple(map(max, self._grant.shares[: len(MOVING)], row.used)) or row.used
         self._board.write(self._number, row._replace(grant=self._grant.number, held=held))

@@ -37,9 +37,11 @@ from .assignment import (
     Hurry,
     Leave,
     Ready,
+    board_file,
     datagram_socket,
     hub_socket,
 )
+from .board import BEAT_S, Board
 from .calls import (
     RELOAD,
     STATUS,
@@ -54,6 +56,7 @@ from .crew import WorkerCrew
 from .drains import gone, sum_up
 from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
+from .shares import Balancer
 from .slots import Slots
 from .upgrade import Upgrade, UpgradeError
 
@@ -163,6 +166,9 @@ class Supervisor:
         )
         self._hub = HubServer(self.entries)
         self._folder = ""
+        self._board: Board | None = None
+        self._balancer: Balancer | None = None
+        self._balancing: asyncio.TimerHandle | None = None
         self._key, self._secret = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(SECRET_BYTES)
         self._steers = False
         self._is_serving = False
@@ -220,7 +226,10 @@ class Supervisor:
             self._folder = tempfile.mkdtemp(prefix="gatesvr-")  # of this user alone
             await self.links.serve(hub_socket(self._folder), self._hub.handlers())
             self._hub.start()
+            self._board = Board(board_file(self._folder), is_new=True)
+            self._balancer = Balancer(self._board, self.config)
             workers = [self.begin(slot) for slot in range(self.slots.count)]
+            self._balance()
             ready = await self._first_reports(workers)
         except BaseException:
             await self.stop()
@@ -258,6 +267,10 @@ class Supervisor:
             LookupError: The slot has no number left.
         """
         number = self.slots.begin(slot)
+        assert self._balancer is not None
+        self._balancer.add(number)
+        if self._is_serving:
+            self._balancer.tick()
         sockets = self._ports.sockets(slot)
         assignment = Assignment(
             number=number,
@@ -278,6 +291,12 @@ class Supervisor:
         self.counters.running = len(self.workers)
         self._spawn(self._watch(worker))
         return worker
+
+    def _balance(self) -> None:
+        """Move the workers' shares of the limits, now and from now on."""
+        assert self._balancer is not None
+        self._balancer.tick()
+        self._balancing = asyncio.get_running_loop().call_later(BEAT_S, self._balance)
 
     # What becomes of a worker.
 
@@ -318,6 +337,8 @@ class Supervisor:
         del self.workers[number]
         self.counters.running = len(self.workers)
         self.links.remove(worker.node_id)
+        if self._balancer is not None:
+            self._balancer.remove(number)
         lost = len(self.entries.leave(worker.node_id, now))
         for path in (worker.socket, datagram_socket(worker.assignment)):
             with contextlib.suppress(FileNotFoundError):
@@ -388,6 +409,8 @@ class Supervisor:
                 return ReloadReport(error=str(error))
             before, self.config = self.config, config
             own = config.workers
+            if self._balancer is not None:
+                self._balancer.apply(config)
             self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
             log_changes(changed, left)
             follow_log(before.log, config.log)
@@ -467,6 +490,8 @@ class Supervisor:
         finally:
             self._fill_slots()
         before, self.config = self.config, config
+        if self._balancer is not None:
+            self._balancer.apply(config)
         self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
         follow_log(before.log, config.log)
 
@@ -599,6 +624,10 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._hub.stop()
+            if self._balancing is not None:
+                self._balancing.cancel()
+            if self._board is not None:
+                self._board.close()
             await self.links.close()
             self._ports.close()
             if self._folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -15,9 +16,20 @@ from ..errors import CloseCode, ConfigError, GatesvrError
 from ..gateway import RECONNECT_AFTER_MS, Gateway, Membership
 from ..observe.log import keys
 from ..observe.version import package_version
+from ..overload import resident_bytes
 from ..reload import follow_log
 from ..transport.siblings import Siblings
-from .assignment import Go, Hurry, Leave, Ready, datagram_socket, hub_socket, peer_socket
+from .assignment import (
+    Go,
+    Hurry,
+    Leave,
+    Ready,
+    board_file,
+    datagram_socket,
+    hub_socket,
+    peer_socket,
+)
+from .board import BEAT_S, Board, BoardLoads, Row
 from .calls import (
     RELOAD,
     STATUS,
@@ -29,7 +41,7 @@ from .calls import (
     unpack,
 )
 from .desk import AdminDesk
-from .loads import FolderLoads
+from .shares import Limits, Member, divided
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +49,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.wrappers_pb2 import BytesValue
 
+    from ..config import Config
     from .assignment import Assignment, Channel
 
 __all__ = ["WorkerServer"]
@@ -72,16 +85,20 @@ class WorkerServer:
         }
         for sock in (sock for socks in sockets.values() for sock in socks):
             sock.set_inheritable(False)
+        number = assignment.number
+        self._board = Board(board_file(assignment.folder))
+        self._member = Member(self._board, number, self._row, self._hold)
+        self._beats: asyncio.TimerHandle | None = None
         siblings = Siblings(
-            assignment.number,
+            number,
             assignment.key,
             Path(assignment.folder),
-            FolderLoads(assignment.folder),
+            BoardLoads(self._board, number, self._load),
             sockets,
             secret=assignment.secret,
         )
         self.gateway = Gateway(
-            assignment.config,
+            self._part(assignment.config),
             Membership(
                 node_id=assignment.node_id,
                 address=peer_socket(assignment),
@@ -109,7 +126,10 @@ class WorkerServer:
             STATUS: self._on_status,
         }
         await self.links.serve(peer_socket(self._assignment), handlers)
+        self._member.take()
         await self.gateway.start()
+        self._member.hold()  # some of it there was nothing yet to hold
+        self._beat()
 
     async def run(self, summary: dict[str, Any], released: Callable[[], None]) -> None:
         """Serve until a drain has ended, whoever began it; the supervisor's end begins one.
@@ -149,6 +169,8 @@ class WorkerServer:
         """End what start() began. Idempotent."""
         self._desk.close()
         await self.gateway.stop()
+        if self._beats is not None:
+            self._beats.cancel()
         await self.links.close()
         if self._is_orphan:
             self._clear()
@@ -194,12 +216,60 @@ class WorkerServer:
         logger.warning("supervisor_gone")
         self.leave()
 
+    # What all workers know of each other.
+
+    def _part(self, config: Config) -> Config:
+        """Return this worker's part of a configuration."""
+        slots = self._assignment.slots
+        return divided(config, self._assignment.number % slots, slots)
+
+    def _beat(self) -> None:
+        self._member.tick()
+        self._beats = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    @property
+    def _connections(self) -> int:
+        return len(self.gateway.listener.connections) + len(self.gateway.web.connections)
+
+    @property
+    def _is_accepting(self) -> bool:
+        return not self._stop.is_set() and self.gateway.drain_status().phase == "serving"
+
+    def _load(self) -> int | None:
+        return self._connections if self._is_accepting else None
+
+    def _row(self) -> Row:
+        gateway = self.gateway
+        manager, requests = gateway.session_manager, gateway.processor.counters
+        used = Limits(
+            connections=self._connections,
+            queues_bytes=manager.queued_bytes,
+            memory_bytes=resident_bytes(),
+            push_streams=gateway.engine.commands.counters.streams,
+            event_subscribers=len(manager.events),
+        )
+        return Row(
+            os.getpid(),
+            is_accepting=self._is_accepting,
+            connections=used.connections,
+            sessions=len(manager.index),
+            inited=len(manager.index.inited),
+            queued_bytes=used.queues_bytes,
+            requests=requests.queued + requests.running,
+            memory_bytes=used.memory_bytes,
+            used=used,
+        )
+
+    def _hold(self, limits: Limits) -> None:
+        self.gateway.limit(**limits._asdict())
+
     # What the supervisor asks.
 
     def _on_reload(self, request: BytesValue, _: float) -> BytesValue:
         before = self.gateway.config.log
         try:
-            self.gateway.apply(unpack(request, ReloadOrder).config)
+            self.gateway.apply(self._part(unpack(request, ReloadOrder).config))
+            self._member.hold()
         except (ConfigError, RuntimeError) as error:
             return pack(Reloaded(error=str(error)))
         follow_log(before, self.gateway.config.log)
@@ -211,7 +281,7 @@ class WorkerServer:
         return pack(
             WorkerStatus(
                 not_ready=gateway.not_ready(),
-                connections=len(gateway.listener.connections) + len(gateway.web.connections),
+                connections=self._connections,
                 phase=drain.phase,
                 connections_at_start=drain.connections_at_start,
                 connections_told=drain.connections_told,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,18 +13,21 @@ import pytest
 from gatesvr.client import Client
 from gatesvr.config import load
 from gatesvr.demo import start_demo
+from gatesvr.errors import CloseCode, ConnectionFailed
 from gatesvr.service.gateway_client import GatewayClient
 from gatesvr.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from gatesvr.workers.assignment import Ready
 
 CLIENTS = 12
 
 
-@pytest.mark.long
-async def test_sessions_move_between_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
+@asynccontextmanager
+async def workers(*sets: str) -> AsyncIterator[tuple[Supervisor, Ready]]:
+    """Run demo services behind two workers."""
     ready: list[Ready] = []
     async with start_demo(gateway=lambda: ready[0].grpc) as demos:
         config = load(
@@ -31,7 +36,7 @@ async def test_sessions_move_between_workers(backend: str, monkeypatch: pytest.M
                 "push.bind=127.0.0.1:0",
                 "workers.count=2",
                 "log.level=error",
-                f"transport.backend={backend}",
+                *sets,
             ],
             overrides={
                 f"upstream.services.{name}": [{"address": address}]
@@ -42,11 +47,40 @@ async def test_sessions_move_between_workers(backend: str, monkeypatch: pytest.M
         ready += await supervisor.start()
         supervisor.go()
         try:
-            await _move(supervisor, ready[0], backend)
+            yield supervisor, ready[0]
         finally:
             await supervisor.drain(ready_wait=0)
+
+
+@pytest.mark.long
+async def test_sessions_move_between_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
+    async with workers(f"transport.backend={backend}") as (supervisor, ready):
+        await _move(supervisor, ready, backend)
     assert supervisor.counters.deaths == 0
     assert supervisor.drain_status().connections_left == 0
+
+
+@pytest.mark.long
+async def test_all_workers_together_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every place is taken, wherever the clients come to, and none more."""
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
+    async with workers(f"transport.max_connections={CLIENTS}") as (_, ready):
+        clients: list[Client] = []
+        refused: list[int] = []
+        while len(clients) < CLIENTS or not refused:
+            client = Client(ready.udp, openid=f"user{len(clients)}", insecure=True)
+            try:
+                await client.connect()
+            except ConnectionFailed as error:
+                refused.append(error.code)
+                await asyncio.sleep(0.1)  # until shares have moved to who wants them
+            else:
+                clients.append(client)
+        assert len(clients) == CLIENTS
+        assert set(refused) <= {CloseCode.OVERLOADED, 0}  # 0: dropped, 5 % above
+        for client in clients:
+            await client.close()
 
 
 async def _move(supervisor: Supervisor, ready: Ready, backend: str) -> None:

@@ -128,6 +128,7 @@ class WebListener:
     def _set(self, config: TransportConfig) -> None:
         web = config.web
         self._config = config
+        self._max_connections = config.max_connections
         rate = web.accept_rate or 1  # 0: no limit, and not asked
         self._accepts = TokenBucket(rate, 2 * rate)
         self._origins = frozenset(plain_origin(origin) for origin in web.origins)
@@ -147,6 +148,11 @@ class WebListener:
     def prepare(self, config: TransportConfig) -> Callable[[], None]:
         """Return a function that puts other settings in force, for new connections."""
         return lambda: self._set(config)
+
+    def limit(self, max_connections: int) -> None:
+        """Take another limit of connections, those by QUIC included; prepare() brings the
+        configured one back."""
+        self._max_connections = max_connections
 
     async def start(self) -> None:
         """Begin to listen, if the configuration says so.
@@ -316,7 +322,7 @@ class WebListener:
         prefixes = limits.prefixes(peer[0])
         taken = self._count() + len(quic.connections)
         if (
-            taken >= config.max_connections + max(1, config.max_connections // 20)
+            taken >= self._max_connections + max(1, self._max_connections // 20)
             or len(self._half_open) >= config.web.max_handshakes
             or self._is_shedding_handshakes(peer[0])
             or (prefixes is not None and not limits.admits(prefixes, now))
@@ -345,7 +351,7 @@ class WebListener:
             limits.begin(prefixes)
             self._prefixes[connection] = prefixes
         self._half_open.add(connection)
-        if taken >= config.max_connections:
+        if taken >= self._max_connections:
             self._refused.add(connection)
         self._gauge()
         task = asyncio.get_running_loop().create_task(self._begin(tcp, connection))
