@@ -77,7 +77,7 @@ class FakeSupervision:
     counters: WorkerCounters = field(default_factory=WorkerCounters)
     workers: list[FakeWorker] = field(default_factory=list)
     status: DrainStatus = field(default_factory=DrainStatus)
-    drains: list[tuple[float | None, float | None]] = field(default_factory=list)
+    drains: list[tuple[float | None, float | None, str, str]] = field(default_factory=list)
 
     def view(self) -> list[FakeWorker]:
         return list(self.workers)
@@ -90,7 +90,7 @@ class FakeSupervision:
         to: str = "",
         to_web: str = "",
     ) -> None:
-        self.drains.append((rate, timeout))
+        self.drains.append((rate, timeout, to, to_web))
 
     def drain_status(self) -> DrainStatus:
         return self.status
