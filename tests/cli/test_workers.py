@@ -85,9 +85,9 @@ async def test_workers_serve_die_reload_and_leave(tmp_path: Path) -> None:
 @pytest.mark.long
 async def test_workers_of_a_killed_supervisor_drain_and_end(tmp_path: Path) -> None:
     # A socket's path has to be short, and this one is below the test's own folder.
-    folders = Path(tempfile.mkdtemp(prefix="gw-", dir="/tmp"))
+    folders = tempfile.mkdtemp(prefix="gw-", dir="/tmp")
     args = ("serve", "--demo", "--workers", "2", *FREE_PORTS, "--set", "drain.ready_wait=0")
-    os.environ["TMPDIR"] = str(folders)
+    os.environ["TMPDIR"] = folders
     try:
         async with serving(tmp_path, *args) as server:
             pids = pids_of(server)
