@@ -14,6 +14,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 
 from ..cluster.calls import Call
 from ..config import Config
+from ..drain import DrainStatus
 
 __all__ = [
     "RELOAD",
@@ -55,21 +56,11 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         not_ready: Why no new clients should be sent to it; empty for nothing.
-        connections: Clients.
-        phase: Of its drain; the rest is as in DrainStatus.
+        drain: How far its drain is.
     """
 
     not_ready: list[str] = []
-    connections: int = 0
-    phase: str = "serving"
-    connections_at_start: int = 0
-    connections_told: int = 0
-    connections_left: int = 0
-    requests_left: int = 0
-    sessions_left: int = 0
-    elapsed_s: float = 0.0
-    remaining_s: float = 0.0
-    rate: float = 0.0
+    drain: DrainStatus = DrainStatus()
 
 
 def pack(value: Any = None) -> BytesValue:

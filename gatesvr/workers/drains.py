@@ -10,15 +10,14 @@ from ..drain import DrainStatus
 
 if TYPE_CHECKING:
     from ..drain import Phase
-    from .calls import WorkerStatus
 
 __all__ = ["gone", "sum_up"]
 
 _PHASES: tuple[Phase, ...] = ("serving", "unready", "goaway", "finishing", "stopped")
 
 
-def gone(status: WorkerStatus) -> WorkerStatus:
-    """Return the status of a worker that has ended."""
+def gone(status: DrainStatus) -> DrainStatus:
+    """Return the drain of a worker that has ended."""
     return msgspec.structs.replace(
         status,
         phase="stopped",
@@ -31,7 +30,7 @@ def gone(status: WorkerStatus) -> WorkerStatus:
     )
 
 
-def sum_up(statuses: list[WorkerStatus]) -> DrainStatus:
+def sum_up(statuses: list[DrainStatus]) -> DrainStatus:
     """Return the drains of all workers as one, in the phase of the one that is least far."""
     phases = [status.phase for status in statuses]
     return DrainStatus(
@@ -44,4 +43,5 @@ def sum_up(statuses: list[WorkerStatus]) -> DrainStatus:
         elapsed_s=max((s.elapsed_s for s in statuses), default=0.0),
         remaining_s=max((s.remaining_s for s in statuses), default=0.0),
         rate=sum(s.rate for s in statuses),
+        to=next((s.to for s in statuses if s.to), ""),
     )

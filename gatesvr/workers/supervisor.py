@@ -582,13 +582,14 @@ class Supervisor:
 
     async def _see_them_off(self) -> None:
         """Add up how far the workers' drains are until all have ended."""
-        known: dict[int, WorkerStatus] = {}
+        known: dict[int, DrainStatus] = {}
         while self.workers:
             for worker in list(self.workers.values()):
                 try:
-                    known[worker.number] = await self.ask(worker, STATUS, None, WorkerStatus)
+                    answer = await self.ask(worker, STATUS, None, WorkerStatus)
                 except PeerUnreachableError:
                     continue  # it ends, or is asked again
+                known[worker.number] = answer.drain
             for number in known.keys() - self.workers.keys():
                 known[number] = gone(known[number])
             if known:

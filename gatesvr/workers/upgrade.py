@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..admin.answers import UpgradePhase
     from ..config import Config
+    from ..drain import DrainStatus
     from .calls import WorkerStatus
 
 __all__ = ["Crew", "Upgrade", "UpgradeError"]
@@ -112,7 +113,7 @@ class Upgrade:
         self._new: Sequence[int] = ()
         self._old: Sequence[int] = ()
         self._ready: set[int] = set()
-        self._known: dict[int, WorkerStatus] = {}
+        self._known: dict[int, DrainStatus] = {}
         self._began_at = clock()
         self._ended_at = self._deadline = 0.0
 
@@ -216,7 +217,7 @@ class Upgrade:
             for number in left:
                 status = await crew.status(number)
                 if status is not None:
-                    self._known[number] = status
+                    self._known[number] = status.drain
             await crew.wait(left, LOOK_S)
         self._end("done")
         logger.info(

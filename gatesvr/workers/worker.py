@@ -277,19 +277,5 @@ class WorkerServer:
 
     def _on_status(self, request: BytesValue, _: float) -> BytesValue:
         unpack(request, Nothing)
-        gateway, drain = self.gateway, self.gateway.drain_status()
-        return pack(
-            WorkerStatus(
-                not_ready=gateway.not_ready(),
-                connections=self._connections,
-                phase=drain.phase,
-                connections_at_start=drain.connections_at_start,
-                connections_told=drain.connections_told,
-                connections_left=drain.connections_left,
-                requests_left=drain.requests_left,
-                sessions_left=drain.sessions_left,
-                elapsed_s=drain.elapsed_s,
-                remaining_s=drain.remaining_s,
-                rate=drain.rate,
-            )
-        )
+        gateway = self.gateway
+        return pack(WorkerStatus(not_ready=gateway.not_ready(), drain=gateway.drain_status()))

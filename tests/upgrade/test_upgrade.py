@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr.config import Config
+from gatesvr.drain import DrainStatus
 from gatesvr.workers.calls import WorkerStatus
 from gatesvr.workers.upgrade import Upgrade, UpgradeError
 
@@ -64,7 +65,9 @@ class PlayCrew:
 
     async def status(self, number: int) -> WorkerStatus | None:
         if number < SLOTS:
-            return WorkerStatus(connections_left=5, sessions_left=7, requests_left=1)
+            return WorkerStatus(
+                drain=DrainStatus(connections_left=5, sessions_left=7, requests_left=1)
+            )
         reasons = [] if self._state(number) == "ready" else ["no usable endpoint of hello"]
         return WorkerStatus(not_ready=reasons)
 
