@@ -19,6 +19,8 @@ from .settings import Settings, overrides
 from .terminal import ServerOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..config import Config
     from ..gateway import Gateway
     from ..observe.log import LogHandler
@@ -221,7 +223,11 @@ async def _serve_alone(
         summary = summarize(gateway, is_demo=settings.is_demo, page=page)
         out.echo(banner(summary, admin, is_demo=settings.is_demo))
         if stats:
-            await print_stats(gateway, log, out, stop, stats)
+
+            async def read() -> Mapping[str, Mapping[str, int]]:
+                return gateway.stats()
+
+            await print_stats(read, log, out, stop, stats)
         await stop.wait()
         clients = len(gateway.listener.connections)
         say_stopping(log, clients)

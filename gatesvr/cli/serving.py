@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..observe.log import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ..admin.server import AdminServer
     from ..admin.source import Source
@@ -118,15 +118,27 @@ def start_tracing() -> Callable[[], None]:
 
 
 async def print_stats(
-    gateway: Gateway, log: LogHandler, out: ServerOutput, stop: asyncio.Event, interval: float
+    read: Callable[[], Awaitable[Mapping[str, Mapping[str, int]]]],
+    log: LogHandler,
+    out: ServerOutput,
+    stop: asyncio.Event,
+    interval: float,
 ) -> None:
-    """Print a line of counters at each interval until stop is set."""
+    """Print a line of counters at each interval until stop is set.
+
+    Args:
+        read: Returns the counters, by layer and name.
+        log: Says in which style, and what it has dropped.
+        out: Standard output.
+        stop: Ends it.
+        interval: Seconds.
+    """
     write = _json_stats if log.style == "json" else _text_stats
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), interval)
             return
-        out.echo(write({**gateway.stats(), "log": {"dropped": log.dropped}}, time.time()))
+        out.echo(write({**await read(), "log": {"dropped": log.dropped}}, time.time()))
 
 
 def _text_stats(stats: Mapping[str, Mapping[str, int]], now: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from typing import TYPE_CHECKING
@@ -15,16 +16,16 @@ from ..workers.upgrade import UpgradeError
 from .banner import Summary, banner
 from .draining import say_stopping, show_drain
 from .loop import stop_event
-from .serving import admin_server, start_demo_services
+from .serving import admin_server, print_stats, start_demo_services
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from ..admin.answers import UpgradeStatus
-    from ..admin.source import Source
     from ..config import Config
     from ..observe.log import LogHandler
     from ..reload import ReloadReport
+    from ..workers.fleet import Fleet
     from .settings import Settings
     from .terminal import ServerOutput
 
@@ -50,7 +51,7 @@ async def supervise(
         config: What they say now.
         log: Holds back what is no warning until it serves.
         out: Standard output.
-        stats: Interval at which the workers print counters, seconds; None for never.
+        stats: Interval at which the counters of all are printed, seconds; None for never.
         loop: Name of the workers' event loop.
         admin_flag: ``--admin``.
     """
@@ -79,7 +80,6 @@ async def supervise(
             loop=loop,
             is_demo=settings.is_demo,
             is_any_web_port=settings.is_any_web_port,
-            stats=stats or 0.0,
         )
         origins = settings.origins
 
@@ -114,8 +114,9 @@ async def supervise(
             under_way.add(task)
             task.add_done_callback(under_way.discard)
 
-        def fleet() -> Source:
-            from ..workers.fleet import Fleet  # knows all layers; without an admin server none
+        @functools.cache
+        def fleet() -> Fleet:
+            from ..workers.fleet import Fleet  # knows all layers; most supervisors need none
 
             return Fleet(
                 supervisor,
@@ -154,6 +155,12 @@ async def supervise(
         out.echo(banner(summary, admin, is_demo=settings.is_demo, workers=workers))
         log.release_held()
         supervisor.go()
+        if stats:
+
+            async def read() -> Mapping[str, Mapping[str, int]]:
+                return (await fleet().sample()).figures.counters
+
+            await print_stats(read, log, out, stop, stats)
         await stop.wait()
         say_stopping(log, 0)
         # Ctrl-C is somebody's who waits; SIGTERM may come from what moves the load elsewhere.

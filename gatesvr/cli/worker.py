@@ -16,8 +16,7 @@ from ..errors import GatesvrError
 from ..observe.log import configure
 from ..workers.assignment import Channel, Failed, read_assignment
 from .loop import run, spare_collector
-from .serving import print_stats, start_tracing
-from .terminal import ServerOutput
+from .serving import start_tracing
 
 if TYPE_CHECKING:
     from ..workers.assignment import Assignment
@@ -46,11 +45,9 @@ async def _serve(assignment: Assignment, sock: socket.socket) -> int:
     config = assignment.config
     log = configure(config.log.level, config.log.format, is_held=True, worker=assignment.number)
     assert log is not None
-    out = ServerOutput()
     channel = Channel(sock)
     await channel.open()
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(out.flush)
         stack.callback(channel.close)
         try:
             from ..workers.worker import WorkerServer
@@ -70,10 +67,5 @@ async def _serve(assignment: Assignment, sock: socket.socket) -> int:
         spare_collector()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
         summary = summarize(gateway, is_demo=assignment.is_demo, page=page)
-        if assignment.stats:
-            printing = asyncio.create_task(
-                print_stats(gateway, log, out, asyncio.Event(), assignment.stats)
-            )
-            stack.callback(printing.cancel)
         await worker.run(msgspec.to_builtins(summary), log.release_held)
     return 1 if worker.is_hurried else 0

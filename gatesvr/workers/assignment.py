@@ -57,7 +57,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         steers: Whether the kernel steers datagrams to the workers' sockets.
         loop: Name of the event loop.
         is_demo: Whether this is ``gatesvr serve --demo``.
-        stats: Interval at which counters are printed, seconds; 0 for never.
     """
 
     number: int
@@ -71,7 +70,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     steers: bool = False
     loop: str = "uvloop"
     is_demo: bool = False
-    stats: float = 0.0
 
 
 def hub_socket(folder: str) -> str:

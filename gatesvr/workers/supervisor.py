@@ -122,7 +122,6 @@ class Supervisor:
         loop: Name of the workers' event loop.
         is_demo: Whether this is ``gatesvr serve --demo``.
         is_any_web_port: Whether to take a free port where that for web clients is taken.
-        stats: Interval at which each worker prints its counters, seconds; 0 for never.
 
     Attributes:
         config: In force.
@@ -144,7 +143,6 @@ class Supervisor:
         loop: str = "uvloop",
         is_demo: bool = False,
         is_any_web_port: bool = False,
-        stats: float = 0.0,
     ) -> None:
         own = config.workers
         self.config = config
@@ -155,7 +153,6 @@ class Supervisor:
         self._command = list(command) or worker_command()
         self._loop_name = loop
         self._is_demo = is_demo
-        self._stats = stats
         self._clock = asyncio.get_running_loop().time
         self._ports = Ports(own.count, is_any_web_port=is_any_web_port, has_page=is_demo)
         self.entries = Entries(
@@ -284,7 +281,6 @@ class Supervisor:
             steers=self._steers,
             loop=self._loop_name,
             is_demo=self._is_demo,
-            stats=self._stats,
         )
         worker = self.workers[number] = WorkerProcess(assignment, self._clock())
         self.counters.starts += 1

@@ -57,12 +57,16 @@ async def test_workers_serve_die_reload_and_leave(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
     file.write_text("[drain]\nready_wait = 0\n", "utf-8")
     args = ("serve", "--demo", "--workers", "2", "--config", str(file), *FREE_PORTS)
+    args += ("--stats", "0.2s")
     async with serving(tmp_path, *args) as server:
         pids = pids_of(server)
         assert len(set(pids)) == 2
         assert f"supervisor pid {server.process.pid}" in server.banner
         assert (await gatesvr(tmp_path, *server.call)).out == "hello\n"
+        # One line has the counters of all.
+        await server.read_until(" upstream.connects=6 ")
         os.kill(pids[0], signal.SIGKILL)
+        await server.read_until(" workers.deaths=1")
         assert (await gatesvr(tmp_path, *server.call)).out == "hello\n"
         file.write_text("[drain]\nready_wait = 0\nrate = 77\n", "utf-8")
         server.process.send_signal(signal.SIGHUP)
