@@ -9,9 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .cluster.commands import ClusterCommands
-from .cluster.handover import Handover as SessionHandover
-from .cluster.node import Node
 from .config import Config, join_address
 from .config.changes import within_reach
 from .control.local import LocalPushApi
@@ -34,7 +31,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from .cluster.commands import ClusterCommands
     from .cluster.directory import Directory
+    from .cluster.node import Node
     from .cluster.peers import Handlers, Peers
     from .control.events import EventStream
     from .control.interface import CommandSet
@@ -122,6 +121,10 @@ class Gateway(LocalPushApi):
         self._cluster_commands: ClusterCommands | None = None
         commands: CommandSet = engine.commands
         if membership is not None:
+            # Here, so that one that is alone does not load them.
+            from .cluster.commands import ClusterCommands
+            from .cluster.node import Node
+
             self.node = node = Node(
                 membership.node_id,
                 engine,
@@ -499,6 +502,8 @@ class Gateway(LocalPushApi):
         """
         if self.node is None:
             return None
+        from .cluster.handover import Handover as SessionHandover
+
         return SessionHandover(self.node, self.session_manager, nodes, self.engine.clock)
 
     def drain_status(self) -> DrainStatus:
