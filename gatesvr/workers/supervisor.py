@@ -595,6 +595,8 @@ class Supervisor:
             ends = [worker.ended for worker in self.workers.values()]
             if ends:
                 await asyncio.wait(ends, timeout=LOOK_S)
+        if known:
+            self._drain_status = sum_up([gone(drain) for drain in known.values()])
 
     async def stop(self) -> None:
         """End the workers at once, and close everything. Idempotent."""

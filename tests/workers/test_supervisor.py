@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
+from gatesvr.drain import DrainStatus
 from gatesvr.errors import ConfigError, GatesvrError
 from gatesvr.transport.steering import QUIC, ConnectionIds
+from gatesvr.workers.calls import WorkerStatus
 from gatesvr.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -188,6 +190,23 @@ async def test_workers_of_a_killed_supervisor_end(tmp_path: Path) -> None:
         await process.wait()
     await until(lambda: len(list(tmp_path.glob("*.left"))) == 2)
     await until(lambda: not any(map(is_alive, pids)))
+
+
+async def test_a_drain_ends_with_nothing_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers end between two looks at them, the last ones unseen."""
+
+    async def ask(*_: object) -> WorkerStatus:
+        drain = DrainStatus(phase="goaway", connections_at_start=3, connections_left=3)
+        return WorkerStatus(drain=drain)
+
+    async with supervising("serve", tmp_path) as supervisor:
+        monkeypatch.setattr(supervisor, "ask", ask)
+        await supervisor.drain(ready_wait=0)
+        assert supervisor.drain_status() == DrainStatus(
+            phase="stopped", connections_at_start=6, connections_told=6
+        )
 
 
 def test_a_supervisor_loads_nothing_that_serves_clients() -> None:
