@@ -34,7 +34,7 @@ MAX_HOPS = 8
 """How often a datagram may be handed on after its client."""
 CLAIM_S = 60.0
 """How long an id leads to the sibling that claimed it."""
-ASK_S = 0.05
+ASK_S = 0.25
 """Wait for a sibling to claim an id, before a stateless reset answers it, seconds."""
 
 
