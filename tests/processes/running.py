@@ -118,7 +118,8 @@ async def running(
         *("serve", *FREE_PORTS, "--config", str(config), "--transport", backend),
         *(("--workers", str(workers)) if workers else ()),
         *("--upstream", f"hello={address}", "--upstream", f"zone={address}"),
-        *("--set", "session.max_inited_per_address=1000", "--set", "log.level=warning", *args),
+        *("--set", "session.max_inited_per_address=1000", "--set", "log.level=warning"),
+        *("--set", "push.max_event_subscribers=200", *args),
     )
     server = Server(process)
     try:
