@@ -100,6 +100,8 @@ class Limits(NamedTuple):
 
 _EXACT = Limits(True, True, False, True, True)
 """Whether a worker can keep to a limit."""
+_OF_NEW_CLIENTS = Limits(True, False, False, False, False)
+"""Whether only new clients take more of a limit: the sessions of a worker that leaves still grow."""
 
 
 def limits_of(config: Config) -> Limits:
@@ -296,10 +298,11 @@ class Balancer:
                 settled.add(number)
                 for limit, held in zip(self._limits, row.held, strict=False):
                     limit.report(number, held)
-        taking = {number for number, row in rows.items() if row is None or row.is_accepting}
+        accepting = {number for number, row in rows.items() if row is None or row.is_accepting}
         told = {number for number, grant in self._grants.items() if not grant.number}
         for index, limit in enumerate(self._limits):
             used = {n: row.used[index] for n, row in rows.items() if row is not None}
+            taking = accepting if _OF_NEW_CLIENTS[index] else set(rows)
             told |= limit.step(used, taking, settled)
         for number in told:
             shares = tuple(limit.shares[number].given for limit in self._limits)

@@ -103,6 +103,9 @@ class Worker:
     def hold(self, limits: Limits) -> None:
         self.may = limits
 
+    def takes_more_of(self, what: int) -> bool:
+        return self.is_accepting or MOVING[what] != "transport.max_connections"
+
 
 @pytest.fixture
 def board(tmp_path: Path) -> Iterator[Board]:
@@ -155,6 +158,25 @@ def test_worker_that_leaves_gives_what_it_does_not_need(board: Board) -> None:
     balancer.tick()
     new.member.tick()
     assert new.may.connections == 60
+
+
+def test_worker_that_leaves_has_room_for_the_sessions_that_it_still_has(board: Board) -> None:
+    config = Config(overload=OverloadConfig(max_memory=1 << 30))
+    balancer = Balancer(board, config)
+    balancer.add(0)
+    balancer.tick()
+    old = Worker(board, 0)
+    old.used = [20, 100, 85 << 20, 1, 1]
+    old.member.tick()
+    balancer.add(1)
+    old.is_accepting = False
+    for _ in range(4):
+        old.member.tick()
+        balancer.tick()
+    free = [whole - used for whole, used in zip(limits_of(config), old.used, strict=True)]
+    room = [may - used for may, used in zip(old.may, old.used, strict=True)]
+    assert room[0] == 0  # it takes no more clients
+    assert [have >= left // 4 for have, left in zip(room[1:], free[1:], strict=True)] == [True] * 4
 
 
 def test_other_limits_are_shared_out_after_a_reload(board: Board) -> None:
@@ -226,7 +248,7 @@ class SharesMachine(RuleBasedStateMachine):
     def takes(self, data: st.DataObject, what: int, most: int) -> None:
         worker = self.workers[data.draw(st.sampled_from(sorted(self.workers)))]
         for _ in range(most):
-            if worker.is_accepting and worker.used[what] < worker.may[what]:
+            if worker.takes_more_of(what) and worker.used[what] < worker.may[what]:
                 worker.used[what] += 1
 
     @precondition(lambda self: self.workers)
@@ -248,8 +270,8 @@ class SharesMachine(RuleBasedStateMachine):
             for worker in self.workers.values():
                 worker.member.tick()
             self.balancer.tick()
-        takers = [w for w in self.workers.values() if w.is_accepting]
         for index in EXACT:
+            takers = [w for w in self.workers.values() if w.takes_more_of(index)]
             used = sum(w.used[index] for w in self.workers.values())
             fair = (self.whole[index] - used) // (len(takers) or 1)
             for worker in takers:
