@@ -140,7 +140,8 @@ class ClusterCommands:
         return await self.registration.catch_up(nodes, self._events.subscribed)
 
     async def stop(self) -> None:
-        """End what runs by itself."""
+        """End what runs by itself, before the registry stops."""
+        self.registration.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.wait([self._ticking])

@@ -101,7 +101,7 @@ class Limits(NamedTuple):
 _EXACT = Limits(True, True, False, True, True)
 """Whether a worker can keep to a limit."""
 _OF_NEW_CLIENTS = Limits(True, False, False, False, False)
-"""Whether only new clients take more of a limit: the sessions of a worker that leaves still grow."""
+"""Whether only new clients take more of a limit; the sessions of a worker that leaves grow, too."""
 
 
 def limits_of(config: Config) -> Limits:

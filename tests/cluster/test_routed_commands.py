@@ -348,6 +348,23 @@ async def test_the_next_process_decides_when_one_is_gone() -> None:
 
 
 @travelling
+async def test_one_that_stops_decides_nothing_and_mirrors_nothing() -> None:
+    """Its registry is at rest by then: it knows no time any more."""
+    async with RoutedCluster("ab") as cluster:
+        await cluster["b"].commands.registration.register(endpoint(), "127.0.0.1")
+        (table,) = tables(cluster)[:1]
+        stopped = cluster["a"].commands
+        await stopped.stop()
+        busy = await cluster["b"].commands.registration.register(endpoint(7001), "127.0.0.1")
+        assert busy.error_code == "BUSY"
+        await cluster.pass_time(2)
+        newer = cluster["b"].commands.registration.table()
+        newer.version += 100
+        assert not stopped.registration.mirrored(newer, 0.0).is_taken
+        assert tables(cluster)[0] == table
+
+
+@travelling
 async def test_one_that_decides_again_has_what_was_decided_meanwhile() -> None:
     async with RoutedCluster("abc") as cluster:
         await cluster["a"].commands.registration.register(endpoint(), "127.0.0.1")

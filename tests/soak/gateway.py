@@ -47,7 +47,7 @@ class GatewayProcess:
         self.stats: dict[str, float] = {}
         self.log: list[str] = []
         self._process = server.process
-        self.upgrades = 0
+        self.upgrades = self._upgraded = 0
         self._printed = asyncio.Event()
         self._readers = [
             asyncio.ensure_future(self._read_stats()),
@@ -76,7 +76,7 @@ class GatewayProcess:
             await asyncio.sleep(pause_s)
             self._process.send_signal(signal.SIGUSR2)
             async with asyncio.timeout(PATIENCE_S):
-                while self.stats.get("workers.upgrades", 0) <= self.upgrades:
+                while self._upgraded <= self.upgrades:
                     await self.next_stats()
             self.upgrades += 1
 
@@ -97,6 +97,9 @@ class GatewayProcess:
     async def _read_log(self) -> None:
         assert self._process.stderr is not None
         while line := (await self._process.stderr.readline()).decode():
+            if line.startswith("upgraded: "):  # it is over: its old processes have ended
+                self._upgraded += 1
+                continue
             # How far its drain is, which it says when it takes a while.
             if len(self.log) < MAX_LOG_LINES and not line.startswith("draining: "):
                 self.log.append(line.rstrip())

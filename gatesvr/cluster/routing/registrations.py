@@ -47,11 +47,15 @@ class ClusterRegistrations:
         self._local = commands.registration
         self._registry = registry
         self._siblings = siblings
-        self._is_deciding = False
+        self._is_deciding = self._is_stopped = False
         self._changing = asyncio.Lock()
         self._source = ""  # the process whose table is mirrored
         self._known: dict[str, int] = {}  # by process: the version of this one's table that it has
         self._telling: dict[str, asyncio.Lock] = {}
+
+    def stop(self) -> None:
+        """Decide nothing any more, and mirror nothing: the registry stops."""
+        self._is_stopped = True
 
     # What services ask.
 
@@ -116,7 +120,7 @@ class ClusterRegistrations:
 
     async def _decides(self, nodes: tuple[Node, ...]) -> bool:
         """Return whether this process decides; begin or end to, where that has changed."""
-        if _decider(nodes) != self._siblings.node_id:
+        if self._is_stopped or _decider(nodes) != self._siblings.node_id:
             self._is_deciding = False
             return False
         async with self._changing:
@@ -216,6 +220,8 @@ class ClusterRegistrations:
         """Mirror the table of the process that decides."""
         del deadline
         version = self._registry.version
+        if self._is_stopped:
+            return routing_pb2.TableAnswer(version=version)
         if table.version > version:
             self._take(table)
         is_taken = table.version > version or (table.node_id, table.version) == (
