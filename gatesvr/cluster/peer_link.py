@@ -522,7 +522,7 @@ class _Link:
         self._size = 0  # of the requests in _waiting
         self._writer = _Writer()
         self._task: asyncio.Task[None] | None = None
-        self._pause = 0.0
+        self._vain = 0  # streams in a row that brought no answer
         self._retry_at = 0.0
 
     def is_idle(self, now: float) -> bool:
@@ -619,7 +619,6 @@ class _Link:
                     # The server's word that it serves, or nothing where it has failed.
                     is_reached = bool(await stream.initial_metadata())
                 if is_reached:
-                    self._pause = 0.0
                     counters.peers_reached += 1
                     await self._exchange(stream)
                 else:
@@ -639,8 +638,12 @@ class _Link:
             else:
                 counters.peers_unreached += 1
                 self._links.unlearn(self._node_id)
-                self._pause = min(max(2 * self._pause, MIN_PAUSE_S), MAX_PAUSE_S)
-                self._retry_at = self._loop.time() + self._pause
+                self._vain += 1
+            # One that stops takes connections for a moment, and ends them before it answers.
+            if self._vain:
+                pause = min(MIN_PAUSE_S * 2 ** min(self._vain - 1, 10), MAX_PAUSE_S)
+                self._retry_at = self._loop.time() + pause
+            self._vain += is_reached
             self._break(reason, PeerUnreachableError if is_reached else PeerNotAskedError)
 
     async def _exchange(self, stream: _ToSibling) -> None:
@@ -650,6 +653,7 @@ class _Link:
         counters.links += 1
         try:
             while isinstance(data := await stream.read(), bytes):  # until EOF
+                self._vain = 0
                 for frame in reader.receive(data, _now_ms()):
                     self._take(frame)
         except FrameError:

@@ -16,6 +16,7 @@ from gatesvr._pb import cluster_pb2 as pb
 from gatesvr.cluster import frames, peer_link
 from gatesvr.cluster.calls import KICK, LIFE, TAKE, TAKEN, Call
 from gatesvr.cluster.directory import DirectoryUnreachableError, MemoryDirectory
+from gatesvr.cluster.frames import FrameError
 from gatesvr.cluster.peer_link import PeerLinks, PeerSocketError
 from gatesvr.cluster.peers import PeerUnreachableError
 from gatesvr.grpcio import make_channel
@@ -251,6 +252,22 @@ async def test_sibling_that_is_back_is_reached_again(pair: tuple[Node, Node], pa
                 await asyncio.sleep(0.01)
     assert again.asked == ["s"]
     await again.links.close()
+
+
+async def test_sibling_that_ends_streams_before_it_answers_is_left_alone_for_a_while(
+    pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stops takes connections for a moment, and ends them."""
+    a, _ = pair
+
+    def refuse(stream: object, data: bytes) -> None:
+        raise FrameError("for the test")
+
+    monkeypatch.setattr(peer_link._Stream, "receive", refuse)
+    for _ in range(10):
+        with pytest.raises(PeerUnreachableError):
+            await life(a.links, "b")
+    assert a.counters.peers_reached == 2  # once more at once, as after any stream
 
 
 async def test_removed_sibling_fails_its_calls_at_once(pair: tuple[Node, Node]) -> None:
