@@ -21,6 +21,7 @@ __all__ = ["WorkerProcess", "spell_end", "worker_command"]
 
 LINGER_S = 5.0
 """Longest life of a process that has closed its channel; then it is killed."""
+POLL_S = 0.005
 
 
 def worker_command() -> list[str]:
@@ -51,7 +52,7 @@ class WorkerProcess:
         self.ready: Ready | None = None
         self.reported: asyncio.Future[Ready | Failed] = loop.create_future()
         self.ended: asyncio.Future[int | None] = loop.create_future()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
 
     @property
@@ -92,9 +93,11 @@ class WorkerProcess:
             ours, its = socket.socketpair()
             self._channel = Channel(ours)
             with its:
-                self._process = await asyncio.create_subprocess_exec(
-                    *command,
-                    str(its.fileno()),
+                # By vfork, where there is one. The loop would fork: with threads of gRPC's beside
+                # it, one child in a hundred dies before it is another program. What blocks here
+                # is a few ms.
+                self._process = subprocess.Popen(  # noqa: ASYNC220, S603
+                    [*command, str(its.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(its.fileno(), *descriptors),
                 )
@@ -105,7 +108,7 @@ class WorkerProcess:
         except BaseException:
             self.kill()
             if self._process is not None:
-                code = await self._process.wait()
+                code = self._process.wait()
             raise
         finally:
             if self._channel is not None:
@@ -152,12 +155,15 @@ class WorkerProcess:
 
     async def _wait(self) -> int:
         """Wait for the end of a process that has closed its channel."""
-        assert self._process is not None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                return await self._process.wait()
-        self.kill()
-        return await self._process.wait()
+        process = self._process
+        assert process is not None
+        until = asyncio.get_running_loop().time() + LINGER_S
+        while process.poll() is None:
+            await asyncio.sleep(POLL_S)
+            if asyncio.get_running_loop().time() >= until:
+                self.kill()
+                break
+        return process.wait()
 
 
 def spell_end(code: int | None) -> str:
