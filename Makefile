@@ -83,8 +83,8 @@ bench-compare: install ## Measure beside BASE=<rev>; fails where the working tre
 soak: install ## Run both QUIC backends, and clients of every kind, through a bad network, a minute each
 	$(BIN)/python -m tests.soak --min-requests 20000 --min-pushes 20000 --min-resumes 300 $(ARGS)
 	$(BIN)/python -m tests.soak --processes 4 --rebind-s 1 --min-requests 20000 --min-pushes 20000 --min-moves 300 $(ARGS)
-	$(BIN)/python -m tests.soak --processes 4 --upgrade-s 6 --calm --clients 200 --workers 2 --min-resumes 300 \
-	  --min-upgrades 8 --min-moves 300 $(ARGS)
+	$(BIN)/python -m tests.soak --processes 2 --upgrade-s 0.2 --calm --clients 200 --workers 2 --pause-s 2 \
+	  --min-resumes 300 --min-upgrades 10 --min-moves 300 $(ARGS)
 	@command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm; }
 	@test -d clients/js/dist || { cd clients/js && npm ci --no-audit --no-fund && npm run build; }
 	$(BIN)/python -m tests.soak --backend qh3 --web 15 --js 15 --min-requests 20000 --min-pushes 20000 \
