@@ -68,7 +68,7 @@ def _behind(name: str) -> Callable[[Pair, Reader], None]:
 
 
 def _expire(pair: Pair, reader: Reader) -> None:
-    pair.now += reader.number() / 16
+    pair.now += reader.number() / 8  # whole ms: a move rounds what is left of an expiry up to them
     pair.call("expire", pair.now)
 
 
