@@ -66,13 +66,16 @@ async def test_a_client_goes_elsewhere_when_its_gateway_drains(tmp_path: Path) -
 
 async def test_a_terminal_shows_a_bar_below_the_log(tmp_path: Path) -> None:
     # Who presses Ctrl-C does not wait for load balancers.
-    flags = ("--set", "drain.ready_wait=30m", "--set", "drain.timeout=1h", *FREE_PORTS)
-    async with terminal(tmp_path, "serve", "--demo", *flags) as screen:
+    drain = ("--set", "drain.ready_wait=30m", "--set", "drain.timeout=1h")
+    async with terminal(
+        tmp_path, "serve", "--demo", "--stats", "20ms", *drain, *FREE_PORTS
+    ) as screen:
         await screen.see(b"gatesvr call echo")
         shown = screen.all.decode()
         address = shown.partition("--server ")[2].split()[0]
         client = await begin_slow_request(tmp_path, address)
         try:
+            await screen.see(b"upstream.calls=3")  # hello, echo and the slow one
             screen.process.send_signal(signal.SIGINT)
             await screen.see(b"draining [........................] 1 of 1 clients and 1 requests")
             await screen.see(b"drain_ended")

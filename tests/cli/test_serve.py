@@ -316,7 +316,8 @@ async def test_client_goes_on_with_the_session_in_its_file(tmp_path: Path) -> No
 async def test_client_can_be_interrupted_while_it_looks_for_its_gateway(tmp_path: Path) -> None:
     file = tmp_path / "session"
     async with asyncio.timeout(DEADLINE_S):
-        async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        soon = ("--set", "drain.timeout=10ms")  # the client that is killed does not leave
+        async with serving(tmp_path, "serve", "--demo", *soon, *FREE_PORTS) as server:
             args = ("client", "--server", server.address("clients"), "--state", str(file))
             client = await start(tmp_path, *args)
             try:
