@@ -40,7 +40,7 @@ def test_memory(backend: str, options: list[str], last_line: str) -> None:
     assert printed.splitlines()[-1].startswith(last_line), printed
 
 
-@pytest.mark.parametrize("rate", [0, 200])
+@pytest.mark.parametrize("rate", [pytest.param(0, marks=pytest.mark.long), 200])
 def test_load(backend: str, rate: int) -> None:
     options = ["--clients", "4", "--yardstick-clients", "4", "--rounds", "1", "--seconds", "0.5"]
     options += ["--warm-up", "0.1", "--rate", str(rate), "--transport", backend]

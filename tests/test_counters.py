@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from dataclasses import fields
 from pathlib import Path
@@ -129,8 +130,13 @@ def names(counters: type[Counters]) -> set[str]:
     return {field.name for field in fields(counters)}
 
 
-def counted() -> Iterator[tuple[str, str]]:
-    """Yield (folder, counter) of every place in the package that moves a counter."""
+@functools.cache
+def counted() -> list[tuple[str, str]]:
+    """Return (folder, counter) of every place in the package that moves a counter."""
+    return list(_counted())
+
+
+def _counted() -> Iterator[tuple[str, str]]:
     for path in PACKAGE.rglob("*.py"):
         folder = path.relative_to(PACKAGE).parts[0]
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -155,7 +155,7 @@ async def test_idle_timeout(client: str, server: str) -> None:
 
 
 async def test_silence_is_broken_by_pings_until_heartbeats_do(client: str, server: str) -> None:
-    async with serving(server, idle_timeout=3.0) as gateway:
+    async with serving(server, idle_timeout=2.0) as gateway:
         handler, connection = await gateway.connect(client)
         peer = await gateway.handler()
         counters = gateway.listener.counters
