@@ -46,6 +46,14 @@ async def test_sessions_that_move_between_processes_lose_nothing(
 
 
 @pytest.mark.long
+async def test_upgrades_lose_nothing(backend: str, tmp_path: Path) -> None:
+    size = ("--clients", "30", "--processes", "2", "--upgrade-s", "0.2", "--calm")
+    pace = ("--workers", "2", "--pause-s", "2", "--seconds", "8")
+    minima = {"requests": 500, "pushes": 500, "resumes": 30, "moves": 30, "upgrades": 2}
+    await soak(backend, tmp_path, *size, *pace, **minima)
+
+
+@pytest.mark.long
 async def test_tokens_that_expire_one_after_another_lose_nothing(
     backend: str, tmp_path: Path
 ) -> None:
