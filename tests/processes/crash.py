@@ -129,9 +129,13 @@ async def main() -> int:
     parser.add_argument("--backend", default="qh3", choices=("aioquic", "qh3"))
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--steer", default="auto", choices=("auto", "bpf", "forward"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        async with running(Path(folder), options.backend, workers=options.workers) as gateway:
+        args = ("--set", f"workers.steer={options.steer}")
+        async with running(
+            Path(folder), options.backend, *args, workers=options.workers
+        ) as gateway:
             seen = await kill_one(gateway, options.clients)
     for name, values in (("before", seen.before_ms), ("others meanwhile", seen.meanwhile_ms)):
         if len(values) > 1:
