@@ -140,7 +140,10 @@ async def main() -> int:
     for name, values in (("before", seen.before_ms), ("others meanwhile", seen.meanwhile_ms)):
         if len(values) > 1:
             p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-            print(f"  {name:<20} {len(values):>6} requests  p50 {p50:6.1f} ms  p99 {p99:6.1f} ms")
+            print(
+                f"  {name:<20} {len(values):>6} requests  p50 {p50:6.1f} ms  p99 {p99:6.1f} ms"
+                f"  max {max(values):6.1f} ms"
+            )
     told = sorted(seen.told_s)
     print(f"  told: {len(told)} requests, the last after {max(told, default=0):.3f} s")
     print(f"  told twice: {seen.told_twice} clients")
