@@ -138,6 +138,15 @@ async def test_the_slot_of_one_that_leaves_has_a_cover(tmp_path: Path) -> None:
         await until(lambda: covers(tmp_path, 0) == [[2, 1], [QUIC, QUIC]])
 
 
+async def test_one_that_has_drained_before_the_others_has_a_cover(tmp_path: Path) -> None:
+    """Clients of the others may come to its sockets until they have drained, too."""
+    async with supervising("serve", tmp_path) as supervisor:
+        supervisor._leave()
+        os.kill(supervisor.serving()[0].pid, signal.SIGKILL)
+        await until(lambda: covers(tmp_path, 1) == [[0], [QUIC]])
+        assert supervisor.counters.deaths == 0
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "why"),
     [
