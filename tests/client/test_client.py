@@ -171,17 +171,17 @@ def test_stall_expires_no_request_whose_answer_has_arrived(
             assert client._connector is not None
             assert gateway.listener is not None
             link: Any = client._connector._link
-            counters = gateway.listener.counters
+            listener = gateway.listener
             timeout_s = 1.0
             ends_at = time.monotonic() + timeout_s
             request = asyncio.create_task(client.request("hold", timeout=timeout_s))
             await until(lambda: gateway.session.held)
             link._connection._endpoint.pause_reading()
-            sent = counters.datagrams_sent
+            sent = listener.counters.datagrams_sent
             for _ in range(6):
                 gateway.session.notify(bytes(1_000))
             gateway.session.release()
-            await until(lambda: counters.datagrams_sent > sent + 5)
+            await until(lambda: listener.counters.datagrams_sent > sent + 5)
             while time.monotonic() < ends_at + 2 * client_module.LATE_S:
                 pass  # the stall: no other task runs
             link._connection._endpoint.resume_reading()
