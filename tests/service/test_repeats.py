@@ -13,6 +13,7 @@ from gatesvr._pb import upstream_pb2 as pb
 from gatesvr._pb.upstream_pb2_grpc import GatewayServiceStub
 from gatesvr.config import PushConfig
 from gatesvr.errors import UpstreamError
+from gatesvr.grpc_api import service as service_module
 from gatesvr.grpc_api.service import PushService
 from gatesvr.service import repeats
 from gatesvr.service.gateway_client import GatewayClient
@@ -127,10 +128,29 @@ async def test_subscriptions() -> None:
         assert await upgraded(rig, subscribe)
 
 
-async def test_handler_whose_work_is_cancelled_does_not_answer_cancelled(
+async def test_call_that_is_cut_off_does_not_end_with_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """CANCELLED says that no handler has begun."""
+    monkeypatch.setattr(service_module, "SHARED_STOP_GRACE_S", 0.01)
+    begun = asyncio.Event()
+
+    async def push(_: object) -> None:
+        begun.set()
+        await asyncio.sleep(LONG)
+
+    async with running() as rig, process(rig) as service:
+        monkeypatch.setattr(rig.commands.pushes, "push", push)
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            call = GatewayServiceStub(channel).PushToClient(pb.UnicastPushRequest())
+            await begun.wait()
+            await service.stop()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_handler_whose_work_is_cancelled_does_not_answer_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
 
     def cancelled(_: object) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
