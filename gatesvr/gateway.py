@@ -555,9 +555,9 @@ class Gateway(LocalPushApi):
             lambda: asyncio.sleep(0),  # the last answers leave at the end of this turn
             lambda: self.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}"),
             self._stop_sweeping,
-            self.push_service.stop,
             self._cluster_commands.stop if self._cluster_commands is not None else None,
             lambda: self.upstream.stop(UPSTREAM_GRACE_S),
+            self.push_service.stop,
             self.web.stop,
             self.listener.stop,
             self.node.stop if self.node is not None else None,

@@ -92,9 +92,10 @@ class GatewayServicer:
         self._max_streams = max_streams
         self._pushes = commands.pushes
         self._event_streams: set[EventStream] = set()
-        self._readings: set[asyncio.Future[Any]] = set()  # of PushStreams that may go elsewhere
+        # What PushStreams wait for, and whether their callers know STREAM_MOVES.
+        self._readings: dict[asyncio.Future[Any], bool] = {}
         self._is_ended = False
-        self._is_leaving = False
+        self._is_leaving = self._is_reading_over = False
 
     def apply(self, max_streams: int) -> None:
         """Take another bound on streams; open ones stay."""
@@ -179,12 +180,12 @@ class GatewayServicer:
         try:
             while True:
                 is_moving = can_move and self._is_leaving
+                is_over = is_over or self._is_reading_over
                 has_room = len(answers) < self._pushes.max_batches
                 has_room = has_room and sum(count for count, _ in answers) < MAX_AHEAD
                 if has_room and not is_over and not is_moving and reading is None:
                     reading = asyncio.ensure_future(context.read())
-                    if can_move:
-                        self._readings.add(reading)
+                    self._readings[reading] = can_move
                 waited: list[asyncio.Future[Any]] = [reading] if reading is not None else []
                 if answers:
                     waited.append(answers[0][1])
@@ -199,9 +200,9 @@ class GatewayServicer:
                     answer.moves = self._is_leaving
                     await context.write(answer)
                 if reading is not None and reading.done():
-                    self._readings.discard(reading)
+                    self._readings.pop(reading, None)
                     read, reading = reading, None
-                    if read.cancelled():  # by leave()
+                    if read.cancelled():  # by leave() or end_reading()
                         continue
                     is_over = read.result() is grpc.aio.EOF
                     if not is_over:
@@ -210,7 +211,7 @@ class GatewayServicer:
                         answers.append((len(requests), done))
         finally:
             if reading is not None:
-                self._readings.discard(reading)
+                self._readings.pop(reading, None)
                 reading.cancel()
 
     def _checked(self, batch: pb.UnicastPushBatch | None) -> Sequence[pb.UnicastPushRequest]:
@@ -338,6 +339,13 @@ class GatewayServicer:
         with their next answer.
         """
         self._is_leaving = True
+        for reading, can_move in self._readings.items():
+            if can_move:
+                reading.cancel()
+
+    def end_reading(self) -> None:
+        """End the PushStreams that are left, when all that was read is answered."""
+        self._is_reading_over = True
         for reading in self._readings:
             reading.cancel()
 

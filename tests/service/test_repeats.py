@@ -118,6 +118,28 @@ async def test_push_stream_that_waits_is_ended_at_once_and_goes_on_elsewhere() -
         assert rig.counters["pushes"] == 2
 
 
+async def test_push_stream_that_does_not_know_moves_ends_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_module, "STOP_GRACE_S", 0.5)
+    monkeypatch.setattr(service_module, "SHARED_STOP_GRACE_S", LONG)
+    async with (
+        asyncio.timeout(LONG / 2),
+        running() as rig,
+        process(rig) as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
+        call = GatewayServiceStub(channel).PushStream()
+        await call.initial_metadata()
+        stopping = asyncio.create_task(service.stop())
+        await call.write(pb.UnicastPushBatch(requests=[pb.UnicastPushRequest()]))
+        answer = await call.read()
+        assert (len(answer.responses), answer.moves) == (1, True)
+        assert await call.read() is grpc.aio.EOF
+        await stopping
+        assert await call.code() is grpc.StatusCode.OK
+
+
 async def test_subscriptions() -> None:
     async with running() as rig:
 
