@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALL_ENDED",
+    "STREAM_MOVES",
     "STREAM_OPEN",
     "is_let_in",
     "make_channel",
@@ -36,6 +37,9 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 STREAM_OPEN = (("gatesvr-stream", "open"),)
 """Initial metadata of a PushStream or a SubscribeEvents that was let in. Without it the caller
 waits for the status, which follows: a write would make grpc.aio report INTERNAL in its place."""
+STREAM_MOVES = ("gatesvr-moves", "1")
+"""Metadata of a PushStream whose caller knows an answer without results: ``moves`` alone, the last
+one of a process that leaves. Nothing that was not answered before it has been read."""
 CALL_ENDED = (
     grpc.RpcError,
     asyncio.InvalidStateError,

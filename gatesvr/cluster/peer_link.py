@@ -11,6 +11,10 @@ its deadline, however late it is read, as long as both processes are on one mach
 
 A sibling that disappears ends the calls to it at once. One that stalls holds up nobody but those
 who ask it, and those until their deadlines; it costs max_calls and max_bytes at most.
+
+A process that closes cuts no stream: it half-closes those that it opened, and ends with OK those
+that it serves, after the answers that are ready. gRPC logs a traceback where a stream is cut and
+the loop ends before its handler has.
 """
 
 from __future__ import annotations
@@ -76,7 +80,7 @@ MAX_PAUSE_S = 1.0
 HINT_S = 5.0
 """How long a hint is worth sending."""
 CLOSE_S = 2.0
-"""Longest wait for streams that are closed."""
+"""Longest wait for streams to end by themselves; then they are cut."""
 MAX_RUNNING = 8_192
 """Calls of one sibling under way here; more are refused."""
 MAX_PATH_BYTES = 103
@@ -185,6 +189,7 @@ class PeerLinks:
         self._links: dict[str, _Link] = {}
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._served: set[_Stream] = set()
         self._told: set[str] = set()
         self._is_closed = False
 
@@ -244,13 +249,18 @@ class PeerLinks:
             link.close("it has ended")
 
     async def close(self) -> None:
-        """End all streams and calls."""
+        """End all calls, and all streams within CLOSE_S."""
         self._is_closed = True
-        for link in self._links.values():
-            link.close("this process ends")
+        ending = [
+            task for link in self._links.values() if (task := link.close("this process ends"))
+        ]
         self._links.clear()
+        for stream in self._served:
+            stream.end()
         if self._server is not None:
-            await self._server.stop(0)
+            ending.append(asyncio.ensure_future(self._server.stop(CLOSE_S)))
+        if ending:
+            await asyncio.wait(ending)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -341,20 +351,27 @@ class PeerLinks:
         self, _batches: object, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> None:
         """Serve a sibling's stream until it ends."""
+        if self._is_closed:
+            return
         await context.send_initial_metadata(_SERVES)
         stream = _Stream(self)
+        self._served.add(stream)
         writer = self.start(stream.writer.run(context.write))
+        stream.reading = reading = self.start(stream.read(context.read))
         try:
-            while isinstance(data := await context.read(), bytes):  # until EOF
-                stream.receive(data)
+            await asyncio.wait((reading,))
+            if not stream.is_open:  # close() has ended it
+                await asyncio.wait((writer,))
+            elif not reading.cancelled():
+                reading.result()
         except FrameError as error:
             self.counters.peer_violations += 1
             logger.error("peer_violation", extra=keys(why=str(error)))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except CALL_ENDED:
-            raise_if_cancelled()
         finally:
+            self._served.discard(stream)
             stream.is_open = False
+            reading.cancel()
             writer.cancel()
 
     async def _call_here(self, call: Call[Q, A], request: Q, deadline: float) -> Message:
@@ -422,15 +439,21 @@ class _Writer:
     def __init__(self) -> None:
         self.queue = FrameQueue()
         self._has_work = asyncio.Event()
+        self._is_ending = False
         self._loop = asyncio.get_running_loop()
 
     def put(self, frame: Outgoing) -> None:
         self.queue.put(frame)
         self._has_work.set()
 
+    def end(self) -> None:
+        """Make run() return when all is written."""
+        self._is_ending = True
+        self._has_work.set()
+
     async def run(self, write: Write) -> None:
-        """Write until the stream ends."""
-        while True:
+        """Write until the stream ends, or end() is called."""
+        while not self._is_ending or self.queue:
             await self._has_work.wait()
             self._has_work.clear()
             while batch := self.queue.next_batch(self._loop.time(), _now_ms()):
@@ -446,11 +469,31 @@ class _Stream:
 
     def __init__(self, links: PeerLinks) -> None:
         self.writer = _Writer()
+        self.reading: asyncio.Task[None] | None = None
         self.is_open = True
         self._links = links
         self._reader = FrameReader()
         self._running = 0
         self._loop = asyncio.get_running_loop()
+
+    async def read(self, read: Callable[[], Awaitable[object]]) -> None:
+        """Serve calls until the sibling has no more, or the stream ends.
+
+        Raises:
+            FrameError: It breaks the rules.
+        """
+        try:
+            while isinstance(data := await read(), bytes):  # until EOF
+                self.receive(data)
+        except CALL_ENDED:
+            raise_if_cancelled()
+
+    def end(self) -> None:
+        """Serve no more calls, and end the stream when the answers that are ready are out."""
+        self.is_open = False
+        self.writer.end()
+        if self.reading is not None:
+            self.reading.cancel()
 
     def receive(self, data: bytes) -> None:
         """Serve the calls of a batch.
@@ -522,6 +565,7 @@ class _Link:
         self._size = 0  # of the requests in _waiting
         self._writer = _Writer()
         self._task: asyncio.Task[None] | None = None
+        self._has_stream = False
         self._vain = 0  # streams in a row that brought no answer
         self._retry_at = 0.0
 
@@ -589,11 +633,16 @@ class _Link:
                 PeerUnreachableError(f"{name}: {self._node_id} has not answered in time")
             )
 
-    def close(self, reason: str) -> None:
-        """End the stream and the calls."""
-        if self._task is not None:
-            self._task.cancel()
+    def close(self, reason: str) -> asyncio.Task[None] | None:
+        """End the calls, and half-close the stream; return the task that ends with it."""
         self._break(reason)
+        task = self._task
+        if task is not None and self._has_stream:
+            self._writer.end()
+            self._loop.call_later(CLOSE_S, task.cancel)
+        elif task is not None:
+            task.cancel()
+        return task
 
     def _break(self, reason: str, error: type[PeerUnreachableError] = PeerUnreachableError) -> None:
         """Fail all calls."""
@@ -615,6 +664,7 @@ class _Link:
             channel = make_channel(f"unix:{path}", _OPTIONS)
             try:
                 stream: _ToSibling = channel.stream_stream(f"/{SERVICE}/{EXCHANGE}")()
+                self._has_stream = True
                 async with asyncio.timeout(CONNECT_S):
                     # The server's word that it serves, or nothing where it has failed.
                     is_reached = bool(await stream.initial_metadata())
@@ -624,6 +674,7 @@ class _Link:
                 else:
                     reason = "it was not reached"
             finally:
+                self._has_stream = False
                 await channel.close()
         except (PeerUnreachableError, FrameError) as error:
             reason = str(error)
@@ -648,7 +699,7 @@ class _Link:
 
     async def _exchange(self, stream: _ToSibling) -> None:
         counters = self._links.counters
-        writing = self._links.start(self._writer.run(stream.write))
+        writing = self._links.start(self._write(stream))
         reader = FrameReader()
         counters.links += 1
         try:
@@ -662,6 +713,13 @@ class _Link:
         finally:
             counters.links -= 1
             writing.cancel()
+
+    async def _write(self, stream: _ToSibling) -> None:
+        await self._writer.run(stream.write)
+        try:
+            await stream.done_writing()
+        except CALL_ENDED:
+            raise_if_cancelled()
 
     def _take(self, frame: Incoming) -> None:
         counters = self._links.counters

@@ -34,6 +34,9 @@ MAX_STREAMS = 128
 MAX_CONNECTIONS = 1_000
 """Connections at once, those of strangers included; gRPC closes what comes above it."""
 STOP_GRACE_S = 1.0
+"""Time that calls under way get, and among several processes PushStreams that do not move."""
+SHARED_STOP_GRACE_S = 3.0
+"""The same of calls among several processes: longer than a push or a kick looks for its session."""
 KEEPALIVE_MS = 60_000
 """Silence after which the server pings the caller."""
 MIN_PING_INTERVAL_MS = 30_000
@@ -183,7 +186,7 @@ class PushService:
             self._servicer.apply(max_streams)
 
     async def stop(self) -> None:
-        """Refuse new calls and give running ones a second. Idempotent."""
+        """Refuse new calls and give running ones a moment. Idempotent."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -193,7 +196,9 @@ class PushService:
             self._health.end()
         if self._servicer is not None:
             self._servicer.leave()
-        await server.stop(STOP_GRACE_S)
+            loop = asyncio.get_running_loop()
+            loop.call_later(STOP_GRACE_S, self._servicer.end_reading)
+        await server.stop(SHARED_STOP_GRACE_S if self._is_shared else STOP_GRACE_S)
         if self._guard is not None:
             self._guard.close()
         self._address = ""

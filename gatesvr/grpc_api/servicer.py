@@ -20,7 +20,7 @@ from .._core.codec import has_more_entries
 from .._pb import upstream_pb2 as pb
 from ..control.targets import RefusedError
 from ..errors import QueueFull
-from ..grpcio import CALL_ENDED, STREAM_OPEN
+from ..grpcio import CALL_ENDED, STREAM_MOVES, STREAM_OPEN, raise_if_cancelled
 from ..observe.event_pb import to_pb
 from ..observe.log import keys
 
@@ -40,7 +40,6 @@ MAX_ENTRIES = 50_000
 hundred times the two bytes that it may have on the wire. Up to here the commands say the limit."""
 MAX_AHEAD = 10_000
 """Pushes of a PushStream under way at which no other batch of it is read."""
-_OVER = object()
 _LISTS = (pb.UnicastPushBatch, pb.MulticastRequest)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"]
@@ -62,6 +61,10 @@ def _rpc(
         except RefusedError as refusal:
             name, text = refusal.as_status()
             status = grpc.StatusCode[name]
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+            # What it waited for was. gRPC would answer CANCELLED: that nothing has begun.
+            status, text = grpc.StatusCode.UNAVAILABLE, "the gateway stops"
         except Exception:
             self.counters.internal_errors += 1
             logger.exception("push_failed", extra=keys(rpc=method.__name__))
@@ -89,8 +92,10 @@ class GatewayServicer:
         self._max_streams = max_streams
         self._pushes = commands.pushes
         self._event_streams: set[EventStream] = set()
+        # What PushStreams wait for, and whether their callers know STREAM_MOVES.
+        self._readings: dict[asyncio.Future[Any], bool] = {}
         self._is_ended = False
-        self._is_leaving = False
+        self._is_leaving = self._is_reading_over = False
 
     def apply(self, max_streams: int) -> None:
         """Take another bound on streams; open ones stay."""
@@ -148,7 +153,7 @@ class GatewayServicer:
         try:
             await context.send_initial_metadata(STREAM_OPEN)
             if self._pushes.max_batches > 1:
-                await self._push_ahead(request_iterator, context)
+                await self._push_ahead(context)
                 return
             stream = self._pushes.stream()
             async for batch in request_iterator:
@@ -165,24 +170,28 @@ class GatewayServicer:
         finally:
             self.counters.streams -= 1
 
-    async def _push_ahead(
-        self, request_iterator: AsyncIterator[pb.UnicastPushBatch | None], context: _Context
-    ) -> None:
+    async def _push_ahead(self, context: _Context) -> None:
         """Begin batches of a PushStream while earlier ones wait for other processes."""
         stream = self._pushes.stream()
-        batches = aiter(request_iterator)
+        can_move = STREAM_MOVES in (context.invocation_metadata() or ())
         answers: deque[tuple[int, asyncio.Future[list[pb.UnicastPushResponse]]]] = deque()
         reading: asyncio.Future[Any] | None = None
         is_over = False
         try:
             while True:
+                is_moving = can_move and self._is_leaving
+                is_over = is_over or self._is_reading_over
                 has_room = len(answers) < self._pushes.max_batches
-                if has_room and not is_over and sum(count for count, _ in answers) < MAX_AHEAD:
-                    reading = reading or asyncio.ensure_future(anext(batches, _OVER))
+                has_room = has_room and sum(count for count, _ in answers) < MAX_AHEAD
+                if has_room and not is_over and not is_moving and reading is None:
+                    reading = asyncio.ensure_future(context.read())
+                    self._readings[reading] = can_move
                 waited: list[asyncio.Future[Any]] = [reading] if reading is not None else []
                 if answers:
                     waited.append(answers[0][1])
                 if not waited:
+                    if is_moving and not is_over:
+                        await context.write(pb.UnicastPushBatchResponse(moves=True))
                     return
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 while answers and answers[0][1].done():
@@ -191,14 +200,18 @@ class GatewayServicer:
                     answer.moves = self._is_leaving
                     await context.write(answer)
                 if reading is not None and reading.done():
-                    batch, reading = reading.result(), None
-                    is_over = batch is _OVER
+                    self._readings.pop(reading, None)
+                    read, reading = reading, None
+                    if read.cancelled():  # by leave() or end_reading()
+                        continue
+                    is_over = read.result() is grpc.aio.EOF
                     if not is_over:
-                        requests = self._checked(batch)
+                        requests = self._checked(read.result())
                         done = asyncio.ensure_future(stream.push_batch(requests))
                         answers.append((len(requests), done))
         finally:
             if reading is not None:
+                self._readings.pop(reading, None)
                 reading.cancel()
 
     def _checked(self, batch: pb.UnicastPushBatch | None) -> Sequence[pb.UnicastPushRequest]:
@@ -320,8 +333,21 @@ class GatewayServicer:
             counters.event_streams -= 1
 
     def leave(self) -> None:
-        """Tell the callers of PushStreams, with their next answer, to go on at another process."""
+        """Have the callers of PushStreams go on at another process.
+
+        Those who know STREAM_MOVES are told at once, when all that was read is answered; others
+        with their next answer.
+        """
         self._is_leaving = True
+        for reading, can_move in self._readings.items():
+            if can_move:
+                reading.cancel()
+
+    def end_reading(self) -> None:
+        """End the PushStreams that are left, when all that was read is answered."""
+        self._is_reading_over = True
+        for reading in self._readings:
+            reading.cancel()
 
     def end_events(self) -> None:
         """End the event streams after the events so far, and refuse new ones."""

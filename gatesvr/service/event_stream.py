@@ -12,6 +12,7 @@ from ..errors import UpstreamError
 from ..grpcio import is_let_in
 from ..observe.event_pb import from_pb
 from .closing import AsyncClosing
+from .repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,8 @@ __all__ = ["GatewayEvents"]
 class GatewayEvents(AsyncClosing):
     """Session events from the moment of entering, for one task at a time.
 
-    GatewayClient.events() makes it. It ends when the gateway stops. Cancelling the wait for an
+    GatewayClient.events() makes it. It ends when the gateway stops, or its process that serves the
+    stream. Cancelling the wait for an
     event, with ``asyncio.timeout()`` for example, loses nothing: the next read returns that event.
 
     Args:
@@ -58,24 +60,33 @@ class GatewayEvents(AsyncClosing):
     async def __aenter__(self) -> Self:
         if self._call is not None:
             raise RuntimeError("the stream was entered before")
-        self._call = self._subscribe()
+        repeats = Repeats(is_safe=True)
         self._streams.add(self)
+        while (refusal := await self._begin()) is not None:
+            if not await repeats.pause(*refusal):
+                await self.close()
+                raise self._failed(*refusal)
+        return self
+
+    async def _begin(self) -> tuple[grpc.StatusCode, str | None] | None:
+        """Begin the call; return its status and details if it was not let in."""
+        self._call = self._subscribe()
         answered = asyncio.ensure_future(self._call.initial_metadata())
         try:
             await asyncio.wait({answered}, timeout=self._timeout)
             if not answered.done():
                 raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
-            if not is_let_in(self._result(answered)):
-                refused = asyncio.ensure_future(self._call.code())
-                await asyncio.wait({refused}, timeout=self._timeout)
-                if not refused.done():
-                    raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
-                raise self._failed(refused.result(), await self._call.details())
+            if is_let_in(self._result(answered)):
+                return None
+            refused = asyncio.ensure_future(self._call.code())
+            await asyncio.wait({refused}, timeout=self._timeout)
+            if not refused.done():
+                raise UpstreamError(f"gateway: no answer in {self._timeout:g} s")
+            return refused.result(), await self._call.details()
         except BaseException:
             await self.close()
             await asyncio.wait({answered})
             raise
-        return self
 
     def __aiter__(self) -> Self:
         return self

@@ -14,11 +14,12 @@ from .._pb import upstream_pb2_grpc as rpc
 from ..config import Range, check_numbers
 from ..credentials import Access
 from ..errors import ConfigError, UpstreamError
-from ..grpcio import make_channel, status_text
+from ..grpcio import STREAM_MOVES, make_channel, status_text
 from .closing import AsyncClosing
 from .event_stream import GatewayEvents
 from .push_api import PushApi
 from .push_stream import GrpcPushStream
+from .repeats import Repeats
 from .results import RegistryResult
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ __all__ = ["GatewayClient"]
 TIMEOUT_S = 5.0
 KEEPALIVE_MS = 60_000
 """Silence after which a ping checks that the gateway is still there."""
+RECONNECT_MS = 100
+"""Pause after the first attempt to connect that failed."""
+_QUESTIONS = frozenset(("GetSession", "ListSessions"))
+"""What may be asked twice."""
 
 
 class GatewayClient(PushApi, AsyncClosing):
     """Calls a gateway's GatewayService. The first call opens the channel; close() it at the end.
 
     Every method raises UpstreamError if the gateway is unreachable or does not answer in time, and
-    ConfigError if no address is set.
+    ConfigError if no address is set. A call that no process of the gateway has begun, because it
+    came to one that stopped, is repeated for a second; so is a push with a push_id whose connection
+    was lost.
 
     Args:
         address: The gateway's gRPC address, HOST:PORT; or a function that returns it at first use.
@@ -76,7 +83,8 @@ class GatewayClient(PushApi, AsyncClosing):
         """Return a stream of pushes to the gateway; see PushApi."""
 
         def begin() -> Any:
-            return self._connected().PushStream(metadata=self._access.metadata())
+            metadata = (*self._access.metadata(), STREAM_MOVES)
+            return self._connected().PushStream(metadata=metadata)
 
         return GrpcPushStream(begin, self._pushing, self._timeout)
 
@@ -142,7 +150,10 @@ class GatewayClient(PushApi, AsyncClosing):
             address = self.address if isinstance(self.address, str) else self.address()
             if not address:
                 raise ConfigError("the gateway's gRPC address is not set", field="gateway")
-            options = (("grpc.keepalive_time_ms", KEEPALIVE_MS),)
+            options = (
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
+            )
             self._channel = make_channel(address, options, self._access.credentials)
             self._stub = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]
         return self._stub
@@ -153,18 +164,21 @@ class GatewayClient(PushApi, AsyncClosing):
 
     async def _call(self, method: str, request: Any) -> Any:
         call = getattr(self._connected(), method)
+        is_safe = method in _QUESTIONS or bool(getattr(request, "push_id", ""))
         # A separate task: cancelling the caller must not cancel the gRPC call, which would leak.
-        task = asyncio.ensure_future(self._ask(call, request))
+        task = asyncio.ensure_future(self._ask(call, request, Repeats(is_safe=is_safe)))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return await asyncio.shield(task)
 
-    async def _ask(self, method: Any, request: Any) -> Any:
-        try:
-            metadata = self._access.metadata()
-            return await method(request, timeout=self._timeout, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(error.code(), error.details()) from None
+    async def _ask(self, method: Any, request: Any, repeats: Repeats) -> Any:
+        while True:
+            try:
+                metadata = self._access.metadata()
+                return await method(request, timeout=self._timeout, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                if not await repeats.pause(error.code(), error.details()):
+                    raise self._failed(error.code(), error.details()) from None
 
     def _failed(self, code: grpc.StatusCode, details: str | None) -> UpstreamError:
         is_plain = self._access.credentials is None

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
-
 from .._pb import upstream_pb2 as pb
 from ..errors import UpstreamError
-from ..grpcio import is_let_in
+from ..grpcio import CALL_ENDED, is_let_in
 from .push_api import PushStream
+from .repeats import Repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 __all__ = ["GrpcPushStream"]
 
@@ -26,7 +24,8 @@ MAX_BATCH_BYTES = 1 << 20
 
 class GrpcPushStream(PushStream):
     """A PushStream rpc; the first push begins it. It goes on by another one where the process of
-    the gateway leaves that served it.
+    the gateway leaves that served it: its last answer has no results, and nothing behind it was
+    read.
 
     Args:
         begin: Begins the call.
@@ -72,48 +71,64 @@ class GrpcPushStream(PushStream):
         answers: list[pb.UnicastPushResponse] = []
         async with self._turn:
             for batch in _batches(requests):
-                if self._call is None or (self._call.done() and not self._is_unsure):
-                    # Nothing is under way: whatever ended it, another one may go on.
-                    self._call = self._begin()
-                    self._is_open = False
-                    self._streams.add(self)
-                self._is_unsure = True
-                answer = await self._ask(batch)
-                self._is_unsure = False
+                answer = await self._answer(batch)
                 answers.extend(answer.responses)
-                if answer.moves:
-                    self._call.cancel()  # all that it was asked is answered
-                    self._call = None
         return answers
 
-    async def _ask(self, batch: pb.UnicastPushBatch) -> pb.UnicastPushBatchResponse:
+    async def _answer(self, batch: pb.UnicastPushBatch) -> pb.UnicastPushBatchResponse:
+        """Send a batch, and again while no process of the gateway has read it."""
+        repeats = Repeats(is_safe=True)
+        while True:
+            if self._call is None or (self._call.done() and not self._is_unsure):
+                # Nothing is under way: whatever ended it, another one may go on.
+                self._call = self._begin()
+                self._is_open = False
+                self._streams.add(self)
+            self._is_unsure = True
+            answer = await self._ask(batch)
+            if answer is None:
+                code, details = await self._call.code(), await self._call.details()
+                if self._is_open or not await repeats.pause(code, details):
+                    why = details or "the stream has ended"
+                    raise UpstreamError(f"gateway: {code.name}: {why}")
+            elif answer.moves:
+                self._call.cancel()  # all that it has read is answered
+                self._call = None
+            self._is_unsure = False
+            if answer is not None and answer.responses:
+                return answer
+
+    async def _ask(self, batch: pb.UnicastPushBatch) -> pb.UnicastPushBatchResponse | None:
+        """Send a batch; return its answer, None where the call has ended without one."""
         call = self._call
         try:
             async with asyncio.timeout(self._timeout):
                 if not self._is_open:
                     self._is_open = is_let_in(await call.initial_metadata())
-                answer: Any = grpc.aio.EOF
                 if self._is_open:
-                    await call.write(batch)
-                    answer = await call.read()
-                else:
-                    await call.code()  # refused: its status follows
+                    # The read begins first: it has the last answer also where the write fails.
+                    answer, _ = await asyncio.gather(
+                        _unless_ended(call, call.read), _unless_ended(call, call.write, batch)
+                    )
+                    if isinstance(answer, pb.UnicastPushBatchResponse):
+                        return answer
+                await call.code()  # its status follows
         except TimeoutError:
             call.cancel()
             raise UpstreamError(f"gateway: no answer in {self._timeout:g} s") from None
-        except grpc.aio.AioRpcError as error:
-            raise UpstreamError(f"gateway: {error.code().name}: {error.details()}") from None
-        except (asyncio.InvalidStateError, grpc.aio.UsageError):
-            answer = grpc.aio.EOF  # the call had already ended
-        except asyncio.CancelledError:
-            if not call.cancelled():
-                raise  # this task was cancelled, not the call
-            answer = grpc.aio.EOF
-        if answer is grpc.aio.EOF:
-            code, details = await call.code(), await call.details()
-            raise UpstreamError(f"gateway: {code.name}: {details or 'the stream has ended'}")
-        found: pb.UnicastPushBatchResponse = answer
-        return found
+        return None
+
+
+async def _unless_ended(call: Any, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Return the result of a read or write, None where the call has ended: it has a status."""
+    try:
+        return await work(*args)
+    except CALL_ENDED:
+        return None
+    except asyncio.CancelledError:
+        if not call.cancelled():
+            raise  # this task was cancelled, not the call
+        return None
 
 
 def _batches(requests: list[pb.UnicastPushRequest]) -> Iterator[pb.UnicastPushBatch]:

@@ -403,3 +403,55 @@ async def test_closed_links_reach_nobody(pair: tuple[Node, Node]) -> None:
         await life(a.links, "b")
     a.links.tell("b", TAKEN, pb.TakenRequest())
     assert a.counters.peer_hints_dropped == 1
+
+
+async def test_streams_of_a_process_that_closes_have_ended_when_it_has(path: Path) -> None:
+    """gRPC logs a traceback where the loop ends before the handler of a stream has."""
+    for number in range(20):
+        a, b = await Node(f"a{number}", path).serve(), await Node(f"b{number}", path).serve()
+        a.links.add(b.name, b.path)
+        b.links.add(a.name, a.path)
+        if number % 2:
+            await asyncio.gather(life(a.links, b.name), life(b.links, a.name))
+        else:  # the streams are not up yet
+            a.links.tell(b.name, TAKEN, pb.TakenRequest())
+            b.links.tell(a.name, TAKEN, pb.TakenRequest())
+            await asyncio.sleep(0)
+        await asyncio.gather(a.links.close(), b.links.close())
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert not [name for name in names if name == "rpc_task" or "Exchange" in name]
+
+
+async def test_served_stream_ends_with_ok(pair: tuple[Node, Node]) -> None:
+    _, b = pair
+    channel = make_channel(f"unix:{b.path}")
+    stream = channel.stream_stream("/gatesvr.proto.Peer/Exchange")()
+    await stream.initial_metadata()
+    await b.links.close()
+    assert await stream.code() is grpc.StatusCode.OK
+    await channel.close()
+
+
+async def test_sibling_that_does_not_answer_holds_no_close_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_link, "CLOSE_S", 0.05)
+    a = await Node("a", path).serve()
+    heard = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.set()
+        while await reader.read(1_000):
+            pass
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_unix_server(deaf, path / "deaf")
+    a.links.add("deaf", path / "deaf")
+    a.links.tell("deaf", TAKEN, pb.TakenRequest())
+    async with asyncio.timeout(LONG):
+        await heard.wait()
+        await a.links.close()
+        await ended.wait()
+    server.close()

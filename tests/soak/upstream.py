@@ -9,12 +9,9 @@ from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
-from gatesvr._pb import upstream_pb2 as pb
-from gatesvr._pb import upstream_pb2_grpc as rpc
 from gatesvr.errors import UpstreamError
 from gatesvr.service.gateway_client import GatewayClient
+from gatesvr.service.push_api import Push
 from gatesvr.service.request import Reply, Request
 from gatesvr.service.results import PushResult
 from gatesvr.service.service import UpstreamService
@@ -174,21 +171,6 @@ class Services:
         return request.data
 
 
-async def _pushed_over(
-    call: Any, batch: list[pb.UnicastPushRequest]
-) -> pb.UnicastPushBatchResponse | None:
-    """Return the answer to a batch, None where the stream has ended: then nobody knows."""
-    try:
-        await call.write(pb.UnicastPushBatch(requests=batch))
-        answer = await call.read()
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
-        # A call that the gateway has ended raises the last one at times.
-        if not call.done():
-            raise
-        return None
-    return None if answer is grpc.aio.EOF else answer
-
-
 class Pusher:
     """Pushes plain notifies: single ones, streams in order, broadcasts.
 
@@ -214,29 +196,22 @@ class Pusher:
         yield self._broadcast()
 
     async def _stream(self, stream: str, openids: list[str]) -> None:
-        """Push in order over a PushStream, batch by batch; over another where one is ended."""
+        """Push in order over a PushStream, batch by batch."""
         chance = self._random
         # A connection of its own, so that the streams reach different processes of the gateway.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        address = self._services.gateway_address
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
-            stub: Any = rpc.GatewayServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.PushStream()
+        async with (
+            GatewayClient(self._services.gateway_address, timeout=PATIENCE_S) as gateway,
+            gateway.push_stream() as pushes,
+        ):
             while not self.is_calm:
                 batch = []
                 for _ in range(chance.randint(1, MAX_STREAM_BATCH)):
                     openid = chance.choice(openids)
-                    batch.append(self._request(openid, self._services.new_name("s")))
+                    batch.append(self._push(openid, self._services.new_name("s")))
                 at = time.monotonic()
-                async with asyncio.timeout(PATIENCE_S):
-                    while (answer := await _pushed_over(call, batch)) is None:
-                        self.counts["push_streams_ended"] += 1
-                        call = stub.PushStream(wait_for_ready=True)
-                for request, response in zip(batch, answer.responses, strict=True):
-                    self._pushed(request, response, at, stream)
+                for push, result in zip(batch, await pushes.push(*batch), strict=True):
+                    self._pushed(push, result, at, stream)
                 await asyncio.sleep(chance.expovariate(1 / self._plan.push_pause_s))
-            await call.done_writing()
-            await call.read()
 
     async def _push_singly(self, openids: list[str]) -> None:
         """Push one after the other; some may expire, some are repeated under their push_id."""
@@ -255,7 +230,7 @@ class Pusher:
                     self._history.tell("broken", "", f"push: {error}")
                     continue
                 if at:
-                    self._pushed(self._request(openid, name), answer, at, "")
+                    self._pushed(self._push(openid, name), answer, at, "")
                     at = 0.0
                 else:
                     self.counts["push_repeats"] += 1
@@ -275,34 +250,27 @@ class Pusher:
             self.counts["broadcasts"] += 1
             await asyncio.sleep(self._random.expovariate(1.0))
 
-    def _request(self, openid: str, name: str) -> pb.UnicastPushRequest:
+    def _push(self, openid: str, name: str) -> Push:
         if self._random.random() < 0.5:
-            target = {"target_type": "openid", "target_id": openid}
-        else:
-            target = {"target_type": "session", "target_id": self._services.sessions[openid]}
-        return pb.UnicastPushRequest(msg_type="soak", data=name.encode(), push_id=name, **target)
+            return Push(openid, msg_type="soak", data=name.encode(), push_id=name)
+        session_id = self._services.sessions[openid]
+        return Push(session_id, "session", msg_type="soak", data=name.encode(), push_id=name)
 
-    def _pushed(
-        self,
-        request: pb.UnicastPushRequest,
-        response: pb.UnicastPushResponse | PushResult,
-        at: float,
-        stream: str,
-    ) -> None:
+    def _pushed(self, push: Push, result: PushResult, at: float, stream: str) -> None:
         self.counts["pushes_streamed" if stream else "pushes_single"] += 1
-        if not response.success:
-            self.counts[f"push_{response.error_code}"] += 1
+        if not result.success:
+            self.counts[f"push_{result.error_code}"] += 1
         # Of UNKNOWN nobody knows whether it was taken (PROTOCOL 7.5).
-        if not response.success and response.error_code != "UNKNOWN":
+        if not result.success and result.error_code != "UNKNOWN":
             return
-        session_id = request.target_id
-        if request.target_type == "openid":
+        session_id = push.target_id
+        if push.target_type == "openid":
             session_id = self._services.sessions[session_id]
         self._history.tell(
             "pushed",
             session_id,
-            request.data.decode(),
+            push.data.decode(),
             at=at,
             stream=stream,
-            is_sure=response.success,
+            is_sure=result.success,
         )
