@@ -117,10 +117,12 @@ class Board:
             raise BoardError(f"{path}: {error.strerror}") from None
         try:
             if is_new:
-                os.ftruncate(file, _SIZE)
+                _fill(file)
             elif os.fstat(file).st_size < _SIZE:
                 raise BoardError(f"{path} is no board")
             self._map = mmap.mmap(file, _SIZE)
+        except OSError as error:
+            raise BoardError(f"{path}: {error.strerror}") from None
         finally:
             os.close(file)
         if is_new:
@@ -218,6 +220,13 @@ class Board:
             if crc32(data[:-8]) == checksum:
                 return tuple(fields)
         return ()
+
+
+def _fill(file: int) -> None:
+    """Write every byte: a hole that a full disk has no room for would be SIGBUS to its writer."""
+    left = memoryview(bytes(_SIZE))
+    while left:
+        left = left[os.write(file, left) :]
 
 
 def _padded(values: tuple[int, ...]) -> tuple[int, ...]:
