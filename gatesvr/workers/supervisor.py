@@ -30,6 +30,7 @@ from ..drain import DrainStatus, check_drain
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
+from ..transport.siblings import shared_secret, steering_key
 from .assignment import (
     Assignment,
     Failed,
@@ -86,8 +87,6 @@ STOP_S = 5.0
 """Time that workers get to end in a hurry; then they are killed."""
 MAX_TOMBSTONES = 65_536
 """Sessions that were replaced or kicked, and are remembered for their clients."""
-KEY_BYTES = 16
-SECRET_BYTES = 32
 NODE_ID_BYTES = 16
 
 
@@ -166,7 +165,7 @@ class Supervisor:
         self._board: Board | None = None
         self._balancer: Balancer | None = None
         self._balancing: asyncio.TimerHandle | None = None
-        self._key, self._secret = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(SECRET_BYTES)
+        self._key = self._secret = b""
         self._steers = False
         self._is_serving = False
         self._is_leaving = False
@@ -219,6 +218,8 @@ class Supervisor:
         """
         try:
             await self._ports.open(self.config)
+            self._secret = shared_secret(self.config.transport, self._ports.address)
+            self._key = steering_key(self._secret)
             self._steers = self._ports.steer(self._key, self.config.workers.steer)
             self._folder = tempfile.mkdtemp(prefix="gatesvr-")  # of this user alone
             await self.links.serve(hub_socket(self._folder), self._hub.handlers())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
 from gatesvr.drain import DrainStatus
@@ -109,6 +110,23 @@ async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Pat
     assert not Path(supervisor.folder).exists()  # noqa: ASYNC240 - nothing else runs
     # Nobody asked these to drain: they saw the end of the channel.
     assert supervisor.counters.deaths == 1
+
+
+async def test_the_next_supervisor_has_the_same_secret(tmp_path: Path) -> None:
+    """So clients of one that was killed are told by a stateless reset, not by their time-out."""
+    secrets = set()
+    bind = "127.0.0.1:0"
+    for _ in range(2):
+        transport = TransportConfig(bind=bind)
+        supervisor = supervisor_of("serve", tmp_path, replace(config(1), transport=transport))
+        try:
+            await supervisor.start()
+            assignment = supervisor.serving()[0].assignment
+        finally:
+            await supervisor.stop()
+        secrets.add((assignment.secret, assignment.key))
+        bind = assignment.config.transport.bind
+    assert len(secrets) == 1
 
 
 async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
