@@ -76,6 +76,10 @@ class Slots:
         """Return how many workers of a slot have died since one lived for a minute."""
         return self._deaths[slot]
 
+    def is_full(self, slot: int) -> bool:
+        """Return whether all numbers of a slot are in use."""
+        return len(self.numbers(slot)) == len(range(slot, NUMBERS, self.count))
+
     def begin(self, slot: int) -> int:
         """Return the number of a new worker for a slot; it starts.
 

@@ -466,6 +466,8 @@ class Supervisor:
         return self._upgrade.status()
 
     async def _begin_upgrade(self, read: Callable[[], Config]) -> None:
+        if self._is_leaving:  # since it waits for a reload
+            raise UpgradeError("the gateway drains")
         try:
             config, kept = within_reach(self.config, read(), is_upgrade=True)
         except ConfigError as error:
