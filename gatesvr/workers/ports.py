@@ -64,7 +64,7 @@ class Ports:
 
     @property
     def address(self) -> Address:
-        """The address of QUIC clients, with the real port; the first one where there are several."""
+        """The address of QUIC clients, with the real port; the first one of several."""
         return unscoped(self._groups[QUIC][0][0].getsockname())
 
     async def open(self, config: Config) -> None:
