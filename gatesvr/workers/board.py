@@ -31,7 +31,7 @@ LIMITS = 8
 BEAT_S = 0.25
 """How often a worker writes its row, seconds."""
 STALE_S = 2.0
-"""A worker whose row is older takes no new clients: it is stopped, or starved."""
+"""A worker whose row is older takes no new clients."""
 LOOK_S = 0.1
 """How long BoardLoads takes the list of workers to be the same."""
 
@@ -79,6 +79,11 @@ class Row(NamedTuple):
     held: tuple[int, ...] = ()
     used: tuple[int, ...] = ()
     beat_ms: int = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its worker is stopped, or starved."""
+        return now_ms() - self.beat_ms > STALE_S * 1000
 
 
 class Grant(NamedTuple):
@@ -263,6 +268,6 @@ class BoardLoads:
         if number == self._number:
             return self._own()
         row = self._board.row(number)
-        if row is None or not row.is_accepting or now_ms() - row.beat_ms > STALE_S * 1000:
+        if row is None or not row.is_accepting or row.is_stale:
             return None
         return row.connections

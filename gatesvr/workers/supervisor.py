@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -162,11 +163,13 @@ class Supervisor:
         )
         self._hub = HubServer(self.entries)
         self._folder = ""
+        self._lock = -1
         self._board: Board | None = None
         self._balancer: Balancer | None = None
         self._balancing: asyncio.TimerHandle | None = None
         self._key = self._secret = b""
         self._steers = False
+        self._silent: set[int] = set()  # slots whose worker is stopped, or starved
         self._is_serving = False
         self._is_leaving = False
         self._is_upgrading = False
@@ -222,6 +225,9 @@ class Supervisor:
             self._key = steering_key(self._secret)
             self._steers = self._ports.steer(self._key, self.config.workers.steer)
             self._folder = tempfile.mkdtemp(prefix="gatesvr-")  # of this user alone
+            # Whoever clears old files away leaves a folder alone that is locked (tmpfiles.d(5)).
+            self._lock = os.open(self._folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
             await self.links.serve(hub_socket(self._folder), self._hub.handlers())
             self._hub.start()
             self._board = Board(board_file(self._folder), is_new=True)
@@ -293,6 +299,7 @@ class Supervisor:
         """Move the workers' shares of the limits, now and from now on."""
         assert self._balancer is not None
         self._balancer.tick()
+        self._look_for_silent()
         self._balancing = asyncio.get_running_loop().call_later(BEAT_S, self._balance)
 
     # What becomes of a worker.
@@ -319,13 +326,31 @@ class Supervisor:
             worker.tell(Go())
         logger.info("worker_ready", extra=keys(worker=worker.number, pid=worker.pid))
 
+    def _look_for_silent(self) -> None:
+        """Steer around the slots whose worker has stopped to say how it is.
+
+        A neighbour takes their new clients, and hands on what is for the others.
+        """
+        assert self._board is not None
+        silent = set()
+        for worker in self.serving():
+            row = self._board.row(worker.number)
+            if row is not None and row.is_stale:
+                silent.add(worker.number % self.slots.count)
+        if silent == self._silent:
+            return
+        for slot in silent - self._silent:
+            logger.warning("worker_silent", extra=keys(slot=slot))
+        self._silent = silent
+        self._steer()
+
     def _steer(self) -> None:
         """Steer around the slots whose worker has died, and back once they have another one.
 
         A neighbour tells the clients of the dead worker at once that their connections are gone.
         """
         if self._steers:
-            self._ports.steer(self._key, "auto", self.slots.vacant())
+            self._ports.steer(self._key, "auto", self.slots.vacant() | self._silent)
 
     def _ended(self, worker: WorkerProcess, why: str) -> None:
         """Forget a worker that has ended; see that its slot gets another one."""
@@ -634,6 +659,8 @@ class Supervisor:
             self._ports.close()
             if self._folder:
                 shutil.rmtree(self._folder, ignore_errors=True)
+            if self._lock >= 0:
+                os.close(self._lock)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
@@ -20,6 +21,9 @@ from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
 from gatesvr.drain import DrainStatus
 from gatesvr.errors import ConfigError, GatesvrError
 from gatesvr.transport.steering import QUIC, ConnectionIds
+from gatesvr.workers import board as board_module
+from gatesvr.workers.assignment import board_file
+from gatesvr.workers.board import Board, Row
 from gatesvr.workers.calls import WorkerStatus
 from gatesvr.workers.supervisor import Supervisor
 
@@ -127,6 +131,34 @@ async def test_the_next_supervisor_has_the_same_secret(tmp_path: Path) -> None:
         secrets.add((assignment.secret, assignment.key))
         bind = assignment.config.transport.bind
     assert len(secrets) == 1
+
+
+async def test_its_folder_is_locked_against_whoever_clears_old_files_away(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path, 1) as supervisor:
+        folder = os.open(supervisor.folder, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(folder)
+
+
+async def test_new_clients_of_a_silent_worker_come_to_its_neighbour(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path) as supervisor:
+        board = Board(board_file(supervisor.folder))
+        board.write(0, Row(1))
+        if supervisor._steers:
+            assert slot_for(supervisor, 0) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(board_module, "STALE_S", -1.0)
+            await until(lambda: supervisor._silent == {0})
+            if supervisor._steers:
+                assert slot_for(supervisor, 0) == 1
+        board.write(0, Row(1))
+        await until(lambda: not supervisor._silent)
+        if supervisor._steers:
+            assert slot_for(supervisor, 0) == 0
+        board.close()
 
 
 async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
