@@ -581,6 +581,11 @@ class Supervisor:
         for worker in self.workers.values():
             worker.tell(Hurry())
 
+    def kill(self) -> None:
+        """End the workers that are left, at once."""
+        for worker in self.workers.values():
+            worker.kill()
+
     def _leave(self) -> None:
         """Start no worker any more; those that start have no clients, and end."""
         self._is_leaving = True
@@ -642,8 +647,7 @@ class Supervisor:
         except TimeoutError:
             logger.error("workers_killed", extra=keys(workers=len(self.workers)))
         finally:
-            for worker in self.workers.values():
-                worker.kill()
+            self.kill()
             while self.workers:
                 await asyncio.wait([worker.ended for worker in self.workers.values()])
                 await asyncio.sleep(0)
