@@ -15,7 +15,7 @@ from ..workers.supervisor import Supervisor
 from ..workers.upgrade import UpgradeError
 from .banner import Summary, banner
 from .draining import say_stopping, show_drain
-from .loop import stop_event
+from .loop import HURRY_S, stop_event
 from .serving import admin_server, print_stats, start_demo_services
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ async def supervise(
         is_hurried = True
         if supervisor is not None:
             supervisor.hurry()
+            # This process is gone HURRY_S after the signal: no worker may outlive it.
+            running.call_later(HURRY_S / 2, supervisor.kill)
 
-    stop = stop_event(hurry)
     running = asyncio.get_running_loop()
+    stop = stop_event(hurry)
     # Until it serves there is nothing to reload.
     running.add_signal_handler(signal.SIGHUP, lambda: logger.warning("hangup_ignored"))
     running.add_signal_handler(signal.SIGUSR2, lambda: logger.warning("upgrade_ignored"))

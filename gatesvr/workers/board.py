@@ -31,7 +31,7 @@ LIMITS = 8
 BEAT_S = 0.25
 """How often a worker writes its row, seconds."""
 STALE_S = 2.0
-"""A worker whose row is older takes no new clients: it is stopped, or starved."""
+"""A worker whose row is older takes no new clients."""
 LOOK_S = 0.1
 """How long BoardLoads takes the list of workers to be the same."""
 
@@ -80,6 +80,11 @@ class Row(NamedTuple):
     used: tuple[int, ...] = ()
     beat_ms: int = 0
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether its worker is stopped, or starved."""
+        return now_ms() - self.beat_ms > STALE_S * 1000
+
 
 class Grant(NamedTuple):
     """A worker's shares.
@@ -117,10 +122,12 @@ class Board:
             raise BoardError(f"{path}: {error.strerror}") from None
         try:
             if is_new:
-                os.ftruncate(file, _SIZE)
+                _fill(file)
             elif os.fstat(file).st_size < _SIZE:
                 raise BoardError(f"{path} is no board")
             self._map = mmap.mmap(file, _SIZE)
+        except OSError as error:
+            raise BoardError(f"{path}: {error.strerror}") from None
         finally:
             os.close(file)
         if is_new:
@@ -220,6 +227,13 @@ class Board:
         return ()
 
 
+def _fill(file: int) -> None:
+    """Write every byte: a hole that a full disk has no room for would be SIGBUS to its writer."""
+    left = memoryview(bytes(_SIZE))
+    while left:
+        left = left[os.write(file, left) :]
+
+
 def _padded(values: tuple[int, ...]) -> tuple[int, ...]:
     return (*values, *(0,) * (LIMITS - len(values)))
 
@@ -254,6 +268,6 @@ class BoardLoads:
         if number == self._number:
             return self._own()
         row = self._board.row(number)
-        if row is None or not row.is_accepting or now_ms() - row.beat_ms > STALE_S * 1000:
+        if row is None or not row.is_accepting or row.is_stale:
             return None
         return row.connections

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..cluster.peers import PeerUnreachableError
 from .assignment import Failed, Leave
 from .calls import STATUS, WorkerStatus
+from .upgrade import UpgradeError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -38,7 +39,11 @@ class WorkerCrew:
     def start(self, config: Config) -> list[int]:
         """See Crew."""
         supervisor = self._supervisor
-        for slot in range(supervisor.slots.count):
+        slots = range(supervisor.slots.count)
+        for slot in slots:
+            if supervisor.slots.is_full(slot):  # of workers that an upgrade has left leaving
+                raise UpgradeError(f"all numbers of slot {slot} are in use: try again later")
+        for slot in slots:
             worker = supervisor.begin(slot, config)
             self._started[worker.number] = worker
         return list(self._started)

@@ -18,7 +18,7 @@ import msgspec
 
 from ..config import join_address, parse_address
 from ..errors import ConfigError
-from ..transport.addresses import resolve
+from ..transport.addresses import resolve, unscoped
 from ..transport.steering import (
     QUIC,
     WEB_PLAIN,
@@ -60,6 +60,11 @@ class Ports:
         self._groups: dict[str, list[list[socket.socket]]] = {}
         self._reserved: list[socket.socket] = []
         self._push = 0
+
+    @property
+    def address(self) -> Address:
+        """The address of QUIC clients, with the real port; the first one of several."""
+        return unscoped(self._groups[QUIC][0][0].getsockname())
 
     async def open(self, config: Config) -> None:
         """Open and reserve them.

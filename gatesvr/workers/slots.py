@@ -18,7 +18,10 @@ two live workers have the same; a number is free again when all others of its sl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["NUMBERS", "STEADY_S", "Phase", "Slots"]
 
@@ -67,26 +70,37 @@ class Slots:
         live = self._live.get(number)
         return None if live is None else live.phase
 
-    def covers(self) -> dict[int, list[int]]:
-        """Return, of each worker that serves, the slots without one that it is to cover.
+    def covers(self, silent: Collection[int] = ()) -> dict[int, list[int]]:
+        """Return, of each worker that serves, the slots that it is to cover.
 
-        A slot that no worker serves is covered by the one of the next slot that has one.
+        A slot that no worker serves, and one whose worker is silent, is covered by the worker of
+        the next slot that has one.
         """
-        serving = {live.slot: n for n, live in self._live.items() if live.phase == "serving"}
         found: dict[int, list[int]] = {
-            n: [] for n, live in self._live.items() if live.phase == "serving"
+            number: [] for number, live in self._live.items() if live.phase == "serving"
         }
-        taker = serving[min(serving)] if serving else -1
+        able = {
+            live.slot: number
+            for number, live in self._live.items()
+            if live.phase == "serving" and live.slot not in silent
+        }
+        if not able:
+            return found
+        taker = able[min(able)]
         for slot in reversed(range(self.count)):
-            if slot in serving:
-                taker = serving[slot]
-            elif serving:
+            if slot in able:
+                taker = able[slot]
+            else:
                 found[taker].append(slot)
         return found
 
     def deaths(self, slot: int) -> int:
         """Return how many workers of a slot have died since one lived for a minute."""
         return self._deaths[slot]
+
+    def is_full(self, slot: int) -> bool:
+        """Return whether all numbers of a slot are in use."""
+        return len(self.numbers(slot)) == len(range(slot, NUMBERS, self.count))
 
     def begin(self, slot: int) -> int:
         """Return the number of a new worker for a slot; it starts.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -30,6 +31,7 @@ from ..drain import DrainStatus, check_drain
 from ..errors import ConfigError, GatesvrError
 from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
+from ..transport.siblings import shared_secret, steering_key
 from .assignment import (
     Assignment,
     Cover,
@@ -88,8 +90,6 @@ STOP_S = 5.0
 """Time that workers get to end in a hurry; then they are killed."""
 MAX_TOMBSTONES = 65_536
 """Sessions that were replaced or kicked, and are remembered for their clients."""
-KEY_BYTES = 16
-SECRET_BYTES = 32
 NODE_ID_BYTES = 16
 
 
@@ -165,12 +165,14 @@ class Supervisor:
         )
         self._hub = HubServer(self.entries)
         self._folder = ""
+        self._lock = -1
         self._board: Board | None = None
         self._balancer: Balancer | None = None
         self._balancing: asyncio.TimerHandle | None = None
-        self._key, self._secret = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(SECRET_BYTES)
+        self._key = self._secret = b""
         self._steers = False
         self._covers: dict[int, list[int]] = {}
+        self._silent: set[int] = set()  # slots whose worker is stopped, or starved
         self._is_serving = False
         self._is_leaving = False
         self._is_upgrading = False
@@ -222,8 +224,13 @@ class Supervisor:
         """
         try:
             await self._ports.open(self.config)
+            self._secret = shared_secret(self.config.transport, self._ports.address)
+            self._key = steering_key(self._secret)
             self._steers = self._ports.steer(self._key, self.config.workers.steer)
             self._folder = tempfile.mkdtemp(prefix="gatesvr-")  # of this user alone
+            # Whoever clears old files away leaves a folder alone that is locked (tmpfiles.d(5)).
+            self._lock = os.open(self._folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
             await self.links.serve(hub_socket(self._folder), self._hub.handlers())
             self._hub.start()
             self._board = Board(board_file(self._folder), is_new=True)
@@ -295,6 +302,7 @@ class Supervisor:
         """Move the workers' shares of the limits, now and from now on."""
         assert self._balancer is not None
         self._balancer.tick()
+        self._look_for_silent()
         self._balancing = asyncio.get_running_loop().call_later(BEAT_S, self._balance)
 
     # What becomes of a worker.
@@ -323,13 +331,28 @@ class Supervisor:
             self.cover()
         logger.info("worker_ready", extra=keys(worker=worker.number, pid=worker.pid))
 
+    def _look_for_silent(self) -> None:
+        """Let others cover the slots whose worker has stopped to say how it is."""
+        assert self._board is not None
+        silent = set()
+        for worker in self.serving():
+            row = self._board.row(worker.number)
+            if row is not None and row.is_stale:
+                silent.add(worker.number % self.slots.count)
+        if silent == self._silent:
+            return
+        for slot in silent - self._silent:
+            logger.warning("worker_silent", extra=keys(slot=slot))
+        self._silent = silent
+        self.cover()
+
     def cover(self) -> None:
         """See that what comes for a slot without a worker is read by another one.
 
         That one takes the new clients of the slot, and tells those of a dead worker at once that
         their connections are gone.
         """
-        before, self._covers = self._covers, self.slots.covers()
+        before, self._covers = self._covers, self.slots.covers(self._silent)
         for number, slots in self._covers.items():
             if slots != before.get(number, []):
                 self.workers[number].tell(Cover(slots))
@@ -474,6 +497,8 @@ class Supervisor:
         return self._upgrade.status()
 
     async def _begin_upgrade(self, read: Callable[[], Config]) -> None:
+        if self._is_leaving:  # since it waits for a reload
+            raise UpgradeError("the gateway drains")
         try:
             config, kept = within_reach(self.config, read(), is_upgrade=True)
         except ConfigError as error:
@@ -562,6 +587,11 @@ class Supervisor:
         for worker in self.workers.values():
             worker.tell(Hurry())
 
+    def kill(self) -> None:
+        """End the workers that are left, at once."""
+        for worker in self.workers.values():
+            worker.kill()
+
     def _leave(self) -> None:
         """Start no worker any more; those that start have no clients, and end."""
         self._is_leaving = True
@@ -623,8 +653,7 @@ class Supervisor:
         except TimeoutError:
             logger.error("workers_killed", extra=keys(workers=len(self.workers)))
         finally:
-            for worker in self.workers.values():
-                worker.kill()
+            self.kill()
             while self.workers:
                 await asyncio.wait([worker.ended for worker in self.workers.values()])
                 await asyncio.sleep(0)
@@ -640,6 +669,8 @@ class Supervisor:
             self._ports.close()
             if self._folder:
                 shutil.rmtree(self._folder, ignore_errors=True)
+            if self._lock >= 0:
+                os.close(self._lock)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

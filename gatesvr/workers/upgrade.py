@@ -52,7 +52,11 @@ class Crew(Protocol):
         """Return those that serve."""
 
     def start(self, config: Config) -> Sequence[int]:
-        """Start a worker for each slot, beside those that it has; return them."""
+        """Start a worker for each slot, beside those that it has; return them.
+
+        Raises:
+            UpgradeError: A slot has no number left; none was started.
+        """
 
     def failure(self, number: int) -> str | None:
         """Return why a worker that was started does not run; None where it starts or serves."""

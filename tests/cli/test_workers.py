@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,3 +103,24 @@ async def test_workers_of_a_killed_supervisor_drain_and_end(tmp_path: Path) -> N
     assert result.err.count("supervisor_gone") == 2
     assert result.err.count("gateway_stopped") == 2
     os.rmdir(folders)  # it is empty: the last worker has removed what they shared
+
+
+@pytest.mark.long
+async def test_a_second_signal_leaves_no_worker_that_is_stopped(tmp_path: Path) -> None:
+    """One that lived on would keep the port: no gateway could be started there again."""
+    args = ("serve", "--demo", "--workers", "2", *FREE_PORTS)
+    async with serving(tmp_path, *args) as server:
+        pids = pids_of(server)
+        os.kill(pids[1], signal.SIGSTOP)
+        try:
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.stderr is not None
+            async with asyncio.timeout(DEADLINE_S):
+                while b"stopping" not in (line := await server.process.stderr.readline()):
+                    assert line
+            result = await server.stop(signal.SIGTERM)
+            assert result.code == 1
+            await ended(pids)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pids[1], signal.SIGKILL)

@@ -11,6 +11,7 @@ import pytest
 
 from gatesvr.config import Config, WebConfig
 from gatesvr.errors import ConfigError
+from gatesvr.workers import slots
 from gatesvr.workers.upgrade import UpgradeError
 
 from ..workers.test_supervisor import config, is_alive, supervising, until
@@ -105,3 +106,28 @@ def test_new_workers_get_what_a_reload_cannot_change() -> None:
     assert sorted(kept) == ["transport.bind", "transport.web.bind", "workers.count"]
     assert (found.transport.backend, found.workers.upgrade_timeout) == ("aioquic", 7)
     assert (found.transport.bind, found.workers.count) == (old.transport.bind, 2)
+
+
+async def test_one_that_waited_for_a_reload_does_not_begin_in_a_drain(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path, 1) as supervisor:
+        await supervisor._reloading.acquire()
+        upgrading = asyncio.create_task(supervisor.upgrade(lambda: config(1)))
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(supervisor.drain(ready_wait=0))
+        await asyncio.sleep(0)
+        supervisor._reloading.release()
+        with pytest.raises(UpgradeError, match="the gateway drains"):
+            await upgrading
+        await draining
+        assert supervisor.counters.starts == 1
+
+
+async def test_one_that_finds_no_numbers_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "NUMBERS", 3)  # two for slot 0, one for slot 1
+    async with supervising("serve", tmp_path, 2) as supervisor:
+        with pytest.raises(UpgradeError, match="all numbers of slot 1 are in use"):
+            await supervisor.upgrade(lambda: config(2))
+        await until(lambda: len(supervisor.workers) == 2)
+        assert [worker.number for worker in supervisor.serving()] == [0, 1]

@@ -113,3 +113,10 @@ def test_list_of_workers_is_looked_up_now_and_then(
     assert loads.numbers() == set()
     now[0] += board_module.LOOK_S
     assert loads.numbers() == {1}
+
+
+def test_a_board_has_its_bytes_before_anybody_writes_there(tmp_path: Path) -> None:
+    # Else a process that writes while the disk is full is ended by SIGBUS.
+    Board(tmp_path / "board", is_new=True).close()
+    status = (tmp_path / "board").stat()
+    assert status.st_blocks * 512 >= status.st_size

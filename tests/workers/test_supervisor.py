@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import select
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
 from gatesvr.drain import DrainStatus
 from gatesvr.errors import ConfigError, GatesvrError
 from gatesvr.transport.steering import QUIC, ConnectionIds
+from gatesvr.workers import board as board_module
+from gatesvr.workers.assignment import board_file
+from gatesvr.workers.board import Board, Row
 from gatesvr.workers.calls import WorkerStatus
 from gatesvr.workers.crew import WorkerCrew
 from gatesvr.workers.supervisor import Supervisor
@@ -118,6 +123,45 @@ async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Pat
     assert not Path(supervisor.folder).exists()  # noqa: ASYNC240 - nothing else runs
     # Nobody asked these to drain: they saw the end of the channel.
     assert supervisor.counters.deaths == 1
+
+
+async def test_the_next_supervisor_has_the_same_secret(tmp_path: Path) -> None:
+    """So clients of one that was killed are told by a stateless reset, not by their time-out."""
+    secrets = set()
+    bind = "127.0.0.1:0"
+    for _ in range(2):
+        transport = TransportConfig(bind=bind)
+        supervisor = supervisor_of("serve", tmp_path, replace(config(1), transport=transport))
+        try:
+            await supervisor.start()
+            assignment = supervisor.serving()[0].assignment
+        finally:
+            await supervisor.stop()
+        secrets.add((assignment.secret, assignment.key))
+        bind = assignment.config.transport.bind
+    assert len(secrets) == 1
+
+
+async def test_its_folder_is_locked_against_whoever_clears_old_files_away(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path, 1) as supervisor:
+        folder = os.open(supervisor.folder, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(folder)
+
+
+async def test_a_silent_worker_has_a_cover(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path) as supervisor:
+        board = Board(board_file(supervisor.folder))
+        board.write(0, Row(1))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(board_module, "STALE_S", -1.0)
+            await until(lambda: covers(tmp_path, 1) == [[0], [QUIC]])
+        board.write(0, Row(1))
+        await until(lambda: covers(tmp_path, 1) == [[], []])
+        board.close()
 
 
 async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
