@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ..session.session import Session
     from ..upstream.registry import UpstreamRegistry
     from .directory import Directory
+    from .node import Node
     from .peers import Handlers, Peers
-    from .routing.node import RoutedNode
 
 __all__ = ["ClusterCommands"]
 
@@ -80,7 +80,7 @@ class ClusterCommands:
         commands: Commands,
         manager: SessionManager,
         registry: UpstreamRegistry,
-        node: RoutedNode,
+        node: Node,
         directory: Directory,
         peers: Peers,
     ) -> None:

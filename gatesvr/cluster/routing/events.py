@@ -23,7 +23,7 @@ from ...control.events import EventStream
 from ...observe.event_pb import from_pb, to_pb
 from ..peers import PeerUnreachableError
 from .calls import EVENTS, SUBSCRIBE
-from .node import TRY_S
+from .tries import TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,14 +86,13 @@ class ClusterEvents:
             except PeerUnreachableError:
                 return  # tick() tells it again
 
-        own = self._siblings.node_id
-        await asyncio.gather(*(tell(n.node_id) for n in nodes if n.leased and n.node_id != own))
+        await asyncio.gather(*map(tell, self._siblings.others(nodes)))
 
     async def tick(self, nodes: tuple[Node, ...]) -> None:
         """Renew the subscriptions, and forget processes that are gone. Call it once a second."""
         there = {node.node_id for node in nodes}
         for node_id in self._relays.keys() - there:
-            self._end(node_id)
+            self.end(node_id)
         for numbers in (self._sent, self._taken):
             for gone in numbers.keys() - there:
                 del numbers[gone]
@@ -106,7 +105,7 @@ class ClusterEvents:
     def stop(self) -> None:
         """Relay no more."""
         for node_id in list(self._relays):
-            self._end(node_id)
+            self.end(node_id)
 
     # What siblings ask.
 
@@ -124,7 +123,7 @@ class ClusterEvents:
         relay = self._relays.get(node_id)
         if not request.kinds:
             if relay is not None:
-                self._end(node_id)
+                self.end(node_id)
             return
         if relay is None:
             relay = self._relays[node_id] = Relay(self, node_id)
@@ -166,11 +165,8 @@ class ClusterEvents:
             except PeerUnreachableError:
                 await asyncio.sleep(PAUSE_S)
 
-    def ended(self, node_id: str) -> None:
-        """Forget the relay for a sibling that wants no more."""
-        self._end(node_id)
-
-    def _end(self, node_id: str) -> None:
+    def end(self, node_id: str) -> None:
+        """End the relay for a sibling that has left, or wants no more."""
         relay = self._relays.pop(node_id)
         # Bound methods are equal, not identical.
         self._hub.relays = tuple(each for each in self._hub.relays if each != relay.offer)
@@ -224,7 +220,7 @@ class Relay:
             is_wanted = await self._events.send(self._node_id, batch, missed, self._missed_at_ms)
             if not is_wanted and renewals == self.renewals:
                 self._sending = None
-                self._events.ended(self._node_id)
+                self._events.end(self._node_id)
                 return
         self._sending = None
 

@@ -22,8 +22,8 @@ from ..._pb import upstream_pb2 as pb
 from ...control.targets import RefusedError
 from ...session.outbox import MADE_PUSH_ID
 from ..directory import DirectoryUnreachableError
-from .node import RETRY_S, TRY_S
 from .ordered import PushOrder
+from .tries import RETRY_S, TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ...session.manager import SessionManager
     from ...session.session import Session
     from ..entries import Entry, Found
+    from ..node import Node
     from .bulk import BulkPushes
     from .lookups import Lookups
-    from .node import RoutedNode
 
 __all__ = ["ClusterPushes"]
 
@@ -61,7 +61,7 @@ class ClusterPushes:
         self,
         commands: Commands,
         manager: SessionManager,
-        node: RoutedNode,
+        node: Node,
         lookups: Lookups,
         bulk: BulkPushes,
     ) -> None:

@@ -17,7 +17,7 @@ from ...upstream.registry import Registration
 from ..directory import DirectoryUnreachableError
 from ..peers import PeerUnreachableError
 from .calls import GREET, REGISTRY, TABLE
-from .node import RETRY_S, TRY_S
+from .tries import RETRY_S, TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,6 @@ class ClusterRegistrations:
             nodes: All processes.
             subscribed: Told of the events that each of the others wants.
         """
-        others = [n.node_id for n in nodes if n.leased and n.node_id != self._siblings.node_id]
         greeting = routing_pb2.Greeting(node_id=self._siblings.node_id)
 
         async def ask(node_id: str) -> routing_pb2.EndpointTable | None:
@@ -153,7 +152,8 @@ class ClusterRegistrations:
             subscribed(answer.subscription)
             return answer.table
 
-        tables = [table for table in await asyncio.gather(*map(ask, others)) if table is not None]
+        found = await asyncio.gather(*map(ask, self._siblings.others(nodes)))
+        tables = [table for table in found if table is not None]
         for table in sorted(tables, key=lambda table: table.version):
             if table.version > self._registry.version:
                 self._take(table)
@@ -162,8 +162,7 @@ class ClusterRegistrations:
 
     async def _tell_all(self, nodes: tuple[Node, ...]) -> None:
         """Have all others mirror the table, those that do not answer excepted."""
-        others = [n.node_id for n in nodes if n.leased and n.node_id != self._siblings.node_id]
-        await asyncio.gather(*map(self._tell, others))
+        await asyncio.gather(*map(self._tell, self._siblings.others(nodes)))
 
     async def _tell(self, node_id: str) -> None:
         # One at a time each: changes that come meanwhile travel together.

@@ -15,7 +15,7 @@ from ..directory import DirectoryUnreachableError
 from ..entries import Entry
 from ..peers import PeerUnreachableError
 from .calls import DESCRIBE, KICK_USER, PAGE
-from .node import RETRY_S, TRY_S
+from .tries import RETRY_S, TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...session.manager import SessionManager
     from ...session.session import Session
     from ..directory import Directory
-    from .node import RoutedNode
+    from ..node import Node
     from .siblings import Siblings
 
 __all__ = ["ClusterSessions"]
@@ -51,7 +51,7 @@ class ClusterSessions:
         self,
         commands: Commands,
         manager: SessionManager,
-        node: RoutedNode,
+        node: Node,
         directory: Directory,
         siblings: Siblings,
     ) -> None:
