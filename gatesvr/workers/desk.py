@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
 from ..admin.counters import AdminCounters
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from ..gateway import Gateway
 
 __all__ = ["AdminDesk"]
-
-logger = logging.getLogger("gatesvr.admin")
 
 MAX_UNDER_WAY = 256
 """Questions at a time, more than the admin server has streams: traces that are followed count."""

@@ -30,7 +30,6 @@ __all__ = [
     "PAGE",
     "PROFILE",
     "PUSH",
-    "QUESTIONS",
     "SAMPLE",
     "STACKS",
     "TRACE",
@@ -173,6 +172,3 @@ KICK = Question("Kick", KickUserBody, Done)
 LOG = Question("Log", LogBody, Nothing)
 PROFILE = Question("Profile", float, str)
 STACKS = Question("Stacks", Nothing, Stacks)
-QUESTIONS: tuple[Question[Any, Any], ...] = (
-    SAMPLE, PAGE, VIEW, TRACE, TRACED, PUSH, KICK_SESSION, KICK, LOG, PROFILE, STACKS,
-)  # fmt: skip
