@@ -76,9 +76,10 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..drain import DrainStatus
     from ..reload import ReloadReport
+    from .facts import WorkerFacts
     from .questions import Question
 
-__all__ = ["LAYERS", "Fleet", "Supervision", "WorkerFacts"]
+__all__ = ["LAYERS", "Fleet", "Supervision"]
 
 logger = logging.getLogger("gatesvr.admin")
 
@@ -103,38 +104,6 @@ RATE_S = 0.4
 """Shortest time that a worker's rates are taken over."""
 MAX_TRACED = 64
 """Sessions traced at a time."""
-
-
-class WorkerFacts(Protocol):
-    """What a supervisor knows of a worker; see Supervisor.view()."""
-
-    @property
-    def number(self) -> int:
-        """Its number, which no other live worker has."""
-
-    @property
-    def slot(self) -> int:
-        """Whose datagrams it reads."""
-
-    @property
-    def node_id(self) -> str:
-        """Its name among the peers, which is never used again."""
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-
-    @property
-    def phase(self) -> str:
-        """``starting``, ``serving`` or ``leaving``."""
-
-    @property
-    def uptime_s(self) -> float:
-        """Seconds since its start."""
-
-    @property
-    def restarts(self) -> int:
-        """How often the worker of its slot has died."""
 
 
 class Supervision(Protocol):
