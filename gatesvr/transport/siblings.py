@@ -394,7 +394,7 @@ class Siblings:
             except (BlockingIOError, InterruptedError):
                 if not sibling.is_full:
                     sibling.is_full = True
-                    self._driver.loop.add_writer(sock.fileno(), self._writable, sibling)
+                    self._driver.loop.add_writer(sock.fileno(), self._send, sibling)
                 return
             except (ConnectionError, FileNotFoundError):
                 self._lose(sibling)
@@ -407,9 +407,6 @@ class Siblings:
         if sibling.is_full and sock is not None:
             sibling.is_full = False
             self._driver.loop.remove_writer(sock.fileno())
-
-    def _writable(self, sibling: _Sibling) -> None:
-        self._send(sibling)
 
     def _lose(self, sibling: _Sibling) -> None:
         """Take back what a dead sibling was to get."""
