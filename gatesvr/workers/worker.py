@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..cluster.hub import HUB, HubDirectory
 from ..cluster.peer_link import PeerLinks
-from ..errors import CloseCode, ConfigError, GatesvrError
-from ..gateway import RECONNECT_AFTER_MS, Gateway, Membership
+from ..errors import ConfigError, GatesvrError
+from ..gateway import Gateway, Membership
 from ..observe.log import keys
 from ..observe.version import package_version
 from ..overload import resident_bytes
@@ -193,8 +193,7 @@ class WorkerServer:
         """Close all connections, and end."""
         self.is_hurried = True
         self.leave(Leave(timeout=0.0, ready_wait=0.0))
-        self.gateway.end_drain()
-        self.gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+        self.gateway.hurry()
 
     def _leaves(self) -> None:
         """The gateway drains, because somebody has asked it to."""
