@@ -104,3 +104,14 @@ def test_ways(tmp_path: Path, options: list[str], figure: str) -> None:
     assert set(rows) >= {"quic qh3", "websocket"}
     assert rows["quic qh3"]["ratio"] == 1
     assert all(figure in row for row in rows.values())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [(["bench.moves"], 4), (["bench.starts", "--sessions", "5"], 8)],
+)
+def test_moves(options: list[str], rows: int) -> None:
+    lines = run("-m", *options).splitlines()[1:]
+    assert len(lines) == rows
+    assert all(float(line.split()[-1]) > 0 for line in lines)

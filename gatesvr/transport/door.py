@@ -18,7 +18,7 @@ from .udp.sockets import is_wildcard, open_sockets
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from ..config import TransportConfig
     from .addresses import Address, Datagram
@@ -38,7 +38,6 @@ class Door:
         alpn: The protocol that clients speak.
         make: Makes their connections; Connection's arguments.
         name: Names its sockets among those of all processes: steering.QUIC, steering.WEB_QUIC.
-        counters: Where to count the sockets' datagrams; by default in counters of its own.
 
     Attributes:
         alpn: The protocol.
@@ -49,21 +48,17 @@ class Door:
         endpoint: The sockets; None until the door is open.
     """
 
-    __slots__ = ("alpn", "counters", "endpoint", "make", "name", "server")
+    __slots__ = ("_covers", "_read", "alpn", "counters", "endpoint", "make", "name", "server")
 
-    def __init__(
-        self,
-        alpn: str,
-        make: Callable[..., Connection],
-        name: str,
-        counters: EndpointCounters | None = None,
-    ) -> None:
+    def __init__(self, alpn: str, make: Callable[..., Connection], name: str) -> None:
         self.alpn = alpn
         self.make = make
         self.name = name
-        self.counters = counters or EndpointCounters()
+        self.counters = EndpointCounters()
         self.server: ServerFactory
         self.endpoint: Endpoint | EndpointGroup | None = None
+        self._read: Callable[[socket.socket], Endpoint]
+        self._covers: dict[socket.socket, Endpoint] = {}
 
     async def open(
         self,
@@ -89,20 +84,18 @@ class Door:
         """
         socks = list(inherited) or await self._open_sockets(bind, field, config)
         is_batched = config.batch_io
+        self._read = lambda sock: Endpoint(
+            driver,
+            sock,
+            receive,
+            is_batched=is_batched,
+            with_local=len(socks) > 1 or is_wildcard(sock),
+        )
         try:
             if len(socks) == 1:
-                self.endpoint = Endpoint(
-                    driver,
-                    socks[0],
-                    receive,
-                    counters=self.counters,
-                    is_batched=is_batched,
-                    with_local=is_wildcard(socks[0]),
-                )
+                self.endpoint = self._read(socks[0])
             else:
-                self.endpoint = group = EndpointGroup(
-                    driver, socks, receive, self.counters, is_batched=is_batched
-                )
+                self.endpoint = group = EndpointGroup(driver, socks, receive, is_batched=is_batched)
                 addresses = " ".join(str(address[:2]) for address in group.addresses)
                 logger.info("listening", extra=keys(udp=addresses))
         except BaseException:
@@ -134,6 +127,23 @@ class Door:
             self.endpoint.resume_reading()
         else:
             self.endpoint.pause_reading()
+            self.cover(())
+
+    def cover(self, socks: Collection[socket.socket]) -> None:
+        """Read these sockets too, whose process has died, and none that were covered before.
+
+        Answers leave by the door's own sockets, which have the same addresses.
+        """
+        for sock, endpoint in self._covers.items():
+            if sock not in socks:
+                endpoint.pause_reading()
+        for sock in socks:
+            if sock in self._covers:
+                self._covers[sock].resume_reading()
+            else:
+                self._covers[sock] = endpoint = self._read(sock)
+                # Gauges of a socket that another process has.
+                endpoint.counters.receive_buffer_bytes = endpoint.counters.send_buffer_bytes = 0
 
     def send(self, data: bytes, address: Address) -> None:
         """Send a datagram at the end of this turn."""
@@ -144,15 +154,11 @@ class Door:
         """Close the sockets; does nothing where they are not open."""
         if self.endpoint is not None:
             self.endpoint.close()
+        for endpoint in self._covers.values():
+            endpoint.close()
 
     def count(self) -> None:
         """Bring the counters up to date."""
-        if isinstance(self.endpoint, EndpointGroup):
-            self.endpoint.count()
-
-    def count_apart(self) -> None:
-        """Go on counting in counters of its own."""
-        assert self.endpoint is not None
-        mine = EndpointCounters()
-        add_up(mine, [self.counters])
-        self.counters = self.endpoint.counters = mine
+        if self.endpoint is not None:
+            parts = [self.endpoint, *self._covers.values()]
+            add_up(self.counters, [part.counters for part in parts])

@@ -16,7 +16,7 @@ import functools
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..config import TransportConfig
 from ..errors import CloseCode
@@ -119,7 +119,7 @@ class ConnectionListener:
         self._files = CertificateFiles(config)
         self.tls: ServerTls = load_server_tls(config.cert, config.key)
         self._counters = TransportCounters()
-        self._door = Door(ALPN, Connection, QUIC, self._counters)
+        self._door = Door(ALPN, Connection, QUIC)
         self._door.server = self._server(self._door, self.tls, config)
         self._doors = [self._door]
         self._secret = read_secret(config.secret) if config.secret else b""
@@ -190,8 +190,7 @@ class ConnectionListener:
         """The counters of the sockets and of all connections."""
         for door in self._doors:
             door.count()
-        if len(self._doors) > 1:
-            add_up(self._counters, [door.counters for door in self._doors])
+        add_up(self._counters, [door.counters for door in self._doors])
         self._counters.timers = 0 if self._driver is None else len(self._driver.timers)
         return self._counters
 
@@ -320,8 +319,6 @@ class ConnectionListener:
         door.server = self._server(door, self.tls, config)
         receive = functools.partial(self._datagrams_received, door=door)
         address = await door.open(bind, field, config, self.driver, receive, self._inherited(door))
-        if len(self._doors) == 1:
-            self._door.count_apart()
         self._doors.append(door)
         return address
 
@@ -336,6 +333,13 @@ class ConnectionListener:
         """
         for door in self._doors:
             door.set_reading(is_reading=is_reading)
+
+    def cover(self, slots: Collection[int]) -> None:
+        """Read the sockets of these slots too, whose processes have died, and of no others."""
+        assert self._siblings is not None
+        others = self._siblings.others
+        for door in self._doors if not self._is_stopped else ():
+            door.cover([sock for slot in slots for sock in others[slot].get(door.name, ())])
 
     def stop_accepting(self) -> None:
         """Refuse new clients from now on, or hand them on; connections live on."""

@@ -166,6 +166,8 @@ class Siblings:
         loads: What each has to do.
         sockets: The sockets that this process reads, by steering.QUIC, WEB_QUIC and WEB_TCP. They
             are closed with the listeners.
+        others: The sockets of each other slot, by the same names: while its process is dead,
+            another one reads them (cover() of the listeners).
         secret: What the keys of Retry tokens and stateless resets derive from where the
             configuration has no ``transport.secret``.
 
@@ -173,6 +175,7 @@ class Siblings:
         number: See above.
         secret: See above.
         sockets: See above.
+        others: See above.
 
     Raises:
         ValueError: The number or the key is none.
@@ -187,10 +190,12 @@ class Siblings:
         sockets: Mapping[str, Sequence[socket.socket]],
         *,
         secret: bytes,
+        others: Mapping[int, Mapping[str, Sequence[socket.socket]]] | None = None,
     ) -> None:
         self.number = number
         self.secret = secret
         self.sockets = sockets
+        self.others = others or {}
         self._ids = ConnectionIds(number, key)
         self._directory = directory
         self._loads = loads

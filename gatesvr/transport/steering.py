@@ -35,7 +35,7 @@ from .udp.sockets import MAX_PORTS, open_sockets
 from .web.sockets import open_listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
 
     from ..config import TransportConfig
 
@@ -117,13 +117,12 @@ _MIN_BYTES = 6 + CONNECTION_ID_LENGTH  # that the program reads of a long header
 Instruction: TypeAlias = "tuple[int, int, int, int]"
 
 
-def program(key: bytes, slots: int, vacant: Collection[int] = ()) -> list[Instruction]:
+def program(key: bytes, slots: int) -> list[Instruction]:
     """Return the program that gives the slot of a UDP payload.
 
     Args:
         key: See ConnectionIds.
         slots: Sockets of the group.
-        vacant: Slots without a process; the next one gets their datagrams.
     """
     x, y, turned = 0, 1, 2  # places of the scratch memory
     code: list[Instruction] = [
@@ -163,31 +162,20 @@ def program(key: bytes, slots: int, vacant: Collection[int] = ()) -> list[Instru
         code += [(_LD_MEM, 0, 0, x), (_XOR, 0, 0, round_key)]
         code += [(_LDX_MEM, 0, 0, y), (_SUB_X, 0, 0, 0)]
         code += [*turn(8), (_ST, 0, 0, x)]
-    code += [(_RSH, 0, 0, 24), (_MOD, 0, 0, slots)]
-    for slot in vacant:
-        others = [(slot + step) % slots for step in range(1, slots)]
-        taker = next((other for other in others if other not in vacant), slot)
-        code += [(_JEQ, 0, 1, slot), (_RET, 0, 0, taker)]
-    return [*code, (_RET_A, 0, 0, 0)]
+    return [*code, (_RSH, 0, 0, 24), (_MOD, 0, 0, slots), (_RET_A, 0, 0, 0)]
 
 
-def attach(sock: socket.socket, key: bytes, slots: int, vacant: Collection[int] = ()) -> bool:
+def attach(sock: socket.socket, key: bytes, slots: int) -> bool:
     """Make the kernel steer the datagrams of a group of sockets; return whether it does.
-
-    Call it again when a process has died, and when another one is in its slot: meanwhile a
-    neighbour tells the clients of the dead one so, and takes the new clients of its slot.
 
     Args:
         sock: One of the group, bound. Each address has a group of its own.
         key: See ConnectionIds.
         slots: Sockets of the group, which were bound in the order of their slots.
-        vacant: Slots without a process.
     """
     if not _IS_LINUX:
         return False
-    code = b"".join(
-        struct.pack("=HBBI", *instruction) for instruction in program(key, slots, vacant)
-    )
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program(key, slots))
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: the number of instructions, and where they are.
     head = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))

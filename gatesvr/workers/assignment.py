@@ -1,9 +1,9 @@
 """Assignment: what a worker gets from its supervisor, and the channel it comes by.
 
 The channel is a pair of connected sockets; a worker inherits one end. It has one JSON document a
-line: down go the Assignment, then Go, and at the end Leave or Hurry; up goes Ready, or Failed. Its
-end says to either side that the other one is gone, however it died. What has an answer is no
-document, but a call (calls.py).
+line: down go the Assignment, then Go, Cover when another worker has died or was replaced, and at
+the end Leave or Hurry; up goes Ready, or Failed. Its end says to either side that the other one is
+gone, however it died. What has an answer is no document, but a call (calls.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "Assignment",
     "Channel",
     "ChannelError",
+    "Cover",
     "Failed",
     "Go",
     "Hurry",
@@ -54,6 +55,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         key: Makes connection ids, 16 bytes.
         secret: Makes Retry tokens and stateless resets.
         sockets: Inherited sockets by the setting that names their address: descriptors.
+        others: The same of each other slot, for the time in which that has no worker.
         steers: Whether the kernel steers datagrams to the workers' sockets.
         loop: Name of the event loop.
         is_demo: Whether this is ``gatesvr serve --demo``.
@@ -67,6 +69,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes
     secret: bytes
     sockets: dict[str, list[int]] = {}
+    others: dict[int, dict[str, list[int]]] = {}
     steers: bool = False
     loop: str = "uvloop"
     is_demo: bool = False
@@ -94,6 +97,16 @@ def datagram_socket(assignment: Assignment) -> str:
 
 class Go(msgspec.Struct, frozen=True, tag=True):
     """The worker is one of the gateway's now; it may log."""
+
+
+class Cover(msgspec.Struct, frozen=True, tag=True):
+    """The worker is to read the sockets of other slots, which have no worker now, too.
+
+    Attributes:
+        slots: These, in the place of those of the order before.
+    """
+
+    slots: list[int]
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):

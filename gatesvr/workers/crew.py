@@ -75,6 +75,7 @@ class WorkerCrew:
         supervisor.workers[number].tell(
             Leave(rate=rate, timeout=within, ready_wait=0.0, nodes=nodes)
         )
+        supervisor.cover()
 
     def kill(self, number: int) -> None:
         """See Crew."""

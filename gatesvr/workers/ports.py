@@ -1,9 +1,10 @@
 """Ports: the sockets of a gateway of several processes, held by its supervisor.
 
-Sockets for clients are opened here, one a slot, and inherited: what arrives while a worker is
-replaced waits in its slot's socket. The push port is only reserved, by a socket that is bound and
-does not listen: gRPC opens sockets itself, each worker's beside this one (SO_REUSEPORT), and the
-kernel spreads new connections over those that listen.
+Sockets for clients are opened here, one a slot, and inherited by all workers: each reads those of
+its slot, and while another slot has no worker, a neighbour reads that one's, too. The push port is
+only reserved, by a socket that is bound and does not listen: gRPC opens sockets itself, each
+worker's beside this one (SO_REUSEPORT), and the kernel spreads new connections over those that
+listen.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ from ..transport.steering import (
 from ..transport.web.sockets import open_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from ..config import Config
     from ..transport.addresses import Address
 
@@ -90,13 +89,12 @@ class Ports:
         web = msgspec.structs.replace(transport.web, bind=_with_port(transport.web.bind, 0))
         return await open_groups(msgspec.structs.replace(transport, web=web), self._slots)
 
-    def steer(self, key: bytes, how: str, vacant: Collection[int] = ()) -> bool:
+    def steer(self, key: bytes, how: str) -> bool:
         """Make the kernel steer datagrams to their workers' slots; return whether it does.
 
         Args:
             key: Of the connection ids.
             how: ``workers.steer``.
-            vacant: Slots without a worker; the next one gets their datagrams.
 
         Raises:
             ConfigError: It is ``bpf``, and the kernel does not.
@@ -106,7 +104,7 @@ class Ports:
         groups = [self._groups[name][0] for name in (QUIC, WEB_QUIC) if name in self._groups]
         steers = True
         for sock in (sock for socks in groups for sock in socks):
-            steers &= attach(sock, key, self._slots, vacant)
+            steers &= attach(sock, key, self._slots)
         if how == "bpf" and not steers:
             raise ConfigError("the kernel takes no program for it here", field="workers.steer")
         return steers
@@ -125,6 +123,18 @@ class Ports:
     def sockets(self, slot: int) -> dict[str, list[socket.socket]]:
         """Return the sockets of a slot, by the name of their group."""
         return {name: group[slot] for name, group in self._groups.items()}
+
+    def others(self, slot: int) -> dict[int, dict[str, list[socket.socket]]]:
+        """Return the sockets of each other slot, without those that are this slot's, too."""
+        return {
+            other: {
+                name: group[other]
+                for name, group in self._groups.items()
+                if group[other] is not group[slot]
+            }
+            for other in range(self._slots)
+            if other != slot
+        }
 
     def stop_listening(self) -> None:
         """Refuse TCP connections, once the workers do: those that connect find the port closed."""

@@ -15,7 +15,7 @@ from .assignment import Channel, ChannelError, Failed, Ready, peer_socket
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .assignment import Assignment, Go, Hurry, Leave
+    from .assignment import Assignment, Cover, Go, Hurry, Leave
 
 __all__ = ["WorkerProcess", "spell_end", "worker_command"]
 
@@ -118,7 +118,7 @@ class WorkerProcess:
             self.ended.set_result(code)
         return code
 
-    def tell(self, order: Go | Leave | Hurry) -> None:
+    def tell(self, order: Go | Cover | Leave | Hurry) -> None:
         """Give it an order; nothing where it has ended."""
         if self._channel is not None:
             self._channel.send(order)

@@ -67,10 +67,22 @@ class Slots:
         live = self._live.get(number)
         return None if live is None else live.phase
 
-    def vacant(self) -> set[int]:
-        """Return the slots that no worker serves."""
-        served = {live.slot for live in self._live.values() if live.phase == "serving"}
-        return set(range(self.count)) - served
+    def covers(self) -> dict[int, list[int]]:
+        """Return, of each worker that serves, the slots without one that it is to cover.
+
+        A slot that no worker serves is covered by the one of the next slot that has one.
+        """
+        serving = {live.slot: n for n, live in self._live.items() if live.phase == "serving"}
+        found: dict[int, list[int]] = {
+            n: [] for n, live in self._live.items() if live.phase == "serving"
+        }
+        taker = serving[min(serving)] if serving else -1
+        for slot in reversed(range(self.count)):
+            if slot in serving:
+                taker = serving[slot]
+            elif serving:
+                found[taker].append(slot)
+        return found
 
     def deaths(self, slot: int) -> int:
         """Return how many workers of a slot have died since one lived for a minute."""

@@ -32,6 +32,7 @@ from ..observe.log import keys
 from ..reload import ReloadReport, follow_log, log_changes
 from .assignment import (
     Assignment,
+    Cover,
     Failed,
     Go,
     Hurry,
@@ -62,6 +63,7 @@ from .slots import Slots
 from .upgrade import Upgrade, UpgradeError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
 
@@ -147,6 +149,7 @@ class Supervisor:
         self._balancing: asyncio.TimerHandle | None = None
         self._key, self._secret = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(SECRET_BYTES)
         self._steers = False
+        self._covers: dict[int, list[int]] = {}
         self._is_serving = False
         self._is_leaving = False
         self._is_upgrading = False
@@ -247,7 +250,6 @@ class Supervisor:
         self._balancer.add(number)
         if self._is_serving:
             self._balancer.tick()
-        sockets = self._ports.sockets(slot)
         assignment = Assignment(
             number=number,
             slots=self.slots.count,
@@ -256,7 +258,8 @@ class Supervisor:
             folder=self._folder,
             key=self._key,
             secret=self._secret,
-            sockets={name: [sock.fileno() for sock in socks] for name, socks in sockets.items()},
+            sockets=_descriptors(self._ports.sockets(slot)),
+            others={n: _descriptors(socks) for n, socks in self._ports.others(slot).items()},
             steers=self._steers,
             loop=self._loop_name,
             is_demo=self._is_demo,
@@ -277,7 +280,9 @@ class Supervisor:
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Run a worker, and see to what its end leaves."""
-        inherited = [fd for fds in worker.assignment.sockets.values() for fd in fds]
+        own = worker.assignment
+        groups = (own.sockets, *own.others.values())
+        inherited = [fd for group in groups for fds in group.values() for fd in fds]
         worker.reported.add_done_callback(lambda _: self._reported(worker))
         why = ""
         try:
@@ -293,17 +298,20 @@ class Supervisor:
         self.slots.ready(worker.number, self._clock())
         self.links.add(worker.node_id, worker.socket)
         if self._is_serving:
-            self._steer()
             worker.tell(Go())
+            self.cover()
         logger.info("worker_ready", extra=keys(worker=worker.number, pid=worker.pid))
 
-    def _steer(self) -> None:
-        """Steer around the slots whose worker has died, and back once they have another one.
+    def cover(self) -> None:
+        """See that what comes for a slot without a worker is read by another one.
 
-        A neighbour tells the clients of the dead worker at once that their connections are gone.
+        That one takes the new clients of the slot, and tells those of a dead worker at once that
+        their connections are gone.
         """
-        if self._steers:
-            self._ports.steer(self._key, "auto", self.slots.vacant())
+        before, self._covers = self._covers, self.slots.covers()
+        for number, slots in self._covers.items():
+            if slots != before.get(number, []):
+                self.workers[number].tell(Cover(slots))
 
     def _ended(self, worker: WorkerProcess, why: str) -> None:
         """Forget a worker that has ended; see that its slot gets another one."""
@@ -319,6 +327,8 @@ class Supervisor:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         pause = self.slots.ended(number, now)
+        if self._is_serving:
+            self.cover()
         if was_asked:
             logger.info("worker_left", extra=keys(worker=number, pid=worker.pid))
             return
@@ -327,7 +337,6 @@ class Supervisor:
         self.counters.sessions_lost += lost
         if not self._is_serving:
             return  # start() says so
-        self._steer()
         report = worker.reported.result()
         if isinstance(report, Failed):
             why = why or report.why
@@ -623,3 +632,7 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("internal_error", exc_info=error)
+
+
+def _descriptors(sockets: dict[str, list[socket.socket]]) -> dict[str, list[int]]:
+    return {name: [sock.fileno() for sock in socks] for name, socks in sockets.items()}

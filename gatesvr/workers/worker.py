@@ -20,6 +20,7 @@ from ..overload import resident_bytes
 from ..reload import follow_log
 from ..transport.siblings import Siblings
 from .assignment import (
+    Cover,
     Go,
     Hurry,
     Leave,
@@ -79,12 +80,6 @@ class WorkerServer:
         self.links.add(HUB, hub_socket(assignment.folder))
         directory = HubDirectory(self.links)
         self.links.learn_from(directory)
-        sockets = {
-            name: [socket.socket(fileno=fd) for fd in descriptors]
-            for name, descriptors in assignment.sockets.items()
-        }
-        for sock in (sock for socks in sockets.values() for sock in socks):
-            sock.set_inheritable(False)
         number = assignment.number
         self._board = Board(board_file(assignment.folder))
         self._member = Member(self._board, number, self._row, self._hold)
@@ -94,8 +89,9 @@ class WorkerServer:
             assignment.key,
             Path(assignment.folder),
             BoardLoads(self._board, number, self._load),
-            sockets,
+            _sockets(assignment.sockets),
             secret=assignment.secret,
+            others={slot: _sockets(each) for slot, each in assignment.others.items()},
         )
         self.gateway = Gateway(
             self._part(assignment.config),
@@ -195,6 +191,11 @@ class WorkerServer:
         self.leave(Leave(timeout=0.0, ready_wait=0.0))
         self.gateway.hurry()
 
+    def _cover(self, slots: list[int]) -> None:
+        """Take what comes for slots that have no worker."""
+        self.gateway.listener.cover(slots)
+        self.gateway.web.cover(slots)
+
     def _leaves(self) -> None:
         """The gateway drains, because somebody has asked it to."""
         self._stop.set()
@@ -202,9 +203,11 @@ class WorkerServer:
     async def _watch(self, released: Callable[[], None]) -> None:
         """Hear the supervisor until it has ended."""
         try:
-            while (order := await self._channel.receive(Go | Leave | Hurry)) is not None:
+            while (order := await self._channel.receive(Go | Cover | Leave | Hurry)) is not None:
                 released()
-                if isinstance(order, Leave):
+                if isinstance(order, Cover):
+                    self._cover(order.slots)
+                elif isinstance(order, Leave):
                     self.leave(order)
                 elif isinstance(order, Hurry):
                     self.hurry()
@@ -278,3 +281,11 @@ class WorkerServer:
         unpack(request, Nothing)
         gateway = self.gateway
         return pack(WorkerStatus(not_ready=gateway.not_ready(), drain=gateway.drain_status()))
+
+
+def _sockets(descriptors: dict[str, list[int]]) -> dict[str, list[socket.socket]]:
+    """Return inherited sockets, which no child of this process inherits."""
+    found = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in descriptors.items()}
+    for sock in (sock for socks in found.values() for sock in socks):
+        sock.set_inheritable(False)
+    return found

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .bad_network import BadNetwork
 
 CLIENTS, NETWORKS = int(os.environ.get("GATESVR_TEST_CLIENTS", "120")), 10
-APART_S, LIFE_S = 0.01, 30
+APART_S, LIFE_S = 0.01, 20
 """The time from one client's new token to the next client's, and the life of each."""
-LEEWAY_S = 30
+LEEWAY_S = 20
 """How long a session outlives its token: for machines that are slow."""
 LONG_S = 600
 """Life of the tokens that clients come in with."""

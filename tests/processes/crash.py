@@ -129,14 +129,21 @@ async def main() -> int:
     parser.add_argument("--backend", default="qh3", choices=("aioquic", "qh3"))
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--steer", default="auto", choices=("auto", "bpf", "forward"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        async with running(Path(folder), options.backend, workers=options.workers) as gateway:
+        args = ("--set", f"workers.steer={options.steer}")
+        async with running(
+            Path(folder), options.backend, *args, workers=options.workers
+        ) as gateway:
             seen = await kill_one(gateway, options.clients)
     for name, values in (("before", seen.before_ms), ("others meanwhile", seen.meanwhile_ms)):
         if len(values) > 1:
             p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-            print(f"  {name:<20} {len(values):>6} requests  p50 {p50:6.1f} ms  p99 {p99:6.1f} ms")
+            print(
+                f"  {name:<20} {len(values):>6} requests  p50 {p50:6.1f} ms  p99 {p99:6.1f} ms"
+                f"  max {max(values):6.1f} ms"
+            )
     told = sorted(seen.told_s)
     print(f"  told: {len(told)} requests, the last after {max(told, default=0):.3f} s")
     print(f"  told twice: {seen.told_twice} clients")

@@ -16,7 +16,7 @@ from .js import missing_build
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECONDS = 10
+SECONDS = 6
 LONGEST_S = 300
 DEADLINE_S = 600.0
 MINIMA = {"requests": 1_000, "pushes": 1_000, "resumes": 20}

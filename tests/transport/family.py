@@ -71,27 +71,29 @@ class Family:
         self.members: dict[int, Member] = {}
         self.group: list[list[socket.socket]] = []
         self.is_steered = False
+        self._inherited: list[socket.socket] = []
 
     async def open(self, *, is_steered: bool) -> None:
         self.group = await open_group(self.config.bind, "transport.bind", self.slots, self.config)
         if is_steered:
             self.is_steered = all(attach(sock, self.key, self.slots) for sock in self.group[0])
 
-    def steer(self, vacant: set[int]) -> None:
-        """Steer around the slots without a process."""
-        for sock in self.group[0]:
-            attach(sock, self.key, self.slots, vacant)
-
     async def start(self, number: int) -> Member:
         """Start the process with a number in its slot."""
-        socks = [sock.dup() for sock in self.group[number % self.slots]]
+        others = {slot: {QUIC: self._inherit(slot)} for slot in range(self.slots)}
+        own = others.pop(number % self.slots)
         siblings = Siblings(
-            number, self.key, self.directory, self.board, {QUIC: socks}, secret=self.secret
+            number, self.key, self.directory, self.board, own, secret=self.secret, others=others
         )
         member = self.members[number] = Member(self.backend, self.config, siblings)
         self.board.loads[number] = 0
         await member.listener.start()
         return member
+
+    def _inherit(self, slot: int) -> list[socket.socket]:
+        socks = [sock.dup() for sock in self.group[slot]]
+        self._inherited += socks
+        return socks
 
     async def kill(self, number: int) -> None:
         """End a process without a word to its clients."""
@@ -148,4 +150,4 @@ async def family(
     finally:
         for member in found.members.values():
             await member.listener.stop()
-        close_group(found.group)
+        close_group([*found.group, found._inherited])

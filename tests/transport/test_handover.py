@@ -15,7 +15,7 @@ from gatesvr.protocol.link import Disconnect
 from gatesvr.transport import handover, steering
 from gatesvr.transport.handover import MAX_HOPS
 from gatesvr.transport.routes import Elsewhere
-from gatesvr.transport.siblings import DATAGRAM, INITIAL, Handed
+from gatesvr.transport.siblings import DATAGRAM, INITIAL, Handed, Siblings
 from gatesvr.transport.udp.endpoint import Endpoint
 from gatesvr.transport.udp.sockets import open_socket
 
@@ -271,17 +271,47 @@ async def test_clients_of_a_process_that_died_are_told_so(
         await handler.exchange(b"x")
         number = gateway.holder()
         await gateway.kill(number)
-        if is_steered and server == "qh3":
-            # There is no other process yet: the neighbour tells them.
-            gateway.steer({number})
-            new = gateway.members[1 - number]
+        neighbour = gateway.members[1 - number]
+        if has_next := server == "aioquic":
+            await gateway.start(number + 2)  # in the same slot
         else:
-            new = await gateway.start(number + 2)  # in the same slot
+            neighbour.listener.cover([number])
         handler.send(b"y")
         assert await handler.until_lost() == Disconnect("reset")
         assert gateway.total("resets_sent") >= 1
         if is_steered:
-            assert new.counters.resets_sent == gateway.total("resets_sent")
+            assert bool(neighbour.counters.resets_sent) != has_next
+
+
+@backends
+async def test_a_process_reads_the_sockets_of_its_dead_neighbour(
+    tmp_path: Path, backend: str
+) -> None:
+    async with family(backend, tmp_path, 2, is_steered=True) as gateway:
+        if not gateway.is_steered:
+            pytest.skip("no datagram can be sent to one of the two")
+        ids = gateway.members[1].siblings
+        await gateway.kill(1)
+        member = gateway.members[0]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+
+            async def send(owner: Siblings) -> None:
+                received = member.counters.datagrams_received
+                stranger.sendto(b"\x40" + owner.make_id() + bytes(30), member.listener.address)
+                await member.until(lambda: member.counters.datagrams_received == received + 1)
+
+            member.listener.cover([1])
+            await send(ids)
+            member.listener.cover([])
+            stranger.sendto(b"\x40" + ids.make_id() + bytes(30), member.listener.address)
+            await send(member.siblings)
+            member.listener.cover([1])  # what waited is read now
+            await member.until(lambda: member.counters.datagrams_received == 3)
+            await send(ids)
+            member.listener.set_reading(is_reading=False)
+            assert not any(isinstance(each, Endpoint) for each in member.listener.driver.readers)
+        buffers = member.counters.receive_buffer_bytes
+        assert buffers == gateway.group[0][0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
 @backends

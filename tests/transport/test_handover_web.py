@@ -62,8 +62,14 @@ async def test_web_clients_of_all_processes(tmp_path: Path, backend: str) -> Non
             attach(groups[name][0][0], key, slots)
         processes = []
         for number in range(slots):
-            socks = {name: [s.dup() for s in group[number]] for name, group in groups.items()}
-            process = Process(config, Siblings(number, key, tmp_path, board, socks, secret=secret))
+            own, other = (
+                {name: [s.dup() for s in group[slot]] for name, group in groups.items()}
+                for slot in (number, 1 - number)
+            )
+            stack.callback(close_group, other.values())
+            others = {1 - number: other}
+            siblings = Siblings(number, key, tmp_path, board, own, secret=secret, others=others)
+            process = Process(config, siblings)
             await process.quic.start()
             stack.push_async_callback(process.quic.stop)
             await process.web.start()
@@ -89,8 +95,21 @@ async def test_web_clients_of_all_processes(tmp_path: Path, backend: str) -> Non
             while not (first.web._half_open and second.web._half_open):
                 _, writer = await asyncio.open_connection(*first.web.address)
                 writers.append(writer)
-        # What comes to a process that takes no more waits for the next one in its slot.
+        # What comes to a process that takes no more waits for the next one in its slot, or for
+        # a neighbour.
         second.web.stop_accepting()
         assert groups[WEB_TCP][1][0].fileno() >= 0
+        assert second.siblings.others[0][WEB_TCP][0].fileno() < 0
+        for _ in range(20):
+            _, writer = await asyncio.open_connection(*first.web.address)
+            writers.append(writer)
+        first.web.cover([1])
+        async with asyncio.timeout(20):
+            while len(first.web._half_open) + len(second.web._half_open) < len(writers):
+                await asyncio.sleep(0.005)
+        first.web.cover([])
+        first.web.cover([1])
+        first.web.stop_accepting()
+        assert first.siblings.others[1][WEB_TCP][0].fileno() < 0
         for writer in writers:
             writer.close()

@@ -233,7 +233,7 @@ async def test_version_negotiation() -> None:
             # Never an answer to an answer, nor to one that is too small.
             stranger.send(good[:1] + b"\0\0\0\0" + good[5:])
             stranger.send(good[:1] + b"\x1a\x2a\x3a\x4a" + good[5:600])
-            await gateway.until(lambda: counters.datagrams_received == 3)
+            await gateway.until(lambda: gateway.listener.counters.datagrams_received == 3)
             assert (counters.versions_negotiated, counters.datagrams_sent) == (1, 1)
 
 

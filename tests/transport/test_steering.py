@@ -184,25 +184,6 @@ async def test_a_later_program_takes_the_place_of_an_earlier_one() -> None:
         close_group(opened)
 
 
-@LINUX
-async def test_the_datagrams_of_a_vacant_slot_go_to_the_next_one() -> None:
-    slots = 4
-    opened = await open_group("127.0.0.1:0", "transport.bind", slots, TransportConfig())
-    try:
-        group = Group(opened)
-        for vacant, places in (
-            ({1}, [0, 2, 2, 3]),
-            ({2, 3}, [0, 1, 0, 0]),
-            ({0, 1, 2, 3}, [0, 1, 2, 3]),
-            (set(), [0, 1, 2, 3]),
-        ):
-            assert attach(opened[0][0], KEY, slots, vacant)
-            ids = [ConnectionIds(4 + slot, KEY).make() for slot in range(slots)]
-            assert [group.place(short(made)) for made in ids] == places
-    finally:
-        close_group(opened)
-
-
 async def test_where_there_is_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         assert not attach(sock, KEY, 2)  # nothing to attach it to

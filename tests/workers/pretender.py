@@ -47,7 +47,14 @@ say("Ready", version="1", udp="127.0.0.1:1", web="", grpc="127.0.0.1:2", summary
 if how == "die":
     sys.exit(3)
 for line in lines:  # until the supervisor has gone
-    if json.loads(line)["type"] != "Go":
+    order = json.loads(line)
+    if order["type"] == "Cover":
+        names = [name for slot in order["slots"] for name in assignment["others"][str(slot)]]
+        covers = os.path.join(place, f"{number}.covers")
+        with open(covers + ".new", "w", encoding="utf-8") as file:
+            json.dump([order["slots"], names], file)
+        os.replace(covers + ".new", covers)
+    elif order["type"] != "Go":
         sys.exit()
 with open(os.path.join(place, f"{number}.left"), "w", encoding="utf-8"):
     pass

@@ -53,6 +53,27 @@ def test_a_slot_that_has_another_worker_gets_no_third() -> None:
     assert slots.numbers() == [old]
 
 
+def test_a_slot_without_a_worker_is_covered_by_the_next_one_that_serves() -> None:
+    slots = slots_of(4)
+    for slot in range(4):
+        slots.begin(slot)
+    assert slots.covers() == {}
+    slots.ready(1, 0.0)
+    assert slots.covers() == {1: [3, 2, 0]}
+    slots.ready(3, 0.0)
+    assert slots.covers() == {1: [0], 3: [2]}
+    slots.ready(0, 0.0)
+    slots.ready(2, 0.0)
+    assert slots.covers() == {0: [], 1: [], 2: [], 3: []}
+    slots.retire(2)
+    slots.ended(3, 1.0)
+    assert slots.covers() == {0: [3, 2], 1: []}
+    slots.begin(3)
+    assert slots.covers() == {0: [3, 2], 1: []}
+    slots.ready(7, 2.0)
+    assert slots.covers() == {0: [], 1: [], 7: [2]}
+
+
 def test_a_number_says_the_slot_and_comes_again_last() -> None:
     slots = slots_of(3)
     seen = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -20,6 +21,7 @@ from gatesvr.drain import DrainStatus
 from gatesvr.errors import ConfigError, GatesvrError
 from gatesvr.transport.steering import QUIC, ConnectionIds
 from gatesvr.workers.calls import WorkerStatus
+from gatesvr.workers.crew import WorkerCrew
 from gatesvr.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -71,6 +73,12 @@ def pids_in(place: Path) -> list[int]:
     return [int(path.read_text("utf-8")) for path in place.glob("*.pid")]
 
 
+def covers(place: Path, number: int) -> list[object] | None:
+    """Return the slots that a worker was last told to cover, and the names of their sockets."""
+    path = place / f"{number}.covers"
+    return json.loads(path.read_text("utf-8")) if path.exists() else None  # type: ignore[no-any-return]
+
+
 def slot_for(supervisor: Supervisor, number: int) -> int:
     """Return the slot that a datagram for a worker comes to."""
     socks = [supervisor._ports.sockets(slot)[QUIC][0] for slot in range(supervisor.slots.count)]
@@ -104,6 +112,7 @@ async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Pat
         assert [view.restarts for view in supervisor.view()] == [0, 1]
         if supervisor._steers:
             assert [slot_for(supervisor, number) for number in (0, 1, 2)] == [0, 1, 0]
+        await until(lambda: covers(tmp_path, 1) == [[], []])
         pids = [worker.pid for worker in supervisor.serving()]
     assert not any(map(is_alive, pids))
     assert not Path(supervisor.folder).exists()  # noqa: ASYNC240 - nothing else runs
@@ -116,8 +125,26 @@ async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
         os.kill(supervisor.serving()[0].pid, signal.SIGKILL)
         await until(lambda: supervisor.counters.start_failures >= 3)
         assert [worker.number for worker in supervisor.serving()] == [1]
-        if supervisor._steers:  # around the dead one
-            assert [slot_for(supervisor, number) for number in (0, 1, 2)] == [1, 1, 1]
+        await until(lambda: covers(tmp_path, 1) == [[0], [QUIC]])
+
+
+async def test_the_slot_of_one_that_leaves_has_a_cover(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path, 3) as supervisor:
+        crew = WorkerCrew(supervisor)
+        crew.leave(1, [2], 1.0, 1.0)
+        assert supervisor._covers == {0: [], 2: [1]}
+        crew.leave(2, [0], 1.0, 1.0)
+        assert supervisor._covers == {0: [2, 1]}
+        await until(lambda: covers(tmp_path, 0) == [[2, 1], [QUIC, QUIC]])
+
+
+async def test_one_that_has_drained_before_the_others_has_a_cover(tmp_path: Path) -> None:
+    """Clients of the others may come to its sockets until they have drained, too."""
+    async with supervising("serve", tmp_path) as supervisor:
+        supervisor._leave()
+        os.kill(supervisor.serving()[0].pid, signal.SIGKILL)
+        await until(lambda: covers(tmp_path, 1) == [[0], [QUIC]])
+        assert supervisor.counters.deaths == 0
 
 
 @pytest.mark.parametrize(

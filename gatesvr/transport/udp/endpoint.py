@@ -216,11 +216,9 @@ class EndpointGroup:
         driver: Driver,
         socks: list[socket.socket],
         receiver: Callable[[list[Datagram], float], None],
-        counters: EndpointCounters,
         *,
         is_batched: bool = True,
     ) -> None:
-        self.counters = counters
         self._endpoints: list[Endpoint] = []
         self._by_local: dict[bytes, Endpoint] = {}
         self._by_length: dict[int, Endpoint] = {}  # by family, where the system tells no local one
@@ -234,6 +232,13 @@ class EndpointGroup:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def counters(self) -> EndpointCounters:
+        """The sums of their counters."""
+        total = EndpointCounters()
+        add_up(total, [endpoint.counters for endpoint in self._endpoints])
+        return total
 
     @property
     def address(self) -> Address:
@@ -263,10 +268,6 @@ class EndpointGroup:
         """Read arriving datagrams again."""
         for endpoint in self._endpoints:
             endpoint.resume_reading()
-
-    def count(self) -> None:
-        """Bring the counters up to date."""
-        add_up(self.counters, [endpoint.counters for endpoint in self._endpoints])
 
     def close(self) -> None:
         """Close them all."""

@@ -34,7 +34,7 @@ from .sockets import listen_on, open_plain
 from .tls import RECORD_BYTES, TlsTransport, tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from websockets.http11 import Request
 
@@ -114,6 +114,7 @@ class WebListener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._beginning: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
+        self._covered: list[socket.socket] = []
         self._plain: set[socket.socket] = set()
         self._address = ("", 0)
         self._tls: ServerTls | None = None
@@ -236,10 +237,29 @@ class WebListener:
         plain_port: int = found[0].getsockname()[1]
         return plain_port
 
+    def cover(self, slots: Collection[int]) -> None:
+        """Accept from the sockets of these slots too, whose processes have died, and of no others.
+
+        The UDP sockets are the QUIC listener's.
+        """
+        covered = [sock for slot in slots for sock in self._others(slot)]
+        for sock in self._covered:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+        self._covered = covered
+        for sock in covered:
+            self._read(sock)
+
+    def _others(self, slot: int) -> Sequence[socket.socket]:
+        return () if self._siblings is None else self._siblings.others[slot].get(WEB_TCP, ())
+
     def stop_accepting(self) -> None:
         """Take no more clients: those that connect find the port closed."""
         self._is_accepting = False
         self._close_sockets()
+        self.cover(())
+        for slot in self._siblings.others if self._siblings is not None else ():
+            for sock in self._others(slot):
+                sock.close()
 
     def close_all(self, code: int, reason: str = "") -> None:
         """Close every connection."""
@@ -279,7 +299,7 @@ class WebListener:
     # Accepting.
 
     def _read(self, sock: socket.socket) -> None:
-        if self._is_accepting:
+        if self._is_accepting and (sock in self._sockets or sock in self._covered):
             asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, sock)
 
     def _close_sockets(self) -> None:
