@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from .admission import Admitted, Verdict
 from .connection import Connection
+from .handed import ADMITTED, ASK, CLAIM, DATAGRAM, INITIAL, Handed
 from .quic.initial import V1, destination_id
 from .quic.interface import CONNECTION_ID_LENGTH
 from .routes import Draining, Elsewhere, Waiting
-from .siblings import ADMITTED, ASK, CLAIM, DATAGRAM, INITIAL, Handed, Siblings
 
 if TYPE_CHECKING:
     from .addresses import Address
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .counters import TransportCounters
     from .door import Door
     from .routes import Routes
+    from .siblings import Siblings
     from .udp.driver import Driver
 
 __all__ = ["HandOver", "HandOverOwner"]
