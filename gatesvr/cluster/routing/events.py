@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...observe.events import EventKind, SessionEvent
     from ...session.events import EventHub
     from ..entries import Node
-    from .siblings import Siblings
+    from .processes import Processes
 
 __all__ = ["ClusterEvents"]
 
@@ -47,12 +47,12 @@ class ClusterEvents:
 
     Args:
         hub: The events of this process.
-        siblings: All processes.
+        processes: All of the gateway.
     """
 
-    def __init__(self, hub: EventHub, siblings: Siblings) -> None:
+    def __init__(self, hub: EventHub, processes: Processes) -> None:
         self._hub = hub
-        self._siblings = siblings
+        self._processes = processes
         self._told: frozenset[EventKind] = frozenset()
         self._telling = asyncio.Lock()
         self._relays: dict[str, Relay] = {}
@@ -66,7 +66,7 @@ class ClusterEvents:
     def subscription(self) -> routing_pb2.EventSubscription:
         """Return what subscribers here want."""
         return routing_pb2.EventSubscription(
-            node_id=self._siblings.node_id, kinds=sorted(self._hub.kinds)
+            node_id=self._processes.node_id, kinds=sorted(self._hub.kinds)
         )
 
     async def tell(self) -> None:
@@ -74,7 +74,7 @@ class ClusterEvents:
         async with self._telling:
             wanted = self._hub.kinds
             if not wanted <= self._told:
-                await self._tell(await self._siblings.nodes())
+                await self._tell(await self._processes.nodes())
                 self._told |= wanted
 
     async def _tell(self, nodes: tuple[Node, ...]) -> None:
@@ -82,11 +82,11 @@ class ClusterEvents:
 
         async def tell(node_id: str) -> None:
             try:
-                await self._siblings.call(node_id, SUBSCRIBE, subscription)
+                await self._processes.call(node_id, SUBSCRIBE, subscription)
             except PeerUnreachableError:
                 return  # tick() tells it again
 
-        await asyncio.gather(*map(tell, self._siblings.others(nodes)))
+        await asyncio.gather(*map(tell, self._processes.others(nodes)))
 
     async def tick(self, nodes: tuple[Node, ...]) -> None:
         """Renew the subscriptions, and forget processes that are gone. Call it once a second."""
@@ -153,7 +153,7 @@ class ClusterEvents:
         """Send a batch until it is answered or the relay ends; return whether more is wanted."""
         number = self._sent[node_id] = self._sent.get(node_id, 0) + 1
         batch = routing_pb2.EventBatch(
-            node_id=self._siblings.node_id,
+            node_id=self._processes.node_id,
             number=number,
             events=map(to_pb, events),
             missed=missed,
@@ -161,7 +161,7 @@ class ClusterEvents:
         )
         while True:
             try:
-                return (await self._siblings.call(node_id, EVENTS, batch, TRY_S)).is_wanted
+                return (await self._processes.call(node_id, EVENTS, batch, TRY_S)).is_wanted
             except PeerUnreachableError:
                 await asyncio.sleep(PAUSE_S)
 

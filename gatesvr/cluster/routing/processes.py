@@ -1,4 +1,4 @@
-"""Siblings: asks every process of the gateway the same thing at once."""
+"""Processes: asks every process of the gateway the same thing at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ..entries import Node
     from ..peers import Handlers, Peers
 
-__all__ = ["Siblings"]
+__all__ = ["Processes"]
 
 Q = TypeVar("Q", bound="Message")
 A = TypeVar("A", bound="Message")
 
 
-class Siblings:
+class Processes:
     """The processes of the gateway, this one among them.
 
     Args:
