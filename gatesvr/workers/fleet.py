@@ -6,8 +6,7 @@ that does not answer in time is shown as silent; the others' answers are told wi
 figures stay as they were.
 
 The gateway is ready while any worker is: a new client that comes to the sockets of another one is
-handed on to it. Only a place whose process has just died leaves new clients waiting until it has
-the next one, about a second; to send all others elsewhere for that time would be worse.
+handed on to it, and the sockets of a place whose process has died are read by a neighbour.
 
 Nothing is asked but what somebody wants to see, and once a second the figures, for the history.
 """
