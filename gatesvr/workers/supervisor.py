@@ -260,7 +260,6 @@ class Supervisor:
             secret=self._secret,
             sockets=_descriptors(self._ports.sockets(slot)),
             others={n: _descriptors(socks) for n, socks in self._ports.others(slot).items()},
-            steers=self._steers,
             loop=self._loop_name,
             is_demo=self._is_demo,
         )
