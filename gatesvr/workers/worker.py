@@ -242,23 +242,17 @@ class WorkerServer:
 
     def _row(self) -> Row:
         gateway = self.gateway
-        manager, requests = gateway.session_manager, gateway.processor.counters
         used = Limits(
             connections=self._connections,
-            queues_bytes=manager.queued_bytes,
+            queues_bytes=gateway.session_manager.queued_bytes,
             memory_bytes=resident_bytes(),
             push_streams=gateway.engine.commands.counters.streams,
-            event_subscribers=len(manager.events),
+            event_subscribers=len(gateway.session_manager.events),
         )
         return Row(
             os.getpid(),
             is_accepting=self._is_accepting,
             connections=used.connections,
-            sessions=len(manager.index),
-            inited=len(manager.index.inited),
-            queued_bytes=used.queues_bytes,
-            requests=requests.queued + requests.running,
-            memory_bytes=used.memory_bytes,
             used=used,
         )
 
