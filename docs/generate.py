@@ -19,7 +19,7 @@ from gatesvr import config
 from gatesvr._core import codec
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.admin.counters import AdminCounters
-from gatesvr.admin.metrics import GROUPS, Measure, measures
+from gatesvr.admin.measures import GROUPS, Measure, measures
 from gatesvr.config.describe import descriptions
 from gatesvr.config.kinds import number_kind
 from gatesvr.figures import REFUSALS
@@ -205,7 +205,7 @@ def spell(value: Any, kind: Any) -> str:
 METRICS_HEAD = """\
 # Metrics
 
-<!-- Written by docs/generate.py from gatesvr/admin/metrics.py and the texts of the counters. -->
+<!-- Written by docs/generate.py from gatesvr/admin/measures.py and the texts of the counters. -->
 
 The admin server has all of these at `/metrics`, for Prometheus and whatever reads its format.
 Everything is counted all the time and put together when it is asked for: a scrape costs some

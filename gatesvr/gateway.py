@@ -510,6 +510,11 @@ class Gateway(LocalPushApi):
         """Return how far a drain has come; phase ``serving`` where there is none."""
         return self._drain.status()
 
+    def hurry(self) -> None:
+        """Cut short a drain that runs, and close all connections now."""
+        self.end_drain()
+        self.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+
     def end_drain(self) -> None:
         """Cut short a drain that runs: what is left of it ends now."""
         self._drain.end_now()

@@ -14,7 +14,7 @@ from gatesvr import Config, Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as upstream_pb
 from gatesvr.admin.counters import AdminCounters
-from gatesvr.admin.metrics import measures
+from gatesvr.admin.measures import measures
 from gatesvr.observe.events import EventKind
 from gatesvr.workers.fleet import LAYERS
 

@@ -241,7 +241,7 @@ def test_every_edge_that_is_not_drawn_is_found(tmp_path: Path, layer: str) -> No
         ("client/client.py", "from ..session import session"),
         ("gateway.py", "from .client.client import Client"),
         ("cli/serve.py", "from ..session.manager import SessionManager"),
-        ("gateway.py", "from .admin.metrics import GatewayCollector"),
+        ("gateway.py", "from .admin.metrics import MetricsPage"),
         # I/O below the engine.
         ("engine.py", "from .transport.listener import ConnectionListener"),
         ("engine.py", "import asyncio"),

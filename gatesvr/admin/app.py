@@ -21,7 +21,7 @@ from starlette.routing import Route
 from ..observe.log import keys
 from .answers import ApiError, ErrorAnswer
 from .api import ROUTES
-from .metrics import Scrape
+from .measures import Scrape
 from .openapi import PREFIX
 from .refusal import Refused
 from .streams import SEND_S, EventResponse

@@ -158,8 +158,7 @@ async def _serve_alone(
     admin_flag: str | None,
 ) -> int:
     """Serve in this process alone."""
-    from ..errors import CloseCode
-    from ..gateway import RECONNECT_AFTER_MS, Gateway
+    from ..gateway import Gateway
     from ..reload import Reloader
     from .banner import banner, summarize
     from .page import open_page
@@ -171,8 +170,7 @@ async def _serve_alone(
         nonlocal is_hurried
         is_hurried = True
         if gateway is not None:
-            gateway.end_drain()
-            gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+            gateway.hurry()
 
     stop = stop_event(hurry)
     # Until it serves there is nothing to reload.

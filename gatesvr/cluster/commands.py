@@ -26,10 +26,10 @@ from .routing.calls import (
 )
 from .routing.events import ClusterEvents
 from .routing.lookups import Lookups
+from .routing.processes import Processes
 from .routing.pushes import ClusterPushes
 from .routing.registrations import ClusterRegistrations
 from .routing.sessions import ClusterSessions
-from .routing.siblings import Siblings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ..session.session import Session
     from ..upstream.registry import UpstreamRegistry
     from .directory import Directory
+    from .node import Node
     from .peers import Handlers, Peers
-    from .routing.node import RoutedNode
 
 __all__ = ["ClusterCommands"]
 
@@ -80,18 +80,18 @@ class ClusterCommands:
         commands: Commands,
         manager: SessionManager,
         registry: UpstreamRegistry,
-        node: RoutedNode,
+        node: Node,
         directory: Directory,
         peers: Peers,
     ) -> None:
         self.counters: PushCounters = commands.counters
-        self._siblings = siblings = Siblings(node.node_id, directory, peers, self.handlers)
-        self._bulk = BulkPushes(commands, manager, siblings)
+        self._processes = processes = Processes(node.node_id, directory, peers, self.handlers)
+        self._bulk = BulkPushes(commands, manager, processes)
         self.pushes = ClusterPushes(commands, manager, node, Lookups(directory), self._bulk)
-        self.sessions = ClusterSessions(commands, manager, node, directory, siblings)
-        self.registration = ClusterRegistrations(commands, registry, siblings)
+        self.sessions = ClusterSessions(commands, manager, node, directory, processes)
+        self.registration = ClusterRegistrations(commands, registry, processes)
         manager.moves.arrived = self._arrived
-        self._events = ClusterEvents(manager.events, siblings)
+        self._events = ClusterEvents(manager.events, processes)
         self._handlers: Handlers = {
             BULK: self._bulk.handle,
             DESCRIBE: self.sessions.handle_describe,
@@ -134,7 +134,7 @@ class ClusterCommands:
 
     async def _join(self) -> bool:
         try:
-            nodes = await self._siblings.nodes()
+            nodes = await self._processes.nodes()
         except DirectoryUnreachableError:
             return False
         return await self.registration.catch_up(nodes, self._events.subscribed)
@@ -151,7 +151,7 @@ class ClusterCommands:
         while True:
             await asyncio.sleep(TICK_S)
             try:
-                nodes = await self._siblings.nodes()
+                nodes = await self._processes.nodes()
                 await self.registration.tick(nodes)
                 await self._events.tick(nodes)
             except DirectoryUnreachableError:

@@ -80,81 +80,80 @@ class Directory(Protocol):
 
 
 class MemoryDirectory:
-    """A Directory of one process, in its memory: the loop takes one transaction after another."""
+    """A Directory of one process, in its memory: the loop takes one transaction after another.
+
+    Attributes:
+        entries: The table itself, for who holds it.
+    """
 
     def __init__(
         self, *, lease: float = 5.0, resume_window: float = 60.0, max_tombstones: int = 65_536
     ) -> None:
         self._clock = asyncio.get_running_loop().time
-        self._entries = Entries(
+        self.entries = Entries(
             lease=lease,
             resume_window=resume_window,
             max_tombstones=max_tombstones,
             now=self._clock(),
         )
 
-    @property
-    def entries(self) -> Entries:
-        """The table itself, for who holds it."""
-        return self._entries
-
     async def join(self, node_id: str, address: str) -> None:
         """See Directory."""
-        self._entries.join(node_id, address, self._clock())
+        self.entries.join(node_id, address, self._clock())
 
     async def leave(self, node_id: str) -> tuple[Entry, ...]:
         """See Directory."""
-        return self._entries.leave(node_id, self._clock())
+        return self.entries.leave(node_id, self._clock())
 
     async def nodes(self) -> tuple[Node, ...]:
         """See Directory."""
-        return self._entries.nodes(self._clock())
+        return self.entries.nodes(self._clock())
 
     async def is_leased(self, node_id: str) -> bool:
         """See Directory."""
-        return self._entries.is_leased(node_id, self._clock())
+        return self.entries.is_leased(node_id, self._clock())
 
     async def renew(self, node_id: str, owned: Mapping[str, int]) -> Renewal | None:
         """See Directory."""
-        return self._entries.renew(node_id, owned, self._clock())
+        return self.entries.renew(node_id, owned, self._clock())
 
     async def read(self, session_id: str) -> Entry | Tombstone | None:
         """See Directory."""
-        return self._entries.read(session_id, self._clock())
+        return self.entries.read(session_id, self._clock())
 
     async def create(self, session_id: str, owner: str, openid: str) -> Entry | None:
         """See Directory."""
-        return self._entries.create(session_id, owner, openid, self._clock())
+        return self.entries.create(session_id, owner, openid, self._clock())
 
     async def move(
         self, session_id: str, owner: str, epoch: int, to: str
     ) -> Entry | Tombstone | None:
         """See Directory."""
-        return self._entries.move(session_id, owner, epoch, to, self._clock())
+        return self.entries.move(session_id, owner, epoch, to, self._clock())
 
     async def remove(
         self, session_id: str, owner: str, epoch: int, reason: LostReason | None = None
     ) -> bool:
         """See Directory."""
-        return self._entries.remove(session_id, owner, epoch, reason, self._clock())
+        return self.entries.remove(session_id, owner, epoch, reason, self._clock())
 
     async def bury(self, session_id: str, owner: str, epoch: int) -> bool:
         """See Directory."""
-        return self._entries.bury(session_id, owner, epoch, self._clock())
+        return self.entries.bury(session_id, owner, epoch, self._clock())
 
     async def find(self, openid: str) -> Found:
         """See Directory."""
-        return self._entries.find(openid, self._clock())
+        return self.entries.find(openid, self._clock())
 
     async def find_all(self, openids: Sequence[str]) -> list[Found]:
         """See Directory."""
-        return [self._entries.find(openid, self._clock()) for openid in openids]
+        return [self.entries.find(openid, self._clock()) for openid in openids]
 
     async def login_replacing(
         self, session_id: str, owner: str, epoch: int, *, after_failed_resume: bool
     ) -> Done | Busy | None:
         """See Directory."""
-        return self._entries.login_replacing(
+        return self.entries.login_replacing(
             session_id, owner, epoch, after_failed_resume=after_failed_resume, now=self._clock()
         )
 
@@ -162,6 +161,6 @@ class MemoryDirectory:
         self, session_id: str, owner: str, epoch: int, *, version: int, victims: Iterable[str] = ()
     ) -> Done | Again | None:
         """See Directory."""
-        return self._entries.login_judged(
+        return self.entries.login_judged(
             session_id, owner, epoch, version=version, victims=victims, now=self._clock()
         )

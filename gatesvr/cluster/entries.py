@@ -219,8 +219,7 @@ class Entries:
             return None
         changed: dict[str, Entry | Tombstone | None] = {}
         for session_id, epoch in owned.items():
-            entry = self._entries.get(session_id)
-            if entry is None or entry.owner != node_id or entry.epoch != epoch:
+            if self._owned(session_id, node_id, epoch) is None:
                 changed[session_id] = self._read(session_id, now)
         unnamed = tuple(self._entries[s] for s in self._by_owner.get(node_id, ()) if s not in owned)
         return Renewal(changed, unnamed)
@@ -304,6 +303,13 @@ class Entries:
         tombstone, until = self._tombstones.get(session_id, (None, 0.0))
         return tombstone if until > now else None
 
+    def _owned(self, session_id: str, owner: str, epoch: int) -> Entry | None:
+        """Return a session's entry if it is still (owner, epoch)."""
+        entry = self._entries.get(session_id)
+        if entry is None or entry.owner != owner or entry.epoch != epoch:
+            return None
+        return entry
+
     def create(self, session_id: str, owner: str, openid: str, now: float) -> Entry | None:
         """Enter a new session, in an epoch that was never given before.
 
@@ -332,8 +338,8 @@ class Entries:
             of ``to`` in the epoch after ``epoch``.
         """
         self.wake(now)
-        entry = self._entries.get(session_id)
-        if entry is None or entry.owner != owner or entry.epoch != epoch:
+        entry = self._owned(session_id, owner, epoch)
+        if entry is None:
             return self._read(session_id, now)
         if to not in self._leases:
             return entry
@@ -360,11 +366,9 @@ class Entries:
             Whether the session has no entry of another owner or epoch: a repeated call is true.
         """
         self.wake(now)
-        entry = self._entries.get(session_id)
+        entry = self._owned(session_id, owner, epoch)
         if entry is None:
-            return True
-        if entry.owner != owner or entry.epoch != epoch:
-            return False
+            return session_id not in self._entries
         self._drop(entry)
         if reason is not None:
             self._mark(session_id, reason, now)
@@ -373,10 +377,8 @@ class Entries:
     def bury(self, session_id: str, owner: str, epoch: int, now: float) -> bool:
         """End a session whose owner's lease is out; return whether this call has done it."""
         self.wake(now)
-        entry = self._entries.get(session_id)
-        if entry is None or entry.owner != owner or entry.epoch != epoch:
-            return False
-        if self._is_leased(owner, now):
+        entry = self._owned(session_id, owner, epoch)
+        if entry is None or self._is_leased(owner, now):
             return False
         self._drop(entry)
         return True
@@ -399,8 +401,8 @@ class Entries:
             None where the session is not (owner, epoch) any more. A repeated call is Done.
         """
         self.wake(now)
-        entry = self._entries.get(session_id)
-        if entry is None or entry.owner != owner or entry.epoch != epoch:
+        entry = self._owned(session_id, owner, epoch)
+        if entry is None:
             return None
         if entry.logged_in:
             return Done()
@@ -434,8 +436,8 @@ class Entries:
             and is not empty. A repeated call is Done.
         """
         self.wake(now)
-        entry = self._entries.get(session_id)
-        if entry is None or entry.owner != owner or entry.epoch != epoch:
+        entry = self._owned(session_id, owner, epoch)
+        if entry is None:
             return None
         if entry.logged_in:
             return Done()

@@ -39,7 +39,7 @@ from .results import Forwards
 from .starts import Starting, Starts
 
 if TYPE_CHECKING:
-    from .._pb import message_pb2, upstream_pb2
+    from .._pb import message_pb2
     from ..engine import Engine
     from ..protocol.identity import Identity
     from ..protocol.link import Link
@@ -66,6 +66,12 @@ class Node:
         lease: Seconds that a lease lasts, as the directory has it.
         on_duplicate: As ``session.on_duplicate``.
         max_logged_in: As ``session.max_logged_in``.
+
+    Attributes:
+        node_id: As given.
+        push: Pushes to one session, wherever it is; see Pushes.push().
+        kick: Ends one session, wherever it is; see Pushes.kick().
+        give: Hands a suspended session over to another node; see Leaving.give().
     """
 
     def __init__(
@@ -107,6 +113,8 @@ class Node:
         self._starts = Starts(context, owning, self._ends, self._arrivals)
         self._leaving = Leaving(context, owning, self._ends, self._starts.next_move_id)
         self._pushes = Pushes(context, self._ends, engine.commands.pushes.push_to)
+        self.push, self.kick = self._pushes.push, self._pushes.kick
+        self.give = self._leaving.give
         self._renewal = owning.renewal = Renewal(context, owning, self._ends, address)
         self._loop: asyncio.Task[None] | None = None
 
@@ -184,26 +192,3 @@ class Node:
         elif session.role is Role.OWN and kind is not EventKind.REPLACED:
             reason = LostReason.KICKED if kind is EventKind.KICKED else None
             self._ends.add(session.session_id, session.epoch, reason)
-
-    # For the commands.
-
-    async def push(
-        self,
-        session_id: str,
-        request: upstream_pb2.UnicastPushRequest,
-        *,
-        needs_login: bool = False,
-        owner: str = "",
-    ) -> upstream_pb2.UnicastPushResponse:
-        """Push to one session, wherever it is; see Pushes.push()."""
-        return await self._pushes.push(session_id, request, needs_login=needs_login, owner=owner)
-
-    async def kick(self, session_id: str, request: upstream_pb2.KickRequest) -> bool:
-        """End one session, wherever it is; see Pushes.kick()."""
-        return await self._pushes.kick(session_id, request)
-
-    # For a drain.
-
-    async def give(self, session: Session, to: str) -> bool:
-        """Hand a suspended session over to another node; see Leaving.give()."""
-        return await self._leaving.give(session, to)

@@ -102,24 +102,9 @@ class Pushes:
             if found == context.node_id:
                 answer = self._own_push(session_id, request, needs_login)
             elif found and (left := until - context.time()) > 0:
-                context.counters.pushes_routed += 1
-                try:
-                    answer = await context.peers.call(
-                        found,
-                        PUSH,
-                        pb.OwnedPushRequest(
-                            session_id=session_id,
-                            needs_login=needs_login,
-                            push=request,
-                            try_id=next(self._names),
-                        ),
-                        left,
-                    )
-                except PeerNotAskedError:
-                    answer = _MOVING
-                except PeerUnreachableError:
-                    is_unsure = True
-                    answer = _MOVING
+                routed = await self._push_at(found, session_id, request, needs_login, left)
+                is_unsure |= routed is None
+                answer = _MOVING if routed is None else routed
             if answer.result == pb.OWNER_DONE:
                 if found:
                     self._remember(session_id, found)
@@ -136,6 +121,30 @@ class Pushes:
         return upstream_pb2.UnicastPushResponse(
             error_code="BUSY", message="the session is moving", retry_after_ms=MOVING.retry_after_ms
         )
+
+    async def _push_at(
+        self,
+        owner: str,
+        session_id: str,
+        request: upstream_pb2.UnicastPushRequest,
+        needs_login: bool,
+        within: float,
+    ) -> pb.OwnedPushAnswer | None:
+        """Return what a session's owner says to a push; None where it may have taken it."""
+        context = self._context
+        context.counters.pushes_routed += 1
+        owned = pb.OwnedPushRequest(
+            session_id=session_id,
+            needs_login=needs_login,
+            push=request,
+            try_id=next(self._names),
+        )
+        try:
+            return await context.peers.call(owner, PUSH, owned, within)
+        except PeerNotAskedError:
+            return _MOVING
+        except PeerUnreachableError:
+            return None
 
     def _remember(self, session_id: str, owner: str) -> None:
         """Keep who has taken a push for a session."""

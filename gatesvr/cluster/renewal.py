@@ -11,6 +11,7 @@ from .directory import DirectoryUnreachableError
 if TYPE_CHECKING:
     from .context import NodeContext
     from .ends import Ends
+    from .entries import Entry, Tombstone
     from .entries import Renewal as Renewed
     from .owning import Owning
 
@@ -86,13 +87,7 @@ class Renewal:
     def _compare(self, owned: dict[str, int], renewed: Renewed) -> None:
         context = self._context
         for session_id, found in renewed.changed.items():
-            session = context.copy(session_id)
-            if (
-                session is not None
-                and session.role is Role.OWN
-                and session.epoch == owned[session_id]
-            ):
-                self._owning.lose(session, found)
+            self._lose(session_id, owned[session_id], found)
         for entry in renewed.unnamed:
             session_id = entry.session_id
             if context.copy(session_id) is None and session_id not in self._ends:
@@ -105,10 +100,14 @@ class Renewal:
         context = self._context
         context.counters.forgotten += 1
         for session_id, epoch in owned.items():
-            session = context.copy(session_id)
-            if session is not None and session.role is Role.OWN and session.epoch == epoch:
-                self._owning.lose(session, None)
+            self._lose(session_id, epoch, None)
         await self.join()
+
+    def _lose(self, session_id: str, epoch: int, found: Entry | Tombstone | None) -> None:
+        """Drop a session of which the directory has something else, if it is as it was named."""
+        session = self._context.copy(session_id)
+        if session is not None and session.role is Role.OWN and session.epoch == epoch:
+            self._owning.lose(session, found)
 
     async def watch_nodes(self) -> None:
         """End the calls of nodes whose lease is out by ERROR 502.

@@ -101,15 +101,7 @@ class Forwards:
         session = context.copy(request.session_id)
         if session is None:
             return pb.ForwardAnswer(result=pb.OWNER_NOT_OWNER)
-        answer = request.answer
-        result = Result(
-            request.client_seq,
-            answer.body,
-            tuple(answer.before),
-            tuple(answer.after),
-            request.hello_code,
-            answer.zone,
-        )
+        result = Result.of(request.client_seq, request.answer, request.hello_code)
         is_done = context.dispatcher.moved.apply(session, result, context.clock())
         return pb.ForwardAnswer(result=pb.OWNER_DONE if is_done else pb.OWNER_MOVING)
 
@@ -118,8 +110,6 @@ def _request(session_id: str, result: Result) -> pb.ForwardRequest:
     return pb.ForwardRequest(
         session_id=session_id,
         client_seq=result.client_seq,
-        answer=pb.MovedAnswer(
-            body=result.body, before=result.before, after=result.after, zone=result.zone
-        ),
+        answer=result.answer(),
         hello_code=result.hello_code,
     )

@@ -45,7 +45,7 @@ _REASONS = {
     "TOO_LARGE": "larger than the client takes",
     "MOVING": "the session moves to another process",
 }
-_BOUND = frozenset((pb.NSH_BEFORE_RESPONSE, pb.NSH_AFTER_RESPONSE))
+BOUND = frozenset((pb.NSH_BEFORE_RESPONSE, pb.NSH_AFTER_RESPONSE))
 """The hints of a notify that waits for an answer."""
 
 
@@ -219,7 +219,7 @@ class PushCommands:
         """Queue or bind a notify; return the number of sessions that took it."""
         sessions = self._targets.find(request.target_type, request.target_id)
         body = self._checked_body(request)
-        if request.sync_hint in _BOUND:
+        if request.sync_hint in BOUND:
             sessions = [self._one_to_bind(request, sessions)]
         elif self._sheds_push():
             raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
@@ -233,7 +233,7 @@ class PushCommands:
         """
         try:
             body = self._checked_body(request)
-            if request.sync_hint not in _BOUND and self._sheds_push():
+            if request.sync_hint not in BOUND and self._sheds_push():
                 raise RefusedError("BUSY", SHED, SHED_RETRY_MS)
             self._settle(self._queue((session,), request, body))
         except RefusedError as refusal:
@@ -264,7 +264,7 @@ class PushCommands:
         now = self._clock()
         ttl = request.ttl_ms / 1000
         push_id = request.push_id
-        if request.sync_hint in _BOUND:
+        if request.sync_hint in BOUND:
             seq = request.bind_client_seq_id
             before = request.sync_hint == pb.NSH_BEFORE_RESPONSE
             return [

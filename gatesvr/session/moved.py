@@ -29,6 +29,7 @@ from ..protocol.messages import (
     MAX_CLIENT_SEQ,
     MAX_HEAD_BYTES,
     MAX_OPENID_BYTES,
+    OK,
     is_valid_text,
 )
 from ..protocol.network import network_of
@@ -94,9 +95,13 @@ class MovedCall(NamedTuple):
 def _left_ms(deadline: float, now: float) -> int:
     if deadline <= 0 or deadline == math.inf:
         return 0
-    # A thousandth is the noise of doubles, not time.
-    left = math.ceil((deadline - now) * 1000 - 1e-3)
+    left = _whole_ms(deadline - now)
     return left if left > 0 else -1
+
+
+def _whole_ms(seconds: float) -> int:
+    """Return ms, rounded up; a thousandth is the noise of doubles, not time."""
+    return math.ceil(seconds * 1000 - 1e-3)
 
 
 def _deadline(left_ms: int, now: float) -> float:
@@ -154,9 +159,9 @@ def export_session(session: Session, calls: Iterable[MovedCall], now: float) -> 
         queue=outbox.queue.export(now),
     )
     if session.request_rate is not None:
-        moved.request_rate_left_ms = math.ceil(session.request_rate.full_in(now) * 1000 - 1e-3)
+        moved.request_rate_left_ms = _whole_ms(session.request_rate.full_in(now))
     if session.resume_rate is not None:
-        moved.resume_rate_left_ms = math.ceil(session.resume_rate.full_in(now) * 1000 - 1e-3)
+        moved.resume_rate_left_ms = _whole_ms(session.resume_rate.full_in(now))
     identity = session.auth
     if identity is not None:
         moved.identity.openid = identity.openid
@@ -164,17 +169,11 @@ def export_session(session: Session, calls: Iterable[MovedCall], now: float) -> 
         moved.identity.claims.update(identity.claims)
         moved.identity.expires_at = identity.expires_at
         if session.auth_deadline != math.inf:
-            left_ms = math.ceil((session.auth_deadline - now) * 1000 - 1e-3)
-            moved.identity.deadline_left_ms = left_ms
+            moved.identity.deadline_left_ms = _whole_ms(session.auth_deadline - now)
     if session.pending:
         _export_requests(session, calls, moved, now)
-    answer = session.login_answer
-    if answer is not None:
-        moved.login_answer.SetInParent()
-        moved.login_answer.body = answer.body
-        moved.login_answer.before.extend(answer.before)
-        moved.login_answer.after.extend(answer.after)
-        moved.login_answer.zone = answer.zone
+    if session.login_answer is not None:
+        moved.login_answer.CopyFrom(session.login_answer.answer())
     if outbox.held:
         held = moved.held
         held.bodies.extend(body for body, _, _ in outbox.held)
@@ -387,11 +386,8 @@ def _install_requests(session: Session, moved: pb.MovedSession, now: float) -> N
     _check(not hello_seq or hello_seq in pending, "its hello is not among its requests")
     session.hello_seq = hello_seq
     if moved.HasField("login_answer"):
-        answer = moved.login_answer
         _check(hello_seq > 0 and hello_seq not in session.moved_calls, "no hello was answered")
-        session.login_answer = Result(
-            hello_seq, answer.body, tuple(answer.before), tuple(answer.after), 200, answer.zone
-        )
+        session.login_answer = Result.of(hello_seq, moved.login_answer, OK)
     for client_seq in pending:
         is_answered = client_seq == hello_seq and session.login_answer is not None
         _check(

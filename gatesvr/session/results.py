@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from .._pb import cluster_pb2 as pb
 
 __all__ = ["MAX_RESULTS", "Result", "Results"]
 
@@ -29,6 +31,16 @@ class Result(NamedTuple):
     after: tuple[bytes, ...] = ()
     hello_code: int = 0
     zone: str = ""
+
+    @classmethod
+    def of(cls, client_seq: int, answer: pb.MovedAnswer, hello_code: int) -> Self:
+        """Return the result that another process has told of."""
+        before, after = tuple(answer.before), tuple(answer.after)
+        return cls(client_seq, answer.body, before, after, hello_code, answer.zone)
+
+    def answer(self) -> pb.MovedAnswer:
+        """Return what of it travels with whatever names its request."""
+        return pb.MovedAnswer(body=self.body, before=self.before, after=self.after, zone=self.zone)
 
 
 class Results:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from .admission import Admitted, Verdict
 from .connection import Connection
+from .handed import ADMITTED, ASK, CLAIM, DATAGRAM, INITIAL, Handed
 from .quic.initial import V1, destination_id
 from .quic.interface import CONNECTION_ID_LENGTH
 from .routes import Draining, Elsewhere, Waiting
-from .siblings import ADMITTED, ASK, CLAIM, DATAGRAM, INITIAL, Handed, Siblings
 
 if TYPE_CHECKING:
     from .addresses import Address
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .counters import TransportCounters
     from .door import Door
     from .routes import Routes
+    from .siblings import Siblings
     from .udp.driver import Driver
 
 __all__ = ["HandOver", "HandOverOwner"]
@@ -185,38 +186,25 @@ class HandOver:
         if found is Verdict.NO_PLACE:
             number = siblings.next_accepting(hops)
             kind = ADMITTED if is_admitted else INITIAL
-            if number is not None and self._hand_client_on(
-                data, address, now, door, number, kind, hops + 1, seconds
-            ):
+            handed = self._handed(kind, hops + 1, data, address, door)
+            if number is not None and self._hand_client_on(number, handed, now, seconds):
                 return None
             return admission.judge(data, address, now, is_admitted=is_admitted)
         # A client with a Retry's token is at its place: the Retry's id has led it there.
         if not hops and isinstance(found, Admitted) and found.retry_id is None:
             number = siblings.less_loaded()
-            if number is not None and self._hand_client_on(
-                data, address, now, door, number, ADMITTED, 1, seconds
-            ):
+            handed = self._handed(ADMITTED, 1, data, address, door)
+            if number is not None and self._hand_client_on(number, handed, now, seconds):
                 admission.abandon(found)
                 return None
         return found
 
-    def _hand_client_on(
-        self,
-        data: bytes,
-        address: Address,
-        now: float,
-        door: Door,
-        number: int,
-        kind: int,
-        hops: int,
-        seconds: float,
-    ) -> bool:
+    def _hand_client_on(self, number: int, handed: Handed, now: float, seconds: float) -> bool:
         """Hand a new client on, and all that it sends; return whether the sibling lives."""
-        handed = self._handed(kind, hops, data, address, door)
         if not self._siblings.give(number, handed, now):
             return False
         self._counters.initials_handed_on += 1
-        self._routes.lead(destination_id(data), number, now, seconds)
+        self._routes.lead(destination_id(handed.data), number, now, seconds)
         return True
 
     def send_away(self, waiting: Waiting, now: float, seconds: float) -> bool:
@@ -233,7 +221,8 @@ class HandOver:
         # One with a Retry's token is judged by that.
         kind = ADMITTED if waiting.client.retry_id is None else INITIAL
         door, ((data, address), *more) = waiting.door, waiting.datagrams
-        if not self._hand_client_on(data, address, now, door, number, kind, 1, seconds):
+        handed = self._handed(kind, 1, data, address, door)
+        if not self._hand_client_on(number, handed, now, seconds):
             return False
         for data, address in more:
             self._siblings.give(number, self._handed(DATAGRAM, 1, data, address, door), now)

@@ -30,6 +30,7 @@ from .admission import Admission, Admitted, Judgement
 from .connection import CLOSE_LINGER_S, Connection
 from .counters import TransportCounters
 from .door import Door
+from .handed import DATAGRAM
 from .handover import HandOver
 from .paths import Paths
 from .prefixes import PrefixLimits
@@ -47,7 +48,7 @@ from .quic.reset import StatelessResets, reset_key, shared_reset_key
 from .quic.retry import KEY_BYTES, Retries
 from .quic.secret import derive_key, read_secret
 from .routes import Draining, Elsewhere, Routes, Waiting
-from .siblings import DATAGRAM, Siblings
+from .siblings import Siblings
 from .steering import QUIC
 from .tls import CertificateFiles, ServerTls, load_server_tls
 from .udp.driver import Driver

@@ -1,14 +1,8 @@
 """Siblings: the other processes of this gateway, which datagrams and new clients are handed on to.
 
 Each process reads a unix datagram socket of its own, ``NUMBER.udp`` in a directory that only the
-gateway's user can enter. What one turn of the loop hands on to a sibling is one message. The
-listener decides what that is::
-
-    DATAGRAM  to the sibling whose number its connection id has, or that a client was handed on to
-    ADMITTED  a new client's Initial, to a less loaded sibling; it was judged, all but its places
-    INITIAL   a new client's Initial, to a sibling that has a place for it; it was not judged
-    ASK       to all: one of them may know an id that its QUIC library made
-    CLAIM     back: the id that was asked for is the sender's
+gateway's user can enter. The listener decides what is handed on; what one turn of the loop hands on
+to a sibling is one message (handed.py).
 
 Each handing-on is a hop, and the listener hands on what was handed on only while a client looks
 for a place, once round at most. So there are no loops. A sibling that does not read loses what its
@@ -22,12 +16,12 @@ import os
 import random
 import socket
 import stat
-import struct
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .._core.limits import TokenBucket
 from ..errors import ConfigError
+from .handed import CLAIM, Handed, Messages
 from .quic.interface import CONNECTION_ID_LENGTH
 from .quic.reset import reset_key
 from .quic.secret import derive_key, read_secret
@@ -44,22 +38,12 @@ if TYPE_CHECKING:
     from .udp.driver import Driver
 
 __all__ = [
-    "ADMITTED",
-    "ASK",
-    "CLAIM",
-    "DATAGRAM",
-    "INITIAL",
-    "Handed",
     "Loads",
     "Siblings",
     "shared_secret",
     "steering_key",
 ]
 
-DATAGRAM, ADMITTED, INITIAL, ASK, CLAIM = range(5)
-
-MAX_MESSAGE_BYTES = 60_000
-"""Bytes of one message, but for a single datagram that is longer."""
 BUFFER_BYTES = 1 << 20
 """Socket buffers asked of the system: macOS bounds a message by them."""
 MAX_PENDING_BYTES = 256 << 10
@@ -78,13 +62,7 @@ TRIES = 2
 """Siblings looked at for one that takes new clients: during an upgrade the old ones do not."""
 MAX_ASKS_PER_S = 1_000
 """Ids a second that all siblings are asked for, and at once."""
-MAX_ADDRESSES = 4_096
-"""Addresses kept as objects and as bytes."""
 _MAX_PATH_BYTES = 100  # the shortest limit of a system is 104, with a zero
-_VERSION = 1
-_HEAD = struct.Struct(">BBBBBH")  # kind, hops, sender, door, bytes of the address, of the datagram
-_NAME = struct.Struct(">HIIBB")  # port, flow, scope, bytes of the host, of the local address
-_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
 
 
 def shared_secret(config: TransportConfig, address: Address) -> bytes:
@@ -120,26 +98,6 @@ class Loads(Protocol):
 
     def load(self, number: int) -> int | None:
         """Return the connections of a process; None where it takes no new clients."""
-
-
-class Handed(NamedTuple):
-    """A datagram that is handed on.
-
-    Attributes:
-        kind: See the top of this file.
-        hops: How often it was handed on, this time included.
-        sender: The number of the process that did it last.
-        door: The index of the door that it came in by.
-        data: The datagram; for CLAIM the connection id.
-        address: The peer's, with the local one where the socket tells it; for CLAIM None.
-    """
-
-    kind: int
-    hops: int
-    sender: int
-    door: int
-    data: bytes
-    address: Address
 
 
 class _Sibling:
@@ -202,8 +160,7 @@ class Siblings:
         self._asks = TokenBucket(MAX_ASKS_PER_S, MAX_ASKS_PER_S)
         self._siblings: dict[int, _Sibling] = {}
         self._dirty: dict[_Sibling, None] = {}
-        self._packed: dict[Address, bytes] = {}
-        self._unpacked: dict[bytes, Address] = {}
+        self._messages = Messages()
         self._sock: socket.socket | None = None
         self._buffer = bytearray(READ_BYTES)
         self._path = directory / f"{number}.udp"
@@ -393,13 +350,13 @@ class Siblings:
         """Send what waits for a sibling, as long as its socket takes it."""
         sock = sibling.sock
         while sock is not None and sibling.pending:
-            count, message = self._pack(sibling.pending)
+            count, message = self._messages.pack(sibling.pending)
             try:
                 sock.send(message)
             except (BlockingIOError, InterruptedError):
                 if not sibling.is_full:
                     sibling.is_full = True
-                    self._driver.loop.add_writer(sock.fileno(), self._writable, sibling)
+                    self._driver.loop.add_writer(sock.fileno(), self._send, sibling)
                 return
             except (ConnectionError, FileNotFoundError):
                 self._lose(sibling)
@@ -412,9 +369,6 @@ class Siblings:
         if sibling.is_full and sock is not None:
             sibling.is_full = False
             self._driver.loop.remove_writer(sock.fileno())
-
-    def _writable(self, sibling: _Sibling) -> None:
-        self._send(sibling)
 
     def _lose(self, sibling: _Sibling) -> None:
         """Take back what a dead sibling was to get."""
@@ -461,86 +415,15 @@ class Siblings:
                 size = self._sock.recv_into(self._buffer)
             except (BlockingIOError, InterruptedError):
                 break
-            self._unpack(bytes(memoryview(self._buffer)[:size]), found)
+            message = bytes(memoryview(self._buffer)[:size])
+            try:
+                for handed in self._messages.unpack(message):
+                    found.append(handed)
+            except ValueError:
+                self._counters.hand_overs_dropped += 1
         if found:
             self._take(found, self._driver.clock())
         return len(found)
-
-    # Messages.
-
-    def _pack(self, pending: list[Handed]) -> tuple[int, bytes]:
-        """Return a message of the first datagrams, and how many they are."""
-        parts = [bytes([_VERSION])]
-        size = count = 0
-        for kind, hops, sender, door, data, address in pending:
-            name = self._pack_address(address)
-            size += _HEAD.size + len(name) + len(data)
-            if count and size > MAX_MESSAGE_BYTES:
-                break
-            count += 1
-            parts += (_HEAD.pack(kind, hops, sender, door, len(name), len(data)), name, data)
-        return count, b"".join(parts)
-
-    def _unpack(self, message: bytes, found: list[Handed]) -> None:
-        """Append the datagrams of a message; what another release sends otherwise is dropped."""
-        at, size = 1, len(message)
-        try:
-            if message[0] != _VERSION:
-                raise ValueError("another version")
-            while at < size:
-                kind, hops, sender, door, name_bytes, data_bytes = _HEAD.unpack_from(message, at)
-                at += _HEAD.size
-                name = message[at : at + name_bytes]
-                at += name_bytes
-                data = message[at : at + data_bytes]
-                at += data_bytes
-                if at > size or not data:
-                    raise ValueError("it is cut off")
-                found.append(Handed(kind, hops, sender, door, data, self._unpack_address(name)))
-        except (ValueError, IndexError, struct.error, OSError):
-            self._counters.hand_overs_dropped += 1
-
-    def _pack_address(self, address: Address) -> bytes:
-        packed = self._packed.get(address)
-        if packed is None:
-            if len(self._packed) >= MAX_ADDRESSES:
-                self._packed.clear()
-            packed = self._packed[address] = _pack_address(address)
-        return packed
-
-    def _unpack_address(self, packed: bytes) -> Address:
-        if packed not in self._unpacked:
-            if len(self._unpacked) >= MAX_ADDRESSES:
-                self._unpacked.clear()
-            self._unpacked[packed] = _unpack_address(packed)
-        return self._unpacked[packed]
-
-
-def _pack_address(address: Address) -> bytes:
-    """Return a socket address, and the local one behind it, as bytes."""
-    if address is None:
-        return b""
-    local = address[-1] if type(address[-1]) is bytes else b""
-    plain = address[:-1] if local else address
-    flow, scope = plain[2:] if len(plain) == 4 else (0, 0)
-    host = socket.inet_pton(_FAMILIES[4 if len(plain) == 2 else 16], plain[0])
-    return _NAME.pack(plain[1], flow, scope, len(host), len(local)) + host + local
-
-
-def _unpack_address(packed: bytes) -> Address:
-    """Return the address of _pack_address()."""
-    if not packed:
-        return None
-    port, flow, scope, host_bytes, local_bytes = _NAME.unpack_from(packed)
-    at = _NAME.size
-    host = packed[at : at + host_bytes]
-    local = packed[at + host_bytes :]
-    if len(local) != local_bytes or host_bytes not in _FAMILIES:
-        raise ValueError("no address")
-    address: Address = (socket.inet_ntop(_FAMILIES[host_bytes], host), port)
-    if host_bytes == 16:
-        address = (*address, flow, scope)
-    return (*address, local) if local else address
 
 
 def _unix_socket() -> socket.socket:

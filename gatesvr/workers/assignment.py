@@ -56,7 +56,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         secret: Makes Retry tokens and stateless resets.
         sockets: Inherited sockets by the setting that names their address: descriptors.
         others: The same of each other slot, for the time in which that has no worker.
-        steers: Whether the kernel steers datagrams to the workers' sockets.
         loop: Name of the event loop.
         is_demo: Whether this is ``gatesvr serve --demo``.
     """
@@ -70,7 +69,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes
     sockets: dict[str, list[int]] = {}
     others: dict[int, dict[str, list[int]]] = {}
-    steers: bool = False
     loop: str = "uvloop"
     is_demo: bool = False
 

@@ -56,11 +56,6 @@ class Row(NamedTuple):
         pid: Its process.
         is_accepting: Whether it takes new clients.
         connections: Of clients.
-        sessions: It owns.
-        inited: Those of them that have not logged in.
-        queued_bytes: In the queues of all of them.
-        requests: Under way.
-        memory_bytes: Resident.
         grant: The number of the grant that it holds to.
         held: The most that it has or may take of each limit, in the order of shares.MOVING.
         used: What it has of each of them.
@@ -70,11 +65,6 @@ class Row(NamedTuple):
     pid: int
     is_accepting: bool = False
     connections: int = 0
-    sessions: int = 0
-    inited: int = 0
-    queued_bytes: int = 0
-    requests: int = 0
-    memory_bytes: int = 0
     grant: int = 0
     held: tuple[int, ...] = ()
     used: tuple[int, ...] = ()
@@ -164,11 +154,6 @@ class Board:
             row.pid,
             row.is_accepting,
             row.connections,
-            row.sessions,
-            row.inited,
-            row.queued_bytes,
-            row.requests,
-            row.memory_bytes,
             row.grant,
             now_ms(),
             *_padded(row.held),
@@ -188,20 +173,14 @@ class Board:
         fields = self._read(_ROWS_AT, number)
         if not fields or not fields[0]:
             return None
-        pid, is_accepting, connections, sessions, inited, queued_bytes = fields[:6]
-        requests, memory_bytes, grant, beat_ms = fields[6:10]
+        pid, is_accepting, connections, grant, beat_ms = fields[:5]
         return Row(
             pid,
             bool(is_accepting),
             connections,
-            sessions,
-            inited,
-            queued_bytes,
-            requests,
-            memory_bytes,
             grant,
-            held=fields[10 : 10 + LIMITS],
-            used=fields[10 + LIMITS : 10 + 2 * LIMITS],
+            held=fields[5 : 5 + LIMITS],
+            used=fields[5 + LIMITS : 5 + 2 * LIMITS],
             beat_ms=beat_ms,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any
 
 from ..admin.counters import AdminCounters
@@ -30,12 +29,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.wrappers_pb2 import BytesValue
 
+    from ..admin.questions import LogBody
+    from ..admin.source import Sample
     from ..cluster.calls import Call
     from ..gateway import Gateway
+    from .questions import OfSession, SampleAsked
 
 __all__ = ["AdminDesk"]
-
-logger = logging.getLogger("gatesvr.admin")
 
 MAX_UNDER_WAY = 256
 """Questions at a time, more than the admin server has streams: traces that are followed count."""
@@ -106,14 +106,14 @@ class AdminDesk:
 
         return answer
 
-    async def _sample(self, asked: Any) -> Any:
+    async def _sample(self, asked: SampleAsked) -> Sample:
         self._source.look()
         return await self._source.sample(with_slowest=asked.with_slowest)
 
-    async def _trace(self, asked: Any) -> Nothing:
+    async def _trace(self, asked: OfSession[bool]) -> Nothing:
         await self._source.trace(asked.session, on=asked.body)
         return Nothing()
 
-    async def _log(self, body: Any) -> Nothing:
+    async def _log(self, body: LogBody) -> Nothing:
         await self._source.log(body)
         return Nothing()

@@ -32,9 +32,8 @@ def gone(status: DrainStatus) -> DrainStatus:
 
 def sum_up(statuses: list[DrainStatus]) -> DrainStatus:
     """Return the drains of all workers as one, in the phase of the one that is least far."""
-    phases = [status.phase for status in statuses]
     return DrainStatus(
-        phase=next((phase for phase in _PHASES if phase in phases), "serving"),
+        phase=min((s.phase for s in statuses), key=_PHASES.index, default="serving"),
         connections_at_start=sum(s.connections_at_start for s in statuses),
         connections_told=sum(s.connections_told for s in statuses),
         connections_left=sum(s.connections_left for s in statuses),

@@ -6,8 +6,7 @@ that does not answer in time is shown as silent; the others' answers are told wi
 figures stay as they were.
 
 The gateway is ready while any worker is: a new client that comes to the sockets of another one is
-handed on to it. Only a place whose process has just died leaves new clients waiting until it has
-the next one, about a second; to send all others elsewhere for that time would be worse.
+handed on to it, and the sockets of a place whose process has died are read by a neighbour.
 
 Nothing is asked but what somebody wants to see, and once a second the figures, for the history.
 """
@@ -19,7 +18,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -76,9 +75,10 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..drain import DrainStatus
     from ..reload import ReloadReport
+    from .facts import WorkerFacts
     from .questions import Question
 
-__all__ = ["LAYERS", "Fleet", "Supervision", "WorkerFacts"]
+__all__ = ["LAYERS", "Fleet", "Supervision"]
 
 logger = logging.getLogger("gatesvr.admin")
 
@@ -104,37 +104,28 @@ RATE_S = 0.4
 MAX_TRACED = 64
 """Sessions traced at a time."""
 
-
-class WorkerFacts(Protocol):
-    """What a supervisor knows of a worker; see Supervisor.view()."""
-
-    @property
-    def number(self) -> int:
-        """Its number, which no other live worker has."""
-
-    @property
-    def slot(self) -> int:
-        """Whose datagrams it reads."""
-
-    @property
-    def node_id(self) -> str:
-        """Its name among the peers, which is never used again."""
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-
-    @property
-    def phase(self) -> str:
-        """``starting``, ``serving`` or ``leaving``."""
-
-    @property
-    def uptime_s(self) -> float:
-        """Seconds since its start."""
-
-    @property
-    def restarts(self) -> int:
-        """How often the worker of its slot has died."""
+_NOBODY = WorkerView(
+    number=None,
+    slot=0,
+    pid=0,
+    state="down",
+    not_ready=[],
+    version="",
+    uptime_s=0.0,
+    answered_s=None,
+    restarts=0,
+    connections=0,
+    sessions=0,
+    in_flight=0,
+    requests=0.0,
+    cpu=0.0,
+    memory_bytes=0,
+    lag_s=0.0,
+    moves_in=0,
+    moves_out=0,
+    handed_on=0,
+)
+"""A place that has no process, but for its number."""
 
 
 class Supervision(Protocol):
@@ -314,7 +305,7 @@ class Fleet:
     def _view(self, workers: Sequence[WorkerFacts]) -> FleetView:
         views = [self._worker(worker) for worker in workers]
         free = set(range(self._slots)) - {worker.slot for worker in workers}
-        views += [_nobody(slot) for slot in free]
+        views += [msgspec.structs.replace(_NOBODY, slot=slot) for slot in free]
         views.sort(key=lambda view: (view.slot, -view.uptime_s))
         return FleetView(
             slots=self._slots,
@@ -323,34 +314,39 @@ class Fleet:
         )
 
     def _worker(self, worker: WorkerFacts) -> WorkerView:
-        seen = self._seen.get(worker.node_id)
-        figures = seen.figures if seen is not None else None
-        state: Any = worker.phase
-        if seen is not None and seen.is_silent:
-            state = "silent"
-        elif worker.phase == "serving":
-            state = "ready"
-            if figures is not None and not figures.ready:
-                state = "draining" if figures.draining else "unready"
-        counters = figures.counters if figures is not None else {}
-        session, transport = counters.get("session", {}), counters.get("transport", {})
-        return WorkerView(
+        view = msgspec.structs.replace(
+            _NOBODY,
             number=worker.number,
             slot=worker.slot,
             pid=worker.pid,
-            state=state,
-            not_ready=figures.not_ready if figures is not None else [],
-            version=figures.version if figures is not None else "",
+            state="ready" if worker.phase == "serving" else worker.phase,
             uptime_s=worker.uptime_s,
-            answered_s=self._clock() - seen.at if seen is not None else None,
             restarts=worker.restarts,
-            connections=figures.connections if figures is not None else 0,
-            sessions=sum(figures.sessions.values()) if figures is not None else 0,
-            in_flight=figures.in_flight if figures is not None else 0,
-            requests=seen.requests if seen is not None else 0.0,
-            cpu=seen.cpu if seen is not None else 0.0,
-            memory_bytes=figures.memory_bytes if figures is not None else 0,
-            lag_s=figures.lag_s if figures is not None else 0.0,
+        )
+        seen = self._seen.get(worker.node_id)
+        if seen is None:
+            return view
+        figures = seen.figures
+        state = view.state
+        if seen.is_silent:
+            state = "silent"
+        elif state == "ready" and not figures.ready:
+            state = "draining" if figures.draining else "unready"
+        counters = figures.counters
+        session, transport = counters.get("session", {}), counters.get("transport", {})
+        return msgspec.structs.replace(
+            view,
+            state=state,
+            not_ready=figures.not_ready,
+            version=figures.version,
+            answered_s=self._clock() - seen.at,
+            connections=figures.connections,
+            sessions=sum(figures.sessions.values()),
+            in_flight=figures.in_flight,
+            requests=seen.requests,
+            cpu=seen.cpu,
+            memory_bytes=figures.memory_bytes,
+            lag_s=figures.lag_s,
             moves_in=session.get("moved_in", 0),
             moves_out=session.get("moved_out", 0),
             handed_on=transport.get("handed_on", 0),
@@ -560,31 +556,6 @@ class Fleet:
 
 def _silent(who: str) -> Refused:
     return Refused(504, "UNKNOWN", f"{who} does not answer: it may have been done, or not")
-
-
-def _nobody(slot: int) -> WorkerView:
-    """Return the view of a place that has no process."""
-    return WorkerView(
-        number=None,
-        slot=slot,
-        pid=0,
-        state="down",
-        not_ready=[],
-        version="",
-        uptime_s=0.0,
-        answered_s=None,
-        restarts=0,
-        connections=0,
-        sessions=0,
-        in_flight=0,
-        requests=0.0,
-        cpu=0.0,
-        memory_bytes=0,
-        lag_s=0.0,
-        moves_in=0,
-        moves_out=0,
-        handed_on=0,
-    )
 
 
 def _ended(upgrading: asyncio.Task[object]) -> None:

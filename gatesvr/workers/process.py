@@ -125,12 +125,9 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it at once."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                self._process.kill()
 
     async def _follow(self, within: float) -> None:
         """Wait for its report, and then for the end of its channel."""

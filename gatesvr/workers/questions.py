@@ -22,6 +22,7 @@ from ..admin.refusal import Refused
 from ..admin.sessions import TraceEvents, TraceMark
 from ..admin.source import Sample
 from ..cluster.calls import Call
+from .calls import Nothing
 
 __all__ = [
     "KICK",
@@ -30,7 +31,6 @@ __all__ = [
     "PAGE",
     "PROFILE",
     "PUSH",
-    "QUESTIONS",
     "SAMPLE",
     "STACKS",
     "TRACE",
@@ -47,42 +47,34 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the structs below."""
-
-
-class Nothing(_Struct, frozen=True, kw_only=True):
-    """Nothing to say."""
-
-
-class SampleAsked(_Struct, frozen=True, kw_only=True):
+class SampleAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Asks for a sample."""
 
     with_slowest: bool = False
 
 
-class OfSession(_Struct, Generic[A], frozen=True, kw_only=True):
+class OfSession(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
     """Asks for something of one session."""
 
     session: str
     body: A
 
 
-class TracedAsked(_Struct, frozen=True, kw_only=True):
+class TracedAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Asks for what a session's trace has had; see Directory.traced()."""
 
     mark: TraceMark | None
     within: float
 
 
-class _Refusal(_Struct, frozen=True, kw_only=True):
+class _Refusal(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     code: str
     message: str
     retry_after: int
 
 
-class _Answer(_Struct, frozen=True, kw_only=True):
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, or why there is none."""
 
     body: msgspec.Raw = msgspec.Raw(b"\xc0")
@@ -173,6 +165,3 @@ KICK = Question("Kick", KickUserBody, Done)
 LOG = Question("Log", LogBody, Nothing)
 PROFILE = Question("Profile", float, str)
 STACKS = Question("Stacks", Nothing, Stacks)
-QUESTIONS: tuple[Question[Any, Any], ...] = (
-    SAMPLE, PAGE, VIEW, TRACE, TRACED, PUSH, KICK_SESSION, KICK, LOG, PROFILE, STACKS,
-)  # fmt: skip

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -57,6 +57,7 @@ from .calls import (
 from .counters import WorkerCounters
 from .crew import WorkerCrew
 from .drains import gone, sum_up
+from .facts import WorkerFacts
 from .ports import Ports
 from .process import WorkerProcess, spell_end, worker_command
 from .shares import Balancer
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from ..cluster.calls import Call
     from ..config import Config
 
-__all__ = ["Supervisor", "WorkerView"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("gatesvr.workers")
 
@@ -91,28 +92,6 @@ STOP_S = 5.0
 MAX_TOMBSTONES = 65_536
 """Sessions that were replaced or kicked, and are remembered for their clients."""
 NODE_ID_BYTES = 16
-
-
-class WorkerView(NamedTuple):
-    """A worker, for people.
-
-    Attributes:
-        number: Its number.
-        slot: Whose datagrams it reads.
-        node_id: Its name in the directory.
-        pid: Its process.
-        phase: ``starting``, ``serving`` or ``leaving``.
-        uptime_s: Seconds since its start.
-        restarts: How often its slot's worker has died.
-    """
-
-    number: int
-    slot: int
-    node_id: str
-    pid: int
-    phase: str
-    uptime_s: float
-    restarts: int
 
 
 class Supervisor:
@@ -197,11 +176,11 @@ class Supervisor:
             if self.slots.phase(number) == "serving"
         ]
 
-    def view(self) -> list[WorkerView]:
+    def view(self) -> list[WorkerFacts]:
         """Return every worker, by number."""
         now = self._clock()
         return [
-            WorkerView(
+            WorkerFacts(
                 number,
                 number % self.slots.count,
                 worker.node_id,
@@ -288,7 +267,6 @@ class Supervisor:
             secret=self._secret,
             sockets=_descriptors(self._ports.sockets(slot)),
             others={n: _descriptors(socks) for n, socks in self._ports.others(slot).items()},
-            steers=self._steers,
             loop=self._loop_name,
             is_demo=self._is_demo,
         )
@@ -435,11 +413,8 @@ class Supervisor:
             except GatesvrError as error:
                 logger.error("configuration_kept", extra=keys(why=error))
                 return ReloadReport(error=str(error))
-            before, self.config = self.config, config
-            own = config.workers
-            if self._balancer is not None:
-                self._balancer.apply(config)
-            self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
+            before = self.config
+            self._take(config)
             log_changes(changed, left)
             follow_log(before.log, config.log)
             return ReloadReport(changed=changed, needs_restart=left)
@@ -466,6 +441,14 @@ class Supervisor:
                         await self.ask(each, RELOAD, back, Reloaded)
                 raise GatesvrError(error)
             done.append(worker)
+
+    def _take(self, config: Config) -> None:
+        """Take a configuration that is in force in the workers."""
+        self.config = config
+        own = config.workers
+        if self._balancer is not None:
+            self._balancer.apply(config)
+        self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
 
     async def upgrade(self, read: Callable[[], Config]) -> UpgradeStatus:
         """Replace all workers by new ones, which this interpreter starts anew, and return its end.
@@ -519,10 +502,8 @@ class Supervisor:
             await self._upgrade.start(config)
         finally:
             self._fill_slots()
-        before, self.config = self.config, config
-        if self._balancer is not None:
-            self._balancer.apply(config)
-        self.slots.apply(restart_min=own.restart_min, restart_max=own.restart_max)
+        before = self.config
+        self._take(config)
         follow_log(before.log, config.log)
 
     def _fill_slots(self) -> None:

@@ -121,11 +121,6 @@ class Upgrade:
         self._began_at = clock()
         self._ended_at = self._deadline = 0.0
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether it has begun and not ended."""
-        return self._phase in ("starting", "leaving")
-
     def status(self) -> UpgradeStatus:
         """Return how far it has come; up to LOOK_S old."""
         now = self._ended_at or self._clock()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..cluster.hub import HUB, HubDirectory
 from ..cluster.peer_link import PeerLinks
-from ..errors import CloseCode, ConfigError, GatesvrError
-from ..gateway import RECONNECT_AFTER_MS, Gateway, Membership
+from ..errors import ConfigError, GatesvrError
+from ..gateway import Gateway, Membership
 from ..observe.log import keys
 from ..observe.version import package_version
 from ..overload import resident_bytes
@@ -189,8 +189,7 @@ class WorkerServer:
         """Close all connections, and end."""
         self.is_hurried = True
         self.leave(Leave(timeout=0.0, ready_wait=0.0))
-        self.gateway.end_drain()
-        self.gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
+        self.gateway.hurry()
 
     def _cover(self, slots: list[int]) -> None:
         """Take what comes for slots that have no worker."""
@@ -243,23 +242,17 @@ class WorkerServer:
 
     def _row(self) -> Row:
         gateway = self.gateway
-        manager, requests = gateway.session_manager, gateway.processor.counters
         used = Limits(
             connections=self._connections,
-            queues_bytes=manager.queued_bytes,
+            queues_bytes=gateway.session_manager.queued_bytes,
             memory_bytes=resident_bytes(),
             push_streams=gateway.engine.commands.counters.streams,
-            event_subscribers=len(manager.events),
+            event_subscribers=len(gateway.session_manager.events),
         )
         return Row(
             os.getpid(),
             is_accepting=self._is_accepting,
             connections=used.connections,
-            sessions=len(manager.index),
-            inited=len(manager.index.inited),
-            queued_bytes=used.queues_bytes,
-            requests=requests.queued + requests.running,
-            memory_bytes=used.memory_bytes,
             used=used,
         )
 

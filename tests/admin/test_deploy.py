@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gatesvr.admin.metrics import Measure, measures
+from gatesvr.admin.measures import Measure, measures
 from gatesvr.errors import ErrorCode
 from gatesvr.figures import REFUSALS
 

@@ -14,15 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from gatesvr import Gateway
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.admin.counters import AdminCounters
-from gatesvr.admin.metrics import (
+from gatesvr.admin.measures import (
     FLEET_MEASURES,
     GROUPS,
     LAYERS,
     MEASURES,
-    GatewayCollector,
+    Scrape,
     counter_measures,
     measures,
 )
+from gatesvr.admin.metrics import MetricsPage
+from gatesvr.admin.source import OneProcess
 from gatesvr.cluster.counters import ClusterCounters
 from gatesvr.config import load
 from gatesvr.figures import COUNTERS, REFUSALS
@@ -33,9 +35,11 @@ from ..e2e.plain_upstream import plain_upstream
 from ..fakes import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from prometheus_client.core import Metric
+
+    from gatesvr.observe.metrics import Counters
 
 ALL = measures(has_workers=True)
 NAMES = [measure.name for measure in ALL]
@@ -50,6 +54,22 @@ BAD_UNITS = {
 def idle() -> Gateway:
     """Return a gateway that was not started."""
     return Gateway(load(sets=["transport.bind=127.0.0.1:0", "push.bind=127.0.0.1:0"], environ={}))
+
+
+async def scraped(
+    gateway: Gateway, others: Mapping[str, Counters] | None = None
+) -> tuple[MetricsPage, Scrape]:
+    """Return what a scraper of a gateway gets now, and the page that writes it.
+
+    Args:
+        gateway: The gateway.
+        others: Counters beside its own, by layer.
+    """
+    gateway.more_counters.update(others or {})
+    layers = {layer: type(counters) for layer, counters in gateway.more_counters.items()}
+    page = MetricsPage({**COUNTERS, **layers}, is_fine=gateway.config.metrics.fine)
+    sample = await OneProcess(gateway, AdminCounters()).sample()
+    return page, Scrape.of(sample, gateway.config)
 
 
 def values(families: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -110,10 +130,10 @@ def test_every_layer_has_its_counters() -> None:
 )
 async def test_a_page_is_what_the_parsers_read(accept: str, content_type: str) -> None:
     others = {"cluster": ClusterCounters(), "admin": AdminCounters()}
-    collector = GatewayCollector(idle(), others)
-    page, found = await collector.page(accept)
+    page, scrape = await scraped(idle(), others)
+    written, found = await page.write(scrape, accept)
     assert found.startswith(content_type)
-    text = page.decode()
+    text = written.decode()
     parse = parse_openmetrics if accept else text_string_to_metric_families
     families = list(parse(text))
     kinds = {
@@ -124,22 +144,18 @@ async def test_a_page_is_what_the_parsers_read(accept: str, content_type: str) -
         for measure in measures()
     }
     assert {family.name: (family.type, family.documentation) for family in families} == kinds
-    # Gauges of time move between two readings.
-    moving = {"gatesvr_cpu_seconds_total", "gatesvr_memory_bytes"}
-    read, collected = values(families), values(collector.collect())
-    assert [key for key in collected if collected[key] != read.get(key)] == [
-        key for key in collected if collected[key] != read.get(key) and key[0] in moving
-    ]
+    assert values(families) == values(page.families(scrape))
 
 
 @pytest.mark.parametrize(("fine", "buckets"), [("false", 21 * 4 + 2), ("true", 21 * 32 + 2)])
-def test_histograms_have_the_buckets_asked_for(fine: str, buckets: int) -> None:
+async def test_histograms_have_the_buckets_asked_for(fine: str, buckets: int) -> None:
     gateway = Gateway(load(sets=[f"metrics.fine={fine}"], environ={}))
     for seconds in (0.0, 0.001, 0.0011, 1.0, 500.0):
         gateway.engine.stages.login.record(seconds)
+    page, scrape = await scraped(gateway)
     (family,) = (
         family
-        for family in GatewayCollector(gateway).collect()
+        for family in page.families(scrape)
         if family.name == "gatesvr_login_duration_seconds"
     )
     counts = [
@@ -158,8 +174,9 @@ def test_histograms_have_the_buckets_asked_for(fine: str, buckets: int) -> None:
     assert samples["gatesvr_login_duration_seconds_sum"] == pytest.approx(501.0021)
 
 
-def test_counters_of_the_admin_server_are_metrics_too() -> None:
-    found = values(GatewayCollector(idle(), {"admin": AdminCounters(requests=7)}).collect())
+async def test_counters_of_the_admin_server_are_metrics_too() -> None:
+    page, scrape = await scraped(idle(), {"admin": AdminCounters(requests=7)})
+    found = values(page.families(scrape))
     assert found["gatesvr_admin_requests_total", ()] == 7
 
 
@@ -167,33 +184,32 @@ async def test_values_are_those_of_the_gateway(backend: str) -> None:
     async with (
         plain_upstream() as upstream,
         running_gateway(backend, upstream.address) as gateway,
+        plain_client(gateway.address) as client,
     ):
-        collector = GatewayCollector(gateway)
-        async with plain_client(gateway.address) as client:
-            await client.login("alice")
-            client.send(*(business(seq, "echo", b"x") for seq in range(2, 12)))
-            for _ in range(10):
-                await client.receive()
-            scrape = collector.take()
-            found = values(collector.families(scrape))
-            assert found["gatesvr_sessions", (("state", "normal"),)] == 1
-            assert found["gatesvr_connections", ()] == 1
-            assert found["gatesvr_ready", ()] == 1
-            assert found["gatesvr_dispatch_answers_total", ()] == 11
-            assert found["gatesvr_request_duration_seconds_count", ()] == 11
-            service = (("service", "business"),)
-            assert found["gatesvr_upstream_duration_seconds_count", service] == 10
-            up = (("service", "zone"), ("state", "up"))
-            assert found["gatesvr_service_endpoints", up] == 1
-            batches = scrape.figures.counters["upstream"]
-            assert found["gatesvr_upstream_batch_requests_count", ()] == batches["batches"]
-            assert found["gatesvr_upstream_batch_requests_sum", ()] == batches["batched_requests"]
-            build = next(labels for name, labels in found if name == "gatesvr_build_info")
-            assert dict(build)["backend"] == backend
-            for layer, group in scrape.figures.counters.items():
-                for name in REFUSALS[layer]:
-                    reason = (("reason", f"{layer}.{name}"),)
-                    assert found["gatesvr_refusals_total", reason] == group[name]
+        await client.login("alice")
+        client.send(*(business(seq, "echo", b"x") for seq in range(2, 12)))
+        for _ in range(10):
+            await client.receive()
+        page, scrape = await scraped(gateway)
+        found = values(page.families(scrape))
+        assert found["gatesvr_sessions", (("state", "normal"),)] == 1
+        assert found["gatesvr_connections", ()] == 1
+        assert found["gatesvr_ready", ()] == 1
+        assert found["gatesvr_dispatch_answers_total", ()] == 11
+        assert found["gatesvr_request_duration_seconds_count", ()] == 11
+        service = (("service", "business"),)
+        assert found["gatesvr_upstream_duration_seconds_count", service] == 10
+        up = (("service", "zone"), ("state", "up"))
+        assert found["gatesvr_service_endpoints", up] == 1
+        batches = scrape.figures.counters["upstream"]
+        assert found["gatesvr_upstream_batch_requests_count", ()] == batches["batches"]
+        assert found["gatesvr_upstream_batch_requests_sum", ()] == batches["batched_requests"]
+        build = next(labels for name, labels in found if name == "gatesvr_build_info")
+        assert dict(build)["backend"] == backend
+        for layer, group in scrape.figures.counters.items():
+            for name in REFUSALS[layer]:
+                reason = (("reason", f"{layer}.{name}"),)
+                assert found["gatesvr_refusals_total", reason] == group[name]
 
 
 async def test_closes_and_errors_count_by_code(backend: str) -> None:
@@ -208,7 +224,8 @@ async def test_closes_and_errors_count_by_code(backend: str) -> None:
         assert (await gateway.kick("alice", code=4601)).sessions == 1
         assert await client.closed() == 4601
         await until(lambda: not gateway.listener.connections)
-        found = values(GatewayCollector(gateway).collect())
+        page, scrape = await scraped(gateway)
+        found = values(page.families(scrape))
         assert found["gatesvr_errors_total", (("code", "400"),)] == 1
         other = (("code", "other"), ("side", "local"))
         assert found["gatesvr_closes_total", other] == 1

@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("count", type=int, nargs="?", default=1)
     parser.add_argument("-v", dest="is_verbose", action="store_true", help="print the trace")
     parser.add_argument("--processes", dest="kind", action="store_const", const="processes")
-    parser.add_argument("--events", type=int, help="before the calm")
+    parser.add_argument("--events", type=int, default=0, help="before the calm")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     counts: Counter[str] = Counter()
@@ -27,7 +27,7 @@ def main() -> int:
     started = time.process_time()
     for seed in range(options.seed, options.seed + options.count):
         kind = WORLDS[options.kind or "one"]
-        world = kind(seed, is_verbose=options.is_verbose, events=options.events or kind.EVENTS)
+        world = kind(seed, is_verbose=options.is_verbose, events=options.events)
         try:
             world.run()
         except Exception:

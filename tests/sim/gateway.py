@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gatesvr._pb import message_pb2 as pb
+from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.engine import Engine
 from gatesvr.errors import CloseCode
 from gatesvr.protocol.identity import Identity
@@ -22,6 +23,7 @@ from .network import Connection
 if TYPE_CHECKING:
     from gatesvr.session.session import Session
 
+    from .upstream import Upstream
     from .world import World
 
 GOOD_ENDS = frozenset({CloseCode.AUTH_FAILED, CloseCode.KICKED, CloseCode.OPENID_BUSY})
@@ -31,6 +33,16 @@ GOOD_REASONS = frozenset(
 
 
 SECOND_DEVICE = "192.0.2.2"
+
+
+def check_end(checker: DeliveryChecker, session: Session, code: int, reason: str) -> None:
+    """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
+    if reason == "connection lost before login":
+        is_good = not session.hello_seq and not session.outbox.has_unacked
+    else:
+        is_good = code in GOOD_ENDS or reason in GOOD_REASONS
+    if not is_good:
+        checker.broken(session.session_id, f"closed: {code} {reason}")
 
 
 class TappedManager(SessionManager):
@@ -83,19 +95,10 @@ class TappedManager(SessionManager):
                 "gateway closes session %s: %d %s", session.session_id[:4], code, reason
             )
             self.world.counts[f"closed_{reason.replace(' ', '_')}"] += 1
-            self._check_end(session, code, reason)
+            check_end(self.world.checker, session, code, reason)
             openid = session.openid if reason == "replaced" else ""
             self.world.checker.ended(session.session_id, replaced_in=openid)
         super().close(session, code, reason, now, **how)
-
-    def _check_end(self, session: Session, code: int, reason: str) -> None:
-        """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
-        if reason == "connection lost before login":
-            is_good = not session.hello_seq and not session.outbox.has_unacked
-        else:
-            is_good = code in GOOD_ENDS or reason in GOOD_REASONS
-        if not is_good:
-            self.world.checker.broken(session.session_id, f"closed: {code} {reason}")
 
 
 class OrderedSet(dict[Any, None]):
@@ -108,33 +111,68 @@ class OrderedSet(dict[Any, None]):
         self.pop(item, None)
 
 
-class Gateway:
-    """An Engine whose sessions tell the checker what becomes of them."""
+class VirtualEngine:
+    """An Engine in the time of a world.
 
-    def __init__(self, world: World) -> None:
-        config = world.config
-        upstream: Any = world.upstream
+    Args:
+        world: The history.
+        upstream: Its services.
+        manager: A SessionManager that says what becomes of its sessions.
+    """
+
+    def __init__(self, world: World, upstream: Upstream, manager: type[SessionManager]) -> None:
         clock = world.loop.time
+        services: Any = upstream
         self.engine = Engine(
-            config,
-            upstream,
+            world.config,
+            services,
             clock=clock,
             wall_clock=clock,
             random_bytes=world.random.randbytes,
-            manager=TappedManager,
+            manager=manager,
             high_water=world.high_water,
         )
-        assert isinstance(self.engine.session_manager, TappedManager)
-        self.sessions = self.engine.session_manager
+        self.sessions: Any = self.engine.session_manager
+        self.sessions.context.watched = OrderedSet()
+        self.processor = self.engine.processor
+        self.dispatcher = self.engine.dispatcher
+
+    def leftovers(self) -> dict[str, int]:
+        """Return what is held of sessions, connections and tasks, by kind."""
+        sessions = self.sessions
+        index = sessions.index
+        processor = self.processor
+        return {
+            "sessions": len(sessions),
+            "openids": len(index.by_openid),
+            "inited": len(index.inited)
+            + len(index.inited_by_network)
+            + len(index.inited_by_openid),
+            "detached": len(index.detached),
+            "networks": len(index.networks) + len(index.by_network),
+            "watched": len(sessions.context.watched),
+            "handlers": len(self.dispatcher),
+            "tasks": len(processor) + processor.counters.running,
+            "bulkheads": sum(
+                len(bulkhead._shares) + len(bulkhead._chains)
+                for bulkhead in processor._bulkheads.values()
+            ),
+            "logins": sum(worker.is_login for worker in processor.workers()),
+        }
+
+
+class Gateway(VirtualEngine):
+    """An Engine whose sessions tell the checker what becomes of them."""
+
+    sessions: TappedManager
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, world.upstream, TappedManager)
         self.sessions.world = world
         self.sessions.automatic = set()
         self._world = world
         self._told = EventModel()
         self._subscription = self.sessions.events.subscribe(self._read_events)
-        watched: Any = OrderedSet()
-        self.sessions.context.watched = watched
-        self.processor = self.engine.processor
-        self.dispatcher = self.engine.dispatcher
         self.pushes = self.engine.commands.pushes
         world.loop.call(self.processor.start)
 
@@ -155,25 +193,4 @@ class Gateway:
             self._world.checker.broken("", f"told of {told}, there are {real}")
 
     def leftovers(self) -> dict[str, int]:
-        """Return what is held of sessions, connections and tasks, by kind."""
-        sessions = self.sessions
-        index = sessions.index
-        processor = self.processor
-        return {
-            "sessions": len(sessions),
-            "openids": len(index.by_openid),
-            "inited": len(index.inited)
-            + len(index.inited_by_network)
-            + len(index.inited_by_openid),
-            "detached": len(index.detached),
-            "networks": len(index.networks) + len(index.by_network),
-            "tombstones": len(sessions.tombstones),
-            "watched": len(sessions.context.watched),
-            "handlers": len(self.dispatcher),
-            "tasks": len(processor) + processor.counters.running,
-            "bulkheads": sum(
-                len(bulkhead._shares) + len(bulkhead._chains)
-                for bulkhead in processor._bulkheads.values()
-            ),
-            "logins": sum(worker.is_login for worker in processor.workers()),
-        }
+        return {**super().leftovers(), "tombstones": len(self.sessions.tombstones)}

@@ -49,12 +49,18 @@ class World:
     Args:
         seed: All there is to it: the same seed gives the same history.
         is_verbose: Keep a trace.
-        events: How many before the calm.
+        events: How many before the calm, 0 for the usual number.
+
+    Attributes:
+        pace: Seconds that pass between two events, at most.
+        has_three: Whether the third device is of the same user as the others.
     """
 
     EVENTS = EVENTS
+    pace = 0.004
+    has_three = False
 
-    def __init__(self, seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> None:
+    def __init__(self, seed: int, *, is_verbose: bool = False, events: int = 0) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.is_verbose = is_verbose
@@ -64,21 +70,25 @@ class World:
         self.loop = VirtualLoop()
         self.is_calm = False
         self.events = 0
-        self.max_events = events
+        self.max_events = events or self.EVENTS
         self.names = 0
         self.strangers = 0
         self.wants_login: set[str] = set()
         self.connections: list[Connection] = []
         self.next_sweep = self.now + 1.0
         self._draw_config()
-        self.upstream = Upstream(self)
-        self.gateway = Gateway(self)
-        self.pushers = Pushers(self, self.gateway)
+        self._begin()
         self.devices = [
             Device(self, "A", "alice", "192.0.2.1"),
             Device(self, "B", "alice", SECOND_DEVICE),
-            Device(self, "C", "carol", "192.0.2.3"),
+            Device(self, "C", "alice" if self.has_three else "carol", "192.0.2.3"),
         ]
+
+    def _begin(self) -> None:
+        """Begin what the devices connect to."""
+        self.upstream = Upstream(self)
+        self.gateway = Gateway(self)
+        self.pushers = Pushers(self, self.gateway)
 
     def _draw_config(self) -> None:
         draw = self.random.choice
@@ -187,7 +197,7 @@ class World:
             function()
         else:
             function(argument)
-        self.pass_time(self.random.random() * 0.004)
+        self.pass_time(self.random.random() * self.pace)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and do what is due."""
@@ -506,29 +516,34 @@ class World:
                 dropped=queue["expired"] + queue["dropped"] + queue["conflated"],
             )
             self.checker.client_settled(device.name)
-            session.queue._check()
-            if (
-                session.queue.open_slots
-                or session.queue.reserved
-                or session.outbox.notifies is not None
-            ):
-                self.checker.broken(session.session_id, "something waits for an answer")
+            self.check_queue(session)
         for finding in self.checker.findings:
             self.note("!! %s", finding)
 
+    def check_queue(self, session: Session) -> None:
+        """Check the queue of a session to which all has arrived."""
+        queue = session.queue
+        queue._check()
+        if queue.open_slots or queue.reserved or session.outbox.notifies is not None:
+            self.checker.broken(session.session_id, "something waits for an answer")
+
     def check_end(self) -> None:
         """Let everything expire: nothing may be left of it."""
+        self.let_expire(3)
+        for name, count in self.gateway.leftovers().items():
+            if count:
+                self.checker.broken("", f"{count} {name} are left at the end")
+
+    def let_expire(self, times: int) -> None:
+        """End all connections, and wait so often for as long as a session lives on."""
         for connection in self.connections:
             connection.lose(Disconnect("idle"))
             connection.report()
         self.loop.settle()
         for device in self.devices:
             device.connection = None
-        for _ in range(3):
+        for _ in range(times):
             self.pass_time(self.config.session.resume_window + self.config.session.login_timeout)
-        for name, count in self.gateway.leftovers().items():
-            if count:
-                self.checker.broken("", f"{count} {name} are left at the end")
 
 
 def run(seed: int, *, is_verbose: bool = False, events: int = EVENTS) -> World:

@@ -13,9 +13,10 @@ import pytest
 from gatesvr.errors import ConnectionFailed
 from gatesvr.protocol.link import Disconnect
 from gatesvr.transport import handover, steering
+from gatesvr.transport.handed import DATAGRAM, INITIAL, Handed
 from gatesvr.transport.handover import MAX_HOPS
 from gatesvr.transport.routes import Elsewhere
-from gatesvr.transport.siblings import DATAGRAM, INITIAL, Handed, Siblings
+from gatesvr.transport.siblings import Siblings
 from gatesvr.transport.udp.endpoint import Endpoint
 from gatesvr.transport.udp.sockets import open_socket
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gatesvr.errors import ConfigError
+from gatesvr.transport import handed as wire
 from gatesvr.transport import siblings as module
 from gatesvr.transport.counters import TransportCounters
-from gatesvr.transport.siblings import ASK, CLAIM, DATAGRAM, Handed, Siblings
+from gatesvr.transport.handed import ASK, CLAIM, DATAGRAM, Handed, Messages
+from gatesvr.transport.siblings import Siblings
 from gatesvr.transport.udp.driver import Driver
 
 from .family import Board
@@ -104,15 +106,15 @@ async def test_datagrams_arrive_as_they_were_in_their_order(two: Two) -> None:
 
 async def test_one_turn_makes_one_message(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = []
-    unpack = Siblings._unpack
+    unpack = Messages.unpack
     monkeypatch.setattr(
-        Siblings, "_unpack", lambda s, m, found: (messages.append(len(m)), unpack(s, m, found))
+        Messages, "unpack", lambda self, m: (messages.append(len(m)), unpack(self, m))[1]
     )
     for _ in range(60):
         two.one.give(2, bytes(1200))
     await two.until(lambda: len(two.two.taken) == 60)
     assert len(messages) == 2  # of 60,000 bytes at most
-    assert max(messages) <= module.MAX_MESSAGE_BYTES
+    assert max(messages) <= wire.MAX_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -123,9 +125,9 @@ async def test_one_turn_makes_one_message(two: Two, monkeypatch: pytest.MonkeyPa
         b"\x02" + bytes(30),
         b"\x01\0",
         b"\x01" + bytes(7),  # no datagram
-        b"\x01" + module._HEAD.pack(0, 1, 2, 0, 0, 9) + b"short",
-        b"\x01" + module._HEAD.pack(0, 1, 2, 0, 5, 1) + b"host?" + b"x",
-        b"\x01" + module._HEAD.pack(0, 1, 2, 0, 20, 1) + bytes(20) + b"x",
+        b"\x01" + wire._HEAD.pack(0, 1, 2, 0, 0, 9) + b"short",
+        b"\x01" + wire._HEAD.pack(0, 1, 2, 0, 5, 1) + b"host?" + b"x",
+        b"\x01" + wire._HEAD.pack(0, 1, 2, 0, 20, 1) + bytes(20) + b"x",
     ],
     ids=range(8),
 )
@@ -169,7 +171,7 @@ async def test_a_sibling_is_not_dead_for_want_of_memory(
         assert two.one.give(2, b"lost, too")
     assert two.one.counters.hand_overs_dropped == 2
     two.one.siblings._reach(2, 0.0)
-    monkeypatch.setattr(module, "MAX_MESSAGE_BYTES", 1 << 20)
+    monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 1 << 20)
     for _ in range(4):
         two.one.give(2, bytes(60_000))  # together they are more than the system sends at once
     sibling = two.one.siblings._siblings[2]

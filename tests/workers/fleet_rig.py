@@ -17,12 +17,11 @@ from gatesvr.session.session import Session
 from gatesvr.session.state import Event
 from gatesvr.workers.counters import WorkerCounters
 from gatesvr.workers.desk import AdminDesk
+from gatesvr.workers.facts import WorkerFacts
 from gatesvr.workers.fleet import Fleet
 from tests.fakes import FakeLink
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from google.protobuf.message import Message
 
     from gatesvr.cluster.calls import Call
@@ -56,30 +55,17 @@ class MemoryPeers:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class FakeWorker:
-    """What a supervisor knows of a worker."""
-
-    number: int
-    slot: int
-    node_id: str
-    pid: int = 4_000
-    phase: str = "serving"
-    uptime_s: float = 60.0
-    restarts: int = 0
-
-
 @dataclass
 class FakeSupervision:
     """A supervisor that has been told what to say."""
 
     config: Config
     counters: WorkerCounters = field(default_factory=WorkerCounters)
-    workers: list[FakeWorker] = field(default_factory=list)
+    workers: list[WorkerFacts] = field(default_factory=list)
     status: DrainStatus = field(default_factory=DrainStatus)
     drains: list[tuple[float | None, float | None, str, str]] = field(default_factory=list)
 
-    def view(self) -> list[FakeWorker]:
+    def view(self) -> list[WorkerFacts]:
         return list(self.workers)
 
     async def drain(
@@ -122,10 +108,12 @@ class FleetRig:
             self.add_worker()
         self.fleet = Fleet(self.supervision, self.peers, self.entries, slots=count)
 
-    def add_worker(self) -> FakeWorker:
+    def add_worker(self) -> WorkerFacts:
         """Add a worker in the next place, and return it."""
         number = len(self.gateways)
-        worker = FakeWorker(number, number % self.slots, f"node-{number}", pid=4_000 + number)
+        worker = WorkerFacts(
+            number, number % self.slots, f"node-{number}", 4_000 + number, "serving", 60.0, 0
+        )
         gateway = Gateway(self.supervision.config)
         gateway._is_serving = True
         desk = AdminDesk(gateway)
@@ -140,8 +128,7 @@ class FleetRig:
         """Change what the supervisor knows of a worker."""
         workers = self.supervision.workers
         at = next(i for i, worker in enumerate(workers) if worker.number == number)
-        known: Mapping[str, Any] = vars(workers[at])
-        workers[at] = FakeWorker(**{**known, **values})
+        workers[at] = workers[at]._replace(**values)
 
     def lose(self, number: int) -> None:
         """End a worker; the directory forgets it, too."""

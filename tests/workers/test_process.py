@@ -38,7 +38,6 @@ async def start_many(folder: str) -> list[int]:
         key=b"",
         secret=b"",
         sockets={},
-        steers=False,
         loop="uvloop",
     )
     codes = [await WorkerProcess(assignment, 0.0).run(["/bin/true"], (), 30) for _ in range(STARTS)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...control.commands import Commands
     from ...session.manager import SessionManager
     from ...session.session import Session
-    from .siblings import Siblings
+    from .processes import Processes
 
 __all__ = ["BulkPushes"]
 
@@ -59,14 +59,14 @@ class BulkPushes:
     Args:
         commands: Those of this process.
         manager: Its sessions.
-        siblings: All processes.
+        processes: All of the gateway.
     """
 
-    def __init__(self, commands: Commands, manager: SessionManager, siblings: Siblings) -> None:
+    def __init__(self, commands: Commands, manager: SessionManager, processes: Processes) -> None:
         self._local = commands.pushes
         self._targets = commands.targets
         self._manager = manager
-        self._siblings = siblings
+        self._processes = processes
         self._kept: dict[str, _Kept] = {}
 
     async def broadcast(
@@ -97,7 +97,7 @@ class BulkPushes:
     async def _spread(self, bulk: routing_pb2.BulkRequest) -> upstream_pb2.BroadcastResponse:
         bulk.bulk_id = f"{MADE_PUSH_ID}{secrets.token_hex(8)}"
         try:
-            answers, silent = await self._siblings.ask_all(BULK, bulk, BULK_S)
+            answers, silent = await self._processes.ask_all(BULK, bulk, BULK_S)
         except DirectoryUnreachableError:
             refusal = RefusedError("BUSY", "the directory does not answer", BUSY_MS)
             return refusal.as_bulk_response()

@@ -23,7 +23,7 @@ from ...control.events import EventStream
 from ...observe.event_pb import from_pb, to_pb
 from ..peers import PeerUnreachableError
 from .calls import EVENTS, SUBSCRIBE
-from .node import TRY_S
+from .tries import TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...observe.events import EventKind, SessionEvent
     from ...session.events import EventHub
     from ..entries import Node
-    from .siblings import Siblings
+    from .processes import Processes
 
 __all__ = ["ClusterEvents"]
 
@@ -47,12 +47,12 @@ class ClusterEvents:
 
     Args:
         hub: The events of this process.
-        siblings: All processes.
+        processes: All of the gateway.
     """
 
-    def __init__(self, hub: EventHub, siblings: Siblings) -> None:
+    def __init__(self, hub: EventHub, processes: Processes) -> None:
         self._hub = hub
-        self._siblings = siblings
+        self._processes = processes
         self._told: frozenset[EventKind] = frozenset()
         self._telling = asyncio.Lock()
         self._relays: dict[str, Relay] = {}
@@ -66,7 +66,7 @@ class ClusterEvents:
     def subscription(self) -> routing_pb2.EventSubscription:
         """Return what subscribers here want."""
         return routing_pb2.EventSubscription(
-            node_id=self._siblings.node_id, kinds=sorted(self._hub.kinds)
+            node_id=self._processes.node_id, kinds=sorted(self._hub.kinds)
         )
 
     async def tell(self) -> None:
@@ -74,7 +74,7 @@ class ClusterEvents:
         async with self._telling:
             wanted = self._hub.kinds
             if not wanted <= self._told:
-                await self._tell(await self._siblings.nodes())
+                await self._tell(await self._processes.nodes())
                 self._told |= wanted
 
     async def _tell(self, nodes: tuple[Node, ...]) -> None:
@@ -82,18 +82,17 @@ class ClusterEvents:
 
         async def tell(node_id: str) -> None:
             try:
-                await self._siblings.call(node_id, SUBSCRIBE, subscription)
+                await self._processes.call(node_id, SUBSCRIBE, subscription)
             except PeerUnreachableError:
                 return  # tick() tells it again
 
-        own = self._siblings.node_id
-        await asyncio.gather(*(tell(n.node_id) for n in nodes if n.leased and n.node_id != own))
+        await asyncio.gather(*map(tell, self._processes.others(nodes)))
 
     async def tick(self, nodes: tuple[Node, ...]) -> None:
         """Renew the subscriptions, and forget processes that are gone. Call it once a second."""
         there = {node.node_id for node in nodes}
         for node_id in self._relays.keys() - there:
-            self._end(node_id)
+            self.end(node_id)
         for numbers in (self._sent, self._taken):
             for gone in numbers.keys() - there:
                 del numbers[gone]
@@ -106,7 +105,7 @@ class ClusterEvents:
     def stop(self) -> None:
         """Relay no more."""
         for node_id in list(self._relays):
-            self._end(node_id)
+            self.end(node_id)
 
     # What siblings ask.
 
@@ -124,7 +123,7 @@ class ClusterEvents:
         relay = self._relays.get(node_id)
         if not request.kinds:
             if relay is not None:
-                self._end(node_id)
+                self.end(node_id)
             return
         if relay is None:
             relay = self._relays[node_id] = Relay(self, node_id)
@@ -154,7 +153,7 @@ class ClusterEvents:
         """Send a batch until it is answered or the relay ends; return whether more is wanted."""
         number = self._sent[node_id] = self._sent.get(node_id, 0) + 1
         batch = routing_pb2.EventBatch(
-            node_id=self._siblings.node_id,
+            node_id=self._processes.node_id,
             number=number,
             events=map(to_pb, events),
             missed=missed,
@@ -162,15 +161,12 @@ class ClusterEvents:
         )
         while True:
             try:
-                return (await self._siblings.call(node_id, EVENTS, batch, TRY_S)).is_wanted
+                return (await self._processes.call(node_id, EVENTS, batch, TRY_S)).is_wanted
             except PeerUnreachableError:
                 await asyncio.sleep(PAUSE_S)
 
-    def ended(self, node_id: str) -> None:
-        """Forget the relay for a sibling that wants no more."""
-        self._end(node_id)
-
-    def _end(self, node_id: str) -> None:
+    def end(self, node_id: str) -> None:
+        """End the relay for a sibling that has left, or wants no more."""
         relay = self._relays.pop(node_id)
         # Bound methods are equal, not identical.
         self._hub.relays = tuple(each for each in self._hub.relays if each != relay.offer)
@@ -224,7 +220,7 @@ class Relay:
             is_wanted = await self._events.send(self._node_id, batch, missed, self._missed_at_ms)
             if not is_wanted and renewals == self.renewals:
                 self._sending = None
-                self._events.ended(self._node_id)
+                self._events.end(self._node_id)
                 return
         self._sending = None
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..directory import DirectoryUnreachableError
-from .node import RETRY_S, TRY_S
+from .tries import ask_patiently
 
 if TYPE_CHECKING:
     from ..directory import Directory
     from ..entries import Found
 
-__all__ = ["Lookups"]
+__all__ = ["Lookups", "read_error"]
 
 MAX_OPENIDS = 256
 """Users in one question."""
@@ -44,7 +43,7 @@ class Lookups:
             if not self._next:
                 loop.call_soon(self._send)
             future = self._next[openid] = loop.create_future()
-            future.add_done_callback(_read)
+            future.add_done_callback(read_error)
         return future
 
     def _send(self) -> None:
@@ -55,21 +54,10 @@ class Lookups:
             task.add_done_callback(self._tasks.discard)
 
     async def _find(self, asked: list[tuple[str, asyncio.Future[Found]]]) -> None:
-        clock = asyncio.get_running_loop().time
-        until = clock() + TRY_S
-        openids = [openid for openid, _ in asked]
         try:
-            while True:
-                try:
-                    found = await self._directory.find_all(openids)
-                except DirectoryUnreachableError:
-                    if clock() >= until:
-                        raise
-                else:
-                    for (_, future), each in zip(asked, found, strict=True):
-                        future.set_result(each)
-                    return
-                await asyncio.sleep(RETRY_S)
+            found = await ask_patiently(self._directory.find_all, [openid for openid, _ in asked])
+            for (_, future), each in zip(asked, found, strict=True):
+                future.set_result(each)
         except Exception as error:
             for _, future in asked:
                 future.set_exception(error)
@@ -78,7 +66,7 @@ class Lookups:
                 future.cancel()  # nothing, where it is done
 
 
-def _read(future: asyncio.Future[Found]) -> None:
-    """Take note of an error that nobody waits for any more."""
+def read_error(future: asyncio.Future[Any]) -> None:
+    """Read a future's error, which nobody may wait for any more: asyncio does not complain then."""
     if not future.cancelled():
         future.exception()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..._pb import upstream_pb2 as pb
 from ...control.pushes import PUSH_SLICE
 from ...control.targets import RefusedError
+from .lookups import read_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ class PushOrder:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         future: _Future = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_read)
+        future.add_done_callback(read_error)
         line.append((request, owner, future))
         return future
 
@@ -153,9 +154,3 @@ class PushOrder:
             except RefusedError as refusal:
                 return refusal.as_response()
         return pushes.settle(done)
-
-
-def _read(future: _Future) -> None:
-    """Take note of an error that nobody waits for any more."""
-    if not future.cancelled():
-        future.exception()

@@ -19,11 +19,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ..._pb import upstream_pb2 as pb
+from ...control.pushes import BOUND
 from ...control.targets import RefusedError
 from ...session.outbox import MADE_PUSH_ID
 from ..directory import DirectoryUnreachableError
-from .node import RETRY_S, TRY_S
 from .ordered import PushOrder
+from .tries import RETRY_S, TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -32,15 +33,14 @@ if TYPE_CHECKING:
     from ...session.manager import SessionManager
     from ...session.session import Session
     from ..entries import Entry, Found
+    from ..node import Node
     from .bulk import BulkPushes
     from .lookups import Lookups
-    from .node import RoutedNode
 
 __all__ = ["ClusterPushes"]
 
 BUSY_MS = 50
 """retry_after_ms where the session moves, or the directory does not answer."""
-_BOUND = frozenset((pb.NSH_BEFORE_RESPONSE, pb.NSH_AFTER_RESPONSE))
 
 
 class ClusterPushes:
@@ -61,7 +61,7 @@ class ClusterPushes:
         self,
         commands: Commands,
         manager: SessionManager,
-        node: RoutedNode,
+        node: Node,
         lookups: Lookups,
         bulk: BulkPushes,
     ) -> None:
@@ -143,7 +143,7 @@ class ClusterPushes:
             RefusedError: INVALID, or NOT_FOUND where bind_session_id names another one.
         """
         self._local.check(request)
-        if request.sync_hint in _BOUND and request.bind_session_id not in ("", request.target_id):
+        if request.sync_hint in BOUND and request.bind_session_id not in ("", request.target_id):
             raise self._targets.refuse("NOT_FOUND", "no such session")
         return request.target_id
 
@@ -173,7 +173,7 @@ class ClusterPushes:
             RefusedError: NOT_FOUND, AMBIGUOUS (PROTOCOL 7.7), or INVALID.
         """
         entries: Sequence[Entry] = found.entries
-        if request.sync_hint in _BOUND:
+        if request.sync_hint in BOUND:
             if request.bind_session_id:
                 entries = [e for e in entries if e.session_id == request.bind_session_id]
             if len(entries) > 1:

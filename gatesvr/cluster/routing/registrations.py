@@ -17,7 +17,7 @@ from ...upstream.registry import Registration
 from ..directory import DirectoryUnreachableError
 from ..peers import PeerUnreachableError
 from .calls import GREET, REGISTRY, TABLE
-from .node import RETRY_S, TRY_S
+from .tries import RETRY_S, TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...control.commands import Commands
     from ...upstream.registry import UpstreamRegistry
     from ..entries import Node
-    from .siblings import Siblings
+    from .processes import Processes
 
 __all__ = ["ClusterRegistrations"]
 
@@ -40,13 +40,15 @@ class ClusterRegistrations:
     Args:
         commands: Those of this process.
         registry: Its endpoints.
-        siblings: All processes.
+        processes: All of the gateway.
     """
 
-    def __init__(self, commands: Commands, registry: UpstreamRegistry, siblings: Siblings) -> None:
+    def __init__(
+        self, commands: Commands, registry: UpstreamRegistry, processes: Processes
+    ) -> None:
         self._local = commands.registration
         self._registry = registry
-        self._siblings = siblings
+        self._processes = processes
         self._is_deciding = self._is_stopped = False
         self._changing = asyncio.Lock()
         self._source = ""  # the process whose table is mirrored
@@ -81,10 +83,10 @@ class ClusterRegistrations:
         until = clock() + TRY_S
         while True:
             try:
-                decider = _decider(await self._siblings.nodes())
+                decider = _decider(await self._processes.nodes())
                 if decider is not None:
                     within = max(until - clock(), RETRY_S)
-                    answer = await self._siblings.call(decider, REGISTRY, request, within)
+                    answer = await self._processes.call(decider, REGISTRY, request, within)
                     if answer.is_decided:
                         return answer.response
             except (DirectoryUnreachableError, PeerUnreachableError):
@@ -103,7 +105,7 @@ class ClusterRegistrations:
         """Decide on what a service asks, if this process is the one; all others know it then."""
         del deadline
         try:
-            nodes = await self._siblings.nodes()
+            nodes = await self._processes.nodes()
         except DirectoryUnreachableError:
             return routing_pb2.RegistryAnswer()
         if not await self._decides(nodes):
@@ -120,7 +122,7 @@ class ClusterRegistrations:
 
     async def _decides(self, nodes: tuple[Node, ...]) -> bool:
         """Return whether this process decides; begin or end to, where that has changed."""
-        if self._is_stopped or _decider(nodes) != self._siblings.node_id:
+        if self._is_stopped or _decider(nodes) != self._processes.node_id:
             self._is_deciding = False
             return False
         async with self._changing:
@@ -142,28 +144,27 @@ class ClusterRegistrations:
             nodes: All processes.
             subscribed: Told of the events that each of the others wants.
         """
-        others = [n.node_id for n in nodes if n.leased and n.node_id != self._siblings.node_id]
-        greeting = routing_pb2.Greeting(node_id=self._siblings.node_id)
+        greeting = routing_pb2.Greeting(node_id=self._processes.node_id)
 
         async def ask(node_id: str) -> routing_pb2.EndpointTable | None:
             try:
-                answer = await self._siblings.call(node_id, GREET, greeting)
+                answer = await self._processes.call(node_id, GREET, greeting)
             except PeerUnreachableError:
                 return None
             subscribed(answer.subscription)
             return answer.table
 
-        tables = [table for table in await asyncio.gather(*map(ask, others)) if table is not None]
+        found = await asyncio.gather(*map(ask, self._processes.others(nodes)))
+        tables = [table for table in found if table is not None]
         for table in sorted(tables, key=lambda table: table.version):
             if table.version > self._registry.version:
                 self._take(table)
         decider = _decider(nodes)
-        return decider in (None, self._siblings.node_id, *(table.node_id for table in tables))
+        return decider in (None, self._processes.node_id, *(table.node_id for table in tables))
 
     async def _tell_all(self, nodes: tuple[Node, ...]) -> None:
         """Have all others mirror the table, those that do not answer excepted."""
-        others = [n.node_id for n in nodes if n.leased and n.node_id != self._siblings.node_id]
-        await asyncio.gather(*map(self._tell, others))
+        await asyncio.gather(*map(self._tell, self._processes.others(nodes)))
 
     async def _tell(self, node_id: str) -> None:
         # One at a time each: changes that come meanwhile travel together.
@@ -171,7 +172,7 @@ class ClusterRegistrations:
             while self._known.get(node_id) != self._registry.version:
                 table = self.table()
                 try:
-                    answer = await self._siblings.call(node_id, TABLE, table, TELL_S)
+                    answer = await self._processes.call(node_id, TABLE, table, TELL_S)
                 except PeerUnreachableError:
                     return  # tick() tries again
                 if answer.is_taken:
@@ -185,7 +186,7 @@ class ClusterRegistrations:
     def table(self) -> routing_pb2.EndpointTable:
         """Return all registered endpoints."""
         return routing_pb2.EndpointTable(
-            node_id=self._siblings.node_id,
+            node_id=self._processes.node_id,
             version=self._registry.version,
             endpoints=[
                 routing_pb2.RegisteredEndpoint(

@@ -15,7 +15,7 @@ from ..directory import DirectoryUnreachableError
 from ..entries import Entry
 from ..peers import PeerUnreachableError
 from .calls import DESCRIBE, KICK_USER, PAGE
-from .node import RETRY_S, TRY_S
+from .tries import RETRY_S, TRY_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ...session.manager import SessionManager
     from ...session.session import Session
     from ..directory import Directory
-    from .node import RoutedNode
-    from .siblings import Siblings
+    from ..node import Node
+    from .processes import Processes
 
 __all__ = ["ClusterSessions"]
 
@@ -44,23 +44,23 @@ class ClusterSessions:
         manager: Its sessions.
         node: Kicks those of others.
         directory: Knows who owns a session.
-        siblings: All processes.
+        processes: All of the gateway.
     """
 
     def __init__(
         self,
         commands: Commands,
         manager: SessionManager,
-        node: RoutedNode,
+        node: Node,
         directory: Directory,
-        siblings: Siblings,
+        processes: Processes,
     ) -> None:
         self._local = commands.sessions
         self._targets = commands.targets
         self._manager = manager
         self._node = node
         self._directory = directory
-        self._siblings = siblings
+        self._processes = processes
         self._kicked: dict[str, tuple[pb.KickRequest, float]] = {}  # by openid, of late
 
     # Kick.
@@ -92,7 +92,7 @@ class ClusterSessions:
         process knows its own, also those that have not logged in.
         """
         ask = routing_pb2.KickUserRequest(kick=request)
-        answers, silent = await self._siblings.ask_all(KICK_USER, ask)
+        answers, silent = await self._processes.ask_all(KICK_USER, ask)
         count = sum(answer.sessions for answer in answers)
         found = await self._directory.find(request.target_id)
         left = [entry.session_id for entry in found.entries]
@@ -168,7 +168,7 @@ class ClusterSessions:
                     return pb.SessionInfo()
                 ask = routing_pb2.DescribeRequest(session_id=entry.session_id)
                 within = max(until - clock(), RETRY_S)
-                answer = await self._siblings.call(entry.owner, DESCRIBE, ask, within)
+                answer = await self._processes.call(entry.owner, DESCRIBE, ask, within)
                 if answer.result == cluster_pb2.OWNER_DONE:
                     return answer.session
             except (DirectoryUnreachableError, PeerUnreachableError):
@@ -218,7 +218,7 @@ class ClusterSessions:
         # One more than the page has: it shows whether there is another page.
         ask = routing_pb2.PageRequest(filters=request, after=after, count=size + 1)
         try:
-            answers, silent = await self._siblings.ask_all(PAGE, ask, tries=2)
+            answers, silent = await self._processes.ask_all(PAGE, ask, tries=2)
         except DirectoryUnreachableError:
             silent, answers = 1, []
         if silent:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from gatesvr._pb import message_pb2 as pb
 from gatesvr._pb import upstream_pb2 as up
 from gatesvr.cluster.node import Node
-from gatesvr.engine import Engine
 from gatesvr.errors import ProtocolError
 from gatesvr.protocol.identity import Identity
 from gatesvr.protocol.link import Link
@@ -18,7 +17,7 @@ from gatesvr.session.outcome import StartOutcome
 from gatesvr.session.role import Role
 from gatesvr.session.state import State
 
-from ..gateway import GOOD_ENDS, GOOD_REASONS, OrderedSet
+from ..gateway import VirtualEngine, check_end
 from ..network import Connection
 from ..upstream import Call, Upstream
 from .wire import FarDirectory, FarPeers
@@ -63,18 +62,9 @@ class ProcessManager(SessionManager):
             world.note("%s closes %s: %d %s", process, session.session_id[:4], code, reason)
             world.counts[f"closed_{reason.replace(' ', '_')}"] += 1
             if session.role is Role.OWN:
-                self._check_end(session, code, reason)
+                check_end(world.checker, session, code, reason)
                 world.owner_ended(session)
         super().close(session, code, reason, now, **how)
-
-    def _check_end(self, session: Session, code: int, reason: str) -> None:
-        """Only what PROTOCOL 3.9, 5.3 and 5.5 name closes a session."""
-        if reason == "connection lost before login":
-            is_good = not session.hello_seq and not session.outbox.has_unacked
-        else:
-            is_good = code in GOOD_ENDS or reason in GOOD_REASONS
-        if not is_good:
-            self.process.world.checker.broken(session.session_id, f"closed: {code} {reason}")
 
 
 class ProcessUpstream(Upstream):
@@ -132,7 +122,7 @@ class ProcessConnection(Connection):
             raise error
 
 
-class Process:
+class Process(VirtualEngine):
     """One process: an Engine and its Node.
 
     Attributes:
@@ -145,6 +135,8 @@ class Process:
         died_at: When it crashed.
     """
 
+    sessions: ProcessManager
+
     def __init__(self, world: ProcessesWorld, number: int) -> None:
         self.world = world
         self.number = number
@@ -155,24 +147,8 @@ class Process:
         self.was_out = False
         self.died_at = math.inf
         self.upstream = ProcessUpstream(self)
-        clock = world.loop.time
-        upstream: Any = self.upstream
-        self.engine = Engine(
-            world.config,
-            upstream,
-            clock=clock,
-            wall_clock=clock,
-            random_bytes=world.random.randbytes,
-            manager=ProcessManager,
-            high_water=world.high_water,
-        )
-        assert isinstance(self.engine.session_manager, ProcessManager)
-        self.sessions = self.engine.session_manager
+        super().__init__(world, self.upstream, ProcessManager)
         self.sessions.process = self
-        watched: Any = OrderedSet()
-        self.sessions.context.watched = watched
-        self.processor = self.engine.processor
-        self.dispatcher = self.engine.dispatcher
         self._tap()
         self.directory: Any = FarDirectory(world.wire, self, world.directory)
         config = world.config.session
@@ -233,33 +209,15 @@ class Process:
         pushes.pushes.push_to = push_  # type: ignore[method-assign]
 
     def leftovers(self) -> dict[str, int]:
-        """Return what is held of sessions, connections and tasks, by kind."""
-        sessions = self.sessions
-        index = sessions.index
-        processor = self.processor
         node = self.node
         return {
+            **super().leftovers(),
             "ends": len(node._ends),
             "departures": len(node._leaving),
             "tasks of the node": len(node._tasks),
             "logins under way": len(node._logins._under_way),
             "results under way": len(node._forwards._under_way),
-            "copies": len(index.by_id),
-            "sessions": len(sessions),
-            "openids": len(index.by_openid),
-            "inited": len(index.inited)
-            + len(index.inited_by_network)
-            + len(index.inited_by_openid),
-            "detached": len(index.detached),
-            "networks": len(index.networks) + len(index.by_network),
-            "watched": len(sessions.context.watched),
-            "handlers": len(self.dispatcher),
-            "results": len(sessions.context.results),
+            "copies": len(self.sessions.index.by_id),
+            "results": len(self.sessions.context.results),
             "moved requests": len(self.dispatcher.moved),
-            "tasks": len(processor) + processor.counters.running,
-            "bulkheads": sum(
-                len(bulkhead._shares) + len(bulkhead._chains)
-                for bulkhead in processor._bulkheads.values()
-            ),
-            "logins": sum(worker.is_login for worker in processor.workers()),
         }

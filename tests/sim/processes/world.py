@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gatesvr.bench.checker import DeliveryChecker
 from gatesvr.cluster.directory import MemoryDirectory
 from gatesvr.cluster.entries import Entry
 from gatesvr.config import Config, DispatchConfig, PushConfig, SessionConfig
 from gatesvr.errors import CloseCode, ErrorCode
-from gatesvr.protocol.link import Disconnect
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.role import Role
 from gatesvr.session.state import State
 
 from ..device import Device
-from ..gateway import SECOND_DEVICE
-from ..loop import VirtualLoop
 from ..network import SIGN_OF_LIFE_S, Connection
 from ..upstream import Call
 from ..world import ROUTES, World
@@ -58,22 +52,7 @@ class ProcessesWorld(World):
     """Attributes of the world, its wire (``wire_``) and its weights (``weight_``), drawn or not."""
 
     def __init__(self, seed: int, *, is_verbose: bool = False, events: int = 0) -> None:
-        self.seed = seed
-        self.random = random.Random(seed)
-        self.is_verbose = is_verbose
-        self.trace: list[str] = []
-        self.counts: Counter[str] = Counter()
-        self.checker = DeliveryChecker()
-        self.loop = VirtualLoop()
-        self.is_calm = False
-        self.events = 0
-        self.max_events = events or self.DRAWS.get("length", self.EVENTS)
-        self.names = 0
-        self.strangers = 0
-        self.wants_login: set[str] = set()
-        self.connections: list[Connection] = []
         self.tasks: dict[asyncio.Task[Any], None] = {}
-        self.next_sweep = self.now + 1.0
         self.next_look = 0.0
         self.calls: list[Call] = []
         self.automatic: set[str] = set()
@@ -84,7 +63,10 @@ class ProcessesWorld(World):
         self.asker = ""
         self.found: dict[tuple[str, str], tuple[float, frozenset[str]]] = {}
         self.attached_at: dict[str, float] = {}
-        self._draw_config()
+        events = events or self.DRAWS.get("length", 0)
+        super().__init__(seed, is_verbose=is_verbose, events=events)
+
+    def _begin(self) -> None:
         self.wire = Wire(self)
         for name, value in self.DRAWS.items():
             kind, _, rest = name.partition("_")
@@ -104,11 +86,6 @@ class ProcessesWorld(World):
         self.by_node_id: dict[str, Process] = {}
         self.processes = [self.new_process(number) for number in range(self.size)]
         self.upstream = ProcessUpstream(self.processes[0])
-        self.devices = [
-            Device(self, "A", "alice", "192.0.2.1"),
-            Device(self, "B", "alice", SECOND_DEVICE),
-            Device(self, "C", "alice" if self.has_three else "carol", "192.0.2.3"),
-        ]
 
     def _draw_config(self) -> None:
         draw = self.random.choice
@@ -455,23 +432,6 @@ class ProcessesWorld(World):
                     self.checker.broken(session.session_id, f"waits for {other}, which is dead")
                     other.died_at = math.inf
 
-    def step(self) -> None:
-        """Do one of the things that can happen now."""
-        self.events += 1
-        actions: list[tuple[float, Callable[..., None], Any]] = []
-        for device in self.devices:
-            self._offer_device(device, actions)
-        for connection in self.connections:
-            self._offer_connection(connection, actions)
-        self._offer_rest(actions)
-        weights = [weight for weight, _, _ in actions]
-        _, function, argument = self.random.choices(actions, weights)[0]
-        if argument is None:
-            function()
-        else:
-            function(argument)
-        self.pass_time(self.random.random() * self.pace)
-
     # What can happen.
 
     def _offer_device(self, device: Device, actions: list[Any]) -> None:
@@ -691,13 +651,7 @@ class ProcessesWorld(World):
             assert session is not None
             self.checker.settled(session.session_id, last_seq=session.queue.next_expected_seq - 1)
             self.checker.client_settled(device.name)
-            session.queue._check()
-            if (
-                session.queue.open_slots
-                or session.queue.reserved
-                or session.outbox.notifies is not None
-            ):
-                self.checker.broken(session.session_id, "something waits for an answer")
+            self.check_queue(session)
         entries = self.directory.entries
         for openid, logged_in in entries._by_openid.items():
             if len(logged_in) > self.config.session.max_logged_in:
@@ -713,14 +667,7 @@ class ProcessesWorld(World):
 
     def check_end(self) -> None:
         """Let everything expire: nothing may be left of it."""
-        for connection in self.connections:
-            connection.lose(Disconnect("idle"))
-            connection.report()
-        self.loop.settle()
-        for device in self.devices:
-            device.connection = None
-        for _ in range(2):
-            self.pass_time(self.config.session.resume_window + self.config.session.login_timeout)
+        self.let_expire(2)
         for process in self.processes:
             for name, count in process.leftovers().items():
                 if count:

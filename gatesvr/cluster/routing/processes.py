@@ -1,4 +1,4 @@
-"""Siblings: asks every process of the gateway the same thing at once."""
+"""Processes: asks every process of the gateway the same thing at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..directory import DirectoryUnreachableError
 from ..peers import PeerUnreachableError
-from .node import RETRY_S, TRY_S
+from .tries import TRY_S, ask_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from ..entries import Node
     from ..peers import Handlers, Peers
 
-__all__ = ["Siblings"]
+__all__ = ["Processes"]
 
 Q = TypeVar("Q", bound="Message")
 A = TypeVar("A", bound="Message")
 
 
-class Siblings:
+class Processes:
     """The processes of the gateway, this one among them.
 
     Args:
@@ -50,15 +49,11 @@ class Siblings:
         Raises:
             DirectoryUnreachableError: No answer for TRY_S, however often the directory was asked.
         """
-        clock = asyncio.get_running_loop().time
-        until = clock() + TRY_S
-        while True:
-            try:
-                return await self._directory.nodes()
-            except DirectoryUnreachableError:
-                if clock() >= until:
-                    raise
-            await asyncio.sleep(RETRY_S)
+        return await ask_patiently(self._directory.nodes)
+
+    def others(self, nodes: tuple[Node, ...]) -> list[str]:
+        """Return the ids of those with a good lease, without this process."""
+        return [n.node_id for n in nodes if n.leased and n.node_id != self.node_id]
 
     async def call(self, node_id: str, call: Call[Q, A], request: Q, within: float = TRY_S) -> A:
         """Ask one of them; see Peers.call().
