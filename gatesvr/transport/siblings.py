@@ -19,9 +19,11 @@ import stat
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from .._core.limits import TokenBucket
+from .._core.limits import TokenBucket, TokenBuckets
 from ..errors import ConfigError
+from ..protocol.network import network_of
 from .handed import CLAIM, Handed, Messages
+from .prefixes import MAX_NARROW
 from .quic.interface import CONNECTION_ID_LENGTH
 from .quic.reset import reset_key
 from .quic.secret import derive_key, read_secret
@@ -62,6 +64,8 @@ TRIES = 2
 """Siblings looked at for one that takes new clients: during an upgrade the old ones do not."""
 MAX_ASKS_PER_S = 1_000
 """Ids a second that all siblings are asked for, and at once."""
+MAX_NETWORK_ASKS_PER_S = 100
+"""Those of datagrams from one network: a flood from it leaves room for clients of others."""
 _MAX_PATH_BYTES = 100  # the shortest limit of a system is 104, with a zero
 
 
@@ -158,6 +162,12 @@ class Siblings:
         self._directory = directory
         self._loads = loads
         self._asks = TokenBucket(MAX_ASKS_PER_S, MAX_ASKS_PER_S)
+        self._network_asks = TokenBuckets(
+            MAX_NETWORK_ASKS_PER_S,
+            MAX_NETWORK_ASKS_PER_S,
+            MAX_NARROW,
+            int.from_bytes(os.urandom(8)),
+        )
         self._siblings: dict[int, _Sibling] = {}
         self._dirty: dict[_Sibling, None] = {}
         self._messages = Messages()
@@ -294,7 +304,9 @@ class Siblings:
             Whether they are asked: not too often.
         """
         numbers = self._others()
-        if not numbers or self._asks.take(now):
+        assert handed.address is not None
+        network = network_of(handed.address[0])
+        if not numbers or self._network_asks.take(network, now) or self._asks.take(now):
             return False
         self._counters.ids_asked += 1
         for number in numbers:
