@@ -65,8 +65,8 @@ class HubServer:
 
     def start(self) -> None:
         """Forget what is past its time from now on, until stop()."""
-        self._entries.sweep(self._clock())
         self._timer = self._loop.call_later(SWEEP_S, self.start)
+        self._entries.sweep(self._clock())
 
     def stop(self) -> None:
         """End what start() began."""

@@ -40,6 +40,8 @@ __all__ = ["Leaving"]
 
 TAKE_BACK_S = 2.0
 """How long a node waits for Taken; and for the answer to a Give."""
+AWAY_S = TAKE_BACK_S + 1.0
+"""After so long a session has arrived at another node, or was taken back, with time to spare."""
 
 
 @dataclass(slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from ..session.role import Role
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from .owning import Owning
 
 __all__ = ["Renewal"]
+
+logger = logging.getLogger(__name__)
 
 RENEWALS = 3
 """Renewals within a lease."""
@@ -60,6 +63,9 @@ class Renewal:
                 await self.watch_nodes()
             except DirectoryUnreachableError:
                 continue
+            except Exception:  # without its lease the node would lose every session
+                self._context.counters.internal_errors += 1
+                logger.exception("renewal_failed")
 
     async def renew(self) -> None:
         """Renew the lease once, and drop what is not the node's any more.

@@ -279,9 +279,9 @@ class Supervisor:
     def _balance(self) -> None:
         """Move the workers' shares of the limits, now and from now on."""
         assert self._balancer is not None
+        self._balancing = asyncio.get_running_loop().call_later(BEAT_S, self._balance)
         self._balancer.tick()
         self._look_for_silent()
-        self._balancing = asyncio.get_running_loop().call_later(BEAT_S, self._balance)
 
     # What becomes of a worker.
 

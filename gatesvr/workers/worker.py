@@ -226,8 +226,8 @@ class WorkerServer:
         return divided(config, self._assignment.number % slots, slots)
 
     def _beat(self) -> None:
-        self._member.tick()
         self._beats = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+        self._member.tick()
 
     @property
     def _connections(self) -> int:

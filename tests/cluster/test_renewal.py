@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from gatesvr._pb import message_pb2 as pb
 from gatesvr.protocol.messages import LostReason
 
 from ..dispatch.fakes import settle
 from .rig import LEASE, Cluster, travelling
+
+if TYPE_CHECKING:
+    import pytest
 
 
 @travelling
@@ -234,3 +238,23 @@ async def test_a_node_joins_as_soon_as_there_is_a_directory() -> None:
         cluster.wire.mend("b")
         process = await booting
         await process.log_in()
+
+
+@travelling
+async def test_a_fault_of_one_renewal_does_not_end_the_lease(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Cluster() as cluster:
+        a = cluster.a
+        _, session, _ = await a.log_in()
+        watch = a.node._renewal.watch_nodes
+
+        async def fail() -> None:
+            a.node._renewal.watch_nodes = watch  # type: ignore[method-assign]
+            raise RuntimeError("unexpected")
+
+        a.node._renewal.watch_nodes = fail  # type: ignore[method-assign]
+        await cluster.pass_time(3 * LEASE)
+        assert session.is_valid
+        assert cluster.entry(session.session_id) is not None
+        assert "renewal_failed" in caplog.text

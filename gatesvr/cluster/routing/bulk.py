@@ -16,6 +16,7 @@ from ..._pb import routing_pb2, upstream_pb2
 from ...control.targets import RefusedError
 from ...session.outbox import MADE_PUSH_ID
 from ..directory import DirectoryUnreachableError
+from ..leaving import AWAY_S
 from .calls import BULK
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BulkPushes"]
 
-KEPT_S = 2.0
-"""For as long as a session may be on its way from one process to another, a bulk push is kept."""
 MAX_KEPT_BYTES = 16 << 20
 """Bodies kept; beyond it the oldest are forgotten."""
 BULK_S = 5.0
@@ -120,7 +119,7 @@ class BulkPushes:
         if kept is None:
             self._forget(now)
             body = self._local.bulk_body(request.push)
-            kept = self._kept[request.bulk_id] = _Kept(request, body, now + KEPT_S)
+            kept = self._kept[request.bulk_id] = _Kept(request, body, now + AWAY_S)
             try:
                 kept.done.set_result(await self._carry_out(kept))
             finally:
@@ -151,5 +150,6 @@ class BulkPushes:
         kept = self._kept
         for bulk_id in [name for name, each in kept.items() if each.until <= now]:
             del kept[bulk_id]
-        while kept and sum(len(each.body) for each in kept.values()) > MAX_KEPT_BYTES:
-            del kept[next(iter(kept))]
+        size = sum(len(each.body) for each in kept.values())
+        while size > MAX_KEPT_BYTES:
+            size -= len(kept.pop(next(iter(kept))).body)

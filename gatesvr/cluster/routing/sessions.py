@@ -13,6 +13,7 @@ from ...protocol.messages import is_valid_text
 from ...session.role import Role
 from ..directory import DirectoryUnreachableError
 from ..entries import Entry
+from ..leaving import AWAY_S
 from ..peers import PeerUnreachableError
 from .calls import DESCRIBE, KICK_USER, PAGE
 from .tries import RETRY_S, TRY_S
@@ -31,8 +32,6 @@ __all__ = ["ClusterSessions"]
 
 MAX_TOKEN_BYTES = 128
 BUSY_MS = 200
-KEPT_S = 2.0
-"""For as long as a session may be on its way from one process to another, a kick is kept."""
 MAX_KEPT = 1_024
 
 
@@ -137,7 +136,7 @@ class ClusterSessions:
         kicked = self._kicked
         while kicked:
             oldest = next(iter(kicked))
-            if kicked[oldest][1] + KEPT_S > now and len(kicked) < MAX_KEPT:
+            if kicked[oldest][1] + AWAY_S > now and len(kicked) < MAX_KEPT:
                 break
             del kicked[oldest]
 
