@@ -26,6 +26,8 @@ HIGHEST_STREAM = (1 << 31) - 1
 WINDOW = 65_535
 LARGE_WINDOW = 1 << 30
 UNIMPLEMENTED = 12
+ACCEPT_TURNS = 5
+"""Turns of asyncio's loop from a connection that is accepted to its end, if that is at once."""
 
 
 class GoawayServer:
@@ -60,6 +62,7 @@ class GoawayServer:
         self.connections = 0
         self.goodbyes = 0
         self.open: set[_Connection] = set()
+        self.is_stopped = False
         self._server: asyncio.Server | None = None
 
     async def start(self) -> str:
@@ -71,8 +74,11 @@ class GoawayServer:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        self.is_stopped = True
         for connection in list(self.open):
             connection.close()
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
 
 
 class _Stream:
@@ -103,6 +109,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._server.is_stopped:
+            self._transport.abort()
+            return
         self._server.connections += 1
         self._server.open.add(self)
         self._write(h2.settings((h2.INITIAL_WINDOW_SIZE, LARGE_WINDOW)))
