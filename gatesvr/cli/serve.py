@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..observe.log import configure
+from ..observe.log import configure, keys
 from .draining import say_stopping, show_drain
 from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR, TEXT, WORKERS
@@ -175,9 +175,11 @@ async def _serve_alone(
             gateway.close_all(CloseCode.OVERLOADED, f"retry_after_ms={RECONNECT_AFTER_MS}")
 
     stop = stop_event(hurry)
-    # Until it serves there is nothing to reload.
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: logger.warning("hangup_ignored")
+    running = asyncio.get_running_loop()
+    # Until it serves there is nothing to reload, and it has no workers to replace.
+    running.add_signal_handler(signal.SIGHUP, lambda: logger.warning("hangup_ignored"))
+    running.add_signal_handler(
+        signal.SIGUSR2, lambda: logger.warning("upgrade_ignored", extra=keys(why="no workers"))
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
@@ -214,7 +216,7 @@ async def _serve_alone(
         await stack.enter_async_context(gateway)
         if admin is not None:
             await admin.start()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        running.add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
         page = await open_page(gateway) if settings.is_demo else ""
