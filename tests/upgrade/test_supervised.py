@@ -32,13 +32,14 @@ async def test_new_workers_that_cannot_serve_change_nothing(
     async with supervising(how, tmp_path, 1) as supervisor:
         before, was = supervisor.view(), supervisor.config
         with pytest.raises(UpgradeError, match=f"the new worker 1 {why}"):
-            await supervisor.upgrade(lambda: config(1, start_timeout=7))
+            await supervisor.upgrade(lambda: config(2, start_timeout=7))
         await until(lambda: len(supervisor.workers) == 1)
         assert [view[:4] for view in supervisor.view()] == [view[:4] for view in before]
         assert supervisor.config is was
         status = supervisor.upgrade_status()
         assert (status.phase, status.workers, status.workers_ready) == ("given_up", 1, 0)
         assert why in status.why
+        assert status.needs_restart == ["workers.count"]
         counters = supervisor.counters
         assert (counters.upgrades, counters.upgrades_given_up, counters.running) == (1, 1, 1)
 
