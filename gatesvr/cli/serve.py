@@ -117,7 +117,7 @@ def command(
     and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
     requests finish (see [drain]). A second signal ends it at once. SIGHUP reads the settings again,
     and changes all that needs no restart. With --workers, signals go to the first process, which
-    starts the others.
+    starts the others; SIGUSR2 replaces these, as `gatesvr upgrade` does.
     """
     if demo:
         sets = ("session.base_resume=true", *sets)
