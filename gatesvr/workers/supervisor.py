@@ -184,6 +184,11 @@ class Supervisor:
         """The private folder of the gateway's Unix sockets; empty before start()."""
         return self._folder
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it drains or ends, and starts no worker any more."""
+        return self._is_leaving
+
     def serving(self) -> list[WorkerProcess]:
         """Return the workers that serve, by number, without those that start or leave."""
         return [

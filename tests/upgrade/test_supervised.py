@@ -71,6 +71,16 @@ async def test_a_slot_whose_worker_dies_meanwhile_gets_another_one(tmp_path: Pat
         await until(lambda: [worker.number for worker in supervisor.serving()] == [2])
 
 
+async def test_a_drain_ends_an_upgrade_and_is_its_reason(tmp_path: Path) -> None:
+    async with supervising("hang", tmp_path, 1) as supervisor:
+        upgrading = asyncio.create_task(supervisor.upgrade(lambda: config(1)))
+        await until(lambda: len(supervisor.workers) == 2)
+        draining = asyncio.create_task(supervisor.drain(ready_wait=0))
+        with pytest.raises(UpgradeError, match="the new worker 1 is not needed: the gateway drains"):
+            await upgrading
+        await draining
+
+
 async def test_a_configuration_that_cannot_be_read_starts_nothing(tmp_path: Path) -> None:
     def read() -> Config:
         raise ConfigError("is none", field="transport.bind")
