@@ -76,7 +76,9 @@ async def test_a_drain_ends_an_upgrade_and_is_its_reason(tmp_path: Path) -> None
         upgrading = asyncio.create_task(supervisor.upgrade(lambda: config(1)))
         await until(lambda: len(supervisor.workers) == 2)
         draining = asyncio.create_task(supervisor.drain(ready_wait=0))
-        with pytest.raises(UpgradeError, match="the new worker 1 is not needed: the gateway drains"):
+        with pytest.raises(
+            UpgradeError, match="the new worker 1 is not needed: the gateway drains"
+        ):
             await upgrading
         await draining
 
