@@ -532,6 +532,8 @@ class UpgradeStatus(_Answer, frozen=True, kw_only=True):
     drain; given_up: nothing has changed."""
     why: str = ""
     """Why it was given up."""
+    needs_restart: list[str] = []
+    """Settings that the sources have otherwise, and that only a restart puts in force."""
     workers: int = 0
     """New workers."""
     workers_ready: int = 0

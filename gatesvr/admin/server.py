@@ -120,6 +120,7 @@ class AdminServer:
         self._connections = Connections(http, counters)
         self._tls = TlsPort(config, self._connections.make, counters) if config.cert else None
         self._servers: list[asyncio.Server] = []
+        self._reserved: socket.socket | None = None
         self._address = ""
         self._socket = ""
 
@@ -155,6 +156,16 @@ class AdminServer:
                 places.append(f"(port {wanted} is taken)")
         return " ".join(places)
 
+    async def reserve(self) -> None:
+        """Bind the port without listening yet, so that one in use is known before all else starts.
+
+        Raises:
+            ConfigError: See start().
+        """
+        if self._config.bind and not self._any_port:
+            loop = asyncio.get_running_loop()
+            self._reserved = await loop.run_in_executor(None, self._bind)
+
     async def start(self) -> None:
         """Listen.
 
@@ -165,7 +176,14 @@ class AdminServer:
         await self._sampler.take()  # so that whoever asks first finds one
         make = self._connections.make
         if config.bind:
-            listener = await loop.run_in_executor(None, self._bind)
+            listener, self._reserved = self._reserved, None
+            if listener is None:
+                listener = await loop.run_in_executor(None, self._bind)
+            try:
+                listener.listen(BACKLOG)
+            except OSError as error:
+                listener.close()
+                raise _refusal("bind", config.bind, error) from None
             self._address = join_address(*listener.getsockname()[:2])
             if self._tls is not None:
                 self._tls.start(listener)
@@ -185,6 +203,9 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Say goodbye on the streams, let requests under way end, and close. Idempotent."""
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
@@ -235,7 +256,8 @@ class AdminServer:
                 if family == socket.AF_INET6:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
                 listener.bind((address[0], port, *address[2:]))
-                listener.listen(BACKLOG)
+                if self._any_port:
+                    listener.listen(BACKLOG)  # or another process that does so takes it
             except OSError as error:
                 listener.close()
                 if error.errno == errno.EADDRINUSE and port < min(last, 65535):

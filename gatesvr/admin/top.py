@@ -187,7 +187,7 @@ _FIGURES = (
         "in_flight",
         lambda o: o["in_flight"],
         _whole,
-        lambda o: f"{o['workers_busy']} of {o['workers']} workers",
+        lambda o: f"{o['workers_busy']} of {o['workers']} tasks busy",
     ),
     _Figure(
         "Queue depth",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..observe.log import configure
+from ..observe.log import configure, keys
 from .draining import say_stopping, show_drain
 from .loop import run, spare_collector, stop_event
 from .options import ADDRESS, DURATION, PAIR, TEXT, WORKERS
@@ -117,7 +117,7 @@ def command(
     and the flags; later ones win. SIGTERM and Ctrl-C drain: clients are asked to leave, and running
     requests finish (see [drain]). A second signal ends it at once. SIGHUP reads the settings again,
     and changes all that needs no restart. With --workers, signals go to the first process, which
-    starts the others.
+    starts the others; SIGUSR2 replaces these, as `gatesvr upgrade` does.
     """
     if demo:
         sets = ("session.base_resume=true", *sets)
@@ -173,9 +173,11 @@ async def _serve_alone(
             gateway.hurry()
 
     stop = stop_event(hurry)
-    # Until it serves there is nothing to reload.
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: logger.warning("hangup_ignored")
+    running = asyncio.get_running_loop()
+    # Until it serves there is nothing to reload, and it has no workers to replace.
+    running.add_signal_handler(signal.SIGHUP, lambda: logger.warning("hangup_ignored"))
+    running.add_signal_handler(
+        signal.SIGUSR2, lambda: logger.warning("upgrade_ignored", extra=keys(why="no workers"))
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(out.flush)
@@ -212,7 +214,7 @@ async def _serve_alone(
         await stack.enter_async_context(gateway)
         if admin is not None:
             await admin.start()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        running.add_signal_handler(signal.SIGHUP, reload)
         spare_collector()
         pushes_to.append(gateway.grpc_address)
         page = await open_page(gateway) if settings.is_demo else ""

@@ -134,6 +134,7 @@ async def supervise(
         )
         if admin is not None:
             stack.push_async_callback(admin.stop)  # it shows how the workers end
+            await admin.reserve()
         stack.push_async_callback(supervisor.stop)
         starting = asyncio.ensure_future(supervisor.start())
         stopping = asyncio.ensure_future(stop.wait())

@@ -58,6 +58,9 @@ def _text(status: dict[str, Any]) -> str:
         case "given_up":
             return f"given up: {status['why']}; nothing has changed"
         case _:
-            return (
+            text = (
                 f"upgraded: {status['workers']} new workers in {seconds_text(status['elapsed_s'])}"
             )
+            if kept := status["needs_restart"]:
+                text += f"\nonly a restart changes: {', '.join(kept)}"
+            return text

@@ -30,8 +30,8 @@ logger = logging.getLogger("gatesvr.cli")
 @click.argument("descriptor", type=int)
 def command(descriptor: int) -> int:
     """Serve as one of several processes. DESCRIPTOR is that of the channel to the supervisor."""
-    # A terminal's signals go to all processes; what they mean is the supervisor's to say.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # A terminal, or a service manager, signals all processes; only the supervisor acts on that.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)

@@ -56,6 +56,7 @@ class Row(NamedTuple):
         pid: Its process.
         is_accepting: Whether it takes new clients.
         connections: Of clients.
+        requests: Under way.
         grant: The number of the grant that it holds to.
         held: The most that it has or may take of each limit, in the order of shares.MOVING.
         used: What it has of each of them.
@@ -65,6 +66,7 @@ class Row(NamedTuple):
     pid: int
     is_accepting: bool = False
     connections: int = 0
+    requests: int = 0
     grant: int = 0
     held: tuple[int, ...] = ()
     used: tuple[int, ...] = ()
@@ -154,6 +156,7 @@ class Board:
             row.pid,
             row.is_accepting,
             row.connections,
+            row.requests,
             row.grant,
             now_ms(),
             *_padded(row.held),
@@ -173,14 +176,15 @@ class Board:
         fields = self._read(_ROWS_AT, number)
         if not fields or not fields[0]:
             return None
-        pid, is_accepting, connections, grant, beat_ms = fields[:5]
+        pid, is_accepting, connections, requests, grant, beat_ms = fields[:6]
         return Row(
             pid,
             bool(is_accepting),
             connections,
+            requests,
             grant,
-            held=fields[5 : 5 + LIMITS],
-            used=fields[5 + LIMITS : 5 + 2 * LIMITS],
+            held=fields[6 : 6 + LIMITS],
+            used=fields[6 + LIMITS : 6 + 2 * LIMITS],
             beat_ms=beat_ms,
         )
 

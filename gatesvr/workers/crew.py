@@ -50,6 +50,8 @@ class WorkerCrew:
 
     def failure(self, number: int) -> str | None:
         """See Crew."""
+        if self._supervisor.is_leaving:
+            return "is not needed: the gateway drains"
         worker = self._started[number]
         if not worker.reported.done():
             return None

@@ -168,6 +168,11 @@ class Supervisor:
         """The private folder of the gateway's Unix sockets; empty before start()."""
         return self._folder
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it drains or ends, and starts no worker any more."""
+        return self._is_leaving
+
     def serving(self) -> list[WorkerProcess]:
         """Return the workers that serve, by number, without those that start or leave."""
         return [
@@ -240,6 +245,7 @@ class Supervisor:
                     if report.is_config:
                         raise ConfigError(report.why)
                     raise GatesvrError(f"worker {worker.number}: {report.why}")
+        await asyncio.sleep(0)  # _reported() of the last one is due
         return [report for w in workers if isinstance(report := w.reported.result(), Ready)]
 
     def begin(self, slot: int, config: Config | None = None) -> WorkerProcess:
@@ -496,6 +502,7 @@ class Supervisor:
             start_timeout=own.start_timeout,
             timeout=own.upgrade_timeout,
             rate=config.drain.rate,
+            needs_restart=kept,
         )
         self._cancel_restarts()  # each slot gets a worker now
         try:
@@ -553,10 +560,27 @@ class Supervisor:
         check_drain(rate, timeout, ready_wait, to, to_web)
         if self._draining is None:
             order = Leave(rate=rate, timeout=timeout, ready_wait=ready_wait, to=to, to_web=to_web)
+            self._drain_status = self._before_drain(order)
             self._draining = asyncio.ensure_future(self._drain(order))
             if self.on_drain is not None:
                 self.on_drain()
         await asyncio.shield(self._draining)
+
+    def _before_drain(self, order: Leave) -> DrainStatus:
+        """Return how far a drain is that begins, as the workers last said; see board.py."""
+        found = [] if self._board is None else map(self._board.row, self.workers)
+        rows = [row for row in found if row is not None]
+        clients = sum(row.connections for row in rows)
+        drain = self.config.drain
+        return DrainStatus(
+            phase="unready",
+            connections_at_start=clients,
+            connections_left=clients,
+            requests_left=sum(row.requests for row in rows),
+            remaining_s=drain.timeout if order.timeout is None else order.timeout,
+            rate=order.rate or drain.rate,
+            to=order.to,
+        )
 
     def drain_status(self) -> DrainStatus:
         """Return how far the drains of all workers have come; up to LOOK_S old."""
@@ -584,7 +608,6 @@ class Supervisor:
     async def _drain(self, order: Leave) -> None:
         try:
             self._leave()
-            self._drain_status = DrainStatus(phase="unready")
             share = (order.rate or self.config.drain.rate) / max(1, len(self.workers))
             for worker in self.workers.values():
                 worker.tell(msgspec.structs.replace(order, rate=share))

@@ -96,6 +96,7 @@ class Upgrade:
         start_timeout: Longest time until all new workers are ready, seconds.
         timeout: Longest time for the old ones to leave, seconds.
         rate: GOAWAYs a second, of all old workers together.
+        needs_restart: Settings that it cannot change.
     """
 
     def __init__(
@@ -106,12 +107,14 @@ class Upgrade:
         start_timeout: float,
         timeout: float,
         rate: float,
+        needs_restart: Sequence[str] = (),
     ) -> None:
         self._crew = crew
         self._clock = clock
         self._start_timeout = start_timeout
         self._timeout = timeout
         self._rate = rate
+        self._needs_restart = needs_restart
         self._phase: UpgradePhase = "none"
         self._why = ""
         self._new: Sequence[int] = ()
@@ -129,6 +132,7 @@ class Upgrade:
         return UpgradeStatus(
             phase=self._phase,
             why=self._why,
+            needs_restart=list(self._needs_restart),
             workers=len(self._new),
             workers_ready=len(self._ready),
             workers_left=len(left),

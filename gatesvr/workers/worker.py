@@ -242,6 +242,7 @@ class WorkerServer:
 
     def _row(self) -> Row:
         gateway = self.gateway
+        requests = gateway.processor.counters
         used = Limits(
             connections=self._connections,
             queues_bytes=gateway.session_manager.queued_bytes,
@@ -253,6 +254,7 @@ class WorkerServer:
             os.getpid(),
             is_accepting=self._is_accepting,
             connections=used.connections,
+            requests=requests.queued + requests.running,
             used=used,
         )
 

@@ -37,14 +37,14 @@ def stranger() -> Iterator[socket.socket]:
 
 async def flood(gateway: Server, stranger: socket.socket, backend: str) -> None:
     """Begin thrice as many handshakes as are a rush, and wait until they have been judged."""
-    counters = gateway.listener.counters
-    seen = counters.datagrams_received
+    listener = gateway.listener
+    seen = listener.counters.datagrams_received
     datagrams = [data for _ in range(3 * RUSH) for data in hello(backend)]
     for data in datagrams:
-        stranger.sendto(data, gateway.listener.address)
+        stranger.sendto(data, listener.address)
     await gateway.until(
         lambda: (
-            counters.datagrams_received >= seen + len(datagrams) and not gateway.listener._waiting
+            listener.counters.datagrams_received >= seen + len(datagrams) and not listener._waiting
         )
     )
 

@@ -43,3 +43,12 @@ async def test_hangup_reloads_and_says_what_has_changed(tmp_path: Path) -> None:
     assert written[-1]["event"] in ("gateway_stopped", "service_stopped")
     (changed,) = [line for line in lines if "resume_window old=2m new=3m" in line]
     assert "setting_changed" in changed
+
+
+async def test_the_signal_for_an_upgrade_ends_no_gateway_without_workers(tmp_path: Path) -> None:
+    async with serving(tmp_path, "serve", "--demo", *FREE_PORTS) as server:
+        server.process.send_signal(signal.SIGUSR2)
+        assert (await gatesvr(tmp_path, *server.call)).out == "hello\n"
+        result = await server.stop()
+    assert result.code == 0
+    assert "upgrade_ignored" in result.err

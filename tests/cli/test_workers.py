@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -53,6 +54,14 @@ async def test_a_wrong_number_of_workers(count: str, why: str, tmp_path: Path) -
     assert why in result.err
 
 
+async def test_an_admin_port_in_use_is_told_before_a_worker_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = await gatesvr(tmp_path, "serve", "--workers", "2", "--admin", bind, *FREE_PORTS)
+    assert result.code == 2
+    assert result.err == f"gatesvr: admin.bind: {bind}: Address already in use\n"
+
+
 @pytest.mark.long
 async def test_workers_serve_die_reload_and_leave(tmp_path: Path) -> None:
     file = tmp_path / "gate.toml"
@@ -66,6 +75,9 @@ async def test_workers_serve_die_reload_and_leave(tmp_path: Path) -> None:
         assert (await gatesvr(tmp_path, *server.call)).out == "hello\n"
         # One line has the counters of all.
         await server.read_until(" upstream.connects=6 ")
+        # What signals the whole group means the supervisor.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+            os.kill(pids[1], number)
         os.kill(pids[0], signal.SIGKILL)
         await server.read_until(" workers.deaths=1")
         assert (await gatesvr(tmp_path, *server.call)).out == "hello\n"
@@ -80,6 +92,7 @@ async def test_workers_serve_die_reload_and_leave(tmp_path: Path) -> None:
         result = await server.stop(signal.SIGTERM)
         assert result.code == 0
         assert "worker_died worker=0" in result.err
+        assert "worker_died worker=1" not in result.err
         assert 'why="was ended by SIGKILL"' in result.err
         assert result.err.count("stopping (Ctrl-C again: at once)") == 1
         assert "gateway_started worker=1" in result.err

@@ -33,13 +33,14 @@ async def test_new_workers_that_cannot_serve_change_nothing(
     async with supervising(how, tmp_path, 1) as supervisor:
         before, was = supervisor.view(), supervisor.config
         with pytest.raises(UpgradeError, match=f"the new worker 1 {why}"):
-            await supervisor.upgrade(lambda: config(1, start_timeout=7))
+            await supervisor.upgrade(lambda: config(2, start_timeout=7))
         await until(lambda: len(supervisor.workers) == 1)
         assert [view[:4] for view in supervisor.view()] == [view[:4] for view in before]
         assert supervisor.config is was
         status = supervisor.upgrade_status()
         assert (status.phase, status.workers, status.workers_ready) == ("given_up", 1, 0)
         assert why in status.why
+        assert status.needs_restart == ["workers.count"]
         counters = supervisor.counters
         assert (counters.upgrades, counters.upgrades_given_up, counters.running) == (1, 1, 1)
 
@@ -69,6 +70,18 @@ async def test_a_slot_whose_worker_dies_meanwhile_gets_another_one(tmp_path: Pat
         with pytest.raises(UpgradeError):
             await upgrading
         await until(lambda: [worker.number for worker in supervisor.serving()] == [2])
+
+
+async def test_a_drain_ends_an_upgrade_and_is_its_reason(tmp_path: Path) -> None:
+    async with supervising("hang", tmp_path, 1) as supervisor:
+        upgrading = asyncio.create_task(supervisor.upgrade(lambda: config(1)))
+        await until(lambda: len(supervisor.workers) == 2)
+        draining = asyncio.create_task(supervisor.drain(ready_wait=0))
+        with pytest.raises(
+            UpgradeError, match="the new worker 1 is not needed: the gateway drains"
+        ):
+            await upgrading
+        await draining
 
 
 async def test_a_configuration_that_cannot_be_read_starts_nothing(tmp_path: Path) -> None:

@@ -42,11 +42,11 @@ def test_workers_come_and_go(board: Board, other: Board) -> None:
 def test_row_arrives(board: Board, other: Board) -> None:
     board.add(7)
     assert board.row(7) is None
-    row = Row(4711, True, 1, 8, (9, 10), (1 << 40, 12))
+    row = Row(4711, True, 1, 2, 8, (9, 10), (1 << 40, 12))
     other.write(7, row)
     read = board.row(7)
     assert read is not None
-    assert read[:4] == row[:4]
+    assert read[:5] == row[:5]
     assert read.held[:3] == (9, 10, 0)
     assert read.used[:3] == (1 << 40, 12, 0)
     assert 0 <= board_module.now_ms() - read.beat_ms < 60_000

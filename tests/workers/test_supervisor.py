@@ -23,10 +23,11 @@ from gatesvr.drain import DrainStatus
 from gatesvr.errors import ConfigError, GatesvrError
 from gatesvr.transport.steering import QUIC, ConnectionIds
 from gatesvr.workers import board as board_module
-from gatesvr.workers.assignment import board_file
+from gatesvr.workers.assignment import Ready, board_file
 from gatesvr.workers.board import Board, Row
 from gatesvr.workers.calls import WorkerStatus
 from gatesvr.workers.crew import WorkerCrew
+from gatesvr.workers.process import WorkerProcess
 from gatesvr.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -93,6 +94,29 @@ def slot_for(supervisor: Supervisor, number: int) -> int:
     ((sock, *_), _, _) = select.select(socks, [], [], DEADLINE_S)
     assert sock.recv(100) == data
     return socks.index(sock)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_all_serve_when_it_has_started(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However close their reports come behind each other."""
+
+    async def run(worker: WorkerProcess, *_: object) -> int:
+        for _step in range(0 if worker.number else steps):
+            await asyncio.sleep(0)
+        worker.ready = Ready(version="1", udp="", web="", grpc="", summary={})
+        worker.reported.set_result(worker.ready)
+        await asyncio.shield(over)
+        worker.ended.set_result(0)
+        return 0
+
+    over = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(WorkerProcess, "run", run)
+    async with supervising("serve", tmp_path) as supervisor:
+        serving = [worker.number for worker in supervisor.serving()]
+        over.set_result(None)
+    assert serving == [0, 1]
 
 
 async def test_one_that_dies_is_replaced_and_its_sessions_are_gone(tmp_path: Path) -> None:
@@ -278,6 +302,26 @@ async def test_a_drain_ends_with_nothing_left(
         assert supervisor.drain_status() == DrainStatus(
             phase="stopped", connections_at_start=6, connections_told=6
         )
+
+
+async def test_a_drain_that_begins_knows_what_there_is(tmp_path: Path) -> None:
+    async with supervising("serve", tmp_path) as supervisor:
+        board = Board(board_file(supervisor._folder))
+        board.write(0, Row(1, connections=3, requests=2))
+        board.write(1, Row(1, connections=4))
+        board.close()
+        draining = asyncio.create_task(supervisor.drain(rate=5, timeout=7, to="b:1"))
+        await asyncio.sleep(0)
+        assert supervisor.drain_status() == DrainStatus(
+            phase="unready",
+            connections_at_start=7,
+            connections_left=7,
+            requests_left=2,
+            remaining_s=7,
+            rate=5,
+            to="b:1",
+        )
+        await draining
 
 
 def test_a_supervisor_loads_nothing_that_serves_clients() -> None:

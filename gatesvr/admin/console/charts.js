@@ -109,7 +109,7 @@ export class TimeChart {
     this.#plot = new window.uPlot({
       width,
       height,
-      padding: [8, 6, 0, 0],
+      padding: [8, 16, 0, 0],
       legend: { show: false },
       cursor: {
         y: false,
