@@ -2,8 +2,9 @@
 
 The channel is a pair of connected sockets; a worker inherits one end. It has one JSON document a
 line: down go the Assignment, then Go, Cover when another worker has died or was replaced, and at
-the end Leave or Hurry; up goes Ready, or Failed. Its end says to either side that the other one is
-gone, however it died. What has an answer is no document, but a call (calls.py).
+the end Leave or Hurry; up goes Ready, or Failed, and at the end Farewell. Its end says to either
+side that the other one is gone, however it died. What has an answer is no document, but a call
+(calls.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "ChannelError",
     "Cover",
     "Failed",
+    "Farewell",
     "Go",
     "Hurry",
     "Leave",
@@ -165,6 +167,16 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         """Return what a worker says of an error that ends it."""
         why = str(error) or type(error).__name__
         return cls(why=" ".join(why.splitlines()), is_config=isinstance(error, ConfigError))
+
+
+class Farewell(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker ends.
+
+    Attributes:
+        figures: Its last ones; see questions.figures_to_bytes().
+    """
+
+    figures: bytes
 
 
 class Channel:

@@ -54,6 +54,7 @@ from .questions import (
     OfSession,
     SampleAsked,
     TracedAsked,
+    figures_from_bytes,
 )
 from .sums import Own, Past, add_up, endpoints
 
@@ -130,6 +131,9 @@ _NOBODY = WorkerView(
 
 class Supervision(Protocol):
     """What a fleet needs of the supervisor."""
+
+    on_last_figures: Callable[[str, bytes], None] | None
+    """Called with the node id of a worker that ends, and its last figures."""
 
     @property
     def config(self) -> Config:
@@ -218,6 +222,9 @@ class Fleet:
     ) -> None:
         self.layers = LAYERS
         self.more_counters: dict[str, Counters] = {"workers": supervision.counters}
+        supervision.on_last_figures = lambda node_id, data: self._take(
+            node_id, figures_from_bytes(data)
+        )
         self._supervision = supervision
         self._peers = peers
         self._entries = entries
@@ -264,16 +271,12 @@ class Fleet:
         answers = await self._ask_all(
             asked, SAMPLE, SampleAsked(with_slowest=with_slowest), SAMPLE_S
         )
-        now = self._clock()
         for worker in asked:
-            answer, seen = answers[worker.number], self._seen.get(worker.node_id)
-            if answer is None:
-                if seen is not None:
-                    seen.is_silent = True
-            elif seen is None:
-                self._seen[worker.node_id] = _Seen(answer.figures, now, since=answer.figures)
-            else:
-                seen.take(answer.figures, now)
+            answer = answers[worker.number]
+            if answer is not None:
+                self._take(worker.node_id, answer.figures)
+            elif (seen := self._seen.get(worker.node_id)) is not None:
+                seen.is_silent = True
         workers = self._supervision.view()
         for node_id in self._seen.keys() - {worker.node_id for worker in workers}:
             self._past.add(self._seen.pop(node_id).figures)
@@ -285,6 +288,14 @@ class Fleet:
             slowest=slow_sessions(one for answer in found for one in answer.slowest),
             fleet=self._view(workers),
         )
+
+    def _take(self, node_id: str, figures: Figures) -> None:
+        """Take in what a worker says of itself."""
+        now, seen = self._clock(), self._seen.get(node_id)
+        if seen is None:
+            self._seen[node_id] = _Seen(figures, now, since=figures)
+        else:
+            seen.take(figures, now)
 
     def _figures(self) -> Figures:
         own = Own(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from .assignment import Channel, ChannelError, Failed, Ready, peer_socket
+from .assignment import Channel, ChannelError, Failed, Farewell, Ready, peer_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,6 +42,7 @@ class WorkerProcess:
         started_at: When it was started.
         ready: What it said when it was ready; None before.
         reported: Done with Ready or Failed as soon as it has said so, or has ended.
+        last_figures: What it said of itself at its end; None before, and where it died.
         ended: Done with the code of its end, negative for a signal; None where it never began.
     """
 
@@ -50,6 +51,7 @@ class WorkerProcess:
         self.assignment = assignment
         self.started_at = now
         self.ready: Ready | None = None
+        self.last_figures: bytes | None = None
         self.reported: asyncio.Future[Ready | Failed] = loop.create_future()
         self.ended: asyncio.Future[int | None] = loop.create_future()
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,7 +150,8 @@ class WorkerProcess:
             self.ready = report
         self.reported.set_result(report)
         with contextlib.suppress(ChannelError):
-            await self._channel.receive(Ready | Failed)  # nothing comes but the end
+            while (last := await self._channel.receive(Farewell)) is not None:
+                self.last_figures = last.figures
 
     async def _wait(self) -> int:
         """Wait for the end of a process that has closed its channel."""

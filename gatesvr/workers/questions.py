@@ -22,6 +22,7 @@ from ..admin.refusal import Refused
 from ..admin.sessions import TraceEvents, TraceMark
 from ..admin.source import Sample
 from ..cluster.calls import Call
+from ..figures import Figures
 from .calls import Nothing
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "Question",
     "SampleAsked",
     "TracedAsked",
+    "figures_from_bytes",
+    "figures_to_bytes",
 ]
 
 Q = TypeVar("Q")
@@ -94,7 +97,22 @@ def _to_histogram(kind: type, value: Any) -> Any:
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_from_histogram)
+_FIGURES = msgspec.msgpack.Decoder(Figures, dec_hook=_to_histogram)
 _ANSWERS = msgspec.msgpack.Decoder(_Answer)
+
+
+def figures_to_bytes(figures: Figures) -> bytes:
+    """Return figures as they travel outside of a question."""
+    return _ENCODER.encode(figures)
+
+
+def figures_from_bytes(data: bytes) -> Figures:
+    """Return figures that have travelled.
+
+    Raises:
+        msgspec.MsgspecError: It is nothing of the kind.
+    """
+    return _FIGURES.decode(data)
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -112,9 +112,11 @@ class Supervisor:
         links: The way to them, by their node ids.
         slots: Their phases.
         on_drain: Called when a drain begins, whoever asked for it.
+        on_last_figures: Called with the node id of a worker that ends, and its last figures.
     """
 
     on_drain: Callable[[], None] | None = None
+    on_last_figures: Callable[[str, bytes], None] | None = None
 
     def __init__(
         self,
@@ -344,6 +346,8 @@ class Supervisor:
     def _ended(self, worker: WorkerProcess, why: str) -> None:
         """Forget a worker that has ended; see that its slot gets another one."""
         number, now = worker.number, self._clock()
+        if worker.last_figures is not None and self.on_last_figures is not None:
+            self.on_last_figures(worker.node_id, worker.last_figures)
         was_asked = self._is_leaving or self.slots.phase(number) == "leaving"
         del self.workers[number]
         self.counters.running = len(self.workers)

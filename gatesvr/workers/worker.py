@@ -21,6 +21,7 @@ from ..reload import follow_log
 from ..transport.siblings import Siblings
 from .assignment import (
     Cover,
+    Farewell,
     Go,
     Hurry,
     Leave,
@@ -42,6 +43,7 @@ from .calls import (
     unpack,
 )
 from .desk import AdminDesk
+from .questions import figures_to_bytes
 from .shares import Limits, Member, divided
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ class WorkerServer:
     async def stop(self) -> None:
         """End what start() began. Idempotent."""
         self._desk.close()
+        self._channel.send(Farewell(figures=figures_to_bytes(self.gateway.figures())))
         await self.gateway.stop()
         if self._beats is not None:
             self._beats.cancel()

@@ -22,6 +22,8 @@ from gatesvr.workers.fleet import Fleet
 from tests.fakes import FakeLink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
     from gatesvr.cluster.calls import Call
@@ -63,6 +65,7 @@ class FakeSupervision:
     counters: WorkerCounters = field(default_factory=WorkerCounters)
     workers: list[WorkerFacts] = field(default_factory=list)
     status: DrainStatus = field(default_factory=DrainStatus)
+    on_last_figures: Callable[[str, bytes], None] | None = None
     drains: list[tuple[float | None, float | None, str, str]] = field(default_factory=list)
 
     def view(self) -> list[WorkerFacts]:

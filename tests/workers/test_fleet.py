@@ -29,6 +29,7 @@ from gatesvr.reload import ReloadReport
 from gatesvr.upstream.manager import EndpointStatus
 from gatesvr.workers import fleet as fleets
 from gatesvr.workers import sums
+from gatesvr.workers.questions import figures_to_bytes
 from tests.fakes import until
 
 from .fleet_rig import FleetRig
@@ -225,6 +226,18 @@ async def test_figures_are_sums_that_do_not_fall_when_a_worker_ends() -> None:
         assert sum(after.sessions.values()) == 2, "what rises and falls goes with the worker"
         assert after.cpu_s >= before.cpu_s
         assert after.counters["workers"]["deaths"] == 1
+
+
+async def test_what_a_worker_counts_until_its_end_is_in_the_sums() -> None:
+    with fleet_of(2) as rig:
+        counters = rig.gateways[0].engine.counters()
+        await rig.fleet.sample()
+        counters["dispatch"].tasks = 7  # type: ignore[attr-defined]
+        assert rig.supervision.on_last_figures is not None
+        rig.supervision.on_last_figures("node-0", figures_to_bytes(rig.gateways[0].figures()))
+        rig.lose(0)
+        for _ in range(2):
+            assert (await rig.fleet.sample()).figures.counters["dispatch"]["tasks"] == 7
 
 
 async def test_worker_that_does_not_answer_is_shown_as_such_and_the_rest_is_told() -> None:

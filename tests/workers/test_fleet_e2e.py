@@ -118,6 +118,27 @@ async def test_operator_sees_all_processes_and_reaches_every_session(
         assert await _logins(http) == 8, "what a dead worker has counted stays"
 
 
+async def test_an_upgrade_loses_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_fleet(2) as (supervisor, address, http):
+        for number in range(4):
+            async with plain_client(address) as client:
+                await client.login(f"user-{number}")
+        # From now on nothing is heard of workers but what they say themselves.
+        monkeypatch.setattr("gatesvr.workers.fleet.SAMPLE_S", 0.0)
+        await supervisor.upgrade(lambda: supervisor.config)
+
+        async def has_left() -> Any:
+            return len(supervisor.workers) == 2
+
+        await until(has_left)
+        monkeypatch.undo()
+
+        async def all_counted() -> Any:
+            return await _logins(http) == 4
+
+        await until(all_counted)
+
+
 async def _logins(http: httpx.AsyncClient) -> float:
     page = (await http.get(http.base_url.join("/metrics"))).text
     (line,) = (
