@@ -437,8 +437,9 @@ class Supervisor:
         """
         order = ReloadOrder(config=self._ports.pinned(config))
         back = ReloadOrder(config=self._ports.pinned(self.config))
-        done: list[WorkerProcess] = []
+        asked: list[WorkerProcess] = []
         for worker in self.serving():
+            asked.append(worker)
             try:
                 error = (await self.ask(worker, RELOAD, order, Reloaded)).error
             except PeerUnreachableError as problem:
@@ -446,11 +447,10 @@ class Supervisor:
                     continue  # the next one in its slot has the new one
                 error = f"worker {worker.number}: {problem}"
             if error:
-                for each in done:
+                for each in asked:  # an answer that is late may have been yes
                     with contextlib.suppress(PeerUnreachableError):  # it has ended
                         await self.ask(each, RELOAD, back, Reloaded)
                 raise GatesvrError(error)
-            done.append(worker)
 
     def _take(self, config: Config) -> None:
         """Take a configuration that is in force in the workers."""

@@ -15,17 +15,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from gatesvr.config import Config, PushConfig, TransportConfig, WorkersConfig
+from gatesvr.cluster.peers import PeerUnreachableError
+from gatesvr.config import Config, DrainConfig, PushConfig, TransportConfig, WorkersConfig
 from gatesvr.drain import DrainStatus
 from gatesvr.errors import ConfigError, GatesvrError
 from gatesvr.transport.steering import QUIC, ConnectionIds
 from gatesvr.workers import board as board_module
 from gatesvr.workers.assignment import Ready, board_file
 from gatesvr.workers.board import Board, Row
-from gatesvr.workers.calls import WorkerStatus
+from gatesvr.workers.calls import Reloaded, ReloadOrder, WorkerStatus
 from gatesvr.workers.crew import WorkerCrew
 from gatesvr.workers.process import WorkerProcess
 from gatesvr.workers.supervisor import Supervisor
@@ -186,6 +188,28 @@ async def test_a_silent_worker_has_a_cover(tmp_path: Path) -> None:
         board.write(0, Row(1))
         await until(lambda: covers(tmp_path, 1) == [[], []])
         board.close()
+
+
+async def test_a_reload_that_fails_is_undone_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the worker that has not answered: it may have put it in force."""
+    asked: list[tuple[int, float]] = []
+
+    async def ask(worker: WorkerProcess, _: object, order: ReloadOrder, *__: object) -> Reloaded:
+        asked.append((worker.number, order.config.drain.rate))
+        if worker.number == 1 and order.config.drain.rate == 77:
+            raise PeerUnreachableError("late")
+        return Reloaded()
+
+    async with supervising("serve", tmp_path) as supervisor:
+        monkeypatch.setattr(supervisor, "ask", ask)
+        before = supervisor.config
+        changed = msgspec.structs.replace(before, drain=DrainConfig(rate=77))
+        report = await supervisor.reload(lambda: changed)
+        assert report.error == "worker 1: late"
+        assert supervisor.config is before
+        assert asked == [(0, 77), (1, 77), (0, before.drain.rate), (1, before.drain.rate)]
 
 
 async def test_one_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
