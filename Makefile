@@ -10,7 +10,7 @@ BUILD_INPUTS := pyproject.toml setup.py $(wildcard gatesvr/_core/*.pyx gatesvr/_
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check
 BASE ?= HEAD
 # Tests wait for time-outs, too, so there may be more of them at a time than cores.
-TEST_PROCESSES := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
+TEST_PROCESSES := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 5 / 2 )))
 # Without compiled files each command under test would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Not among them: one builds a core of its own, two race with time-outs, which a slow core loses.
