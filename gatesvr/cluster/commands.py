@@ -91,6 +91,7 @@ class ClusterCommands:
         self.sessions = ClusterSessions(commands, manager, node, directory, processes)
         self.registration = ClusterRegistrations(commands, registry, processes)
         manager.moves.arrived = self._arrived
+        manager.moves.logged_in = self._bulk.logged_in
         self._events = ClusterEvents(manager.events, processes)
         self._handlers: Handlers = {
             BULK: self._bulk.handle,

@@ -40,8 +40,9 @@ __all__ = ["Leaving"]
 
 TAKE_BACK_S = 2.0
 """How long a node waits for Taken; and for the answer to a Give."""
-AWAY_S = TAKE_BACK_S + 1.0
-"""After so long a session has arrived at another node, or was taken back, with time to spare."""
+AWAY_S = TAKE_BACK_S + 0.5
+"""After so long a session has arrived at another node, or was taken back, with time to spare. A
+session remembers push_ids for longer, so nothing that is kept for as long is taken twice."""
 
 
 @dataclass(slots=True, eq=False)

@@ -337,6 +337,7 @@ class SessionManager:
                 session.move(Event.DETACH)
                 self.events.emit(EventKind.SUSPENDED, session, "lost_before_login", now)
             self._counters.logins += 1
+            self.moves.logged_in(session)
             if self._stages is not None:
                 self._stages.login.record(now - session.create_time)
             logger.info(

@@ -58,6 +58,7 @@ class SessionMover:
     Attributes:
         arrived: Called with each session that this process owns again, or for the first time after
             another one.
+        logged_in: Called with each session that logs in.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class SessionMover:
         self._moved: list[tuple[float, int, Session]] = []
         self._awaited: set[Session] = set()  # those in it
         self.arrived: Callable[[Session], None] = lambda session: None
+        self.logged_in: Callable[[Session], None] = lambda session: None
 
     def apply(self, config: SessionConfig, context: SessionContext) -> None:
         """Take other settings."""

@@ -34,7 +34,7 @@ __all__ = ["MADE_PUSH_ID", "MAX_CONFLATE_KEYS", "Outbox"]
 
 MAX_PUSH_IDS = 256
 """push_ids that a session remembers (PROTOCOL 7.5); more, while they are young."""
-YOUNG_PUSH_ID_S = 2.0
+YOUNG_PUSH_ID_S = 3.0
 """A push_id is remembered for as long at least: until then, a try of its push may still come."""
 MADE_PUSH_ID = "~gatesvr~"
 """How push_ids begin that no pusher repeats: a process of the gateway has made them, for the tries
@@ -345,6 +345,10 @@ class Outbox:
         is_known = bool(push_id) and self.push_ids is not None and push_id in self.push_ids
         self._context.counters.push_repeats += is_known
         return is_known
+
+    def pass_over(self, push_id: str, now: float) -> None:
+        """Take no push with this push_id."""
+        self._remember(push_id, now)
 
     def _seen(self, push_id: str, now: float) -> PushResult | None:
         """Return the result of a push whose push_id was seen, or has no room; else None."""

@@ -64,7 +64,7 @@ TRIES = 2
 """Siblings looked at for one that takes new clients: during an upgrade the old ones do not."""
 MAX_ASKS_PER_S = 1_000
 """Ids a second that all siblings are asked for, and at once."""
-MAX_NETWORK_ASKS_PER_S = 100
+MAX_NETWORK_ASKS_PER_S = 500
 """Those of datagrams from one network: a flood from it leaves room for clients of others."""
 _MAX_PATH_BYTES = 100  # the shortest limit of a system is 104, with a zero
 

@@ -642,8 +642,9 @@ class Supervisor:
             ends = [worker.ended for worker in self.workers.values()]
             if ends:
                 await asyncio.wait(ends, timeout=LOOK_S)
-        if known:
-            self._drain_status = sum_up([gone(drain) for drain in known.values()])
+        # Those that have ended before they were asked had what was there at the start.
+        left = sum_up(list(known.values())) if known else self._drain_status
+        self._drain_status = gone(left)
 
     async def stop(self) -> None:
         """End the workers at once, and close everything. Idempotent."""

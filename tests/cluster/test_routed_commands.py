@@ -15,6 +15,9 @@ from ..dispatch.rig import business
 from .rig import travelling
 from .routed import RoutedCluster, texts
 
+TURNS = 5
+"""Resumes that a session has at once."""
+
 # Broadcast and multicast.
 
 
@@ -101,6 +104,38 @@ def test_a_session_that_moves_takes_a_broadcast_once(arrives: str) -> None:
             assert moved.queue.next_expected_seq == 3
 
     run()
+
+
+@travelling
+async def test_a_session_that_moves_again_and_again_takes_a_broadcast_once() -> None:
+    async with RoutedCluster("ab") as cluster:
+        _, session, token = await cluster.a.log_in()
+        await cluster["a"].api.broadcast(data=b"x", suspended=True)
+        for turn in range(TURNS):
+            to = cluster.b if turn % 2 else cluster.a
+            _, response, _ = await to.resume(session, token, 1)
+            assert response.resumed
+            token = response.resume_token
+            # With the next push, those push_ids are forgotten that are old.
+            assert not await to.push(session.session_id, "y", push_id=str(turn))
+            await asyncio.sleep(0.7)
+        moved = to.session(session.session_id)
+        assert moved is not None
+        assert moved.queue.next_expected_seq == 3 + TURNS
+
+
+@travelling
+async def test_a_broadcast_is_for_those_who_have_logged_in_before_it() -> None:
+    async with RoutedCluster("ab") as cluster:
+        result = await cluster["a"].api.broadcast(data=b"x", suspended=True)
+        assert (result.success, result.sessions) == (True, 0)
+        _, session, token = await cluster.a.log_in()
+        _, response, _ = await cluster.b.resume(session, token, 1)
+        assert response.resumed
+        await settle(20)
+        moved = cluster.b.session(session.session_id)
+        assert moved is not None
+        assert moved.queue.next_expected_seq == 2
 
 
 # Kick.

@@ -16,7 +16,7 @@ from gatesvr._pb.message_pb2 import StartRequest
 from gatesvr.errors import ExportError, SessionError
 from gatesvr.protocol.messages import LostReason
 from gatesvr.session.moved import max_export_bytes
-from gatesvr.session.outbox import MADE_PUSH_ID, MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS
+from gatesvr.session.outbox import MADE_PUSH_ID, MAX_PUSH_IDS, MAX_YOUNG_PUSH_IDS, YOUNG_PUSH_ID_S
 from gatesvr.session.results import MAX_RESULTS, Result, Results
 from gatesvr.session.role import Role
 from gatesvr.session.session import Session
@@ -554,7 +554,7 @@ def test_young_push_ids_are_kept_whatever_the_limit_and_bounded() -> None:
     assert session.push(b"", now=sessions.now).is_ok
     assert session.push(b"", now=sessions.now, push_id="0").is_ok
     assert sessions.counters["push_repeats"] == 1
-    assert session.push(b"", now=sessions.now + 2, push_id="more").is_ok
+    assert session.push(b"", now=sessions.now + YOUNG_PUSH_ID_S, push_id="more").is_ok
     assert session.outbox.push_ids is not None
     assert len(session.outbox.push_ids) == MAX_PUSH_IDS
 

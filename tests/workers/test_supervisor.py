@@ -346,6 +346,10 @@ async def test_a_drain_that_begins_knows_what_there_is(tmp_path: Path) -> None:
             to="b:1",
         )
         await draining
+        # Nobody has answered meanwhile.
+        assert supervisor.drain_status() == DrainStatus(
+            phase="stopped", connections_at_start=7, connections_told=7, to="b:1"
+        )
 
 
 def test_a_supervisor_loads_nothing_that_serves_clients() -> None:

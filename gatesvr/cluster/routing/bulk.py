@@ -146,6 +146,13 @@ class BulkPushes:
                     (session,), kept.body, now, push.suspended, push.ttl_ms / 1000, bulk_id
                 )
 
+    def logged_in(self, session: Session) -> None:
+        """Let a session that logs in take no bulk push from before, wherever it arrives."""
+        now = asyncio.get_running_loop().time()
+        self._forget(now)
+        for bulk_id in self._kept:
+            session.outbox.pass_over(bulk_id, now)
+
     def _forget(self, now: float) -> None:
         kept = self._kept
         for bulk_id in [name for name, each in kept.items() if each.until <= now]:
