@@ -92,10 +92,10 @@ _OPTIONS = (
     # A batch that was written is never sent again by itself.
     ("grpc.enable_retries", 0),
 )
-
-
 _SERVES = (("gatesvr-peer", "serves"),)
 """Initial metadata of a stream. There is none where it was not let in."""
+_END_TURNS = 4
+"""Turns of the loop in which gRPC's tasks around a handler end behind it."""
 
 
 class PeerSocketError(GatesvrError):
@@ -190,6 +190,7 @@ class PeerLinks:
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._served: set[_Stream] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._told: set[str] = set()
         self._is_closed = False
 
@@ -261,6 +262,10 @@ class PeerLinks:
             ending.append(asyncio.ensure_future(self._server.stop(CLOSE_S)))
         if ending:
             await asyncio.wait(ending)
+        for _ in range(_END_TURNS):
+            if self._serving:
+                await asyncio.wait(self._serving, timeout=CLOSE_S)
+            await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -351,9 +356,14 @@ class PeerLinks:
         self, _batches: object, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> None:
         """Serve a sibling's stream until it ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        if not self._is_closed:
+            await context.send_initial_metadata(_SERVES)
         if self._is_closed:
             return
-        await context.send_initial_metadata(_SERVES)
         stream = _Stream(self)
         self._served.add(stream)
         writer = self.start(stream.writer.run(context.write))
