@@ -34,6 +34,8 @@ KEEPALIVE_MS = 60_000
 """Silence after which a ping checks that the gateway is still there."""
 RECONNECT_MS = 100
 """Pause after the first attempt to connect that failed."""
+CONNECT_MS = 1_000
+"""Longest first attempt to connect: a process that stops may not answer it."""
 _QUESTIONS = frozenset(("GetSession", "ListSessions"))
 """What may be asked twice."""
 
@@ -153,6 +155,7 @@ class GatewayClient(PushApi, AsyncClosing):
             options = (
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
+                ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
             )
             self._channel = make_channel(address, options, self._access.credentials)
             self._stub = rpc.GatewayServiceStub(self._channel)  # type: ignore[no-untyped-call]

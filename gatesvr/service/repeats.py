@@ -18,7 +18,7 @@ import grpc
 __all__ = ["Repeats"]
 
 REPEAT_S = 1.0
-"""How long a call is repeated."""
+"""How long a call is repeated, from the end of the first try on."""
 FIRST_PAUSE_S = 0.01
 LAST_PAUSE_S = 0.1
 """Pauses between the tries: from the first one, twice as long each time."""
@@ -34,7 +34,7 @@ class Repeats:
     def __init__(self, *, is_safe: bool = False) -> None:
         self._is_safe = is_safe
         self._clock = asyncio.get_running_loop().time
-        self._until = self._clock() + REPEAT_S
+        self._until: float | None = None
         self._pause_s = FIRST_PAUSE_S
 
     async def pause(self, code: grpc.StatusCode, details: str | None) -> bool:
@@ -48,7 +48,10 @@ class Repeats:
 
     async def again(self) -> bool:
         """Wait a moment and return True, until the time is up."""
-        if self._clock() >= self._until:
+        now = self._clock()
+        if self._until is None:
+            self._until = now + REPEAT_S
+        if now >= self._until:
             return False
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
