@@ -39,7 +39,7 @@ test: install ## Run the tests
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(ARGS)
 
 test-long: install ## Run the tests that take long by nature: soak, histories, churn, long property runs
-	$(BIN)/python -m pytest -m long --numprocesses $(TEST_PROCESSES) --dist worksteal --timeout 900 $(ARGS)
+	$(BIN)/python -m pytest -m long --numprocesses $(TEST_PROCESSES) --dist load --maxschedchunk 1 --timeout 900 $(ARGS)
 
 browser: install ## Test the console and pages of clients in Chromium; installs it and Node where there are none
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
