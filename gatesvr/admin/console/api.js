@@ -19,7 +19,10 @@ async function call(path, options) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "unreachable", "The gateway does not answer.");
   }
-  const body = await response.json().catch(() => null);
+  const body = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return null;
+  });
   if (response.ok) return body;
   const { code = "error", message = response.statusText } = body?.error ?? {};
   if (response.status === 401) window.dispatchEvent(new Event("gatesvr:login"));
