@@ -148,7 +148,9 @@ class HandOver:
 
     def _answer_unclaimed(self, data: bytes, address: Address, door: Door) -> None:
         if self._driver is not None and destination_id(data) not in self._routes.by_id:
-            self._owner.reset(data, address, self._driver.clock(), door)
+            now = self._driver.clock()
+            self._siblings.unclaimed(address, now)
+            self._owner.reset(data, address, now, door)
 
     # New clients.
 

@@ -64,8 +64,8 @@ TRIES = 2
 """Siblings looked at for one that takes new clients: during an upgrade the old ones do not."""
 MAX_ASKS_PER_S = 1_000
 """Ids a second that all siblings are asked for, and at once."""
-MAX_NETWORK_ASKS_PER_S = 500
-"""Those of datagrams from one network: a flood from it leaves room for clients of others."""
+MAX_UNCLAIMED_PER_S = 100
+"""Those of one network that nobody claims, and at once: a flood leaves room for other networks."""
 _MAX_PATH_BYTES = 100  # the shortest limit of a system is 104, with a zero
 
 
@@ -162,11 +162,8 @@ class Siblings:
         self._directory = directory
         self._loads = loads
         self._asks = TokenBucket(MAX_ASKS_PER_S, MAX_ASKS_PER_S)
-        self._network_asks = TokenBuckets(
-            MAX_NETWORK_ASKS_PER_S,
-            MAX_NETWORK_ASKS_PER_S,
-            MAX_NARROW,
-            int.from_bytes(os.urandom(8)),
+        self._unclaimed = TokenBuckets(
+            MAX_UNCLAIMED_PER_S, MAX_UNCLAIMED_PER_S, MAX_NARROW, int.from_bytes(os.urandom(8))
         )
         self._siblings: dict[int, _Sibling] = {}
         self._dirty: dict[_Sibling, None] = {}
@@ -306,12 +303,16 @@ class Siblings:
         numbers = self._others()
         assert handed.address is not None
         network = network_of(handed.address[0])
-        if not numbers or self._network_asks.take(network, now) or self._asks.take(now):
+        if not numbers or self._unclaimed.wait(network, now) or self._asks.take(now):
             return False
         self._counters.ids_asked += 1
         for number in numbers:
             self.give(number, handed, now)
         return True
+
+    def unclaimed(self, address: Address, now: float) -> None:
+        """Count against its network that nobody has claimed the id of a datagram."""
+        self._unclaimed.take(network_of(address[0]), now)
 
     def claim(self, handed: Handed, now: float) -> None:
         """Tell the sibling that asked for an id that it is ours."""
