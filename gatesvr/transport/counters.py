@@ -110,6 +110,8 @@ class TransportCounters(EndpointCounters):
     """Datagrams of connections that are not known here."""
     resets_sent: Counter = 0
     """Stateless resets sent in answer to datagrams of unknown connections."""
+    resets_astray: Counter = 0
+    """Those of them whose id is not of this process. It has ended, or nobody claims the id."""
     resets_limited: Counter = 0
     """Stateless resets left out because there were too many."""
     initials_undecryptable: Counter = 0

@@ -119,6 +119,10 @@ class HandOver:
         self._counters.handed_on += 1
         return True
 
+    def is_mine(self, data: bytes) -> bool:
+        """Return whether a datagram's id has the number of this process."""
+        return self._siblings.owner(destination_id(data)) == self._siblings.number
+
     def follow(
         self, route: Elsewhere, data: bytes, address: Address, now: float, door: Door, hops: int = 0
     ) -> None:

@@ -473,6 +473,8 @@ class ConnectionListener:
         self._counters.datagrams_unknown += 1
         reset = self._resets.answer(data, now)
         if reset:
+            if self._hand_over is not None and not self._hand_over.is_mine(data):
+                self._counters.resets_astray += 1
             door.send(reset, address)
 
     def _take(

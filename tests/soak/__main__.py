@@ -41,6 +41,7 @@ GATEWAY = (
     "transport.address_changes",
     "transport.path_limits",
     "transport.resets_sent",
+    "transport.resets_astray",
     "auth.authenticated",
     "auth.renewed",
     "session.auth_expired",

@@ -260,9 +260,10 @@ def _look_at_gateway(plan: Plan, verdict: Verdict, code: int, log: list[str]) ->
             verdict.findings.append(f"the gateway counted {name}={stats[name]:.0f}")
         if name.startswith("auth.refused") or name in ("auth.unavailable", "session.auth_expired"):
             verdict.findings.append(f"a good client was kept out: {name}={stats[name]:.0f}")
-    # Where no process of it ends, each datagram of a connection finds its own.
-    if plan.processes and not plan.upgrade_s and (resets := stats.get("transport.resets_sent", 0)):
-        verdict.findings.append(f"{resets:.0f} datagrams were answered by a reset")
+    # Where no process of it ends, each datagram of a connection finds its own. That one may have
+    # closed the connection, and the client has not heard of it: then a reset tells it.
+    if plan.processes and not plan.upgrade_s and (astray := stats.get("transport.resets_astray")):
+        verdict.findings.append(f"{astray:.0f} misrouted datagrams were answered by a reset")
     gone = stats.get("session.notifies_expired", 0) + stats.get("session.notifies_dropped", 0)
     # What expired while its acknowledgement was under way is no loss.
     if verdict.announced_losses > gone:

@@ -280,6 +280,7 @@ async def test_clients_of_a_process_that_died_are_told_so(
         handler.send(b"y")
         assert await handler.until_lost() == Disconnect("reset")
         assert gateway.total("resets_sent") >= 1
+        assert gateway.total("resets_astray") == gateway.total("resets_sent")
         if is_steered:
             assert bool(neighbour.counters.resets_sent) != has_next
 
