@@ -33,7 +33,7 @@ from ..cluster.peer_link import PeerCounters
 from ..cluster.peers import PeerUnreachableError
 from ..errors import ConfigError, GatesvrError
 from ..figures import CLUSTER_COUNTERS, COUNTERS, Figures
-from ..observe.log import set_level
+from ..observe.log import keys, set_level
 from ..observe.metrics import Counters
 from ..observe.version import package_version
 from ..overload import resident_bytes
@@ -222,9 +222,7 @@ class Fleet:
     ) -> None:
         self.layers = LAYERS
         self.more_counters: dict[str, Counters] = {"workers": supervision.counters}
-        supervision.on_last_figures = lambda node_id, data: self._take(
-            node_id, figures_from_bytes(data)
-        )
+        supervision.on_last_figures = self._take_last
         self._supervision = supervision
         self._peers = peers
         self._entries = entries
@@ -296,6 +294,13 @@ class Fleet:
             self._seen[node_id] = _Seen(figures, now, since=figures)
         else:
             seen.take(figures, now)
+
+    def _take_last(self, node_id: str, data: bytes) -> None:
+        """Take in what a worker says at its end; another release may say it otherwise."""
+        try:
+            self._take(node_id, figures_from_bytes(data))
+        except (msgspec.MsgspecError, ValueError) as error:
+            logger.warning("last_figures_not_understood", extra=keys(why=error))
 
     def _figures(self) -> Figures:
         own = Own(

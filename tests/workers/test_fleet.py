@@ -235,6 +235,7 @@ async def test_what_a_worker_counts_until_its_end_is_in_the_sums() -> None:
         counters["dispatch"].tasks = 7  # type: ignore[attr-defined]
         assert rig.supervision.on_last_figures is not None
         rig.supervision.on_last_figures("node-0", figures_to_bytes(rig.gateways[0].figures()))
+        rig.supervision.on_last_figures("node-0", b"of another release")
         rig.lose(0)
         for _ in range(2):
             assert (await rig.fleet.sample()).figures.counters["dispatch"]["tasks"] == 7
