@@ -190,7 +190,6 @@ class PeerLinks:
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._served: set[_Stream] = set()
-        self._serving: set[asyncio.Task[Any]] = set()
         self._told: set[str] = set()
         self._is_closed = False
 
@@ -263,8 +262,8 @@ class PeerLinks:
         if ending:
             await asyncio.wait(ending)
         for _ in range(_END_TURNS):
-            if self._serving:
-                await asyncio.wait(self._serving, timeout=CLOSE_S)
+            if self._served:
+                await asyncio.wait([stream.task for stream in self._served], timeout=CLOSE_S)
             await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
@@ -358,14 +357,13 @@ class PeerLinks:
         """Serve a sibling's stream until it ends."""
         task = asyncio.current_task()
         assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        stream = _Stream(self, task)
+        self._served.add(stream)
+        task.add_done_callback(lambda _: self._served.discard(stream))
         if not self._is_closed:
             await context.send_initial_metadata(_SERVES)
         if self._is_closed:
             return
-        stream = _Stream(self)
-        self._served.add(stream)
         writer = self.start(stream.writer.run(context.write))
         stream.reading = reading = self.start(stream.read(context.read))
         try:
@@ -379,7 +377,6 @@ class PeerLinks:
             logger.error("peer_violation", extra=keys(why=str(error)))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
-            self._served.discard(stream)
             stream.is_open = False
             reading.cancel()
             writer.cancel()
@@ -477,7 +474,8 @@ class _Writer:
 class _Stream:
     """A sibling's stream to this process: its calls come in, their answers go out."""
 
-    def __init__(self, links: PeerLinks) -> None:
+    def __init__(self, links: PeerLinks, task: asyncio.Task[Any]) -> None:
+        self.task = task
         self.writer = _Writer()
         self.reading: asyncio.Task[None] | None = None
         self.is_open = True
